@@ -1,0 +1,41 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the files that ship beside the code: `config/`, `models/`, `launch/`."""
+
+from pathlib import Path
+
+_PACKAGE = "policy_node"
+
+
+def share_path(*parts: str) -> Path:
+    """Return the path of a file or folder that ships with this very copy of the package.
+
+    The nearest folder above the code that holds it decides, so that code and files always belong together:
+    a source checkout, `<prefix>/share/policy_node` of a pip environment, or that of a colcon workspace.
+
+    Parameters
+    ----------
+    *parts
+        Path below the share folder, e.g. `"config", "rover.yaml"`.
+
+    Returns
+    -------
+    Path
+        An absolute, existing path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no share folder is found, or it lacks the file.
+    """
+    for ancestor in Path(__file__).resolve().parents:
+        is_checkout = (ancestor / "resource" / _PACKAGE).is_file()
+        root = ancestor if is_checkout else ancestor / "share" / _PACKAGE
+        if is_checkout or root.is_dir():
+            path = root.joinpath(*parts)
+            if not path.exists():
+                raise FileNotFoundError(f"{path} does not exist; check the name, or install {_PACKAGE} again")
+            return path
+    raise FileNotFoundError(
+        f"no share folder of {_PACKAGE} above {__file__}; install it with `pip install .` or `colcon build`"
+    )

@@ -1,0 +1,68 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging for pip and for colcon (ament_python): `pip install .` and `colcon build` install the same files."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = "policy_node"
+
+# The ROS 2 client library, middleware and messages as PyPI wheels, for machines without a ROS installation.
+ros = [
+    "ros-rclpy",
+    "ros-rmw-fastrtps-cpp",
+    "ros-builtin-interfaces",
+    "ros-diagnostic-msgs",
+    "ros-geometry-msgs",
+    "ros-lifecycle-msgs",
+    "ros-nav-msgs",
+    "ros-rcl-interfaces",
+    "ros-rosgraph-msgs",
+    "ros-sensor-msgs",
+    "ros-std-msgs",
+    "ros-std-srvs",
+    "ros-trajectory-msgs",
+]
+
+# The rover arena and the tools around it: training, demonstration, benchmark.
+sim = ["mujoco>=3.2", "matplotlib", "pillow", "psutil", "rich", "tensorboard", "tqdm"]
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test", "test.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+        *(
+            (f"share/{package_name}/{folder}", sorted(glob(f"{folder}/*.*")))
+            for folder in ("launch", "config", "models")
+        ),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "setuptools",
+        "numpy>=1.26",
+        # The headless build of OpenCV: the other one does not import on a machine without libGL.
+        "opencv-python-headless>=4.8",
+        "pyyaml",
+        "stable-baselines3>=2.8",
+        "torch>=2.8",
+    ],
+    extras_require={"ros": ros, "sim": sim, "test": ["hypothesis", "mypy", "pytest", "ruff"]},
+    zip_safe=True,
+    maintainer="The policy_node authors",
+    maintainer_email="policy_node@example.org",
+    description="Runs one learned policy for a fleet of robots over ROS 2: synchronised sensors in, one command per robot out.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "policy_node = policy_node.ros.node:main",
+            "rover_sim = policy_node.simulation.rover_sim:main",
+            "policy_train = policy_node.tools.train:main",
+            "policy_demo = policy_node.tools.demo:main",
+            "policy_bench = policy_node.tools.bench:main",
+        ],
+    },
+)
