@@ -1,0 +1,180 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Specs say what an array is: its name, shape, dtype and bounds.
+
+They describe one robot; batches add a leading robots axis. Nothing here knows ROS, torch or Gymnasium.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+AnyArray = TypeVar("AnyArray", bound=np.ndarray)
+Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySpec:
+    """
+    One array of one robot, without the robots axis.
+
+    Parameters
+    ----------
+    name
+        What the array is called in messages and errors.
+    shape
+        Length of every axis; ``()`` is a scalar.
+    dtype
+        Data type, stored as `numpy.dtype`.
+    low, high
+        Inclusive bounds, given as anything that broadcasts to `shape`;
+        stored as read-only arrays of `shape` and `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If a bound does not broadcast to `shape`, cannot be represented in `dtype`, or `low` exceeds `high`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    low: np.ndarray = field(repr=False)
+    high: np.ndarray = field(repr=False)
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, low: Bound, high: Bound) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "shape", tuple(int(length) for length in shape))
+        object.__setattr__(self, "dtype", np.dtype(dtype))
+        object.__setattr__(self, "low", self._bound("low", low))
+        object.__setattr__(self, "high", self._bound("high", high))
+        if not np.all(self.low <= self.high):
+            raise ValueError(f"{name}: low must not exceed high, found low {low} and high {high}")
+
+    def _bound(self, which: str, value: Bound) -> np.ndarray:
+        given = np.asarray(value)
+        with np.errstate(all="ignore"):
+            bound = given.astype(self.dtype)
+        # A float64 bound may round to float32, but an integer that wraps around would be another bound.
+        if not np.issubdtype(self.dtype, np.floating) and not np.array_equal(bound, given):
+            raise ValueError(
+                f"{self.name}: {which} {value} cannot be represented as {self.dtype}; choose another bound or dtype"
+            )
+        try:
+            return np.broadcast_to(bound, self.shape)
+        except ValueError:
+            raise ValueError(
+                f"{self.name}: {which} of shape {list(given.shape)} does not broadcast to {list(self.shape)}"
+            ) from None
+
+    def validate(self, array: AnyArray) -> AnyArray:
+        """
+        Return `array` unchanged if it fits this spec.
+
+        Raises
+        ------
+        ValueError
+            If shape or dtype differ, or a value is NaN or outside the bounds; says the spec and what was found.
+        """
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"expected {self}, found {type(array).__name__}")
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(f"expected {self}, found {array.dtype} {list(array.shape)}")
+        outside = ~((array >= self.low) & (array <= self.high))
+        if np.any(outside):
+            index = np.unravel_index(int(np.argmax(outside)), self.shape)
+            where = f" at {[int(i) for i in index]}" if self.shape else ""
+            raise ValueError(f"expected {self}, found {array[index]}{where}")
+        return array
+
+    def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """
+        Draw random arrays within the bounds, for warm-up and tests.
+
+        An infinite bound counts as -1 or +1, or as one beyond the other bound where that is nearer to it.
+
+        Parameters
+        ----------
+        rows
+            Number of robots.
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        numpy.ndarray
+            `[rows, *shape]` of `dtype`, uniform between the bounds.
+        """
+        size = (rows, *self.shape)
+        if self.dtype == np.bool_:
+            return np.clip(rng.integers(0, 2, size).astype(np.bool_), self.low, self.high)
+        if np.issubdtype(self.dtype, np.integer):
+            return rng.integers(self.low, self.high, size, dtype=self.dtype, endpoint=True)
+        low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+        low_end = np.where(np.isinf(low), np.minimum(-1.0, np.where(np.isinf(high), 1.0, high) - 1.0), low)
+        high_end = np.where(np.isinf(high), np.maximum(1.0, low_end + 1.0), high)
+        share = rng.random(size)
+        # Weighted ends instead of low + share * (high - low): the difference of two large bounds overflows.
+        drawn = ((1.0 - share) * low_end + share * high_end).astype(self.dtype)
+        return np.clip(drawn, self.low, self.high)
+
+    def __str__(self) -> str:
+        """Say name, dtype, shape and bounds, as in ``image: uint8 [3, 64, 64] in [0, 255]``."""
+        kind = f"{self.name}: {self.dtype} {list(self.shape)}"
+        if self.low.size == 0:
+            return kind
+        low, high = self.low.flat[0].item(), self.high.flat[0].item()
+        if np.all(self.low == low) and np.all(self.high == high):
+            return f"{kind} in [{low:g}, {high:g}]"
+        ends = (np.array2string(bound, separator=", ", threshold=16, precision=6) for bound in (self.low, self.high))
+        return f"{kind} from {' to '.join(ends)}"
+
+
+@dataclass(frozen=True)
+class DiscreteSpec:
+    """
+    One of `n` choices, the integers 0 to n - 1.
+
+    Parameters
+    ----------
+    name
+        What the choice is called in messages and errors.
+    n
+        Number of choices, at least 1.
+    """
+
+    name: str
+    n: int
+
+    def __str__(self) -> str:
+        """Say name and choices, as in ``action: one of 4 choices, 0 to 3``."""
+        return f"{self.name}: one of {self.n} choices, 0 to {self.n - 1}"
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """
+    What a policy takes and gives.
+
+    Parameters
+    ----------
+    observations
+        One spec per observation key; a policy of a plain observation space has the single key ``observation``.
+    action
+        The final action of one robot.
+    algorithm
+        The name of the algorithm that trained the policy, such as ``PPO``.
+    sha256
+        Hexadecimal SHA-256 of the file that the policy came from.
+    """
+
+    observations: dict[str, ArraySpec]
+    action: ArraySpec | DiscreteSpec
+    algorithm: str
+    sha256: str
