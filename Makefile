@@ -1,0 +1,43 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+# make demo   the fleet in the simulated arena, results in demo_output/      make demo ROBOTS=16 DURATION_S=60
+# make test   linters, types and the whole test suite                        make test PYTEST_FLAGS="-k pipeline"
+# Both make .venv from the wheels in constraints.txt; no ROS installation is needed or used.
+
+PYTHON ?= python3
+ROBOTS ?= 4
+DURATION_S ?= 30
+PYTEST_FLAGS ?=
+
+VENV := .venv
+
+# Local discovery in a domain of its own keeps test robots away from real ones.
+export ROS_DOMAIN_ID ?= 77
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+# A sourced ROS installation would mix its libraries with those of the wheels.
+unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.stamp
+	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S)
+
+test: lint
+	$(VENV)/bin/pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/test.stamp
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+$(VENV)/demo.stamp: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[ros,sim]"
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[ros,sim,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build install log demo_output policy_node.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
