@@ -54,7 +54,7 @@ setup(
     zip_safe=True,
     maintainer="The policy_node authors",
     maintainer_email="policy_node@example.org",
-    description="One learned policy drives a fleet of robots over ROS 2: synchronised sensors in, a command per robot out",
+    description="One learned policy drives a fleet of robots over ROS 2: synchronised sensors in, commands out",
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
