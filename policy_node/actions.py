@@ -1,0 +1,87 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the policy's final actions to one command per robot, and the command that replaces it when a robot must be safe."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from policy_node.configuration import JOINT_COMMAND_TYPES, VELOCITY_COMMAND_TYPES, ActionConfiguration, ConfigurationError
+from policy_node.specs import ArraySpec, DiscreteSpec
+
+
+class CommandMapper:
+    """Maps final actions `[robots, *action]` to commands `[robots, components]` on the device.
+
+    A continuous action is flattened, its components in their order; a Discrete action picks a row of `action.table`. A row that
+    is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite), comes out as NaN.
+
+    Parameters
+    ----------
+    action
+        The policy's action space.
+    configuration
+        The commands' configuration.
+    device
+        Where the actions are.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy's actions and the configured command do not fit; both are named.
+    """
+
+    def __init__(self, action: ArraySpec | DiscreteSpec, configuration: ActionConfiguration, device: torch.device) -> None:
+        joints = configuration.type in JOINT_COMMAND_TYPES
+        name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
+        self._table: torch.Tensor | None = None
+        if isinstance(action, DiscreteSpec):
+            self.components = self._discrete_components(action, configuration, len(named), name)
+            rows = np.asarray(configuration.table, np.float64).reshape(action.n, self.components)
+            # The last row, picked by -1, marks an action that must not be used.
+            self._table = torch.from_numpy(np.vstack([rows, np.full((1, self.components), np.nan)])).to(device)
+        else:
+            self.components = math.prod(action.shape)
+            if configuration.table:
+                raise ConfigurationError([f"action.table: given, but the policy's action is continuous, {action}; remove it"])
+            if named and len(named) != self.components:
+                raise ConfigurationError(
+                    [f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has {self.components} components, {action}"]
+                )
+        self.safe_command = self._safe_command(configuration)
+
+    @staticmethod
+    def _discrete_components(action: DiscreteSpec, configuration: ActionConfiguration, named: int, name: str) -> int:
+        numbers = len(configuration.table)
+        if named:
+            components = named
+        else:
+            components = len(configuration.safe_command) or numbers // action.n
+        if not numbers or numbers != action.n * components:
+            raise ConfigurationError(
+                [
+                    f"action.table: found {numbers} numbers, but the policy's action is Discrete({action.n}): give {action.n} rows"
+                    + (f" of {named} numbers, one for each of {name}" if named else "")
+                ]
+            )
+        return components
+
+    def _safe_command(self, configuration: ActionConfiguration) -> np.ndarray | None:
+        """Return the safe command `[components]` float64, None when the configuration names none."""
+        numbers = configuration.safe_command
+        if not numbers:
+            return np.zeros(self.components) if configuration.type in VELOCITY_COMMAND_TYPES else None
+        if len(numbers) != self.components:
+            raise ConfigurationError(
+                [f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"]
+            )
+        return np.asarray(numbers, np.float64)
+
+    def __call__(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the commands `[robots, components]` of `actions`, on their device."""
+        if self._table is not None:
+            return self._table[actions]
+        return actions.reshape(actions.shape[0], -1)

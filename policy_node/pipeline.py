@@ -1,0 +1,276 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""One tick without ROS: from the samples of all robots to one command per robot.
+
+`Pipeline.step` reads in the order in which data flow: select, stage, upload, infer, guard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from policy_node.actions import CommandMapper
+from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
+from policy_node.configuration import Configuration, ConfigurationError
+from policy_node.policies import Policy
+from policy_node.samples import SampleRing, UnusableReading
+from policy_node.specs import ArraySpec
+from policy_node.synchroniser import RobotState, select
+
+# Bounds the memory of a sensor whose partner is silent.
+RING_LENGTH = 16
+
+# Writes a message into a row of the batch; raises UnusableReading.
+Decode = Callable[[Any, np.ndarray], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FleetCommands:
+    """What one tick gives.
+
+    Attributes
+    ----------
+    commands
+        `[robots, components]` float64: the policy's command, or the one that replaces it.
+    publish
+        `[robots]` bool: whether the robot gets a command at all.
+    states, reasons
+        One per robot; the reason is empty when READY.
+    ages_s
+        `[robots]` float64: age of the robot's oldest reading at the tick; NaN where there was no set of readings.
+    stages_s
+        Seconds spent in each stage, in the order of the stages.
+    """
+
+    commands: np.ndarray
+    publish: np.ndarray
+    states: tuple[RobotState, ...]
+    reasons: tuple[str, ...]
+    ages_s: np.ndarray
+    stages_s: dict[str, float]
+
+
+def match_observations(configuration: Configuration, policy: Policy) -> dict[str, ObservationLayout]:
+    """Pair the configured sensors with the policy's observation space.
+
+    Returns
+    -------
+    dict
+        Layout by configured key.
+
+    Raises
+    ------
+    ConfigurationError
+        When they do not fit; shows both side by side.
+    """
+    wanted = policy.spec.observations
+    configured = {observation.key: observation for observation in configuration.observations}
+    # A space that is not a Dict has one observation, whatever the user calls it.
+    if list(wanted) == ["observation"] and len(configured) == 1:
+        wanted = {next(iter(configured)): wanted["observation"]}
+    problems = [f"observations.keys: '{key}' is not in the policy's observation space" for key in configured if key not in wanted]
+    problems += [f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured]
+    layouts = {}
+    for key, observation in configured.items():
+        if key in wanted:
+            policy_key = key if key in policy.spec.observations else "observation"
+            try:
+                layouts[key] = observation_layout(policy_key, wanted[key], observation)
+            except ConfigurationError as error:
+                problems += error.problems
+    if problems:
+        raise ConfigurationError([*problems, side_by_side(configuration, wanted)])
+    return layouts
+
+
+def side_by_side(configuration: Configuration, wanted: Mapping[str, ArraySpec]) -> str:
+    """Show the policy's observation space beside the configured sensors, a line per key."""
+    sensors = {
+        observation.key: f"{observation.type} on {observation.topic}"
+        + (f", field {observation.field}" if observation.field else "")
+        + (f", joints {list(observation.joints)}" if observation.joints else "")
+        + (f", stack {observation.stack}" if observation.stack > 1 else "")
+        for observation in configuration.observations
+    }
+    rows = [(key, str(wanted.get(key, "not there")), sensors.get(key, "not configured")) for key in {**wanted, **sensors}]
+    rows = [("key", "policy wants", "configured sensor"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+
+
+class Pipeline:
+    """Samples of all robots in, one command per robot out.
+
+    Not thread-safe: one thread adds samples and steps.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    policy
+        The policy, on its device.
+    layouts
+        From `match_observations`.
+    decoders
+        By configured key: writes a message into a row of the batch.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy's actions do not fit the configured command.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        policy: Policy,
+        layouts: Mapping[str, ObservationLayout],
+        decoders: Mapping[str, Decode],
+    ) -> None:
+        self.robots = configuration.robots
+        self.keys = tuple(observation.key for observation in configuration.observations)
+        self._policy = policy
+        self._policy_keys = tuple(layouts[key].key for key in self.keys)
+        self._decoders = tuple(decoders[key] for key in self.keys)
+        self._action = configuration.action
+        self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
+        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        self._hold_ns = round(configuration.action.hold_s * 1e9)
+        count = len(self.robots)
+        self._rings = [[SampleRing(RING_LENGTH) for _ in self.keys] for _ in self.robots]
+        self._heard = np.zeros((count, len(self.keys)), bool)
+        self._batch = ObservationBatch({layouts[key].key: layouts[key] for key in self.keys}, count, policy.device)
+        self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
+        self.components = self._mapper.components
+        # Robots whose history and memory start anew at their next good set of readings.
+        self._fresh_start = np.ones(count, bool)
+        safe = self._mapper.safe_command
+        # Without a safe command robots that are not ready get no command: NaN marks that nothing may be sent.
+        self._replacements = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
+        self._last_commands = self._replacements.copy()
+        self._last_ready_ns = np.full(count, np.iinfo(np.int64).min // 2)
+        self._memory = policy.initial_state(count)
+        self.rejected_count = np.zeros(count, np.int64)
+
+    @property
+    def safe_command(self) -> np.ndarray | None:
+        """The safe command `[components]` float64, None when the configuration names none."""
+        return self._mapper.safe_command
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """Take in a sample of one sensor of one robot, both by their index."""
+        self._heard[robot, sensor] = True
+        self._rings[robot][sensor].append(stamp_ns, message)
+
+    def unheard(self) -> dict[str, list[str]]:
+        """Robots of which some sensor was never heard, with the keys of those sensors."""
+        return {
+            robot: [key for key, heard in zip(self.keys, row, strict=True) if not heard]
+            for robot, row in zip(self.robots, self._heard, strict=True)
+            if not row.all()
+        }
+
+    def reset(self) -> None:
+        """Forget all samples, histories and memories, as when simulated time jumps back."""
+        for rings in self._rings:
+            for ring in rings:
+                ring.clear()
+        self._fresh_start[:] = True
+        self._last_ready_ns[:] = np.iinfo(np.int64).min // 2
+
+    def warm_up(self) -> None:
+        """Run the whole batch three times on example observations, so that the first tick costs what later ones do.
+
+        Raises
+        ------
+        Exception
+            Whatever the policy raises on its own example observations.
+        """
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            for key, spec in self._policy.spec.observations.items():
+                frame = self._batch.row(key, 0)
+                frame[...] = np.resize(spec.example(1, rng), frame.shape)
+            self._infer(np.ones(len(self.robots), bool))
+        self._memory = self._policy.initial_state(len(self.robots))
+
+    def _infer(self, fresh_start: np.ndarray) -> np.ndarray:
+        """Run the policy on the staged rows and return the commands `[robots, components]` on the host."""
+        with torch.inference_mode():
+            observations = self._batch.push(fresh_start)
+            if self._memory is not None and fresh_start.any():
+                self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
+            actions, self._memory = self._policy(observations, self._memory)
+            return self._mapper(actions).cpu().numpy()
+
+    def step(self, now_ns: int) -> FleetCommands:
+        """Run one tick.
+
+        Parameters
+        ----------
+        now_ns
+            The time of the tick on the clock of the stamps.
+        """
+        started = time.perf_counter()
+        selections = [select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns) for rings in self._rings]
+        states = [selection.state for selection in selections]
+        reasons = [selection.reason for selection in selections]
+        ages_s = np.array([np.nan if s.age_ns is None else s.age_ns / 1e9 for s in selections])
+        selected = time.perf_counter()
+
+        for robot, selection in enumerate(selections):
+            if selection.state is RobotState.READY:
+                for key, policy_key, decode, sample in zip(
+                    self.keys, self._policy_keys, self._decoders, selection.samples, strict=True
+                ):
+                    try:
+                        decode(sample.message, self._batch.row(policy_key, robot))
+                    except UnusableReading as error:
+                        states[robot], reasons[robot] = RobotState.REJECTED, f"{key}: {error}"
+                        self.rejected_count[robot] += 1
+        staged = time.perf_counter()
+
+        ready = np.array([state is RobotState.READY for state in states])
+        commands = self._replacements.copy()
+        if ready.any():
+            try:
+                inferred = self._infer(self._fresh_start & ready)
+                finite = np.isfinite(inferred).all(axis=1)
+                fault_reason = "its action is not finite"
+            except Exception as error:  # whatever the policy does, the robots get their safe command
+                inferred, finite = commands, np.zeros(len(self.robots), bool)
+                fault_reason = f"the policy failed: {type(error).__name__}: {error}"
+            for robot in np.flatnonzero(ready & ~finite):
+                states[robot], reasons[robot] = RobotState.FAULT, fault_reason
+            ready &= finite
+            commands[ready] = inferred[ready]
+        # A gap in the data ends a robot's episode: after it, stack and memory start as they do in training after a reset.
+        self._fresh_start = ~ready
+        inferred_at = time.perf_counter()
+
+        self._last_commands[ready] = commands[ready]
+        self._last_ready_ns[ready] = now_ns
+        publish = ready | (self._action.when_stale != "silent")
+        if self._action.when_stale == "hold":
+            held = ~ready & (now_ns - self._last_ready_ns <= self._hold_ns)
+            commands[held] = self._last_commands[held]
+        guarded = time.perf_counter()
+        return FleetCommands(
+            commands=commands,
+            publish=publish,
+            states=tuple(states),
+            reasons=tuple(reasons),
+            ages_s=ages_s,
+            stages_s={
+                "select": selected - started,
+                "stage": staged - selected,
+                "infer": inferred_at - staged,
+                "guard": guarded - inferred_at,
+            },
+        )

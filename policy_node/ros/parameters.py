@@ -1,0 +1,109 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration as ROS parameters: declared with descriptors, read as they stand, files found through packages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from policy_node.configuration import ConfigurationError, Parameter, parameters_for
+from policy_node.share import share_path
+
+PACKAGE_SCHEME = "package://"
+
+
+def declare_parameters(node: Node) -> None:
+    """Give every parameter that the configuration knows its descriptor, and declare those that have a default.
+
+    The node must have been made with `automatically_declare_parameters_from_overrides`: a value of a wrong type or name is then
+    kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for the same reason.
+    """
+    keys = _values(node).get("observations.keys")
+    known = parameters_for([key for key in keys if isinstance(key, str)] if isinstance(keys, list) else [])
+    for name, parameter in known.items():
+        descriptor = _descriptor(name, parameter)
+        if not node.has_parameter(name):
+            default = parameter.default if not isinstance(parameter.default, tuple) else None
+            node.declare_parameter(name, default, descriptor)
+            continue
+        try:
+            node.set_descriptor(name, descriptor)
+        except ParameterException:
+            # The value lies outside the range: configure says so, with a remedy.
+            descriptor.floating_point_range, descriptor.integer_range = [], []
+            node.set_descriptor(name, descriptor)
+
+
+def read_parameters(node: Node) -> dict[str, Any]:
+    """Return all parameters of the node by dotted name, with `policy.path` resolved.
+
+    Raises
+    ------
+    ConfigurationError
+        When a `package://` path names a package that is not there.
+    """
+    values = _values(node)
+    path = values.get("policy.path")
+    if isinstance(path, str) and path:
+        values["policy.path"] = resolve_path(path, "policy.path")
+    return values
+
+
+def resolve_path(path: str, parameter: str) -> str:
+    """Turn `package://PACKAGE/PATH` and `~` into a path.
+
+    Raises
+    ------
+    ConfigurationError
+        When the package is not installed.
+    """
+    if not path.startswith(PACKAGE_SCHEME):
+        return str(Path(path).expanduser())
+    package, _, rest = path.removeprefix(PACKAGE_SCHEME).partition("/")
+    if package == "policy_node":
+        try:
+            return str(share_path(rest))
+        except FileNotFoundError as error:
+            raise ConfigurationError([f"{parameter}: found {path!r}, but {error}"]) from error
+    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+    try:
+        return str(Path(get_package_share_directory(package)) / rest)
+    except (PackageNotFoundError, ValueError) as error:
+        raise ConfigurationError(
+            [f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, or give a path"]
+        ) from error
+
+
+def _values(node: Node) -> Mapping[str, Any]:
+    parameters: Mapping[str, RosParameter] = node.get_parameters_by_prefix("")
+    values = {}
+    for name, parameter in parameters.items():
+        value = parameter.value
+        if parameter.type_ in (RosParameter.Type.DOUBLE_ARRAY, RosParameter.Type.INTEGER_ARRAY):
+            value = list(value)
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
+    unit = f" [{parameter.unit}]" if parameter.unit else ""
+    descriptor = ParameterDescriptor(
+        name=name,
+        description=parameter.description + unit,
+        additional_constraints=parameter.range_text,
+        dynamic_typing=True,
+    )
+    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "float":
+        descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)]
+    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "int":
+        descriptor.integer_range = [IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1)]
+    return descriptor

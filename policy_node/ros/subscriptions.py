@@ -1,0 +1,104 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sensor topics, drained at the tick instead of by callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+
+from policy_node.configuration import Configuration, ObservationConfiguration
+from policy_node.pipeline import Pipeline
+from policy_node.ros.messages import ReadingDecoder
+
+IMAGE_DEPTH = 1  # of a camera only the newest image counts
+VECTOR_DEPTH = 10  # of small readings the one that fits the image best
+
+_RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
+
+
+class _TakenAtTheTick(CallbackGroup):
+    """Keeps its subscriptions out of every executor's wait set: the tick thread takes their messages itself."""
+
+    def can_execute(self, entity: object) -> bool:
+        return False
+
+    def beginning_execution(self, entity: object) -> bool:
+        return False
+
+    def ending_execution(self, entity: object) -> None:
+        pass
+
+
+def sensor_qos(observation: ObservationConfiguration) -> QoSProfile:
+    """Return the QoS with which an observation is subscribed: volatile, keep last, best effort unless configured."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=observation.depth or (IMAGE_DEPTH if observation.is_image else VECTOR_DEPTH),
+        reliability=_RELIABILITY[observation.reliability],
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def topic_of(robot: str, topic: str) -> str:
+    """Return the topic of a robot: relative topics lie below its namespace, absolute ones are shared by all robots."""
+    return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
+
+
+class SensorSubscriptions:
+    """One subscription per robot and observation.
+
+    Parameters
+    ----------
+    node
+        Owner of the subscriptions.
+    configuration
+        Robots, topics and QoS.
+    decoders
+        By configured key; they say the message class and find the stamp.
+    """
+
+    def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
+        self._node = node
+        group = _TakenAtTheTick()
+        self._sensors: list[tuple[int, int, Subscription, ReadingDecoder]] = []
+        for robot, name in enumerate(configuration.robots):
+            for sensor, observation in enumerate(configuration.observations):
+                decoder = decoders[observation.key]
+                subscription = node.create_subscription(
+                    decoder.message_type,
+                    topic_of(name, observation.topic),
+                    _never_called,
+                    sensor_qos(observation),
+                    callback_group=group,
+                    raw=True,
+                )
+                self._sensors.append((robot, sensor, subscription, decoder))
+
+    def take(self, pipeline: Pipeline) -> None:
+        """Hand every message that has arrived to the pipeline; called by the tick thread alone."""
+        for robot, sensor, subscription, decoder in self._sensors:
+            handle = subscription.handle
+            # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
+            for _ in range(subscription.qos_profile.depth):
+                taken: tuple[bytes, Mapping[str, Any]] | None = handle.take_message(decoder.message_type, True)
+                if taken is None:
+                    break
+                raw, info = taken
+                stamp_ns = decoder.stamp_ns(raw)
+                pipeline.add(robot, sensor, info["source_timestamp"] if stamp_ns is None else stamp_ns, raw)
+
+    def destroy(self) -> None:
+        """Remove the subscriptions from the node."""
+        for _, _, subscription, _ in self._sensors:
+            self._node.destroy_subscription(subscription)
+        self._sensors.clear()
+
+
+def _never_called(message: object) -> None:
+    raise AssertionError("sensor subscriptions are drained by the tick thread, never by an executor")
