@@ -12,6 +12,7 @@ package_name = "policy_node"
 ros = [
     "ros-rclpy",
     "ros-rmw-fastrtps-cpp",
+    "ros-ament-index-python",
     "ros-builtin-interfaces",
     "ros-diagnostic-msgs",
     "ros-geometry-msgs",
@@ -43,6 +44,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "setuptools",
+        "gymnasium>=0.29",
         "numpy>=1.26",
         # The headless build of OpenCV: the other one does not import on a machine without libGL.
         "opencv-python-headless>=4.8",

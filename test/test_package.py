@@ -1,0 +1,156 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The package's own files agree with each other and with the code."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import policy_node
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = (ROOT / "setup.py").read_text()
+MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
+
+# What the code imports under one name is called otherwise by rosdep and by PyPI.
+ROSDEP_KEYS = {
+    "PIL": "python3-pil",
+    "cv2": "python3-opencv",
+    "gymnasium": "python3-gymnasium-pip",
+    "matplotlib": "python3-matplotlib",
+    "mujoco": "python3-mujoco-pip",
+    "numpy": "python3-numpy",
+    "psutil": "python3-psutil",
+    "rich": "python3-rich",
+    "stable_baselines3": "python3-stable-baselines3-pip",
+    "torch": "python3-pytorch-pip",
+    "tqdm": "python3-tqdm",
+    "yaml": "python3-yaml",
+}
+PYPI_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "stable_baselines3": "stable-baselines3",
+    "yaml": "pyyaml",
+}
+# Part of every ROS installation, but not on PyPI.
+WITHOUT_WHEEL = {"launch", "launch_ros"}
+
+
+def manifest_values(tag: str) -> list[str]:
+    return [element.text or "" for element in MANIFEST.findall(tag)]
+
+
+def imported_modules() -> list[str]:
+    """Return the top-level names of everything outside the standard library that the shipped code imports."""
+    found = set()
+    for file in [*(ROOT / "policy_node").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(), str(file))):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    return sorted(found - sys.stdlib_module_names - {"policy_node"})
+
+
+def test_one_version_everywhere():
+    in_setup = re.search(r'version="([^"]+)"', SETUP)
+    in_changelog = re.search(
+        r"^(\d+\.\d+\.\d+) \(\d{4}-\d{2}-\d{2}\)$", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE
+    )
+    assert in_setup and in_changelog
+    versions = {policy_node.__version__, in_setup[1], in_changelog[1], *manifest_values("version")}
+    assert len(versions) == 1
+
+
+def test_manifest_is_that_of_an_ament_python_package():
+    assert MANIFEST.get("format") == "3"
+    assert manifest_values("name") == ["policy_node"]
+    assert manifest_values("license") == ["Apache-2.0"]
+    assert manifest_values("export/build_type") == ["ament_python"]
+    assert "python3-pytest" in manifest_values("test_depend")
+    tags = {element.tag for element in MANIFEST}
+    assert {tag for tag in tags if tag.endswith("depend")} == {"exec_depend", "test_depend"}
+    assert (ROOT / "resource" / "policy_node").is_file()
+
+
+@pytest.mark.parametrize("module", imported_modules())
+def test_every_import_is_declared_for_rosdep_and_for_pip(module):
+    assert ROSDEP_KEYS.get(module, module) in manifest_values("exec_depend")
+    is_ros_package = module not in ROSDEP_KEYS
+    pypi_name = f"ros-{module.replace('_', '-')}" if is_ros_package else PYPI_NAMES.get(module, module)
+    assert module in WITHOUT_WHEEL or re.search(rf'"{pypi_name}[">=]', SETUP)
+
+
+@pytest.mark.parametrize("module", ["policy_node.pipeline", "policy_node.policies", "policy_node.configuration"])
+def test_the_core_imports_no_ros(module):
+    script = f"import sys, {module}; sys.exit(any(name.split('.')[0] == 'rclpy' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("name, module, function", re.findall(r'"(\w+) = ([\w.]+):(\w+)"', SETUP))
+def test_every_executable_explains_itself(name, module, function):
+    script = f"import sys; from {module} import {function}; sys.exit({function}())"
+    run = subprocess.run(
+        [sys.executable, "-c", script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert "usage" in run.stdout.lower(), name
+
+
+def licensed_files() -> list[Path]:
+    folders = ["policy_node", "launch", "config", "test", ".ci"]
+    inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".yaml", ""}]
+    top = [
+        ROOT / name
+        for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "constraints.txt", "Makefile")
+    ]
+    return [file for file in inside + top if file.is_file() and "__pycache__" not in file.parts]
+
+
+@pytest.mark.parametrize("file", licensed_files(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_file_names_its_licence(file):
+    head = file.read_text().splitlines()[:5]
+    assert any("Copyright 2026 The policy_node authors" in line for line in head)
+    assert any("SPDX-License-Identifier: Apache-2.0" in line for line in head)
+
+
+@pytest.mark.parametrize(
+    "code_folder, share_folder",
+    [
+        ("policy_node", "."),
+        (".venv/lib/python3.11/site-packages/policy_node", ".venv/share/policy_node"),
+        ("local/lib/python3.12/dist-packages/policy_node", "local/share/policy_node"),
+    ],
+    ids=["checkout", "pip or colcon", "Debian"],
+)
+def test_shipped_files_are_found_beside_the_code(tmp_path, code_folder, share_folder):
+    """The code of each layout finds its own files, also when a checkout lies further up."""
+    (tmp_path / "resource").mkdir()
+    (tmp_path / "resource" / "policy_node").touch()
+    (tmp_path / share_folder / "config").mkdir(parents=True)
+    (tmp_path / share_folder / "config" / "rover.yaml").touch()
+    (tmp_path / code_folder).mkdir(parents=True)
+    copy = shutil.copy(ROOT / "policy_node" / "share.py", tmp_path / code_folder)
+    spec = importlib.util.spec_from_file_location("share_of_this_layout", copy)
+    assert spec and spec.loader
+    share = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(share)
+
+    assert share.share_path("config", "rover.yaml") == tmp_path / share_folder / "config" / "rover.yaml"
+    with pytest.raises(FileNotFoundError, match=r"missing\.yaml does not exist"):
+        share.share_path("config", "missing.yaml")
+
+
+@pytest.mark.parametrize("parts", [("package.xml",), ("config", "rover.yaml"), ("launch", "demo.launch.py")])
+def test_the_installed_package_finds_its_own_files(parts):
+    from policy_node.share import share_path
+
+    assert share_path(*parts).is_file()
