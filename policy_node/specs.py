@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-Specs say what an array is: its name, shape, dtype and bounds.
+"""Specs say what an array is: its name, shape, dtype and bounds.
 
 They describe one robot; batches add a leading robots axis. Nothing here knows ROS, torch or Gymnasium.
 """
@@ -21,8 +20,7 @@ Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
 
 @dataclass(frozen=True, eq=False)
 class ArraySpec:
-    """
-    One array of one robot, without the robots axis.
+    """One array of one robot, without the robots axis.
 
     Parameters
     ----------
@@ -74,8 +72,7 @@ class ArraySpec:
             ) from None
 
     def validate(self, array: AnyArray) -> AnyArray:
-        """
-        Return `array` unchanged if it fits this spec.
+        """Return `array` unchanged if it fits this spec.
 
         Raises
         ------
@@ -94,8 +91,7 @@ class ArraySpec:
         return array
 
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
-        """
-        Draw random arrays within the bounds, for warm-up and tests.
+        """Draw random arrays within the bounds, for warm-up and tests.
 
         An infinite bound counts as -1 or +1, or as one beyond the other bound where that is nearer to it.
 
@@ -138,8 +134,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class DiscreteSpec:
-    """
-    One of `n` choices, the integers 0 to n - 1.
+    """One of `n` choices, the integers 0 to n - 1.
 
     Parameters
     ----------
@@ -159,8 +154,7 @@ class DiscreteSpec:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """
-    What a policy takes and gives.
+    """What a policy takes and gives.
 
     Parameters
     ----------
