@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the policy's final actions to one command per robot, and the command that replaces it when a robot must be safe."""
+"""From the policy's final actions to one command per robot, and the command that makes a robot safe."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import math
 import numpy as np
 import torch
 
-from policy_node.configuration import JOINT_COMMAND_TYPES, VELOCITY_COMMAND_TYPES, ActionConfiguration, ConfigurationError
+from policy_node.configuration import (
+    JOINT_COMMAND_TYPES,
+    VELOCITY_COMMAND_TYPES,
+    ActionConfiguration,
+    ConfigurationError,
+)
 from policy_node.specs import ArraySpec, DiscreteSpec
 
 
 class CommandMapper:
     """Maps final actions `[robots, *action]` to commands `[robots, components]` on the device.
 
-    A continuous action is flattened, its components in their order; a Discrete action picks a row of `action.table`. A row that
-    is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite), comes out as NaN.
+    A continuous action is flattened, its components in their order; a Discrete action picks a row of `action.table`. A
+    row that is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite),
+    comes out as NaN.
 
     Parameters
     ----------
@@ -34,7 +40,9 @@ class CommandMapper:
         When the policy's actions and the configured command do not fit; both are named.
     """
 
-    def __init__(self, action: ArraySpec | DiscreteSpec, configuration: ActionConfiguration, device: torch.device) -> None:
+    def __init__(
+        self, action: ArraySpec | DiscreteSpec, configuration: ActionConfiguration, device: torch.device
+    ) -> None:
         joints = configuration.type in JOINT_COMMAND_TYPES
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
@@ -46,10 +54,15 @@ class CommandMapper:
         else:
             self.components = math.prod(action.shape)
             if configuration.table:
-                raise ConfigurationError([f"action.table: given, but the policy's action is continuous, {action}; remove it"])
+                raise ConfigurationError(
+                    [f"action.table: given, but the policy's action is continuous, {action}; remove it"]
+                )
             if named and len(named) != self.components:
                 raise ConfigurationError(
-                    [f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has {self.components} components, {action}"]
+                    [
+                        f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has "
+                        f"{self.components} components, {action}"
+                    ]
                 )
         self.safe_command = self._safe_command(configuration)
 
@@ -63,8 +76,8 @@ class CommandMapper:
         if not numbers or numbers != action.n * components:
             raise ConfigurationError(
                 [
-                    f"action.table: found {numbers} numbers, but the policy's action is Discrete({action.n}): give {action.n} rows"
-                    + (f" of {named} numbers, one for each of {name}" if named else "")
+                    f"action.table: found {numbers} numbers, but the policy's action is Discrete({action.n}): "
+                    f"give {action.n} rows" + (f" of {named} numbers, one for each of {name}" if named else "")
                 ]
             )
         return components

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From one reading per robot to the tensors of the policy: staging rows, one upload per key, history on the device.
 
-Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of the
-frame (for images: the channels), oldest first, and are zero after a reset.
+Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
+the frame (for images: the channels), oldest first, and are zero after a reset.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _newest_frame(bound: np.ndarray, channels_first: bool, frame_shape: tuple[in
 class _History:
     """The rows of one key: staged on the host, stacked over time on the device.
 
-    Every frame is written twice, at `head` and at `head + steps`, so that the last `steps` frames in the order of time are
-    always one slice.
+    Every frame is written twice, at `head` and at `head + steps`, so that the last `steps` frames in the order of time
+    are always one slice.
     """
 
     def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
@@ -102,7 +102,9 @@ class _History:
         self._newest = self._host if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
         steps = layout.steps
         # [robots, 2 * steps, *frame]
-        self._ring = torch.zeros((robots, 2 * steps, *layout.frame.shape), dtype=dtype, device=device) if steps > 1 else None
+        self._ring = (
+            torch.zeros((robots, 2 * steps, *layout.frame.shape), dtype=dtype, device=device) if steps > 1 else None
+        )
         self._head = 0
 
     def clear(self, rows: torch.Tensor) -> None:

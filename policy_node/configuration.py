@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole configuration of a deployment: every parameter, its type, default and range, and every rule across them.
 
-`PARAMETERS` is the one definition that ROS parameters, files, tools and `doc/configuration.md` share. `parse_configuration`
-turns a mapping of dotted names into frozen dataclasses, or says everything that is wrong with it at once.
+`PARAMETERS` is the one definition that ROS parameters, files, tools and `doc/configuration.md` share.
+`parse_configuration` turns a mapping of dotted names into frozen dataclasses, or says everything that is wrong with it
+at once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, "std_msgs/msg/Float64MultiArray", *JOI
 
 
 class ConfigurationError(ValueError):
-    """The configuration cannot be used; the text names every parameter, what was found, what is allowed and what to do."""
+    """The configuration cannot be used; the text names each parameter, what was found, what is allowed and a remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -76,34 +77,138 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("control_rate_hz", "float", None, "Rate of the control tick.", "Hz", minimum=0.1, maximum=1000.0),
     Parameter("robots", "list[str]", None, "Namespaces of the robots, one row of the batch each."),
     Parameter("autostart", "bool", True, "Configure and activate by itself at start."),
-    Parameter("policy.path", "str", None, "Policy file: absolute, `~`, relative to the working directory, or `package://PACKAGE/PATH`."),
-    Parameter("policy.device", "str", "auto", "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`."),
+    Parameter(
+        "policy.path",
+        "str",
+        None,
+        "Policy file: absolute, `~`, relative to the working directory, or `package://PACKAGE/PATH`.",
+    ),
+    Parameter(
+        "policy.device",
+        "str",
+        "auto",
+        "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.",
+    ),
     Parameter("policy.threads", "int", 1, "CPU threads of one inference.", minimum=1, maximum=256),
-    Parameter("observations.keys", "list[str]", None, "Names of the observations; with a Dict space its keys, else any one name."),
-    Parameter("observations.<key>.topic", "str", None, "Topic, below the robot's namespace; with a leading `/` one topic for all robots."),
+    Parameter(
+        "observations.keys",
+        "list[str]",
+        None,
+        "Names of the observations; with a Dict space its keys, else any one name.",
+    ),
+    Parameter(
+        "observations.<key>.topic",
+        "str",
+        None,
+        "Topic, below the robot's namespace; with a leading `/` one topic for all robots.",
+    ),
     Parameter("observations.<key>.type", "str", None, "Message type, such as `sensor_msgs/msg/Image`."),
-    Parameter("observations.<key>.field", "str", "", "Dotted path to the numbers in the message; empty: the type's usual vector."),
-    Parameter("observations.<key>.joints", "list[str]", (), "Joints to read from a JointState, in this order; empty: all, as published."),
-    Parameter("observations.<key>.encoding", "str", "", "Pixel encoding that the policy was trained on; empty: by channels and dtype (rgb8, mono8, rgba8, 16UC1, 32FC1).",
-              allowed=("", "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "16UC1", "32FC1")),
-    Parameter("observations.<key>.stack", "int", 1, "Time steps stacked, oldest first, as SB3's VecFrameStack does.", minimum=1, maximum=1000),
-    Parameter("observations.<key>.depth", "int", 0, "Depth of the subscription's queue; 0: 1 for images, 10 for other types.", minimum=0, maximum=1000),
-    Parameter("observations.<key>.reliability", "str", "best_effort", "Reliability asked of the publisher.", allowed=("best_effort", "reliable")),
-    Parameter("synchronisation.slop_s", "float", 0.05, "Largest spread of the stamps in one robot's set of readings.", "s", minimum=0.0, maximum=10.0),
-    Parameter("synchronisation.max_age_s", "float", 0.2, "Largest age of the oldest reading in the set at the tick.", "s", minimum=0.001, maximum=60.0),
+    Parameter(
+        "observations.<key>.field",
+        "str",
+        "",
+        "Dotted path to the numbers in the message; empty: the type's usual vector.",
+    ),
+    Parameter(
+        "observations.<key>.joints",
+        "list[str]",
+        (),
+        "Joints to read from a JointState, in this order; empty: all, as published.",
+    ),
+    Parameter(
+        "observations.<key>.encoding",
+        "str",
+        "",
+        "Pixel encoding that the policy was trained on; empty: by channels and dtype (rgb8, "
+        "mono8, rgba8, 16UC1, 32FC1).",
+        allowed=("", "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "16UC1", "32FC1"),
+    ),
+    Parameter(
+        "observations.<key>.stack",
+        "int",
+        1,
+        "Time steps stacked, oldest first, as SB3's VecFrameStack does.",
+        minimum=1,
+        maximum=1000,
+    ),
+    Parameter(
+        "observations.<key>.depth",
+        "int",
+        0,
+        "Depth of the subscription's queue; 0: 1 for images, 10 for other types.",
+        minimum=0,
+        maximum=1000,
+    ),
+    Parameter(
+        "observations.<key>.reliability",
+        "str",
+        "best_effort",
+        "Reliability asked of the publisher.",
+        allowed=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "synchronisation.slop_s",
+        "float",
+        0.05,
+        "Largest spread of the stamps in one robot's set of readings.",
+        "s",
+        minimum=0.0,
+        maximum=10.0,
+    ),
+    Parameter(
+        "synchronisation.max_age_s",
+        "float",
+        0.2,
+        "Largest age of the oldest reading in the set at the tick.",
+        "s",
+        minimum=0.001,
+        maximum=60.0,
+    ),
     Parameter("action.topic", "str", None, "Topic of the commands, below the robot's namespace."),
     Parameter("action.type", "str", None, "Message type of the commands.", allowed=COMMAND_TYPES),
-    Parameter("action.fields", "list[str]", (), "Field of a Twist for each component of the command, such as `linear.x`."),
-    Parameter("action.joints", "list[str]", (), "Joint of a JointState or JointTrajectory for each component of the command."),
-    Parameter("action.field", "str", "position", "What a JointState commands.", allowed=("position", "velocity", "effort")),
+    Parameter(
+        "action.fields", "list[str]", (), "Field of a Twist for each component of the command, such as `linear.x`."
+    ),
+    Parameter(
+        "action.joints", "list[str]", (), "Joint of a JointState or JointTrajectory for each component of the command."
+    ),
+    Parameter(
+        "action.field", "str", "position", "What a JointState commands.", allowed=("position", "velocity", "effort")
+    ),
     Parameter("action.frame_id", "str", "", "frame_id of stamped commands."),
-    Parameter("action.time_from_start_s", "float", 0.0, "When a JointTrajectory's point is to be reached; 0: one control period.", "s", minimum=0.0, maximum=60.0),
+    Parameter(
+        "action.time_from_start_s",
+        "float",
+        0.0,
+        "When a JointTrajectory's point is to be reached; 0: one control period.",
+        "s",
+        minimum=0.0,
+        maximum=60.0,
+    ),
     Parameter("action.table", "list[float]", (), "For a Discrete action: one command per action, row after row."),
-    Parameter("action.when_stale", "str", "stop", "What a robot gets whose data are not good: the safe command, its last command for `hold_s`, or nothing.",
-              allowed=("stop", "hold", "silent")),
-    Parameter("action.hold_s", "float", 0.5, "How long `hold` repeats the last command before it stops the robot.", "s", minimum=0.0, maximum=60.0),
-    Parameter("action.safe_command", "list[float]", (), "The safe command; zeros for a Twist, must be given for any other type."),
-)  # fmt: skip
+    Parameter(
+        "action.when_stale",
+        "str",
+        "stop",
+        "What a robot gets whose data are not good: the safe command, its last command for `hold_s`, or nothing.",
+        allowed=("stop", "hold", "silent"),
+    ),
+    Parameter(
+        "action.hold_s",
+        "float",
+        0.5,
+        "How long `hold` repeats the last command before it stops the robot.",
+        "s",
+        minimum=0.0,
+        maximum=60.0,
+    ),
+    Parameter(
+        "action.safe_command",
+        "list[float]",
+        (),
+        "The safe command; zeros for a Twist, must be given for any other type.",
+    ),
+)
 
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
@@ -228,16 +333,16 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     flat = flatten(values)
     problems: list[str] = []
     keys = flat.get("observations.keys")
-    if not _has_type(keys, "list[str]"):
-        keys = ()  # reported below like any other parameter
-    known = parameters_for(list(keys))
+    # A value of another type is reported below like that of any other parameter.
+    keys = tuple(keys) if _has_type(keys, "list[str]") else ()  # type: ignore[arg-type]
+    known = parameters_for(keys)
     for name in flat:
         if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES):
             problems.append(_unknown(name, flat[name], known))
     checked = {name: _check(name, parameter, flat, problems) for name, parameter in known.items()}
     # Rules across fields need well-typed fields.
     if not problems:
-        problems = _check_across(checked, tuple(keys))
+        problems = _check_across(checked, keys)
     if problems:
         raise ConfigurationError(problems)
 
@@ -302,7 +407,9 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
         parameter.maximum is not None and any(number > parameter.maximum for number in numbers)
     )
     if outside or not all(math.isfinite(number) for number in numbers):
-        problems.append(f"{name}: found {value!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,"))
+        problems.append(
+            f"{name}: found {value!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,")
+        )
     if parameter.allowed and value not in parameter.allowed:
         allowed = ", ".join(repr(choice) for choice in parameter.allowed)
         problems.append(f"{name}: found {value!r}, but it must be one of {allowed}")
@@ -316,29 +423,40 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
     robots = checked["robots"]
     for name, names in (("robots", robots), ("observations.keys", keys)):
         for duplicate in sorted({entry for entry in names if names.count(entry) > 1}):
-            problems.append(f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; every name must be unique")
+            problems.append(
+                f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; every name must be unique"
+            )
     for robot in robots:
         parts = robot.strip("/").split("/")
         if not all(part.isidentifier() and part.isascii() for part in parts):
             problems.append(
-                f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not starting with a "
-                f"digit, levels separated by '/'"
+                f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
+                f"starting with a digit, levels separated by '/'"
             )
     action_type = checked["action.type"]
     for key in keys:
         prefix = f"observations.{key}."
         if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES:
-            problems.append(f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} have one; remove it")
+            problems.append(
+                f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} "
+                f"have one; remove it"
+            )
         if checked[prefix + "joints"] and checked[prefix + "type"] != "sensor_msgs/msg/JointState":
-            problems.append(f"{prefix}joints: given for a {checked[prefix + 'type']}; only sensor_msgs/msg/JointState has them; remove it")
+            problems.append(
+                f"{prefix}joints: given for a {checked[prefix + 'type']}; only sensor_msgs/msg/JointState "
+                f"has them; remove it"
+            )
     if checked["action.topic"].startswith("/") and len(robots) > 1:
         problems.append(
-            f"action.topic: found {checked['action.topic']!r}, which would send the commands of {len(robots)} robots to one topic; "
+            f"action.topic: found {checked['action.topic']!r}, which would send the commands of {len(robots)} "
+            f"robots to one topic; "
             f"remove the leading '/'"
         )
     components = checked["action.joints"] if action_type in JOINT_COMMAND_TYPES else checked["action.fields"]
     if action_type in VELOCITY_COMMAND_TYPES and not checked["action.fields"]:
-        problems.append(f"action.fields: missing; a {action_type} needs the field of each component, such as [linear.x, angular.z]")
+        problems.append(
+            f"action.fields: missing; a {action_type} needs the field of each component, such as [linear.x, angular.z]"
+        )
     if action_type in JOINT_COMMAND_TYPES and not checked["action.joints"]:
         problems.append(f"action.joints: missing; a {action_type} needs the joint of each component")
     for name, types in (("action.fields", VELOCITY_COMMAND_TYPES), ("action.joints", JOINT_COMMAND_TYPES)):
@@ -347,14 +465,18 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
     safe_command = checked["action.safe_command"]
     if not safe_command and action_type not in VELOCITY_COMMAND_TYPES and checked["action.when_stale"] != "silent":
         problems.append(
-            f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that is safe, "
+            f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
+            f"is safe, "
             f"or set action.when_stale to silent"
         )
     if safe_command and components and len(safe_command) != len(components):
-        problems.append(f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components")
+        problems.append(
+            f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
+        )
     table = checked["action.table"]
     if table and components and len(table) % len(components):
         problems.append(
-            f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, one number per component"
+            f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
+            f"one number per component"
         )
     return problems

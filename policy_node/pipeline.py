@@ -74,8 +74,14 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
     # A space that is not a Dict has one observation, whatever the user calls it.
     if list(wanted) == ["observation"] and len(configured) == 1:
         wanted = {next(iter(configured)): wanted["observation"]}
-    problems = [f"observations.keys: '{key}' is not in the policy's observation space" for key in configured if key not in wanted]
-    problems += [f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured]
+    problems = [
+        f"observations.keys: '{key}' is not in the policy's observation space"
+        for key in configured
+        if key not in wanted
+    ]
+    problems += [
+        f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
+    ]
     layouts = {}
     for key, observation in configured.items():
         if key in wanted:
@@ -98,7 +104,9 @@ def side_by_side(configuration: Configuration, wanted: Mapping[str, ArraySpec]) 
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
         for observation in configuration.observations
     }
-    rows = [(key, str(wanted.get(key, "not there")), sensors.get(key, "not configured")) for key in {**wanted, **sensors}]
+    rows = [
+        (key, str(wanted.get(key, "not there")), sensors.get(key, "not configured")) for key in {**wanted, **sensors}
+    ]
     rows = [("key", "policy wants", "configured sensor"), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
@@ -246,11 +254,11 @@ class Pipeline:
             except Exception as error:  # whatever the policy does, the robots get their safe command
                 inferred, finite = commands, np.zeros(len(self.robots), bool)
                 fault_reason = f"the policy failed: {type(error).__name__}: {error}"
-            for robot in np.flatnonzero(ready & ~finite):
+            for robot in np.flatnonzero(ready & ~finite).tolist():
                 states[robot], reasons[robot] = RobotState.FAULT, fault_reason
             ready &= finite
             commands[ready] = inferred[ready]
-        # A gap in the data ends a robot's episode: after it, stack and memory start as they do in training after a reset.
+        # A gap in the data ends a robot's episode: stack and memory then start as they do in training after a reset.
         self._fresh_start = ~ready
         inferred_at = time.perf_counter()
 

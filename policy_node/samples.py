@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from typing import Any, NamedTuple
 
 
-class UnusableReading(ValueError):
+class UnusableReading(ValueError):  # noqa: N818  not an error of the program
     """A message that cannot be used; its text is the reason that the operator sees."""
 
 
@@ -33,6 +33,7 @@ class SampleRing:
         self._samples: list[Sample] = []
 
     def __len__(self) -> int:
+        """Return the number of samples kept."""
         return len(self._samples)
 
     @property
@@ -53,7 +54,7 @@ class SampleRing:
             del samples[0]
 
     def nearest(self, stamp_ns: int) -> Sample:
-        """Return the sample whose stamp is nearest, the newer one when two are equally near; the ring must not be empty."""
+        """Return the sample whose stamp is nearest, the newer of two equally near; the ring must not be empty."""
         samples = self._samples
         position = bisect_left(samples, stamp_ns, key=_stamp)
         if position == len(samples):

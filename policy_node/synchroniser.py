@@ -45,9 +45,9 @@ class Selection(NamedTuple):
 def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest set of readings that belong together.
 
-    The reference is the oldest of the sensors' newest stamps; from each sensor the sample nearest to it is taken. The set is
-    synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest stamp is at most `max_age_ns` old. No
-    search: the cost is linear in the number of sensors.
+    The reference is the oldest of the sensors' newest stamps; from each sensor the sample nearest to it is taken. The
+    set is synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest stamp is at most
+    `max_age_ns` old. No search: the cost is linear in the number of sensors.
 
     Parameters
     ----------
@@ -61,9 +61,15 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
         The two limits.
     """
     # A clock that runs ahead would make a dead stream look fresh for as long as it is ahead.
-    ahead = [name for name, ring in zip(names, rings, strict=True) if ring.discard_after(now_ns + max_age_ns) and not len(ring)]
+    ahead = [
+        name
+        for name, ring in zip(names, rings, strict=True)
+        if ring.discard_after(now_ns + max_age_ns) and not len(ring)
+    ]
     if ahead:
-        reason = f"{', '.join(ahead)}: stamp lies more than {max_age_ns / 1e9:.3f} s in the future; synchronise the clocks"
+        reason = (
+            f"{', '.join(ahead)}: stamp lies more than {max_age_ns / 1e9:.3f} s in the future; synchronise the clocks"
+        )
         return Selection(RobotState.REJECTED, (), None, reason)
     silent = [name for name, ring in zip(names, rings, strict=True) if not len(ring)]
     if silent:

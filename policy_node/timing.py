@@ -74,8 +74,8 @@ class TickRecord(NamedTuple):
     stages_s
         Seconds by stage.
     command_ages_s
-        `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots that
-        were not ready.
+        `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots
+        that were not ready.
     """
 
     lateness_s: float

@@ -23,8 +23,8 @@ from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 class ControlLoop:
     """Runs the pipeline at the control rate in a thread of its own.
 
-    The thread alone touches samples, batch and policy. `statistics`, `latest` and `transitions` are what others may read while
-    it runs.
+    The thread alone touches samples, batch and policy. `statistics`, `latest` and `transitions` are what others may
+    read while it runs.
 
     Parameters
     ----------

@@ -48,7 +48,12 @@ class Reporter:
     """
 
     def __init__(
-        self, node: Node, configuration: Configuration, pipeline: Pipeline, loop: ControlLoop, description: dict[str, str]
+        self,
+        node: Node,
+        configuration: Configuration,
+        pipeline: Pipeline,
+        loop: ControlLoop,
+        description: dict[str, str],
     ) -> None:
         self._node = node
         self._configuration = configuration
@@ -90,7 +95,9 @@ class Reporter:
             if state is RobotState.READY:
                 self._logger.info(f"{robots}: READY, driven by the policy")
             else:
-                self._logger.warning(f"{robots}: {state.name}, {reason}; when_stale: {self._configuration.action.when_stale}")
+                self._logger.warning(
+                    f"{robots}: {state.name}, {reason}; when_stale: {self._configuration.action.when_stale}"
+                )
 
     def _log_unheard(self) -> None:
         unheard = self._pipeline.unheard()
@@ -109,12 +116,16 @@ class Reporter:
         message.header.stamp = self._node.get_clock().now().to_msg()
         message.status = [self._node_status(records, elapsed_s, latest)]
         if latest is not None:
-            message.status += [self._robot_status(robot, latest, records) for robot in range(len(self._pipeline.robots))]
+            message.status += [
+                self._robot_status(robot, latest, records) for robot in range(len(self._pipeline.robots))
+            ]
         self._diagnostics.publish(message)
         if records:
             self._timing.publish(timing_message(records))
 
-    def _node_status(self, records: Sequence[TickRecord], elapsed_s: float, latest: FleetCommands | None) -> DiagnosticStatus:
+    def _node_status(
+        self, records: Sequence[TickRecord], elapsed_s: float, latest: FleetCommands | None
+    ) -> DiagnosticStatus:
         statistics = self._loop.statistics
         missed_now = sum(record.missed for record in records)
         ready = sum(state is RobotState.READY for state in latest.states) if latest else 0
@@ -125,7 +136,7 @@ class Reporter:
             level, text = DiagnosticStatus.WARN, f"{missed_now} ticks missed in the last second; {text}"
         elif ready < len(self._pipeline.robots):
             level = DiagnosticStatus.WARN
-        values = {
+        values: dict[str, object] = {
             "rate_hz": len(records) / elapsed_s,
             "control_rate_hz": self._configuration.control_rate_hz,
             "ticks": statistics.ticks,
@@ -139,7 +150,7 @@ class Reporter:
             values |= _percentile_values("stamp_to_command_ms", ages_s * 1e3)
             for stage in records[-1].stages_s:
                 values |= _percentile_values(f"{stage}_ms", [record.stages_s[stage] * 1e3 for record in records])
-        return self._status("control", level, text, values | self._description)
+        return self._status("control", level, text, {**values, **self._description})
 
     def _robot_status(self, robot: int, latest: FleetCommands, records: Sequence[TickRecord]) -> DiagnosticStatus:
         state, reason = latest.states[robot], latest.reasons[robot]
@@ -159,7 +170,7 @@ class Reporter:
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:
-    """Pack tick records as rows: lateness and duration of the tick, then each robot's age of data at its command, all in ms."""
+    """Pack tick records as rows in ms: lateness and duration of the tick, each robot's age of data at its command."""
     rows = np.array([[record.lateness_s, record.duration_s, *record.command_ages_s] for record in records]) * 1e3
     message = Float64MultiArray()
     ticks, columns = rows.shape

@@ -52,8 +52,8 @@ class PolicyNode(LifecycleNode):
         self._configuration: Configuration | None = None
         self._policy: Policy | None = None
         self._pipeline: Pipeline | None = None
-        self._subscriptions: SensorSubscriptions | None = None
-        self._publishers: CommandPublishers | None = None
+        self._sensors: SensorSubscriptions | None = None
+        self._commands: CommandPublishers | None = None
         self._loop: ControlLoop | None = None
         self._reporter: Reporter | None = None
         declare_parameters(self)
@@ -61,7 +61,7 @@ class PolicyNode(LifecycleNode):
 
     @property
     def autostart(self) -> bool:
-        """Whether the node is to configure and activate by itself; a value of a wrong type counts as yes: configure names it."""
+        """Whether the node is to configure and activate by itself; a wrong type counts as yes, configure names it."""
         return self.get_parameter("autostart").value is not False
 
     def start(self) -> None:
@@ -87,8 +87,9 @@ class PolicyNode(LifecycleNode):
             assert self._configuration is not None and self._policy is not None
             spec = self._policy.spec
             self.get_logger().info(
-                f"configured in {time.perf_counter() - started:.1f} s: {spec.algorithm} policy {self._configuration.policy.path} on "
-                f"{self._policy.device}, {len(self._configuration.robots)} robots at {self._configuration.control_rate_hz:g} Hz"
+                f"configured in {time.perf_counter() - started:.1f} s: {spec.algorithm} policy "
+                f"{self._configuration.policy.path} on {self._policy.device}, {len(self._configuration.robots)} robots at "
+                f"{self._configuration.control_rate_hz:g} Hz"
             )
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
@@ -137,18 +138,18 @@ class PolicyNode(LifecycleNode):
             raise ConfigurationError([f"action: {error}"]) from error
         pipeline.warm_up()
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
-        self._publishers = CommandPublishers(self, configuration, encoder, pipeline.safe_command)
-        self._subscriptions = SensorSubscriptions(self, configuration, decoders)
+        self._commands = CommandPublishers(self, configuration, encoder, pipeline.safe_command)
+        self._sensors = SensorSubscriptions(self, configuration, decoders)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the tick."""
         configuration, policy, pipeline = self._configuration, self._policy, self._pipeline
-        assert configuration and policy and pipeline and self._subscriptions and self._publishers
+        assert configuration and policy and pipeline and self._sensors and self._commands
         pipeline.reset()
         self._loop = ControlLoop(
             pipeline,
-            self._subscriptions,
-            self._publishers,
+            self._sensors,
+            self._commands,
             configuration.period_ns,
             self.get_clock(),
             simulated=self.get_parameter("use_sim_time").value,
@@ -186,11 +187,11 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _cleanup(self) -> None:
-        if self._subscriptions is not None:
-            self._subscriptions.destroy()
-        if self._publishers is not None:
-            self._publishers.destroy()
-        self._configuration = self._policy = self._pipeline = self._subscriptions = self._publishers = None
+        if self._sensors is not None:
+            self._sensors.destroy()
+        if self._commands is not None:
+            self._commands.destroy()
+        self._configuration = self._policy = self._pipeline = self._sensors = self._commands = None
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Make every robot safe and free everything."""
@@ -204,15 +205,18 @@ class PolicyNode(LifecycleNode):
 
     def _on_loop_failure(self, error: Exception) -> None:
         self.get_logger().fatal(
-            f"the control loop ended: {type(error).__name__}: {error}. Every robot got the safe command; deactivate and activate "
-            f"the node to go on."
+            f"the control loop ended: {type(error).__name__}: {error}. Every robot got the safe command; "
+            f"deactivate and activate the node to go on."
         )
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         configured = self._configuration is not None
         fixed = [p.name for p in parameters if p.name not in ROS_PARAMETERS]
         if configured and fixed:
-            reason = f"{', '.join(fixed)}: parameters are read at configure; deactivate and clean up the node, set them, configure it again"
+            reason = (
+                f"{', '.join(fixed)}: parameters are read at configure; deactivate and clean up the node, set them, "
+                f"then configure it again"
+            )
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
@@ -226,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stopping = True
 
     # Our own handlers: rclpy's would close the topics before the safe commands are sent.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     node = PolicyNode()

@@ -22,8 +22,9 @@ PACKAGE_SCHEME = "package://"
 def declare_parameters(node: Node) -> None:
     """Give every parameter that the configuration knows its descriptor, and declare those that have a default.
 
-    The node must have been made with `automatically_declare_parameters_from_overrides`: a value of a wrong type or name is then
-    kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for the same reason.
+    The node must have been made with `automatically_declare_parameters_from_overrides`: a value of a wrong type or name
+    is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
+    the same reason.
     """
     keys = _values(node).get("observations.keys")
     known = parameters_for([key for key in keys if isinstance(key, str)] if isinstance(keys, list) else [])
@@ -78,13 +79,16 @@ def resolve_path(path: str, parameter: str) -> str:
         return str(Path(get_package_share_directory(package)) / rest)
     except (PackageNotFoundError, ValueError) as error:
         raise ConfigurationError(
-            [f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, or give a path"]
+            [
+                f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "
+                f"or give a path"
+            ]
         ) from error
 
 
-def _values(node: Node) -> Mapping[str, Any]:
+def _values(node: Node) -> dict[str, Any]:
     parameters: Mapping[str, RosParameter] = node.get_parameters_by_prefix("")
-    values = {}
+    values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         value = parameter.value
         if parameter.type_ in (RosParameter.Type.DOUBLE_ARRAY, RosParameter.Type.INTEGER_ARRAY):
@@ -105,5 +109,7 @@ def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
     if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "float":
         descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)]
     if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "int":
-        descriptor.integer_range = [IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1)]
+        descriptor.integer_range = [
+            IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1)
+        ]
     return descriptor
