@@ -88,8 +88,8 @@ class PolicyNode(LifecycleNode):
             spec = self._policy.spec
             self.get_logger().info(
                 f"configured in {time.perf_counter() - started:.1f} s: {spec.algorithm} policy "
-                f"{self._configuration.policy.path} on {self._policy.device}, {len(self._configuration.robots)} robots at "
-                f"{self._configuration.control_rate_hz:g} Hz"
+                f"{self._configuration.policy.path} on {self._policy.device}, "
+                f"{len(self._configuration.robots)} robots at {self._configuration.control_rate_hz:g} Hz"
             )
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
