@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Any, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "image-unscaled": ("CnnPolicy", RGB, DRIVE, {"policy_kwargs": {"normalize_images": False}}),
     "image-float": ("CnnPolicy", box((3, 36, 40), 0.0, 1.0), DRIVE, {"policy_kwargs": {"normalize_images": False}}),
     "image-flat": ("MlpPolicy", image(8, 9, 3), DRIVE, {}),
-    "image-flat-other-bounds": ("MlpPolicy", box((8, 9, 3), 0, 200, np.uint8), DRIVE, {}),
+    "image-flat-other-bounds": ("MlpPolicy", box((8, 9, 3), 0, 20, np.uint8), DRIVE, {}),
     "image-gsde-squashed": ("CnnPolicy", RGB, DRIVE, GSDE),
     "dict": ("MultiInputPolicy", TOUCH_AND_IMAGE, DRIVE, {}),
     "dict-discrete": ("MultiInputPolicy", TOUCH_AND_IMAGE, spaces.Discrete(4), {}),
