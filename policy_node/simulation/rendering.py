@@ -1,0 +1,241 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of an arena: what the rover's camera sees, and the arena from above.
+
+Two renderers draw the same picture: `EglRenderer` uses OpenGL without a display, `RaycastRenderer` needs no OpenGL.
+Both show flat colours under one directional light, without shadows or reflections.
+"""
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+from typing import Protocol
+
+os.environ.setdefault("MUJOCO_GL", "disable")
+
+import mujoco
+import numpy as np
+
+from policy_node.simulation.arena import ARENA, CAMERA_GROUP_HIDDEN, ROVER, ROVER_GROUP, Arena, ArenaModel
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("auto", "egl", "raycast")
+_OVERHEAD_HEIGHT_M = 12.0
+_OVERHEAD_HALF_WIDTH_M = ARENA.half_size_m + 0.1
+_MAX_SIZE_PX = 640
+
+
+class RendererError(RuntimeError):
+    """A renderer cannot be had on this machine."""
+
+
+class Renderer(Protocol):
+    """What every renderer offers; one renderer serves any number of arenas, from one thread at a time."""
+
+    kind: str
+
+    def camera(self, arena: Arena) -> np.ndarray:
+        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+
+    def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
+        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+
+    def close(self) -> None:
+        """Free what the renderer holds."""
+
+
+def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
+    """Make a renderer.
+
+    Parameters
+    ----------
+    model
+        The model of all arenas that will be drawn.
+    kind
+        ``"egl"``, ``"raycast"`` or ``"auto"``: EGL where it works, else ray casting.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    RendererError
+        If EGL was asked for and does not work here.
+
+    """
+    if kind not in KINDS:
+        raise ValueError(f"renderer: {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    if kind == "raycast":
+        return RaycastRenderer(model)
+    reason = _egl_failure()
+    if not reason:
+        try:
+            renderer = EglRenderer(model)
+            logger.info("rendering through EGL")
+            return renderer
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+    if kind == "egl":
+        raise RendererError(f"renderer: EGL does not work here ({reason}); install libegl1, or use 'raycast'")
+    logger.warning("EGL does not work here (%s): rendering by ray casting", reason)
+    return RaycastRenderer(model)
+
+
+@functools.cache
+def _egl_failure() -> str:
+    """Try EGL in a process of its own, since a broken driver can end the process; empty when it works."""
+    program = "from mujoco.egl import GLContext; context = GLContext(64, 64); context.make_current(); context.free()"
+    environment = {**os.environ, "MUJOCO_GL": "disable"}
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if trial.returncode == 0:
+        return ""
+    lines = trial.stderr.strip().splitlines()
+    return lines[-1] if lines else f"the trial ended with status {trial.returncode}"
+
+
+def _overhead_camera() -> mujoco.MjvCamera:
+    """Make a camera that looks down on the middle of the arena, x to the right and y up."""
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:] = 0.0, 0.0, 0.0
+    camera.distance = _OVERHEAD_HEIGHT_M
+    camera.azimuth, camera.elevation = 90.0, -90.0
+    camera.orthographic = 1
+    return camera
+
+
+class EglRenderer:
+    """Draws with OpenGL through EGL, on the GPU where there is one, else in software."""
+
+    kind = "egl"
+
+    def __init__(self, model: ArenaModel) -> None:
+        from mujoco.egl import GLContext
+
+        self._context = GLContext(_MAX_SIZE_PX, _MAX_SIZE_PX)
+        self._context.make_current()
+        self._model = model
+        self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
+        if self._render_context.currentBuffer != mujoco.mjtFramebuffer.mjFB_OFFSCREEN:
+            raise RendererError("OpenGL gave no offscreen buffer")
+        self._scene = mujoco.MjvScene(model.model, maxgeom=100)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_FOG):
+            self._scene.flags[flag] = False
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera_id
+        self._camera_option = mujoco.MjvOption()
+        self._camera_option.geomgroup[:] = 0
+        self._camera_option.geomgroup[0] = 1
+        self._overhead_option = mujoco.MjvOption()
+        self._overhead_option.geomgroup[:] = 0
+        self._overhead_option.geomgroup[[0, CAMERA_GROUP_HIDDEN, ROVER_GROUP]] = 1
+        self._overhead_camera = _overhead_camera()
+
+    def camera(self, arena: Arena) -> np.ndarray:
+        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+        return self._draw(arena, self._camera, self._camera_option, ROVER.camera_size_px)
+
+    def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
+        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+        return self._draw(arena, self._overhead_camera, self._overhead_option, size_px)
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._render_context.free()
+        self._context.free()
+
+    def _draw(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, size_px: int) -> np.ndarray:
+        if not 0 < size_px <= _MAX_SIZE_PX:
+            raise ValueError(f"size_px: {size_px} is outside 1 to {_MAX_SIZE_PX}")
+        self._context.make_current()
+        viewport = mujoco.MjrRect(0, 0, size_px, size_px)
+        mujoco.mjv_updateScene(
+            self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        mujoco.mjr_render(viewport, self._scene, self._render_context)
+        image = np.empty((size_px, size_px, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, viewport, self._render_context)
+        return np.ascontiguousarray(image[::-1])
+
+
+class RaycastRenderer:
+    """Draws by casting one ray per pixel with MuJoCo's own geometry; needs no OpenGL."""
+
+    kind = "raycast"
+
+    def __init__(self, model: ArenaModel) -> None:
+        physics = model.model
+        self._model = model
+        rgba = physics.geom_rgba.copy()
+        has_material = physics.geom_matid >= 0
+        rgba[has_material] = physics.mat_rgba[physics.geom_matid[has_material]]
+        sky = physics.tex_data[:3].astype(float) / 255.0
+        # One more row, for the rays that hit nothing: index -1.
+        self._colours = np.vstack([rgba[:, :3], sky])
+        self._opacity = np.append(rgba[:, 3], 1.0)
+        self._ambient = physics.light_ambient[0].astype(float)
+        self._diffuse = physics.light_diffuse[0].astype(float)
+        self._to_light = -physics.light_dir[0] / np.linalg.norm(physics.light_dir[0])
+        self._camera_groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
+        self._overhead_groups = np.array([1, 1, 1, 0, 0, 0], np.uint8)
+        self._opaque_groups = np.array([1, 0, 1, 0, 0, 0], np.uint8)
+        half_width = np.tan(np.radians(ROVER.camera_field_of_view_deg) / 2)
+        self._camera_rays = self._pixel_grid(ROVER.camera_size_px, half_width)
+
+    def camera(self, arena: Arena) -> np.ndarray:
+        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+        axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
+        rays = self._camera_rays @ axes.T
+        colours = self._cast(arena, arena.data.cam_xpos[self._model.camera_id], rays, self._camera_groups)[0]
+        return self._image(colours, ROVER.camera_size_px)
+
+    def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
+        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+        # From far above, rays through one point differ little from parallel ones.
+        height_m = 100.0 * _OVERHEAD_HEIGHT_M
+        rays = self._pixel_grid(size_px, _OVERHEAD_HALF_WIDTH_M / height_m)
+        eye = np.array([0.0, 0.0, height_m])
+        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups)
+        behind, _ = self._cast(arena, eye, rays, self._opaque_groups)
+        return self._image(opacity * colours + (1.0 - opacity) * behind, size_px)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+    @staticmethod
+    def _pixel_grid(size_px: int, half_width: float) -> np.ndarray:
+        """Directions through the pixel centres in a camera's frame (x right, y up, z back), unit [pixels, 3]."""
+        centres = (np.arange(size_px) + 0.5) / size_px * 2 * half_width - half_width
+        right, down = np.meshgrid(centres, centres)
+        rays = np.stack([right.ravel(), -down.ravel(), -np.ones(size_px * size_px)], axis=1)
+        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+    def _cast(
+        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] of what the rays [pixels, 3] meet first."""
+        count = len(rays)
+        geoms = np.full(count, -1, np.int32)
+        distances = np.empty(count)
+        normals = np.zeros(count * 3)
+        mujoco.mj_multiRay(
+            self._model.model, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
+        )
+        facing = np.maximum(normals.reshape(count, 3) @ self._to_light, 0.0)
+        light = self._ambient + facing[:, None] * self._diffuse
+        light[geoms < 0] = 1.0
+        return self._colours[geoms] * light, self._opacity[geoms][:, None]
+
+    @staticmethod
+    def _image(colours: np.ndarray, size_px: int) -> np.ndarray:
+        """Colours [pixels, 3] in 0 to 1 as an image uint8 [size, size, 3]."""
+        return (np.clip(colours, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).reshape(size_px, size_px, 3)

@@ -1,0 +1,382 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train and evaluate the policy that drives the rover (`policy_train`).
+
+Training has two parts. First the policy imitates the scripted driver: the policy itself drives, more and more of the
+time, and the driver says at each step what it would have done (DAgger). Then PPO improves the policy on the reward of
+the task. The result is an ordinary Stable-Baselines3 PPO zip.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.simulation.rendering import KINDS
+from policy_node.simulation.scripted import scripted_command
+
+DRIVERS = ("policy", "scripted", "random", "still")
+DISCOUNT = 0.99
+STEPS_PER_UPDATE = 256
+_RANDOM_HOLD_STEPS = 20
+
+
+def episode_seeds(seed: int) -> Iterator[int]:
+    """Endless random episode seeds for training, all above 2**32, so that no small seed is ever trained on."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield int(rng.integers(2**32, 2**62))
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a rate; 95 % with the default quantile."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    centre = rate + z * z / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return (centre - half) / scale, (centre + half) / scale
+
+
+def make_model(environment: VecTransposeImage, arguments: argparse.Namespace) -> PPO:
+    """Make an untrained PPO model with the default feature extractors of Stable-Baselines3."""
+    return PPO(
+        "MultiInputPolicy",
+        environment,
+        learning_rate=LinearSchedule(2.5e-4, 2e-5, 1.0),
+        n_steps=STEPS_PER_UPDATE,
+        batch_size=min(512, STEPS_PER_UPDATE * environment.num_envs),
+        n_epochs=3,
+        gamma=DISCOUNT,
+        gae_lambda=0.95,
+        clip_range=0.15,
+        ent_coef=0.0,
+        target_kl=0.03,
+        policy_kwargs={"net_arch": [256], "log_std_init": -1.2},
+        tensorboard_log=str(arguments.output),
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+
+
+class Imitation:
+    """The samples of the imitation, and what is learnt from them.
+
+    Parameters
+    ----------
+    model
+        The model whose policy learns.
+    environment
+        The arenas, with channels-first images.
+    capacity
+        How many samples there will be.
+    seed
+        Seed of the mixture of drivers and of the order of the samples.
+
+    """
+
+    def __init__(self, model: PPO, environment: VecTransposeImage, capacity: int, seed: int) -> None:
+        spaces = environment.observation_space.spaces
+        self._model = model
+        self._environment = environment
+        self._rng = np.random.default_rng(seed)
+        self._observations = {key: np.empty((capacity, *space.shape), space.dtype) for key, space in spaces.items()}
+        self._targets = np.empty((capacity, 2), np.float32)
+        self._returns = np.empty(capacity, np.float32)
+        self._size = 0
+        self._current = environment.reset()
+        policy: ActorCriticPolicy = model.policy
+        self._optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+    def collect(self, steps: int, driver_share: float) -> float:
+        """Drive for a number of steps per arena, the scripted driver in a share of the arenas, and keep the samples.
+
+        Returns the success rate of the episodes that ended in arenas driven by the policy, NaN if none did.
+        """
+        environment, arenas = self._environment, self._environment.num_envs
+        tasks = environment.unwrapped.tasks
+        rewards = np.zeros((steps, arenas), np.float32)
+        dones = np.zeros((steps, arenas), bool)
+        driven = self._rng.random(arenas) < driver_share
+        successes = []
+        start = self._size
+        for step in range(steps):
+            rows = slice(start + step * arenas, start + (step + 1) * arenas)
+            for key, values in self._current.items():
+                self._observations[key][rows] = values
+            wanted = np.array([scripted_command(task.arena) for task in tasks], np.float32)
+            self._targets[rows] = wanted
+            own, _ = self._model.predict(self._current, deterministic=self._rng.random() < 0.5)
+            actions = np.where(driven[:, None], wanted, own)
+            self._current, rewards[step], dones[step], infos = environment.step(actions)
+            successes += [infos[row]["is_success"] for row in range(arenas) if dones[step, row] and not driven[row]]
+        with torch.no_grad():
+            tensors, _ = self._model.policy.obs_to_tensor(self._current)
+            following = self._model.policy.predict_values(tensors).cpu().numpy()[:, 0]
+        returns = self._returns[start : start + steps * arenas].reshape(steps, arenas)
+        for step in reversed(range(steps)):
+            following = rewards[step] + DISCOUNT * following * ~dones[step]
+            returns[step] = following
+        self._size += steps * arenas
+        return float(np.mean(successes)) if successes else float("nan")
+
+    def learn(self, epochs: int, learning_rate: float, value_from: int) -> float:
+        """Fit actions on all samples, and values on the samples from a row on; return the mean error of the actions."""
+        policy: ActorCriticPolicy = self._model.policy
+        policy.set_training_mode(True)
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate
+        errors = []
+        for _ in range(epochs):
+            order = self._rng.permutation(self._size)
+            for begin in range(0, self._size, 256):
+                rows = np.sort(order[begin : begin + 256])
+                observations = {
+                    key: torch.as_tensor(values[rows], device=policy.device)
+                    for key, values in self._observations.items()
+                }
+                targets = torch.as_tensor(self._targets[rows], device=policy.device)
+                returns = torch.as_tensor(self._returns[rows], device=policy.device)
+                known = torch.as_tensor(rows >= value_from, device=policy.device).float()
+                for_actions, for_values = policy.mlp_extractor(policy.extract_features(observations))
+                mean, values = policy.action_net(for_actions), policy.value_net(for_values)[:, 0]
+                # Speeds matter more per unit than turn rates, whose range is wider.
+                errors_per_action = torch.nn.functional.smooth_l1_loss(mean, targets, reduction="none", beta=0.5)
+                action_loss = (errors_per_action * errors_per_action.new_tensor([2.0, 1.0])).mean()
+                value_loss = (known * (values - returns) ** 2).mean()
+                loss = action_loss + 0.02 * value_loss
+                self._optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+                self._optimiser.step()
+                errors.append(float(action_loss.detach()))
+        policy.set_training_mode(False)
+        return float(np.mean(errors[-(self._size // 256 + 1) :]))
+
+
+def imitate(model: PPO, environment: VecTransposeImage, arguments: argparse.Namespace) -> None:
+    """Teach the policy to drive as the scripted driver does."""
+    arenas = environment.num_envs
+    rounds = arguments.imitation_rounds
+    steps = max(arguments.imitation_steps // (arenas * rounds), 1)
+    imitation = Imitation(model, environment, steps * arenas * rounds, arguments.seed)
+    started = time.monotonic()
+    for number in range(rounds):
+        success = imitation.collect(steps, driver_share=max(1.0 - number / 2, 0.1 if number < rounds - 1 else 0.0))
+        last = number == rounds - 1
+        # Only the latest rounds show the returns of a policy like the present one.
+        value_from = max(number - 2, 0) * steps * arenas
+        error = imitation.learn(arguments.imitation_epochs * (2 if last else 1), 1e-3, value_from)
+        if last:
+            error = imitation.learn(arguments.imitation_epochs, 2e-4, value_from)
+        print(
+            f"imitation {number + 1}/{rounds}: {(number + 1) * steps * arenas} samples, "
+            f"success while collecting {100 * success:.0f} %, error {error:.4f}, "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+        model.save(arguments.output / "imitation.zip")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """Find the checkpoint with the most steps, else the result of the imitation."""
+    numbered = {int(path.stem.split("_")[-2]): path for path in folder.glob("rover_*_steps.zip")}
+    if numbered:
+        return numbered[max(numbered)]
+    if (folder / "imitation.zip").exists():
+        return folder / "imitation.zip"
+    raise SystemExit(f"--resume: {folder} holds no checkpoint; train without --resume first")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a policy and save it as `rover.zip` in the output folder."""
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arenas = RoverArenaVecEnv(arguments.arenas, episode_seeds(arguments.seed), arguments.renderer)
+    environment = VecTransposeImage(arenas)
+    if arguments.resume:
+        checkpoint = newest_checkpoint(arguments.output)
+        print(f"resuming from {checkpoint}", flush=True)
+        model = PPO.load(checkpoint, env=environment, device=arguments.device, tensorboard_log=str(arguments.output))
+        arenas.restart_seeds(episode_seeds(arguments.seed + model.num_timesteps))
+    else:
+        model = make_model(environment, arguments)
+        if arguments.imitation_steps:
+            imitate(model, environment, arguments)
+    remaining = arguments.steps - model.num_timesteps
+    if remaining > 0:
+        save = CheckpointCallback(
+            max(arguments.checkpoint_steps // arguments.arenas, 1), str(arguments.output), "rover"
+        )
+        model.learn(
+            remaining,
+            callback=save,
+            reset_num_timesteps=False,
+            progress_bar=not arguments.quiet,
+            tb_log_name="ppo",
+        )
+    model.save(arguments.output / "rover.zip")
+    environment.close()
+    print(f"saved {arguments.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
+
+
+def make_driver(arguments: argparse.Namespace, environment: VecTransposeImage) -> Callable[[Any], np.ndarray]:
+    """Return the function from observations of all arenas to actions [arenas, 2] that is to be evaluated."""
+    arenas = environment.num_envs
+    if arguments.driver == "policy":
+        model = PPO.load(arguments.model, device=arguments.device)
+        return lambda observations: model.predict(observations, deterministic=True)[0]
+    if arguments.driver == "scripted":
+        tasks = environment.unwrapped.tasks
+        return lambda _: np.array([scripted_command(task.arena) for task in tasks], np.float32)
+    if arguments.driver == "still":
+        return lambda _: np.zeros((arenas, 2), np.float32)
+    rng = np.random.default_rng(arguments.seed)
+    space = environment.action_space
+    held = np.zeros((arenas, 2), np.float32)
+    calls = itertools.count()
+
+    def drive_randomly(_: Any) -> np.ndarray:
+        if next(calls) % _RANDOM_HOLD_STEPS == 0:
+            held[:] = rng.uniform(space.low, space.high, (arenas, 2))
+        return held
+
+    return drive_randomly
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Drive one episode per seed and return what came of it; see `policy_train evaluate --help`."""
+    if (arguments.model is None) == (arguments.driver == "policy"):
+        raise SystemExit("evaluate: give a MODEL, or another --driver than 'policy', and not both")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    count = min(arguments.arenas, arguments.episodes)
+    arenas = RoverArenaVecEnv(count, itertools.count(arguments.seed), arguments.renderer)
+    environment = VecTransposeImage(arenas)
+    drive = make_driver(arguments, environment)
+    observations = environment.reset()
+    results: dict[int, dict[str, Any]] = {}
+    wanted = range(arguments.seed, arguments.seed + arguments.episodes)
+    started = time.monotonic()
+    while len(results) < arguments.episodes:
+        observations, _, dones, infos = environment.step(drive(observations))
+        for row in np.flatnonzero(dones):
+            if infos[row]["seed"] in wanted:
+                results[infos[row]["seed"]] = infos[row]
+    elapsed_s = time.monotonic() - started
+    environment.close()
+    episodes = [results[seed] for seed in wanted]
+    presses = sum(episode["is_success"] for episode in episodes)
+    times_s = [episode["time_s"] for episode in episodes if episode["is_success"]]
+    low, high = wilson_interval(presses, arguments.episodes)
+    report = {
+        "driver": arguments.driver,
+        "model": str(arguments.model) if arguments.model else None,
+        "renderer": arenas.renderer.kind,
+        "episodes": arguments.episodes,
+        "first_seed": arguments.seed,
+        "control_rate_hz": 1 / CONTROL_PERIOD_S,
+        "successes": presses,
+        "success_rate": presses / arguments.episodes,
+        "success_interval_95": [low, high],
+        "mean_time_to_press_s": float(np.mean(times_s)) if times_s else None,
+        "mean_collisions": float(np.mean([episode["collisions"] for episode in episodes])),
+        "failed_seeds": [seed for seed in wanted if not results[seed]["is_success"]],
+        "wall_time_s": elapsed_s,
+    }
+    print(
+        f"{arguments.driver}: {presses} of {arguments.episodes} episodes succeeded: {100 * presses / len(episodes):.1f} % "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), seeds {wanted.start} to {wanted.stop - 1}, "
+        f"renderer {arenas.renderer.kind}"
+    )
+    if times_s:
+        print(
+            f"mean time to the press {np.mean(times_s):.1f} s, collisions per episode {report['mean_collisions']:.1f}"
+        )
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def positive(text: str) -> int:
+    """Read a whole number above zero."""
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `policy_train`."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--arenas", type=positive, default=16, help="arenas simulated at once (default 16)")
+    shared.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
+    shared.add_argument("--device", default="cpu", help="device of the policy: cpu, cuda or auto (default cpu)")
+    shared.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default 0: it decides)")
+    parser = argparse.ArgumentParser(
+        prog="policy_train",
+        description="Train the policy that drives the rover, or evaluate one. Without a subcommand it trains.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser(
+        "train", parents=[shared], help="train a policy (the default)", description="Train a policy."
+    )
+    training.add_argument("--steps", type=int, default=600_000, help="steps of PPO, over all arenas (default 600000)")
+    training.add_argument("--seed", type=int, default=0, help="seed of layouts and learning (default 0)")
+    training.add_argument(
+        "--output", type=Path, default=Path("runs/rover"), help="folder for model, checkpoints, TensorBoard logs"
+    )
+    training.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
+    training.add_argument(
+        "--imitation-steps", type=int, default=64_000, help="steps of imitation before PPO; 0: none (default 64000)"
+    )
+    training.add_argument("--imitation-rounds", type=positive, default=8, help="rounds of imitation (default 8)")
+    training.add_argument("--imitation-epochs", type=positive, default=3, help="epochs per round (default 3)")
+    training.add_argument("--checkpoint-steps", type=positive, default=50_000, help="steps between checkpoints")
+    training.add_argument("--quiet", action="store_true", help="no progress bar")
+    evaluation = commands.add_parser(
+        "evaluate",
+        parents=[shared],
+        help="evaluate a policy or a reference",
+        description="Drive one episode per seed; a success is a beacon pressed within 20 s.",
+    )
+    evaluation.add_argument("model", type=Path, nargs="?", help="PPO zip")
+    evaluation.add_argument("--episodes", type=positive, default=100, help="how many (default 100)")
+    evaluation.add_argument("--seed", type=int, default=1000, help="seed of the first episode (default 1000)")
+    evaluation.add_argument("--driver", choices=DRIVERS, default="policy", help="who drives (default policy)")
+    evaluation.add_argument("--json", type=Path, help="file for the result")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `policy_train`."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] not in ("train", "evaluate", "-h", "--help"):
+        words.insert(0, "train")
+    arguments = make_parser().parse_args(words)
+    if arguments.command == "train":
+        train(arguments)
+    else:
+        evaluate(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
