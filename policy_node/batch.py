@@ -74,15 +74,17 @@ def observation_layout(key: str, spec: ArraySpec, observation: ObservationConfig
             [f"{prefix}.stack: found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"]
         )
     frame_shape = (*shape[:-1], shape[-1] // steps)
-    low, high = (_newest_frame(bound, channels_first, frame_shape) for bound in (spec.low, spec.high))
+    low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec.low, spec.high))
     frame = ArraySpec(name=observation.key, shape=frame_shape, dtype=spec.dtype, low=low, high=high)
     return ObservationLayout(key=key, frame=frame, steps=steps, channels_first=channels_first)
 
 
-def _newest_frame(bound: np.ndarray, channels_first: bool, frame_shape: tuple[int, ...]) -> np.ndarray:
-    """Cut the bounds of the newest step out of the stacked bounds."""
+def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
+    """Return the bound of one frame from the stacked one."""
     last = np.moveaxis(bound, 0, -1) if channels_first else bound
-    return last[..., last.shape[-1] - frame_shape[-1] :]
+    # VecFrameStack repeats the bound of each component, although it stacks whole frames.
+    frame = last[..., ::steps]
+    return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]
 
 
 class _History:
@@ -110,7 +112,8 @@ class _History:
     def clear(self, rows: torch.Tensor) -> None:
         """Zero the history of the robots in `rows`, a bool tensor `[robots]`."""
         if self._ring is not None:
-            self._ring[rows] = 0
+            # As bytes: not every dtype of observations can be assigned through a mask.
+            self._ring.view(torch.uint8)[rows] = 0
 
     def push(self) -> torch.Tensor:
         """Upload the staged rows and return the policy's observation `[robots, *space]`."""
