@@ -31,6 +31,7 @@ class SampleRing:
     def __init__(self, length: int) -> None:
         self._length = length
         self._samples: list[Sample] = []
+        self._only_ahead = False
 
     def __len__(self) -> int:
         """Return the number of samples kept."""
@@ -44,6 +45,7 @@ class SampleRing:
     def append(self, stamp_ns: int, message: Any) -> None:
         """Add a sample; one that arrives late takes its place by stamp, one of an equal stamp replaces it."""
         samples = self._samples
+        self._only_ahead = False
         if samples and stamp_ns <= samples[-1].stamp_ns:
             position = bisect_left(samples, stamp_ns, key=_stamp)
             replaces = position < len(samples) and samples[position].stamp_ns == stamp_ns
@@ -67,16 +69,18 @@ class SampleRing:
         """Drop the samples that are older than `stamp_ns`."""
         del self._samples[: bisect_left(self._samples, stamp_ns, key=_stamp)]
 
-    def discard_after(self, stamp_ns: int) -> int:
-        """Drop the samples that are newer than `stamp_ns` and return how many they were."""
+    def discard_after(self, stamp_ns: int) -> bool:
+        """Drop the samples that are newer than `stamp_ns`; True while the ring is empty for that reason."""
         position = bisect_right(self._samples, stamp_ns, key=_stamp)
-        discarded = len(self._samples) - position
-        del self._samples[position:]
-        return discarded
+        if position < len(self._samples):
+            self._only_ahead = position == 0
+            del self._samples[position:]
+        return self._only_ahead
 
     def clear(self) -> None:
         """Drop all samples."""
         self._samples.clear()
+        self._only_ahead = False
 
 
 def _stamp(sample: Sample) -> int:

@@ -61,11 +61,7 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
         The two limits.
     """
     # A clock that runs ahead would make a dead stream look fresh for as long as it is ahead.
-    ahead = [
-        name
-        for name, ring in zip(names, rings, strict=True)
-        if ring.discard_after(now_ns + max_age_ns) and not len(ring)
-    ]
+    ahead = [name for name, ring in zip(names, rings, strict=True) if ring.discard_after(now_ns + max_age_ns)]
     if ahead:
         reason = (
             f"{', '.join(ahead)}: stamp lies more than {max_age_ns / 1e9:.3f} s in the future; synchronise the clocks"

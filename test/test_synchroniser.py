@@ -1,0 +1,150 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The choice of a set of readings, against a brute-force search over all samples ever sent."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policy_node.samples import SampleRing
+from policy_node.synchroniser import RobotState, Selection, select
+
+NAMES = ("image", "touch", "odom")
+SLOP_NS = 30
+MAX_AGE_NS = 100
+
+
+def rings_of(*stamps: list[int], length: int = 1000) -> list[SampleRing]:
+    rings = []
+    for sensor in stamps:
+        ring = SampleRing(length)
+        for stamp in sensor:
+            ring.append(stamp, f"message of {stamp}")
+        rings.append(ring)
+    return rings
+
+
+def choose(rings: list[SampleRing], now_ns: int) -> Selection:
+    return select(rings, NAMES[: len(rings)], now_ns, SLOP_NS, MAX_AGE_NS)
+
+
+def brute_force(sensors: list[list[int]], now_ns: int) -> tuple[RobotState, tuple[int, ...]]:
+    """Choose from all stamps that have arrived, without ring or search."""
+    usable = [[stamp for stamp in stamps if stamp <= now_ns + MAX_AGE_NS] for stamps in sensors]
+    if any(stamps and not kept for stamps, kept in zip(sensors, usable, strict=True)):
+        return RobotState.REJECTED, ()
+    if not all(sensors):
+        return RobotState.WAITING, ()
+    reference = min(max(stamps) for stamps in usable)
+    chosen = tuple(min(stamps, key=lambda stamp: (abs(stamp - reference), -stamp)) for stamps in usable)
+    good = now_ns - min(chosen) <= MAX_AGE_NS and max(chosen) - min(chosen) <= SLOP_NS
+    return (RobotState.READY if good else RobotState.STALE), chosen
+
+
+stamp_lists = st.lists(st.integers(0, 400), max_size=12)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(stamp_lists, min_size=1, max_size=3), st.integers(0, 400))
+def test_choice_equals_brute_force(sensors, now_ns):
+    selection = choose(rings_of(*sensors), now_ns)
+    state, chosen = brute_force(sensors, now_ns)
+    assert selection.state is state
+    assert tuple(sample.stamp_ns for sample in selection.samples) == chosen
+    assert all(sample.message == f"message of {sample.stamp_ns}" for sample in selection.samples)
+    assert selection.age_ns == (now_ns - min(chosen) if chosen else None)
+    assert (selection.reason == "") == (state is RobotState.READY)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(stamp_lists, min_size=1, max_size=3), st.integers(0, 400))
+def test_a_ready_set_is_never_old_nor_spread(sensors, now_ns):
+    selection = choose(rings_of(*sensors, length=4), now_ns)
+    if selection.state is RobotState.READY:
+        stamps = [sample.stamp_ns for sample in selection.samples]
+        assert len(stamps) == len(sensors)
+        assert now_ns - min(stamps) <= MAX_AGE_NS
+        assert max(stamps) - min(stamps) <= SLOP_NS
+
+
+@st.composite
+def fleets_over_time(draw):
+    """Ticks of `(now, arrivals per sensor)`; each sensor's stamps grow, some run ahead of the clock."""
+    sensors = draw(st.integers(1, 3))
+    latest, now_ns, ticks = [0] * sensors, 0, []
+    for _ in range(draw(st.integers(1, 12))):
+        now_ns += draw(st.integers(1, 60))
+        arrivals: list[list[int]] = [[] for _ in range(sensors)]
+        for sensor in range(sensors):
+            for _ in range(draw(st.integers(0, 3))):
+                latest[sensor] += draw(st.integers(1, 40))
+                arrivals[sensor].append(latest[sensor])
+        ticks.append((now_ns, arrivals))
+    return sensors, ticks
+
+
+@settings(deadline=None, max_examples=300)
+@given(fleets_over_time())
+def test_discarding_changes_no_later_choice(fleet):
+    """What a tick drops from the rings would not have been chosen later either."""
+    sensors, ticks = fleet
+    rings = rings_of(*[[]] * sensors)
+    arrived: list[list[int]] = [[] for _ in range(sensors)]
+    for now_ns, arrivals in ticks:
+        for sensor, stamps in enumerate(arrivals):
+            for stamp in stamps:
+                rings[sensor].append(stamp, f"message of {stamp}")
+            arrived[sensor] += stamps
+        selection = choose(rings, now_ns)
+        state, chosen = brute_force(arrived, now_ns)
+        assert tuple(sample.stamp_ns for sample in selection.samples) == chosen
+        # The brute force has forgotten what lay in the future; the ring still says why it is empty.
+        forgotten = state is RobotState.WAITING and selection.state is RobotState.REJECTED
+        assert selection.state is state or forgotten
+        # A sample too far in the future never comes back, not even when its time has come.
+        arrived = [[stamp for stamp in stamps if stamp <= now_ns + MAX_AGE_NS] for stamps in arrived]
+
+
+def test_the_set_follows_the_slower_sensor():
+    selection = choose(rings_of([0, 100, 200], [80, 110, 140, 170, 190, 210, 230]), now_ns=240)
+    assert [sample.stamp_ns for sample in selection.samples] == [200, 210]
+    assert selection.age_ns == 40
+
+
+@pytest.mark.parametrize(
+    ("sensors", "now_ns", "state", "reason"),
+    [
+        ([[], [50]], 60, RobotState.WAITING, "no message on image"),
+        ([[], []], 60, RobotState.WAITING, "no message on image, touch"),
+        ([[50], [60]], 151, RobotState.STALE, "image: is 0.000 s old, allowed are 0.000 s"),
+        ([[50], [60]], 150, RobotState.READY, ""),
+        ([[50], [80]], 90, RobotState.READY, ""),
+        ([[50], [81]], 90, RobotState.STALE, "image and touch: stamps are 0.000 s apart"),
+        ([[0], [60]], 150, RobotState.STALE, "image: its stamp is zero"),
+        ([[50], [160]], 60, RobotState.STALE, "apart"),
+        ([[50], [161]], 60, RobotState.REJECTED, "touch: stamp lies more than 0.000 s in the future"),
+        ([[], [161]], 60, RobotState.REJECTED, "touch"),
+    ],
+)
+def test_limits_are_inclusive_and_reasons_name_the_sensor(sensors, now_ns, state, reason):
+    selection = choose(rings_of(*sensors), now_ns)
+    assert selection.state is state
+    assert reason in selection.reason
+
+
+def test_a_dead_stream_from_the_future_never_becomes_fresh():
+    """Its clock ran ahead, then it died: when the time of its stamps comes, the data are old in truth."""
+    rings = rings_of([1000])
+    assert [choose(rings, now_ns).state for now_ns in (0, 500, 950, 1000, 1050)] == [RobotState.REJECTED] * 5
+
+
+def test_a_stream_from_the_future_stays_rejected_between_its_messages():
+    rings = rings_of([1000])
+    states = []
+    for tick in range(4):
+        states.append(choose(rings, tick).state)
+        if tick == 2:
+            rings[0].append(2000, "still ahead")
+    assert states == [RobotState.REJECTED] * 4
+    rings[0].append(4, "clocks are synchronised")
+    assert choose(rings, 4).state is RobotState.READY
