@@ -9,8 +9,8 @@ so they never hide the beacon.
 One compiled model serves any number of arenas: what differs from arena to arena (places of walls, posts and beacon)
 are poses of mocap bodies, which belong to the data of each arena.
 
-The rover is driven by two wheels, each with a traction that pulls it towards the commanded speed and is limited in force;
-sideways its tyres scrub, so that it slides along what it pushes against. Obstacles are smooth.
+The rover is driven by two wheels; the traction of each, limited in force, pulls its side towards the commanded speed.
+Sideways the tyres scrub, so that the rover slides along what it pushes against. Obstacles are smooth.
 
 Frames follow REP 103: x forward, y left, z up, angles counter-clockwise.
 

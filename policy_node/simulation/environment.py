@@ -15,7 +15,7 @@ to what start and end give, whatever the path.
 An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gymnasium
@@ -36,7 +36,7 @@ Observation = dict[str, np.ndarray]
 
 
 def observation_space() -> gymnasium.spaces.Dict:
-    """The observation space of one rover."""
+    """Make the observation space of one rover."""
     size = ROVER.camera_size_px
     return gymnasium.spaces.Dict(
         {
@@ -47,7 +47,7 @@ def observation_space() -> gymnasium.spaces.Dict:
 
 
 def action_space() -> gymnasium.spaces.Box:
-    """The action space of one rover: forward speed in m/s, turn rate in rad/s."""
+    """Make the action space of one rover: forward speed in m/s, turn rate in rad/s."""
     low = np.array([-ROVER.max_reverse_m_s, -ROVER.max_angular_rad_s], np.float32)
     high = np.array([ROVER.max_linear_m_s, ROVER.max_angular_rad_s], np.float32)
     return gymnasium.spaces.Box(low, high, dtype=np.float32)
@@ -233,24 +233,24 @@ class RoverArenaVecEnv(VecEnv):
         """Free the renderer."""
         self.renderer.close()
 
-    def get_attr(self, attr_name: str, indices: int | Sequence[int] | None = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """Return an attribute of the tasks; the attribute `render_mode` is the same for all."""
         if attr_name == "render_mode":
             return [self.render_mode for _ in self._get_indices(indices)]
         return [getattr(self.tasks[row], attr_name) for row in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: int | Sequence[int] | None = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute of the tasks."""
         for row in self._get_indices(indices):
             setattr(self.tasks[row], attr_name, value)
 
     def env_method(
-        self, method_name: str, *arguments: Any, indices: int | Sequence[int] | None = None, **keywords: Any
+        self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
         """Call a method of the tasks."""
         return [getattr(self.tasks[row], method_name)(*arguments, **keywords) for row in self._get_indices(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
         """Say that no task is wrapped."""
         return [False for _ in self._get_indices(indices)]
 

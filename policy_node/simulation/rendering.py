@@ -38,10 +38,10 @@ class Renderer(Protocol):
     kind: str
 
     def camera(self, arena: Arena) -> np.ndarray:
-        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
 
     def close(self) -> None:
         """Free what the renderer holds."""
@@ -69,7 +69,7 @@ def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
         raise ValueError(f"renderer: {kind!r} is unknown; use one of {', '.join(KINDS)}")
     if kind == "raycast":
         return RaycastRenderer(model)
-    reason = _egl_failure()
+    reason = egl_failure()
     if not reason:
         try:
             renderer = EglRenderer(model)
@@ -84,7 +84,7 @@ def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
 
 
 @functools.cache
-def _egl_failure() -> str:
+def egl_failure() -> str:
     """Try EGL in a process of its own, since a broken driver can end the process; empty when it works."""
     program = "from mujoco.egl import GLContext; context = GLContext(64, 64); context.make_current(); context.free()"
     environment = {**os.environ, "MUJOCO_GL": "disable"}
@@ -141,11 +141,11 @@ class EglRenderer:
         self._overhead_camera = _overhead_camera()
 
     def camera(self, arena: Arena) -> np.ndarray:
-        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
         return self._draw(arena, self._camera, self._camera_option, ROVER.camera_size_px)
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
         return self._draw(arena, self._overhead_camera, self._overhead_option, size_px)
 
     def close(self) -> None:
@@ -192,14 +192,14 @@ class RaycastRenderer:
         self._camera_rays = self._pixel_grid(ROVER.camera_size_px, half_width)
 
     def camera(self, arena: Arena) -> np.ndarray:
-        """What the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
         axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
         rays = self._camera_rays @ axes.T
         colours = self._cast(arena, arena.data.cam_xpos[self._model.camera_id], rays, self._camera_groups)[0]
         return self._image(colours, ROVER.camera_size_px)
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """The arena from above, transparent obstacles as tinted glass: RGB uint8 [size, size, 3], x right, y up."""
+        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
         # From far above, rays through one point differ little from parallel ones.
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
         rays = self._pixel_grid(size_px, _OVERHEAD_HALF_WIDTH_M / height_m)

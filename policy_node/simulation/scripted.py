@@ -43,7 +43,7 @@ def scripted_command(arena: Arena) -> tuple[float, float]:
 
 
 def _free_heading(arena: Arena, bearing: float, distance_m: float) -> float:
-    """The heading nearest to the beacon's bearing that leads past all visible obstacles near ahead."""
+    """Find the heading nearest to the beacon's bearing that leads past all visible obstacles near ahead."""
     x, y, yaw = arena.pose
     points = [
         (point, placed.obstacle.radius_m)

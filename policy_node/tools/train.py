@@ -23,9 +23,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecTransposeImage
 
-from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.simulation.environment import (
+    CONTROL_PERIOD_S,
+    Observation,
+    RoverArenaVecEnv,
+    action_space,
+    observation_space,
+)
 from policy_node.simulation.rendering import KINDS
 from policy_node.simulation.scripted import scripted_command
 
@@ -43,7 +48,7 @@ def episode_seeds(seed: int) -> Iterator[int]:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a rate; 95 % with the default quantile."""
+    """Compute the Wilson score interval of a rate; 95 % with the default quantile."""
     if trials == 0:
         return 0.0, 1.0
     rate = successes / trials
@@ -53,14 +58,14 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return (centre - half) / scale, (centre + half) / scale
 
 
-def make_model(environment: VecTransposeImage, arguments: argparse.Namespace) -> PPO:
+def make_model(arenas: RoverArenaVecEnv, arguments: argparse.Namespace) -> PPO:
     """Make an untrained PPO model with the default feature extractors of Stable-Baselines3."""
     return PPO(
         "MultiInputPolicy",
-        environment,
+        arenas,
         learning_rate=LinearSchedule(2.5e-4, 2e-5, 1.0),
         n_steps=STEPS_PER_UPDATE,
-        batch_size=min(512, STEPS_PER_UPDATE * environment.num_envs),
+        batch_size=min(512, STEPS_PER_UPDATE * arenas.num_envs),
         n_epochs=3,
         gamma=DISCOUNT,
         gae_lambda=0.95,
@@ -81,8 +86,8 @@ class Imitation:
     ----------
     model
         The model whose policy learns.
-    environment
-        The arenas, with channels-first images.
+    arenas
+        Where it drives.
     capacity
         How many samples there will be.
     seed
@@ -90,16 +95,18 @@ class Imitation:
 
     """
 
-    def __init__(self, model: PPO, environment: VecTransposeImage, capacity: int, seed: int) -> None:
-        spaces = environment.observation_space.spaces
+    def __init__(self, model: PPO, arenas: RoverArenaVecEnv, capacity: int, seed: int) -> None:
+        spaces = observation_space().spaces
         self._model = model
-        self._environment = environment
+        self._arenas = arenas
         self._rng = np.random.default_rng(seed)
-        self._observations = {key: np.empty((capacity, *space.shape), space.dtype) for key, space in spaces.items()}
+        self._observations = {
+            key: np.empty((capacity, *(space.shape or ())), space.dtype) for key, space in spaces.items()
+        }
         self._targets = np.empty((capacity, 2), np.float32)
         self._returns = np.empty(capacity, np.float32)
         self._size = 0
-        self._current = environment.reset()
+        self._current = arenas.reset()
         policy: ActorCriticPolicy = model.policy
         self._optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
 
@@ -108,8 +115,7 @@ class Imitation:
 
         Returns the success rate of the episodes that ended in arenas driven by the policy, NaN if none did.
         """
-        environment, arenas = self._environment, self._environment.num_envs
-        tasks = environment.unwrapped.tasks
+        arenas = self._arenas.num_envs
         rewards = np.zeros((steps, arenas), np.float32)
         dones = np.zeros((steps, arenas), bool)
         driven = self._rng.random(arenas) < driver_share
@@ -119,11 +125,12 @@ class Imitation:
             rows = slice(start + step * arenas, start + (step + 1) * arenas)
             for key, values in self._current.items():
                 self._observations[key][rows] = values
-            wanted = np.array([scripted_command(task.arena) for task in tasks], np.float32)
+            wanted = np.array([scripted_command(task.arena) for task in self._arenas.tasks], np.float32)
             self._targets[rows] = wanted
             own, _ = self._model.predict(self._current, deterministic=self._rng.random() < 0.5)
             actions = np.where(driven[:, None], wanted, own)
-            self._current, rewards[step], dones[step], infos = environment.step(actions)
+            self._arenas.step_async(actions)
+            self._current, rewards[step], dones[step], infos = self._arenas.step_wait()
             successes += [infos[row]["is_success"] for row in range(arenas) if dones[step, row] and not driven[row]]
         with torch.no_grad():
             tensors, _ = self._model.policy.obs_to_tensor(self._current)
@@ -146,10 +153,7 @@ class Imitation:
             order = self._rng.permutation(self._size)
             for begin in range(0, self._size, 256):
                 rows = np.sort(order[begin : begin + 256])
-                observations = {
-                    key: torch.as_tensor(values[rows], device=policy.device)
-                    for key, values in self._observations.items()
-                }
+                observations, _ = policy.obs_to_tensor({key: kept[rows] for key, kept in self._observations.items()})
                 targets = torch.as_tensor(self._targets[rows], device=policy.device)
                 returns = torch.as_tensor(self._returns[rows], device=policy.device)
                 known = torch.as_tensor(rows >= value_from, device=policy.device).float()
@@ -169,23 +173,22 @@ class Imitation:
         return float(np.mean(errors[-(self._size // 256 + 1) :]))
 
 
-def imitate(model: PPO, environment: VecTransposeImage, arguments: argparse.Namespace) -> None:
+def imitate(model: PPO, arenas: RoverArenaVecEnv, arguments: argparse.Namespace) -> None:
     """Teach the policy to drive as the scripted driver does."""
-    arenas = environment.num_envs
     rounds = arguments.imitation_rounds
-    steps = max(arguments.imitation_steps // (arenas * rounds), 1)
-    imitation = Imitation(model, environment, steps * arenas * rounds, arguments.seed)
+    steps = max(arguments.imitation_steps // (arenas.num_envs * rounds), 1)
+    imitation = Imitation(model, arenas, steps * arenas.num_envs * rounds, arguments.seed)
     started = time.monotonic()
     for number in range(rounds):
         success = imitation.collect(steps, driver_share=max(1.0 - number / 2, 0.1 if number < rounds - 1 else 0.0))
         last = number == rounds - 1
         # Only the latest rounds show the returns of a policy like the present one.
-        value_from = max(number - 2, 0) * steps * arenas
+        value_from = max(number - 2, 0) * steps * arenas.num_envs
         error = imitation.learn(arguments.imitation_epochs * (2 if last else 1), 1e-3, value_from)
         if last:
             error = imitation.learn(arguments.imitation_epochs, 2e-4, value_from)
         print(
-            f"imitation {number + 1}/{rounds}: {(number + 1) * steps * arenas} samples, "
+            f"imitation {number + 1}/{rounds}: {(number + 1) * steps * arenas.num_envs} samples, "
             f"success while collecting {100 * success:.0f} %, error {error:.4f}, "
             f"{time.monotonic() - started:.0f} s",
             flush=True,
@@ -209,16 +212,15 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arenas = RoverArenaVecEnv(arguments.arenas, episode_seeds(arguments.seed), arguments.renderer)
-    environment = VecTransposeImage(arenas)
     if arguments.resume:
         checkpoint = newest_checkpoint(arguments.output)
         print(f"resuming from {checkpoint}", flush=True)
-        model = PPO.load(checkpoint, env=environment, device=arguments.device, tensorboard_log=str(arguments.output))
+        model = PPO.load(checkpoint, env=arenas, device=arguments.device, tensorboard_log=str(arguments.output))
         arenas.restart_seeds(episode_seeds(arguments.seed + model.num_timesteps))
     else:
-        model = make_model(environment, arguments)
+        model = make_model(arenas, arguments)
         if arguments.imitation_steps:
-            imitate(model, environment, arguments)
+            imitate(model, arenas, arguments)
     remaining = arguments.steps - model.num_timesteps
     if remaining > 0:
         save = CheckpointCallback(
@@ -232,29 +234,27 @@ def train(arguments: argparse.Namespace) -> None:
             tb_log_name="ppo",
         )
     model.save(arguments.output / "rover.zip")
-    environment.close()
+    arenas.close()
     print(f"saved {arguments.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
 
 
-def make_driver(arguments: argparse.Namespace, environment: VecTransposeImage) -> Callable[[Any], np.ndarray]:
+def make_driver(arguments: argparse.Namespace, arenas: RoverArenaVecEnv) -> Callable[[Observation], np.ndarray]:
     """Return the function from observations of all arenas to actions [arenas, 2] that is to be evaluated."""
-    arenas = environment.num_envs
     if arguments.driver == "policy":
         model = PPO.load(arguments.model, device=arguments.device)
         return lambda observations: model.predict(observations, deterministic=True)[0]
     if arguments.driver == "scripted":
-        tasks = environment.unwrapped.tasks
-        return lambda _: np.array([scripted_command(task.arena) for task in tasks], np.float32)
+        return lambda _: np.array([scripted_command(task.arena) for task in arenas.tasks], np.float32)
+    held = np.zeros((arenas.num_envs, 2), np.float32)
     if arguments.driver == "still":
-        return lambda _: np.zeros((arenas, 2), np.float32)
+        return lambda _: held
     rng = np.random.default_rng(arguments.seed)
-    space = environment.action_space
-    held = np.zeros((arenas, 2), np.float32)
+    space = action_space()
     calls = itertools.count()
 
-    def drive_randomly(_: Any) -> np.ndarray:
+    def drive_randomly(_: Observation) -> np.ndarray:
         if next(calls) % _RANDOM_HOLD_STEPS == 0:
-            held[:] = rng.uniform(space.low, space.high, (arenas, 2))
+            held[:] = rng.uniform(space.low, space.high, held.shape)
         return held
 
     return drive_randomly
@@ -268,19 +268,19 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(arguments.threads)
     count = min(arguments.arenas, arguments.episodes)
     arenas = RoverArenaVecEnv(count, itertools.count(arguments.seed), arguments.renderer)
-    environment = VecTransposeImage(arenas)
-    drive = make_driver(arguments, environment)
-    observations = environment.reset()
+    drive = make_driver(arguments, arenas)
+    observations = arenas.reset()
     results: dict[int, dict[str, Any]] = {}
     wanted = range(arguments.seed, arguments.seed + arguments.episodes)
     started = time.monotonic()
     while len(results) < arguments.episodes:
-        observations, _, dones, infos = environment.step(drive(observations))
+        arenas.step_async(drive(observations))
+        observations, _, dones, infos = arenas.step_wait()
         for row in np.flatnonzero(dones):
             if infos[row]["seed"] in wanted:
                 results[infos[row]["seed"]] = infos[row]
     elapsed_s = time.monotonic() - started
-    environment.close()
+    arenas.close()
     episodes = [results[seed] for seed in wanted]
     presses = sum(episode["is_success"] for episode in episodes)
     times_s = [episode["time_s"] for episode in episodes if episode["is_success"]]
@@ -301,9 +301,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "wall_time_s": elapsed_s,
     }
     print(
-        f"{arguments.driver}: {presses} of {arguments.episodes} episodes succeeded: {100 * presses / len(episodes):.1f} % "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), seeds {wanted.start} to {wanted.stop - 1}, "
-        f"renderer {arenas.renderer.kind}"
+        f"{arguments.driver}: {presses} of {arguments.episodes} episodes succeeded: "
+        f"{100 * presses / arguments.episodes:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
+        f"seeds {wanted.start} to {wanted.stop - 1}, renderer {arenas.renderer.kind}"
     )
     if times_s:
         print(
