@@ -1,0 +1,132 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Message classes by name, and the numbers that a dotted field path of a message definition leads to."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+MessageClass: TypeAlias = Any  # rosidl message classes share no base class
+
+# `octet` is missing: its Python value is a bytes object, not a number.
+_NUMBERS = {
+    "boolean": np.dtype(np.bool_),
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+_ARRAY = re.compile(r"(?P<element>.+)\[(?P<length>\d+)\]")
+_SEQUENCE = re.compile(r"sequence<(?P<element>[^,<>]+)(?:, *\d+)?>")
+
+
+class MessageTypeError(ValueError):
+    """A message type, or a choice within it, that cannot serve what it is configured for."""
+
+
+@dataclass(frozen=True)
+class NumericField:
+    """
+    A number or an array of numbers inside a message.
+
+    Parameters
+    ----------
+    path
+        Dotted path from the message, such as ``pose.pose.position.x``.
+    dtype
+        Type of the numbers in the message definition.
+    size
+        How many numbers; None for a sequence, whose length each message chooses.
+    is_array
+        Whether the value is an array or sequence rather than one number.
+    """
+
+    path: str
+    dtype: np.dtype
+    size: int | None
+    is_array: bool
+
+
+def message_class(type_name: str) -> MessageClass:
+    """
+    Import the Python class of a message type such as ``sensor_msgs/msg/Image``.
+
+    Raises
+    ------
+    MessageTypeError
+        If the name is misspelt, or its package is not installed.
+    """
+    remedy = "spell it package/msg/Type, as in sensor_msgs/msg/Image, and install and source its package"
+    package, separator, name = type_name.partition("/msg/")
+    if not (separator and package.isidentifier() and name.isidentifier()):
+        raise MessageTypeError(f"type '{type_name}' is not the name of a message type; {remedy}")
+    try:
+        found = getattr(importlib.import_module(f"{package}.msg"), name, None)
+    except ImportError as error:
+        raise MessageTypeError(f"type '{type_name}' cannot be imported ({error}); {remedy}") from error
+    if not hasattr(found, "get_fields_and_field_types"):
+        raise MessageTypeError(f"package '{package}' has no message type '{name}'; {remedy}")
+    return found
+
+
+def has_header(message_type: MessageClass) -> bool:
+    """Whether the first field of the type is a std_msgs/Header, whose stamp then leads every serialised message."""
+    return next(iter(message_type.get_fields_and_field_types().values()), "") == "std_msgs/Header"
+
+
+def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
+    """
+    Find the numbers that a dotted path leads to, in the order of the definition.
+
+    Parameters
+    ----------
+    message_type
+        Class of the whole message.
+    path
+        Dotted path to a number, an array of numbers, or a message that consists of such.
+
+    Raises
+    ------
+    MessageTypeError
+        If a part of the path does not exist (says what does) or leads to something else than numbers.
+    """
+    owner, kind = message_type, ""
+    for position, part in enumerate(path.split(".")):
+        fields = owner.get_fields_and_field_types() if owner is not None else {}
+        if part not in fields:
+            found = "/".join((message_type.__module__.split(".")[0], "msg", message_type.__name__))
+            parent = ".".join(path.split(".")[:position])
+            exists = ", ".join(f"{name} ({kind})" for name, kind in fields.items()) or "nothing below it"
+            raise MessageTypeError(f"{found} has no field '{path}': {parent or 'the message'} has {exists}")
+        kind = fields[part]
+        owner = _message_of(kind)
+    return list(_flatten(path, kind))
+
+
+def _flatten(path: str, kind: str) -> list[NumericField]:
+    if kind in _NUMBERS:
+        return [NumericField(path, _NUMBERS[kind], 1, False)]
+    for pattern in (_ARRAY, _SEQUENCE):
+        match = pattern.fullmatch(kind)
+        if match and match["element"] in _NUMBERS:
+            length = match.groupdict().get("length")
+            return [NumericField(path, _NUMBERS[match["element"]], int(length) if length else None, True)]
+    owner = _message_of(kind)
+    if owner is None:
+        raise MessageTypeError(
+            f"field '{path}' is {kind}, not numbers; choose a number, an array of numbers, or a message of only numbers"
+        )
+    parts = owner.get_fields_and_field_types().items()
+    return [field for name, kind in parts for field in _flatten(f"{path}.{name}", kind)]
+
+
+def _message_of(kind: str) -> MessageClass | None:
+    """Return the class of a definition's field type such as ``geometry_msgs/Vector3``, None for any other."""
+    package, separator, name = kind.partition("/")
+    if not separator or not (package.isidentifier() and name.isidentifier()):
+        return None
+    return message_class(f"{package}/msg/{name}")

@@ -1,0 +1,235 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the node can read and command: message types to arrays, and arrays to message types.
+
+`reading_decoder` and `command_encoder` choose by the name of the type and check everything that can be known before
+the first message; this is the only list of the types that are known by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from policy_node.ros.cdr import header_stamp_ns
+from policy_node.ros.commands import ArrayEncoder, JointStateEncoder, JointTrajectoryEncoder, VelocityEncoder
+from policy_node.ros.fields import MessageClass, MessageTypeError, has_header, message_class
+from policy_node.ros.images import CompressedImageReader, ImageReader, RawImageReader
+from policy_node.ros.readings import FieldSource, JointSource, NumberSource, RangeSource, VectorReader
+from policy_node.samples import UnusableReading
+from policy_node.specs import ArraySpec
+
+__all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder"]
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+JOINT_STATE = "sensor_msgs/msg/JointState"
+LASER_SCAN = "sensor_msgs/msg/LaserScan"
+RANGE = "sensor_msgs/msg/Range"
+TWIST = "geometry_msgs/msg/Twist"
+TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
+FLOAT64_ARRAY = "std_msgs/msg/Float64MultiArray"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+
+# The vector of each type that is read without a `field`.
+USUAL_FIELDS = {
+    "sensor_msgs/msg/Imu": ("orientation", "angular_velocity", "linear_acceleration"),
+    "geometry_msgs/msg/WrenchStamped": ("wrench.force", "wrench.torque"),
+    TWIST: ("linear", "angular"),
+    TWIST_STAMPED: ("twist.linear", "twist.angular"),
+    "nav_msgs/msg/Odometry": (
+        "pose.pose.position",
+        "pose.pose.orientation",
+        "twist.twist.linear",
+        "twist.twist.angular",
+    ),
+    "std_msgs/msg/Float32MultiArray": ("data",),
+    FLOAT64_ARRAY: ("data",),
+    "std_msgs/msg/Bool": ("data",),
+    "std_msgs/msg/Int32": ("data",),
+}
+# The distances of each type that REP 117 rules, with the smallest and the largest measurable one.
+DISTANCE_FIELDS = {
+    LASER_SCAN: ("ranges", "range_min", "range_max"),
+    RANGE: ("range", "min_range", "max_range"),
+}
+
+
+class ReadingDecoder:
+    """
+    Decodes the serialised messages of one observation; made by `reading_decoder`.
+
+    It keeps nothing of a robot, so one serves all robots of a fleet, in one thread.
+    """
+
+    def __init__(self, message_type: MessageClass, topic: str, read: ImageReader | VectorReader) -> None:
+        self.message_type = message_type
+        self._topic = topic
+        self._read = read
+        self._has_header = has_header(message_type)
+
+    def stamp_ns(self, raw: bytes) -> int | None:
+        """
+        Return the header stamp of a serialised message in nanoseconds.
+
+        None for a type without a header, whose readings count from their source timestamp, and for a message that is
+        cut before it, which `decode` then refuses.
+        """
+        return header_stamp_ns(raw) if self._has_header else None
+
+    def decode(self, raw: bytes, out: np.ndarray) -> None:
+        """
+        Decode a serialised message into a row of the batch.
+
+        Parameters
+        ----------
+        raw
+            The message as the middleware delivers it (CDR); nothing in it is trusted.
+        out
+            C-contiguous array of the shape and dtype of the spec; unchanged when the message is unusable.
+
+        Raises
+        ------
+        UnusableReading
+            If the message is damaged, or does not give what the spec asks for; says topic, found and allowed.
+        """
+        try:
+            self._read(raw, out)
+        except UnusableReading as error:
+            raise UnusableReading(f"{self._topic}: {error}") from error
+
+
+class CommandEncoder(Protocol):
+    """Turns commands of one robot after the other into messages of one type."""
+
+    message_type: MessageClass
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
+        """Return the message of a command `[components]` float64; the next call changes it."""
+
+
+def reading_decoder(
+    type_name: str,
+    spec: ArraySpec,
+    *,
+    topic: str,
+    field: str = "",
+    joints: Sequence[str] = (),
+    encoding: str = "",
+) -> ReadingDecoder:
+    """
+    Make the decoder that turns messages of a type into what a policy observes.
+
+    Parameters
+    ----------
+    type_name
+        Such as ``sensor_msgs/msg/Image``; any installed message type, with `field` where it is none of those listed
+        in this module.
+    spec
+        One frame: `[height, width, channels]` for images, `[n]` for all else.
+    topic
+        Named in errors.
+    field
+        Position, velocity or effort of a JointState; for other types the dotted path to a number, an array of numbers,
+        or a message of only numbers, which is flattened in the order of its definition.
+    joints
+        Joints of a JointState, in the order that the policy wants; empty for all, in the order of each message.
+    encoding
+        Of images: rgb8, bgr8, rgba8, bgra8, mono8, 16UC1 or 32FC1, as the policy was trained; empty to choose by
+        channels and dtype. Messages of another colour encoding are converted, and images of another size resized.
+
+    Raises
+    ------
+    MessageTypeError
+        If the type cannot give what `spec` asks for; says topic, observation, found, allowed and what to do.
+    """
+    try:
+        message_type = message_class(type_name)
+        read: ImageReader | VectorReader
+        if type_name in (IMAGE, COMPRESSED_IMAGE):
+            _refuse(type_name, field=field, joints=joints)
+            read = (RawImageReader if type_name == IMAGE else CompressedImageReader)(spec, encoding)
+        else:
+            _refuse(type_name, encoding=encoding, joints=() if type_name == JOINT_STATE else joints)
+            read = VectorReader(message_type, _number_source(type_name, message_type, field, joints), spec)
+    except MessageTypeError as error:
+        what = f"topic '{topic}' of {type_name} cannot give observation '{spec.name}'"
+        raise MessageTypeError(f"{what}: {error}") from error
+    return ReadingDecoder(message_type, topic, read)
+
+
+def command_encoder(
+    type_name: str,
+    components: int,
+    *,
+    fields: Sequence[str] = (),
+    joints: Sequence[str] = (),
+    field: str = "position",
+    frame_id: str = "",
+    time_from_start_s: float,
+) -> CommandEncoder:
+    """
+    Make the encoder that turns commands into messages of a type.
+
+    Parameters
+    ----------
+    type_name
+        A geometry_msgs Twist or TwistStamped, std_msgs Float64MultiArray, sensor_msgs JointState or
+        trajectory_msgs JointTrajectory.
+    components
+        How many numbers a command has.
+    fields
+        The field of each component in a Twist or TwistStamped, such as ``linear.x``.
+    joints
+        The joint of each component in a JointState or JointTrajectory.
+    field
+        What a JointState commands: position, velocity or effort.
+    frame_id
+        Frame of the types with a header.
+    time_from_start_s
+        When the point of a JointTrajectory is to be reached, in seconds.
+
+    Raises
+    ------
+    MessageTypeError
+        If the type is none of these, or fields or joints do not fit it; says found, allowed and what to do.
+    """
+    try:
+        if type_name in (TWIST, TWIST_STAMPED):
+            _refuse(type_name, joints=joints)
+            return VelocityEncoder(message_class(type_name), components, fields, frame_id)
+        _refuse(type_name, fields=fields)
+        if type_name == FLOAT64_ARRAY:
+            _refuse(type_name, joints=joints)
+            return ArrayEncoder(message_class(type_name))
+        if type_name == JOINT_STATE:
+            return JointStateEncoder(message_class(type_name), components, joints, field, frame_id)
+        if type_name == JOINT_TRAJECTORY:
+            _refuse(type_name, field="" if field == "position" else field)
+            return JointTrajectoryEncoder(message_class(type_name), components, joints, frame_id, time_from_start_s)
+    except MessageTypeError as error:
+        raise MessageTypeError(f"{type_name} cannot carry the command: {error}") from error
+    allowed = ", ".join((TWIST, TWIST_STAMPED, FLOAT64_ARRAY, JOINT_STATE, JOINT_TRAJECTORY))
+    raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {allowed}")
+
+
+def _number_source(type_name: str, message_type: MessageClass, field: str, joints: Sequence[str]) -> NumberSource:
+    if type_name == JOINT_STATE:
+        return JointSource(field, joints)
+    if type_name in DISTANCE_FIELDS and field in ("", DISTANCE_FIELDS[type_name][0]):
+        return RangeSource(message_type, *DISTANCE_FIELDS[type_name])
+    paths = (field,) if field else USUAL_FIELDS.get(type_name, ())
+    if not paths:
+        exists = ", ".join(f"{name} ({kind})" for name, kind in message_type.get_fields_and_field_types().items())
+        raise MessageTypeError(f"`field` is missing; name the dotted path to the numbers, starting at one of {exists}")
+    return FieldSource(message_type, paths)
+
+
+def _refuse(type_name: str, **given: str | Sequence[str]) -> None:
+    """Raise for a choice that has no meaning for the type."""
+    for name, value in given.items():
+        if value:
+            raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {type_name}; remove it")
