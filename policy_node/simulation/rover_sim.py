@@ -120,7 +120,6 @@ class SimulatedRover:
         self._image.header.stamp = self._touch.header.stamp = self._odometry.header.stamp = stamp
         # From an array.array the setter takes the bytes as they are; of anything else it checks every element.
         self._image.data = array.array("B", renderer.camera(self.arena).tobytes())
-        self._image_publisher.publish(self._image)
         self._touch.effort = array.array("d", self.arena.touch_n.tolist())
         self._touch_publisher.publish(self._touch)
         x, y, yaw = self.arena.pose
@@ -129,6 +128,8 @@ class SimulatedRover:
         pose.orientation.z, pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         twist.linear.x, twist.angular.z = self.arena.velocity
         self._odometry_publisher.publish(self._odometry)
+        # The image last: whoever has it can count on the touch of the same moment.
+        self._image_publisher.publish(self._image)
 
 
 class Overview:

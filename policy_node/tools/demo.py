@@ -1,0 +1,566 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration: the simulated rovers and the node as two processes, watched and measured by a third over ROS 2.
+
+While it measures it only stores bytes, as all three share the machine; pictures are made when the others have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float64MultiArray, Int32
+
+from policy_node.share import share_path
+from policy_node.simulation.rendering import KINDS
+from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+LOOK_PERIOD_S = 0.25
+LINE_PERIOD_S = 5.0
+# When there are as many frames every second one is dropped, and from then on only half as many are taken.
+MAX_FRAMES = 160
+LOG_LINES = 25
+# The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
+LAST_DOMAIN_ID = 101
+
+NODE_NAME = "policy_node"
+
+
+class DemoError(RuntimeError):
+    """The demonstration cannot go on; the text says why."""
+
+
+class Child:
+    """A process of the demonstration, whose output goes to a log file.
+
+    Parameters
+    ----------
+    name
+        For messages and the log file.
+    arguments
+        Of the Python interpreter.
+    folder
+        Where the log file lies.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("w") as log:
+            # A session of its own: Ctrl-C in the terminal is for the demonstration, which ends its children in order.
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._usage = psutil.Process(self._process.pid)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time used so far."""
+        times = self._usage.cpu_times()
+        return times.user + times.system
+
+    def check(self) -> None:
+        """Raise DemoError, with the end of the log, when the process has ended."""
+        status = self._process.poll()
+        if status is not None:
+            raise DemoError(f"{self.name} ended by itself with status {status}:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def stop(self) -> int:
+        """End the process politely, or for good when it does not listen, and return its exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                return self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait()
+
+
+class RawFrame(NamedTuple):
+    """A frame as it came: serialised images, None before the first."""
+
+    time_s: float
+    cameras: list[bytes | None]
+    overview: bytes | None
+    presses: list[int]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What has been counted up to a moment.
+
+    `reported_s` is when the node counted, `time_s` when the demonstration read the CPU times.
+    """
+
+    reported_s: float
+    time_s: float
+    ticks: int
+    missed: int
+    presses: tuple[int, ...]
+    cpu_s: dict[str, float]
+
+
+class FleetMonitor:
+    """Takes what simulation and node publish, when it is asked to; nothing is done in between.
+
+    Parameters
+    ----------
+    node
+        Owner of the subscriptions; nobody needs to spin it.
+    robots
+        Namespaces.
+    """
+
+    def __init__(self, node: Node, robots: Sequence[str]) -> None:
+        self.robots = tuple(robots)
+        self.control: dict[str, str] = {}
+        self.reported_s = 0.0
+        self.robot_values: dict[str, dict[str, str]] = {robot: {} for robot in robots}
+        self.presses = [0] * len(self.robots)
+        self.timing_ms: list[np.ndarray] = []
+        queue = QoSProfile(depth=20)
+        newest = QoSProfile(depth=1)
+        newest_image = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+        def subscribe(message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> Subscription:
+            return node.create_subscription(message_type, topic, _never_called, qos, raw=raw)
+
+        self._diagnostics = subscribe(DiagnosticArray, "/diagnostics", queue)
+        self._timing = subscribe(Float64MultiArray, f"{NODE_NAME}/timing", queue)
+        self._presses = [subscribe(Int32, f"{robot}/presses", latched) for robot in robots]
+        self._cameras = [subscribe(Image, f"{robot}/camera/image_raw", newest_image, raw=True) for robot in robots]
+        self._overview = subscribe(Image, "overview/image_raw", newest, raw=True)
+        self._raw_cameras: list[bytes | None] = [None] * len(self.robots)
+        self._raw_overview: bytes | None = None
+
+    def take(self) -> bool:
+        """Take everything that has arrived; return whether the node has reported."""
+        reported = False
+        while (message := _take(self._diagnostics)) is not None:
+            reported |= self._note_diagnostics(message)
+        while (message := _take(self._timing)) is not None:
+            self.timing_ms.append(np.array(message.data).reshape([dimension.size for dimension in message.layout.dim]))
+        for robot, subscription in enumerate(self._presses):
+            if (message := _take(subscription)) is not None:
+                self.presses[robot] = message.data
+        for robot, subscription in enumerate(self._cameras):
+            self._raw_cameras[robot] = _take(subscription) or self._raw_cameras[robot]
+        self._raw_overview = _take(self._overview) or self._raw_overview
+        return reported
+
+    def _note_diagnostics(self, message: DiagnosticArray) -> bool:
+        reported = False
+        for status in message.status:
+            owner, _, part = status.name.rpartition(": ")
+            if owner != NODE_NAME:
+                continue
+            values = {pair.key: pair.value for pair in status.values}
+            if part == "control":
+                self.control = values
+                self.reported_s = message.header.stamp.sec + message.header.stamp.nanosec / 1e9
+                reported = True
+            elif part in self.robot_values:
+                self.robot_values[part] = values
+        return reported
+
+    def not_ready(self) -> list[str]:
+        """Return the robots that the node does not drive, with what it says of them."""
+        return [
+            f"{robot}: {values.get('state', 'not heard of')}"
+            + (f", {values['reason']}" if values.get("reason") else "")
+            for robot, values in self.robot_values.items()
+            if values.get("state") != "READY"
+        ]
+
+    def frame(self, time_s: float) -> RawFrame:
+        """Return what is to be seen now."""
+        return RawFrame(time_s, list(self._raw_cameras), self._raw_overview, list(self.presses))
+
+
+def _take(subscription: Subscription) -> Any:
+    taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+    return None if taken is None else taken[0]
+
+
+def _never_called(message: object) -> None:
+    raise AssertionError("messages are taken when the demonstration looks, never by an executor")
+
+
+class Display:
+    """A table that renews itself in a terminal; elsewhere a line every few seconds.
+
+    Parameters
+    ----------
+    console
+        Where to write.
+    monitor
+        What to show.
+    duration_s
+        How long the measurement takes.
+    """
+
+    def __init__(self, console: Console, monitor: FleetMonitor, duration_s: float) -> None:
+        self._console = console
+        self._monitor = monitor
+        self._duration_s = duration_s
+        self._line_at_s = 0.0
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Display:
+        """Take over the terminal."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the last table standing."""
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, elapsed_s: float) -> None:
+        """Show what the monitor knows now."""
+        if self._live is not None:
+            self._live.update(self._table(elapsed_s), refresh=True)
+        elif elapsed_s >= self._line_at_s:
+            self._line_at_s += LINE_PERIOD_S
+            self._console.print(f"{self._headline(elapsed_s)}; {self._latencies()}", highlight=False, soft_wrap=True)
+
+    def _headline(self, elapsed_s: float) -> str:
+        control, monitor = self._monitor.control, self._monitor
+        ready = len(monitor.robots) - len(monitor.not_ready())
+        return (
+            f"{elapsed_s:.0f} of {self._duration_s:g} s: {ready} of {len(monitor.robots)} robots ready, "
+            f"{float(control.get('rate_hz', 'nan')):.1f} Hz, {control.get('missed_ticks', '?')} of "
+            f"{control.get('ticks', '?')} ticks missed, {sum(monitor.presses)} presses"
+        )
+
+    def _latencies(self) -> str:
+        control = self._monitor.control
+        return ", ".join(
+            f"{label} {_milliseconds(control, f'{name}_p50')} / {_milliseconds(control, f'{name}_p99')} ms"
+            for label, name in (("tick p50 / p99", "tick_ms"), ("stamp to command", "stamp_to_command_ms"))
+        )
+
+    def _table(self, elapsed_s: float) -> Table:
+        table = Table(title=f"{self._headline(elapsed_s)}\n{self._latencies()}", title_justify="left")
+        table.add_column("rover")
+        table.add_column("state")
+        table.add_column("age at command, ms", justify="right")
+        table.add_column("presses", justify="right")
+        for robot, presses in zip(self._monitor.robots, self._monitor.presses, strict=True):
+            values = self._monitor.robot_values[robot]
+            state = values.get("state", "")
+            age = _milliseconds(values, "stamp_to_command_ms_p50")
+            table.add_row(robot, f"[{'green' if state == 'READY' else 'red'}]{state}", age, str(presses))
+        return table
+
+
+def _milliseconds(values: dict[str, str], key: str) -> str:
+    return f"{float(values[key]):.1f}" if key in values else "–"
+
+
+def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> int:
+    """Run the demonstration and write its files.
+
+    Parameters
+    ----------
+    options
+        From the command line.
+    console
+        Where to tell how it goes.
+    stopping
+        Whether to end early.
+
+    Returns
+    -------
+    int
+        0 when all went well; else the reason was printed.
+    """
+    robots = [f"rover_{robot}" for robot in range(options.robots)]
+    folder: Path = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "latency.png", "fleet.gif"):
+        # A file of an earlier run must not pass for one of this run.
+        (folder / name).unlink(missing_ok=True)
+    ros_node = Node("policy_demo", start_parameter_services=False)
+    children: dict[str, Child] = {}
+    monitor = FleetMonitor(ros_node, robots)
+    measurement = Measurement(monitor, children)
+    problems: list[str] = []
+    try:
+        children["simulation"] = Child("rover_sim", _simulation_arguments(options), folder)
+        children["node"] = Child("policy_node", _node_arguments(options, robots), folder)
+        console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
+        _wait_until_driving(monitor, children, stopping)
+        with Display(console, monitor, options.duration_s) as display:
+            measurement.run(options.duration_s, display, stopping)
+    except DemoError as error:
+        problems.append(str(error))
+    finally:
+        # The node first, so that its safe commands still find their rovers.
+        statuses = {child.name: child.stop() for _, child in sorted(children.items())}
+        ros_node.destroy_node()
+    problems += [
+        f"{name} ended with status {status}, see {folder / f'{name}.log'}"
+        for name, status in statuses.items()
+        if status != 0 and not problems
+    ]
+    recording = measurement.recording(options)
+    if recording is not None:
+        console.print("drawing …")
+        files = write_report(recording, folder)
+        _print_summary(console, recording, files)
+    elif not problems:
+        problems.append("ended before anything was measured")
+    if recording is not None and not recording.frames:
+        problems.append("no image of a camera came: there is no fleet.gif")
+    for problem in problems:
+        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if problems else 0
+
+
+def _simulation_arguments(options: argparse.Namespace) -> list[str]:
+    arguments = ["-m", "policy_node.simulation.rover_sim", "--robots", str(options.robots)]
+    return [*arguments, "--seed", str(options.seed), "--renderer", options.renderer]
+
+
+def _node_arguments(options: argparse.Namespace, robots: Sequence[str]) -> list[str]:
+    overrides = [f"robots:=[{', '.join(robots)}]"]
+    if options.model is not None:
+        overrides.append(f"policy.path:={options.model.resolve()}")
+    return [
+        *("-m", "policy_node.ros.node", "--ros-args", "--params-file", str(share_path("config", "rover.yaml"))),
+        *(argument for override in overrides for argument in ("-p", override)),
+    ]
+
+
+def _wait_until_driving(monitor: FleetMonitor, children: dict[str, Child], stopping: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not stopping():
+        if monitor.take() and not monitor.not_ready():
+            return
+        for child in children.values():
+            child.check()
+        if "configure failed" in (log := children["node"].tail()):
+            raise DemoError(f"the node cannot drive:\n{log}")
+        if time.monotonic() > deadline_s:
+            said = "; ".join(monitor.not_ready()) if monitor.control else "the node has published nothing"
+            logs = "\n".join(f"--- {child.log}\n{child.tail()}" for child in children.values())
+            raise DemoError(f"the rovers do not drive after {START_TIMEOUT_S:g} s: {said}\n{logs}")
+        time.sleep(LOOK_PERIOD_S)
+
+
+class Measurement:
+    """Counts and records from one report of the node to another.
+
+    Parameters
+    ----------
+    monitor
+        What is recorded.
+    children
+        Processes whose CPU time is measured, by role.
+    """
+
+    def __init__(self, monitor: FleetMonitor, children: dict[str, Child]) -> None:
+        self._monitor = monitor
+        self._children = children
+        self._begin: Counters | None = None
+        self._end: Counters | None = None
+        self._frames: list[RawFrame] = []
+
+    def run(self, duration_s: float, display: Display, stopping: Callable[[], bool]) -> None:
+        """Measure from the report that has just come to the first one after the duration.
+
+        Raises
+        ------
+        DemoError
+            When a process ends, or the node falls silent.
+        """
+        monitor = self._monitor
+        monitor.timing_ms.clear()
+        self._begin = self._counters()
+        began_s = self._begin.time_s
+        next_look_s, frame_period_s, next_frame_s = began_s, LOOK_PERIOD_S, 0.0
+        while not stopping():
+            next_look_s += LOOK_PERIOD_S
+            time.sleep(max(0.0, next_look_s - time.monotonic()))
+            reported = monitor.take()
+            elapsed_s = time.monotonic() - began_s
+            if elapsed_s >= next_frame_s:
+                next_frame_s += frame_period_s
+                self._frames.append(monitor.frame(elapsed_s))
+                if len(self._frames) >= MAX_FRAMES:
+                    del self._frames[1::2]
+                    frame_period_s *= 2
+            if reported:
+                self._end = self._counters()
+            for child in self._children.values():
+                child.check()
+            display.show(elapsed_s)
+            if reported and elapsed_s >= duration_s:
+                return
+            if time.monotonic() - (self._end or self._begin).time_s > START_TIMEOUT_S:
+                log = self._children["node"].tail()
+                raise DemoError(f"the node has reported nothing for {START_TIMEOUT_S:g} s:\n{log}")
+
+    def recording(self, options: argparse.Namespace) -> Recording | None:
+        """Return what was measured, None when it was nothing; decodes all images."""
+        begin, end, monitor = self._begin, self._end, self._monitor
+        if begin is None or end is None:
+            return None
+        watched_s = end.time_s - begin.time_s
+        control = monitor.control
+        presses_before = begin.presses
+        frames = [
+            Frame(
+                raw.time_s,
+                [_pixels(camera) for camera in raw.cameras],
+                _pixels(raw.overview),
+                [now - before for now, before in zip(raw.presses, presses_before, strict=True)],
+            )
+            for raw in self._frames
+            if raw.overview is not None or any(camera is not None for camera in raw.cameras)
+        ]
+        about: dict[str, Any] = {
+            "control_rate_hz": float(control.get("control_rate_hz", "nan")),
+            "rmw": control.get("rmw"),
+            "device": control.get("device"),
+            "policy": Path(control.get("policy", "")).name,
+            "policy_sha256": control.get("policy_sha256"),
+            "seed": options.seed,
+            "processors": os.cpu_count(),
+        }
+        return Recording(
+            robots=monitor.robots,
+            elapsed_s=end.reported_s - begin.reported_s,
+            ticks=end.ticks - begin.ticks,
+            missed_ticks=end.missed - begin.missed,
+            presses=tuple(now - before for now, before in zip(end.presses, presses_before, strict=True)),
+            timing_ms=np.concatenate([*monitor.timing_ms, np.empty((0, 2 + len(monitor.robots)))]),
+            cpu_percent={
+                role: round((end.cpu_s[role] - begin.cpu_s[role]) / watched_s * 100, 1) for role in begin.cpu_s
+            },
+            about=about,
+            frames=frames,
+        )
+
+    def _counters(self) -> Counters:
+        monitor = self._monitor
+        own = psutil.Process().cpu_times()
+        return Counters(
+            reported_s=monitor.reported_s,
+            time_s=time.monotonic(),
+            ticks=int(monitor.control["ticks"]),
+            missed=int(monitor.control["missed_ticks"]),
+            presses=tuple(monitor.presses),
+            cpu_s={role: child.cpu_s() for role, child in self._children.items()} | {"demo": own.user + own.system},
+        )
+
+
+def _pixels(raw: bytes | None) -> np.ndarray | None:
+    if raw is None:
+        return None
+    message: Image = deserialize_message(raw, Image)
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+
+
+def _print_summary(console: Console, recording: Recording, files: Sequence[Path]) -> None:
+    summary = summarise(recording)
+    ticks, missed = summary["ticks"], summary["missed_ticks"]
+    share = 100 * missed / ticks if ticks else math.nan
+    console.print(
+        f"{summary['presses']} beacons pressed, by {summary['robots_that_pressed']} of {summary['robots']} rovers, "
+        f"in {summary['duration_s']:g} s\n{ticks} ticks at {summary['rate_hz']} Hz, {missed} missed ({share:.1f} %)",
+        highlight=False,
+    )
+    for label, name in (
+        ("tick", "tick_ms"),
+        ("stamp to command", "stamp_to_command_ms"),
+        ("lateness", "lateness_ms"),
+    ):
+        console.print(f"{label}: p50 {summary[name]['p50']} ms, p99 {summary[name]['p99']} ms", highlight=False)
+    processor = ", ".join(f"{role} {percent} %" for role, percent in recording.cpu_percent.items())
+    console.print(f"CPU (100 % is one core): {processor}", highlight=False)
+    console.print("written: " + ", ".join(str(file) for file in files), highlight=False, soft_wrap=True)
+
+
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options of `policy_demo`.
+
+    Raises
+    ------
+    SystemExit
+        When an option is unknown or not allowed; the message says what is.
+    """
+    parser = argparse.ArgumentParser(prog="policy_demo", description="One policy drives simulated rovers over ROS 2.")
+    parser.add_argument("--robots", type=int, default=4, help="how many rovers (default 4)")
+    parser.add_argument("--duration-s", type=float, default=30.0, help="seconds to measure (default 30)")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the results (demo_output)")
+    # Training draws its seeds above 2**32: these arenas were never trained on.
+    parser.add_argument("--seed", type=int, default=1, help="layout of rover_0; the others follow (default 1)")
+    parser.add_argument("--renderer", choices=KINDS, default="auto", help="auto: EGL where it works, else ray casting")
+    parser.add_argument("--model", type=Path, help="policy to run (default: the one that config/rover.yaml names)")
+    options = parser.parse_args(arguments)
+    if options.robots < 1:
+        parser.error(f"--robots: found {options.robots}, allowed is 1 or more")
+    if not 0.0 < options.duration_s < math.inf:
+        parser.error(f"--duration-s: found {options.duration_s:g}, allowed is more than 0")
+    if options.seed < 0:
+        parser.error(f"--seed: found {options.seed}, allowed is 0 or more")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; Ctrl-C ends it early, with what there is until then."""
+    options = parse_options(arguments)
+    stopping = False
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    # Children inherit this: the demonstration meets no robots but its own.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, LAST_DOMAIN_ID)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        return run_demo(options, Console(), lambda: stopping)
+    finally:
+        rclpy.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
