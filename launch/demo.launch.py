@@ -1,0 +1,53 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated rovers, and one policy that drives them all."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+
+def generate_launch_description() -> LaunchDescription:
+    share = FindPackageShare("policy_node")
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("robots", default_value="4", description="Number of rovers: rover_0, rover_1, …"),
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=PathJoinSubstitution([share, "config", "rover.yaml"]),
+                description="ROS parameter file (YAML) of the policy; `robots` overrides the one in it",
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="false", description="Run all on simulated time, published on /clock"
+            ),
+            DeclareLaunchArgument(
+                "log_level", default_value="info", description="Least severe messages logged: debug, info, warn, error"
+            ),
+            IncludeLaunchDescription(
+                PathJoinSubstitution([share, "launch", "rover_sim.launch.py"]),
+                launch_arguments={
+                    "robots": LaunchConfiguration("robots"),
+                    "use_sim_time": LaunchConfiguration("use_sim_time"),
+                }.items(),
+            ),
+            Node(
+                package="policy_node",
+                executable="policy_node",
+                parameters=[
+                    LaunchConfiguration("params_file"),
+                    {
+                        "robots": ParameterValue(
+                            PythonExpression(["[f'rover_{i}' for i in range(", LaunchConfiguration("robots"), ")]"])
+                        ),
+                        "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+                    },
+                ],
+                ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+                output="screen",
+                emulate_tty=True,
+            ),
+        ]
+    )
