@@ -1,0 +1,139 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Synthetic robots for the benchmark: cameras and bumpers that publish serialised messages at absolute deadlines.
+
+Messages are serialised once and only their stamp is patched, so that the robots leave the machine to what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from struct import Struct
+from types import FrameType
+
+import numpy as np
+import rclpy
+from rclpy.publisher import Publisher
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image, JointState
+
+from policy_node.timing import SteadyClock
+
+IMAGE_TOPIC = "camera/image_raw"
+TOUCH_TOPIC = "touch"
+COMMAND_TOPIC = "cmd_vel"
+TOUCH_CELLS = 8
+
+# The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
+_STAMP = Struct("=iI")
+_STAMP_START = 4
+_STAMP_END = _STAMP_START + _STAMP.size
+
+
+def robot_name(robot: int) -> str:
+    """Return the namespace of a synthetic robot; no real robot should have it."""
+    return f"policy_bench_robot_{robot}"
+
+
+class StampedPublisher:
+    """Publishes one message over and over, each time with a new stamp.
+
+    Parameters
+    ----------
+    publisher
+        Where to.
+    message
+        A message that begins with a std_msgs/Header.
+    """
+
+    def __init__(self, publisher: Publisher, message: Image | JointState) -> None:
+        self._publisher = publisher
+        raw = serialize_message(message)
+        self._before, self._after = raw[:_STAMP_START], raw[_STAMP_END:]
+
+    def publish(self, stamp_ns: int) -> None:
+        """Publish the message with this stamp."""
+        stamp = _STAMP.pack(*divmod(stamp_ns, 1_000_000_000))
+        self._publisher.publish(b"".join((self._before, stamp, self._after)))
+
+
+def publish_until_stopped(
+    robots: Sequence[tuple[int, Sequence[StampedPublisher]]], period_ns: int, stopping: Sequence[bool]
+) -> None:
+    """Publish the readings of every robot once per period, each robot at its own phase.
+
+    Parameters
+    ----------
+    robots
+        Phase within the period in nanoseconds, ascending, and the robot's publishers.
+    period_ns
+        Period of the sensors.
+    stopping
+        Ends the loop once it is not empty.
+    """
+    # Periods count from the start of the monotonic clock, so that the processes share one grid.
+    clock = SteadyClock()
+    cycle_ns = clock.now_ns() // period_ns * period_ns + period_ns
+    while not stopping:
+        for phase_ns, publishers in robots:
+            clock.wait_until(cycle_ns + phase_ns)
+            stamp_ns = time.time_ns()
+            for publisher in publishers:
+                publisher.publish(stamp_ns)
+        # What could not be published in time is left out, as a camera drops frames.
+        cycle_ns = max(cycle_ns + period_ns, clock.now_ns() // period_ns * period_ns)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publish the readings of every `--step`-th robot from `--first` on until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Publishes the sensors of synthetic robots; policy_bench starts it.")
+    parser.add_argument("--robots", type=int, required=True, help="robots of the whole fleet")
+    parser.add_argument("--first", type=int, required=True, help="first robot of this process")
+    parser.add_argument("--step", type=int, required=True, help="distance to this process's next robot")
+    parser.add_argument("--width", type=int, required=True, help="pixels")
+    parser.add_argument("--height", type=int, required=True, help="pixels")
+    parser.add_argument("--rate-hz", type=float, required=True, help="rate of both sensors")
+    options = parser.parse_args(arguments)
+
+    stopping: list[bool] = []
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        stopping.append(True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(f"policy_bench_publishers_{options.first}")
+    rng = np.random.default_rng(options.first)
+    period_ns = round(1e9 / options.rate_hz)
+    robots = []
+    for robot in range(options.first, options.robots, options.step):
+        image = Image(height=options.height, width=options.width, encoding="rgb8", step=3 * options.width)
+        image.data.frombytes(rng.bytes(options.height * image.step))
+        touch = JointState(
+            name=[f"touch_{cell}" for cell in range(TOUCH_CELLS)], effort=rng.random(TOUCH_CELLS).tolist()
+        )
+        publishers = [
+            StampedPublisher(
+                node.create_publisher(type(message), f"{robot_name(robot)}/{topic}", qos_profile_sensor_data), message
+            )
+            for message, topic in ((touch, TOUCH_TOPIC), (image, IMAGE_TOPIC))
+        ]
+        robots.append((robot * period_ns // options.robots, publishers))
+    try:
+        publish_until_stopped(robots, period_ns, stopping)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

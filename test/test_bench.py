@@ -1,0 +1,110 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""`policy_bench fleet` runs both loops over real DDS and writes figures that make sense."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from policy_node.tools.bench import FleetOptions, Round, distribution, parser, summary
+
+DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
+
+
+def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with its temporary files in `folder`, which also tells its child processes from others."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "policy_node.tools.bench", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_both_loops_are_measured_over_dds(tmp_path):
+    file = tmp_path / "figures.json"
+    run = policy_bench(
+        tmp_path, "fleet", "--robots", "2", "--image", "48x36", "--seconds", "2", "--baseline", "--json", str(file)
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "today's loop" in run.stdout
+
+    figures = json.loads(file.read_text())
+    assert figures["options"]["robots"] == 2
+    assert (figures["options"]["width"], figures["options"]["height"]) == (48, 36)
+    assert figures["machine"]["cores"] > 0 and figures["machine"]["rmw"].startswith("rmw_")
+    for loop in (figures["node"], figures["baseline"]):
+        assert loop["ticks"] > 0
+        assert loop["cpu_us_per_robot_tick"] > 0
+        assert loop["cpu_us_per_robot_tick_by_round"] == [pytest.approx(loop["cpu_us_per_robot_tick"])]
+        for name in DISTRIBUTIONS:
+            assert 0 <= loop[name]["p50"] <= loop[name]["p99"] <= loop[name]["max"]
+        assert 0 <= loop["missed_fraction"] <= 1
+        assert 0 < loop["fresh_fraction"] <= 1
+        assert loop["rss_mb"] > 0
+    assert figures["ratio_cpu"] == pytest.approx(
+        figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
+    )
+    environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
+    assert not any(environment.get("TMPDIR") == str(tmp_path) for environment in environments)
+    assert not list(tmp_path.glob("policy_bench_*"))
+
+
+def test_figures_are_those_of_all_rounds_together():
+    # One robot, two rounds: lateness, duration, age; the second tick of the first round had no data.
+    rounds = [
+        Round(np.array([[1.0, 2.0, 50.0], [3.0, 4.0, math.nan]]), cpu_s=0.002, missed=1, rss_mb=100.0),
+        Round(np.array([[5.0, 6.0, 150.0]]), cpu_s=0.004, missed=0, rss_mb=200.0),
+    ]
+    figures = summary(rounds, max_age_s=0.1)
+    assert figures["ticks"] == 3
+    assert figures["cpu_us_per_robot_tick"] == pytest.approx(2000.0)
+    assert figures["cpu_us_per_robot_tick_by_round"] == pytest.approx([1000.0, 4000.0])
+    assert figures["lateness_ms"]["p50"] == 3.0 and figures["tick_ms"]["max"] == 6.0
+    assert figures["stamp_to_command_ms"] == pytest.approx({"p50": 100.0, "p99": 149.0, "max": 150.0})
+    assert figures["missed_fraction"] == 0.25
+    assert figures["fresh_fraction"] == pytest.approx(1 / 3)
+    assert figures["rss_mb"] == 200.0
+
+
+def test_a_loop_without_any_command_has_no_delays():
+    assert distribution(np.array([math.nan])) == {"p50": None, "p99": None, "max": None}
+
+
+@pytest.mark.parametrize("text, size", [("64", (64, 64)), ("640x480", (640, 480))])
+def test_image_sizes_are_width_by_height(text, size):
+    assert parser().parse_args(["fleet", "--image", text]).image == size
+
+
+@pytest.mark.parametrize(
+    "option, text, said",
+    [
+        ("--image", "64x", "give S or WxH"),
+        ("--image", "20", "at least 36 pixels"),
+        ("--robots", "0", "give int of at least 1"),
+        ("--rate", "fast", "give float of at least 1"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(capsys, option, text, said):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["fleet", option, text])
+    message = capsys.readouterr().err
+    assert option in message and f"'{text}'" in message and said in message
+
+
+def test_a_model_that_does_not_fit_is_named(tmp_path):
+    run = policy_bench(tmp_path, "fleet", "--model", str(tmp_path / "missing.zip"))
+    assert run.returncode == 1
+    assert "--model" in run.stdout and "missing.zip" in run.stdout
+
+
+def test_one_lost_reading_is_fresh_and_two_are_not():
+    options = FleetOptions(
+        1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0, seconds=1.0, rounds=1, model="", baseline=False
+    )
+    assert 2 / 30 < options.max_age_s <= 3 / 30
+    assert options.slop_s < 2 / 30
