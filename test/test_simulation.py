@@ -1,5 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import itertools
 import logging
 
@@ -208,6 +209,24 @@ def test_both_renderers_draw_the_same_images(model):
         above = np.abs(opengl.overhead(arena).astype(int) - raycast.overhead(arena)).mean()
         assert above < 2.0
     opengl.close()
+
+
+@pytest.mark.parametrize("kind", ["egl", "raycast"])
+def test_renderers_that_come_and_go_do_not_disturb_each_other(model, kind):
+    arena = Arena(model, 3)
+    first = renderer_or_skip(model, kind)
+    expected = first.camera(arena)
+    second = make_renderer(model, kind)
+    np.testing.assert_array_equal(second.camera(arena), expected)
+    np.testing.assert_array_equal(first.camera(arena), expected)
+    del first
+    gc.collect()
+    np.testing.assert_array_equal(second.camera(arena), expected)
+    third = make_renderer(model, kind)
+    second.close()
+    second.close()
+    np.testing.assert_array_equal(third.camera(arena), expected)
+    third.close()
 
 
 def test_without_egl_the_images_are_ray_cast(model, monkeypatch, caplog):

@@ -11,7 +11,8 @@ import logging
 import os
 import subprocess
 import sys
-from typing import Protocol
+import weakref
+from typing import Any, Protocol
 
 os.environ.setdefault("MUJOCO_GL", "disable")
 
@@ -111,6 +112,14 @@ def _overhead_camera() -> mujoco.MjvCamera:
     return camera
 
 
+def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
+    """Free what was made in an OpenGL context, and the context."""
+    # What is freed is named by numbers that mean other things in the context of another renderer.
+    context.make_current()
+    render_context.free()
+    context.free()
+
+
 class EglRenderer:
     """Draws with OpenGL through EGL, on the GPU where there is one, else in software."""
 
@@ -123,6 +132,8 @@ class EglRenderer:
         self._context.make_current()
         self._model = model
         self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        # Called at the end of this object or of the process, whichever is first.
+        self._free = weakref.finalize(self, _free_opengl, self._context, self._render_context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
         if self._render_context.currentBuffer != mujoco.mjtFramebuffer.mjFB_OFFSCREEN:
             raise RendererError("OpenGL gave no offscreen buffer")
@@ -149,9 +160,8 @@ class EglRenderer:
         return self._draw(arena, self._overhead_camera, self._overhead_option, size_px)
 
     def close(self) -> None:
-        """Free the OpenGL context."""
-        self._render_context.free()
-        self._context.free()
+        """Free the OpenGL context; calling it again does nothing."""
+        self._free()
 
     def _draw(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, size_px: int) -> np.ndarray:
         if not 0 < size_px <= _MAX_SIZE_PX:
@@ -205,8 +215,11 @@ class RaycastRenderer:
         rays = self._pixel_grid(size_px, _OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
         colours, opacity = self._cast(arena, eye, rays, self._overhead_groups)
-        behind, _ = self._cast(arena, eye, rays, self._opaque_groups)
-        return self._image(opacity * colours + (1.0 - opacity) * behind, size_px)
+        tinted = opacity[:, 0] < 1.0
+        if tinted.any():
+            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups)
+            colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
+        return self._image(colours, size_px)
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
