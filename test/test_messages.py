@@ -3,6 +3,7 @@
 """Message types to arrays and back, with really serialised messages and with damaged ones."""
 
 import math
+import warnings
 from typing import Any
 
 import cv2
@@ -408,6 +409,14 @@ def test_a_beam_that_is_not_a_number_is_unusable() -> None:
     scan = LaserScan(range_min=0.0, range_max=5.0, ranges=[1.0, 2.0, math.nan])
     with pytest.raises(UnusableReading, match=r"ranges\[2\] is nan"):
         decode("sensor_msgs/msg/LaserScan", scan, (3,), "float32")
+
+
+def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+    raw = serialize_message(LaserScan(range_min=0.0, range_max=5.0, ranges=[1.0, 2.5]))
+    signalling = raw.replace(np.float32(2.5).tobytes(), (0x7F800001).to_bytes(4, "little"))
+    with warnings.catch_warnings(), pytest.raises(UnusableReading, match=r"ranges\[1\] is nan"):
+        warnings.simplefilter("error")
+        decode("sensor_msgs/msg/LaserScan", signalling, (2,), "float32")
 
 
 # What is refused before the first message

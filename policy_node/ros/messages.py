@@ -4,7 +4,7 @@
 What the node can read and command: message types to arrays, and arrays to message types.
 
 `reading_decoder` and `command_encoder` choose by the name of the type and check everything that can be known before
-the first message; this is the only list of the types that are known by name.
+the first message.
 """
 
 from __future__ import annotations

@@ -82,11 +82,13 @@ class VectorReader:
             message = deserialize_message(raw, self._message_type)
         except Exception as error:  # the middleware chooses what it raises
             raise UnusableReading(f"the message is cut or damaged: {error}") from error
-        numbers = self._source.numbers(message)
-        if len(numbers) != self._size:
-            raise UnusableReading(f"{len(numbers)} numbers found, the policy takes {self._size}")
-        # NaN compares as False, so this finds it too.
-        usable = (numbers >= self._low) & (numbers <= self._high)
+        # A signalling NaN may be in there; it is reported below, not by NumPy.
+        with np.errstate(invalid="ignore"):
+            numbers = self._source.numbers(message)
+            if len(numbers) != self._size:
+                raise UnusableReading(f"{len(numbers)} numbers found, the policy takes {self._size}")
+            # NaN compares as False, so this finds it too.
+            usable = (numbers >= self._low) & (numbers <= self._high)
         if not usable.all():
             index = int(np.argmin(usable))
             label = self._source.label(message, index)
