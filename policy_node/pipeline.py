@@ -19,14 +19,16 @@ from policy_node.actions import CommandMapper
 from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
 from policy_node.configuration import Configuration, ConfigurationError
 from policy_node.policies import Policy
-from policy_node.samples import SampleRing, UnusableReading
+from policy_node.samples import Sample, SampleRing, UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState, select
 
-# Bounds the memory of a sensor whose partner is silent.
+# Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
 RING_LENGTH = 16
+# Longer ago than any hold; any time may be subtracted from it.
+NEVER_NS = np.iinfo(np.int64).min // 2
 
-# Writes a message into a row of the batch; raises UnusableReading.
+# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
 Decode = Callable[[Any, np.ndarray], None]
 
 
@@ -151,7 +153,8 @@ class Pipeline:
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         count = len(self.robots)
-        self._rings = [[SampleRing(RING_LENGTH) for _ in self.keys] for _ in self.robots]
+        lengths = [max(RING_LENGTH, observation.depth) for observation in configuration.observations]
+        self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
         self._batch = ObservationBatch({layouts[key].key: layouts[key] for key in self.keys}, count, policy.device)
         self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
@@ -162,9 +165,11 @@ class Pipeline:
         # Without a safe command robots that are not ready get no command: NaN marks that nothing may be sent.
         self._replacements = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
         self._last_commands = self._replacements.copy()
-        self._last_ready_ns = np.full(count, np.iinfo(np.int64).min // 2)
+        self._last_ready_ns = np.full(count, NEVER_NS)
         self._memory = policy.initial_state(count)
+        # Messages that could not be used, by robot; each counts once, however many ticks it is the newest.
         self.rejected_count = np.zeros(count, np.int64)
+        self._last_rejected: dict[tuple[int, str], Sample] = {}
 
     @property
     def safe_command(self) -> np.ndarray | None:
@@ -190,7 +195,7 @@ class Pipeline:
             for ring in rings:
                 ring.clear()
         self._fresh_start[:] = True
-        self._last_ready_ns[:] = np.iinfo(np.int64).min // 2
+        self._last_ready_ns[:] = NEVER_NS
 
     def warm_up(self) -> None:
         """Run the whole batch three times on example observations, so that the first tick costs what later ones do.
@@ -215,7 +220,11 @@ class Pipeline:
             if self._memory is not None and fresh_start.any():
                 self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
             actions, self._memory = self._policy(observations, self._memory)
-            return self._mapper(actions).cpu().numpy()
+            commands = self._mapper(actions).cpu().numpy()
+        # Rows of another number could not be told apart.
+        if commands.shape != self._replacements.shape:
+            raise ValueError(f"its commands are {list(commands.shape)}, not {list(self._replacements.shape)}")
+        return commands
 
     def step(self, now_ns: int) -> FleetCommands:
         """Run one tick.
@@ -239,12 +248,16 @@ class Pipeline:
                 ):
                     try:
                         decode(sample.message, self._batch.row(policy_key, robot))
-                    except UnusableReading as error:
-                        states[robot], reasons[robot] = RobotState.REJECTED, f"{key}: {error}"
-                        self.rejected_count[robot] += 1
+                    except Exception as error:  # whatever a message does to its decoder, the others are driven on
+                        kind = "" if isinstance(error, UnusableReading) else f"{type(error).__name__}: "
+                        states[robot], reasons[robot] = RobotState.REJECTED, f"{key}: {kind}{error}"
+                        if self._last_rejected.get((robot, key)) is not sample:
+                            self._last_rejected[robot, key] = sample
+                            self.rejected_count[robot] += 1
         staged = time.perf_counter()
 
         ready = np.array([state is RobotState.READY for state in states])
+        faulty = np.zeros(len(self.robots), bool)
         commands = self._replacements.copy()
         if ready.any():
             try:
@@ -254,7 +267,8 @@ class Pipeline:
             except Exception as error:  # whatever the policy does, the robots get their safe command
                 inferred, finite = commands, np.zeros(len(self.robots), bool)
                 fault_reason = f"the policy failed: {type(error).__name__}: {error}"
-            for robot in np.flatnonzero(ready & ~finite).tolist():
+            faulty = ready & ~finite
+            for robot in np.flatnonzero(faulty).tolist():
                 states[robot], reasons[robot] = RobotState.FAULT, fault_reason
             ready &= finite
             commands[ready] = inferred[ready]
@@ -264,9 +278,12 @@ class Pipeline:
 
         self._last_commands[ready] = commands[ready]
         self._last_ready_ns[ready] = now_ns
+        self._last_ready_ns[faulty] = NEVER_NS  # a fault is no gap in the data that `hold` may bridge
         publish = ready | (self._action.when_stale != "silent")
         if self._action.when_stale == "hold":
-            held = ~ready & (now_ns - self._last_ready_ns <= self._hold_ns)
+            since_ready_ns = now_ns - self._last_ready_ns
+            # A clock that is set back must not hold a command for as long as it was set back.
+            held = ~ready & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
             commands[held] = self._last_commands[held]
         guarded = time.perf_counter()
         return FleetCommands(

@@ -1,0 +1,580 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole tick without ROS, with policies that Stable-Baselines3 saved."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.pipeline import FleetCommands, Pipeline, match_observations
+from policy_node.policies import load_policy
+from policy_node.samples import UnusableReading
+from policy_node.synchroniser import RobotState
+
+WAITING, READY, STALE, REJECTED, FAULT = RobotState
+
+PERIOD_NS = 50_000_000
+# A reading is taken this long before its tick; one tick without a new one makes it too old.
+LATENCY_NS = 10_000_000
+OLD_NS = 45_000_000
+APART_NS = 35_000_000
+FUTURE_NS = 1_000_000_000
+SAFE = [0.25, -0.125]
+# What can be wrong with a robot's readings, and the state that it leads to.
+GAPS = {
+    "": READY,
+    "silent": STALE,
+    "half": STALE,
+    "old": STALE,
+    "apart": STALE,
+    "future": STALE,
+    "damaged": REJECTED,
+    "crash": REJECTED,
+    "NaN": FAULT,
+}
+
+TOUCH = spaces.Box(-1.0, 1.0, (5,), np.float32)
+IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+DRIVE = spaces.Box(np.float32([-0.5, -2.0]), np.float32([0.5, 2.0]), dtype=np.float32)
+FRAMES: dict[str, dict[str, spaces.Box]] = {
+    "vector": {"touch": TOUCH},
+    "image": {"camera": IMAGE},
+    "image and vector": {"camera": IMAGE, "touch": TOUCH},
+}
+TYPES = {"camera": "sensor_msgs/msg/Image", "touch": "sensor_msgs/msg/JointState"}
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+
+Readings = dict[str, np.ndarray]
+
+
+class SpacesOnly(gymnasium.Env):
+    """An environment that is never stepped: models take their spaces from it."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+class FailingExtractor(BaseFeaturesExtractor):
+    """A network that fails in the way that `failure` names."""
+
+    failure = ""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=observation_space.shape[0])
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        if self.failure == "raise":
+            raise RuntimeError("out of memory")
+        if self.failure == "one row too few":
+            return observations[1:]
+        if self.failure == "one row":
+            return observations[:1]
+        if self.failure == "NaN everywhere":
+            return observations * torch.nan
+        return observations
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Infer with one thread, as the node does by default."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make `FailingExtractor` fail from now on, or work again with an empty text."""
+    return lambda failure: monkeypatch.setattr(FailingExtractor, "failure", failure)
+
+
+class Rig:
+    """A pipeline, the model behind it and SB3's own frame stack of every robot."""
+
+    def __init__(
+        self,
+        folder: Path,
+        frames: dict[str, spaces.Box],
+        robots: int = 3,
+        stack: int = 1,
+        device: str = "cpu",
+        action_space: spaces.Space = DRIVE,
+        action: dict[str, Any] | None = None,
+        observation: dict[str, Any] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        is_dict: bool | None = None,
+    ) -> None:
+        self.frames = frames
+        self.is_dict = len(frames) > 1 if is_dict is None else is_dict
+        self.stacks = [
+            {key: StackedObservations(1, stack, frame) for key, frame in frames.items()} for _ in range(robots)
+        ]
+        self.model = small_model(
+            {key: self.stacks[0][key].stacked_observation_space for key in frames},
+            action_space,
+            self.is_dict,
+            policy_kwargs or {},
+        )
+        self.model.save(folder / "policy.zip")
+        self.configuration = parse_configuration(
+            {
+                "control_rate_hz": 20.0,
+                "robots": [f"robot_{index}" for index in range(robots)],
+                "policy": {"path": "unused"},
+                "observations": {
+                    "keys": list(frames),
+                    **{
+                        key: {"topic": key, "type": TYPES[key], "stack": stack, **(observation or {}).get(key, {})}
+                        for key in frames
+                    },
+                },
+                "synchronisation": {"slop_s": 0.02, "max_age_s": 0.04},
+                "action": {
+                    "topic": "cmd_vel",
+                    "type": "geometry_msgs/msg/Twist",
+                    "fields": ["linear.x", "angular.z"],
+                    "safe_command": SAFE,
+                    **(action or {}),
+                },
+            }
+        )
+        self.policy = load_policy(folder / "policy.zip", device)
+        self.pipeline = self.new_pipeline()
+        self.now_ns = 10**18
+        # Whether the robot's last tick was good; otherwise its next good one starts an episode.
+        self.running = [False] * robots
+
+    def new_pipeline(self) -> Pipeline:
+        layouts = match_observations(self.configuration, self.policy)
+        return Pipeline(self.configuration, self.policy, layouts, {key: decode for key in self.frames})
+
+    def draw(self, rng: np.random.Generator) -> Readings:
+        return {
+            key: rng.integers(0, 256, frame.shape, np.uint8)
+            if frame.dtype == np.uint8
+            else rng.uniform(-1, 1, frame.shape).astype(frame.dtype)
+            for key, frame in self.frames.items()
+        }
+
+    def add(self, robot: int, key: str, message: object, age_ns: int = LATENCY_NS) -> None:
+        """Send a reading that the next tick will find `age_ns` old."""
+        self.pipeline.add(robot, self.pipeline.keys.index(key), self.now_ns + PERIOD_NS - age_ns, message)
+
+    def send(self, robot: int, readings: Readings, gap: str = "") -> RobotState:
+        """Send a robot's readings, spoilt in the way that `gap` names, and return what the tick should make of them."""
+        first, last = next(iter(readings)), list(readings)[-1]
+        ages_ns = {key: OLD_NS if gap == "old" else -FUTURE_NS if gap == "future" else LATENCY_NS for key in readings}
+        messages: dict[str, object] = dict(readings)
+        if gap == "silent":
+            messages.clear()
+        elif gap == "half":
+            del messages[last]
+        elif gap == "apart":
+            ages_ns[first] = APART_NS
+        elif gap == "damaged":
+            messages[last] = readings[last][1:]
+        elif gap == "crash":
+            messages[last] = ZeroDivisionError("in the decoder")
+        elif gap == "NaN":
+            messages["touch"] = np.where(np.arange(5) == 2, np.float32(np.nan), readings["touch"])
+        for key, message in messages.items():
+            self.add(robot, key, message, ages_ns[key])
+        return GAPS[gap]
+
+    def step(self) -> FleetCommands:
+        self.now_ns += PERIOD_NS
+        return self.pipeline.step(self.now_ns)
+
+    def expected(self, robot: int, readings: Readings) -> np.ndarray:
+        """Return what SB3 alone would do with this robot's next readings."""
+        stacked = {}
+        for key, reading in readings.items():
+            if self.running[robot]:
+                stacked[key], _ = self.stacks[robot][key].update(reading[None], np.array([False]), [{}])
+            else:
+                stacked[key] = self.stacks[robot][key].reset(reading[None])
+        self.running[robot] = True
+        action, _ = self.model.predict(stacked if self.is_dict else next(iter(stacked.values())), deterministic=True)
+        return action[0]
+
+    def assert_expected(self, result: FleetCommands, fleet: list[Readings]) -> None:
+        """Compare every robot's command: SB3's where the robot is ready, otherwise the safe one."""
+        for robot, readings in enumerate(fleet):
+            if result.states[robot] is READY:
+                expected = self.expected(robot, readings)
+                tolerance = 1e-5 * (DRIVE.high - DRIVE.low)
+                assert (np.abs(result.commands[robot] - expected) <= tolerance).all()
+                assert result.reasons[robot] == ""
+            else:
+                self.running[robot] = False
+                assert result.commands[robot].tolist() == SAFE
+                assert result.reasons[robot]
+
+
+def failing_rig(folder: Path, action: dict[str, Any] | None = None) -> Rig:
+    """Return a rig whose network fails on demand."""
+    extractor = {"features_extractor_class": FailingExtractor}
+    return Rig(folder, FRAMES["vector"], stack=2, action=action, policy_kwargs=extractor)
+
+
+def small_model(
+    observation: dict[str, spaces.Box], action_space: spaces.Space, is_dict: bool, policy_kwargs: dict[str, Any]
+) -> PPO:
+    """Make a model whose actions depend visibly on everything that it sees."""
+    space = spaces.Dict(observation) if is_dict else next(iter(observation.values()))
+    image = any(len(box.shape) == 3 for box in observation.values())
+    name = "MultiInputPolicy" if is_dict else "CnnPolicy" if image else "MlpPolicy"
+    kwargs: dict[str, Any] = {"net_arch": [16]}
+    if image:
+        kwargs["features_extractor_kwargs"] = {"cnn_output_dim" if is_dict else "features_dim": 16}
+    env = SpacesOnly(space, action_space)
+    model = PPO(name, env, n_steps=2, batch_size=2, policy_kwargs={**kwargs, **policy_kwargs}, device="cpu", seed=1)
+    with torch.no_grad():
+        model.policy.action_net.weight.normal_(std=2.0)
+    return model
+
+
+def decode(message: object, out: np.ndarray) -> None:
+    """Read the messages of these tests: arrays as the sensor gives them."""
+    if isinstance(message, Exception):
+        raise message
+    assert isinstance(message, np.ndarray)
+    if message.shape != out.shape or message.dtype != out.dtype:
+        raise UnusableReading(f"found {message.dtype} {list(message.shape)}")
+    out[...] = message
+
+
+def gaps_of(frames: dict[str, spaces.Box]) -> list[str]:
+    """Return the gaps that these observations can have."""
+    impossible = {"NaN"} if "touch" not in frames else set()
+    if len(frames) == 1:
+        impossible.add("apart")
+    return [gap for gap in GAPS if gap and gap not in impossible]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("stack", [1, 4])
+@pytest.mark.parametrize("robots", [1, 3, 16])
+@pytest.mark.parametrize("frames", FRAMES)
+def test_commands_equal_predict_through_gaps(tmp_path, frames, robots, stack, device):
+    """Each robot gets what SB3 would give it alone; a gap of any kind starts its frame stack anew."""
+    rig = Rig(tmp_path, FRAMES[frames], robots, stack, device)
+    rig.pipeline.warm_up()
+    rng = np.random.default_rng(robots)
+    gaps = gaps_of(rig.frames)
+    for tick in range(16):
+        fleet = [rig.draw(rng) for _ in range(robots)]
+        # Each robot has its gaps at its own ticks, from the third one on; all kinds take their turn.
+        has_gap = rng.random(robots) < (0.3 if tick > 1 else 0.0)
+        states = [
+            rig.send(robot, fleet[robot], gaps[(tick + robot) % len(gaps)] if has_gap[robot] else "")
+            for robot in range(robots)
+        ]
+        result = rig.step()
+        assert result.states == tuple(states), result.reasons
+        assert result.commands.dtype == np.float64
+        assert result.publish.all()
+        rig.assert_expected(result, fleet)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gap", gaps_of(FRAMES["image and vector"]))
+def test_a_robot_with_a_gap_changes_nobody_elses_command(tmp_path, gap, device):
+    """Bit by bit: the others get the very commands that they get when that robot is well."""
+    commands = []
+    for gap_here in ("", gap):
+        rig = Rig(tmp_path, FRAMES["image and vector"], robots=3, stack=2, device=device)
+        rng = np.random.default_rng(0)
+        for tick in range(6):
+            for robot in range(3):
+                rig.send(robot, rig.draw(rng), gap_here if robot == 1 and tick in (2, 4) else "")
+            result = rig.step()
+            assert result.states[1] is (GAPS[gap_here] if tick in (2, 4) else READY)
+            commands.append(result.commands)
+    well, spoilt = np.array(commands).reshape(2, 6, 3, 2)
+    np.testing.assert_array_equal(spoilt[:, [0, 2]], well[:, [0, 2]])
+    assert spoilt[2, 1].tolist() == spoilt[4, 1].tolist() == SAFE
+    np.testing.assert_array_equal(spoilt[:2, 1], well[:2, 1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_discrete_action_becomes_its_row_of_the_table(tmp_path, device):
+    table = np.round(np.random.default_rng(5).uniform(-1, 1, (4, 2)), 3)
+    rig = Rig(
+        tmp_path,
+        FRAMES["vector"],
+        stack=2,
+        device=device,
+        action_space=spaces.Discrete(4),
+        action={"table": table.ravel().tolist()},
+    )
+    rng = np.random.default_rng(1)
+    chosen = set()
+    for tick in range(20):
+        fleet = [rig.draw(rng) for _ in range(3)]
+        states = [rig.send(robot, fleet[robot], "NaN" if tick % 4 == robot + 1 else "") for robot in range(3)]
+        result = rig.step()
+        assert result.states == tuple(states)
+        for robot, readings in enumerate(fleet):
+            if states[robot] is READY:
+                action = int(rig.expected(robot, readings))
+                chosen.add(action)
+                assert result.commands[robot].tolist() == table[action].tolist()
+            else:
+                rig.running[robot] = False
+                assert result.commands[robot].tolist() == SAFE
+    assert len(chosen) > 2
+
+
+@pytest.mark.parametrize("failure", ["raise", "one row too few", "one row", "NaN everywhere"])
+@pytest.mark.parametrize("when_stale", ["stop", "hold"])
+def test_a_policy_that_fails_makes_every_robot_safe(tmp_path, failing, failure, when_stale):
+    """Also under `hold`, which bridges gaps in the data only; afterwards every episode starts anew."""
+    rig = failing_rig(tmp_path, action={"when_stale": when_stale, "hold_s": 10.0})
+    rng = np.random.default_rng(2)
+    for wrong in ("", "", failure, "", ""):
+        failing(wrong)
+        fleet = [rig.draw(rng) for _ in range(3)]
+        for robot in range(3):
+            rig.send(robot, fleet[robot])
+        result = rig.step()
+        assert result.states == ((FAULT if wrong else READY),) * 3, result.reasons
+        assert result.publish.all()
+        rig.assert_expected(result, fleet)
+    failing(failure)
+    for robot in range(3):
+        rig.send(robot, rig.draw(rng))
+    assert all(reason for reason in rig.step().reasons)
+    # Nothing from before the fault comes back when the data end as well.
+    result = rig.step()
+    assert result.states == (STALE,) * 3
+    assert result.commands.tolist() == [SAFE] * 3
+
+
+def test_a_failure_of_the_policy_is_reported_as_it_was_raised(tmp_path, failing):
+    rig = failing_rig(tmp_path)
+    failing("raise")
+    for robot in range(2):
+        rig.send(robot, rig.draw(np.random.default_rng(0)))
+    result = rig.step()
+    assert result.states == (FAULT, FAULT, WAITING)
+    assert result.reasons[0] == result.reasons[1] == "the policy failed: RuntimeError: out of memory"
+
+
+def test_warm_up_passes_on_what_the_policy_raises(tmp_path, failing):
+    rig = failing_rig(tmp_path)
+    failing("raise")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        rig.pipeline.warm_up()
+
+
+def test_hold_repeats_the_last_command_for_its_time_and_then_stops(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image and vector"], robots=2, action={"when_stale": "hold", "hold_s": 0.1})
+    rng = np.random.default_rng(3)
+    assert rig.step().commands.tolist() == [SAFE] * 2  # nothing to hold yet
+    rig.send(0, rig.draw(rng))
+    driven = rig.step().commands
+    assert driven[1].tolist() == SAFE
+    held = []
+    for gap in ("damaged", "silent", "silent"):
+        rig.send(0, rig.draw(rng), gap)
+        result = rig.step()
+        assert result.states[0] is GAPS[gap]
+        assert result.publish.all()
+        assert result.commands[1].tolist() == SAFE
+        held.append(result.commands[0].tolist())
+    assert held == [driven[0].tolist(), driven[0].tolist(), SAFE]
+
+
+@pytest.mark.parametrize("set_back_ns", [1, FUTURE_NS, 10**17])
+def test_a_clock_that_is_set_back_holds_no_command(tmp_path, set_back_ns):
+    rig = Rig(tmp_path, FRAMES["vector"], robots=1, action={"when_stale": "hold", "hold_s": 0.5})
+    rig.send(0, rig.draw(np.random.default_rng(0)))
+    assert rig.step().states == (READY,)
+    rig.pipeline._rings[0][0].clear()
+    assert rig.pipeline.step(rig.now_ns - set_back_ns).commands.tolist() == [SAFE]
+
+
+@pytest.mark.parametrize("safe", [[], SAFE])
+def test_silent_publishes_for_ready_robots_only(tmp_path, safe):
+    rig = Rig(tmp_path, FRAMES["vector"], action={"when_stale": "silent", "safe_command": safe})
+    rng = np.random.default_rng(4)
+    fleet = [rig.draw(rng) for _ in range(3)]
+    for robot in (0, 2):
+        rig.send(robot, fleet[robot])
+    result = rig.step()
+    assert result.publish.tolist() == [True, False, True]
+    assert result.commands[1].tolist() == (safe or [0.0, 0.0])
+    assert rig.pipeline.safe_command.tolist() == (safe or [0.0, 0.0])
+
+
+def test_without_a_safe_command_nothing_can_be_published_for_a_robot_that_is_not_ready(tmp_path):
+    action = {"type": "std_msgs/msg/Float64MultiArray", "fields": [], "safe_command": [], "when_stale": "silent"}
+    rig = Rig(tmp_path, FRAMES["vector"], robots=2, action=action)
+    rig.send(0, rig.draw(np.random.default_rng(0)))
+    result = rig.step()
+    assert rig.pipeline.safe_command is None
+    assert result.publish.tolist() == [True, False]
+    assert np.isfinite(result.commands[0]).all()
+    assert np.isnan(result.commands[1]).all()
+
+
+def test_reset_forgets_samples_stacks_and_held_commands(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], stack=3, action={"when_stale": "hold", "hold_s": 60.0})
+    rng = np.random.default_rng(6)
+    for _ in range(4):
+        for robot in range(3):
+            rig.send(robot, rig.draw(rng))
+        rig.step()
+    rig.pipeline.reset()
+    result = rig.step()
+    assert result.states == (WAITING,) * 3
+    assert result.commands.tolist() == [SAFE] * 3
+    # Time may go on from anywhere.
+    rig.now_ns = 5 * PERIOD_NS
+    fleet = [rig.draw(rng) for _ in range(3)]
+    for robot in range(3):
+        rig.send(robot, fleet[robot])
+    result = rig.step()
+    assert result.states == (READY,) * 3
+    rig.assert_expected(result, fleet)
+
+
+def test_warm_up_leaves_no_trace(tmp_path):
+    commands = []
+    for warm_ups in (0, 2):
+        rig = Rig(tmp_path, FRAMES["image and vector"], stack=3)
+        for _ in range(warm_ups):
+            rig.pipeline.warm_up()
+        result = rig.step()
+        assert result.states == (WAITING,) * 3
+        assert len(rig.pipeline.unheard()) == 3
+        rng = np.random.default_rng(7)
+        for _ in range(4):
+            for robot in (0, 2):
+                rig.send(robot, rig.draw(rng))
+            commands.append(rig.step().commands)
+    cold, warm = np.array(commands).reshape(2, -1)
+    np.testing.assert_array_equal(warm, cold)
+
+
+def test_unheard_names_the_sensors_that_were_never_heard(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image and vector"])
+    assert rig.pipeline.unheard() == {f"robot_{index}": ["camera", "touch"] for index in range(3)}
+    readings = rig.draw(np.random.default_rng(0))
+    rig.send(0, readings)
+    rig.send(2, readings, "half")
+    assert rig.pipeline.unheard() == {"robot_1": ["camera", "touch"], "robot_2": ["touch"]}
+    result = rig.step()
+    assert result.states == (READY, WAITING, WAITING)
+    assert result.reasons == ("", "no message on camera, touch", "no message on touch")
+    # A message counts as heard for good, even where it could not be used.
+    rig.send(1, readings, "damaged")
+    rig.send(2, readings)
+    rig.step()
+    assert rig.pipeline.unheard() == {}
+
+
+def test_ages_are_those_of_the_oldest_reading(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image and vector"])
+    readings = rig.draw(np.random.default_rng(0))
+    rig.add(0, "camera", readings["camera"], age_ns=25_000_000)
+    rig.add(0, "touch", readings["touch"], age_ns=LATENCY_NS)
+    rig.send(1, readings, "old")
+    result = rig.step()
+    assert result.states == (READY, STALE, WAITING)
+    np.testing.assert_array_equal(result.ages_s, [0.025, 0.045, np.nan])
+    assert list(result.stages_s) == ["select", "stage", "infer", "guard"]
+
+
+def test_a_message_that_cannot_be_used_counts_once(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image and vector"], robots=2)
+    readings = rig.draw(np.random.default_rng(0))
+    rig.send(0, readings, "damaged")
+    rig.send(1, readings)
+    for _ in range(3):
+        result = rig.pipeline.step(rig.now_ns + PERIOD_NS)
+        assert result.states == (REJECTED, READY)
+        assert result.reasons[0] == "touch: found float32 [4]"
+        assert rig.pipeline.rejected_count.tolist() == [1, 0]
+    rig.step()
+    rig.send(0, readings, "crash")
+    assert rig.step().reasons[0] == "touch: ZeroDivisionError: in the decoder"
+    assert rig.pipeline.rejected_count.tolist() == [2, 0]
+
+
+def test_a_deep_queue_of_a_fast_sensor_reaches_back_to_a_slow_image(tmp_path):
+    """A 1 kHz sensor beside an image that takes 30 ms: readings of the image's time must still be there."""
+    rig = Rig(tmp_path, FRAMES["image and vector"], robots=1, observation={"touch": {"depth": 50}})
+    readings = rig.draw(np.random.default_rng(0))
+    rig.add(0, "camera", readings["camera"], age_ns=30_000_000)
+    for age_ms in range(50, 0, -1):
+        touch = readings["touch"] if age_ms == 30 else np.zeros(5, np.float32)
+        rig.add(0, "touch", touch, age_ns=age_ms * 1_000_000)
+    result = rig.step()
+    assert result.states == (READY,), result.reasons
+    rig.assert_expected(result, [readings])
+
+
+@pytest.mark.parametrize("name", ["observation", "touch"])
+def test_a_plain_space_is_fed_by_one_sensor_of_any_name(tmp_path, name):
+    rig = Rig(tmp_path, FRAMES["vector"])
+    layouts = match_observations(renamed(rig, {"touch": (name,)}), rig.policy)
+    assert list(layouts) == [name]
+    assert layouts[name].key == "observation"
+
+
+def test_a_dict_space_of_one_key_works(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image"], is_dict=True)
+    fleet = [rig.draw(np.random.default_rng(robot)) for robot in range(3)]
+    for robot in range(3):
+        rig.send(robot, fleet[robot])
+    rig.assert_expected(rig.step(), fleet)
+
+
+@pytest.mark.parametrize(
+    ("frames", "names", "stack", "problems"),
+    [
+        ("vector", {"touch": ("a", "b")}, 1, ["'a' is not in the policy's observation space", "'b' is not in"]),
+        ("image and vector", {"touch": ("bump",)}, 1, ["'bump' is not in the policy's", "'touch' is missing"]),
+        ("image and vector", {"touch": ()}, 1, ["'touch' is missing, the policy needs it"]),
+        ("image and vector", {}, 7, ["camera.stack: found 7", "touch.stack: found 7"]),
+    ],
+)
+def test_spaces_that_do_not_match_are_shown_side_by_side(tmp_path, frames, names, stack, problems):
+    rig = Rig(tmp_path, FRAMES[frames], robots=1)
+    configuration = renamed(rig, names, stack)
+    with pytest.raises(ConfigurationError) as error:
+        match_observations(configuration, rig.policy)
+    text = str(error.value)
+    assert all(problem in text for problem in problems)
+    for spec in rig.policy.spec.observations.values():
+        assert str(spec) in text
+    for observation in configuration.observations:
+        assert f"{observation.type} on {observation.topic}" in text
+
+
+def renamed(rig: Rig, names: dict[str, tuple[str, ...]], stack: int = 1) -> Configuration:
+    """Return the rig's configuration with sensors renamed, doubled or removed."""
+    observations = [
+        replace(observation, key=name, stack=stack)
+        for observation in rig.configuration.observations
+        for name in names.get(observation.key, (observation.key,))
+    ]
+    return replace(rig.configuration, observations=tuple(observations))
