@@ -30,9 +30,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray, Int32
 
@@ -262,7 +263,7 @@ class Display:
         return (
             f"{elapsed_s:.0f} of {self._duration_s:g} s: {ready} of {len(monitor.robots)} robots ready, "
             f"{float(control.get('rate_hz', 'nan')):.1f} Hz, {control.get('missed_ticks', '?')} of "
-            f"{control.get('ticks', '?')} ticks missed, {sum(monitor.presses)} presses"
+            f"{control.get('ticks', '?')} ticks missed, beacons pressed: {sum(monitor.presses)}"
         )
 
     def _latencies(self) -> str:
@@ -272,18 +273,30 @@ class Display:
             for label, name in (("tick p50 / p99", "tick_ms"), ("stamp to command", "stamp_to_command_ms"))
         )
 
-    def _table(self, elapsed_s: float) -> Table:
-        table = Table(title=f"{self._headline(elapsed_s)}\n{self._latencies()}", title_justify="left")
-        table.add_column("rover")
-        table.add_column("state")
-        table.add_column("age at command, ms", justify="right")
-        table.add_column("presses", justify="right")
-        for robot, presses in zip(self._monitor.robots, self._monitor.presses, strict=True):
-            values = self._monitor.robot_values[robot]
-            state = values.get("state", "")
-            age = _milliseconds(values, "stamp_to_command_ms_p50")
-            table.add_row(robot, f"[{'green' if state == 'READY' else 'red'}]{state}", age, str(presses))
-        return table
+    def _table(self, elapsed_s: float) -> Group:
+        monitor = self._monitor
+        # As many rovers beside each other as it takes to fit the height of the terminal.
+        rows = max(4, self._console.height - 8)
+        blocks = math.ceil(len(monitor.robots) / rows)
+        rows = math.ceil(len(monitor.robots) / blocks)
+        table = Table()
+        for _ in range(blocks):
+            table.add_column("rover")
+            table.add_column("state")
+            table.add_column("age at command", justify="right")
+            table.add_column("presses", justify="right")
+        cells = [self._cells(robot) for robot in range(len(monitor.robots))]
+        for row in range(rows):
+            table.add_row(*(cell for robot in range(row, len(cells), rows) for cell in cells[robot]))
+        return Group(Text(self._headline(elapsed_s)), Text(self._latencies()), table)
+
+    def _cells(self, robot: int) -> list[str]:
+        name = self._monitor.robots[robot]
+        values = self._monitor.robot_values[name]
+        state = values.get("state", "–")
+        age = _milliseconds(values, "stamp_to_command_ms_p50")
+        coloured = f"[{'green' if state == 'READY' else 'red'}]{state}"
+        return [name, coloured, f"{age} ms", str(self._monitor.presses[robot])]
 
 
 def _milliseconds(values: dict[str, str], key: str) -> str:
@@ -500,7 +513,7 @@ def _print_summary(console: Console, recording: Recording, files: Sequence[Path]
     ticks, missed = summary["ticks"], summary["missed_ticks"]
     share = 100 * missed / ticks if ticks else math.nan
     console.print(
-        f"{summary['presses']} beacons pressed, by {summary['robots_that_pressed']} of {summary['robots']} rovers, "
+        f"beacons pressed: {summary['presses']}, by {summary['robots_that_pressed']} of {summary['robots']} rovers, "
         f"in {summary['duration_s']:g} s\n{ticks} ticks at {summary['rate_hz']} Hz, {missed} missed ({share:.1f} %)",
         highlight=False,
     )

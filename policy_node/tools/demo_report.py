@@ -160,9 +160,9 @@ def draw_latency(recording: Recording, file: Path) -> None:
         axes.hist(np.clip(values, 0.0, limit), bins=60, range=(0.0, limit), color="#4c78a8")
         for percentile, colour, label in ((p50, "#f58518", "p50"), (p99, "#e45756", "p99")):
             axes.axvline(percentile, color=colour, label=f"{label} {percentile:.2f} ms")
-        axes.legend(frameon=False, fontsize=9)
-    axes_of_counts = figure.axes[0]
-    axes_of_counts.set_ylabel("ticks")
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
+    for axes, counted in zip(figure.axes, ("ticks", "commands", "ticks"), strict=True):
+        axes.set_ylabel(counted)
     figure.savefig(file, dpi=110)
 
 
