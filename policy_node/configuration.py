@@ -65,7 +65,7 @@ class Parameter:
     def range_text(self) -> str:
         """The rule in words, for errors, descriptors and documentation."""
         if self.allowed:
-            return "one of " + ", ".join(self.allowed)
+            return "one of " + ", ".join(repr(choice) for choice in self.allowed)
         if self.minimum is not None and self.maximum is not None:
             return f"{self.minimum:g} to {self.maximum:g}"
         if self.minimum is not None:
@@ -107,7 +107,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.field",
         "str",
         "",
-        "Dotted path to the numbers in the message; empty: the type's usual vector.",
+        "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
+        "type's usual vector.",
     ),
     Parameter(
         "observations.<key>.joints",
@@ -135,7 +136,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.depth",
         "int",
         0,
-        "Depth of the subscription's queue; 0: 1 for images, 10 for other types.",
+        "Depth of the subscription's queue; 0: 1 for images, 10 for other types. A sensor much faster than the slowest "
+        "one needs as many as it publishes within the slowest one's delay.",
         minimum=0,
         maximum=1000,
     ),
@@ -206,7 +208,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "action.safe_command",
         "list[float]",
         (),
-        "The safe command; zeros for a Twist, must be given for any other type.",
+        "The safe command; empty: zeros for a Twist. Any other type needs it, unless `when_stale` is `silent`.",
     ),
 )
 
@@ -411,8 +413,7 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
             f"{name}: found {value!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,")
         )
     if parameter.allowed and value not in parameter.allowed:
-        allowed = ", ".join(repr(choice) for choice in parameter.allowed)
-        problems.append(f"{name}: found {value!r}, but it must be one of {allowed}")
+        problems.append(f"{name}: found {value!r}, but it must be {parameter.range_text}")
     if parameter.default is None and len(value if isinstance(value, (str, tuple)) else "x") == 0:
         problems.append(f"{name}: empty; give {_TYPE_NAMES[parameter.type]}: {parameter.description}")
     return value
@@ -421,13 +422,14 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
 def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
     problems: list[str] = []
     robots = checked["robots"]
-    for name, names in (("robots", robots), ("observations.keys", keys)):
+    # In the root namespace `/rover` and `rover` are one robot.
+    for name, names in (("robots", [robot.removeprefix("/") for robot in robots]), ("observations.keys", list(keys))):
         for duplicate in sorted({entry for entry in names if names.count(entry) > 1}):
             problems.append(
                 f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; every name must be unique"
             )
     for robot in robots:
-        parts = robot.strip("/").split("/")
+        parts = robot.removeprefix("/").split("/")
         if not all(part.isidentifier() and part.isascii() for part in parts):
             problems.append(
                 f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
@@ -435,6 +437,8 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
             )
     action_type = checked["action.type"]
     for key in keys:
+        if not key or "." in key:
+            problems.append(f"observations.keys: found {key!r}, but a key is a name without dots; rename it")
         prefix = f"observations.{key}."
         if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES:
             problems.append(
