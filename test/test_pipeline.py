@@ -435,7 +435,8 @@ def test_without_a_safe_command_nothing_can_be_published_for_a_robot_that_is_not
     assert np.isnan(result.commands[1]).all()
 
 
-def test_reset_forgets_samples_stacks_and_held_commands(tmp_path):
+@pytest.mark.parametrize("pause", [True, False])
+def test_reset_forgets_samples_stacks_and_held_commands(tmp_path, pause):
     rig = Rig(tmp_path, FRAMES["vector"], stack=3, action={"when_stale": "hold", "hold_s": 60.0})
     rng = np.random.default_rng(6)
     for _ in range(4):
@@ -443,9 +444,11 @@ def test_reset_forgets_samples_stacks_and_held_commands(tmp_path):
             rig.send(robot, rig.draw(rng))
         rig.step()
     rig.pipeline.reset()
-    result = rig.step()
-    assert result.states == (WAITING,) * 3
-    assert result.commands.tolist() == [SAFE] * 3
+    if pause:
+        result = rig.step()
+        assert result.states == (WAITING,) * 3
+        assert result.commands.tolist() == [SAFE] * 3
+    rig.running = [False] * 3
     # Time may go on from anywhere.
     rig.now_ns = 5 * PERIOD_NS
     fleet = [rig.draw(rng) for _ in range(3)]
