@@ -17,13 +17,10 @@ Frames follow REP 103: x forward, y left, z up, angles counter-clockwise.
 The eight touch cells divide the round bumper into sectors of 45 degrees, numbered counter-clockwise from straight
 ahead: cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. So cell 0 is front left, cell 3 rear
 left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
-and once it is gone its reading fades by 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
+and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
 """
 
-import os
 from dataclasses import dataclass
-
-os.environ.setdefault("MUJOCO_GL", "disable")
 
 import mujoco
 import numpy as np
@@ -256,6 +253,8 @@ class ArenaModel:
         The compiled `mujoco.MjModel`.
     mocap
         From the name of an obstacle, or ``"beacon"``, to its row in the mocap arrays.
+    camera_id
+        Number of the rover's camera in the model.
 
     """
 
@@ -264,8 +263,6 @@ class ArenaModel:
         names = [obstacle.name for obstacle in OBSTACLES] + ["beacon"]
         self.mocap = {name: int(self.model.body(name).mocapid[0]) for name in names}
         self.camera_id = self.model.camera("camera").id
-        self.beacon_geom_id = self.model.geom("beacon").id
-        self.hull_body_id = self.model.body("rover").id
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ import sys
 import weakref
 from typing import Any, Protocol
 
-os.environ.setdefault("MUJOCO_GL", "disable")
-
 import mujoco
 import numpy as np
 

@@ -142,12 +142,10 @@ class Imitation:
         self._size += steps * arenas
         return float(np.mean(successes)) if successes else float("nan")
 
-    def learn(self, epochs: int, learning_rate: float, value_from: int) -> float:
+    def learn(self, epochs: int, value_from: int) -> float:
         """Fit actions on all samples, and values on the samples from a row on; return the mean error of the actions."""
         policy: ActorCriticPolicy = self._model.policy
         policy.set_training_mode(True)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
         errors = []
         for _ in range(epochs):
             order = self._rng.permutation(self._size)
@@ -180,13 +178,10 @@ def imitate(model: PPO, arenas: RoverArenaVecEnv, arguments: argparse.Namespace)
     imitation = Imitation(model, arenas, steps * arenas.num_envs * rounds, arguments.seed)
     started = time.monotonic()
     for number in range(rounds):
-        success = imitation.collect(steps, driver_share=max(1.0 - number / 2, 0.1 if number < rounds - 1 else 0.0))
-        last = number == rounds - 1
+        success = imitation.collect(steps, driver_share=max(1.0 - number / 2, 0.1))
         # Only the latest rounds show the returns of a policy like the present one.
         value_from = max(number - 2, 0) * steps * arenas.num_envs
-        error = imitation.learn(arguments.imitation_epochs * (2 if last else 1), 1e-3, value_from)
-        if last:
-            error = imitation.learn(arguments.imitation_epochs, 2e-4, value_from)
+        error = imitation.learn(arguments.imitation_epochs, value_from)
         print(
             f"imitation {number + 1}/{rounds}: {(number + 1) * steps * arenas.num_envs} samples, "
             f"success while collecting {100 * success:.0f} %, error {error:.4f}, "
@@ -329,7 +324,9 @@ def make_parser() -> argparse.ArgumentParser:
     shared.add_argument("--arenas", type=positive, default=16, help="arenas simulated at once (default 16)")
     shared.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
     shared.add_argument("--device", default="cpu", help="device of the policy: cpu, cuda or auto (default cpu)")
-    shared.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default 0: it decides)")
+    shared.add_argument(
+        "--threads", type=int, default=0, help="threads of PyTorch; 1 is best on a busy machine (default 0: it decides)"
+    )
     parser = argparse.ArgumentParser(
         prog="policy_train",
         description="Train the policy that drives the rover, or evaluate one. Without a subcommand it trains.",
@@ -338,16 +335,16 @@ def make_parser() -> argparse.ArgumentParser:
     training = commands.add_parser(
         "train", parents=[shared], help="train a policy (the default)", description="Train a policy."
     )
-    training.add_argument("--steps", type=int, default=600_000, help="steps of PPO, over all arenas (default 600000)")
+    training.add_argument("--steps", type=int, default=800_000, help="steps of PPO, over all arenas (default 800000)")
     training.add_argument("--seed", type=int, default=0, help="seed of layouts and learning (default 0)")
     training.add_argument(
         "--output", type=Path, default=Path("runs/rover"), help="folder for model, checkpoints, TensorBoard logs"
     )
     training.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
     training.add_argument(
-        "--imitation-steps", type=int, default=64_000, help="steps of imitation before PPO; 0: none (default 64000)"
+        "--imitation-steps", type=int, default=84_000, help="steps of imitation before PPO; 0: none (default 84000)"
     )
-    training.add_argument("--imitation-rounds", type=positive, default=8, help="rounds of imitation (default 8)")
+    training.add_argument("--imitation-rounds", type=positive, default=7, help="rounds of imitation (default 7)")
     training.add_argument("--imitation-epochs", type=positive, default=3, help="epochs per round (default 3)")
     training.add_argument("--checkpoint-steps", type=positive, default=50_000, help="steps between checkpoints")
     training.add_argument("--quiet", action="store_true", help="no progress bar")
