@@ -43,7 +43,7 @@ REPORT_PERIOD_S = 10.0
 # A delay up to this long is caught up; a longer one is time lost, and the simulation then runs slower than asked for.
 CATCH_UP_S = 0.1
 # Below this part of the asked-for speed the simulation warns.
-SLOW = 0.95
+SLOW = 0.9
 
 
 def _qos(
@@ -294,7 +294,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         default=4,
         help="how many rovers, named rover_0, rover_1, … (default 4)",
     )
-    # 30 Hz: at a control rate of 20 Hz images are 17 ms old on average, and 16 rovers take a third of a core.
+    # 30 Hz: at a control rate of 20 Hz images are 17 ms old on average, and 16 rovers take 40 % of a core.
     parser.add_argument(
         "--rate-hz",
         type=lambda text: _number(text, 1, 100, float),

@@ -231,8 +231,11 @@ class _Painter:
             row, column = divmod(robot, self._columns)
             top = HEADER_PX + row * self._cell_px
             camera, arena = frame.cameras[robot], self._arena(frame.overview, row, column)
-            for start, pixels, labels in ((left, camera, self._camera_labels), (right, arena, self._arena_labels)):
-                self._cell(picture, (start + column * self._cell_px, top), pixels, labels[robot], robot, frame)
+            for start, pixels, labels, method in (
+                (left, camera, self._camera_labels, Image.Resampling.NEAREST),
+                (right, arena, self._arena_labels, Image.Resampling.BICUBIC),
+            ):
+                self._cell(picture, (start + column * self._cell_px, top), pixels, method, labels[robot], robot, frame)
         return picture
 
     def _arena(self, overview: np.ndarray | None, row: int, column: int) -> np.ndarray | None:
@@ -246,6 +249,7 @@ class _Painter:
         picture: Image.Image,
         corner: tuple[int, int],
         pixels: np.ndarray | None,
+        method: Image.Resampling,
         label: str,
         robot: int,
         frame: Frame,
@@ -254,11 +258,8 @@ class _Painter:
         left, top = corner
         size = self._cell_px - 4
         if pixels is not None:
-            image = Image.fromarray(pixels)
-            # Enlarged pixels stay pixels: this is all that the policy gets to see.
-            enlarged = size >= image.width
-            method = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-            picture.paste(image.resize((size, size), method), (left + 2, top + 2))
+            # Enlarged camera pixels stay pixels: this is all that the policy gets to see.
+            picture.paste(Image.fromarray(pixels).resize((size, size), method), (left + 2, top + 2))
         presses = f" ● {frame.presses[robot]}" if frame.presses[robot] else ""
         middle = left + 7 + draw.textlength(label, self._label_font)
         end = middle + draw.textlength(presses, self._label_font)
