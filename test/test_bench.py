@@ -28,7 +28,7 @@ def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 def test_both_loops_are_measured_over_dds(tmp_path):
     file = tmp_path / "figures.json"
     run = policy_bench(
-        tmp_path, "fleet", "--robots", "2", "--image", "48x36", "--seconds", "2", "--baseline", "--json", str(file)
+        tmp_path, "fleet", "--robots", "2", "--image", "48x36", "--seconds", "1", "--baseline", "--json", str(file)
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "today's loop" in run.stdout

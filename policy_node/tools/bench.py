@@ -183,8 +183,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask the process to end, and end it when it does not."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
