@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import ROS_PARAMETERS, Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline, match_observations, side_by_side
@@ -223,6 +225,13 @@ class PolicyNode(LifecycleNode):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until it gets SIGINT or SIGTERM, then make every robot safe."""
+    arguments = sys.argv if arguments is None else ["policy_node", *arguments]
+    parser = argparse.ArgumentParser(
+        prog="policy_node",
+        usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
+        description="One learned policy drives a fleet; ROS parameters set everything, see config/rover.yaml.",
+    )
+    parser.parse_args(remove_ros_args(arguments)[1:])
     stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
