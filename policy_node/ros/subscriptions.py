@@ -16,7 +16,7 @@ from policy_node.configuration import Configuration, ObservationConfiguration
 from policy_node.pipeline import Pipeline
 from policy_node.ros.messages import ReadingDecoder
 
-IMAGE_DEPTH = 1  # of a camera only the newest image counts
+IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
 VECTOR_DEPTH = 10  # of small readings the one that fits the image best
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
