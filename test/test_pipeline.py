@@ -117,6 +117,7 @@ class Rig:
         action_space: spaces.Space = DRIVE,
         action: dict[str, Any] | None = None,
         observation: dict[str, Any] | None = None,
+        synchronisation: dict[str, float] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         is_dict: bool | None = None,
     ) -> None:
@@ -144,7 +145,7 @@ class Rig:
                         for key in frames
                     },
                 },
-                "synchronisation": {"slop_s": 0.02, "max_age_s": 0.04},
+                "synchronisation": {"slop_s": 0.02, "max_age_s": 0.04, **(synchronisation or {})},
                 "action": {
                     "topic": "cmd_vel",
                     "type": "geometry_msgs/msg/Twist",
@@ -457,6 +458,25 @@ def test_reset_forgets_samples_stacks_and_held_commands(tmp_path, pause):
     result = rig.step()
     assert result.states == (READY,) * 3
     rig.assert_expected(result, fleet)
+
+
+@pytest.mark.parametrize(
+    ("pause_ns", "is_gap"), [(0, False), (200_000_000, False), (201_000_000, True), (10**12, True), (-(10**9), True)]
+)
+def test_a_pause_of_the_process_is_a_gap_although_no_tick_saw_it(tmp_path, pause_ns, is_gap):
+    """Steps from before and after it must not be stacked; a few missed ticks are no gap yet."""
+    rig = Rig(tmp_path, FRAMES["vector"], stack=3, synchronisation={"max_age_s": 0.2})
+    rng = np.random.default_rng(8)
+    for tick in range(6):
+        if tick == 3:
+            rig.now_ns += pause_ns
+            rig.running = [not is_gap] * 3
+        fleet = [rig.draw(rng) for _ in range(3)]
+        for robot in range(3):
+            rig.send(robot, fleet[robot])
+        result = rig.step()
+        assert result.states == (READY,) * 3
+        rig.assert_expected(result, fleet)
 
 
 def test_warm_up_leaves_no_trace(tmp_path):
