@@ -71,11 +71,8 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
     ConfigurationError
         When they do not fit; shows both side by side.
     """
-    wanted = policy.spec.observations
+    wanted = _wanted(configuration, policy)
     configured = {observation.key: observation for observation in configuration.observations}
-    # A space that is not a Dict has one observation, whatever the user calls it.
-    if list(wanted) == ["observation"] and len(configured) == 1:
-        wanted = {next(iter(configured)): wanted["observation"]}
     problems = [
         f"observations.keys: '{key}' is not in the policy's observation space"
         for key in configured
@@ -93,12 +90,22 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
             except ConfigurationError as error:
                 problems += error.problems
     if problems:
-        raise ConfigurationError([*problems, side_by_side(configuration, wanted)])
+        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
     return layouts
 
 
-def side_by_side(configuration: Configuration, wanted: Mapping[str, ArraySpec]) -> str:
+def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
+    """Return the policy's observation space by configured key."""
+    wanted, configured = policy.spec.observations, configuration.observations
+    # A space that is not a Dict has one observation, whatever the user calls it.
+    if list(wanted) == ["observation"] and len(configured) == 1:
+        return {configured[0].key: wanted["observation"]}
+    return wanted
+
+
+def side_by_side(configuration: Configuration, policy: Policy) -> str:
     """Show the policy's observation space beside the configured sensors, a line per key."""
+    wanted = _wanted(configuration, policy)
     sensors = {
         observation.key: f"{observation.type} on {observation.topic}"
         + (f", field {observation.field}" if observation.field else "")

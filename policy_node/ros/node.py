@@ -122,7 +122,7 @@ class PolicyNode(LifecycleNode):
             except MessageTypeError as error:
                 problems.append(f"observations.{observation.key}: {error}")
         if problems:
-            raise ConfigurationError([*problems, side_by_side(configuration, policy.spec.observations)])
+            raise ConfigurationError([*problems, side_by_side(configuration, policy)])
         decode = {key: decoder.decode for key, decoder in decoders.items()}
         pipeline = Pipeline(configuration, policy, layouts, decode)
         action = configuration.action
