@@ -91,8 +91,9 @@ class Sb3Policy:
             observations = {next(iter(self._expected)): observations}
         self._check(observations)
         with torch.inference_mode():
+            # Always a new tensor: a features extractor may work in place, and the observations are the caller's.
             ready = {
-                key: tensor.float() / 255.0 if key in self._image_keys else tensor.float()
+                key: tensor.float() / 255.0 if key in self._image_keys else tensor.to(torch.float32, copy=True)
                 for key, tensor in observations.items()
             }
             return self._finish(self._network(ready["observation"] if self._plain else ready)), None
