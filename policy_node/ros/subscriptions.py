@@ -80,8 +80,17 @@ class SensorSubscriptions:
                 )
                 self._sensors.append((robot, sensor, subscription, decoder))
 
-    def take(self, pipeline: Pipeline) -> None:
-        """Hand every message that has arrived to the pipeline; called by the tick thread alone."""
+    def take(self, pipeline: Pipeline, simulated_ns: int | None) -> None:
+        """Hand every message that has arrived to the pipeline; called by the tick thread alone.
+
+        Parameters
+        ----------
+        pipeline
+            Takes the messages in.
+        simulated_ns
+            The time of messages without a header under simulated time, on which they have no stamp of their own; None in
+            real time, where they have that of their publishing.
+        """
         for robot, sensor, subscription, decoder in self._sensors:
             handle = subscription.handle
             # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
@@ -91,7 +100,9 @@ class SensorSubscriptions:
                     break
                 raw, info = taken
                 stamp_ns = decoder.stamp_ns(raw)
-                pipeline.add(robot, sensor, info["source_timestamp"] if stamp_ns is None else stamp_ns, raw)
+                if stamp_ns is None:
+                    stamp_ns = info["source_timestamp"] if simulated_ns is None else simulated_ns
+                pipeline.add(robot, sensor, stamp_ns, raw)
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
