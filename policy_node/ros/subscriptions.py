@@ -88,8 +88,8 @@ class SensorSubscriptions:
         pipeline
             Takes the messages in.
         simulated_ns
-            The time of messages without a header under simulated time, on which they have no stamp of their own; None in
-            real time, where they have that of their publishing.
+            Stamp of messages without a header under simulated time; None in real time, where the time of their
+            publishing is their stamp.
         """
         for robot, sensor, subscription, decoder in self._sensors:
             handle = subscription.handle
