@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import time
@@ -31,8 +32,8 @@ from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions
 
-# A constant timeout: rclpy rebuilds its wait set whenever it varies.
-SPIN_TIMEOUT_S = 0.1
+# How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
+SPIN_TIMEOUT_S = 0.25
 
 
 class PolicyNode(LifecycleNode):
@@ -165,6 +166,9 @@ class PolicyNode(LifecycleNode):
             "rmw": rclpy.get_rmw_implementation_identifier(),
         }
         self._reporter = Reporter(self, configuration, pipeline, self._loop, description)
+        # A full collection of what configure made takes as long as several ticks; frozen objects are never collected.
+        gc.collect()
+        gc.freeze()
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
         return TransitionCallbackReturn.SUCCESS
@@ -178,6 +182,7 @@ class PolicyNode(LifecycleNode):
         if self._loop is not None:
             self._loop.stop()
             self._loop = None
+            gc.unfreeze()
             self.get_logger().info("inactive: every robot got the safe command")
         if self._reporter is not None:
             self._reporter.destroy()
