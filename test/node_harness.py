@@ -36,7 +36,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 # How long a time on /clock, which is subscribed with best effort, may stay without commands before it is sent again.
 RESEND_CLOCK_S = 0.25
 # Far beyond what anything here takes on a busy machine; every wait ends as soon as what it waits for is there.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 CELLS = 8
 OBSERVATION_SPACE = spaces.Dict(

@@ -42,6 +42,7 @@ def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer,
     fleet.wait_until_heard()
     refused = operator.set(control_rate_hz=10.0)
     assert "control_rate_hz: parameters are read at configure; deactivate and clean up the node" in refused
+    assert "use_sim_time: parameters are read at configure" in operator.set(use_sim_time=True)
     assert not any(fleet.commands.values())
 
     for _ in range(2):
@@ -62,6 +63,9 @@ def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer,
     another = ScriptedFleet(peer, ["robot_2"])
     another.drive(lambda: driven(another), "commands of the policy for another robot")
     assert not any(fleet.commands.values())
+    assert operator.change("active_shutdown")
+    assert operator.state() == "finalized"
+    peer.spin_until(lambda: safe(another), "the safe command of the robot")
     assert process.send(signal.SIGINT) == 0
 
 
@@ -161,6 +165,17 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
             "observations.keys: 'speed' is not in the policy's observation space",
             "speed  not there",
         ],
+    ),
+    "topic with a space": (
+        {"observations.image.topic": "camera/image raw", "action.topic": "cmd_vel/"},
+        [
+            "observations.image.topic: found 'camera/image raw'; Invalid topic name: topic name must not contain",
+            "action.topic: found 'cmd_vel/'; Invalid topic name: topic name must not end with a forward slash",
+        ],
+    ),
+    "one robot by two names": (
+        {"robots": ["robot_0", "/robot_0"]},
+        ["robots: 'robot_0' stands there 2 times; every name must be unique"],
     ),
     "command of another size": (
         {"action.fields": ["linear.x"], "action.safe_command": [0.0]},

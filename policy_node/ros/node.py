@@ -22,7 +22,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from policy_node.configuration import ROS_PARAMETERS, Configuration, ConfigurationError, parse_configuration
+from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline, match_observations, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.ros.control_loop import ControlLoop
@@ -30,7 +30,7 @@ from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -105,6 +105,7 @@ class PolicyNode(LifecycleNode):
         # Values may have been set, or keys named, since the node was made.
         declare_parameters(self)
         configuration = parse_configuration(read_parameters(self))
+        check_topics(self, configuration)
         torch.set_num_threads(configuration.policy.threads)
         policy = load_policy(configuration.policy.path, configuration.policy.device)
         layouts = match_observations(configuration, policy)
@@ -217,11 +218,11 @@ class PolicyNode(LifecycleNode):
         )
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        configured = self._configuration is not None
-        fixed = [p.name for p in parameters if p.name not in ROS_PARAMETERS]
-        if configured and fixed:
+        # All of them, use_sim_time too: the tick runs on the clock that it was started with.
+        if self._configuration is not None:
+            names = ", ".join(parameter.name for parameter in parameters)
             reason = (
-                f"{', '.join(fixed)}: parameters are read at configure; deactivate and clean up the node, set them, "
+                f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
                 f"then configure it again"
             )
             return SetParametersResult(successful=False, reason=reason)

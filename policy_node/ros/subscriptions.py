@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from rclpy.validate_full_topic_name import validate_full_topic_name
+from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.configuration import Configuration, ObservationConfiguration
+from policy_node.configuration import Configuration, ConfigurationError, ObservationConfiguration
 from policy_node.pipeline import Pipeline
 from policy_node.ros.messages import ReadingDecoder
 
@@ -48,6 +52,28 @@ def sensor_qos(observation: ObservationConfiguration) -> QoSProfile:
 def topic_of(robot: str, topic: str) -> str:
     """Return the topic of a robot: relative topics lie below its namespace, absolute ones are shared by all robots."""
     return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
+
+
+def check_topics(node: Node, configuration: Configuration) -> None:
+    """Check that every topic has a valid name, before any is opened.
+
+    Raises
+    ------
+    ConfigurationError
+        With one line for every problem.
+    """
+    problems = []
+    topics = {f"observations.{observation.key}.topic": observation.topic for observation in configuration.observations}
+    for parameter, topic in {**topics, "action.topic": configuration.action.topic}.items():
+        name = topic_of(configuration.robots[0], topic)
+        try:
+            validate_topic_name(name)
+            validate_full_topic_name(expand_topic_name(name, node.get_name(), node.get_namespace()))
+        except NameValidationException as error:
+            reason = str(error).splitlines()[0]
+            problems.append(f"{parameter}: found {topic!r}; {reason.rstrip(':')}; give a name such as camera/image_raw")
+    if problems:
+        raise ConfigurationError(problems)
 
 
 class SensorSubscriptions:
