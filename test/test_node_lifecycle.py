@@ -81,6 +81,14 @@ def test_a_signal_makes_every_robot_safe_and_ends_the_node(
     assert "Traceback" not in process.text
 
 
+def test_simulated_time_that_is_no_boolean_is_refused(model: Model, start_node: StartNode) -> None:
+    process = start_node(parameters_of(model()[0], ROBOTS, {"use_sim_time": 1}))
+    process.wait_for(
+        r"use_sim_time: found 1 \(int\), but it must be a boolean; start the node again with true or false"
+    )
+    assert process.send(signal.SIGINT) == 0
+
+
 @pytest.fixture(scope="module")
 def operator_of_a_wrong_node(
     ros: None, model: Model, tmp_path_factory: pytest.TempPathFactory

@@ -66,9 +66,14 @@ def read_parameters(node: Node) -> dict[str, Any]:
     Raises
     ------
     ConfigurationError
-        When a `package://` path names a package that is not there.
+        When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
     """
     values = _values(node)
+    simulated = values.get("use_sim_time")
+    if not isinstance(simulated, bool):
+        found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
+        # ROS fixes its type at the start and ignores a wrong one.
+        raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
     path = values.get("policy.path")
     if isinstance(path, str) and path:
         values["policy.path"] = resolve_path(path, "policy.path")
