@@ -33,6 +33,9 @@ from sensor_msgs.msg import Image, JointState
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+# More threads would only wait for each other, and for the node, on a busy machine.
+torch.set_num_threads(1)
+
 # How long a time on /clock, which is subscribed with best effort, may stay without commands before it is sent again.
 RESEND_CLOCK_S = 0.25
 # Far beyond what anything here takes on a busy machine; every wait ends as soon as what it waits for is there.
