@@ -27,7 +27,7 @@ ros = [
 ]
 
 # The rover arena and the tools around it: training, demonstration, benchmark.
-sim = ["mujoco>=3.2", "matplotlib", "pillow", "psutil", "rich", "tensorboard", "tqdm"]
+sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "rich", "tensorboard", "tqdm"]
 
 setup(
     name=package_name,
