@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-Serialised ROS 2 messages (plain CDR), read without trusting them.
+"""Serialised ROS 2 messages (plain CDR), read without trusting them.
 
 Four bytes of encapsulation come first: 0, then 0 for big-endian or 1 for little-endian, then two of options whose
 last two bits count padding bytes at the end. Numbers of four bytes lie at multiples of four.
@@ -23,8 +22,7 @@ _STAMP = (Struct(">iI"), Struct("<iI"))
 
 
 def body_end(raw: bytes) -> int:
-    """
-    Check the encapsulation and return where the message ends.
+    """Check the encapsulation and return where the message ends.
 
     The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies of it;
     so every message passes here first.

@@ -17,8 +17,7 @@ from policy_node.ros.readings import JOINT_FIELDS, require_unique
 
 
 class VelocityEncoder:
-    """
-    Encodes into geometry_msgs Twist or TwistStamped.
+    """Encodes into geometry_msgs Twist or TwistStamped.
 
     Parameters
     ----------
@@ -76,8 +75,7 @@ class ArrayEncoder:
 
 
 class JointStateEncoder:
-    """
-    Encodes into sensor_msgs JointState.
+    """Encodes into sensor_msgs JointState.
 
     Parameters
     ----------
@@ -117,8 +115,7 @@ class JointStateEncoder:
 
 
 class JointTrajectoryEncoder:
-    """
-    Encodes into trajectory_msgs JointTrajectory: one point of positions, to be reached `time_from_start_s` later.
+    """Encodes into trajectory_msgs JointTrajectory: one point of positions, to be reached `time_from_start_s` later.
 
     The stamp stays 0, which a joint trajectory controller takes as "from the arrival on": clocks of two machines need
     not agree, and a command that comes late is not rejected.

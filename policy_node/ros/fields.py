@@ -30,8 +30,7 @@ class MessageTypeError(ValueError):
 
 @dataclass(frozen=True)
 class NumericField:
-    """
-    A number or an array of numbers inside a message.
+    """A number or an array of numbers inside a message.
 
     Parameters
     ----------
@@ -52,8 +51,7 @@ class NumericField:
 
 
 def message_class(type_name: str) -> MessageClass:
-    """
-    Import the Python class of a message type such as ``sensor_msgs/msg/Image``.
+    """Import the Python class of a message type such as ``sensor_msgs/msg/Image``.
 
     Raises
     ------
@@ -79,8 +77,7 @@ def has_header(message_type: MessageClass) -> bool:
 
 
 def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
-    """
-    Find the numbers that a dotted path leads to, in the order of the definition.
+    """Find the numbers that a dotted path leads to, in the order of the definition.
 
     Parameters
     ----------

@@ -52,8 +52,7 @@ class ImageReader(Protocol):
 
 
 class RawImageReader:
-    """
-    Reads sensor_msgs/msg/Image.
+    """Reads sensor_msgs/msg/Image.
 
     Parameters
     ----------
@@ -102,8 +101,7 @@ class RawImageReader:
 
 
 class CompressedImageReader:
-    """
-    Reads sensor_msgs/msg/CompressedImage that holds a JPEG or PNG of at most 64 megapixels.
+    """Reads sensor_msgs/msg/CompressedImage that holds a JPEG or PNG of at most 64 megapixels.
 
     The parameters and errors are those of `RawImageReader`; 32FC1 is not available.
     """
@@ -147,8 +145,7 @@ class CompressedImageReader:
 
 
 class Converter:
-    """
-    Converts pixels to the wanted encoding and size.
+    """Converts pixels to the wanted encoding and size.
 
     Colours convert into one another, and to and from grey, as OpenCV does it; depth stays what it is. Another size is
     resized with INTER_AREA. The result is that of conversion first and resizing second.

@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-What the node can read and command: message types to arrays, and arrays to message types.
+"""What the node can read and command: message types to arrays, and arrays to message types.
 
 `reading_decoder` and `command_encoder` choose by the name of the type and check everything that can be known before
 the first message.
@@ -59,8 +58,7 @@ DISTANCE_FIELDS = {
 
 
 class ReadingDecoder:
-    """
-    Decodes the serialised messages of one observation; made by `reading_decoder`.
+    """Decodes the serialised messages of one observation; made by `reading_decoder`.
 
     It keeps nothing of a robot, so one serves all robots of a fleet, in one thread.
     """
@@ -72,8 +70,7 @@ class ReadingDecoder:
         self._has_header = has_header(message_type)
 
     def stamp_ns(self, raw: bytes) -> int | None:
-        """
-        Return the header stamp of a serialised message in nanoseconds.
+        """Return the header stamp of a serialised message in nanoseconds.
 
         None for a type without a header, whose readings count from their source timestamp, and for a message that is
         cut before it, which `decode` then refuses.
@@ -81,8 +78,7 @@ class ReadingDecoder:
         return header_stamp_ns(raw) if self._has_header else None
 
     def decode(self, raw: bytes, out: np.ndarray) -> None:
-        """
-        Decode a serialised message into a row of the batch.
+        """Decode a serialised message into a row of the batch.
 
         Parameters
         ----------
@@ -120,8 +116,7 @@ def reading_decoder(
     joints: Sequence[str] = (),
     encoding: str = "",
 ) -> ReadingDecoder:
-    """
-    Make the decoder that turns messages of a type into what a policy observes.
+    """Make the decoder that turns messages of a type into what a policy observes.
 
     Parameters
     ----------
@@ -171,8 +166,7 @@ def command_encoder(
     frame_id: str = "",
     time_from_start_s: float,
 ) -> CommandEncoder:
-    """
-    Make the encoder that turns commands into messages of a type.
+    """Make the encoder that turns commands into messages of a type.
 
     Parameters
     ----------

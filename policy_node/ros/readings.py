@@ -38,8 +38,7 @@ class NumberSource(Protocol):
 
 
 class VectorReader:
-    """
-    Reads the numbers of one message into a vector.
+    """Reads the numbers of one message into a vector.
 
     Parameters
     ----------
@@ -97,8 +96,7 @@ class VectorReader:
 
 
 class FieldSource:
-    """
-    The numbers at dotted paths of a message, one path after the other.
+    """The numbers at dotted paths of a message, one path after the other.
 
     Parameters
     ----------
@@ -134,8 +132,7 @@ class FieldSource:
 
 
 class RangeSource(FieldSource):
-    """
-    Distances in metres, as REP 117 says them, clipped to what the sensor can measure.
+    """Distances in metres, as REP 117 says them, clipped to what the sensor can measure.
 
     A policy trains on distances clipped to the sensor's range, so +inf (nothing there) and anything beyond become the
     largest distance of the message, -inf (too near) and anything below become the smallest. NaN stays unusable.
@@ -162,8 +159,7 @@ class RangeSource(FieldSource):
 
 
 class JointSource:
-    """
-    Position, velocity or effort of joints, chosen by name.
+    """Position, velocity or effort of joints, chosen by name.
 
     Parameters
     ----------

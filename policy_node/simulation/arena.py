@@ -19,6 +19,7 @@ ahead: cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. S
 left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
 and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
 """
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -255,7 +256,6 @@ class ArenaModel:
         From the name of an obstacle, or ``"beacon"``, to its row in the mocap arrays.
     camera_id
         Number of the rover's camera in the model.
-
     """
 
     def __init__(self) -> None:
@@ -320,7 +320,6 @@ def draw_layout(rng: np.random.Generator) -> Layout:
     ----------
     rng
         The source of randomness; equal states give equal layouts.
-
     """
     half_m = ARENA.half_size_m
     while True:
@@ -365,7 +364,6 @@ class Arena:
         How often the bumper came into contact with anything but the beacon since `reset`.
     layout
         What stands where.
-
     """
 
     def __init__(self, model: ArenaModel, seed: int | None = None) -> None:

@@ -14,6 +14,7 @@ to what start and end give, whatever the path.
 
 An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated).
 """
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -65,7 +66,6 @@ class RoverTask:
     ----------
     arena
         The arena of the rover.
-
     """
 
     def __init__(self, model: ArenaModel) -> None:
@@ -91,7 +91,6 @@ class RoverTask:
         -------
         tuple
             Reward, terminated, truncated, and an info with ``is_success``, ``time_s`` and ``collisions``.
-
         """
         arena = self.arena
         arena.command(action[0], action[1])
@@ -123,7 +122,6 @@ class RoverArenaEnv(gymnasium.Env):
         Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
     render_mode
         None, or ``"rgb_array"`` for the arena from above.
-
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD_S)}  # noqa: RUF012
@@ -180,7 +178,6 @@ class RoverArenaVecEnv(VecEnv):
         The task of each arena.
     running_seeds
         The seed of the running episode of each arena.
-
     """
 
     def __init__(self, arenas: int, episode_seeds: Iterator[int], renderer: str = "auto") -> None:

@@ -5,6 +5,7 @@
 Two renderers draw the same picture: `EglRenderer` uses OpenGL without a display, `RaycastRenderer` needs no OpenGL.
 Both show flat colours under one directional light, without shadows or reflections.
 """
+from __future__ import annotations
 
 import atexit
 import functools
@@ -63,7 +64,6 @@ def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
         If the kind is unknown.
     RendererError
         If EGL was asked for and does not work here.
-
     """
     if kind not in KINDS:
         raise ValueError(f"renderer: {kind!r} is unknown; use one of {', '.join(KINDS)}")

@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-`policy_bench`: what the node costs and how late its commands are, beside the loop that users write today.
+"""`policy_bench`: what the node costs and how late its commands are, beside the loop that users write today.
 
 Both are measured from outside, over real DDS, with the same synthetic robots, in turn within one run: CPU time as the
 operating system counts it for the whole process, ticks and delays as the process itself publishes them on `~/timing`

@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-The loop that users write today, to be measured beside this package's node.
+"""The loop that users write today, to be measured beside this package's node.
 
 One rclpy node in a SingleThreadedExecutor: callbacks keep the newest reading of every robot as NumPy arrays, a timer
 calls `model.predict` for one robot after another. It is written as well as that design allows: images are viewed, not

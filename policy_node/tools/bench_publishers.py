@@ -1,7 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-Synthetic robots for the benchmark: cameras and bumpers that publish serialised messages at absolute deadlines.
+"""Synthetic robots for the benchmark: cameras and bumpers that publish serialised messages at absolute deadlines.
 
 Messages are serialised once and only their stamp is patched, so that the robots leave the machine to what is measured.
 """

@@ -6,6 +6,7 @@ Training has two parts. First the policy imitates the scripted driver: the polic
 time, and the driver says at each step what it would have done (DAgger). Then PPO improves the policy on the reward of
 the task. The result is an ordinary Stable-Baselines3 PPO zip.
 """
+from __future__ import annotations
 
 import argparse
 import itertools
@@ -92,7 +93,6 @@ class Imitation:
         How many samples there will be.
     seed
         Seed of the mixture of drivers and of the order of the samples.
-
     """
 
     def __init__(self, model: PPO, arenas: RoverArenaVecEnv, capacity: int, seed: int) -> None:
