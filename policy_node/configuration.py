@@ -15,11 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+JOINT_STATE = "sensor_msgs/msg/JointState"
+TWIST = "geometry_msgs/msg/Twist"
+TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
+FLOAT64_ARRAY = "std_msgs/msg/Float64MultiArray"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 # Zero is a safe command only where it is a velocity.
-VELOCITY_COMMAND_TYPES = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
-JOINT_COMMAND_TYPES = ("sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory")
-COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, "std_msgs/msg/Float64MultiArray", *JOINT_COMMAND_TYPES)
+VELOCITY_COMMAND_TYPES = (TWIST, TWIST_STAMPED)
+JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
+COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
 
 
 class ConfigurationError(ValueError):
@@ -445,10 +453,10 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
                 f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} "
                 f"have one; remove it"
             )
-        if checked[prefix + "joints"] and checked[prefix + "type"] != "sensor_msgs/msg/JointState":
+        if checked[prefix + "joints"] and checked[prefix + "type"] != JOINT_STATE:
             problems.append(
-                f"{prefix}joints: given for a {checked[prefix + 'type']}; only sensor_msgs/msg/JointState "
-                f"has them; remove it"
+                f"{prefix}joints: given for a {checked[prefix + 'type']}; only {JOINT_STATE} has them; "
+                f"remove it"
             )
     if checked["action.topic"].startswith("/") and len(robots) > 1:
         problems.append(

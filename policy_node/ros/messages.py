@@ -13,6 +13,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from policy_node.configuration import (
+    COMMAND_TYPES,
+    FLOAT64_ARRAY,
+    IMAGE,
+    IMAGE_TYPES,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    TWIST,
+    TWIST_STAMPED,
+    VELOCITY_COMMAND_TYPES,
+)
 from policy_node.ros.cdr import header_stamp_ns
 from policy_node.ros.commands import ArrayEncoder, JointStateEncoder, JointTrajectoryEncoder, VelocityEncoder
 from policy_node.ros.fields import MessageClass, MessageTypeError, has_header, message_class
@@ -22,16 +33,6 @@ from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 __all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder"]
-
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-JOINT_STATE = "sensor_msgs/msg/JointState"
-LASER_SCAN = "sensor_msgs/msg/LaserScan"
-RANGE = "sensor_msgs/msg/Range"
-TWIST = "geometry_msgs/msg/Twist"
-TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
-FLOAT64_ARRAY = "std_msgs/msg/Float64MultiArray"
-JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 
 # The vector of each type that is read without a `field`.
 USUAL_FIELDS = {
@@ -52,8 +53,8 @@ USUAL_FIELDS = {
 }
 # The distances of each type that REP 117 rules, with the smallest and the largest measurable one.
 DISTANCE_FIELDS = {
-    LASER_SCAN: ("ranges", "range_min", "range_max"),
-    RANGE: ("range", "min_range", "max_range"),
+    "sensor_msgs/msg/LaserScan": ("ranges", "range_min", "range_max"),
+    "sensor_msgs/msg/Range": ("range", "min_range", "max_range"),
 }
 
 
@@ -144,7 +145,7 @@ def reading_decoder(
     try:
         message_type = message_class(type_name)
         read: ImageReader | VectorReader
-        if type_name in (IMAGE, COMPRESSED_IMAGE):
+        if type_name in IMAGE_TYPES:
             _refuse(type_name, field=field, joints=joints)
             read = (RawImageReader if type_name == IMAGE else CompressedImageReader)(spec, encoding)
         else:
@@ -192,7 +193,7 @@ def command_encoder(
         If the type is none of these, or fields or joints do not fit it; says found, allowed and what to do.
     """
     try:
-        if type_name in (TWIST, TWIST_STAMPED):
+        if type_name in VELOCITY_COMMAND_TYPES:
             _refuse(type_name, joints=joints)
             return VelocityEncoder(message_class(type_name), components, fields, frame_id)
         _refuse(type_name, fields=fields)
@@ -206,8 +207,7 @@ def command_encoder(
             return JointTrajectoryEncoder(message_class(type_name), components, joints, frame_id, time_from_start_s)
     except MessageTypeError as error:
         raise MessageTypeError(f"{type_name} cannot carry the command: {error}") from error
-    allowed = ", ".join((TWIST, TWIST_STAMPED, FLOAT64_ARRAY, JOINT_STATE, JOINT_TRAJECTORY))
-    raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {allowed}")
+    raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMAND_TYPES)}")
 
 
 def _number_source(type_name: str, message_type: MessageClass, field: str, joints: Sequence[str]) -> NumberSource:
