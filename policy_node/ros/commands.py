@@ -23,8 +23,6 @@ class VelocityEncoder:
     ----------
     message_type
         Class of the message.
-    components
-        How many numbers a command has.
     fields
         The field of each component, such as ``linear.x``, the same for both types; what is not named stays 0.
     frame_id
@@ -33,11 +31,10 @@ class VelocityEncoder:
     Raises
     ------
     MessageTypeError
-        If a field does not exist, occurs twice, or their number is not that of the components.
+        If a field does not exist or is not a number.
     """
 
-    def __init__(self, message_type: MessageClass, components: int, fields: Sequence[str], frame_id: str) -> None:
-        _require_count("fields", fields, components, "linear.x, angular.z")
+    def __init__(self, message_type: MessageClass, fields: Sequence[str], frame_id: str) -> None:
         self.message_type = message_type
         self._message = message_type()
         self._header = getattr(self._message, "header", None)
@@ -81,8 +78,6 @@ class JointStateEncoder:
     ----------
     message_type
         Class of the message.
-    components
-        How many numbers a command has.
     joints
         The joint of each component.
     field
@@ -93,13 +88,10 @@ class JointStateEncoder:
     Raises
     ------
     MessageTypeError
-        If there is no such field, a joint occurs twice, or their number is not that of the components.
+        If there is no such field.
     """
 
-    def __init__(
-        self, message_type: MessageClass, components: int, joints: Sequence[str], field: str, frame_id: str
-    ) -> None:
-        _require_count("joints", joints, components, "shoulder, elbow")
+    def __init__(self, message_type: MessageClass, joints: Sequence[str], field: str, frame_id: str) -> None:
         if field not in JOINT_FIELDS:
             raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}")
         self.message_type = message_type
@@ -124,8 +116,6 @@ class JointTrajectoryEncoder:
     ----------
     message_type
         Class of the message.
-    components
-        How many numbers a command has.
     joints
         The joint of each component.
     frame_id
@@ -136,18 +126,12 @@ class JointTrajectoryEncoder:
     Raises
     ------
     MessageTypeError
-        If a joint occurs twice, their number is not that of the components, or the time is not above 0.
+        If the time is not above 0.
     """
 
     def __init__(
-        self,
-        message_type: MessageClass,
-        components: int,
-        joints: Sequence[str],
-        frame_id: str,
-        time_from_start_s: float,
+        self, message_type: MessageClass, joints: Sequence[str], frame_id: str, time_from_start_s: float
     ) -> None:
-        _require_count("joints", joints, components, "shoulder, elbow")
         if not 0.0 < time_from_start_s <= 3600.0:
             raise MessageTypeError(f"time_from_start_s is {time_from_start_s}; above 0 s, at most 3600 s is allowed")
         self.message_type = message_type
@@ -163,7 +147,8 @@ class JointTrajectoryEncoder:
         return self._message
 
 
-def _require_count(what: str, names: Sequence[str], components: int, example: str) -> None:
+def require_one_each(what: str, names: Sequence[str], components: int, example: str) -> None:
+    """Raise `MessageTypeError` unless every component of the command has a name of its own."""
     if len(names) != components:
         raise MessageTypeError(
             f"{what}: {len(names)} named ({', '.join(names) or 'none'}), the command has {components} components; "

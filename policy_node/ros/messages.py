@@ -18,14 +18,20 @@ from policy_node.configuration import (
     FLOAT64_ARRAY,
     IMAGE,
     IMAGE_TYPES,
+    JOINT_COMMAND_TYPES,
     JOINT_STATE,
-    JOINT_TRAJECTORY,
     TWIST,
     TWIST_STAMPED,
     VELOCITY_COMMAND_TYPES,
 )
 from policy_node.ros.cdr import header_stamp_ns
-from policy_node.ros.commands import ArrayEncoder, JointStateEncoder, JointTrajectoryEncoder, VelocityEncoder
+from policy_node.ros.commands import (
+    ArrayEncoder,
+    JointStateEncoder,
+    JointTrajectoryEncoder,
+    VelocityEncoder,
+    require_one_each,
+)
 from policy_node.ros.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.ros.images import CompressedImageReader, ImageReader, RawImageReader
 from policy_node.ros.readings import FieldSource, JointSource, NumberSource, RangeSource, VectorReader
@@ -195,16 +201,18 @@ def command_encoder(
     try:
         if type_name in VELOCITY_COMMAND_TYPES:
             _refuse(type_name, joints=joints)
-            return VelocityEncoder(message_class(type_name), components, fields, frame_id)
+            require_one_each("fields", fields, components, "linear.x, angular.z")
+            return VelocityEncoder(message_class(type_name), fields, frame_id)
         _refuse(type_name, fields=fields)
         if type_name == FLOAT64_ARRAY:
             _refuse(type_name, joints=joints)
             return ArrayEncoder(message_class(type_name))
-        if type_name == JOINT_STATE:
-            return JointStateEncoder(message_class(type_name), components, joints, field, frame_id)
-        if type_name == JOINT_TRAJECTORY:
+        if type_name in JOINT_COMMAND_TYPES:
+            require_one_each("joints", joints, components, "shoulder, elbow")
+            if type_name == JOINT_STATE:
+                return JointStateEncoder(message_class(type_name), joints, field, frame_id)
             _refuse(type_name, field="" if field == "position" else field)
-            return JointTrajectoryEncoder(message_class(type_name), components, joints, frame_id, time_from_start_s)
+            return JointTrajectoryEncoder(message_class(type_name), joints, frame_id, time_from_start_s)
     except MessageTypeError as error:
         raise MessageTypeError(f"{type_name} cannot carry the command: {error}") from error
     raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMAND_TYPES)}")
