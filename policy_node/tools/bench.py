@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +27,13 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from policy_node.timing import percentiles
+from policy_node.tools.child import Child, ToolError
 
 PUBLISHER_PROCESSES = 4
 # Ticks before this are not measured: discovery, caches and allocators settle.
@@ -41,15 +42,8 @@ WARM_UP_S = 3.0
 START_TIMEOUT_S = 120.0
 # Reports come once per second.
 SILENCE_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 10.0
 # The features extractor of Stable-Baselines3 needs so many pixels.
 SMALLEST_IMAGE_PX = 36
-# Lines of a failed process's output that are shown.
-LOG_LINES = 30
-
-
-class BenchmarkError(RuntimeError):
-    """The benchmark cannot be run; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class FleetOptions:
         return 3.0 / self.sensor_rate_hz
 
 
-class Report(NamedTuple):
+class TimingReport(NamedTuple):
     """One message of `~/timing`: when it came, what the process had cost by then, its rows `[ticks, 2 + robots]`."""
 
     time_s: float
@@ -103,7 +97,7 @@ class Report(NamedTuple):
     rows: np.ndarray
 
 
-class Count(NamedTuple):
+class TickCount(NamedTuple):
     """One message of `/diagnostics`: when it came, and the ticks run and missed since the start."""
 
     time_s: float
@@ -139,61 +133,10 @@ class Round:
         return self.cpu_s * 1e6 / (ticks * (columns - 2))
 
 
-class Child:
-    """A process of the benchmark, its output kept in a file until it is wanted.
-
-    Parameters
-    ----------
-    title
-        What it is, for errors.
-    arguments
-        Of the Python interpreter.
-    log
-        File for its output.
-    """
-
-    def __init__(self, title: str, arguments: Sequence[str], log: Path) -> None:
-        self.title = title
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-        self._statistics = psutil.Process(self._process.pid)
-
-    def check(self) -> None:
-        """Raise when the process has ended."""
-        if self._process.poll() is not None:
-            raise self.error(f"ended with status {self._process.returncode}")
-
-    def error(self, what: str) -> BenchmarkError:
-        """Return an error that shows the last lines of the process's output."""
-        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return BenchmarkError(f"the {self.title} {what}; its last words:\n" + "\n".join(lines or ["(none)"]))
-
-    def cpu_s(self) -> float:
-        """Return the CPU time so far, user and system, all threads."""
-        times = self._statistics.cpu_times()
-        return times.user + times.system
-
-    def rss_mb(self) -> float:
-        """Return the resident memory in 10^6 bytes."""
-        return self._statistics.memory_info().rss / 1e6
-
-    def stop(self) -> None:
-        """Ask the process to end, and end it when it does not."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
 @contextmanager
-def running(title: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
+def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
     """Run a child process for as long as the context lasts."""
-    child = Child(title, arguments, log)
+    child = Child(name, arguments, log)
     try:
         yield child
     finally:
@@ -219,8 +162,8 @@ class Observer:
 
         self._child = child
         self._status_name = f"{name}: control"
-        self.reports: list[Report] = []
-        self.counts: list[Count] = []
+        self.reports: list[TimingReport] = []
+        self.counts: list[TickCount] = []
         self._node = rclpy.create_node("policy_bench")
         self._node.create_subscription(Float64MultiArray, f"{name}/timing", self._on_timing, 10)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -238,15 +181,15 @@ class Observer:
 
     def _on_timing(self, message: Any) -> None:
         rows = np.array(message.data).reshape([dimension.size for dimension in message.layout.dim])
-        self.reports.append(Report(time.monotonic(), self._child.cpu_s(), rows))
+        self.reports.append(TimingReport(time.monotonic(), self._child.cpu_s(), rows))
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             if status.name == self._status_name:
                 values = {pair.key: pair.value for pair in status.values}
-                self.counts.append(Count(time.monotonic(), int(values["ticks"]), int(values["missed_ticks"])))
+                self.counts.append(TickCount(time.monotonic(), int(values["ticks"]), int(values["missed_ticks"])))
 
-    def count_at(self, time_s: float) -> Count:
+    def count_at(self, time_s: float) -> TickCount:
         """Return the count that came with the report of that time: both are published together."""
         return min(self.counts, key=lambda count: abs(count.time_s - time_s))
 
@@ -267,7 +210,7 @@ def measure(child: Child, others: Sequence[Child], name: str, seconds: float, pr
 
     Raises
     ------
-    BenchmarkError
+    ToolError
         When a process ends or the loop is silent.
     """
     with closing(Observer(name, child)) as observer:
@@ -328,8 +271,8 @@ def distribution(values: np.ndarray) -> dict[str, float | None]:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return {"p50": None, "p99": None, "max": None}
-    p50, p99 = np.percentile(finite, [50, 99])
-    return {"p50": float(p50), "p99": float(p99), "max": float(finite.max())}
+    p50, p99 = percentiles(finite)
+    return {"p50": p50, "p99": p99, "max": float(finite.max())}
 
 
 def save_untrained_model(path: Path, width: int, height: int) -> None:
@@ -361,17 +304,17 @@ def check_model(path: str) -> None:
     try:
         spec = load_policy(path).spec
     except PolicyError as error:
-        raise BenchmarkError(f"--model: {error}") from error
+        raise ToolError(f"--model: {error}") from error
     shapes = {key: array.shape for key, array in spec.observations.items()}
     image = shapes.get("image", ())
     if shapes.keys() != {"image", "touch"} or len(image) != 3 or min(image) != 3 or shapes["touch"] != (TOUCH_CELLS,):
         found = "; ".join(str(array) for array in spec.observations.values())
-        raise BenchmarkError(
+        raise ToolError(
             f"--model: '{path}' takes {found}; "
             f"the synthetic robots give an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
         )
     if getattr(spec.action, "shape", None) != (2,):
-        raise BenchmarkError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")
+        raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")
 
 
 def write_parameters(path: Path, options: FleetOptions, model: str) -> None:
@@ -433,7 +376,7 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
 
     Raises
     ------
-    BenchmarkError
+    ToolError
         When a process fails or the model does not fit.
     """
     with ExitStack() as stack:
@@ -471,7 +414,7 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
         publishers = [
             stack.enter_context(
                 running(
-                    f"publishers of process {first}",
+                    f"the publishers of process {first}",
                     [
                         *("-m", "policy_node.tools.bench_publishers", "--robots", str(options.robots)),
                         *("--first", str(first), "--step", str(processes), "--rate-hz", str(options.sensor_rate_hz)),
@@ -499,7 +442,7 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
                 def progress(doing: str, label: str = label) -> None:
                     bar.update(task, doing=f"{label}: {doing}")
 
-                with running(loop, arguments, folder / f"{loop}_{number}.log") as child:
+                with running(f"the {loop}", arguments, folder / f"{loop}_{number}.log") as child:
                     measured[loop].append(measure(child, publishers, f"policy_bench_{loop}", options.seconds, progress))
                 bar.advance(task)
         for loop, rounds in measured.items():
@@ -629,7 +572,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO):
             figures = run_fleet(options, console)
-    except BenchmarkError as error:
+    except ToolError as error:
         console.print(f"policy_bench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ import math
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,72 +38,18 @@ from std_msgs.msg import Float64MultiArray, Int32
 
 from policy_node.share import share_path
 from policy_node.simulation.rendering import KINDS
+from policy_node.tools.child import Child, ToolError
 from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
 LOOK_PERIOD_S = 0.25
 LINE_PERIOD_S = 5.0
 # When there are as many frames every second one is dropped, and from then on only half as many are taken.
 MAX_FRAMES = 160
-LOG_LINES = 25
 # The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
 LAST_DOMAIN_ID = 101
 
 NODE_NAME = "policy_node"
-
-
-class DemoError(RuntimeError):
-    """The demonstration cannot go on; the text says why."""
-
-
-class Child:
-    """A process of the demonstration, whose output goes to a log file.
-
-    Parameters
-    ----------
-    name
-        For messages and the log file.
-    arguments
-        Of the Python interpreter.
-    folder
-        Where the log file lies.
-    """
-
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        with self.log.open("w") as log:
-            # A session of its own: Ctrl-C in the terminal is for the demonstration, which ends its children in order.
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self._usage = psutil.Process(self._process.pid)
-
-    def cpu_s(self) -> float:
-        """Return the CPU time used so far."""
-        times = self._usage.cpu_times()
-        return times.user + times.system
-
-    def check(self) -> None:
-        """Raise DemoError, with the end of the log, when the process has ended."""
-        status = self._process.poll()
-        if status is not None:
-            raise DemoError(f"{self.name} ended by itself with status {status}:\n{self.tail()}")
-
-    def tail(self) -> str:
-        """Return the last lines of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-
-    def stop(self) -> int:
-        """End the process politely, or for good when it does not listen, and return its exit status."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                return self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        return self._process.wait()
 
 
 class RawFrame(NamedTuple):
@@ -332,21 +277,21 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     measurement = Measurement(monitor, children)
     problems: list[str] = []
     try:
-        children["simulation"] = Child("rover_sim", _simulation_arguments(options), folder)
-        children["node"] = Child("policy_node", _node_arguments(options, robots), folder)
+        children["simulation"] = Child("rover_sim", _simulation_arguments(options), folder / "rover_sim.log")
+        children["node"] = Child("policy_node", _node_arguments(options, robots), folder / "policy_node.log")
         console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
         _wait_until_driving(monitor, children, stopping)
         with Display(console, monitor, options.duration_s) as display:
             measurement.run(options.duration_s, display, stopping)
-    except DemoError as error:
+    except ToolError as error:
         problems.append(str(error))
     finally:
         # The node first, so that its safe commands still find their rovers.
-        statuses = {child.name: child.stop() for _, child in sorted(children.items())}
+        statuses = {child: child.stop() for _, child in sorted(children.items())}
         ros_node.destroy_node()
     problems += [
-        f"{name} ended with status {status}, see {folder / f'{name}.log'}"
-        for name, status in statuses.items()
+        f"{child.name} ended with status {status}, see {child.log}"
+        for child, status in statuses.items()
         if status != 0 and not problems
     ]
     recording = measurement.recording(options)
@@ -386,11 +331,11 @@ def _wait_until_driving(monitor: FleetMonitor, children: dict[str, Child], stopp
         for child in children.values():
             child.check()
         if "configure failed" in (log := children["node"].tail()):
-            raise DemoError(f"the node cannot drive:\n{log}")
+            raise ToolError(f"the node cannot drive:\n{log}")
         if time.monotonic() > deadline_s:
             said = "; ".join(monitor.not_ready()) if monitor.control else "the node has published nothing"
             logs = "\n".join(f"--- {child.log}\n{child.tail()}" for child in children.values())
-            raise DemoError(f"the rovers do not drive after {START_TIMEOUT_S:g} s: {said}\n{logs}")
+            raise ToolError(f"the rovers do not drive after {START_TIMEOUT_S:g} s: {said}\n{logs}")
         time.sleep(LOOK_PERIOD_S)
 
 
@@ -417,7 +362,7 @@ class Measurement:
 
         Raises
         ------
-        DemoError
+        ToolError
             When a process ends, or the node falls silent.
         """
         monitor = self._monitor
@@ -444,8 +389,7 @@ class Measurement:
             if reported and elapsed_s >= duration_s:
                 return
             if time.monotonic() - (self._end or self._begin).time_s > START_TIMEOUT_S:
-                log = self._children["node"].tail()
-                raise DemoError(f"the node has reported nothing for {START_TIMEOUT_S:g} s:\n{log}")
+                raise self._children["node"].error(f"has reported nothing for {START_TIMEOUT_S:g} s")
 
     def recording(self, options: argparse.Namespace) -> Recording | None:
         """Return what was measured, None when it was nothing; decodes all images."""

@@ -1,0 +1,79 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The processes that the demonstration and the benchmark run and measure from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+STOP_TIMEOUT_S = 15.0
+LOG_LINES = 30
+
+
+class ToolError(RuntimeError):
+    """A tool cannot go on; the text says why."""
+
+
+class Child:
+    """A Python process whose output goes to a log file.
+
+    Parameters
+    ----------
+    name
+        For messages.
+    arguments
+        Of the Python interpreter.
+    log
+        File for its output.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("w") as output:
+            # A session of its own: Ctrl-C in the terminal is for the tool, which ends its children in order.
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._usage = psutil.Process(self._process.pid)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time used so far, user and system, all threads."""
+        times = self._usage.cpu_times()
+        return times.user + times.system
+
+    def rss_mb(self) -> float:
+        """Return the resident memory in 10^6 bytes."""
+        return self._usage.memory_info().rss / 1e6
+
+    def check(self) -> None:
+        """Raise ToolError when the process has ended."""
+        status = self._process.poll()
+        if status is not None:
+            raise self.error(f"ended by itself with status {status}")
+
+    def error(self, what: str) -> ToolError:
+        """Return an error that says what the process did and shows the end of its log."""
+        return ToolError(f"{self.name} {what}:\n{self.tail() or '(it wrote nothing)'}")
+
+    def tail(self) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def stop(self) -> int:
+        """End the process politely, or for good when it does not listen, and return its exit status."""
+        self._process.terminate()
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
