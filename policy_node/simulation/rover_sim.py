@@ -178,7 +178,7 @@ class Overview:
                 self._publisher.publish(self._image)
 
 
-class Report:
+class ProgressLog:
     """Says at times how the simulation is doing."""
 
     def __init__(self, node: Node, rovers: Sequence[SimulatedRover], speed: float) -> None:
@@ -225,7 +225,7 @@ def simulate(
     rovers = [SimulatedRover(node, f"rover_{robot}", Arena(model, seed)) for robot, seed in enumerate(seeds)]
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
     clock_publisher = node.create_publisher(Clock, "/clock", RELIABLE_QOS) if options.clock else None
-    report = Report(node, rovers, options.speed)
+    progress = ProgressLog(node, rovers, options.speed)
     # As many slots in a camera period as make a slot about one physics time step.
     slots = max(1, round(1.0 / options.rate_hz / ARENA.timestep_s))
     slot_s = 1.0 / options.rate_hz / slots
@@ -255,7 +255,7 @@ def simulate(
             if (robot - slot) % slots == 0:
                 rover.publish_sensors(renderer, stamp)
         overview.update(simulated_s, stamp)
-        report.update(simulated_s)
+        progress.update(simulated_s)
     presses = sum(rover.arena.presses for rover in rovers)
     node.get_logger().info(f"ended after {slot * slot_s:.1f} s with {presses} presses")
 
