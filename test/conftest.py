@@ -3,30 +3,13 @@
 """What must be so before any test imports rclpy, and the fixtures of the tests that run the node."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
-LAST_DOMAIN_ID = 101
-
-
-def free_domain_id() -> int:
-    """Return a ROS domain in which nobody on this machine listens."""
-    for attempt in range(LAST_DOMAIN_ID):
-        domain_id = 1 + (os.getpid() + attempt) % LAST_DOMAIN_ID
-        discovery_port = 7400 + 250 * domain_id
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
-            try:
-                participant.bind(("", discovery_port + 10))  # where the domain's first participant listens
-            except OSError:
-                continue
-        return domain_id
-    raise RuntimeError(f"all ROS domains from 1 to {LAST_DOMAIN_ID} are in use on this machine")
-
+from policy_node.ros.domain import free_domain_id
 
 # Test robots must meet neither real ones nor those of another test run; processes started by the tests inherit this.
 os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())

@@ -85,8 +85,8 @@ def test_image_sizes_are_width_by_height(text, size):
     [
         ("--image", "64x", "give S or WxH"),
         ("--image", "20", "at least 36 pixels"),
-        ("--robots", "0", "give int of at least 1"),
-        ("--rate", "fast", "give float of at least 1"),
+        ("--robots", "0", "allowed is a whole number of at least 1"),
+        ("--rate", "fast", "allowed is a number of at least 1"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(capsys, option, text, said):

@@ -12,25 +12,25 @@ from __future__ import annotations
 import argparse
 import array
 import math
-import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Int32
 
+from policy_node.options import number
+from policy_node.ros.process import ros_process
 from policy_node.simulation.arena import ARENA, ROVER, Arena, ArenaModel
 from policy_node.simulation.rendering import KINDS, Renderer, RendererError, make_renderer
 from policy_node.timing import SteadyClock
@@ -206,7 +206,7 @@ class ProgressLog:
 
 
 def simulate(
-    node: Node, options: argparse.Namespace, renderer: Renderer, model: ArenaModel, running: Callable[[], bool]
+    node: Node, options: argparse.Namespace, renderer: Renderer, model: ArenaModel, stopping: threading.Event
 ) -> None:
     """Run the fleet until it is told to stop or its duration is over.
 
@@ -218,8 +218,8 @@ def simulate(
         From the command line.
     renderer, model
         Shared by all rovers.
-    running
-        Asked in every slot whether to go on.
+    stopping
+        Set to end the simulation after the present slot.
     """
     seeds = [None if options.seed is None else options.seed + robot for robot in range(options.robots)]
     rovers = [SimulatedRover(node, f"rover_{robot}", Arena(model, seed)) for robot, seed in enumerate(seeds)]
@@ -237,7 +237,7 @@ def simulate(
         + (", simulated time on /clock" if options.clock else "")
     )
     slot, last_slot = 0, round(options.duration_s / slot_s) if options.duration_s else math.inf
-    while running() and slot < last_slot:
+    while not stopping.is_set() and slot < last_slot:
         if options.speed:
             deadline_ns += round(slot_s / options.speed * 1e9)
             deadline_ns = max(deadline_ns, steady.now_ns() - round(CATCH_UP_S * 1e9))
@@ -268,17 +268,6 @@ def _never_called(message: object) -> None:
     raise AssertionError("commands are taken when the physics go on, never by an executor")
 
 
-def _number(text: str, minimum: float, maximum: float, kind: type[int] | type[float]) -> int | float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = kind(-1)
-    if not minimum <= value <= maximum:
-        whole = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a {whole} from {minimum:g} to {maximum:g}")
-    return value
-
-
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the options of `rover_sim`, without those for ROS.
 
@@ -290,33 +279,33 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="rover_sim", description="Simulated rovers in walled arenas on ROS 2 topics.")
     parser.add_argument(
         "--robots",
-        type=lambda text: _number(text, 1, 256, int),
+        type=number(int, 1, 256),
         default=4,
         help="how many rovers, named rover_0, rover_1, … (default 4)",
     )
     # 30 Hz: at a control rate of 20 Hz images are 17 ms old on average, and 16 rovers take 40 % of a core.
     parser.add_argument(
         "--rate-hz",
-        type=lambda text: _number(text, 1, 100, float),
+        type=number(float, 1, 100),
         default=30.0,
         help="rate of camera, touch and odometry in simulated time (default 30)",
     )
     parser.add_argument(
         "--seed",
-        type=lambda text: _number(text, 0, 2**31, int),
+        type=number(int, 0, 2**31),
         help="layout of rover_0; the others follow (default: another one at each start)",
     )
     parser.add_argument("--renderer", choices=KINDS, default="auto", help="auto: EGL where it works, else ray casting")
     parser.add_argument(
         "--speed",
-        type=lambda text: _number(text, 0, 1000, float),
+        type=number(float, 0, 1000),
         default=1.0,
         help="simulated seconds per second; 0: as fast as possible (default 1)",
     )
     parser.add_argument("--clock", action="store_true", help="publish /clock and stamp with simulated time")
     parser.add_argument(
         "--duration-s",
-        type=lambda text: _number(text, 0, 1e9, float),
+        type=number(float, 0, 1e9),
         default=0.0,
         help="simulated seconds after which to end; 0: never (default)",
     )
@@ -327,31 +316,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate until SIGINT, SIGTERM or the end of `--duration-s`."""
     arguments = sys.argv if arguments is None else ["rover_sim", *arguments]
     options = parse_options(remove_ros_args(arguments)[1:])
-    stopping = False
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    # Without an executor nothing would answer the services of parameters.
-    node = Node("rover_sim", start_parameter_services=False)
-    try:
-        model = ArenaModel()
+    with ros_process(arguments) as stopping:
+        # Without an executor nothing would answer the services of parameters.
+        node = Node("rover_sim", start_parameter_services=False)
         try:
-            renderer = make_renderer(model, options.renderer)
+            model = ArenaModel()
+            with closing(make_renderer(model, options.renderer)) as renderer:
+                simulate(node, options, renderer, model, stopping)
         except RendererError as error:
             node.get_logger().fatal(str(error))
             return 1
-        try:
-            simulate(node, options, renderer, model, running=lambda: not stopping)
         finally:
-            renderer.close()
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
+            node.destroy_node()
     return 0
 
 

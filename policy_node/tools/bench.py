@@ -32,6 +32,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from policy_node.options import number
+from policy_node.ros.domain import keep_to_itself
 from policy_node.timing import percentiles
 from policy_node.tools.child import Child, ToolError
 
@@ -501,21 +503,6 @@ def _image_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _number(kind: type, minimum: float) -> Callable[[str], Any]:
-    """Return a parser of numbers of at least `minimum`."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not minimum <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"found '{text}'; give {kind.__name__} of at least {minimum:g}")
-        return value
-
-    return parse
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `policy_bench`."""
     result = argparse.ArgumentParser(
@@ -528,14 +515,14 @@ def parser() -> argparse.ArgumentParser:
         description="Runs synthetic robots and the node in processes of their own and measures the node from outside.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    fleet.add_argument("--robots", type=_number(int, 1), default=16, help="number of robots")
+    fleet.add_argument("--robots", type=number(int, 1), default=16, help="number of robots")
     fleet.add_argument("--image", type=_image_size, default=(64, 64), metavar="S|WxH", help="camera image in pixels")
     fleet.add_argument(
-        "--sensor-rate", type=_number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch"
+        "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch"
     )
-    fleet.add_argument("--rate", type=_number(float, 1), default=20.0, metavar="HZ", help="control rate")
-    fleet.add_argument("--seconds", type=_number(float, 1), default=10.0, help="measured time of each round")
-    fleet.add_argument("--rounds", type=_number(int, 1), default=1, help="rounds of each loop, in turn")
+    fleet.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate")
+    fleet.add_argument("--seconds", type=number(float, 1), default=10.0, help="measured time of each round")
+    fleet.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn")
     fleet.add_argument(
         "--model", default="", metavar="PATH", help="SB3 model for 'image' and 'touch'; without it: an untrained one"
     )
@@ -563,8 +550,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         baseline=given.baseline,
     )
     console = Console()
-    # Synthetic robots have no business on the network.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    keep_to_itself()
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 

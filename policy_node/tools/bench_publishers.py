@@ -8,21 +8,20 @@ Messages are serialised once and only their stamp is patched, so that the robots
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from struct import Struct
-from types import FrameType
 
 import numpy as np
-import rclpy
+from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.serialization import serialize_message
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 
+from policy_node.ros.process import ros_process
 from policy_node.timing import SteadyClock
 
 IMAGE_TOPIC = "camera/image_raw"
@@ -63,8 +62,22 @@ class StampedPublisher:
         self._publisher.publish(b"".join((self._before, stamp, self._after)))
 
 
+def make_publishers(node: Node, robot: int, width: int, height: int) -> list[StampedPublisher]:
+    """Return the publishers of a robot's touch and camera, whose images have `width` times `height` random pixels."""
+    rng = np.random.default_rng(robot)
+    image = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    image.data.frombytes(rng.bytes(height * image.step))
+    touch = JointState(name=[f"touch_{cell}" for cell in range(TOUCH_CELLS)], effort=rng.random(TOUCH_CELLS).tolist())
+    return [
+        StampedPublisher(
+            node.create_publisher(type(message), f"{robot_name(robot)}/{topic}", qos_profile_sensor_data), message
+        )
+        for message, topic in ((touch, TOUCH_TOPIC), (image, IMAGE_TOPIC))
+    ]
+
+
 def publish_until_stopped(
-    robots: Sequence[tuple[int, Sequence[StampedPublisher]]], period_ns: int, stopping: Sequence[bool]
+    robots: Sequence[tuple[int, Sequence[StampedPublisher]]], period_ns: int, stopping: threading.Event
 ) -> None:
     """Publish the readings of every robot once per period, each robot at its own phase.
 
@@ -75,12 +88,12 @@ def publish_until_stopped(
     period_ns
         Period of the sensors.
     stopping
-        Ends the loop once it is not empty.
+        Ends the loop once it is set.
     """
     # Periods count from the start of the monotonic clock, so that the processes share one grid.
     clock = SteadyClock()
     cycle_ns = clock.now_ns() // period_ns * period_ns + period_ns
-    while not stopping:
+    while not stopping.is_set():
         for phase_ns, publishers in robots:
             clock.wait_until(cycle_ns + phase_ns)
             stamp_ns = time.time_ns()
@@ -101,36 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate-hz", type=float, required=True, help="rate of both sensors")
     options = parser.parse_args(arguments)
 
-    stopping: list[bool] = []
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        stopping.append(True)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node(f"policy_bench_publishers_{options.first}")
-    rng = np.random.default_rng(options.first)
-    period_ns = round(1e9 / options.rate_hz)
-    robots = []
-    for robot in range(options.first, options.robots, options.step):
-        image = Image(height=options.height, width=options.width, encoding="rgb8", step=3 * options.width)
-        image.data.frombytes(rng.bytes(options.height * image.step))
-        touch = JointState(
-            name=[f"touch_{cell}" for cell in range(TOUCH_CELLS)], effort=rng.random(TOUCH_CELLS).tolist()
-        )
-        publishers = [
-            StampedPublisher(
-                node.create_publisher(type(message), f"{robot_name(robot)}/{topic}", qos_profile_sensor_data), message
-            )
-            for message, topic in ((touch, TOUCH_TOPIC), (image, IMAGE_TOPIC))
+    with ros_process() as stopping:
+        node = Node(f"policy_bench_publishers_{options.first}")
+        period_ns = round(1e9 / options.rate_hz)
+        robots = [
+            (robot * period_ns // options.robots, make_publishers(node, robot, options.width, options.height))
+            for robot in range(options.first, options.robots, options.step)
         ]
-        robots.append((robot * period_ns // options.robots, publishers))
-    try:
-        publish_until_stopped(robots, period_ns, stopping)
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
+        try:
+            publish_until_stopped(robots, period_ns, stopping)
+        finally:
+            node.destroy_node()
     return 0
 
 

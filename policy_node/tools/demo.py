@@ -10,24 +10,19 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rich.console import Console, Group
 from rich.live import Live
@@ -36,6 +31,9 @@ from rich.text import Text
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray, Int32
 
+from policy_node.options import number
+from policy_node.ros.domain import keep_to_itself
+from policy_node.ros.process import ros_process
 from policy_node.share import share_path
 from policy_node.simulation.rendering import KINDS
 from policy_node.tools.child import Child, ToolError
@@ -46,8 +44,6 @@ LOOK_PERIOD_S = 0.25
 LINE_PERIOD_S = 5.0
 # When there are as many frames every second one is dropped, and from then on only half as many are taken.
 MAX_FRAMES = 160
-# The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
-LAST_DOMAIN_ID = 101
 
 NODE_NAME = "policy_node"
 
@@ -481,42 +477,22 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         When an option is unknown or not allowed; the message says what is.
     """
     parser = argparse.ArgumentParser(prog="policy_demo", description="One policy drives simulated rovers over ROS 2.")
-    parser.add_argument("--robots", type=int, default=4, help="how many rovers (default 4)")
-    parser.add_argument("--duration-s", type=float, default=30.0, help="seconds to measure (default 30)")
+    parser.add_argument("--robots", type=number(int, 1), default=4, help="how many rovers (default 4)")
+    parser.add_argument("--duration-s", type=number(float, 1), default=30.0, help="seconds to measure (default 30)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the results (demo_output)")
     # Training draws its seeds above 2**32: these arenas were never trained on.
-    parser.add_argument("--seed", type=int, default=1, help="layout of rover_0; the others follow (default 1)")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1, help="layout of rover_0 (default 1)")
     parser.add_argument("--renderer", choices=KINDS, default="auto", help="auto: EGL where it works, else ray casting")
     parser.add_argument("--model", type=Path, help="policy to run (default: the one that config/rover.yaml names)")
-    options = parser.parse_args(arguments)
-    if options.robots < 1:
-        parser.error(f"--robots: found {options.robots}, allowed is 1 or more")
-    if not 0.0 < options.duration_s < math.inf:
-        parser.error(f"--duration-s: found {options.duration_s:g}, allowed is more than 0")
-    if options.seed < 0:
-        parser.error(f"--seed: found {options.seed}, allowed is 0 or more")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; Ctrl-C ends it early, with what there is until then."""
     options = parse_options(arguments)
-    stopping = False
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    # Children inherit this: the demonstration meets no robots but its own.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, LAST_DOMAIN_ID)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        return run_demo(options, Console(), lambda: stopping)
-    finally:
-        rclpy.shutdown()
+    keep_to_itself()
+    with ros_process() as stopping:
+        return run_demo(options, Console(), stopping.is_set)
 
 
 if __name__ == "__main__":

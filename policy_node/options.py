@@ -1,0 +1,27 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the command lines of the tools share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def number(kind: type[int] | type[float], minimum: float, maximum: float = math.inf) -> Callable[[str], Any]:
+    """Return a parser of finite numbers from `minimum` to `maximum`, as the `type` of an option of argparse."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum or math.isinf(value):
+            whole = "whole number" if kind is int else "number"
+            limits = f"of at least {minimum:g}" if math.isinf(maximum) else f"from {minimum:g} to {maximum:g}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a {whole} {limits}")
+        return value
+
+    return parse
