@@ -11,8 +11,7 @@ PYTEST_FLAGS ?=
 
 VENV := .venv
 
-# Local discovery in a domain of its own keeps test robots away from real ones.
-export ROS_DOMAIN_ID ?= 77
+# Robots of the demonstration and of the tests stay on this machine; both choose a ROS domain that is free.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
