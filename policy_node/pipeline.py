@@ -235,13 +235,16 @@ class Pipeline:
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(self._replacements.shape)}")
         return commands
 
-    def step(self, now_ns: int) -> FleetCommands:
+    def step(self, now_ns: int, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Run one tick.
 
         Parameters
         ----------
         now_ns
-            The time of the tick on the clock of the stamps.
+            The time of the tick on the clock of the stamps, in nanoseconds.
+        clock
+            That clock, read again after the inference: a command whose readings have become too old meanwhile is
+            replaced. None: time stands still during the step.
         """
         started = time.perf_counter()
         selections = [select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns) for rings in self._rings]
@@ -283,6 +286,14 @@ class Pipeline:
             for robot in np.flatnonzero(faulty).tolist():
                 states[robot], reasons[robot] = RobotState.FAULT, fault_reason
             ready &= finite
+            if clock is not None:
+                elapsed_ns = clock() - now_ns
+                # NaN where a robot has no readings: those are not ready.
+                outdated = ready & (ages_s * 1e9 + elapsed_ns > self._max_age_ns)
+                for robot in np.flatnonzero(outdated).tolist():
+                    reason = f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s"
+                    states[robot], reasons[robot] = RobotState.STALE, reason
+                ready &= ~outdated
             commands[ready] = inferred[ready]
         # A gap in the data ends a robot's episode: stack and memory then start as they do in training after a reset.
         self._fresh_start = ~ready
@@ -291,7 +302,8 @@ class Pipeline:
         self._last_commands[ready] = commands[ready]
         self._last_ready_ns[ready] = now_ns
         self._last_ready_ns[faulty] = NEVER_NS  # a fault is no gap in the data that `hold` may bridge
-        publish = ready | (self._action.when_stale != "silent")
+        # `silent` is about data: a robot whose policy fails is stopped all the same where that is possible.
+        publish = ready | (self._action.when_stale != "silent") | (faulty & (self.safe_command is not None))
         if self._action.when_stale == "hold":
             # A clock that is set back must not hold a command for as long as it was set back.
             held = ~ready & ~faulty & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)

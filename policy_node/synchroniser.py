@@ -52,7 +52,8 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
     Parameters
     ----------
     rings
-        One ring per sensor. Samples older than the chosen one are dropped, as stamps only grow.
+        One ring per sensor. What no later tick can choose is dropped: samples older than the chosen one, as stamps only
+        grow, and those that are too old, up to the newest.
     names
         The sensors' names, for the reason.
     now_ns
@@ -67,6 +68,10 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
             f"{', '.join(ahead)}: stamp lies more than {max_age_ns / 1e9:.3f} s in the future; synchronise the clocks"
         )
         return Selection(RobotState.REJECTED, (), None, reason)
+    for ring in rings:
+        # What is older than allowed can never be used; without this, a silent sensor would let the others pile up.
+        if len(ring):
+            ring.discard_before(min(ring.newest_stamp_ns, now_ns - max_age_ns))
     silent = [name for name, ring in zip(names, rings, strict=True) if not len(ring)]
     if silent:
         return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}")

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# How often a thread that waits for a distant deadline looks whether it is to stop.
+POLL_S = 0.1
+
 
 class Schedule:
     """Absolute deadlines, one period apart, on any clock.
@@ -44,7 +47,16 @@ class Schedule:
 
 
 class SteadyClock:
-    """The machine's monotonic clock, which no adjustment of the system time moves."""
+    """The machine's monotonic clock, which no adjustment of the system time moves.
+
+    Parameters
+    ----------
+    stopping
+        Set to end every wait.
+    """
+
+    def __init__(self, stopping: threading.Event | None = None) -> None:
+        self._stopping = stopping or threading.Event()
 
     @staticmethod
     def now_ns() -> int:
@@ -52,12 +64,14 @@ class SteadyClock:
         return time.monotonic_ns()
 
     def wait_until(self, deadline_ns: int) -> bool:
-        """Sleep until the deadline; True, as this clock always gets there."""
-        # From Python 3.11 on time.sleep sleeps to an absolute deadline on the monotonic clock.
-        remaining_ns = deadline_ns - time.monotonic_ns()
-        if remaining_ns > 0:
-            time.sleep(remaining_ns / 1e9)
-        return True
+        """Sleep until the deadline; False when the wait was ended before."""
+        while not self._stopping.is_set():
+            remaining_s = (deadline_ns - time.monotonic_ns()) / 1e9
+            if remaining_s <= 0:
+                return True
+            # From Python 3.11 on time.sleep sleeps to an absolute deadline on the monotonic clock.
+            time.sleep(min(remaining_s, POLL_S))
+        return False
 
 
 class TickRecord(NamedTuple):
@@ -97,22 +111,22 @@ class TickStatistics:
     def __init__(self, length: int = 10_000) -> None:
         self._records: deque[TickRecord] = deque(maxlen=length)
         self._lock = threading.Lock()
-        self.ticks = 0
-        self.missed = 0
+        self._ticks = 0
+        self._missed = 0
 
     def add(self, record: TickRecord) -> None:
         """Note one tick; called by the tick thread."""
         with self._lock:
             self._records.append(record)
-            self.ticks += 1
-            self.missed += record.missed
+            self._ticks += 1
+            self._missed += record.missed
 
-    def collect(self) -> list[TickRecord]:
-        """Return the records since the last call; called by the reporting thread."""
+    def collect(self) -> tuple[list[TickRecord], int, int]:
+        """Return the records since the last call, and how many ticks were run and missed up to the last of them."""
         with self._lock:
             records = list(self._records)
             self._records.clear()
-        return records
+            return records, self._ticks, self._missed
 
 
 def percentiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

@@ -35,6 +35,8 @@ def brute_force(sensors: list[list[int]], now_ns: int) -> tuple[RobotState, tupl
         return RobotState.REJECTED, ()
     if not all(sensors):
         return RobotState.WAITING, ()
+    # Of what is older than allowed only the newest counts: it tells the age of a sensor that has died.
+    usable = [[stamp for stamp in stamps if stamp >= min(max(stamps), now_ns - MAX_AGE_NS)] for stamps in usable]
     reference = min(max(stamps) for stamps in usable)
     chosen = tuple(min(stamps, key=lambda stamp: (abs(stamp - reference), -stamp)) for stamps in usable)
     good = now_ns - min(chosen) <= MAX_AGE_NS and max(chosen) - min(chosen) <= SLOP_NS
@@ -103,6 +105,15 @@ def test_discarding_changes_no_later_choice(fleet):
         assert selection.state is state or forgotten
         # A sample too far in the future never comes back, not even when its time has come.
         arrived = [[stamp for stamp in stamps if stamp <= now_ns + MAX_AGE_NS] for stamps in arrived]
+
+
+def test_a_dead_sensor_does_not_let_the_others_pile_up():
+    rings = rings_of([100], list(range(0, 2000, 10)))
+    assert choose(rings, now_ns=2000).state is RobotState.STALE
+    assert len(rings[1]) <= MAX_AGE_NS // 10
+    rings = rings_of([], list(range(0, 2000, 10)))
+    assert choose(rings, now_ns=2000).state is RobotState.WAITING
+    assert len(rings[1]) <= MAX_AGE_NS // 10
 
 
 def test_the_set_follows_the_slower_sensor():

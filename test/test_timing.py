@@ -79,21 +79,30 @@ def test_the_steady_clock_never_returns_before_the_deadline():
     assert clock.wait_until(deadline_ns - 10**9)
 
 
+def test_a_wait_that_is_ended_says_so():
+    stopping = threading.Event()
+    clock = SteadyClock(stopping)
+    threading.Timer(0.05, stopping.set).start()
+    deadline_ns = clock.now_ns() + 3600 * 10**9
+    assert not clock.wait_until(deadline_ns)
+    assert clock.now_ns() < deadline_ns
+
+
 def test_statistics_hand_every_record_over_once():
     statistics = TickStatistics()
     statistics.add(record())
     statistics.add(record(missed=3))
-    assert [entry.missed for entry in statistics.collect()] == [0, 3]
-    assert statistics.collect() == []
-    assert (statistics.ticks, statistics.missed) == (2, 3)
+    records, ticks, missed = statistics.collect()
+    assert ([entry.missed for entry in records], ticks, missed) == ([0, 3], 2, 3)
+    assert statistics.collect() == ([], 2, 3)
 
 
 def test_statistics_forget_the_oldest_records_but_count_all():
     statistics = TickStatistics(length=3)
     for number in range(5):
         statistics.add(record(missed=number))
-    assert [entry.missed for entry in statistics.collect()] == [2, 3, 4]
-    assert (statistics.ticks, statistics.missed) == (5, 10)
+    records, ticks, missed = statistics.collect()
+    assert ([entry.missed for entry in records], ticks, missed) == ([2, 3, 4], 5, 10)
 
 
 def test_statistics_lose_nothing_between_threads():
@@ -102,9 +111,9 @@ def test_statistics_lose_nothing_between_threads():
     thread.start()
     collected = []
     while thread.is_alive():
-        collected += statistics.collect()
+        collected += statistics.collect()[0]
     thread.join()
-    collected += statistics.collect()
+    collected += statistics.collect()[0]
     assert [entry.missed for entry in collected] == list(range(5000))
 
 

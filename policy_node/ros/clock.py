@@ -9,8 +9,7 @@ import threading
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 
-# How often a thread that waits for simulated time looks whether it is to stop.
-POLL_S = 0.1
+from policy_node.timing import POLL_S
 
 
 class SimulatedClock:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -19,12 +18,15 @@ from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.synchroniser import RobotState
 from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 
+# How long deactivation waits for a tick that hangs.
+STOP_TIMEOUT_S = 5.0
+
 
 class ControlLoop:
     """Runs the pipeline at the control rate in a thread of its own.
 
-    The thread alone touches samples, batch and policy. `statistics`, `latest` and `transitions` are what others may
-    read while it runs.
+    The thread alone touches samples, batch and policy. `statistics`, `latest` and `changes` are what others may
+    read while it runs, `failure` is the exception that ended it.
 
     Parameters
     ----------
@@ -59,34 +61,54 @@ class ControlLoop:
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
-        self._states: tuple[RobotState, ...] = (RobotState.WAITING,) * len(pipeline.robots)
         self.statistics = TickStatistics()
         self.latest: FleetCommands | None = None
-        # (robot, state, reason) at each change of a robot's state; whoever reports them removes them.
-        self.transitions: deque[tuple[int, RobotState, str]] = deque(maxlen=1000)
+        self.failure: Exception | None = None
+        # How often each robot's state has changed; all are WAITING before the first tick.
+        self.changes = [0] * len(pipeline.robots)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether ticks follow simulated time."""
+        return self._simulated is not None
+
+    @property
+    def waits_for_clock(self) -> bool:
+        """Whether simulated time has not begun."""
+        return self._simulated is not None and self._simulated.now_ns() == 0
 
     def start(self) -> None:
         """Start the thread."""
+        self._publishers.resume()
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the loop after the present tick, then send the safe command to every robot."""
+    def stop(self) -> bool:
+        """Send every robot the safe command, then end the loop.
+
+        Returns
+        -------
+        bool
+            False when the thread still hangs in its tick; it can send no more commands.
+        """
         self._stopping.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._simulated is not None:
-            self._simulated.close()
-        self._publishers.publish_safe()
+        try:
+            self._publishers.stop()
+        finally:
+            if self._thread.is_alive():
+                self._thread.join(STOP_TIMEOUT_S)
+            if self._simulated is not None:
+                self._simulated.close()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
-            if self._simulated is not None:
-                self._tick_on(self._simulated)
-            else:
-                self._tick_on(SteadyClock())
+            self._tick_on(self._simulated or SteadyClock(self._stopping))
         except Exception as error:
-            self._publishers.publish_safe()
-            self._on_failure(error)
+            self.failure = error
+            try:
+                self._publishers.stop()
+            finally:
+                self._on_failure(error)
 
     def _tick_on(self, clock: SteadyClock | SimulatedClock) -> None:
         while not self._stopping.is_set():
@@ -107,8 +129,8 @@ class ControlLoop:
         started = time.perf_counter()
         self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
         taken = time.perf_counter()
-        tick_time_ns = self._clock.now().nanoseconds
-        result = self._pipeline.step(tick_time_ns)
+        tick_time_ns = self._now_ns()
+        result = self._pipeline.step(tick_time_ns, self._now_ns)
         stepped = time.perf_counter()
         self._publishers.publish(result.commands, result.publish, tick_time_ns)
         ended = time.perf_counter()
@@ -117,8 +139,10 @@ class ControlLoop:
         command_ages_s = np.where(ready, result.ages_s + (ended - taken), np.nan)
         stages_s = {"take": taken - started, **result.stages_s, "publish": ended - stepped}
         self.statistics.add(TickRecord(lateness_ns / 1e9, ended - started, missed, stages_s, command_ages_s))
-        for robot, (before, state) in enumerate(zip(self._states, result.states, strict=True)):
-            if state is not before:
-                self.transitions.append((robot, state, result.reasons[robot]))
-        self._states = result.states
+        before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(result.states)
+        for robot, state in enumerate(result.states):
+            self.changes[robot] += state is not before[robot]
         self.latest = result
+
+    def _now_ns(self) -> int:
+        return self._clock.now().nanoseconds

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -22,8 +23,11 @@ from policy_node.synchroniser import RobotState
 from policy_node.timing import TickRecord, percentiles
 
 DIAGNOSTICS_PERIOD_S = 1.0
-TRANSITIONS_PERIOD_S = 0.25
+CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
+# A robot whose state goes to and fro gets so many lines in so long a time.
+LINES_PER_ROBOT = 20
+LINES_PERIOD_S = 20.0
 
 _LEVELS = {
     RobotState.READY: DiagnosticStatus.OK,
@@ -61,16 +65,20 @@ class Reporter:
         self._loop = loop
         self._description = description
         self._logger = node.get_logger()
-        self._reported_at_s = time.monotonic()
+        robots = len(pipeline.robots)
+        self._reported_at_s = self._last_tick_s = time.monotonic()
+        # Of each robot's changes of state: how many were logged, and when the last lines were.
+        self._logged_changes = [0] * robots
+        self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
         # Real time, also in simulation: an operator must be told when simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
-            node.create_timer(period_s, callback, clock=steady_clock)
+            node.create_timer(period_s, self._guarded(callback), clock=steady_clock)
             for period_s, callback in (
                 (DIAGNOSTICS_PERIOD_S, self._report),
-                (TRANSITIONS_PERIOD_S, self.log_transitions),
+                (CHANGES_PERIOD_S, self._log_changes),
                 (WAITING_PERIOD_S, self._log_unheard),
             )
         ]
@@ -82,16 +90,36 @@ class Reporter:
         self._node.destroy_publisher(self._diagnostics)
         self._node.destroy_publisher(self._timing)
 
-    def log_transitions(self) -> None:
-        """Log each change of a robot's state once, robots with the same change in one line."""
-        changes: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
-        while self._loop.transitions:
-            robot, state, reason = self._loop.transitions.popleft()
+    def _guarded(self, callback: Callable[[], None]) -> Callable[[], None]:
+        def guarded() -> None:
+            try:
+                callback()
+            except Exception as error:  # a report that fails must not end the process that drives the robots
+                self._logger.error(
+                    f"reporting failed: {type(error).__name__}: {error}", throttle_duration_sec=WAITING_PERIOD_S
+                )
+
+        return guarded
+
+    def _log_changes(self) -> None:
+        """Log the newest state of the robots whose state has changed, those in the same state in one line."""
+        latest = self._loop.latest
+        if latest is None:
+            return
+        now_s = time.monotonic()
+        lines: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
+        for robot, changes in enumerate(self._loop.changes):
+            unlogged = changes - self._logged_changes[robot]
+            if not unlogged or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:
+                continue
+            self._logged_changes[robot] = changes
+            self._logged_at_s[robot].append(now_s)
+            state, reason = latest.states[robot], latest.reasons[robot]
             # Ages differ from robot to robot; what matters is the state and the sensor.
-            names, _ = changes.setdefault((state, _without_digits(reason)), ([], reason))
-            names.append(self._pipeline.robots[robot])
-        for (state, _), (names, reason) in changes.items():
-            robots = ", ".join(dict.fromkeys(names))
+            names, _ = lines.setdefault((state, _without_digits(reason)), ([], reason))
+            names.append(self._pipeline.robots[robot] + (f" (after {unlogged} changes)" if unlogged > 1 else ""))
+        for (state, _), (names, reason) in lines.items():
+            robots = ", ".join(names)
             if state is RobotState.READY:
                 self._logger.info(f"{robots}: READY, driven by the policy")
             else:
@@ -100,6 +128,9 @@ class Reporter:
                 )
 
     def _log_unheard(self) -> None:
+        if self._loop.waits_for_clock:
+            self._logger.warning("waiting for the first message of /clock, as use_sim_time is set")
+            return
         unheard = self._pipeline.unheard()
         if not unheard:
             return
@@ -108,30 +139,45 @@ class Reporter:
         self._logger.warning(f"waiting for the first message of {text}")
 
     def _report(self) -> None:
-        records = self._loop.statistics.collect()
+        records, ticks, missed = self._loop.statistics.collect()
         now_s = time.monotonic()
         elapsed_s, self._reported_at_s = now_s - self._reported_at_s, now_s
+        if records:
+            self._last_tick_s = now_s
+        period_s = self._configuration.period_ns / 1e9
+        # Robots whose last tick is long ago are in the state of that tick no more.
+        silence = ""
+        if self._loop.failure is not None:
+            silence = f"the control loop ended: {type(self._loop.failure).__name__}: {self._loop.failure}"
+        elif now_s - self._last_tick_s > max(DIAGNOSTICS_PERIOD_S, 2 * period_s):
+            hint = "; is simulated time running?" if self._loop.simulated else ""
+            silence = f"no tick for {now_s - self._last_tick_s:.0f} s{hint}"
         latest = self._loop.latest
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
-        message.status = [self._node_status(records, elapsed_s, latest)]
+        message.status = [self._node_status(records, ticks, missed, elapsed_s, latest, silence)]
         if latest is not None:
-            message.status += [
-                self._robot_status(robot, latest, records) for robot in range(len(self._pipeline.robots))
-            ]
+            robots = range(len(self._pipeline.robots))
+            message.status += [self._robot_status(robot, latest, records, silence) for robot in robots]
         self._diagnostics.publish(message)
         if records:
             self._timing.publish(timing_message(records))
 
     def _node_status(
-        self, records: Sequence[TickRecord], elapsed_s: float, latest: FleetCommands | None
+        self,
+        records: Sequence[TickRecord],
+        ticks: int,
+        missed: int,
+        elapsed_s: float,
+        latest: FleetCommands | None,
+        silence: str,
     ) -> DiagnosticStatus:
-        statistics = self._loop.statistics
         missed_now = sum(record.missed for record in records)
-        ready = sum(state is RobotState.READY for state in latest.states) if latest else 0
+        driven = latest is not None and not silence
+        ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
         level, text = DiagnosticStatus.OK, f"{ready} of {len(self._pipeline.robots)} robots ready"
-        if not records:
-            level, text = DiagnosticStatus.WARN, "no tick in the last second; is simulated time running?"
+        if silence:
+            level, text = DiagnosticStatus.ERROR if self._loop.failure else DiagnosticStatus.WARN, silence
         elif missed_now:
             level, text = DiagnosticStatus.WARN, f"{missed_now} ticks missed in the last second; {text}"
         elif ready < len(self._pipeline.robots):
@@ -139,8 +185,8 @@ class Reporter:
         values: dict[str, object] = {
             "rate_hz": len(records) / elapsed_s,
             "control_rate_hz": self._configuration.control_rate_hz,
-            "ticks": statistics.ticks,
-            "missed_ticks": statistics.missed,
+            "ticks": ticks,
+            "missed_ticks": missed,
             "robots_ready": ready,
             **_percentile_values("lateness_ms", [record.lateness_s * 1e3 for record in records]),
             **_percentile_values("tick_ms", [record.duration_s * 1e3 for record in records]),
@@ -152,16 +198,20 @@ class Reporter:
                 values |= _percentile_values(f"{stage}_ms", [record.stages_s[stage] * 1e3 for record in records])
         return self._status("control", level, text, {**values, **self._description})
 
-    def _robot_status(self, robot: int, latest: FleetCommands, records: Sequence[TickRecord]) -> DiagnosticStatus:
-        state, reason = latest.states[robot], latest.reasons[robot]
-        values = {
-            "state": state.name,
-            "reason": reason,
-            "age_at_command_ms": latest.ages_s[robot] * 1e3,
-            **_percentile_values("stamp_to_command_ms", [record.command_ages_s[robot] * 1e3 for record in records]),
-            "rejected": int(self._pipeline.rejected_count[robot]),
-        }
-        return self._status(self._pipeline.robots[robot], _LEVELS[state], reason or "driven by the policy", values)
+    def _robot_status(
+        self, robot: int, latest: FleetCommands, records: Sequence[TickRecord], silence: str
+    ) -> DiagnosticStatus:
+        state, reason = latest.states[robot], silence or latest.reasons[robot]
+        values: dict[str, object] = {"state": state.name, "reason": reason}
+        # The readings of a robot that is not ready are behind no command; their age is that at the tick.
+        age_s = records[-1].command_ages_s[robot] if records else math.nan
+        age_s = age_s if math.isfinite(age_s) else latest.ages_s[robot]
+        if math.isfinite(age_s):
+            values["age_at_command_ms"] = age_s * 1e3
+        values |= _percentile_values("stamp_to_command_ms", [record.command_ages_s[robot] * 1e3 for record in records])
+        values["rejected"] = int(self._pipeline.rejected_count[robot])
+        level = DiagnosticStatus.STALE if silence else _LEVELS[state]
+        return self._status(self._pipeline.robots[robot], level, reason or "driven by the policy", values)
 
     def _status(self, part: str, level: bytes, text: str, values: dict[str, object]) -> DiagnosticStatus:
         pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]

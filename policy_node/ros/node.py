@@ -9,13 +9,13 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import rclpy
 import torch
-from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -24,7 +24,7 @@ from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline, match_observations, side_by_side
-from policy_node.policies import Policy, PolicyError, load_policy
+from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder
@@ -34,6 +34,8 @@ from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
+SAFE = "every robot got the safe command"
+NOT_SAFE = "the robots got no safe command, as none is configured"
 
 
 class PolicyNode(LifecycleNode):
@@ -67,22 +69,25 @@ class PolicyNode(LifecycleNode):
         """Whether the node is to configure and activate by itself; a wrong type counts as yes, configure names it."""
         return self.get_parameter("autostart").value is not False
 
-    def start(self) -> None:
-        """Configure and activate; when configure fails the node stays unconfigured, having said why."""
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+    def declare_parameters(self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False) -> Any:
+        """Declare parameters as `rclpy.node.Node` does, also those that a file leaves empty, such as `robots: []`."""
+        empty = ParameterDescriptor(dynamic_typing=True)
+        parameters = [(entry[0], None, empty) if entry[1:2] == (None,) else entry for entry in parameters]
+        return super().declare_parameters(namespace, parameters, ignore_override)
 
     def stop(self) -> None:
         """Make every robot safe and free everything, whatever state the node is in."""
-        self._deactivate()
-        self._cleanup()
+        try:
+            self._deactivate()
+        finally:
+            self._cleanup()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
         started = time.perf_counter()
         try:
             self._configure()
-        except (ConfigurationError, PolicyError) as error:
+        except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")
         except Exception as error:  # nothing may end the process: the node can be configured again
             self._fail(f"configure failed: {type(error).__name__}: {error}")
@@ -107,7 +112,7 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
         torch.set_num_threads(configuration.policy.threads)
-        policy = load_policy(configuration.policy.path, configuration.policy.device)
+        policy = _load(configuration)
         layouts = match_observations(configuration, policy)
         problems: list[str] = []
         decoders: dict[str, ReadingDecoder] = {}
@@ -147,6 +152,18 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the tick."""
+        return self._transition("activate", self._activate)
+
+    def _transition(self, name: str, act: Callable[[], None]) -> TransitionCallbackReturn:
+        """Run a transition; an exception, which rclpy would swallow, is logged and leads to `on_error`."""
+        try:
+            act()
+        except Exception as error:
+            self.get_logger().error(f"{name} failed: {type(error).__name__}: {error}; configure the node again")
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _activate(self) -> None:
         configuration, policy, pipeline = self._configuration, self._policy, self._pipeline
         assert configuration and policy and pipeline and self._sensors and self._commands
         pipeline.reset()
@@ -172,49 +189,52 @@ class PolicyNode(LifecycleNode):
         gc.freeze()
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
-        return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop the tick and send every robot the safe command."""
-        self._deactivate()
-        return TransitionCallbackReturn.SUCCESS
+        """Send every robot the safe command and stop the tick."""
+        return self._transition("deactivate", self._deactivate)
 
     def _deactivate(self) -> None:
-        if self._loop is not None:
-            self._loop.stop()
-            self._loop = None
-            gc.unfreeze()
-            self.get_logger().info("inactive: every robot got the safe command")
-        if self._reporter is not None:
-            self._reporter.destroy()
-            self._reporter = None
+        loop, self._loop = self._loop, None
+        reporter, self._reporter = self._reporter, None
+        try:
+            if loop is not None:
+                gc.unfreeze()
+                if not loop.stop():
+                    raise RuntimeError("the present tick hangs; it can send no more commands")
+                safe = self._commands is not None and self._commands.has_safe_command
+                self.get_logger().info(f"inactive: {SAFE if safe else NOT_SAFE}")
+        finally:
+            if reporter is not None:
+                reporter.destroy()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
-        self._cleanup()
-        return TransitionCallbackReturn.SUCCESS
+        return self._transition("cleanup", self._cleanup)
 
     def _cleanup(self) -> None:
-        if self._sensors is not None:
-            self._sensors.destroy()
-        if self._commands is not None:
-            self._commands.destroy()
-        self._configuration = self._policy = self._pipeline = self._sensors = self._commands = None
+        sensors, self._sensors = self._sensors, None
+        commands, self._commands = self._commands, None
+        self._configuration = self._policy = self._pipeline = None
+        if sensors is not None:
+            sensors.destroy()
+        if commands is not None:
+            commands.destroy()
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Make every robot safe and free everything."""
-        self.stop()
-        return TransitionCallbackReturn.SUCCESS
+        return self._transition("shutdown", self.stop)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Return to unconfigured after an exception in a transition, with every robot safe."""
-        self.stop()
+        self._transition("stopping after an error", self.stop)
         return TransitionCallbackReturn.SUCCESS
 
     def _on_loop_failure(self, error: Exception) -> None:
+        safe = self._commands is not None and self._commands.has_safe_command
         self.get_logger().fatal(
-            f"the control loop ended: {type(error).__name__}: {error}. Every robot got the safe command; "
-            f"deactivate and activate the node to go on."
+            f"the control loop ended: {type(error).__name__}: {error}; {SAFE if safe else NOT_SAFE}. "
+            f"Deactivate and activate the node to go on."
         )
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
@@ -227,6 +247,18 @@ class PolicyNode(LifecycleNode):
             )
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
+
+
+def _load(configuration: Configuration) -> Policy:
+    """Load the policy; errors name the parameter."""
+    try:
+        select_device(configuration.policy.device)
+    except PolicyError as error:
+        raise ConfigurationError([f"policy.device: {error}"]) from error
+    try:
+        return load_policy(configuration.policy.path, configuration.policy.device)
+    except PolicyError as error:
+        raise ConfigurationError([f"policy.path: {error}"]) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -244,23 +276,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal stopping
         stopping = True
 
-    # Our own handlers: rclpy's would close the topics before the safe commands are sent.
-    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    node = PolicyNode()
+    try:
+        # Our own handlers: rclpy's would close the topics before the safe commands are sent.
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        node = PolicyNode()
+    except Exception as error:
+        # ROS reads the file before there is a node that could stay alive.
+        remedy = (
+            "mend the ROS arguments or the parameter file; a list holds numbers that all have a decimal point, or none"
+        )
+        print(f"policy_node cannot start: {error}\n{remedy}", file=sys.stderr)
+        return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        if node.autostart:
-            node.start()
+        if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS and not stopping:
+            node.trigger_activate()
         while not stopping:
             executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
     finally:
-        node.stop()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown()
+        try:
+            node.stop()
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.shutdown()
     return 0
 
 

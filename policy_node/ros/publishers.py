@@ -11,6 +11,7 @@ import numpy as np
 from rclpy.clock import Clock
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from policy_node.configuration import Configuration
@@ -51,23 +52,67 @@ class CommandPublishers:
         self._clock: Clock = node.get_clock()
         # The encoder reuses one message, and the safe command may come from another thread.
         self._lock = threading.Lock()
-        self._publishers = [
-            node.create_publisher(encoder.message_type, topic_of(robot, configuration.action.topic), COMMAND_QOS)
-            for robot in configuration.robots
-        ]
+        self._stopped = False
+        self._publishers: list[Publisher] = []
+        try:
+            for robot in configuration.robots:
+                topic = topic_of(robot, configuration.action.topic)
+                self._publishers.append(node.create_publisher(encoder.message_type, topic, COMMAND_QOS))
+        except Exception:
+            self.destroy()
+            raise
+
+    @property
+    def has_safe_command(self) -> bool:
+        """Whether the configuration names a safe command."""
+        return self._safe_command is not None
 
     def publish(self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int) -> None:
-        """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set."""
-        with self._lock:
-            for robot in np.flatnonzero(publish):
-                self._publishers[robot].publish(self._encoder(commands[robot], stamp_ns))
+        """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
 
-    def publish_safe(self) -> None:
-        """Send every robot the safe command and wait a moment until it has arrived, if there is one."""
-        if self._safe_command is None:
-            return
-        count = len(self._publishers)
-        self.publish(np.tile(self._safe_command, (count, 1)), np.ones(count, bool), self._clock.now().nanoseconds)
+        Nothing is sent once the robots were stopped.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher, after every other robot got its command.
+        """
+        with self._lock:
+            if not self._stopped:
+                self._send(commands, publish, stamp_ns)
+
+    def _send(self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int) -> None:
+        first_error: Exception | None = None
+        for robot in np.flatnonzero(publish):
+            try:
+                self._publishers[robot].publish(self._encoder(commands[robot], stamp_ns))
+            except Exception as error:  # one robot's trouble is not the others'
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+
+    def resume(self) -> None:
+        """Let commands through again after the robots were stopped."""
+        with self._lock:
+            self._stopped = False
+
+    def stop(self) -> None:
+        """Send every robot the safe command, if there is one, and nothing after it; wait a moment until it has arrived.
+
+        May be called from any thread, also while the tick thread hangs: a command that it sends later goes nowhere.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher, after every other robot got its command.
+        """
+        with self._lock:
+            self._stopped = True
+            if self._safe_command is None:
+                return
+            count = len(self._publishers)
+            commands = np.tile(self._safe_command, (count, 1))
+            self._send(commands, np.ones(count, bool), self._clock.now().nanoseconds)
         deadline_s = time.monotonic() + ACKNOWLEDGE_S
         for publisher in self._publishers:
             publisher.wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))

@@ -65,7 +65,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
     problems = []
     topics = {f"observations.{observation.key}.topic": observation.topic for observation in configuration.observations}
     for parameter, topic in {**topics, "action.topic": configuration.action.topic}.items():
-        name = topic_of(configuration.robots[0], topic)
+        name = topic_of(max(configuration.robots, key=len), topic)
         try:
             validate_topic_name(name)
             validate_full_topic_name(expand_topic_name(name, node.get_name(), node.get_namespace()))
@@ -93,18 +93,22 @@ class SensorSubscriptions:
         self._node = node
         group = _TakenAtTheTick()
         self._sensors: list[tuple[int, int, Subscription, ReadingDecoder]] = []
-        for robot, name in enumerate(configuration.robots):
-            for sensor, observation in enumerate(configuration.observations):
-                decoder = decoders[observation.key]
-                subscription = node.create_subscription(
-                    decoder.message_type,
-                    topic_of(name, observation.topic),
-                    _never_called,
-                    sensor_qos(observation),
-                    callback_group=group,
-                    raw=True,
-                )
-                self._sensors.append((robot, sensor, subscription, decoder))
+        try:
+            for robot, name in enumerate(configuration.robots):
+                for sensor, observation in enumerate(configuration.observations):
+                    decoder = decoders[observation.key]
+                    subscription = node.create_subscription(
+                        decoder.message_type,
+                        topic_of(name, observation.topic),
+                        _never_called,
+                        sensor_qos(observation),
+                        callback_group=group,
+                        raw=True,
+                    )
+                    self._sensors.append((robot, sensor, subscription, decoder))
+        except Exception:
+            self.destroy()
+            raise
 
     def take(self, pipeline: Pipeline, simulated_ns: int | None) -> None:
         """Hand every message that has arrived to the pipeline; called by the tick thread alone.

@@ -126,8 +126,8 @@ class TodaysLoop(Node):
         self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
 
     def _report(self) -> None:
-        records = self._statistics.collect()
-        values = {"ticks": self._statistics.ticks, "missed_ticks": self._statistics.missed}
+        records, ticks, missed = self._statistics.collect()
+        values = {"ticks": ticks, "missed_ticks": missed}
         pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         status = DiagnosticStatus(name=f"{self.get_name()}: control", hardware_id="control", values=pairs)
         self._diagnostics.publish(DiagnosticArray(status=[status]))
