@@ -89,6 +89,22 @@ def test_simulated_time_that_is_no_boolean_is_refused(model: Model, start_node: 
     assert process.send(signal.SIGINT) == 0
 
 
+def test_empty_lists_in_a_parameter_file_count_as_not_given(model: Model, start_node: StartNode, peer: Peer) -> None:
+    process = start_node(parameters_of(model()[0], ROBOTS, {"robots": [], "observations.touch.joints": []}))
+    process.wait_for(r"configure failed:\nrobots: missing; give a list of strings.*The node stays alive")
+    operator = LifecycleClient(peer, process.full_name)
+    assert operator.set(robots=list(ROBOTS)) == ""
+    assert operator.change("configure")
+
+
+def test_a_parameter_file_that_ros_cannot_read_is_named_without_a_traceback(
+    model: Model, start_node: StartNode
+) -> None:
+    process = start_node(parameters_of(model()[0], ROBOTS, {"action.table": [0.3, 0, 1.0]}))
+    process.wait_for("policy_node cannot start: .*mend the ROS arguments or the parameter file")
+    assert "Traceback" not in process.text
+
+
 @pytest.fixture(scope="module")
 def operator_of_a_wrong_node(
     ros: None, model: Model, tmp_path_factory: pytest.TempPathFactory

@@ -269,7 +269,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
         description="One learned policy drives a fleet; ROS parameters set everything, see config/rover.yaml.",
     )
-    parser.parse_args(remove_ros_args(arguments)[1:])
     stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
@@ -277,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stopping = True
 
     try:
+        parser.parse_args(remove_ros_args(arguments)[1:])
         # Our own handlers: rclpy's would close the topics before the safe commands are sent.
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
         for number in (signal.SIGINT, signal.SIGTERM):
