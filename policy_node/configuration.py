@@ -222,7 +222,7 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
-ROS_PARAMETER_PREFIXES = ("qos_overrides.",)
+ROS_PARAMETER_PREFIXES = ("qos_overrides./clock.", "qos_overrides./parameter_events.")
 
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
@@ -382,6 +382,11 @@ def _has_type(value: Any, type_name: str) -> bool:
 
 
 def _unknown(name: str, value: Any, known: Mapping[str, Parameter]) -> str:
+    if name.startswith("qos_overrides."):
+        return (
+            f"{name}: found {value!r}, but sensors and commands take no overrides; remove it and set "
+            f"observations.<key>.depth or observations.<key>.reliability"
+        )
     parts = name.split(".")
     if parts[0] == "observations" and len(parts) > 2 and f"observations.{parts[1]}.topic" not in known:
         return (
