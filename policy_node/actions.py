@@ -15,7 +15,7 @@ from policy_node.configuration import (
     ActionConfiguration,
     ConfigurationError,
 )
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ActionSpec, DiscreteSpec, MultiDiscreteSpec
 
 
 class CommandMapper:
@@ -40,9 +40,14 @@ class CommandMapper:
         When the policy's actions and the configured command do not fit; both are named.
     """
 
-    def __init__(
-        self, action: ArraySpec | DiscreteSpec, configuration: ActionConfiguration, device: torch.device
-    ) -> None:
+    def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
+        if isinstance(action, MultiDiscreteSpec):
+            raise ConfigurationError(
+                [
+                    f"policy.path: the policy gives {action}, which no command can be made of yet; "
+                    "use a policy with a Box or Discrete action"
+                ]
+            )
         joints = configuration.type in JOINT_COMMAND_TYPES
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None

@@ -150,7 +150,8 @@ class ObservationBatch:
 
     def row(self, key: str, robot: int) -> np.ndarray:
         """Return the row into which the newest frame of a robot is to be written, shaped and typed as the frame."""
-        return self._histories[key].rows[robot]
+        # The ellipsis makes a view of a single number, too.
+        return self._histories[key].rows[robot, ...]
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
         """Upload the staged rows as the next time step.

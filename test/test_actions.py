@@ -10,7 +10,7 @@ import torch
 
 from policy_node.actions import CommandMapper
 from policy_node.configuration import ActionConfiguration, ConfigurationError
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 CPU = torch.device("cpu")
 TWIST = "geometry_msgs/msg/Twist"
@@ -107,6 +107,11 @@ def test_only_a_velocity_has_zeros_as_its_safe_command(message_type, given, expe
         (DiscreteSpec("action", 3), action_configuration(table=(0.0,) * 9), "give 3 rows of 2 numbers"),
         (DiscreteSpec("action", 3), action_configuration(ARRAY, table=(0.0,) * 4), "found 4 numbers"),
         (DiscreteSpec("action", 3), action_configuration(ARRAY, table=(0.0,) * 2), "found 2 numbers"),
+        (
+            MultiDiscreteSpec("action", (2, 3)),
+            action_configuration(ARRAY),
+            "policy.path: the policy gives action: 2 at once, each one of 2, 3 choices",
+        ),
         (
             DiscreteSpec("action", 3),
             action_configuration(ARRAY, table=(0.0,) * 6, safe_command=(0.0,)),
