@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -11,14 +12,22 @@ from pathlib import Path
 import torch
 
 from policy_node.policies.contract import Observations, Policy, PolicyError, State
+from policy_node.policies.vecnormalize import read_vecnormalize
 
 __all__ = ["Observations", "Policy", "PolicyError", "State", "load_policy", "select_device"]
 
 
-def load_policy(path: str | os.PathLike[str], device: str = "cpu") -> Policy:
-    """Load a policy that Stable-Baselines3 saved, ready to run.
-
-    Restoring its spaces and network arguments unpickles them: load only files that you trust.
+def load_policy(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    trusted: bool = True,
+    vecnormalize: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Policy:
+    """Load a policy that Stable-Baselines3 or sb3-contrib saved, ready to run.
 
     Parameters
     ----------
@@ -26,15 +35,28 @@ def load_policy(path: str | os.PathLike[str], device: str = "cpu") -> Policy:
         The ``.zip`` file that ``model.save`` wrote.
     device
         Where to run: ``auto`` (CUDA where available, else CPU), ``cpu``, ``cuda`` or ``cuda:<index>``.
+    trusted
+        Whether the file may run code: restoring its spaces and network arguments unpickles them.
+    vecnormalize
+        The file that ``VecNormalize.save`` wrote, if training normalised observations. Observations are then given as
+        the environment gave them; nothing in that file is run.
+    sha256
+        Hexadecimal SHA-256 that the policy file must have.
+    deterministic
+        Whether to take the most likely action; else actions are drawn as in training, for each robot by itself. With
+        gSDE a robot keeps its noise matrix until it is reset.
+    seed
+        Of those draws.
 
     Raises
     ------
     PolicyError
-        If the file is missing, empty, damaged or of another format, its algorithm or spaces are not supported,
-        or the device does not exist.
+        If a file is missing, empty, damaged or of another format, is not trusted or has another hash, its algorithm
+        or spaces are not supported, or the device does not exist.
     """
     target = select_device(device)
     file = Path(path)
+    remedy = "give a .zip file that model.save() of Stable-Baselines3 wrote"
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -42,10 +64,26 @@ def load_policy(path: str | os.PathLike[str], device: str = "cpu") -> Policy:
             f"policy file '{file}' cannot be read: {error.strerror}; "
             "give the path of a .zip file that model.save() wrote"
         ) from error
+    if not content:
+        raise PolicyError(f"policy file '{file}' is empty (0 bytes); {remedy}")
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and sha256.lower() != found:
+        raise PolicyError(
+            f"policy file '{file}' has the SHA-256 {found}, but {sha256} is wanted; "
+            "get the file again, or set the new hash if the change was meant"
+        )
+    if not content.startswith(b"PK"):
+        raise PolicyError(f"policy file '{file}' is no zip archive (it starts with {content[:8]!r}); {remedy}")
+    if not trusted:
+        raise PolicyError(
+            f"policy file '{file}' can run code when it is loaded and is not trusted; export it to a bundle, which is "
+            "data only, or set trusted if you know where it comes from"
+        )
+    statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
     # Importing Stable-Baselines3 takes seconds, and a wrong path or device should be reported at once.
     from policy_node.policies.sb3 import load_sb3
 
-    return load_sb3(content, str(file), target)
+    return load_sb3(content, str(file), target, statistics, deterministic, seed)
 
 
 def select_device(device: str) -> torch.device:
