@@ -16,6 +16,7 @@ def generate_launch_description() -> LaunchDescription:
         ["--rate-hz=", LaunchConfiguration("rate_hz")],
         ["--speed=", LaunchConfiguration("speed")],
         ["--renderer=", LaunchConfiguration("renderer")],
+        ["--seed=", LaunchConfiguration("seed")],
     ]
     rover_sim = {"package": "policy_node", "executable": "rover_sim", "output": "screen", "emulate_tty": True}
     return LaunchDescription(
@@ -35,6 +36,7 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["auto", "egl", "raycast"],
                 description="How images are made; auto: EGL where it works, else ray casting",
             ),
+            DeclareLaunchArgument("seed", default_value="0", description="Seed of the arenas' layouts"),
             DeclareLaunchArgument(
                 "use_sim_time", default_value="false", description="Publish /clock and stamp with simulated time"
             ),

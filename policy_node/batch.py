@@ -88,11 +88,7 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 
 
 class _History:
-    """The rows of one key: staged on the host, stacked over time on the device.
-
-    Every frame is written twice, at `head` and at `head + steps`, so that the last `steps` frames in the order of time
-    are always one slice.
-    """
+    """The rows of one key: staged on the host, stacked over time on the device."""
 
     def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
         self.layout = layout
@@ -102,32 +98,26 @@ class _History:
         self.rows: np.ndarray = self._host.numpy()
         # On the CPU the staging rows are the newest frame: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
-        steps = layout.steps
-        # [robots, 2 * steps, *frame]
-        self._ring = (
-            torch.zeros((robots, 2 * steps, *layout.frame.shape), dtype=dtype, device=device) if steps > 1 else None
-        )
-        self._head = 0
+        # [robots, *frame[:-1], steps * frame[-1]]
+        self._stacked: torch.Tensor | None = None
+        if layout.steps > 1:
+            self._stacked = torch.zeros((*shape[:-1], layout.steps * shape[-1]), dtype=dtype, device=device)
 
     def clear(self, rows: torch.Tensor) -> None:
         """Zero the history of the robots in `rows`, a bool tensor `[robots]`."""
-        if self._ring is not None:
+        if self._stacked is not None:
             # As bytes: not every dtype of observations can be assigned through a mask.
-            self._ring.view(torch.uint8)[rows] = 0
+            self._stacked.view(torch.uint8)[rows] = 0
 
     def push(self) -> torch.Tensor:
         """Upload the staged rows and return the policy's observation `[robots, *space]`."""
         if self._newest is not self._host:
             self._newest.copy_(self._host, non_blocking=True)
         stacked = self._newest
-        if self._ring is not None:
-            steps = self.layout.steps
-            self._ring[:, self._head] = self._newest
-            self._ring[:, self._head + steps] = self._newest
-            self._head = (self._head + 1) % steps
-            # [robots, steps, ..., last] -> [robots, ..., steps * last]
-            window = self._ring[:, self._head : self._head + steps]
-            stacked = window.movedim(1, -2).flatten(-2)
+        if self._stacked is not None:
+            # A new tensor each time: a ring of steps had to gather them, which took four times as long.
+            later = self._stacked[..., self._newest.shape[-1] :]
+            stacked = self._stacked = torch.cat([later, self._newest], dim=-1)
         return stacked.permute(0, 3, 1, 2) if self.layout.channels_first else stacked
 
 

@@ -136,7 +136,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.depth",
         "int",
         0,
-        "Depth of the subscription's queue; 0: 1 for images, 10 for other types. A sensor much faster than the slowest "
+        "Depth of the subscription's queue; 0: 2 for images, 10 for other types. A sensor much faster than the slowest "
         "one needs as many as it publishes within the slowest one's delay.",
         minimum=0,
         maximum=1000,

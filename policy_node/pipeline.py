@@ -71,11 +71,8 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
     ConfigurationError
         When they do not fit; shows both side by side.
     """
-    wanted = policy.spec.observations
+    wanted = _wanted(configuration, policy)
     configured = {observation.key: observation for observation in configuration.observations}
-    # A space that is not a Dict has one observation, whatever the user calls it.
-    if list(wanted) == ["observation"] and len(configured) == 1:
-        wanted = {next(iter(configured)): wanted["observation"]}
     problems = [
         f"observations.keys: '{key}' is not in the policy's observation space"
         for key in configured
@@ -93,12 +90,22 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
             except ConfigurationError as error:
                 problems += error.problems
     if problems:
-        raise ConfigurationError([*problems, side_by_side(configuration, wanted)])
+        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
     return layouts
 
 
-def side_by_side(configuration: Configuration, wanted: Mapping[str, ArraySpec]) -> str:
+def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
+    """Return the policy's observation space by configured key."""
+    wanted, configured = policy.spec.observations, configuration.observations
+    # A space that is not a Dict has one observation, whatever the user calls it.
+    if list(wanted) == ["observation"] and len(configured) == 1:
+        return {configured[0].key: wanted["observation"]}
+    return wanted
+
+
+def side_by_side(configuration: Configuration, policy: Policy) -> str:
     """Show the policy's observation space beside the configured sensors, a line per key."""
+    wanted = _wanted(configuration, policy)
     sensors = {
         observation.key: f"{observation.type} on {observation.topic}"
         + (f", field {observation.field}" if observation.field else "")
@@ -152,6 +159,8 @@ class Pipeline:
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
+        # Ticks that are not missed are less than two periods apart, however late they are.
+        self._gap_ns = configuration.period_ns + max(configuration.period_ns, self._max_age_ns)
         count = len(self.robots)
         lengths = [max(RING_LENGTH, observation.depth) for observation in configuration.observations]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
@@ -257,11 +266,14 @@ class Pipeline:
         staged = time.perf_counter()
 
         ready = np.array([state is RobotState.READY for state in states])
+        since_ready_ns = now_ns - self._last_ready_ns
+        # No tick saw the gap when the process itself was stopped, or the clock was set.
+        fresh_start = ready & (self._fresh_start | (since_ready_ns < 0) | (since_ready_ns > self._gap_ns))
         faulty = np.zeros(len(self.robots), bool)
         commands = self._replacements.copy()
         if ready.any():
             try:
-                inferred = self._infer(self._fresh_start & ready)
+                inferred = self._infer(fresh_start)
                 finite = np.isfinite(inferred).all(axis=1)
                 fault_reason = "its action is not finite"
             except Exception as error:  # whatever the policy does, the robots get their safe command
@@ -281,9 +293,8 @@ class Pipeline:
         self._last_ready_ns[faulty] = NEVER_NS  # a fault is no gap in the data that `hold` may bridge
         publish = ready | (self._action.when_stale != "silent")
         if self._action.when_stale == "hold":
-            since_ready_ns = now_ns - self._last_ready_ns
             # A clock that is set back must not hold a command for as long as it was set back.
-            held = ~ready & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
+            held = ~ready & ~faulty & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
             commands[held] = self._last_commands[held]
         guarded = time.perf_counter()
         return FleetCommands(

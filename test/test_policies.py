@@ -48,6 +48,16 @@ class DropoutExtractor(BaseFeaturesExtractor):
         return self.layers(observations)
 
 
+class InPlaceExtractor(BaseFeaturesExtractor):
+    """Works in place, so it shows observations that the policy handed on instead of copying."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=observation_space.shape[0])
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return observations.mul_(0.5)
+
+
 class GatedExtractor(nn.Module):
     """Replaces the policy's hidden layers."""
 
@@ -109,6 +119,7 @@ CASES: dict[str, tuple[Any, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "vector-gsde-squashed": ("MlpPolicy", VECTOR, DRIVE, GSDE),
     "vector-gsde-squashed-float64": ("MlpPolicy", VECTOR, box((2, 2), -1 / 3, [1.0, 7.0], np.float64), GSDE),
     "vector-dropout": ("MlpPolicy", VECTOR, DRIVE, {"policy_kwargs": {"features_extractor_class": DropoutExtractor}}),
+    "vector-in-place": ("MlpPolicy", VECTOR, DRIVE, {"policy_kwargs": {"features_extractor_class": InPlaceExtractor}}),
     "vector-own-layers": (GatedPolicy, VECTOR, DRIVE, {}),
     "image-last": ("CnnPolicy", RGB, DRIVE, {}),
     "image-first": ("CnnPolicy", image(3, 36, 40), DRIVE, {}),
@@ -209,7 +220,9 @@ def test_actions_are_those_of_predict(case: str, model_file: Callable[[str], Pat
 
 
 class TestConformance(PolicyConformance):
-    @pytest.fixture(params=["vector", "vector-discrete", "vector-gsde-squashed-float64", "image-last", "dict"])
+    @pytest.fixture(
+        params=["vector", "vector-in-place", "vector-discrete", "vector-gsde-squashed-float64", "image-last", "dict"]
+    )
     def policy(self, request: pytest.FixtureRequest, model_file: Callable[[str], Path]) -> Policy:
         return load_policy(model_file(request.param))
 

@@ -3,6 +3,8 @@
 import gc
 import itertools
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,6 +229,20 @@ def test_renderers_that_come_and_go_do_not_disturb_each_other(model, kind):
     second.close()
     np.testing.assert_array_equal(third.camera(arena), expected)
     third.close()
+
+
+def test_a_process_may_end_with_a_renderer_open(model):
+    renderer_or_skip(model, "egl").close()
+    program = (
+        "import weakref\n"
+        "from policy_node.simulation.rendering import *\n"
+        "weakref.finalize(Arena, print)\n"
+        "model = ArenaModel()\n"
+        "kept = [make_renderer(model, 'egl') for _ in range(2)]\n"
+        "kept[0].camera(Arena(model, 0))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_without_egl_the_images_are_ray_cast(model, monkeypatch, caplog):

@@ -105,7 +105,7 @@ class ControlLoop:
 
     def _tick(self, lateness_ns: int, missed: int) -> None:
         started = time.perf_counter()
-        self._subscriptions.take(self._pipeline)
+        self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
         taken = time.perf_counter()
         tick_time_ns = self._clock.now().nanoseconds
         result = self._pipeline.step(tick_time_ns)

@@ -22,7 +22,7 @@ from policy_node.synchroniser import RobotState
 from policy_node.timing import TickRecord, percentiles
 
 DIAGNOSTICS_PERIOD_S = 1.0
-TRANSITIONS_PERIOD_S = 0.1
+TRANSITIONS_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
 
 _LEVELS = {

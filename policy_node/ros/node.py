@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import argparse
+import gc
 import signal
 import sys
 import time
@@ -18,8 +20,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
-from policy_node.configuration import ROS_PARAMETERS, Configuration, ConfigurationError, parse_configuration
+from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline, match_observations, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.ros.control_loop import ControlLoop
@@ -27,10 +30,10 @@ from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
-# A constant timeout: rclpy rebuilds its wait set whenever it varies.
-SPIN_TIMEOUT_S = 0.1
+# How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
+SPIN_TIMEOUT_S = 0.25
 
 
 class PolicyNode(LifecycleNode):
@@ -102,6 +105,7 @@ class PolicyNode(LifecycleNode):
         # Values may have been set, or keys named, since the node was made.
         declare_parameters(self)
         configuration = parse_configuration(read_parameters(self))
+        check_topics(self, configuration)
         torch.set_num_threads(configuration.policy.threads)
         policy = load_policy(configuration.policy.path, configuration.policy.device)
         layouts = match_observations(configuration, policy)
@@ -120,7 +124,7 @@ class PolicyNode(LifecycleNode):
             except MessageTypeError as error:
                 problems.append(f"observations.{observation.key}: {error}")
         if problems:
-            raise ConfigurationError([*problems, side_by_side(configuration, policy.spec.observations)])
+            raise ConfigurationError([*problems, side_by_side(configuration, policy)])
         decode = {key: decoder.decode for key, decoder in decoders.items()}
         pipeline = Pipeline(configuration, policy, layouts, decode)
         action = configuration.action
@@ -163,6 +167,9 @@ class PolicyNode(LifecycleNode):
             "rmw": rclpy.get_rmw_implementation_identifier(),
         }
         self._reporter = Reporter(self, configuration, pipeline, self._loop, description)
+        # A full collection of what configure made takes as long as several ticks; frozen objects are never collected.
+        gc.collect()
+        gc.freeze()
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
         return TransitionCallbackReturn.SUCCESS
@@ -176,6 +183,7 @@ class PolicyNode(LifecycleNode):
         if self._loop is not None:
             self._loop.stop()
             self._loop = None
+            gc.unfreeze()
             self.get_logger().info("inactive: every robot got the safe command")
         if self._reporter is not None:
             self._reporter.destroy()
@@ -210,11 +218,11 @@ class PolicyNode(LifecycleNode):
         )
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        configured = self._configuration is not None
-        fixed = [p.name for p in parameters if p.name not in ROS_PARAMETERS]
-        if configured and fixed:
+        # All of them, use_sim_time too: the tick runs on the clock that it was started with.
+        if self._configuration is not None:
+            names = ", ".join(parameter.name for parameter in parameters)
             reason = (
-                f"{', '.join(fixed)}: parameters are read at configure; deactivate and clean up the node, set them, "
+                f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
                 f"then configure it again"
             )
             return SetParametersResult(successful=False, reason=reason)
@@ -223,6 +231,13 @@ class PolicyNode(LifecycleNode):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until it gets SIGINT or SIGTERM, then make every robot safe."""
+    arguments = sys.argv if arguments is None else ["policy_node", *arguments]
+    parser = argparse.ArgumentParser(
+        prog="policy_node",
+        usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
+        description="One learned policy drives a fleet; ROS parameters set everything, see config/rover.yaml.",
+    )
+    parser.parse_args(remove_ros_args(arguments)[1:])
     stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:

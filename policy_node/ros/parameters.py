@@ -13,7 +13,13 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from policy_node.configuration import ConfigurationError, Parameter, parameters_for
+from policy_node.configuration import (
+    ROS_PARAMETER_PREFIXES,
+    ROS_PARAMETERS,
+    ConfigurationError,
+    Parameter,
+    parameters_for,
+)
 from policy_node.share import share_path
 
 PACKAGE_SCHEME = "package://"
@@ -32,7 +38,8 @@ def declare_parameters(node: Node) -> None:
         descriptor = _descriptor(name, parameter)
         if not node.has_parameter(name):
             default = parameter.default if not isinstance(parameter.default, tuple) else None
-            node.declare_parameter(name, default, descriptor)
+            # Overrides are declared already; one that an operator has removed since must not come back.
+            node.declare_parameter(name, default, descriptor, ignore_override=True)
             continue
         try:
             node.set_descriptor(name, descriptor)
@@ -40,6 +47,17 @@ def declare_parameters(node: Node) -> None:
             # The value lies outside the range: configure says so, with a remedy.
             descriptor.floating_point_range, descriptor.integer_range = [], []
             node.set_descriptor(name, descriptor)
+    for name, value in _values(node).items():
+        if name in known or name in ROS_PARAMETERS or name.startswith(ROS_PARAMETER_PREFIXES):
+            continue
+        parts = name.split(".")
+        of_this_key = parameters_for(parts[1:2]).get(name) if parts[0] == "observations" else None
+        if of_this_key is not None and value == of_this_key.default:
+            # Declared here for an observation that has been taken out of the keys since.
+            node.undeclare_parameter(name)
+        else:
+            # A parameter of static type could not be removed by an operator.
+            node.set_descriptor(name, ParameterDescriptor(dynamic_typing=True))
 
 
 def read_parameters(node: Node) -> dict[str, Any]:
@@ -48,9 +66,14 @@ def read_parameters(node: Node) -> dict[str, Any]:
     Raises
     ------
     ConfigurationError
-        When a `package://` path names a package that is not there.
+        When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
     """
     values = _values(node)
+    simulated = values.get("use_sim_time")
+    if not isinstance(simulated, bool):
+        found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
+        # ROS fixes its type at the start and ignores a wrong one.
+        raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
     path = values.get("policy.path")
     if isinstance(path, str) and path:
         values["policy.path"] = resolve_path(path, "policy.path")
@@ -77,7 +100,7 @@ def resolve_path(path: str, parameter: str) -> str:
 
     try:
         return str(Path(get_package_share_directory(package)) / rest)
-    except (PackageNotFoundError, ValueError) as error:
+    except (PackageNotFoundError, ValueError, OSError) as error:  # OSError: no ROS installation is sourced
         raise ConfigurationError(
             [
                 f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from rclpy.validate_full_topic_name import validate_full_topic_name
+from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.configuration import Configuration, ObservationConfiguration
+from policy_node.configuration import Configuration, ConfigurationError, ObservationConfiguration
 from policy_node.pipeline import Pipeline
 from policy_node.ros.messages import ReadingDecoder
 
-IMAGE_DEPTH = 1  # of a camera only the newest image counts
+IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
 VECTOR_DEPTH = 10  # of small readings the one that fits the image best
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
@@ -50,6 +54,28 @@ def topic_of(robot: str, topic: str) -> str:
     return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
 
 
+def check_topics(node: Node, configuration: Configuration) -> None:
+    """Check that every topic has a valid name, before any is opened.
+
+    Raises
+    ------
+    ConfigurationError
+        With one line for every problem.
+    """
+    problems = []
+    topics = {f"observations.{observation.key}.topic": observation.topic for observation in configuration.observations}
+    for parameter, topic in {**topics, "action.topic": configuration.action.topic}.items():
+        name = topic_of(configuration.robots[0], topic)
+        try:
+            validate_topic_name(name)
+            validate_full_topic_name(expand_topic_name(name, node.get_name(), node.get_namespace()))
+        except NameValidationException as error:
+            reason = str(error).splitlines()[0]
+            problems.append(f"{parameter}: found {topic!r}; {reason.rstrip(':')}; give a name such as camera/image_raw")
+    if problems:
+        raise ConfigurationError(problems)
+
+
 class SensorSubscriptions:
     """One subscription per robot and observation.
 
@@ -80,8 +106,17 @@ class SensorSubscriptions:
                 )
                 self._sensors.append((robot, sensor, subscription, decoder))
 
-    def take(self, pipeline: Pipeline) -> None:
-        """Hand every message that has arrived to the pipeline; called by the tick thread alone."""
+    def take(self, pipeline: Pipeline, simulated_ns: int | None) -> None:
+        """Hand every message that has arrived to the pipeline; called by the tick thread alone.
+
+        Parameters
+        ----------
+        pipeline
+            Takes the messages in.
+        simulated_ns
+            Stamp of messages without a header under simulated time; None in real time, where the time of their
+            publishing is their stamp.
+        """
         for robot, sensor, subscription, decoder in self._sensors:
             handle = subscription.handle
             # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
@@ -91,7 +126,9 @@ class SensorSubscriptions:
                     break
                 raw, info = taken
                 stamp_ns = decoder.stamp_ns(raw)
-                pipeline.add(robot, sensor, info["source_timestamp"] if stamp_ns is None else stamp_ns, raw)
+                if stamp_ns is None:
+                    stamp_ns = info["source_timestamp"] if simulated_ns is None else simulated_ns
+                pipeline.add(robot, sensor, stamp_ns, raw)
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""

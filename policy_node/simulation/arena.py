@@ -178,7 +178,7 @@ def _model_xml() -> str:
   <option timestep="{ARENA.timestep_s}" integrator="implicitfast" cone="pyramidal" iterations="20"/>
   <visual>
     <headlight active="0"/>
-    <global offwidth="640" offheight="640" fovy="{2 * (ARENA.half_size_m + 0.1)}"/>
+    <global offwidth="640" offheight="640" orthographic="true" fovy="{2 * (ARENA.half_size_m + 0.1)}"/>
     <quality shadowsize="0" offsamples="0"/>
     <map znear="0.02" zfar="20"/>
   </visual>

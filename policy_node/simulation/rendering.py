@@ -6,6 +6,7 @@ Two renderers draw the same picture: `EglRenderer` uses OpenGL without a display
 Both show flat colours under one directional light, without shadows or reflections.
 """
 
+import atexit
 import functools
 import logging
 import os
@@ -130,8 +131,11 @@ class EglRenderer:
         self._context.make_current()
         self._model = model
         self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        # Called at the end of this object or of the process, whichever is first.
+        # Called at the end of this object or of the process, whichever is first. The exit handler of `finalize` would
+        # come too late: handlers run in reverse order, and that of MuJoCo, which ends EGL, was registered only now.
         self._free = weakref.finalize(self, _free_opengl, self._context, self._render_context)
+        self._free.atexit = False
+        atexit.register(self._free)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
         if self._render_context.currentBuffer != mujoco.mjtFramebuffer.mjFB_OFFSCREEN:
             raise RendererError("OpenGL gave no offscreen buffer")

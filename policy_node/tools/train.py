@@ -228,6 +228,9 @@ def train(arguments: argparse.Namespace) -> None:
             progress_bar=not arguments.quiet,
             tb_log_name="ppo",
         )
+    model.save(arguments.output / f"rover_{model.num_timesteps}_steps.zip")
+    # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
+    model.policy.optimizer.state.clear()
     model.save(arguments.output / "rover.zip")
     arenas.close()
     print(f"saved {arguments.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)

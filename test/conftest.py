@@ -1,0 +1,91 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What must be so before any test imports rclpy, and the fixtures of the tests that run the node."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
+LAST_DOMAIN_ID = 101
+
+
+def free_domain_id() -> int:
+    """Return a ROS domain in which nobody on this machine listens."""
+    for attempt in range(LAST_DOMAIN_ID):
+        domain_id = 1 + (os.getpid() + attempt) % LAST_DOMAIN_ID
+        discovery_port = 7400 + 250 * domain_id
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
+            try:
+                participant.bind(("", discovery_port + 10))  # where the domain's first participant listens
+            except OSError:
+                continue
+        return domain_id
+    raise RuntimeError(f"all ROS domains from 1 to {LAST_DOMAIN_ID} are in use on this machine")
+
+
+# Test robots must meet neither real ones nor those of another test run; processes started by the tests inherit this.
+os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.pop("ROS_LOCALHOST_ONLY", None)
+
+
+@pytest.fixture(scope="session")
+def ros() -> Iterator[None]:
+    """Initialise rclpy once for the whole test process."""
+    import rclpy
+
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+
+
+@pytest.fixture
+def peer(ros: None) -> Iterator[Any]:
+    """Return the test's own ROS node with its executor, a `node_harness.Peer`."""
+    from node_harness import Peer
+
+    peer = Peer()
+    yield peer
+    peer.destroy()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a `node_harness.NodeProcess`; all of them end with the test."""
+    from node_harness import NodeProcess
+
+    processes = []
+
+    def start(parameters: dict[str, Any], **options: str) -> NodeProcess:
+        process = NodeProcess(parameters, tmp_path / f"parameters_{len(processes)}.yaml", **options)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.end()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """Return a function that gives the file of a scripted robot's model and the model itself, made once per kind."""
+    from node_harness import make_model
+
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[tuple[Any, ...], tuple[Path, Any]] = {}
+
+    def get(stack: int = 1, discrete: bool = False) -> tuple[Path, Any]:
+        kind = (stack, discrete)
+        if kind not in made:
+            file = folder / f"stack_{stack}_{'discrete' if discrete else 'continuous'}.zip"
+            built = make_model(stack, discrete)
+            built.save(file)
+            made[kind] = (file, built)
+        return made[kind]
+
+    return get
