@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies of all algorithms of Stable-Baselines3: the contract, noise, normalisation and rules of their own."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import parity_cases as cases
 import pytest
 import torch
 from parity_cases import ON_POLICY, Case
-from policy_conformance import PolicyConformance, example_observations
+from policy_conformance import PolicyConformance, assert_same_actions, example_observations, last_actions
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -115,6 +116,16 @@ class TestConformance(PolicyConformance):
     @pytest.fixture(params=CONFORMING, ids=lambda case: f"{case}-{'-'.join(case.actions)}")
     def policy(self, request: pytest.FixtureRequest, saved: Maker) -> Policy:
         return load(saved(request.param))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("case", CONFORMING, ids=lambda case: f"{case}-{'-'.join(case.actions)}")
+def test_cuda_gives_the_actions_of_the_cpu(case: Case, saved: Maker) -> None:
+    on_cpu, on_cuda = (load(saved(case), device=device) for device in ("cpu", "cuda"))
+    steps = [example_observations(on_cpu, 4, seed) for seed in range(3)]
+    expected = last_actions(on_cpu, steps)
+    moved = [{key: part.to(on_cuda.device) for key, part in step.items()} for step in steps]
+    assert_same_actions(on_cpu, last_actions(on_cuda, moved).cpu(), expected)
 
 
 @pytest.mark.parametrize("policy", [cases.Halving, Linear])
@@ -255,6 +266,15 @@ def test_files_older_than_separate_extractors_load(algorithm: str, saved: Maker,
     observations = example_observations(old, 3, seed=1)
     actions = [policy(observations, policy.initial_state(3))[0] for policy in (old, expected)]
     assert torch.equal(*actions)
+
+
+def test_the_missing_package_is_named(saved: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, file, _ = saved(Case("TQC", "vector"))
+    for module in [name for name in sys.modules if name.split(".")[0] == "sb3_contrib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(PolicyError, match=r"needs sb3_contrib.*, which is not installed; pip install"):
+        load_policy(file)
 
 
 def test_statistics_of_another_policy_are_refused(saved: Maker) -> None:

@@ -178,9 +178,10 @@ def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
             return pickle.loads(base64.b64decode(value[":serialized:"]))
         return value
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "sb3_contrib":
+        if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "sb3_contrib":
             raise PolicyError(
-                f"policy file '{path}' is of sb3-contrib, which is not installed; pip install 'policy_node[contrib]'"
+                f"policy file '{path}' needs {error.name}, which is not installed; "
+                "pip install --upgrade 'policy_node[contrib]'"
             ) from error
         raise PolicyError(
             f"'{name}' in policy file '{path}' cannot be restored ({type(error).__name__}: {error}); "

@@ -178,4 +178,4 @@ def replaced_methods(model: Any, family: Family) -> list[str]:
 
 def is_stock(method: Any) -> bool:
     """Tell whether a method is that of Stable-Baselines3 or sb3-contrib."""
-    return method.__module__.split(".")[0] in ("stable_baselines3", "sb3_contrib")
+    return str(getattr(method, "__module__", "")).split(".")[0] in ("stable_baselines3", "sb3_contrib")
