@@ -323,7 +323,12 @@ def test_a_changed_byte_is_refused(model_file: Callable[[str], Path], tmp_path: 
 
 def test_other_archives_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.zip"
-    for members in ({"readme.txt": "hello"}, {"data": "[]", "policy.pth": ""}, {"data": "{}", "policy.pth": ""}):
+    for members in (
+        {"readme.txt": "hello"},
+        {"data": "[]", "policy.pth": ""},
+        {"data": "{}", "policy.pth": ""},
+        {"data": "[" * 99999},
+    ):
         with zipfile.ZipFile(file, "w") as archive:
             for name, text in members.items():
                 archive.writestr(name, text)
@@ -370,10 +375,11 @@ def test_other_spaces_and_classes_are_refused(
             r"'action_space' in policy file .* cannot be restored \(UnpicklingError",
         ),
         (lambda saved: saved.pop("use_sde"), "'use_sde' in policy file .* cannot be restored"),
+        (lambda saved: saved.update(policy_kwargs=[]), r"cannot be built \(AttributeError"),
         (lambda saved: saved["policy_kwargs"].update(layers=3), r"cannot be built \(TypeError.*layers"),
         (lambda saved: saved["policy_kwargs"].update(net_arch=[8]), r"cannot be built \(RuntimeError.*size mismatch"),
     ],
-    ids=["pickle", "missing", "argument", "weights"],
+    ids=["pickle", "missing", "arguments", "argument", "weights"],
 )
 def test_a_description_that_does_not_fit_is_refused(
     change: Callable[[dict[str, Any]], None], message: str, model_file: Callable[[str], Path], tmp_path: Path

@@ -24,7 +24,7 @@ from policy_node.policies.contract import PolicyError
 MAX_BYTES = 2**30
 _REMEDY = "give the file that VecNormalize.save() wrote"
 # Classes of these packages lie in the pickle beside the statistics; none of them is made.
-_INERT_PACKAGES = ("collections", "gymnasium", "numpy", "stable_baselines3")
+_INERT_PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
 
 
 @dataclass(frozen=True, eq=False)

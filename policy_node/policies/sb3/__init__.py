@@ -114,7 +114,7 @@ def load_sb3(
             plain,
             family.build(model),
             actions.make_finish(action_space, action, model, squash, device),
-            _exploration(saved, model, action, noise, generator),
+            _exploration(saved, model, action, noise, generator, path),
         )
     memory, fresh = _memory(model, normalisers, noise, generator, device)
     spec = PolicySpec(
@@ -135,7 +135,7 @@ def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
         saved = json.loads(members["data"])
         complete = {"policy_class", "observation_space", "action_space"} <= saved.keys()
         weights = members["policy.pth"]
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, ValueError, AttributeError, RecursionError):
         complete = False
     if not complete:
         raise PolicyError(
@@ -192,13 +192,13 @@ def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
 
 def _build(parts: dict[str, Any], algorithm: str, weights: bytes, path: str) -> Any:
     """Build the policy as its training did and fill in the weights."""
-    # The device of the training is not the device of the use.
-    arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
-    if algorithm != "ARS":
-        arguments["lr_schedule"] = lambda progress: 0.0
-    if algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
-        arguments["use_sde"] = parts["use_sde"]
     try:
+        # The device of the training is not the device of the use.
+        arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
+        if algorithm != "ARS":
+            arguments["lr_schedule"] = lambda progress: 0.0
+        if algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
+            arguments["use_sde"] = parts["use_sde"]
         model = parts["policy_class"](parts["observation_space"], parts["action_space"], **arguments)
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         if getattr(model, "share_features_extractor", False):
@@ -228,13 +228,13 @@ def _replaced(model: Any, family: Family | None, policy_class: type, path: str) 
 
 
 def _exploration(
-    saved: dict[str, Any], model: Any, action: ActionSpec, noise: str, generator: torch.Generator
+    saved: dict[str, Any], model: Any, action: ActionSpec, noise: str, generator: torch.Generator, path: str
 ) -> actions.Explore | None:
     """Return what makes actions differ from the deterministic ones, None if nothing does."""
     if noise == "none":
         return None
     if noise == "epsilon":
-        return actions.explore_epsilon(float(saved["exploration_rate"]), generator)
+        return actions.explore_epsilon(float(_restore(saved, "exploration_rate", path)), generator)
     if not isinstance(action, ArraySpec):
         distribution = type(model.action_dist).__name__
         return actions.explore_choice(generator, bits=distribution == "BernoulliDistribution")
