@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,19 @@ PARAMETERS: tuple[Parameter, ...] = (
         "str",
         "auto",
         "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.",
+    ),
+    Parameter(
+        "policy.trusted",
+        "bool",
+        False,
+        "Whether policy files that can run code when they are loaded are loaded; bundles and ONNX are data only.",
+    ),
+    Parameter("policy.sha256", "str", "", "SHA-256 that the policy file must have, hexadecimal; empty: any."),
+    Parameter(
+        "policy.vecnormalize",
+        "str",
+        "",
+        "The file that `VecNormalize.save` wrote, a path like `policy.path`; empty: observations go in as they are.",
     ),
     Parameter("policy.threads", "int", 1, "CPU threads of one inference.", minimum=1, maximum=256),
     Parameter(
@@ -233,6 +247,9 @@ class PolicyConfiguration:
 
     path: str
     device: str
+    trusted: bool
+    sha256: str
+    vecnormalize: str
     threads: int
 
 
@@ -435,6 +452,11 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
                 f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
                 f"starting with a digit, levels separated by '/'"
             )
+    sha256 = checked["policy.sha256"]
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        problems.append(
+            f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
+        )
     action_type = checked["action.type"]
     for key in keys:
         if not key or "." in key:

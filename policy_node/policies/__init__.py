@@ -77,7 +77,8 @@ def load_policy(
     if not trusted:
         raise PolicyError(
             f"policy file '{file}' can run code when it is loaded and is not trusted; export it to a bundle, which is "
-            "data only, or set trusted if you know where it comes from"
+            "data only (policy_export), or set trusted (of the node: policy.trusted: true) if you know where the file "
+            "comes from"
         )
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
     # Importing Stable-Baselines3 takes seconds, and a wrong path or device should be reported at once.

@@ -107,7 +107,13 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
         torch.set_num_threads(configuration.policy.threads)
-        policy = load_policy(configuration.policy.path, configuration.policy.device)
+        policy = load_policy(
+            configuration.policy.path,
+            configuration.policy.device,
+            trusted=configuration.policy.trusted,
+            vecnormalize=configuration.policy.vecnormalize or None,
+            sha256=configuration.policy.sha256 or None,
+        )
         layouts = match_observations(configuration, policy)
         problems: list[str] = []
         decoders: dict[str, ReadingDecoder] = {}

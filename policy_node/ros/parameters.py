@@ -61,7 +61,7 @@ def declare_parameters(node: Node) -> None:
 
 
 def read_parameters(node: Node) -> dict[str, Any]:
-    """Return all parameters of the node by dotted name, with `policy.path` resolved.
+    """Return all parameters of the node by dotted name, with their paths resolved.
 
     Raises
     ------
@@ -74,9 +74,10 @@ def read_parameters(node: Node) -> dict[str, Any]:
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
-    path = values.get("policy.path")
-    if isinstance(path, str) and path:
-        values["policy.path"] = resolve_path(path, "policy.path")
+    for name in ("policy.path", "policy.vecnormalize"):
+        path = values.get(name)
+        if isinstance(path, str) and path:
+            values[name] = resolve_path(path, name)
     return values
 
 
