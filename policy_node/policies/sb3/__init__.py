@@ -15,6 +15,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,38 @@ from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 _NEEDED = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space")
 # What `predict` does around `_predict` is done here for the stock methods only.
 _AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """What has been saved of a model and is needed to act.
+
+    Attributes
+    ----------
+    policy_class
+        A class of Stable-Baselines3, sb3-contrib or one that derives from theirs.
+    arguments
+        What the policy class was made with, apart from what the following say.
+    use_sde
+        Whether training explored with gSDE.
+    observation_space, action_space
+        As the policy saw them in training, after all wrappers.
+    algorithm
+        Its name, such as ``PPO``.
+    exploration_rate
+        How often an algorithm without noise of its own takes any action.
+    weights
+        All parameters and buffers of the policy by name; of several that are the same one is enough.
+    """
+
+    policy_class: Any
+    arguments: Mapping[str, Any]
+    use_sde: bool
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    algorithm: str
+    exploration_rate: float
+    weights: Mapping[str, torch.Tensor]
 
 
 def load_sb3(
@@ -68,28 +101,84 @@ def load_sb3(
     PolicyError
         If `content` is empty, damaged or of another format, or its algorithm or spaces are not supported.
     """
-    saved, weights = _read(content, path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return build_sb3(read_sb3(content, path), path, sha256, device, statistics, deterministic, seed)
+
+
+def read_sb3(content: bytes, path: str) -> SavedModel:
+    """Read a file that ``model.save`` wrote; this unpickles the spaces and arguments of the policy.
+
+    Raises
+    ------
+    PolicyError
+        If `content` is empty, damaged or of another format.
+    """
+    saved, serialised = _read(content, path)
     parts = {name: _restore(saved, name, path) for name in _NEEDED}
-    policy_class, action_space = parts["policy_class"], parts["action_space"]
+    policy_class = parts["policy_class"]
     if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
         raise PolicyError(f"the policy class of '{path}' is {policy_class}; supported are classes of BasePolicy")
     family = family_of(policy_class)
-    algorithm = _algorithm(saved, policy_class)
-    keyed = keyed_spaces(parts["observation_space"])
+    explores = family is not None and family.noise == "epsilon"
+    try:
+        weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
+        # The device of the training is not the device of the use.
+        arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
+    except Exception as error:
+        raise _not_built(path, error) from error
+    return SavedModel(
+        policy_class,
+        arguments,
+        bool(parts["use_sde"]),
+        parts["observation_space"],
+        parts["action_space"],
+        _algorithm(saved, policy_class),
+        float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
+        weights,
+    )
+
+
+def build_sb3(
+    saved: SavedModel,
+    path: str,
+    sha256: str,
+    device: torch.device,
+    statistics: Mapping[str, Statistics],
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Sb3Policy:
+    """Build a policy from what has been saved of it.
+
+    Parameters
+    ----------
+    saved
+        From `read_sb3`, or described in other ways.
+    path, sha256
+        Where it came from, for errors, and the hash of that file.
+    device, statistics, deterministic, seed
+        As in `load_sb3`.
+
+    Raises
+    ------
+    PolicyError
+        If the algorithm or spaces are not supported, or the weights do not fit.
+    """
+    family = family_of(saved.policy_class)
+    keyed = keyed_spaces(saved.observation_space)
     normalisers = {key: normaliser.to(device) for key, normaliser in make_normalisers(statistics, keyed, path).items()}
     observations = {key: observation_spec(key, space, statistics.get(key), path) for key, space in keyed.items()}
-    action = actions.action_spec(action_space, path)
-    model = _build(parts, algorithm, weights, path).to(device)
+    action = actions.action_spec(saved.action_space, path)
+    model = _build(saved, path).to(device)
     model.set_training_mode(False)
     model.requires_grad_(False)
     if device.type == "cuda":
         # Convolutions and LSTMs there round inputs to 10 bits unless told not to, a thousandth of the action range.
         torch.backends.cudnn.allow_tf32 = False
 
-    plain = not isinstance(parts["observation_space"], spaces.Dict)
+    plain = not isinstance(saved.observation_space, spaces.Dict)
     generator = torch.Generator(device).manual_seed(seed)
     noise = "none" if deterministic or family is None else family.noise
-    replaced = _replaced(model, family, policy_class, path)
+    replaced = _replaced(model, family, saved.policy_class, path)
     actor: Actor
     if family is None or replaced:
         if not deterministic:
@@ -100,12 +189,12 @@ def load_sb3(
         warnings.warn(
             f"policy file '{path}' acts by rules of its own ({', '.join(replaced)}): its _predict is run, which is "
             "slower; compare its actions with those of model.predict",
-            stacklevel=3,
+            stacklevel=4,
         )
         finish = None
         if isinstance(action, ArraySpec):
             finish = actions.finish_box(action, model.squash_output, squash=False, device=device)
-        actor = PredictActor(model, plain, finish, () if isinstance(action, DiscreteSpec) else action_space.shape)
+        actor = PredictActor(model, plain, finish, () if isinstance(action, DiscreteSpec) else saved.action_space.shape)
     else:
         preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
         squash = model.squash_output if family.squashed is None else family.squashed
@@ -113,17 +202,17 @@ def load_sb3(
             preparations,
             plain,
             family.build(model),
-            actions.make_finish(action_space, action, model, squash, device),
-            _exploration(saved, model, action, noise, generator, path),
+            actions.make_finish(saved.action_space, action, model, squash, device),
+            _exploration(saved, model, action, noise, generator),
         )
     memory, fresh = _memory(model, normalisers, noise, generator, device)
     spec = PolicySpec(
         observations=observations,
         action=action,
-        algorithm=algorithm,
-        sha256=hashlib.sha256(content).hexdigest(),
+        algorithm=saved.algorithm,
+        sha256=sha256,
         memory=memory,
-        mask=_mask_length(algorithm, action),
+        mask=_mask_length(saved.algorithm, action),
     )
     return Sb3Policy(spec, device, normalisers, actor, fresh)
 
@@ -190,30 +279,34 @@ def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
         ) from error
 
 
-def _build(parts: dict[str, Any], algorithm: str, weights: bytes, path: str) -> Any:
+def _build(saved: SavedModel, path: str) -> Any:
     """Build the policy as its training did and fill in the weights."""
     try:
-        # The device of the training is not the device of the use.
-        arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
-        if algorithm != "ARS":
+        arguments = dict(saved.arguments)
+        if saved.algorithm != "ARS":
             arguments["lr_schedule"] = lambda progress: 0.0
-        if algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
-            arguments["use_sde"] = parts["use_sde"]
-        model = parts["policy_class"](parts["observation_space"], parts["action_space"], **arguments)
-        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-        if getattr(model, "share_features_extractor", False):
-            # Files older than Stable-Baselines3 1.7 name the shared extractor once.
-            for name in [name for name in state if name.startswith("features_extractor.")]:
-                for owner in ("pi_", "vf_"):
-                    if f"{owner}{name}" in model.state_dict():
-                        state.setdefault(f"{owner}{name}", state[name])
-        model.load_state_dict(state)
+        if saved.algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
+            arguments["use_sde"] = saved.use_sde
+        model = saved.policy_class(saved.observation_space, saved.action_space, **arguments)
+        # One name is enough for weights that several parts share; files older than 1.7 have no more.
+        found = {part.data_ptr(): saved.weights[name] for name, part in _tensors(model) if name in saved.weights}
+        shared = {name: found[part.data_ptr()] for name, part in _tensors(model) if part.data_ptr() in found}
+        model.load_state_dict({**shared, **saved.weights})
     except Exception as error:
-        raise PolicyError(
-            f"the network of policy file '{path}' cannot be built ({type(error).__name__}: {error}); "
-            "load it with the Stable-Baselines3 that is installed here and save it again"
-        ) from error
+        raise _not_built(path, error) from error
     return model
+
+
+def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters and buffers, save those without elements, which have no place in memory."""
+    return [(name, part) for name, part in model.state_dict().items() if part.numel()]
+
+
+def _not_built(path: str, error: Exception) -> PolicyError:
+    return PolicyError(
+        f"the network of policy file '{path}' cannot be built ({type(error).__name__}: {error}); "
+        "load it with the Stable-Baselines3 that is installed here and save it again"
+    )
 
 
 def _replaced(model: Any, family: Family | None, policy_class: type, path: str) -> list[str]:
@@ -228,13 +321,13 @@ def _replaced(model: Any, family: Family | None, policy_class: type, path: str) 
 
 
 def _exploration(
-    saved: dict[str, Any], model: Any, action: ActionSpec, noise: str, generator: torch.Generator, path: str
+    saved: SavedModel, model: Any, action: ActionSpec, noise: str, generator: torch.Generator
 ) -> actions.Explore | None:
     """Return what makes actions differ from the deterministic ones, None if nothing does."""
     if noise == "none":
         return None
     if noise == "epsilon":
-        return actions.explore_epsilon(float(_restore(saved, "exploration_rate", path)), generator)
+        return actions.explore_epsilon(saved.exploration_rate, generator)
     if not isinstance(action, ArraySpec):
         distribution = type(model.action_dist).__name__
         return actions.explore_choice(generator, bits=distribution == "BernoulliDistribution")
