@@ -12,9 +12,13 @@ from pathlib import Path
 import torch
 
 from policy_node.policies.contract import Observations, Policy, PolicyError, State
+from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-__all__ = ["Observations", "Policy", "PolicyError", "State", "load_policy", "select_device"]
+__all__ = ["Observations", "Policy", "PolicyError", "PolicyInterface", "State", "load_policy", "select_device"]
+
+# Format of a policy file by its suffix, for the format `auto`.
+_SUFFIXES = {".zip": "sb3", ".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript", ".pt2": "exported"}
 
 
 def load_policy(
@@ -27,19 +31,21 @@ def load_policy(
     deterministic: bool = True,
     seed: int = 0,
 ) -> Policy:
-    """Load a policy that Stable-Baselines3 or sb3-contrib saved, ready to run.
+    """Load a policy, ready to run.
 
     Parameters
     ----------
     path
-        The ``.zip`` file that ``model.save`` wrote.
+        A ``.zip`` file that ``model.save`` of Stable-Baselines3 or sb3-contrib wrote, or a ``.bundle`` file that
+        `policy_export` wrote.
     device
         Where to run: ``auto`` (CUDA where available, else CPU), ``cpu``, ``cuda`` or ``cuda:<index>``.
     trusted
-        Whether the file may run code: restoring its spaces and network arguments unpickles them.
+        Whether the file may run code: restoring the spaces and network arguments of a ``.zip`` file unpickles them.
+        A ``.bundle`` file is data and needs no trust.
     vecnormalize
         The file that ``VecNormalize.save`` wrote, if training normalised observations. Observations are then given as
-        the environment gave them; nothing in that file is run.
+        the environment gave them; nothing in that file is run. A ``.bundle`` file has them inside.
     sha256
         Hexadecimal SHA-256 that the policy file must have.
     deterministic
@@ -52,11 +58,11 @@ def load_policy(
     ------
     PolicyError
         If a file is missing, empty, damaged or of another format, is not trusted or has another hash, its algorithm
-        or spaces are not supported, or the device does not exist.
+        or spaces are not supported, it does not act as it did when it was exported, or the device does not exist.
     """
     target = select_device(device)
     file = Path(path)
-    remedy = "give a .zip file that model.save() of Stable-Baselines3 wrote"
+    remedy = "give a .zip file that model.save() of Stable-Baselines3 wrote, or a .bundle file"
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -74,6 +80,15 @@ def load_policy(
         )
     if not content.startswith(b"PK"):
         raise PolicyError(f"policy file '{file}' is no zip archive (it starts with {content[:8]!r}); {remedy}")
+    # Importing Stable-Baselines3 takes seconds, and a wrong path or device should be reported at once.
+    if file.suffix == ".bundle":
+        if vecnormalize is not None:
+            raise PolicyError(
+                f"policy file '{file}' is a bundle, which has its normalisation inside; leave vecnormalize out"
+            )
+        from policy_node.policies.bundle import load_bundle
+
+        return load_bundle(content, str(file), target, deterministic, seed)
     if not trusted:
         raise PolicyError(
             f"policy file '{file}' can run code when it is loaded and is not trusted; export it to a bundle, which is "
@@ -81,7 +96,6 @@ def load_policy(
             "comes from"
         )
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
-    # Importing Stable-Baselines3 takes seconds, and a wrong path or device should be reported at once.
     from policy_node.policies.sb3 import load_sb3
 
     return load_sb3(content, str(file), target, statistics, deterministic, seed)
