@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +18,22 @@ import torch
 
 from policy_node.actions import CommandMapper
 from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
-from policy_node.configuration import Configuration, ConfigurationError
+from policy_node.configuration import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    SourceConfiguration,
+)
 from policy_node.policies import Policy
 from policy_node.samples import Sample, SampleRing, UnusableReading
 from policy_node.specs import ArraySpec
-from policy_node.synchroniser import RobotState, select
+from policy_node.synchroniser import RobotState, Selection, select, with_newest
+from policy_node.terms import Decode, checked_decode
 
 # Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
 RING_LENGTH = 16
 # Longer ago than any hold; any time may be subtracted from it.
 NEVER_NS = np.iinfo(np.int64).min // 2
-
-# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
-Decode = Callable[[Any, np.ndarray], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ class FleetCommands:
     states, reasons
         One per robot; the reason is empty when READY.
     ages_s
-        `[robots]` float64: age of the robot's oldest reading at the tick; NaN where there was no set of readings.
+        `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN where there was no set.
     stages_s
         Seconds spent in each stage, in the order of the stages.
     """
@@ -58,8 +62,19 @@ class FleetCommands:
     stages_s: dict[str, float]
 
 
-def match_observations(configuration: Configuration, policy: Policy) -> dict[str, ObservationLayout]:
+def match_observations(
+    configuration: Configuration, policy: Policy, sizes: Mapping[str, int | None] | None = None
+) -> dict[str, ObservationLayout]:
     """Pair the configured sensors with the policy's observation space.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    policy
+        The policy.
+    sizes
+        By name of a term: how many numbers its messages give, None or missing where only each message says it.
 
     Returns
     -------
@@ -81,12 +96,14 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
     problems += [
         f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
     ]
+    action = policy.spec.action
+    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
     layouts = {}
     for key, observation in configured.items():
         if key in wanted:
             policy_key = key if key in policy.spec.observations else "observation"
             try:
-                layouts[key] = observation_layout(policy_key, wanted[key], observation)
+                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
             except ConfigurationError as error:
                 problems += error.problems
     if problems:
@@ -107,10 +124,9 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
     """Show the policy's observation space beside the configured sensors, a line per key."""
     wanted = _wanted(configuration, policy)
     sensors = {
-        observation.key: f"{observation.type} on {observation.topic}"
-        + (f", field {observation.field}" if observation.field else "")
-        + (f", joints {list(observation.joints)}" if observation.joints else "")
+        observation.key: _described(observation)
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
+        + (f", history {observation.history}" if observation.history else "")
         for observation in configuration.observations
     }
     rows = [
@@ -119,6 +135,18 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
     rows = [("key", "policy wants", "configured sensor"), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+
+
+def _described(source: SourceConfiguration) -> str:
+    """Say where an observation comes from."""
+    if isinstance(source, ObservationConfiguration) and source.terms:
+        return "terms " + ", ".join(term.term for term in source.terms)
+    paths = list(source.fields) or source.field
+    return (
+        f"{source.type} on {source.topic}"
+        + (f", field {paths}" if paths else "")
+        + (f", joints {list(source.joints)}" if source.joints else "")
+    )
 
 
 class Pipeline:
@@ -135,7 +163,7 @@ class Pipeline:
     layouts
         From `match_observations`.
     decoders
-        By configured key: writes a message into a row of the batch.
+        By the name of each source: writes a message into its reading.
 
     Raises
     ------
@@ -151,10 +179,9 @@ class Pipeline:
         decoders: Mapping[str, Decode],
     ) -> None:
         self.robots = configuration.robots
-        self.keys = tuple(observation.key for observation in configuration.observations)
+        # Names of the sensors.
+        self.keys = tuple(sources[0].name for sources in configuration.sensors)
         self._policy = policy
-        self._policy_keys = tuple(layouts[key].key for key in self.keys)
-        self._decoders = tuple(decoders[key] for key in self.keys)
         self._action = configuration.action
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
@@ -162,10 +189,30 @@ class Pipeline:
         # Ticks that are not missed are less than two periods apart, however late they are.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, self._max_age_ns)
         count = len(self.robots)
-        lengths = [max(RING_LENGTH, observation.depth) for observation in configuration.observations]
+        lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
-        self._batch = ObservationBatch({layouts[key].key: layouts[key] for key in self.keys}, count, policy.device)
+        self._batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, count, policy.device)
+        checked = dict(decoders)
+        for layout in layouts.values():
+            for term in layout.terms:
+                name = term.configuration.name
+                if term.reading:
+                    checked[name] = checked_decode(term, decoders[name])
+        # For each robot what is read: index of the sensor, name of the source, its decoder and where it writes.
+        self._readings = [
+            [
+                (sensor, source.name, checked[source.name], rows[source.name])
+                for sensor, sources in enumerate(configuration.sensors)
+                for source in sources
+            ]
+            for rows in map(self._batch.readings, range(count))
+        ]
+        # The synchronised sensors come first.
+        self._synchronised = sum(sources[0].is_synchronised for sources in configuration.sensors)
+        self._newest_ages_ns = [
+            round(sources[0].max_age_s * 1e9) for sources in configuration.sensors[self._synchronised :]
+        ]
         self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
         self.components = self._mapper.components
         # Robots whose history and memory start anew at their next good set of readings.
@@ -178,7 +225,7 @@ class Pipeline:
         self._memory = policy.initial_state(count)
         # Messages that could not be used, by robot; each counts once, however many ticks it is the newest.
         self.rejected_count = np.zeros(count, np.int64)
-        self._last_rejected: dict[tuple[int, str], Sample] = {}
+        self._last_rejected: dict[tuple[int, int], Sample] = {}
 
     @property
     def safe_command(self) -> np.ndarray | None:
@@ -229,11 +276,20 @@ class Pipeline:
             if self._memory is not None and fresh_start.any():
                 self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
             actions, self._memory = self._policy(observations, self._memory)
+            self._batch.remember(actions)
             commands = self._mapper(actions).cpu().numpy()
         # Rows of another number could not be told apart.
         if commands.shape != self._replacements.shape:
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(self._replacements.shape)}")
         return commands
+
+    def _select(self, rings: list[SampleRing], now_ns: int) -> Selection:
+        """Choose the readings of one robot."""
+        if not self._newest_ages_ns:
+            return select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns)
+        count = self._synchronised
+        selection = select(rings[:count], self.keys[:count], now_ns, self._slop_ns, self._max_age_ns)
+        return with_newest(selection, rings[count:], self.keys[count:], now_ns, self._max_age_ns, self._newest_ages_ns)
 
     def step(self, now_ns: int) -> FleetCommands:
         """Run one tick.
@@ -244,7 +300,7 @@ class Pipeline:
             The time of the tick on the clock of the stamps.
         """
         started = time.perf_counter()
-        selections = [select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns) for rings in self._rings]
+        selections = [self._select(rings, now_ns) for rings in self._rings]
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
         ages_s = np.array([np.nan if s.age_ns is None else s.age_ns / 1e9 for s in selections])
@@ -252,16 +308,15 @@ class Pipeline:
 
         for robot, selection in enumerate(selections):
             if selection.state is RobotState.READY:
-                for key, policy_key, decode, sample in zip(
-                    self.keys, self._policy_keys, self._decoders, selection.samples, strict=True
-                ):
+                for sensor, name, decode, row in self._readings[robot]:
+                    sample = selection.samples[sensor]
                     try:
-                        decode(sample.message, self._batch.row(policy_key, robot))
+                        decode(sample.message, row)
                     except Exception as error:  # whatever a message does to its decoder, the others are driven on
                         kind = "" if isinstance(error, UnusableReading) else f"{type(error).__name__}: "
-                        states[robot], reasons[robot] = RobotState.REJECTED, f"{key}: {kind}{error}"
-                        if self._last_rejected.get((robot, key)) is not sample:
-                            self._last_rejected[robot, key] = sample
+                        states[robot], reasons[robot] = RobotState.REJECTED, f"{name}: {kind}{error}"
+                        if self._last_rejected.get((robot, sensor)) is not sample:
+                            self._last_rejected[robot, sensor] = sample
                             self.rejected_count[robot] += 1
         staged = time.perf_counter()
 

@@ -40,11 +40,16 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         topic=key,
         type=message_type,
         field="",
+        fields=(),
         joints=(),
         encoding="",
         stack=stack,
+        history=0,
+        input="",
         depth=0,
         reliability="reliable",
+        max_age_s=0.0,
+        terms=(),
     )
 
 

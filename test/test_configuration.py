@@ -19,6 +19,7 @@ from policy_node.configuration import (
     ConfigurationError,
     Parameter,
     flatten,
+    observations_of,
     parameters_for,
     parse_configuration,
 )
@@ -259,7 +260,7 @@ VALUES = st.one_of(
     st.tuples(SCALARS),
 )
 NAMES = st.one_of(
-    st.sampled_from(sorted(parameters_for(["image", "touch"]))),
+    st.sampled_from(sorted(parameters_for(["image", "touch"], {}))),
     st.sampled_from(["observations.sonar.topic", "observations.keys.topic", "observations", "action.", ".", ""]),
     st.text(max_size=12),
 )
@@ -277,7 +278,7 @@ def test_any_mutation_parses_or_is_a_configuration_error(changes, without, joint
     except ConfigurationError as error:
         keys = values.get("observations.keys")
         texts = [key for key in keys if isinstance(key, str)] if isinstance(keys, (list, tuple)) else []
-        named = [*flatten(values), *parameters_for(texts)]
+        named = [*flatten(values), *parameters_for(texts, observations_of(values)[1])]
         assert error.problems
         for problem in error.problems:
             assert any(problem.startswith(f"{name}: ") for name in named), problem

@@ -103,7 +103,7 @@ class Reporter:
         unheard = self._pipeline.unheard()
         if not unheard:
             return
-        topics = {observation.key: observation.topic for observation in self._configuration.observations}
+        topics = {sources[0].name: sources[0].topic for sources in self._configuration.sensors}
         text = "; ".join(f"{robot}: {', '.join(topics[key] for key in keys)}" for robot, keys in unheard.items())
         self._logger.warning(f"waiting for the first message of {text}")
 

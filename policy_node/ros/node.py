@@ -22,12 +22,18 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.configuration import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    TermConfiguration,
+    parse_configuration,
+)
 from policy_node.pipeline import Pipeline, match_observations, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
-from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder
+from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder, reading_size
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
@@ -114,21 +120,23 @@ class PolicyNode(LifecycleNode):
             vecnormalize=configuration.policy.vecnormalize or None,
             sha256=configuration.policy.sha256 or None,
         )
-        layouts = match_observations(configuration, policy)
+        layouts = match_observations(configuration, policy, reading_sizes(configuration))
+        specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
         problems: list[str] = []
         decoders: dict[str, ReadingDecoder] = {}
-        for observation in configuration.observations:
+        for source in configuration.sources:
             try:
-                decoders[observation.key] = reading_decoder(
-                    observation.type,
-                    layouts[observation.key].frame,
-                    topic=observation.topic,
-                    field=observation.field,
-                    joints=observation.joints,
-                    encoding=observation.encoding,
+                decoders[source.name] = reading_decoder(
+                    source.type,
+                    specs[source.name],
+                    topic=source.topic,
+                    field=source.field,
+                    fields=source.fields,
+                    joints=source.joints,
+                    encoding=source.encoding if isinstance(source, ObservationConfiguration) else "",
                 )
             except MessageTypeError as error:
-                problems.append(f"observations.{observation.key}: {error}")
+                problems.append(f"observations.{source.name}: {error}")
         if problems:
             raise ConfigurationError([*problems, side_by_side(configuration, policy)])
         decode = {key: decoder.decode for key, decoder in decoders.items()}
@@ -233,6 +241,27 @@ class PolicyNode(LifecycleNode):
             )
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
+
+
+def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
+    """Return by the name of each term how many numbers its messages give, None where only each message says it.
+
+    Raises
+    ------
+    ConfigurationError
+        When a message type cannot be read as configured; with one line for every problem.
+    """
+    sizes: dict[str, int | None] = {}
+    problems = []
+    for source in configuration.sources:
+        if isinstance(source, TermConfiguration):
+            try:
+                sizes[source.name] = reading_size(source.type, source.field, source.fields, source.joints)
+            except MessageTypeError as error:
+                problems.append(f"observations.{source.name}: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

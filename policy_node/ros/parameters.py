@@ -18,6 +18,7 @@ from policy_node.configuration import (
     ROS_PARAMETERS,
     ConfigurationError,
     Parameter,
+    observations_of,
     parameters_for,
 )
 from policy_node.share import share_path
@@ -32,8 +33,7 @@ def declare_parameters(node: Node) -> None:
     is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
     the same reason.
     """
-    keys = _values(node).get("observations.keys")
-    known = parameters_for([key for key in keys if isinstance(key, str)] if isinstance(keys, list) else [])
+    known = parameters_for(*observations_of(_values(node)))
     for name, parameter in known.items():
         descriptor = _descriptor(name, parameter)
         if not node.has_parameter(name):
@@ -51,9 +51,11 @@ def declare_parameters(node: Node) -> None:
         if name in known or name in ROS_PARAMETERS or name.startswith(ROS_PARAMETER_PREFIXES):
             continue
         parts = name.split(".")
-        of_this_key = parameters_for(parts[1:2]).get(name) if parts[0] == "observations" else None
-        if of_this_key is not None and value == of_this_key.default:
-            # Declared here for an observation that has been taken out of the keys since.
+        observed = parts[0] == "observations"
+        # What the name would be of an observation without terms, or of a term.
+        once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
+        if name in once and value == once[name].default:
+            # Declared here for an observation or term that has been taken out since.
             node.undeclare_parameter(name)
         else:
             # A parameter of static type could not be removed by an operator.
