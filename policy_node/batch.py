@@ -48,6 +48,16 @@ class ObservationLayout:
     history: int = 0
     terms: tuple[TermLayout, ...] = ()
 
+    def is_like(self, other: ObservationLayout) -> bool:
+        """Whether the histories of both hold the same numbers."""
+        frame, another = self.frame, other.frame
+        return (
+            (self.key, self.steps, self.channels_first, self.history, self.terms, frame.shape, frame.dtype)
+            == (other.key, other.steps, other.channels_first, other.history, other.terms, another.shape, another.dtype)
+            and np.array_equal(frame.low, another.low)
+            and np.array_equal(frame.high, another.high)
+        )
+
     @property
     def readings(self) -> dict[str, ArraySpec]:
         """What is read for one frame, by the name of the source and in the order of the staged row."""
@@ -201,6 +211,7 @@ class ObservationBatch:
     """
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
+        self.layouts = layouts
         self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
         self._device = device
         sizes = [
@@ -213,6 +224,11 @@ class ObservationBatch:
         self._previous_action: torch.Tensor | None = None
         if sizes:
             self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
+
+    def is_like(self, other: ObservationBatch) -> bool:
+        """Whether what both hold means the same, so that a policy of the other can go on with this one."""
+        layouts, others = self.layouts, other.layouts
+        return layouts.keys() == others.keys() and all(layouts[key].is_like(others[key]) for key in layouts)
 
     def row(self, key: str, robot: int) -> np.ndarray:
         """Return the row into which the newest frame of a robot is to be written, or what is read for its terms."""

@@ -24,7 +24,8 @@ from policy_node.configuration import (
     ObservationConfiguration,
     SourceConfiguration,
 )
-from policy_node.policies import Policy
+from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.interface import parse_memory
 from policy_node.samples import Sample, SampleRing, UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState, Selection, select, with_newest
@@ -60,6 +61,50 @@ class FleetCommands:
     reasons: tuple[str, ...]
     ages_s: np.ndarray
     stages_s: dict[str, float]
+
+
+def policy_interface(configuration: Configuration) -> PolicyInterface | None:
+    """Return what the configuration says about the inputs and outputs of a policy file; None when it says nothing.
+
+    Raises
+    ------
+    PolicyError
+        When it contradicts itself.
+    """
+    policy, observations = configuration.policy, configuration.observations
+    said = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    if not any(said) and not any(entry.input or entry.history or entry.shape for entry in observations):
+        return None
+    # A policy with one observation takes it under any name.
+    alone = len(observations) == 1 and not observations[0].input
+    keyed = {"observation" if alone else entry.key: entry for entry in observations}
+    try:
+        memories = [parse_memory(text) for text in policy.memory]
+    except PolicyError as error:
+        raise PolicyError(f"policy.memory: {error}") from error
+    in_order = policy.format in ("torchscript", "exported") or (
+        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
+    )
+    return PolicyInterface(
+        # Inputs that are known by their order only are all named.
+        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
+        memory=tuple((name, output) for name, output, _ in memories),
+        lengths=policy.lengths,
+        mask=policy.mask,
+        padding=policy.padding,  # type: ignore[arg-type]
+        action=policy.action,
+        discrete=policy.discrete,
+        low=_bound(policy.low, -np.inf),
+        high=_bound(policy.high, np.inf),
+        history={key: entry.history for key, entry in keyed.items() if entry.history},
+        shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
+        | {name: shape for name, _, shape in memories if shape is not None},
+        dtypes={key: "uint8" for key, entry in keyed.items() if entry.is_image},
+    )
+
+
+def _bound(numbers: tuple[float, ...], none: float) -> tuple[float, ...] | float:
+    return numbers if len(numbers) > 1 else next(iter(numbers), none)
 
 
 def match_observations(
@@ -268,6 +313,35 @@ class Pipeline:
                 frame[...] = np.resize(spec.example(1, rng), frame.shape)
             self._infer(np.ones(len(self.robots), bool))
         self._memory = self._policy.initial_state(len(self.robots))
+
+    def adopt(self, other: Pipeline) -> None:
+        """Go on with the policy of another pipeline of the same deployment; to be called between two ticks.
+
+        Samples, states and last commands stay. The histories go on as they are if the new policy takes the same,
+        else every robot's history starts anew. The new policy's memory starts anew.
+
+        Parameters
+        ----------
+        other
+            Warmed up, with the same robots, sensors and command; not to be used any more.
+
+        Raises
+        ------
+        ConfigurationError
+            When its commands have another number of components; nothing is changed then.
+        """
+        if other.components != self.components:
+            raise ConfigurationError(
+                [
+                    f"policy.path: the new policy's commands have {other.components} components, those of the present "
+                    f"one {self.components}; clean up the node, then configure it with the new policy"
+                ]
+            )
+        if not self._batch.is_like(other._batch):
+            # What is read is written into the batch.
+            self._batch, self._readings = other._batch, other._readings
+            self._fresh_start[:] = True
+        self._policy, self._memory, self._mapper = other._policy, other._memory, other._mapper
 
     def _infer(self, fresh_start: np.ndarray) -> np.ndarray:
         """Run the policy on the staged rows and return the commands `[robots, components]` on the host."""

@@ -23,8 +23,8 @@ from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 class ControlLoop:
     """Runs the pipeline at the control rate in a thread of its own.
 
-    The thread alone touches samples, batch and policy. `statistics`, `latest` and `transitions` are what others may
-    read while it runs.
+    The thread alone touches samples, batch and policy; `replace_policy` does so between two ticks. `statistics`,
+    `latest` and `transitions` are what others may read while it runs.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class ControlLoop:
         self._period_ns = period_ns
         self._clock = clock
         self._stopping = threading.Event()
+        # Held during a tick and while the policy is replaced.
+        self._ticking = threading.Lock()
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
@@ -68,6 +70,11 @@ class ControlLoop:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def replace_policy(self, pipeline: Pipeline) -> None:
+        """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick."""
+        with self._ticking:
+            self._pipeline.adopt(pipeline)
 
     def stop(self) -> None:
         """End the loop after the present tick, then send the safe command to every robot."""
@@ -98,7 +105,8 @@ class ControlLoop:
             missed = 0
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns
-                self._tick(lateness_ns, missed)
+                with self._ticking:
+                    self._tick(lateness_ns, missed)
                 missed = schedule.advance(clock.now_ns())
             if not self._stopping.is_set():
                 self._pipeline.reset()

@@ -44,7 +44,12 @@ class Reporter:
     configuration, pipeline, loop
         What is reported.
     description
-        Key and value pairs that do not change, such as policy and device.
+        Key and value pairs that change with the policy only, such as its file and device.
+
+    Attributes
+    ----------
+    description
+        Set anew when the policy is replaced.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Reporter:
         self._configuration = configuration
         self._pipeline = pipeline
         self._loop = loop
-        self._description = description
+        self.description = description
         self._logger = node.get_logger()
         self._reported_at_s = time.monotonic()
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -150,7 +155,7 @@ class Reporter:
             values |= _percentile_values("stamp_to_command_ms", ages_s * 1e3)
             for stage in records[-1].stages_s:
                 values |= _percentile_values(f"{stage}_ms", [record.stages_s[stage] * 1e3 for record in records])
-        return self._status("control", level, text, {**values, **self._description})
+        return self._status("control", level, text, {**values, **self.description})
 
     def _robot_status(self, robot: int, latest: FleetCommands, records: Sequence[TickRecord]) -> DiagnosticStatus:
         state, reason = latest.states[robot], latest.reasons[robot]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,22 @@ def declare_parameters(node: Node) -> None:
             node.set_descriptor(name, ParameterDescriptor(dynamic_typing=True))
 
 
-def read_parameters(node: Node) -> dict[str, Any]:
+def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
     """Return all parameters of the node by dotted name, with their paths resolved.
+
+    Parameters
+    ----------
+    node
+        Whose parameters.
+    changes
+        Parameters that are about to be set.
 
     Raises
     ------
     ConfigurationError
         When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
     """
-    values = _values(node)
+    values = _values(node, changes)
     simulated = values.get("use_sim_time")
     if not isinstance(simulated, bool):
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
@@ -112,8 +119,9 @@ def resolve_path(path: str, parameter: str) -> str:
         ) from error
 
 
-def _values(node: Node) -> dict[str, Any]:
+def _values(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
     parameters: Mapping[str, RosParameter] = node.get_parameters_by_prefix("")
+    parameters = {**parameters, **{parameter.name: parameter for parameter in changes}}
     values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         value = parameter.value
