@@ -43,7 +43,7 @@ class Parameter:
     name
         Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
     type
-        `bool`, `int`, `float`, `str`, `list[str]` or `list[float]`.
+        `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
     default
         Value when the parameter is not given; None when it must be given.
     description
@@ -118,16 +118,27 @@ PARAMETERS: tuple[Parameter, ...] = (
         "policy.memory",
         "list[str]",
         (),
-        "For ONNX, TorchScript and `.pt2`: each memory as `input=output`, fed back per robot, zeros at the start.",
+        "For ONNX, TorchScript and `.pt2`: each memory as `input=output`, fed back per robot, zeros at the start; "
+        "where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
     ),
     Parameter(
         "policy.lengths",
         "str",
         "",
-        "For the same: input that takes how many steps of the history each robot has seen since its reset.",
+        "For the same: input that takes how many steps of its history each robot has seen since its reset.",
     ),
     Parameter(
-        "policy.mask", "str", "", "For the same: input that takes which steps of the history each robot has seen."
+        "policy.mask",
+        "str",
+        "",
+        "For the same: input that takes which steps of its history each robot has seen, true where it has.",
+    ),
+    Parameter(
+        "policy.padding",
+        "str",
+        "start",
+        "For the same, with `lengths` or `mask`: where the steps before the reset are in a history.",
+        allowed=("start", "end"),
     ),
     Parameter("policy.action", "str", "", "For the same: output with the action; empty: the first that is no memory."),
     Parameter(
@@ -227,6 +238,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         "best_effort",
         "Reliability asked of the publisher.",
         allowed=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "observations.<key>.shape",
+        "list[int]",
+        (),
+        "Shape that an ONNX, TorchScript or `.pt2` policy takes for one robot, where the file does not say it; with "
+        "its stack or history.",
+        minimum=1,
+        maximum=1_000_000,
     ),
     Parameter(
         "observations.<key>.max_age_s",
@@ -412,6 +432,7 @@ _TYPE_NAMES = {
     "float": "a double",
     "str": "a string",
     "list[str]": "a list of strings",
+    "list[int]": "a list of integers",
     "list[float]": "a list of doubles",
 }
 
@@ -430,6 +451,7 @@ class PolicyConfiguration:
     memory: tuple[str, ...]
     lengths: str
     mask: str
+    padding: str
     action: str
     discrete: int
     low: tuple[float, ...]
@@ -492,6 +514,7 @@ class ObservationConfiguration(SourceConfiguration):
     stack: int
     history: int
     input: str
+    shape: tuple[int, ...]
     terms: tuple[TermConfiguration, ...]
 
 
@@ -706,7 +729,13 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
         return value
     if parameter.type.startswith("list["):
         value = tuple(value)
-    numbers = value if parameter.type == "list[float]" else (value,) if parameter.type in ("int", "float") else ()
+    numbers = (
+        value
+        if parameter.type in ("list[float]", "list[int]")
+        else (value,)
+        if parameter.type in ("int", "float")
+        else ()
+    )
     outside = (parameter.minimum is not None and any(number < parameter.minimum for number in numbers)) or (
         parameter.maximum is not None and any(number > parameter.maximum for number in numbers)
     )

@@ -46,6 +46,7 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         stack=stack,
         history=0,
         input="",
+        shape=(),
         depth=0,
         reliability="reliable",
         max_age_s=0.0,
