@@ -18,7 +18,7 @@ from policy_node.configuration import (
     ObservationConfiguration,
     TermConfiguration,
 )
-from policy_node.pipeline import Pipeline, match_observations, side_by_side
+from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, load_policy
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 
@@ -54,6 +54,8 @@ def deploy(configuration: Configuration) -> Deployment:
         trusted=configuration.policy.trusted,
         vecnormalize=configuration.policy.vecnormalize or None,
         sha256=configuration.policy.sha256 or None,
+        format=configuration.policy.format,
+        interface=policy_interface(configuration),
     )
     layouts = match_observations(configuration, policy, reading_sizes(configuration))
     specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
