@@ -194,7 +194,8 @@ def build_sb3(
         finish = None
         if isinstance(action, ArraySpec):
             finish = actions.finish_box(action, model.squash_output, squash=False, device=device)
-        actor = PredictActor(model, plain, finish, () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ())
+        shape = () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ()
+        actor = PredictActor(model, plain, finish, shape)
     else:
         preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
         squash = model.squash_output if family.squashed is None else family.squashed

@@ -73,8 +73,7 @@ class _MeanQuantiles(nn.Module):
         self.quantiles = quantiles
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        quantiles = self.network(features)
-        return quantiles.view(len(features), self.quantiles, -1).mean(dim=1)
+        return self.network(features).unflatten(1, (self.quantiles, -1)).mean(dim=1)
 
 
 @dataclass(frozen=True)

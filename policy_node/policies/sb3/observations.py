@@ -93,7 +93,7 @@ class Preparation(nn.Module):
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Return `[robots, ...]` float32."""
         if self._owner is not None and self._choice is not None and self._counts is not None:
-            chosen = observation.reshape(len(observation), -1)
+            chosen = observation.unflatten(0, (-1, 1)).flatten(1)
             known = ((chosen >= 0) & (chosen < self._counts))[:, self._owner]
             return torch.where(known, (chosen[:, self._owner] == self._choice).float(), torch.nan)
         # Always a new tensor: a features extractor may work in place, and the observations are the caller's.

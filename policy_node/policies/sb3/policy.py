@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from policy_node.policies.contract import Observations, PolicyError, State
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
@@ -23,7 +24,15 @@ Fresh = Callable[[int], torch.Tensor]
 
 
 class Actor(Protocol):
-    """From normalised observations and memory to final actions and memory."""
+    """From normalised observations and memory to final actions and memory.
+
+    Attributes
+    ----------
+    modules
+        Everything in it that holds parameters.
+    """
+
+    modules: list[nn.Module]
 
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
@@ -61,6 +70,7 @@ class DirectActor:
         self.network = network
         self._finish = finish
         self._explore = explore
+        self.modules = [*preparations.values(), network]
 
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
@@ -91,6 +101,7 @@ class PredictActor:
         self._plain = plain
         self._finish = finish
         self._action_shape = action_shape
+        self.modules = [model]
 
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
@@ -189,15 +200,26 @@ class Sb3Policy:
         self._check_masks(masks, robots)
         self._check_state(state, robots)
         with torch.inference_mode():
-            memory = dict(state or {})
-            if "frames" in memory:
-                memory["frames"] = memory["frames"] + 1
-            normalised = {
-                key: self._normalisers[key](tensor, memory.get("frames")) if key in self._normalisers else tensor
-                for key, tensor in observations.items()
-            }
-            actions, memory = self._actor(normalised, memory, masks)
+            actions, memory = self.act(observations, state or {}, masks)
             return actions, memory or None
+
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Memory]:
+        """Compute actions and memory without any check, for what follows the computation to write it down."""
+        memory = dict(memory)
+        if "frames" in memory:
+            memory["frames"] = memory["frames"] + 1
+        normalised = {
+            key: self._normalisers[key](tensor, memory.get("frames")) if key in self._normalisers else tensor
+            for key, tensor in observations.items()
+        }
+        return self._actor(normalised, memory, masks)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything that holds parameters."""
+        return [*self._normalisers.values(), *self._actor.modules]
 
     def _check(self, observations: Mapping[str, torch.Tensor]) -> int:
         if observations.keys() != self._expected.keys():
