@@ -184,19 +184,9 @@ def load_bundle(
     if spec_to_json(policy.spec) != spec:
         raise _damaged(path, "its spec is not that of its policy")
     check_golden(policy, golden, path)
+    policy.golden = golden
     # What is drawn at random cannot be compared.
     return policy if deterministic else build_sb3(saved, path, sha256, device, statistics, deterministic, seed)
-
-
-def read_bundle_golden(content: bytes, path: str) -> GoldenVectors:
-    """Return the golden vectors of a bundle.
-
-    Raises
-    ------
-    PolicyError
-        If the bundle is damaged or was changed.
-    """
-    return golden_from_bytes(_read(content, path)[1][GOLDEN], path)
 
 
 def _read(content: bytes, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:

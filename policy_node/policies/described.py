@@ -23,7 +23,7 @@ class DescribedPolicy:
     engine
         From contiguous inputs to outputs, in the order of the description.
     description
-        What the file says of itself.
+        What the file says of itself; its golden vectors stay as the attribute `golden`.
     path
         Where it came from, for errors.
     device
@@ -45,16 +45,17 @@ class DescribedPolicy:
         self.spec = description.spec
         self.device = device
         self._engine = engine
+        self.golden = description.golden
         self._description = description
         self._checks = CallChecks(self.spec, device)
         try:
-            check_golden(self, description.golden, path)
+            check_golden(self, self.golden, path)
         except PolicyError:
             raise
         except Exception as error:
             raise PolicyError(
-                f"policy file '{path}' cannot be run on {device} ({type(error).__name__}: {error}); export it again, or "
-                "update what runs it"
+                f"policy file '{path}' cannot be run on {device} ({type(error).__name__}: {error}); "
+                "export it again, or update what runs it"
             ) from error
 
     def initial_state(self, robots: int) -> State:

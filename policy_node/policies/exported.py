@@ -13,12 +13,14 @@ import torch
 from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree
 
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import Policy, PolicyError
+from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import ForeignPolicy, Port, flat_outputs, ordered_names
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
 
 
-def load_exported(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> ForeignPolicy:
+def load_exported(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> Policy:
     """Build the policy of a ``torch.export`` file.
 
     Parameters
@@ -30,15 +32,16 @@ def load_exported(content: bytes, path: str, device: torch.device, interface: Po
     device
         Where to run.
     interface
-        What its inputs and outputs are.
+        What its inputs and outputs are; not used for a file that `policy_export` wrote, which says it itself.
 
     Raises
     ------
     PolicyError
         If the file is damaged or of another format, or the interface does not fit it.
     """
+    texts = {NAME: "", GOLDEN_NAME: ""}
     try:
-        program = torch.export.load(io.BytesIO(content))
+        program = torch.export.load(io.BytesIO(content), extra_files=texts)
     except Exception as error:
         raise PolicyError(
             f"policy file '{path}' is no torch.export file, or damaged ({type(error).__name__}: {error}); "
@@ -54,13 +57,20 @@ def load_exported(content: bytes, path: str, device: torch.device, interface: Po
         program = move_to_device_pass(program, str(device))
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     tensors = [values[name] for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    names, outputs = ordered_names(interface, len(tensors), path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    description = description_from_texts(texts, path, sha256)
+    if description is None:
+        names, outputs = ordered_names(interface, len(tensors), path)
+    else:
+        names, outputs = description.input_names, description.output_names
     ports = [
         Port(name, tuple(n if isinstance(n, int) else str(n) for n in tensor.shape), tensor.dtype)
         for name, tensor in zip(names, tensors, strict=True)
     ]
     engine = _ExportedEngine(program.module(), program.call_spec.in_spec, ports, outputs)
-    return ForeignPolicy(engine, "torch.export", hashlib.sha256(content).hexdigest(), path, device, interface)
+    if description is not None:
+        return DescribedPolicy(engine, description, path, device)
+    return ForeignPolicy(engine, "torch.export", sha256, path, device, interface)
 
 
 class _ExportedEngine:

@@ -20,9 +20,11 @@ from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from policy_node.policies.checks import torch_dtype
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import Policy, PolicyError
+from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import ForeignPolicy, Port
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.metadata import description_from_texts
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -39,7 +41,7 @@ def runs_on_gpu() -> bool:
     return any(provider in onnxruntime.get_available_providers() for provider in _GPU_PROVIDERS)
 
 
-def load_onnx(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> ForeignPolicy:
+def load_onnx(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> Policy:
     """Build the policy of an ONNX file.
 
     Parameters
@@ -51,7 +53,7 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
     device
         Where to run.
     interface
-        What its inputs and outputs are.
+        What its inputs and outputs are; not used for a file that `policy_export` wrote, which says it itself.
 
     Raises
     ------
@@ -106,7 +108,12 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
         lengths = tuple(n if isinstance(n, int) else n or f"?{axis}" for axis, n in enumerate(found.shape))
         ports.append(Port(found.name, lengths, torch_dtype(np.dtype(_DTYPES[found.type]))))
     engine = _OnnxEngine(session, ports, device)
-    return ForeignPolicy(engine, "ONNX", digest.hexdigest(), path, device, interface)
+    description = description_from_texts(session.get_modelmeta().custom_metadata_map, path, digest.hexdigest())
+    if description is None:
+        return ForeignPolicy(engine, "ONNX", digest.hexdigest(), path, device, interface)
+    if [port.name for port in ports] != description.input_names or engine.outputs != description.output_names:
+        raise _damaged(path, "its inputs and outputs are not those of its description")
+    return DescribedPolicy(engine, description, path, device)
 
 
 class _OnnxEngine:

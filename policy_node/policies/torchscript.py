@@ -11,18 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import Policy, PolicyError
+from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import ForeignPolicy, Port, flat_outputs, ordered_names
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
 
 
-def load_torchscript(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> ForeignPolicy:
+def load_torchscript(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> Policy:
     """Build the policy of a TorchScript file.
 
     Parameters
@@ -34,29 +36,36 @@ def load_torchscript(content: bytes, path: str, device: torch.device, interface:
     device
         Where to run.
     interface
-        What its inputs and outputs are; the shapes of all inputs among it.
+        What its inputs and outputs are; the shapes of all inputs among it. Not used for a file that `policy_export`
+        wrote, which says it itself.
 
     Raises
     ------
     PolicyError
         If the file is damaged or of another format, or the interface does not fit it.
     """
+    texts = {NAME: "", GOLDEN_NAME: ""}
     try:
         with warnings.catch_warnings():
             # The format is deprecated as one to write; the files that exist stay.
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(io.BytesIO(content), map_location=device)
+            module = torch.jit.load(io.BytesIO(content), map_location=device, _extra_files=texts)
     except Exception as error:
         raise PolicyError(
             f"policy file '{path}' is no TorchScript file, or damaged ({str(error).splitlines()[0]}); "
             "give a file that torch.jit.save wrote"
         ) from error
     module.eval()
+    sha256 = hashlib.sha256(content).hexdigest()
+    description = description_from_texts(texts, path, sha256)
+    if description is not None:
+        ports = [Port(name, None, None) for name in description.input_names]
+        return DescribedPolicy(_TorchScriptEngine(module, ports, description.output_names), description, path, device)
     arguments = module.forward.schema.arguments[1:]
     names, outputs = ordered_names(interface, len(arguments), path)
     engine = _TorchScriptEngine(module, [Port(name, None, None) for name in names], outputs)
     engine.carry(_example(interface, names, path, device), path)
-    return ForeignPolicy(engine, "TorchScript", hashlib.sha256(content).hexdigest(), path, device, interface)
+    return ForeignPolicy(engine, "TorchScript", sha256, path, device, interface)
 
 
 class _TorchScriptEngine:

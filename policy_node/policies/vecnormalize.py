@@ -178,6 +178,7 @@ class Normaliser(nn.Module):
 
     mean: torch.Tensor
     deviation: torch.Tensor
+    ages: torch.Tensor
 
     def __init__(self, statistics: Statistics, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -191,6 +192,8 @@ class Normaliser(nn.Module):
         self._clip = statistics.clip
         self.register_buffer("mean", torch.from_numpy(statistics.mean.copy()))
         self.register_buffer("deviation", torch.from_numpy(statistics.deviation.copy()))
+        # How many steps ago each frame was new.
+        self.register_buffer("ages", torch.arange(self.steps - 1, -1, -1))
 
     def forward(self, observation: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """Return the normalised observation.
@@ -210,8 +213,7 @@ class Normaliser(nn.Module):
         axis = self._axis + 1
         frames = raw.unflatten(axis, (self.steps, -1))
         frames = self._normalised(frames, self.mean.unsqueeze(self._axis), self.deviation.unsqueeze(self._axis))
-        ages = torch.arange(self.steps - 1, -1, -1, device=raw.device)
-        there = (ages < seen[:, None]).view(-1, *[1] * (axis - 1), self.steps, *[1] * (raw.ndim - axis))
+        there = (self.ages < seen[:, None]).view(-1, *[1] * (axis - 1), self.steps, *[1] * (raw.ndim - axis))
         return torch.where(there, frames, 0.0).flatten(axis, axis + 1).float()
 
     def _normalised(self, raw: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:

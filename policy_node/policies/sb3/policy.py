@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.golden import GoldenVectors
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
 from policy_node.policies.sb3.observations import Preparation
@@ -159,7 +160,14 @@ class Sb3Policy:
         From normalised observations to final actions.
     fresh
         By entry of the memory.
+
+    Attributes
+    ----------
+    golden
+        What the policy must do again, if its file says it.
     """
+
+    golden: GoldenVectors | None = None
 
     def __init__(
         self,
