@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from rclpy.clock import Clock
 
 from policy_node.pipeline import FleetCommands, Pipeline
@@ -32,6 +33,8 @@ class ControlLoop:
         Where samples come from and commands go to.
     period_ns
         Control period.
+    threads
+        CPU threads of one inference.
     clock
         The node's clock: the time of stamps and ages.
     simulated
@@ -46,6 +49,7 @@ class ControlLoop:
         subscriptions: SensorSubscriptions,
         publishers: CommandPublishers,
         period_ns: int,
+        threads: int,
         clock: Clock,
         simulated: bool,
         on_failure: Callable[[Exception], None],
@@ -54,6 +58,7 @@ class ControlLoop:
         self._subscriptions = subscriptions
         self._publishers = publishers
         self._period_ns = period_ns
+        self._threads = threads
         self._clock = clock
         self._stopping = threading.Event()
         # Held during a tick and while the policy is replaced.
@@ -86,6 +91,8 @@ class ControlLoop:
         self._publishers.publish_safe()
 
     def _run(self) -> None:
+        # OpenMP counts them for each thread by itself: the first layers would take all cores, and wait for them.
+        torch.set_num_threads(self._threads)
         try:
             if self._simulated is not None:
                 self._tick_on(self._simulated)

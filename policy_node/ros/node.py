@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Any
 
 import rclpy
-import torch
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -34,7 +33,7 @@ from policy_node.ros.messages import MessageTypeError, command_encoder
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -116,10 +115,7 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
-        torch.set_num_threads(configuration.policy.threads)
-        if configuration.policy.trusted:
-            # A file of it may be loaded while driving: importing takes seconds, in which ticks would be late.
-            import policy_node.policies.sb3  # noqa: F401
+        import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
         action = configuration.action
@@ -149,6 +145,7 @@ class PolicyNode(LifecycleNode):
             self._sensors,
             self._commands,
             configuration.period_ns,
+            configuration.policy.threads,
             self.get_clock(),
             simulated=self.get_parameter("use_sim_time").value,
             on_failure=self._on_loop_failure,
@@ -266,7 +263,7 @@ class PolicyNode(LifecycleNode):
                 driving = f", swapped between two ticks; {count or 'no'} tick{'s were' if count > 1 else ' was'} missed"
             self.get_logger().info(
                 f"the policy is now {configuration.policy.path}, SHA-256 {self._description()['policy_sha256']}: "
-                f"loaded in {loading.duration_s:.1f} s{driving}"
+                f"loaded in {loading.duration_s:.2f} s{driving}"
             )
         return result
 
