@@ -661,7 +661,9 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
 
     def observation(key: str) -> ObservationConfiguration:
         # With terms, the values of a topic are those of none.
-        defaults = {name.rpartition(".")[2]: _DEFAULTS[name] or "" for name in _SOURCE_PARAMETERS}
+        defaults = {
+            name.rpartition(".")[2]: "" if _DEFAULTS[name] is None else _DEFAULTS[name] for name in _SOURCE_PARAMETERS
+        }
         own = {name: value for name, value in group(f"observations.{key}.").items() if "." not in name}
         own["terms"] = tuple(
             TermConfiguration(key=key, term=term, **group(f"observations.{key}.{term}.")) for term in terms.get(key, ())
