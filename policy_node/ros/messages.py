@@ -156,7 +156,10 @@ def reading_decoder(
             _refuse(type_name, field=field, fields=fields, joints=joints)
             read = (RawImageReader if type_name == IMAGE else CompressedImageReader)(spec, encoding)
         else:
-            _refuse(type_name, encoding=encoding, joints=() if type_name == JOINT_STATE else joints)
+            if type_name == JOINT_STATE:
+                _refuse(type_name, encoding=encoding, fields=fields)
+            else:
+                _refuse(type_name, encoding=encoding, joints=joints)
             read = VectorReader(message_type, _number_source(type_name, message_type, fields or (field,), joints), spec)
     except MessageTypeError as error:
         what = f"topic '{topic}' of {type_name} cannot give observation '{spec.name}'"
