@@ -391,6 +391,63 @@ def test_what_does_not_fit_is_shown_side_by_side(file):
         deploy(configured(file, **{"observations.policy.gravity.field": "linear_acceleration"}))
 
 
+class LooksBack(torch.nn.Module):
+    """Gives the means of the steps in its history and of all that its memory was given."""
+
+    def forward(
+        self, history: torch.Tensor, memory: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the action `[robots, 4]` and the memory `[1, robots, 3]`, whose last number counts the steps."""
+        newest = history[torch.arange(history.shape[0]), lengths - 1]
+        after = memory + torch.cat([newest, torch.ones_like(newest[:, :1])], dim=1)[None]
+        steps = torch.arange(history.shape[1])[None, :, None] < lengths[:, None, None]
+        recent = (history * steps).sum(1) / lengths[:, None]
+        return torch.cat([recent, after[0, :, :2] / after[0, :, 2:]], dim=1), after
+
+
+def test_a_policy_that_looks_back_is_told_how_far(tmp_path: Path) -> None:
+    """History, lengths, memory, order of the inputs and bounds, all as configured for TorchScript."""
+    file = tmp_path / "looks_back.pt"
+    torch.jit.script(LooksBack()).save(str(file))
+    sensor = {"topic": "numbers", "type": "std_msgs/msg/Float64MultiArray"}
+    pipeline = deploy(
+        parse_configuration(
+            {
+                "control_rate_hz": 50.0,
+                "robots": ["a", "b"],
+                "policy": {
+                    "path": str(file),
+                    "trusted": True,
+                    "device": "cpu",
+                    "memory": ["memory=after:1,-1,3"],
+                    "lengths": "lengths",
+                    "padding": "end",
+                    "low": [-0.75],
+                    "high": [0.75],
+                },
+                "observations": {"keys": ["numbers"], "numbers": {**sensor, "history": 4, "shape": [4, 2]}},
+                "synchronisation": {"max_age_s": 0.01},
+                "action": {**sensor, "topic": "commands", "safe_command": [9.0] * 4},
+            }
+        )
+    ).pipeline
+    rng, now_ns = np.random.default_rng(0), 10**18
+    seen: list[list[np.ndarray]] = [[], []]
+    for tick in range(12):
+        now_ns += PERIOD_NS
+        for robot in range(2):
+            if robot == 1 and tick == 5:
+                seen[1].clear()
+                continue
+            seen[robot].append(rng.uniform(-1, 1, 2))
+            add(pipeline, robot, "numbers", now_ns, Float64MultiArray(data=seen[robot][-1].tolist()))
+        result = pipeline.step(now_ns)
+        for robot, readings in enumerate(seen):
+            expected = [np.mean(readings[-4:], axis=0), np.mean(readings, axis=0)] if readings else [[9.0] * 4]
+            bounded = np.concatenate(expected) if not readings else np.clip(np.concatenate(expected), -0.75, 0.75)
+            np.testing.assert_allclose(result.commands[robot], bounded, atol=1e-6)
+
+
 class Dogs:
     """The topics of the robots, for `Lockstep`."""
 
