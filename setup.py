@@ -29,6 +29,9 @@ ros = [
 # The rover arena and the tools around it: training, demonstration, benchmark.
 sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "rich", "tensorboard", "tqdm"]
 
+# For policies of RecurrentPPO, MaskablePPO, TRPO, TQC, CrossQ, QRDQN and ARS.
+contrib = ["sb3-contrib>=2.8"]
+
 setup(
     name=package_name,
     version="0.1.0",
@@ -52,7 +55,12 @@ setup(
         "stable-baselines3>=2.8",
         "torch>=2.8",
     ],
-    extras_require={"ros": ros, "sim": sim, "test": ["hypothesis", "mypy", "pytest", "ruff"]},
+    extras_require={
+        "ros": ros,
+        "sim": sim,
+        "contrib": contrib,
+        "test": [*contrib, "hypothesis", "mypy", "pytest", "ruff"],
+    },
     zip_safe=True,
     maintainer="The policy_node authors",
     maintainer_email="policy_node@example.org",

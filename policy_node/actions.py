@@ -15,15 +15,16 @@ from policy_node.configuration import (
     ActionConfiguration,
     ConfigurationError,
 )
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ActionSpec, DiscreteSpec, MultiDiscreteSpec
 
 
 class CommandMapper:
     """Maps final actions `[robots, *action]` to commands `[robots, components]` on the device.
 
-    A continuous action is flattened, its components in their order; a Discrete action picks a row of `action.table`. A
-    row that is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite),
-    comes out as NaN.
+    A continuous action is flattened, its components in their order, and becomes `clip(action * scale + offset)`,
+    computed in float64 so that no command lies beyond a bound; a Discrete action picks a row of `action.table`. A row
+    that is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite), comes
+    out as NaN.
 
     Parameters
     ----------
@@ -40,13 +41,24 @@ class CommandMapper:
         When the policy's actions and the configured command do not fit; both are named.
     """
 
-    def __init__(
-        self, action: ArraySpec | DiscreteSpec, configuration: ActionConfiguration, device: torch.device
-    ) -> None:
+    def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
+        if isinstance(action, MultiDiscreteSpec):
+            raise ConfigurationError(
+                [
+                    f"policy.path: the policy gives {action}, which no command can be made of yet; "
+                    "use a policy with a Box or Discrete action"
+                ]
+            )
         joints = configuration.type in JOINT_COMMAND_TYPES
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
+        affine = {name: getattr(configuration, name) for name in ("scale", "offset", "low", "high")}
         if isinstance(action, DiscreteSpec):
+            given = [f"action.{name}" for name, numbers in affine.items() if numbers]
+            if given:
+                raise ConfigurationError(
+                    [f"{given[0]}: given, but the policy's action is {action}; give final commands in action.table"]
+                )
             self.components = self._discrete_components(action, configuration, len(named), name)
             rows = np.asarray(configuration.table, np.float64).reshape(action.n, self.components)
             # The last row, picked by -1, marks an action that must not be used.
@@ -64,6 +76,19 @@ class CommandMapper:
                         f"{self.components} components, {action}"
                     ]
                 )
+        wrong = {name: len(numbers) for name, numbers in affine.items() if len(numbers) not in (0, 1, self.components)}
+        if wrong:
+            raise ConfigurationError(
+                [
+                    f"action.{name}: found {count} numbers, but a command has {self.components} components; give 1 or "
+                    f"{self.components}"
+                    for name, count in wrong.items()
+                ]
+            )
+        self._scale, self._offset, self._low, self._high = (
+            torch.tensor(numbers, dtype=torch.float64, device=device) if numbers else None
+            for numbers in affine.values()
+        )
         self.safe_command = self._safe_command(configuration)
 
     @staticmethod
@@ -97,4 +122,12 @@ class CommandMapper:
         """Return the commands `[robots, components]` of `actions`, on their device."""
         if self._table is not None:
             return self._table[actions]
-        return actions.reshape(actions.shape[0], -1)
+        commands = actions.reshape(actions.shape[0], -1)
+        if self._scale is not None:
+            commands = commands * self._scale
+        if self._offset is not None:
+            commands = commands + self._offset
+        if self._low is not None or self._high is not None:
+            # A bound must not make a usable command of an infinite one.
+            commands = commands.double().where(commands.isfinite(), torch.nan).clamp(self._low, self._high)
+        return commands

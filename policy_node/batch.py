@@ -3,7 +3,8 @@
 """From one reading per robot to the tensors of the policy: staging rows, one upload per key, history on the device.
 
 Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
-the frame (for images: the channels), oldest first, and are zero after a reset.
+the frame (for images: the channels), oldest first, and are zero after a reset. A history has them on an axis of their
+own instead, `[steps, ...]`, for policies that look back by themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from policy_node.configuration import ConfigurationError, ObservationConfiguration
 from policy_node.specs import ArraySpec
+from policy_node.terms import TermComposer, TermLayout, arrange_terms
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,51 @@ class ObservationLayout:
     key
         Key of the policy's observation space.
     frame
-        One time step as the sensor gives it: images `[height, width, channels]`, vectors `[numbers]`.
+        One time step as the sensor gives it, or as the terms make it: images `[height, width, channels]`, vectors
+        `[numbers]`.
     steps
         Time steps stacked on the frame's last axis.
     channels_first
         Whether the policy wants `[channels, height, width]`.
+    history
+        Time steps on a first axis of their own; 0: no such axis.
+    terms
+        What a frame is made of; empty when it is what one sensor gives.
     """
 
     key: str
     frame: ArraySpec
     steps: int
     channels_first: bool
+    history: int = 0
+    terms: tuple[TermLayout, ...] = ()
+
+    def is_like(self, other: ObservationLayout) -> bool:
+        """Whether the histories of both hold the same numbers."""
+        frame, another = self.frame, other.frame
+        return (
+            (self.key, self.steps, self.channels_first, self.history, self.terms, frame.shape, frame.dtype)
+            == (other.key, other.steps, other.channels_first, other.history, other.terms, another.shape, another.dtype)
+            and np.array_equal(frame.low, another.low)
+            and np.array_equal(frame.high, another.high)
+        )
+
+    @property
+    def readings(self) -> dict[str, ArraySpec]:
+        """What is read for one frame, by the name of the source and in the order of the staged row."""
+        if not self.terms:
+            return {self.frame.name: self.frame}
+        named = {term.configuration.name: term.reading for term in self.terms if term.reading}
+        return {name: ArraySpec(name, (size,), self.frame.dtype, -np.inf, np.inf) for name, size in named.items()}
 
 
-def observation_layout(key: str, spec: ArraySpec, observation: ObservationConfiguration) -> ObservationLayout:
+def observation_layout(
+    key: str,
+    spec: ArraySpec,
+    observation: ObservationConfiguration,
+    sizes: Mapping[str, int | None] | None = None,
+    action_size: int = 0,
+) -> ObservationLayout:
     """Derive the frame that a sensor must give from what the policy wants.
 
     Parameters
@@ -48,9 +81,11 @@ def observation_layout(key: str, spec: ArraySpec, observation: ObservationConfig
     key
         Key of the policy's observation space.
     spec
-        What the policy wants for it, stacked.
+        What the policy wants for it, with its stack or history.
     observation
-        The configured sensor.
+        The configured sensor or terms.
+    sizes, action_size
+        For terms; see `arrange_terms`.
 
     Raises
     ------
@@ -59,7 +94,17 @@ def observation_layout(key: str, spec: ArraySpec, observation: ObservationConfig
     """
     prefix = f"observations.{observation.key}"
     shape, steps = spec.shape, observation.stack
+    spec_low, spec_high = spec.low, spec.high
     channels_first = False
+    if observation.history:
+        if len(shape) < 2 or shape[0] != observation.history:
+            raise ConfigurationError(
+                [
+                    f"{prefix}.history: found {observation.history}, but the policy wants {spec}, whose first axis is "
+                    f"another"
+                ]
+            )
+        shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
     if observation.is_image:
         if len(shape) != 3:
             raise ConfigurationError(
@@ -69,14 +114,26 @@ def observation_layout(key: str, spec: ArraySpec, observation: ObservationConfig
         channels_first = int(np.argmin(shape)) == 0
         if channels_first:
             shape = (shape[1], shape[2], shape[0])
+    if observation.terms and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
+        )
     if not shape or shape[-1] % steps:
         raise ConfigurationError(
             [f"{prefix}.stack: found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"]
         )
     frame_shape = (*shape[:-1], shape[-1] // steps)
-    low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec.low, spec.high))
+    low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
     frame = ArraySpec(name=observation.key, shape=frame_shape, dtype=spec.dtype, low=low, high=high)
-    return ObservationLayout(key=key, frame=frame, steps=steps, channels_first=channels_first)
+    terms = arrange_terms(observation, frame, sizes or {}, action_size) if observation.terms else ()
+    return ObservationLayout(
+        key=key,
+        frame=frame,
+        steps=steps,
+        channels_first=channels_first,
+        history=observation.history,
+        terms=terms,
+    )
 
 
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
@@ -88,34 +145,56 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 
 
 class _History:
-    """The rows of one key: staged on the host, stacked over time on the device."""
+    """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
 
     def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
         self.layout = layout
         dtype = torch.from_numpy(np.empty(0, layout.frame.dtype)).dtype
-        shape = (robots, *layout.frame.shape)
-        self._host = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        frame = (robots, *layout.frame.shape)
+        staged = (robots, sum(term.reading for term in layout.terms)) if layout.terms else frame
+        self._host = torch.zeros(staged, dtype=dtype, pin_memory=device.type == "cuda")
         self.rows: np.ndarray = self._host.numpy()
-        # On the CPU the staging rows are the newest frame: nothing to upload.
-        self._newest = self._host if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
-        # [robots, *frame[:-1], steps * frame[-1]]
-        self._stacked = torch.zeros((*shape[:-1], layout.steps * shape[-1]), dtype=dtype, device=device)
+        # On the CPU the staging rows are the newest readings: nothing to upload.
+        self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
+        self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
+        # [robots, *frame[:-1], steps * frame[-1]], or [robots, history, *frame]
+        self._stacked: torch.Tensor | None = None
+        if layout.history:
+            self._stacked = torch.zeros((robots, layout.history, *layout.frame.shape), dtype=dtype, device=device)
+        elif layout.steps > 1:
+            self._stacked = torch.zeros((*frame[:-1], layout.steps * frame[-1]), dtype=dtype, device=device)
+
+    def readings(self, robot: int) -> dict[str, np.ndarray]:
+        """Return by the name of its source where each reading of a robot is to be written."""
+        if not self.layout.terms:
+            # The ellipsis makes a view of a single number, too.
+            return {self.layout.frame.name: self.rows[robot, ...]}
+        ends = np.cumsum([term.reading for term in self.layout.terms])
+        return {
+            term.configuration.name: self.rows[robot, end - term.reading : end]
+            for term, end in zip(self.layout.terms, ends.tolist(), strict=True)
+        }
 
     def clear(self, rows: torch.Tensor) -> None:
         """Zero the history of the robots in `rows`, a bool tensor `[robots]`."""
-        # As bytes: not every dtype of observations can be assigned through a mask.
-        self._stacked.view(torch.uint8)[rows] = 0
+        if self._stacked is not None:
+            # As bytes: not every dtype of observations can be assigned through a mask.
+            self._stacked.view(torch.uint8)[rows] = 0
 
-    def push(self) -> torch.Tensor:
+    def push(self, previous_action: torch.Tensor | None) -> torch.Tensor:
         """Upload the staged rows and return the policy's observation `[robots, *space]`."""
         if self._newest is not self._host:
             self._newest.copy_(self._host, non_blocking=True)
-        stacked = self._newest
-        if self.layout.steps > 1:
+        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        stacked = newest
+        if self._stacked is not None:
             # A new tensor each time: a ring of steps had to gather them, which took four times as long.
-            later = self._stacked[..., self._newest.shape[-1] :]
-            stacked = self._stacked = torch.cat([later, self._newest], dim=-1)
-        return stacked.permute(0, 3, 1, 2) if self.layout.channels_first else stacked
+            if self.layout.history:
+                stacked = torch.cat([self._stacked[:, 1:], newest.unsqueeze(1)], dim=1)
+            else:
+                stacked = torch.cat([self._stacked[..., newest.shape[-1] :], newest], dim=-1)
+            self._stacked = stacked
+        return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
 
 
 class ObservationBatch:
@@ -132,12 +211,37 @@ class ObservationBatch:
     """
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
+        self.layouts = layouts
         self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
         self._device = device
+        sizes = [
+            term.size
+            for layout in layouts.values()
+            for term in layout.terms
+            if term.configuration.kind == "previous_action"
+        ]
+        # [robots, components]
+        self._previous_action: torch.Tensor | None = None
+        if sizes:
+            self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
+
+    def is_like(self, other: ObservationBatch) -> bool:
+        """Whether what both hold means the same, so that a policy of the other can go on with this one."""
+        layouts, others = self.layouts, other.layouts
+        return layouts.keys() == others.keys() and all(layouts[key].is_like(others[key]) for key in layouts)
 
     def row(self, key: str, robot: int) -> np.ndarray:
-        """Return the row into which the newest frame of a robot is to be written, shaped and typed as the frame."""
-        return self._histories[key].rows[robot]
+        """Return the row into which the newest frame of a robot is to be written, or what is read for its terms."""
+        return self._histories[key].rows[robot, ...]
+
+    def readings(self, robot: int) -> dict[str, np.ndarray]:
+        """Return by the name of its source where each reading of a robot is to be written."""
+        return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
+
+    def remember(self, actions: torch.Tensor) -> None:
+        """Keep the policy's actions `[robots, *action]` of this step for terms that want the previous action."""
+        if self._previous_action is not None:
+            self._previous_action.copy_(actions.reshape(self._previous_action.shape))
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
         """Upload the staged rows as the next time step.
@@ -145,7 +249,7 @@ class ObservationBatch:
         Parameters
         ----------
         reset
-            `[robots]` bool: robots whose history starts anew with this step.
+            `[robots]` bool: robots whose history starts anew with this step, after no previous action.
 
         Returns
         -------
@@ -156,4 +260,6 @@ class ObservationBatch:
             rows = torch.from_numpy(reset).to(self._device)
             for history in self._histories.values():
                 history.clear(rows)
-        return {key: history.push() for key, history in self._histories.items()}
+            if self._previous_action is not None:
+                self._previous_action[rows] = 0.0
+        return {key: history.push(self._previous_action) for key, history in self._histories.items()}

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -28,6 +30,8 @@ IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 VELOCITY_COMMAND_TYPES = (TWIST, TWIST_STAMPED)
 JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
 COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
+POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
+TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 
 
 class ConfigurationError(ValueError):
@@ -45,9 +49,9 @@ class Parameter:
     Attributes
     ----------
     name
-        Dotted name; `<key>` stands for each name in `observations.keys`.
+        Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
     type
-        `bool`, `int`, `float`, `str`, `list[str]` or `list[float]`.
+        `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
     default
         Value when the parameter is not given; None when it must be given.
     description
@@ -97,7 +101,74 @@ PARAMETERS: tuple[Parameter, ...] = (
         "auto",
         "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.",
     ),
+    Parameter(
+        "policy.trusted",
+        "bool",
+        False,
+        "Whether policy files that can run code when they are loaded are loaded; bundles and ONNX are data only.",
+    ),
+    Parameter("policy.sha256", "str", "", "SHA-256 that the policy file must have, hexadecimal; empty: any."),
+    Parameter(
+        "policy.vecnormalize",
+        "str",
+        "",
+        "The file that `VecNormalize.save` wrote, a path like `policy.path`; empty: observations go in as they are.",
+    ),
     Parameter("policy.threads", "int", 1, "CPU threads of one inference.", minimum=1, maximum=256),
+    Parameter(
+        "policy.format",
+        "str",
+        "auto",
+        "Format of the policy file; `auto`: by its suffix (`.zip`, `.bundle`, `.onnx`, `.pt` or `.ts`, `.pt2`).",
+        allowed=POLICY_FORMATS,
+    ),
+    Parameter(
+        "policy.memory",
+        "list[str]",
+        (),
+        "For ONNX, TorchScript and `.pt2`: each memory as `input=output`, fed back per robot, zeros at the start; "
+        "where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
+    ),
+    Parameter(
+        "policy.lengths",
+        "str",
+        "",
+        "For the same: input that takes how many steps of its history each robot has seen since its reset.",
+    ),
+    Parameter(
+        "policy.mask",
+        "str",
+        "",
+        "For the same: input that takes which steps of its history each robot has seen, true where it has.",
+    ),
+    Parameter(
+        "policy.padding",
+        "str",
+        "start",
+        "For the same, with `lengths` or `mask`: where the steps before the reset are in a history.",
+        allowed=("start", "end"),
+    ),
+    Parameter("policy.action", "str", "", "For the same: output with the action; empty: the first that is no memory."),
+    Parameter(
+        "policy.discrete",
+        "int",
+        0,
+        "For the same: number of choices when the action is one of as many logits; 0: continuous.",
+        minimum=0,
+        maximum=100_000,
+    ),
+    Parameter(
+        "policy.low",
+        "list[float]",
+        (),
+        "For the same: lower bounds that training clipped the action to, one number or one per component; empty: none.",
+    ),
+    Parameter(
+        "policy.high",
+        "list[float]",
+        (),
+        "For the same: upper bounds that training clipped the action to, one number or one per component; empty: none.",
+    ),
     Parameter(
         "observations.keys",
         "list[str]",
@@ -117,6 +188,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "",
         "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
         "type's usual vector.",
+    ),
+    Parameter(
+        "observations.<key>.fields",
+        "list[str]",
+        (),
+        "Several such paths instead of `field`, one after the other.",
     ),
     Parameter(
         "observations.<key>.joints",
@@ -141,6 +218,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=1000,
     ),
     Parameter(
+        "observations.<key>.history",
+        "int",
+        0,
+        "Time steps on an axis of their own, `[history, ...]`, oldest first, zeros before a reset; 0: no such axis.",
+        minimum=0,
+        maximum=10_000,
+    ),
+    Parameter(
+        "observations.<key>.input",
+        "str",
+        "",
+        "Input of an ONNX, TorchScript or `.pt2` policy that takes the observation; empty: the one of the same name.",
+    ),
+    Parameter(
         "observations.<key>.depth",
         "int",
         0,
@@ -155,6 +246,93 @@ PARAMETERS: tuple[Parameter, ...] = (
         "best_effort",
         "Reliability asked of the publisher.",
         allowed=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "observations.<key>.shape",
+        "list[int]",
+        (),
+        "Shape that an ONNX, TorchScript or `.pt2` policy takes for one robot, where the file does not say it; with "
+        "its stack or history.",
+        minimum=1,
+        maximum=1_000_000,
+    ),
+    Parameter(
+        "observations.<key>.max_age_s",
+        "float",
+        0.0,
+        "For a topic that is published seldom, as an operator's: its newest reading is used while it is at most so "
+        "old, whatever the other stamps; 0: the topic is synchronised with the others.",
+        "s",
+        minimum=0.0,
+        maximum=3600.0,
+    ),
+    Parameter(
+        "observations.<key>.terms",
+        "list[str]",
+        (),
+        "Names of the terms that the observation is made of, one after the other; it then has no topic of its own.",
+    ),
+    Parameter(
+        "observations.<key>.<term>.kind",
+        "str",
+        "sensor",
+        "What the term gives: the numbers of a message, gravity's direction in the body frame from a quaternion, a one "
+        "for a category among zeros, or the policy's last action.",
+        allowed=TERM_KINDS,
+    ),
+    Parameter("observations.<key>.<term>.topic", "str", "", "As for an observation; terms of one topic share it."),
+    Parameter("observations.<key>.<term>.type", "str", "", "As for an observation, but no image."),
+    Parameter("observations.<key>.<term>.field", "str", "", "As for an observation."),
+    Parameter("observations.<key>.<term>.fields", "list[str]", (), "As for an observation."),
+    Parameter("observations.<key>.<term>.joints", "list[str]", (), "As for an observation."),
+    Parameter("observations.<key>.<term>.depth", "int", 0, "As for an observation.", minimum=0, maximum=1000),
+    Parameter(
+        "observations.<key>.<term>.reliability",
+        "str",
+        "best_effort",
+        "As for an observation.",
+        allowed=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "observations.<key>.<term>.max_age_s",
+        "float",
+        0.0,
+        "As for an observation.",
+        "s",
+        minimum=0.0,
+        maximum=3600.0,
+    ),
+    Parameter(
+        "observations.<key>.<term>.categories",
+        "int",
+        0,
+        "For `one_hot`: how many categories there are, 0 to `categories` - 1.",
+        minimum=0,
+        maximum=100_000,
+    ),
+    Parameter(
+        "observations.<key>.<term>.default",
+        "list[float]",
+        (),
+        "Subtracted first, such as a default pose; one number or one per component, empty: 0.",
+    ),
+    Parameter(
+        "observations.<key>.<term>.clip",
+        "list[float]",
+        (),
+        "Lowest and highest value, before `scale`; empty: none.",
+    ),
+    Parameter(
+        "observations.<key>.<term>.scale",
+        "list[float]",
+        (),
+        "Multiplied after `clip`; one number or one per component, empty: 1.",
+    ),
+    Parameter(
+        "observations.<key>.<term>.offset",
+        "list[float]",
+        (),
+        "Added last; one number or one per component, empty: 0.",
     ),
     Parameter(
         "synchronisation.slop_s",
@@ -195,6 +373,30 @@ PARAMETERS: tuple[Parameter, ...] = (
         minimum=0.0,
         maximum=60.0,
     ),
+    Parameter(
+        "action.scale",
+        "list[float]",
+        (),
+        "What a continuous action is multiplied with; one number or one per component, empty: 1.",
+    ),
+    Parameter(
+        "action.offset",
+        "list[float]",
+        (),
+        "Added after `scale`, such as a default pose; one number or one per component, empty: 0.",
+    ),
+    Parameter(
+        "action.low",
+        "list[float]",
+        (),
+        "Lowest command, after `offset`; one number or one per component, empty: none.",
+    ),
+    Parameter(
+        "action.high",
+        "list[float]",
+        (),
+        "Highest command, after `offset`; one number or one per component, empty: none.",
+    ),
     Parameter("action.table", "list[float]", (), "For a Discrete action: one command per action, row after row."),
     Parameter(
         "action.when_stale",
@@ -223,6 +425,13 @@ PARAMETERS: tuple[Parameter, ...] = (
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
 ROS_PARAMETER_PREFIXES = ("qos_overrides./clock.", "qos_overrides./parameter_events.")
+_DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
+
+# An observation made of terms has none of these: its terms do.
+_SOURCE_PARAMETERS = tuple(
+    f"observations.<key>.{name}"
+    for name in ("topic", "type", "field", "fields", "joints", "encoding", "depth", "reliability", "max_age_s")
+)
 
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
@@ -231,37 +440,90 @@ _TYPE_NAMES = {
     "float": "a double",
     "str": "a string",
     "list[str]": "a list of strings",
+    "list[int]": "a list of integers",
     "list[float]": "a list of doubles",
 }
 
 
 @dataclass(frozen=True)
 class PolicyConfiguration:
-    """Which policy runs where."""
+    """Which policy runs where, and what a file of a foreign format does not say by itself."""
 
     path: str
     device: str
+    trusted: bool
+    sha256: str
+    vecnormalize: str
     threads: int
+    format: str
+    memory: tuple[str, ...]
+    lengths: str
+    mask: str
+    padding: str
+    action: str
+    discrete: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class ObservationConfiguration:
-    """One observation of every robot and the topic that it comes from."""
+class SourceConfiguration:
+    """What is read from one topic of every robot; `key` is the observation that it belongs to."""
 
     key: str
     topic: str
     type: str
     field: str
+    fields: tuple[str, ...]
     joints: tuple[str, ...]
-    encoding: str
-    stack: int
     depth: int
     reliability: str
+    max_age_s: float
+
+    @property
+    def name(self) -> str:
+        """What errors and diagnostics call it; its parameters are `observations.NAME`."""
+        return self.key
 
     @property
     def is_image(self) -> bool:
         """Whether the readings are images."""
         return self.type in IMAGE_TYPES
+
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether its readings must fit the others' stamps."""
+        return self.max_age_s == 0.0
+
+
+@dataclass(frozen=True)
+class TermConfiguration(SourceConfiguration):
+    """One part of an observation: `clip(value - default) * scale + offset`; the previous action has no topic."""
+
+    term: str
+    kind: str
+    categories: int
+    default: tuple[float, ...]
+    clip: tuple[float, ...]
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What errors and diagnostics call it; its parameters are `observations.NAME`."""
+        return f"{self.key}.{self.term}"
+
+
+@dataclass(frozen=True)
+class ObservationConfiguration(SourceConfiguration):
+    """One observation of every robot: from one topic, or made of terms and then without topic and type."""
+
+    encoding: str
+    stack: int
+    history: int
+    input: str
+    shape: tuple[int, ...]
+    terms: tuple[TermConfiguration, ...]
 
 
 @dataclass(frozen=True)
@@ -283,6 +545,10 @@ class ActionConfiguration:
     field: str
     frame_id: str
     time_from_start_s: float
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     table: tuple[float, ...]
     when_stale: str
     hold_s: float
@@ -301,6 +567,29 @@ class Configuration:
     synchronisation: SynchronisationConfiguration
     action: ActionConfiguration
 
+    @cached_property
+    def sources(self) -> tuple[SourceConfiguration, ...]:
+        """Everything that is read from topics, in the order of the observations and their terms."""
+        return tuple(
+            source
+            for observation in self.observations
+            for source in (observation.terms or (observation,))
+            if source.topic
+        )
+
+    @cached_property
+    def sensors(self) -> tuple[tuple[SourceConfiguration, ...], ...]:
+        """The topics to subscribe, each with all that is read from it; the synchronised ones come first.
+
+        Terms that read one topic in the same way share it. A sensor has the name of its first source.
+        """
+        sensors: dict[tuple[Any, ...], list[SourceConfiguration]] = {}
+        for source in self.sources:
+            alone = source.name if isinstance(source, ObservationConfiguration) else None
+            subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.max_age_s)
+            sensors.setdefault(subscription, []).append(source)
+        return tuple(sorted(map(tuple, sensors.values()), key=lambda sources: not sources[0].is_synchronised))
+
     @property
     def period_ns(self) -> int:
         """Control period in nanoseconds."""
@@ -318,13 +607,34 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def parameters_for(keys: Sequence[str]) -> dict[str, Parameter]:
-    """Every parameter by its full name, with `<key>` written out for each of `keys`."""
+def parameters_for(keys: Sequence[str], terms: Mapping[str, Sequence[str]]) -> dict[str, Parameter]:
+    """Every parameter by its full name.
+
+    Parameters
+    ----------
+    keys
+        Written out for `<key>`.
+    terms
+        By key, written out for `<term>`; a key with terms has no parameters of a topic.
+    """
     named: dict[str, Parameter] = {}
     for parameter in PARAMETERS:
         for key in keys if "<key>" in parameter.name else ("",):
-            named[parameter.name.replace("<key>", key)] = parameter
+            name = parameter.name.replace("<key>", key)
+            if "<term>" in parameter.name:
+                named.update({name.replace("<term>", term): parameter for term in terms.get(key, ())})
+            elif not (terms.get(key) and parameter.name in _SOURCE_PARAMETERS):
+                named[name] = parameter
     return named
+
+
+def observations_of(flat: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Return the keys of the observations and their terms by key; a value of another type counts as none."""
+    keys = flat.get("observations.keys")
+    # What is wrong with the type is reported like that of any other parameter.
+    names = tuple(keys) if _has_type(keys, "list[str]") else ()  # type: ignore[arg-type]
+    terms = {key: flat.get(f"observations.{key}.terms") for key in names}
+    return names, {key: tuple(named) for key, named in terms.items() if _has_type(named, "list[str]")}  # type: ignore[arg-type]
 
 
 def parse_configuration(values: Mapping[str, Any]) -> Configuration:
@@ -342,29 +652,38 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     """
     flat = flatten(values)
     problems: list[str] = []
-    keys = flat.get("observations.keys")
-    # A value of another type is reported below like that of any other parameter.
-    keys = tuple(keys) if _has_type(keys, "list[str]") else ()  # type: ignore[arg-type]
-    known = parameters_for(keys)
+    keys, terms = observations_of(flat)
+    known = parameters_for(keys, terms)
     for name in flat:
         if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES):
             problems.append(_unknown(name, flat[name], known))
     checked = {name: _check(name, parameter, flat, problems) for name, parameter in known.items()}
     # Rules across fields need well-typed fields.
     if not problems:
-        problems = _check_across(checked, keys)
+        problems = _check_across(checked, keys, terms)
     if problems:
         raise ConfigurationError(problems)
 
     def group(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in checked.items() if name.startswith(prefix)}
 
+    def observation(key: str) -> ObservationConfiguration:
+        # With terms, the values of a topic are those of none.
+        defaults = {
+            name.rpartition(".")[2]: "" if _DEFAULTS[name] is None else _DEFAULTS[name] for name in _SOURCE_PARAMETERS
+        }
+        own = {name: value for name, value in group(f"observations.{key}.").items() if "." not in name}
+        own["terms"] = tuple(
+            TermConfiguration(key=key, term=term, **group(f"observations.{key}.{term}.")) for term in terms.get(key, ())
+        )
+        return ObservationConfiguration(key=key, **{**defaults, **own})
+
     return Configuration(
         control_rate_hz=checked["control_rate_hz"],
         robots=checked["robots"],
         autostart=checked["autostart"],
         policy=PolicyConfiguration(**group("policy.")),
-        observations=tuple(ObservationConfiguration(key=key, **group(f"observations.{key}.")) for key in keys),
+        observations=tuple(map(observation, keys)),
         synchronisation=SynchronisationConfiguration(**group("synchronisation.")),
         action=ActionConfiguration(**group("action.")),
     )
@@ -388,11 +707,19 @@ def _unknown(name: str, value: Any, known: Mapping[str, Parameter]) -> str:
             f"observations.<key>.depth or observations.<key>.reliability"
         )
     parts = name.split(".")
-    if parts[0] == "observations" and len(parts) > 2 and f"observations.{parts[1]}.topic" not in known:
-        return (
-            f"{name}: found {value!r}, but observations.keys does not name '{parts[1]}'; "
-            f"add it there or remove the observation"
-        )
+    if parts[0] == "observations" and len(parts) > 2:
+        if f"observations.{parts[1]}.terms" not in known:
+            return (
+                f"{name}: found {value!r}, but observations.keys does not name '{parts[1]}'; "
+                f"add it there or remove the observation"
+            )
+        if name.replace(f".{parts[1]}.", ".<key>.", 1) in _SOURCE_PARAMETERS:
+            return f"{name}: found {value!r}, but this observation is made of terms; give it to one of them instead"
+        if len(parts) > 3 and f"observations.{parts[1]}.{parts[2]}.kind" not in known:
+            return (
+                f"{name}: found {value!r}, but observations.{parts[1]}.terms does not name '{parts[2]}'; "
+                f"add it there or remove the term"
+            )
     close = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(sorted(known))}"
     return f"{name}: found {value!r}, but there is no such parameter; {remedy}"
@@ -417,7 +744,13 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
         return value
     if parameter.type.startswith("list["):
         value = tuple(value)
-    numbers = value if parameter.type == "list[float]" else (value,) if parameter.type in ("int", "float") else ()
+    numbers = (
+        value
+        if parameter.type in ("list[float]", "list[int]")
+        else (value,)
+        if parameter.type in ("int", "float")
+        else ()
+    )
     outside = (parameter.minimum is not None and any(number < parameter.minimum for number in numbers)) or (
         parameter.maximum is not None and any(number > parameter.maximum for number in numbers)
     )
@@ -432,7 +765,7 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
     return value
 
 
-def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
+def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapping[str, tuple[str, ...]]) -> list[str]:
     problems: list[str] = []
     robots = checked["robots"]
     # In the root namespace `/rover` and `rover` are one robot.
@@ -448,21 +781,40 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
                 f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
                 f"starting with a digit, levels separated by '/'"
             )
+    sha256 = checked["policy.sha256"]
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        problems.append(
+            f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
+        )
     action_type = checked["action.type"]
     for key in keys:
         if not key or "." in key:
             problems.append(f"observations.keys: found {key!r}, but a key is a name without dots; rename it")
         prefix = f"observations.{key}."
+        if checked[prefix + "history"] and checked[prefix + "stack"] > 1:
+            problems.append(
+                f"{prefix}history: found {checked[prefix + 'history']} beside a stack of {checked[prefix + 'stack']}, "
+                f"but steps are either stacked or have an axis of their own; remove one of the two"
+            )
+        if terms.get(key):
+            problems += _check_terms(checked, key, terms[key])
+            continue
         if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES:
             problems.append(
                 f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} "
                 f"have one; remove it"
             )
-        if checked[prefix + "joints"] and checked[prefix + "type"] != JOINT_STATE:
-            problems.append(
-                f"{prefix}joints: given for a {checked[prefix + 'type']}; only {JOINT_STATE} has them; "
-                f"remove it"
-            )
+        problems += _check_source(checked, prefix)
+    prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
+    ages = {f"{prefix}max_age_s": checked[f"{prefix}max_age_s"] for prefix in prefixes if checked[f"{prefix}topic"]}
+    if not problems and all(ages.values()):
+        name = next(iter(ages), "observations.keys")
+        problems.append(
+            f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s from the "
+            f"topic that is published most often, or observe one"
+        )
+    for group in ("policy", "action"):
+        problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
     if checked["action.topic"].startswith("/") and len(robots) > 1:
         problems.append(
             f"action.topic: found {checked['action.topic']!r}, which would send the commands of {len(robots)} "
@@ -496,4 +848,75 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str
             f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
             f"one number per component"
         )
+    return problems
+
+
+def _dotted(terms: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what follows an observation's name in the parameters of its topics."""
+    return tuple(f"{term}." for term in terms) if terms else ("",)
+
+
+def _check_bounds(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> list[str]:
+    """Return what is wrong with a lower bound beside its upper one; either is one number or one per component."""
+    if len(low) > 1 and len(high) > 1 and len(low) != len(high):
+        return [f"{name}: found {len(low)} numbers, but there are {len(high)} upper bounds; give as many"]
+    count = max(len(low), len(high)) if low and high else 0
+    if any(lowest > highest for lowest, highest in zip((low * count)[:count], (high * count)[:count], strict=True)):
+        return [f"{name}: found {list(low)}, but the upper bounds are {list(high)}; exchange them"]
+    return []
+
+
+def _check_source(checked: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return what is wrong with what is read from one topic."""
+    problems = []
+    message_type, fields = checked[prefix + "type"], checked[prefix + "fields"]
+    if checked[prefix + "joints"] and message_type != "sensor_msgs/msg/JointState":
+        problems.append(
+            f"{prefix}joints: given for a {message_type}; only sensor_msgs/msg/JointState has them; remove it"
+        )
+    if fields and message_type in (*IMAGE_TYPES, "sensor_msgs/msg/JointState"):
+        problems.append(f"{prefix}fields: given for a {message_type}, which is not read by paths; remove it")
+    if "" in fields:
+        problems.append(f"{prefix}fields: found an empty path in {list(fields)}; remove it")
+    if fields and checked[prefix + "field"]:
+        problems.append(f"{prefix}fields: given beside {prefix}field; add that path to `fields` and remove `field`")
+    return problems
+
+
+def _check_terms(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the terms of one observation."""
+    problems = [
+        f"observations.{key}.terms: '{duplicate}' stands there {terms.count(duplicate)} times; name each term once"
+        for duplicate in sorted({term for term in terms if terms.count(term) > 1})
+    ]
+    for term in terms:
+        if not term or "." in term:
+            problems.append(f"observations.{key}.terms: found {term!r}, but a term is a name without dots; rename it")
+        prefix = f"observations.{key}.{term}."
+        kind, categories = checked[prefix + "kind"], checked[prefix + "categories"]
+        if kind == "previous_action":
+            problems += [
+                f"{prefix}{name}: given for a previous_action, which comes from no topic; remove it"
+                for name in ("topic", "type", "field", "fields", "joints", "max_age_s")
+                if checked[prefix + name]
+            ]
+        else:
+            problems += [
+                f"{prefix}{name}: missing; a term that is a {kind} needs the {name} that it is read from"
+                for name in ("topic", "type")
+                if not checked[prefix + name]
+            ]
+            problems += _check_source(checked, prefix)
+        if checked[prefix + "type"] in IMAGE_TYPES:
+            problems.append(f"{prefix}type: found an image, but terms are numbers; give it an observation of its own")
+        if bool(categories) is not (kind == "one_hot"):
+            found = "missing" if kind == "one_hot" else f"given for a {kind}"
+            problems.append(f"{prefix}categories: {found}; a one_hot has 1 or more, any other kind has none")
+        if checked[prefix + "default"] and kind != "sensor":
+            problems.append(f"{prefix}default: given for a {kind}; only numbers of a sensor have one; remove it")
+        clip = checked[prefix + "clip"]
+        if clip and not (len(clip) == 2 and clip[0] <= clip[1]):
+            problems.append(
+                f"{prefix}clip: found {list(clip)}, but it is the lowest and the highest value, in this order"
+            )
     return problems

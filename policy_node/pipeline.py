@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,19 +18,23 @@ import torch
 
 from policy_node.actions import CommandMapper
 from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
-from policy_node.configuration import Configuration, ConfigurationError
-from policy_node.policies import Policy
+from policy_node.configuration import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    SourceConfiguration,
+)
+from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.interface import parse_memory
 from policy_node.samples import Sample, SampleRing, UnusableReading
 from policy_node.specs import ArraySpec
-from policy_node.synchroniser import RobotState, select
+from policy_node.synchroniser import RobotState, Selection, select, with_newest
+from policy_node.terms import Decode, checked_decode
 
 # Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
 RING_LENGTH = 16
 # Longer ago than any hold; any time may be subtracted from it.
 NEVER_NS = np.iinfo(np.int64).min // 2
-
-# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
-Decode = Callable[[Any, np.ndarray], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ class FleetCommands:
     states, reasons
         One per robot; the reason is empty when READY.
     ages_s
-        `[robots]` float64: age of the robot's oldest reading at the tick; NaN where there was no set of readings.
+        `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN where there was no set.
     stages_s
         Seconds spent in each stage, in the order of the stages.
     """
@@ -58,8 +63,63 @@ class FleetCommands:
     stages_s: dict[str, float]
 
 
-def match_observations(configuration: Configuration, policy: Policy) -> dict[str, ObservationLayout]:
+def policy_interface(configuration: Configuration) -> PolicyInterface | None:
+    """Return what the configuration says about the inputs and outputs of a policy file; None when it says nothing.
+
+    Raises
+    ------
+    PolicyError
+        When it contradicts itself.
+    """
+    policy, observations = configuration.policy, configuration.observations
+    said = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    if not any(said) and not any(entry.input or entry.history or entry.shape for entry in observations):
+        return None
+    # A policy with one observation takes it under any name.
+    alone = len(observations) == 1 and not observations[0].input
+    keyed = {"observation" if alone else entry.key: entry for entry in observations}
+    try:
+        memories = [parse_memory(text) for text in policy.memory]
+    except PolicyError as error:
+        raise PolicyError(f"policy.memory: {error}") from error
+    in_order = policy.format in ("torchscript", "exported") or (
+        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
+    )
+    return PolicyInterface(
+        # Inputs that are known by their order only are all named.
+        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
+        memory=tuple((name, output) for name, output, _ in memories),
+        lengths=policy.lengths,
+        mask=policy.mask,
+        padding=policy.padding,  # type: ignore[arg-type]
+        action=policy.action,
+        discrete=policy.discrete,
+        low=_bound(policy.low, -np.inf),
+        high=_bound(policy.high, np.inf),
+        history={key: entry.history for key, entry in keyed.items() if entry.history},
+        shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
+        | {name: shape for name, _, shape in memories if shape is not None},
+        dtypes={key: "uint8" for key, entry in keyed.items() if entry.is_image},
+    )
+
+
+def _bound(numbers: tuple[float, ...], none: float) -> tuple[float, ...] | float:
+    return numbers if len(numbers) > 1 else next(iter(numbers), none)
+
+
+def match_observations(
+    configuration: Configuration, policy: Policy, sizes: Mapping[str, int | None] | None = None
+) -> dict[str, ObservationLayout]:
     """Pair the configured sensors with the policy's observation space.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    policy
+        The policy.
+    sizes
+        By name of a term: how many numbers its messages give, None or missing where only each message says it.
 
     Returns
     -------
@@ -81,12 +141,14 @@ def match_observations(configuration: Configuration, policy: Policy) -> dict[str
     problems += [
         f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
     ]
+    action = policy.spec.action
+    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
     layouts = {}
     for key, observation in configured.items():
         if key in wanted:
             policy_key = key if key in policy.spec.observations else "observation"
             try:
-                layouts[key] = observation_layout(policy_key, wanted[key], observation)
+                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
             except ConfigurationError as error:
                 problems += error.problems
     if problems:
@@ -107,10 +169,9 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
     """Show the policy's observation space beside the configured sensors, a line per key."""
     wanted = _wanted(configuration, policy)
     sensors = {
-        observation.key: f"{observation.type} on {observation.topic}"
-        + (f", field {observation.field}" if observation.field else "")
-        + (f", joints {list(observation.joints)}" if observation.joints else "")
+        observation.key: _described(observation)
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
+        + (f", history {observation.history}" if observation.history else "")
         for observation in configuration.observations
     }
     rows = [
@@ -119,6 +180,18 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
     rows = [("key", "policy wants", "configured sensor"), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+
+
+def _described(source: SourceConfiguration) -> str:
+    """Say where an observation comes from."""
+    if isinstance(source, ObservationConfiguration) and source.terms:
+        return "terms " + ", ".join(term.term for term in source.terms)
+    paths = list(source.fields) or source.field
+    return (
+        f"{source.type} on {source.topic}"
+        + (f", field {paths}" if paths else "")
+        + (f", joints {list(source.joints)}" if source.joints else "")
+    )
 
 
 class Pipeline:
@@ -135,7 +208,7 @@ class Pipeline:
     layouts
         From `match_observations`.
     decoders
-        By configured key: writes a message into a row of the batch.
+        By the name of each source: writes a message into its reading.
 
     Raises
     ------
@@ -151,10 +224,9 @@ class Pipeline:
         decoders: Mapping[str, Decode],
     ) -> None:
         self.robots = configuration.robots
-        self.keys = tuple(observation.key for observation in configuration.observations)
+        # Names of the sensors.
+        self.keys = tuple(sources[0].name for sources in configuration.sensors)
         self._policy = policy
-        self._policy_keys = tuple(layouts[key].key for key in self.keys)
-        self._decoders = tuple(decoders[key] for key in self.keys)
         self._action = configuration.action
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
@@ -162,10 +234,30 @@ class Pipeline:
         # Ticks that are not missed are less than two periods apart, however late they are.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, self._max_age_ns)
         count = len(self.robots)
-        lengths = [max(RING_LENGTH, observation.depth) for observation in configuration.observations]
+        lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
-        self._batch = ObservationBatch({layouts[key].key: layouts[key] for key in self.keys}, count, policy.device)
+        self._batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, count, policy.device)
+        checked = dict(decoders)
+        for layout in layouts.values():
+            for term in layout.terms:
+                name = term.configuration.name
+                if term.reading:
+                    checked[name] = checked_decode(term, decoders[name])
+        # For each robot what is read: index of the sensor, name of the source, its decoder and where it writes.
+        self._readings = [
+            [
+                (sensor, source.name, checked[source.name], rows[source.name])
+                for sensor, sources in enumerate(configuration.sensors)
+                for source in sources
+            ]
+            for rows in map(self._batch.readings, range(count))
+        ]
+        # The synchronised sensors come first.
+        self._synchronised = sum(sources[0].is_synchronised for sources in configuration.sensors)
+        self._newest_ages_ns = [
+            round(sources[0].max_age_s * 1e9) for sources in configuration.sensors[self._synchronised :]
+        ]
         self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
         self.components = self._mapper.components
         # Robots whose history and memory start anew at their next good set of readings.
@@ -178,7 +270,7 @@ class Pipeline:
         self._memory = policy.initial_state(count)
         # Messages that could not be used, by robot; each counts once, however many ticks it is the newest.
         self.rejected_count = np.zeros(count, np.int64)
-        self._last_rejected: dict[tuple[int, str], Sample] = {}
+        self._last_rejected: dict[tuple[int, int], Sample] = {}
 
     @property
     def safe_command(self) -> np.ndarray | None:
@@ -222,6 +314,35 @@ class Pipeline:
             self._infer(np.ones(len(self.robots), bool))
         self._memory = self._policy.initial_state(len(self.robots))
 
+    def adopt(self, other: Pipeline) -> None:
+        """Go on with the policy of another pipeline of the same deployment; to be called between two ticks.
+
+        Samples, states and last commands stay. The histories go on as they are if the new policy takes the same,
+        else every robot's history starts anew. The new policy's memory starts anew.
+
+        Parameters
+        ----------
+        other
+            Warmed up, with the same robots, sensors and command; not to be used any more.
+
+        Raises
+        ------
+        ConfigurationError
+            When its commands have another number of components; nothing is changed then.
+        """
+        if other.components != self.components:
+            raise ConfigurationError(
+                [
+                    f"policy.path: the new policy's commands have {other.components} components, those of the present "
+                    f"one {self.components}; clean up the node, then configure it with the new policy"
+                ]
+            )
+        if not self._batch.is_like(other._batch):
+            # What is read is written into the batch.
+            self._batch, self._readings = other._batch, other._readings
+            self._fresh_start[:] = True
+        self._policy, self._memory, self._mapper = other._policy, other._memory, other._mapper
+
     def _infer(self, fresh_start: np.ndarray) -> np.ndarray:
         """Run the policy on the staged rows and return the commands `[robots, components]` on the host."""
         with torch.inference_mode():
@@ -229,11 +350,20 @@ class Pipeline:
             if self._memory is not None and fresh_start.any():
                 self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
             actions, self._memory = self._policy(observations, self._memory)
+            self._batch.remember(actions)
             commands = self._mapper(actions).cpu().numpy()
         # Rows of another number could not be told apart.
         if commands.shape != self._replacements.shape:
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(self._replacements.shape)}")
         return commands
+
+    def _select(self, rings: list[SampleRing], now_ns: int) -> Selection:
+        """Choose the readings of one robot."""
+        if not self._newest_ages_ns:
+            return select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns)
+        count = self._synchronised
+        selection = select(rings[:count], self.keys[:count], now_ns, self._slop_ns, self._max_age_ns)
+        return with_newest(selection, rings[count:], self.keys[count:], now_ns, self._max_age_ns, self._newest_ages_ns)
 
     def step(self, now_ns: int, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Run one tick.
@@ -247,7 +377,7 @@ class Pipeline:
             replaced. None: time stands still during the step.
         """
         started = time.perf_counter()
-        selections = [select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns) for rings in self._rings]
+        selections = [self._select(rings, now_ns) for rings in self._rings]
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
         ages_s = np.array([np.nan if s.age_ns is None else s.age_ns / 1e9 for s in selections])
@@ -255,16 +385,15 @@ class Pipeline:
 
         for robot, selection in enumerate(selections):
             if selection.state is RobotState.READY:
-                for key, policy_key, decode, sample in zip(
-                    self.keys, self._policy_keys, self._decoders, selection.samples, strict=True
-                ):
+                for sensor, name, decode, row in self._readings[robot]:
+                    sample = selection.samples[sensor]
                     try:
-                        decode(sample.message, self._batch.row(policy_key, robot))
+                        decode(sample.message, row)
                     except Exception as error:  # whatever a message does to its decoder, the others are driven on
                         kind = "" if isinstance(error, UnusableReading) else f"{type(error).__name__}: "
-                        states[robot], reasons[robot] = RobotState.REJECTED, f"{key}: {kind}{error}"
-                        if self._last_rejected.get((robot, key)) is not sample:
-                            self._last_rejected[robot, key] = sample
+                        states[robot], reasons[robot] = RobotState.REJECTED, f"{name}: {kind}{error}"
+                        if self._last_rejected.get((robot, sensor)) is not sample:
+                            self._last_rejected[robot, sensor] = sample
                             self.rejected_count[robot] += 1
         staged = time.perf_counter()
 

@@ -153,8 +153,31 @@ class DiscreteSpec:
 
 
 @dataclass(frozen=True)
+class MultiDiscreteSpec:
+    """Several choices at once, each an integer from 0.
+
+    Parameters
+    ----------
+    name
+        What the choices are called in messages and errors.
+    choices
+        Number of choices of each, at least 1; a MultiBinary space has 2 everywhere.
+    """
+
+    name: str
+    choices: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Say name and choices, as in ``action: 3 at once, each one of 2, 2, 4 choices``."""
+        return f"{self.name}: {len(self.choices)} at once, each one of {', '.join(map(str, self.choices))} choices"
+
+
+ActionSpec: TypeAlias = "ArraySpec | DiscreteSpec | MultiDiscreteSpec"
+
+
+@dataclass(frozen=True)
 class PolicySpec:
-    """What a policy takes and gives.
+    """What a policy takes, remembers and gives.
 
     Parameters
     ----------
@@ -166,9 +189,15 @@ class PolicySpec:
         The name of the algorithm that trained the policy, such as ``PPO``.
     sha256
         Hexadecimal SHA-256 of the file that the policy came from.
+    memory
+        What the policy remembers of one robot from step to step; empty for a policy without memory.
+    mask
+        Length of the mask of allowed choices that the policy takes for one robot; 0 if it takes none.
     """
 
     observations: dict[str, ArraySpec]
-    action: ArraySpec | DiscreteSpec
+    action: ActionSpec
     algorithm: str
     sha256: str
+    memory: dict[str, ArraySpec] = field(default_factory=dict)
+    mask: int = 0

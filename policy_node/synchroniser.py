@@ -97,3 +97,44 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
             f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, allowed are {slop_ns / 1e9:.3f} s",
         )
     return Selection(RobotState.READY, samples, age_ns, "")
+
+
+def with_newest(
+    selection: Selection,
+    rings: Sequence[SampleRing],
+    names: Sequence[str],
+    now_ns: int,
+    max_ahead_ns: int,
+    max_ages_ns: Sequence[int],
+) -> Selection:
+    """Add the newest sample of each sensor that is not synchronised, as an operator's that is published seldom.
+
+    A robot is not ready while one of them was never heard or its newest sample is older than its limit.
+
+    Parameters
+    ----------
+    selection
+        Of the synchronised sensors; its age stays.
+    rings, names, max_ages_ns
+        Of the others, one of each per sensor.
+    now_ns
+        The time of the tick, on the clock of the stamps.
+    max_ahead_ns
+        How far in the future a stamp may lie.
+    """
+    if selection.state is not RobotState.READY:
+        return selection
+    samples, age_ns = selection.samples, selection.age_ns
+    for ring, name, max_age_ns in zip(rings, names, max_ages_ns, strict=True):
+        if ring.discard_after(now_ns + max_ahead_ns):
+            reason = f"{name}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
+            return Selection(RobotState.REJECTED, (), None, reason)
+        if not len(ring):
+            return Selection(RobotState.WAITING, (), None, f"no message on {name}")
+        newest_ns = ring.newest_stamp_ns
+        samples += (ring.nearest(newest_ns),)
+        ring.discard_before(newest_ns)
+        if now_ns - newest_ns > max_age_ns:
+            found = f"is {(now_ns - newest_ns) / 1e9:.3f} s old, allowed are {max_age_ns / 1e9:.3f} s"
+            return Selection(RobotState.STALE, samples, age_ns, f"{name}: {found}")
+    return Selection(RobotState.READY, samples, age_ns, "")

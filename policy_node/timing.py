@@ -114,6 +114,11 @@ class TickStatistics:
         self._ticks = 0
         self._missed = 0
 
+    @property
+    def missed(self) -> int:
+        """Ticks missed so far."""
+        return self._missed
+
     def add(self, record: TickRecord) -> None:
         """Note one tick; called by the tick thread."""
         with self._lock:

@@ -62,11 +62,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path,
     folder = tmp_path_factory.mktemp("models")
     made: dict[tuple[Any, ...], tuple[Path, Any]] = {}
 
-    def get(stack: int = 1, discrete: bool = False) -> tuple[Path, Any]:
-        kind = (stack, discrete)
+    def get(stack: int = 1, discrete: bool = False, seed: int = 1) -> tuple[Path, Any]:
+        kind = (stack, discrete, seed)
         if kind not in made:
-            file = folder / f"stack_{stack}_{'discrete' if discrete else 'continuous'}.zip"
-            built = make_model(stack, discrete)
+            suffix = f"_seed_{seed}" if seed != 1 else ""
+            file = folder / f"stack_{stack}_{'discrete' if discrete else 'continuous'}{suffix}.zip"
+            built = make_model(stack, discrete, seed)
             built.save(file)
             made[kind] = (file, built)
         return made[kind]

@@ -22,10 +22,10 @@ from geometry_msgs.msg import Twist, TwistStamped
 from gymnasium import spaces
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -60,12 +60,12 @@ class _SpacesOnly(gymnasium.Env):
         self.action_space = action_space
 
 
-def make_model(stack: int, discrete: bool) -> PPO:
+def make_model(stack: int, discrete: bool, seed: int = 1) -> PPO:
     """Build a model of the scripted robots that was not trained, but whose actions differ from reading to reading."""
     observation_space = StackedObservations(1, stack, OBSERVATION_SPACE).stacked_observation_space
     action_space = spaces.Discrete(DISCRETE_ACTIONS) if discrete else ACTION_SPACE
     env = _SpacesOnly(observation_space, action_space)
-    model = PPO("MultiInputPolicy", env, seed=1, n_steps=2, batch_size=2, device="cpu")
+    model = PPO("MultiInputPolicy", env, seed=seed, n_steps=2, batch_size=2, device="cpu")
     policy = model.policy
     policy.set_training_mode(False)
     rng = np.random.default_rng(2)
@@ -94,6 +94,7 @@ def parameters_of(model_file: Path, robots: Sequence[str], changes: Mapping[str,
         "control_rate_hz": 20.0,
         "robots": list(robots),
         "policy.path": str(model_file),
+        "policy.trusted": True,
         "policy.device": "cpu",
         "observations.keys": ["image", "touch"],
         "observations.image.topic": "camera/image_raw",
@@ -249,14 +250,24 @@ class LifecycleClient:
 
     def set(self, **values: Any) -> str:
         """Set parameters, `__` standing for a dot in their names, None removing one; return why some were refused."""
-        parameters = [
-            Parameter(name.replace("__", "."), Parameter.Type.NOT_SET if value is None else None, value)
-            for name, value in values.items()
-        ]
-        request = SetParameters.Request(parameters=[parameter.to_parameter_msg() for parameter in parameters])
+        request = SetParameters.Request(parameters=_parameter_messages(values))
         response: SetParameters.Response = self._peer.call(SetParameters, f"{self._name}/set_parameters", request)
         assert all(bool(result.reason) is not result.successful for result in response.results)
         return "; ".join(result.reason for result in response.results if not result.successful)
+
+    def set_atomically(self, **values: Any) -> str:
+        """Set parameters as `set` does, all or none; return why they were refused."""
+        request = SetParametersAtomically.Request(parameters=_parameter_messages(values))
+        name = f"{self._name}/set_parameters_atomically"
+        response: SetParametersAtomically.Response = self._peer.call(SetParametersAtomically, name, request)
+        assert bool(response.result.reason) is not response.result.successful
+        return response.result.reason
+
+    def get(self, *names: str) -> list[Any]:
+        """Return the values of parameters."""
+        request = GetParameters.Request(names=names)
+        response: GetParameters.Response = self._peer.call(GetParameters, f"{self._name}/get_parameters", request)
+        return [parameter_value_to_python(value) for value in response.values]
 
 
 class Diagnostics:
@@ -466,6 +477,13 @@ def command_values(message: Any) -> np.ndarray:
     if isinstance(message, TwistStamped):
         message = message.twist
     return np.array([message.linear.x, message.angular.z] if isinstance(message, Twist) else message.data)
+
+
+def _parameter_messages(values: Mapping[str, Any]) -> list[Any]:
+    return [
+        Parameter(name.replace("__", "."), Parameter.Type.NOT_SET if value is None else None, value).to_parameter_msg()
+        for name, value in values.items()
+    ]
 
 
 def _stamp(stamp_ns: int) -> Any:

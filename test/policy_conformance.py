@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from policy_node.policies import Policy, PolicyError
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 ROBOTS = 5
 
@@ -39,6 +39,14 @@ def select_rows(observations: dict[str, torch.Tensor], rows: list[int] | slice) 
     return {key: tensor[rows] for key, tensor in observations.items()}
 
 
+def last_actions(policy: Policy, steps: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Run the policy over observations that follow each other and return the actions of the last step."""
+    state = policy.initial_state(len(next(iter(steps[0].values()))))
+    for observations in steps:
+        actions, state = policy(observations, state)
+    return actions
+
+
 class PolicyConformance:
     """What any policy must do; a subclass gives the fixture `policy`."""
 
@@ -50,14 +58,43 @@ class PolicyConformance:
     def test_actions_fit_the_spec(self, policy: Policy, robots: int) -> None:
         actions, _ = policy(example_observations(policy, robots, seed=1), policy.initial_state(robots))
         assert actions.device == policy.device
-        if isinstance(policy.spec.action, DiscreteSpec):
-            assert actions.dtype == torch.int64
-            assert actions.shape == (robots,)
-            assert 0 <= int(actions.min()) <= int(actions.max()) < policy.spec.action.n
-        else:
-            assert actions.shape == (robots, *policy.spec.action.shape)
+        action = policy.spec.action
+        if isinstance(action, ArraySpec):
+            assert actions.shape == (robots, *action.shape)
             for row in actions.cpu().numpy():
-                policy.spec.action.validate(row)
+                action.validate(row)
+            return
+        counts = action.n if isinstance(action, DiscreteSpec) else torch.tensor(action.choices, device=policy.device)
+        assert actions.dtype == torch.int64
+        assert actions.shape == ((robots,) if isinstance(action, DiscreteSpec) else (robots, len(action.choices)))
+        assert bool(((actions >= 0) & (actions < counts)).all())
+
+    def test_memory_fits_the_spec(self, policy: Policy) -> None:
+        state = policy.initial_state(ROBOTS)
+        for step in range(2):
+            found = {} if state is None else {name: (part.shape, part.dtype) for name, part in state.items()}
+            expected = {
+                name: ((ROBOTS, *spec.shape), torch.from_numpy(np.empty(0, spec.dtype)).dtype)
+                for name, spec in policy.spec.memory.items()
+            }
+            assert found == expected
+            assert all(part.device == policy.device for part in (state or {}).values())
+            _, state = policy(example_observations(policy, ROBOTS, seed=step), state)
+
+    def test_memory_is_left_as_it_was(self, policy: Policy) -> None:
+        observations = example_observations(policy, ROBOTS, seed=1)
+        _, state = policy(observations, policy.initial_state(ROBOTS))
+        first, _ = policy(observations, state)
+        policy.reset(state, torch.ones(ROBOTS, dtype=torch.bool, device=policy.device))
+        again, _ = policy(observations, state)
+        assert_same_actions(policy, again, first)
+
+    def test_memory_of_other_robots_is_refused(self, policy: Policy) -> None:
+        if not policy.spec.memory:
+            pytest.skip("this policy has no memory")
+        for state in (policy.initial_state(ROBOTS - 1), None):
+            with pytest.raises(PolicyError, match=r"the state is .*; give that of initial_state\(5\)"):
+                policy(example_observations(policy, ROBOTS, seed=1), state)
 
     def test_observations_are_left_as_they_were(self, policy: Policy) -> None:
         observations = example_observations(policy, ROBOTS, seed=2)
@@ -67,19 +104,18 @@ class PolicyConformance:
         assert all(torch.equal(observations[key], before[key]) for key in before)
 
     def test_rows_do_not_depend_on_the_size_of_the_batch(self, policy: Policy) -> None:
-        observations = example_observations(policy, ROBOTS, seed=3)
-        together, _ = policy(observations, policy.initial_state(ROBOTS))
+        steps = [example_observations(policy, ROBOTS, seed) for seed in (3, 30)]
+        together = last_actions(policy, steps)
         alone = [
-            policy(select_rows(observations, slice(row, row + 1)), policy.initial_state(1))[0] for row in range(ROBOTS)
+            last_actions(policy, [select_rows(step, slice(row, row + 1)) for step in steps]) for row in range(ROBOTS)
         ]
         assert_same_actions(policy, together, torch.cat(alone))
 
     def test_rows_do_not_depend_on_their_order(self, policy: Policy) -> None:
-        observations = example_observations(policy, ROBOTS, seed=4)
+        steps = [example_observations(policy, ROBOTS, seed) for seed in (4, 40)]
         order = [3, 0, 4, 2, 1]
-        actions, _ = policy(observations, policy.initial_state(ROBOTS))
-        reordered, _ = policy(select_rows(observations, order), policy.initial_state(ROBOTS))
-        assert_same_actions(policy, reordered, actions[order])
+        reordered = last_actions(policy, [select_rows(step, order) for step in steps])
+        assert_same_actions(policy, reordered, last_actions(policy, steps)[order])
 
     def test_rows_do_not_depend_on_strides(self, policy: Policy) -> None:
         observations = example_observations(policy, ROBOTS, seed=5)
@@ -100,13 +136,19 @@ class PolicyConformance:
         for key in floating:
             spoiled = {**observations, key: observations[key].clone()}
             spoiled[key][1] = torch.nan
-            found, _ = policy(spoiled, policy.initial_state(ROBOTS))
+            found, state = policy(spoiled, policy.initial_state(ROBOTS))
             others = [0, 2, 3, 4]
             assert_same_actions(policy, found[others], actions[others])
-            if isinstance(policy.spec.action, DiscreteSpec):
-                assert int(found[1]) == -1
-            else:
+            if isinstance(policy.spec.action, ArraySpec):
                 assert bool(found[1].isnan().all())
+            else:
+                assert bool((found[1] == -1).all())
+            # What the row left in its memory goes no further either, and ends with a reset.
+            later, _ = policy(observations, state)
+            _, undisturbed = policy(observations, policy.initial_state(ROBOTS))
+            assert_same_actions(policy, later[others], policy(observations, undisturbed)[0][others])
+            rows = torch.arange(ROBOTS, device=policy.device) == 1
+            assert_same_actions(policy, policy(observations, policy.reset(state, rows))[0][rows], actions[rows])
 
     def test_reset_equals_fresh(self, policy: Policy) -> None:
         state, continued = policy.initial_state(ROBOTS), policy.initial_state(ROBOTS)
@@ -124,7 +166,7 @@ class PolicyConformance:
     @pytest.mark.parametrize(
         ("spoil", "found"),
         [
-            (lambda tensor: tensor[:, None], r"\[5, 1, "),
+            (lambda tensor: tensor[:, None], r"\[5, 1"),
             (lambda tensor: tensor.to(torch.complex64), "complex64"),
             (lambda tensor: tensor.to("meta"), "on meta"),
         ],
@@ -142,3 +184,35 @@ class PolicyConformance:
         observations = example_observations(policy, ROBOTS, seed=11)
         with pytest.raises(PolicyError, match="'sonar'"):
             policy({**observations, "sonar": torch.zeros(ROBOTS, 1)}, policy.initial_state(ROBOTS))
+
+    def test_masked_choices_are_not_taken(self, policy: Policy) -> None:
+        if not policy.spec.mask:
+            pytest.skip("this policy takes no masks")
+        action = policy.spec.action
+        assert isinstance(action, (DiscreteSpec, MultiDiscreteSpec))
+        counts = (action.n,) if isinstance(action, DiscreteSpec) else action.choices
+        observations = example_observations(policy, ROBOTS, seed=12)
+        free, _ = policy(observations, policy.initial_state(ROBOTS))
+        everything = torch.ones(ROBOTS, policy.spec.mask, dtype=torch.bool, device=policy.device)
+        same, _ = policy(observations, policy.initial_state(ROBOTS), masks=everything)
+        assert_same_actions(policy, same, free)
+
+        # What was chosen is forbidden in rows 0 and 1, and everything in row 2.
+        masks = everything.clone()
+        for row in (0, 1):
+            chosen = free[row].reshape(-1).tolist()
+            for index, (first, choice) in enumerate(zip(np.cumsum([0, *counts]), chosen, strict=False)):
+                assert choice < counts[index]
+                masks[row, first + choice] = False
+        masks[2] = False
+        masked, _ = policy(observations, policy.initial_state(ROBOTS), masks=masks)
+        assert bool((masked[:2] != free[:2]).all()) and bool((masked[:2] >= 0).all())
+        assert bool((masked[2] == -1).all())
+        assert_same_actions(policy, masked[3:], free[3:])
+
+    def test_masks_that_do_not_fit_are_refused(self, policy: Policy) -> None:
+        observations = example_observations(policy, ROBOTS, seed=13)
+        masks = torch.ones(ROBOTS, policy.spec.mask + 1, dtype=torch.bool, device=policy.device)
+        message = "masks are bool" if policy.spec.mask else "masks were given"
+        with pytest.raises(PolicyError, match=message):
+            policy(observations, policy.initial_state(ROBOTS), masks=masks)

@@ -10,7 +10,7 @@ import torch
 
 from policy_node.actions import CommandMapper
 from policy_node.configuration import ActionConfiguration, ConfigurationError
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 CPU = torch.device("cpu")
 TWIST = "geometry_msgs/msg/Twist"
@@ -28,6 +28,10 @@ def action_configuration(message_type: str = TWIST, **changes: Any) -> ActionCon
         "field": "position",
         "frame_id": "",
         "time_from_start_s": 0.0,
+        "scale": (),
+        "offset": (),
+        "low": (),
+        "high": (),
         "table": (),
         "when_stale": "stop",
         "hold_s": 0.5,
@@ -95,9 +99,31 @@ def test_only_a_velocity_has_zeros_as_its_safe_command(message_type, given, expe
     assert (None if safe is None else safe.tolist()) == expected
 
 
+def test_an_action_is_scaled_then_offset_then_bounded():
+    changes = {"scale": (0.25,), "offset": (0.1, -1.5, 0.8), "low": (-2.0,), "high": (0.5, -1.0, 2.0)}
+    mapper = CommandMapper(box(3), action_configuration(ARRAY, **changes), CPU)
+    commands = mapper(torch.tensor([[1.0, 1.0, 1.0], [4.0, -8.0, -9.0]])).numpy()
+    np.testing.assert_allclose(commands, [[0.35, -1.25, 1.05], [0.5, -2.0, -1.45]], atol=1e-12)
+
+
+def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
+    mapper = CommandMapper(box(2), action_configuration(ARRAY, low=(-1.0,), high=(0.1,)), CPU)
+    commands = mapper(torch.tensor([[torch.inf, 0.0], [torch.nan, 0.0], [5.0, -5.0]])).numpy()
+    assert np.isfinite(commands).all(axis=1).tolist() == [False, False, True]
+    # A command never lies beyond a bound, not even by a rounding to float32.
+    assert commands[2].tolist() == [0.1, -1.0]
+
+
 @pytest.mark.parametrize(
     ("action", "configuration", "problem"),
     [
+        (box(3), action_configuration(ARRAY, scale=(1.0, 2.0)), "action.scale: found 2 numbers, but a command has 3"),
+        (box(3), action_configuration(ARRAY, high=(1.0,) * 4), "action.high: found 4 numbers, but a command has 3"),
+        (
+            DiscreteSpec("action", 3),
+            action_configuration(table=(0.0,) * 6, offset=(1.0,)),
+            "action.offset: given, but the policy's action is action: one of 3 choices",
+        ),
         (box(3), action_configuration(), "action.fields: found 2 (linear.x, angular.z), but the policy's action has 3"),
         (box(1, 3), action_configuration(JOINTS), "action.joints: found 2 (left, right), but"),
         (box(2), action_configuration(table=(0.0, 1.0)), "action.table: given, but the policy's action is continuous"),
@@ -107,6 +133,11 @@ def test_only_a_velocity_has_zeros_as_its_safe_command(message_type, given, expe
         (DiscreteSpec("action", 3), action_configuration(table=(0.0,) * 9), "give 3 rows of 2 numbers"),
         (DiscreteSpec("action", 3), action_configuration(ARRAY, table=(0.0,) * 4), "found 4 numbers"),
         (DiscreteSpec("action", 3), action_configuration(ARRAY, table=(0.0,) * 2), "found 2 numbers"),
+        (
+            MultiDiscreteSpec("action", (2, 3)),
+            action_configuration(ARRAY),
+            "policy.path: the policy gives action: 2 at once, each one of 2, 3 choices",
+        ),
         (
             DiscreteSpec("action", 3),
             action_configuration(ARRAY, table=(0.0,) * 6, safe_command=(0.0,)),

@@ -40,11 +40,17 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         topic=key,
         type=message_type,
         field="",
+        fields=(),
         joints=(),
         encoding="",
         stack=stack,
+        history=0,
+        input="",
+        shape=(),
         depth=0,
         reliability="reliable",
+        max_age_s=0.0,
+        terms=(),
     )
 
 
@@ -170,6 +176,13 @@ def test_what_does_not_fit_is_named(shape, message_type, stack, problem):
         observation_layout("camera", spec, observation_configuration("camera", message_type, stack))
     assert problem in str(error.value)
     assert str(spec) in str(error.value)
+
+
+def test_a_single_number_has_a_row_that_can_be_written():
+    spec = ArraySpec("gear", (), np.int64, 0, 4)
+    batch = ObservationBatch({"gear": ObservationLayout("gear", spec, 1, False)}, 2, torch.device("cpu"))
+    batch.row("gear", 1)[...] = 3
+    assert batch.push(np.ones(2, bool))["gear"].tolist() == [0, 3]
 
 
 def test_an_image_goes_up_with_the_strides_that_predict_gives_it():

@@ -19,6 +19,7 @@ from policy_node.configuration import (
     ConfigurationError,
     Parameter,
     flatten,
+    observations_of,
     parameters_for,
     parse_configuration,
 )
@@ -39,6 +40,35 @@ ROVERS: dict[str, Any] = {
     "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x", "angular.z"]},
 }
 ARM = {"type": "sensor_msgs/msg/JointState", "fields": [], "joints": ["shoulder", "elbow"], "safe_command": [0.0, 1.0]}
+
+
+TERMS: dict[str, Any] = {
+    "observations.keys": ["state"],
+    "observations.state.terms": ["position", "velocity", "gravity", "wish", "gear", "action"],
+    "observations.state.position.topic": "joints",
+    "observations.state.position.type": "sensor_msgs/msg/JointState",
+    "observations.state.velocity.topic": "joints",
+    "observations.state.velocity.type": "sensor_msgs/msg/JointState",
+    "observations.state.velocity.field": "velocity",
+    "observations.state.gravity.topic": "imu",
+    "observations.state.gravity.type": "sensor_msgs/msg/Imu",
+    "observations.state.gravity.kind": "projected_gravity",
+    "observations.state.wish.topic": "/wish",
+    "observations.state.wish.type": "geometry_msgs/msg/Twist",
+    "observations.state.wish.fields": ["linear.x", "angular.z"],
+    "observations.state.wish.max_age_s": 0.5,
+    "observations.state.gear.topic": "gear",
+    "observations.state.gear.type": "std_msgs/msg/Int32",
+    "observations.state.gear.kind": "one_hot",
+    "observations.state.gear.categories": 3,
+    "observations.state.action.kind": "previous_action",
+}
+
+
+def walkers(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a valid configuration whose observation is made of terms, changed; None removes a parameter."""
+    kept = {name: value for name, value in rovers().items() if not name.startswith("observations.")}
+    return {name: value for name, value in {**kept, **TERMS, **(changes or {})}.items() if value is not None}
 
 
 def rovers(changes: dict[str, Any] | None = None, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -96,7 +126,13 @@ def test_values_arrive_where_they_belong_and_the_rest_has_its_default():
 
 def test_ros_parameters_of_every_node_are_let_through():
     parse_configuration(
-        rovers({"use_sim_time": True, "start_type_description_service": True, "qos_overrides./clock.subscription.depth": 3})
+        rovers(
+            {
+                "use_sim_time": True,
+                "start_type_description_service": True,
+                "qos_overrides./clock.subscription.depth": 3,
+            }
+        )
     )
 
 
@@ -117,7 +153,7 @@ def test_valid_variations_parse(values):
     assert isinstance(parse_configuration(values), Configuration)
 
 
-@pytest.mark.parametrize("example", ["config/rover.yaml", "doc/configuration.md", "README.md"])
+@pytest.mark.parametrize("example", ["config/rover.yaml", "config/quadruped.yaml", "doc/configuration.md", "README.md"])
 def test_the_examples_that_we_show_parse(example):
     text = (ROOT / example).read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if example.endswith(".md") else [text]
@@ -232,6 +268,67 @@ def test_rules_across_parameters(values, problem):
     assert any(found.startswith(problem) for found in problems_of(values))
 
 
+STATE = "observations.state"
+
+
+def test_terms_of_one_topic_share_it_and_what_is_not_synchronised_comes_last():
+    configuration = parse_configuration(walkers())
+    (observation,) = configuration.observations
+    assert (observation.key, observation.topic, observation.encoding, observation.depth) == ("state", "", "", 0)
+    assert [term.name for term in observation.terms] == [f"state.{name}" for name in TERMS[f"{STATE}.terms"]]
+    assert [[source.name for source in sources] for sources in configuration.sensors] == [
+        ["state.position", "state.velocity"],
+        ["state.gravity"],
+        ["state.gear"],
+        ["state.wish"],
+    ]
+    apart = parse_configuration(walkers({f"{STATE}.velocity.depth": 3}))
+    assert [sources[0].name for sources in apart.sensors[:2]] == ["state.position", "state.velocity"]
+
+
+def test_observations_of_one_topic_do_not_share_it():
+    same = {"observations.touch.topic": "camera/image_raw", "observations.touch.type": "sensor_msgs/msg/Image"}
+    values = rovers(same, without=("observations.touch.field", "observations.touch.joints"))
+    assert [len(sources) for sources in parse_configuration(values).sensors] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({f"{STATE}.terms": ["gravity", "gravity"]}, f"{STATE}.terms: 'gravity' stands there 2 times"),
+        ({f"{STATE}.terms": ["a.b"]}, f"{STATE}.terms: found 'a.b', but a term is a name without dots"),
+        ({f"{STATE}.topic": "state"}, f"{STATE}.topic: found 'state', but this observation is made of terms"),
+        ({f"{STATE}.speed.topic": "a"}, f"{STATE}.speed.topic: found 'a', but {STATE}.terms does not name 'speed'"),
+        ({f"{STATE}.gear.scales": [1.0]}, f"{STATE}.gear.scales: found [1.0], but there is no such parameter; did"),
+        ({f"{STATE}.gear.topic": None}, f"{STATE}.gear.topic: missing; a term that is a one_hot needs"),
+        ({f"{STATE}.gear.type": None}, f"{STATE}.gear.type: missing; a term that is a one_hot needs"),
+        ({f"{STATE}.action.topic": "a"}, f"{STATE}.action.topic: given for a previous_action"),
+        ({f"{STATE}.gear.categories": None}, f"{STATE}.gear.categories: missing; a one_hot has 1 or more"),
+        ({f"{STATE}.wish.categories": 2}, f"{STATE}.wish.categories: given for a sensor"),
+        ({f"{STATE}.gravity.default": [0.0]}, f"{STATE}.gravity.default: given for a projected_gravity"),
+        ({f"{STATE}.wish.clip": [1.0]}, f"{STATE}.wish.clip: found [1.0], but it is the lowest and the highest"),
+        ({f"{STATE}.wish.clip": [1.0, -1.0]}, f"{STATE}.wish.clip: found [1.0, -1.0], but"),
+        ({f"{STATE}.wish.scale": [1]}, f"{STATE}.wish.scale: found [1] (list), but it must be a list of doubles"),
+        ({f"{STATE}.wish.field": "linear"}, f"{STATE}.wish.fields: given beside {STATE}.wish.field; add"),
+        ({f"{STATE}.wish.fields": ["linear.x", ""]}, f"{STATE}.wish.fields: found an empty path"),
+        ({f"{STATE}.position.fields": ["a"]}, f"{STATE}.position.fields: given for a sensor_msgs/msg/JointState"),
+        ({f"{STATE}.wish.joints": ["a"]}, f"{STATE}.wish.joints: given for a geometry_msgs/msg/Twist"),
+        ({f"{STATE}.gear.type": "sensor_msgs/msg/Image"}, f"{STATE}.gear.type: found an image"),
+        ({f"{STATE}.history": 3, f"{STATE}.stack": 2}, f"{STATE}.history: found 3 beside a stack of 2"),
+        ({f"{STATE}.terms": ["wish"]}, f"{STATE}.wish.max_age_s: no topic is synchronised"),
+        ({f"{STATE}.terms": ["action"]}, "observations.keys: no topic is synchronised"),
+        ({f"{STATE}.shape": [0]}, f"{STATE}.shape: found (0,), but it must be finite, 1 to 1e+06"),
+        ({"action.low": [0.0], "action.high": [1.0, -1.0]}, "action.low: found [0.0], but the upper bounds are [1.0"),
+        ({"action.low": [0.0, 0.0], "action.high": [1.0] * 3}, "action.low: found 2 numbers, but there are 3 upper"),
+        ({"policy.low": [1.0], "policy.high": [-1.0]}, "policy.low: found [1.0], but the upper bounds are [-1.0]"),
+    ],
+)
+def test_rules_across_terms_and_bounds(changes, problem):
+    removed = set(TERMS[f"{STATE}.terms"]) - set(changes.get(f"{STATE}.terms", TERMS[f"{STATE}.terms"]))
+    unnamed = {name: None for name in TERMS if name.split(".")[2:3] and name.split(".")[2] in removed}
+    assert any(found.startswith(problem) for found in problems_of(walkers({**unnamed, **changes})))
+
+
 def test_everything_that_is_wrong_is_said_at_once():
     changes = {"control_rate_hz": 20, "policy.device": 7, "action.hold": 1.0, "observations.image.stack": -1}
     names = [problem.split(":")[0] for problem in problems_of(rovers(changes, without=("robots",)))]
@@ -259,7 +356,8 @@ VALUES = st.one_of(
     st.tuples(SCALARS),
 )
 NAMES = st.one_of(
-    st.sampled_from(sorted(parameters_for(["image", "touch"]))),
+    st.sampled_from(sorted(parameters_for(["image", "touch"], {}))),
+    st.sampled_from(sorted(parameters_for(["state"], {"state": ["wish", "gear"]}))),
     st.sampled_from(["observations.sonar.topic", "observations.keys.topic", "observations", "action.", ".", ""]),
     st.text(max_size=12),
 )
@@ -267,17 +365,19 @@ NAMES = st.one_of(
 
 @settings(deadline=None, max_examples=400)
 @given(
-    st.dictionaries(NAMES, VALUES, max_size=4), st.sets(st.sampled_from(sorted(rovers())), max_size=2), st.booleans()
+    st.dictionaries(NAMES, VALUES, max_size=4),
+    st.sets(st.sampled_from(sorted(rovers())), max_size=2),
+    st.sampled_from([arm, rovers, walkers]),
 )
-def test_any_mutation_parses_or_is_a_configuration_error(changes, without, joints):
-    values = {**(arm() if joints else rovers()), **changes}
+def test_any_mutation_parses_or_is_a_configuration_error(changes, without, base):
+    values = {**base(), **changes}
     values = {name: value for name, value in values.items() if name not in without}
     try:
         configuration = parse_configuration(values)
     except ConfigurationError as error:
         keys = values.get("observations.keys")
         texts = [key for key in keys if isinstance(key, str)] if isinstance(keys, (list, tuple)) else []
-        named = [*flatten(values), *parameters_for(texts)]
+        named = [*flatten(values), *parameters_for(texts, observations_of(values)[1])]
         assert error.problems
         for problem in error.problems:
             assert any(problem.startswith(f"{name}: ") for name in named), problem

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
-from policy_node.pipeline import FleetCommands, Pipeline, match_observations, side_by_side
-from policy_node.policies import load_policy
+from policy_node.pipeline import FleetCommands, Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.policies import PolicyError, PolicyInterface, load_policy
 from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState
 
@@ -31,6 +32,7 @@ OLD_NS = 45_000_000
 APART_NS = 35_000_000
 FUTURE_NS = 1_000_000_000
 SAFE = [0.25, -0.125]
+WITHOUT_FIELDS = {"type": "std_msgs/msg/Float64MultiArray", "fields": [], "safe_command": [0.0, 0.0, 0.0]}
 # What can be wrong with a robot's readings, and the state that it leads to.
 GAPS = {
     "": READY,
@@ -500,6 +502,70 @@ def test_warm_up_leaves_no_trace(tmp_path):
     np.testing.assert_array_equal(warm, cold)
 
 
+def drive(rig: Rig, rng: np.random.Generator) -> None:
+    """Run three ticks with readings of every robot and compare the commands."""
+    for _ in range(3):
+        fleet = [rig.draw(rng) for _ in range(len(rig.stacks))]
+        for robot, readings in enumerate(fleet):
+            rig.send(robot, readings)
+        rig.assert_expected(rig.step(), fleet)
+
+
+def two_rigs(folder: Path, **differences: Any) -> tuple[Rig, Rig]:
+    """Return a rig and another one with its own policy, and perhaps a space of another kind."""
+    folders = [folder / name for name in ("old", "new")]
+    for each in folders:
+        each.mkdir()
+    return Rig(folders[0], FRAMES["vector"], stack=4), Rig(folders[1], FRAMES["vector"], stack=4, **differences)
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_a_new_policy_goes_on_with_the_stacks_that_it_takes_too(tmp_path, is_dict):
+    old, new = two_rigs(tmp_path, is_dict=is_dict)
+    rng = np.random.default_rng(5)
+    drive(old, rng)
+    new.pipeline.warm_up()
+    old.pipeline.adopt(new.pipeline)
+    old.model, old.is_dict = new.model, is_dict
+    if is_dict:
+        # Its observation has a name, the old one's had none: another layout, so that the episode begins.
+        old.running = [False] * len(old.stacks)
+    drive(old, rng)
+
+
+def test_the_memory_of_a_new_policy_starts_anew(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], robots=2)
+    env = SpacesOnly(TOUCH, DRIVE)
+    kwargs = {"lstm_hidden_size": 8, "net_arch": [8]}
+    model = RecurrentPPO("MlpLstmPolicy", env, n_steps=2, batch_size=2, policy_kwargs=kwargs, device="cpu")
+    model.save(tmp_path / "recurrent.zip")
+    rng = np.random.default_rng(6)
+    drive(rig, rng)
+    rig.policy = load_policy(tmp_path / "recurrent.zip")
+    recurrent = rig.new_pipeline()
+    recurrent.warm_up()
+    rig.pipeline.adopt(recurrent)
+    state = None
+    for tick in range(4):
+        fleet = [rig.draw(rng) for _ in range(2)]
+        for robot, readings in enumerate(fleet):
+            rig.send(robot, readings)
+        rows = np.stack([readings["touch"] for readings in fleet])
+        expected, state = model.predict(rows, state, np.full(2, tick == 0), deterministic=True)
+        np.testing.assert_allclose(rig.step().commands, expected, rtol=0.0, atol=1e-5)
+
+
+def test_a_new_policy_with_other_commands_is_refused_and_changes_nothing(tmp_path):
+    old, new = two_rigs(tmp_path, action_space=spaces.Box(-1.0, 1.0, (3,), np.float32), action=WITHOUT_FIELDS)
+    rng = np.random.default_rng(5)
+    drive(old, rng)
+    with pytest.raises(
+        ConfigurationError, match=r"new policy's commands have 3 components, those of the present one 2"
+    ):
+        old.pipeline.adopt(new.pipeline)
+    drive(old, rng)
+
+
 def test_unheard_names_the_sensors_that_were_never_heard(tmp_path):
     rig = Rig(tmp_path, FRAMES["image and vector"])
     assert rig.pipeline.unheard() == {f"robot_{index}": ["camera", "touch"] for index in range(3)}
@@ -605,6 +671,75 @@ def test_spaces_that_do_not_match_are_shown_side_by_side(tmp_path, frames, names
         assert str(spec) in text
     for observation in configuration.observations:
         assert f"{observation.type} on {observation.topic}" in text
+
+
+VECTOR_TOPIC = {"topic": "touch", "type": "sensor_msgs/msg/JointState"}
+IMAGE_TOPIC = {"topic": "camera", "type": "sensor_msgs/msg/Image"}
+
+
+def interface_of(policy: dict[str, Any], **observations: dict[str, Any]) -> PolicyInterface | None:
+    """Return the interface of a policy whose configuration has these entries beyond what must be there."""
+    return policy_interface(
+        parse_configuration(
+            {
+                "control_rate_hz": 20.0,
+                "robots": ["robot"],
+                "policy": policy,
+                "observations": {"keys": list(observations), **observations},
+                "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x"]},
+            }
+        )
+    )
+
+
+def test_a_configuration_that_says_nothing_of_the_policys_inputs_has_no_interface():
+    assert interface_of({"path": "policy.pt"}, touch=VECTOR_TOPIC, camera=IMAGE_TOPIC) is None
+
+
+def test_an_interface_says_what_was_configured():
+    policy = {
+        "path": "policy.onnx",
+        "memory": ["h_in=h_out", "c_in=c_out:1,-1,64"],
+        "mask": "valid",
+        "padding": "end",
+        "action": "mean",
+        "low": [-1.0],
+        "high": [1.0, 2.0],
+    }
+    found = interface_of(policy, touch={**VECTOR_TOPIC, "input": "obs", "history": 8}, camera=IMAGE_TOPIC)
+    assert found == PolicyInterface(
+        inputs={"touch": "obs"},
+        memory=(("h_in", "h_out"), ("c_in", "c_out")),
+        mask="valid",
+        padding="end",
+        action="mean",
+        low=-1.0,
+        high=(1.0, 2.0),
+        history={"touch": 8},
+        shapes={"c_in": (1, -1, 64)},
+        dtypes={"camera": "uint8"},
+    )
+
+
+@pytest.mark.parametrize(("path", "file_format"), [("a.pt", "auto"), ("a.pt2", "auto"), ("a.bin", "torchscript")])
+def test_inputs_that_are_known_by_their_order_are_all_named(path, file_format):
+    policy = {"path": path, "format": file_format, "discrete": 3}
+    found = interface_of(policy, touch={**VECTOR_TOPIC, "shape": [5]}, camera={**IMAGE_TOPIC, "input": "pixels"})
+    assert found is not None
+    assert list(found.inputs.items()) == [("touch", "touch"), ("camera", "pixels")]
+    assert (found.discrete, found.shapes) == (3, {"touch": (5,)})
+
+
+@pytest.mark.parametrize("path", ["a.onnx", "a.pt"])
+def test_the_only_observation_has_any_name(path):
+    found = interface_of({"path": path}, touch={**VECTOR_TOPIC, "history": 3})
+    assert found is not None
+    assert found.history == {"observation": 3}
+
+
+def test_a_memory_that_is_written_wrongly_is_named():
+    with pytest.raises(PolicyError, match=r"policy.memory: the memory 'h' is not written as input=output"):
+        interface_of({"path": "a.onnx", "memory": ["h"]}, touch=VECTOR_TOPIC)
 
 
 def renamed(rig: Rig, names: dict[str, tuple[str, ...]], stack: int = 1) -> Configuration:

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from policy_node.specs import ArraySpec, DiscreteSpec
+from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 IMAGE = ArraySpec("image", (3, 5, 4), np.uint8, 0, 255)
 SPEED = ArraySpec("speed", (2,), np.float32, [-0.25, -1.0], [0.5, 1.0])
@@ -99,6 +99,7 @@ def test_examples_fit_the_spec_and_differ(
         (SPEED, "speed: float32 [2] from [-0.25, -1.  ] to [0.5, 1. ]"),
         (ArraySpec("force", (), np.float32, 0.1, np.inf), "force: float32 [] in [0.1, inf]"),
         (DiscreteSpec("action", 4), "action: one of 4 choices, 0 to 3"),
+        (MultiDiscreteSpec("action", (2, 2, 4)), "action: 3 at once, each one of 2, 2, 4 choices"),
     ],
 )
 def test_text_says_name_dtype_shape_and_bounds(spec: object, text: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy_node.samples import SampleRing
-from policy_node.synchroniser import RobotState, Selection, select
+from policy_node.synchroniser import RobotState, Selection, select, with_newest
 
 NAMES = ("image", "touch", "odom")
 SLOP_NS = 30
@@ -159,3 +159,43 @@ def test_a_stream_from_the_future_stays_rejected_between_its_messages():
     assert states == [RobotState.REJECTED] * 4
     rings[0].append(4, "clocks are synchronised")
     assert choose(rings, 4).state is RobotState.READY
+
+
+def choose_with_newest(wishes: list[int], now_ns: int = 1000) -> Selection:
+    """Choose for a robot with one synchronised sensor of stamp 990 and one whose newest reading is used."""
+    synchronised, newest = rings_of([980, 990], wishes)
+    selection = select([synchronised], ["touch"], now_ns, SLOP_NS, MAX_AGE_NS)
+    return with_newest(selection, [newest], ["wish"], now_ns, MAX_AGE_NS, [500])
+
+
+@pytest.mark.parametrize("newest", [500, 700, 1000, 1100])
+def test_the_newest_reading_is_used_whatever_the_other_stamps(newest):
+    selection = choose_with_newest([100, 400, newest])
+    assert (selection.state, selection.reason) == (RobotState.READY, "")
+    assert [sample.stamp_ns for sample in selection.samples] == [990, newest]
+    # The age stays that of what is synchronised.
+    assert selection.age_ns == 10
+
+
+@pytest.mark.parametrize(
+    ("wishes", "now_ns", "state", "reason"),
+    [
+        ([], 1000, RobotState.WAITING, "no message on wish"),
+        ([400, 499], 1000, RobotState.STALE, "wish: is 0.000 s old, allowed are 0.000 s"),
+        ([1101], 1000, RobotState.REJECTED, "wish: stamp lies more than 0.000 s in the future"),
+        ([1000], 2000, RobotState.STALE, "touch: is 0.000 s old"),
+    ],
+)
+def test_without_a_newest_reading_that_is_good_the_robot_is_not_ready(wishes, now_ns, state, reason):
+    selection = choose_with_newest(wishes, now_ns)
+    assert selection.state is state
+    assert selection.reason.startswith(reason)
+
+
+def test_the_newest_reading_stays_until_there_is_a_newer_one():
+    (ring,) = rings_of([1, 2, 3])
+    ready = Selection(RobotState.READY, (), 0, "")
+    for _ in range(3):
+        (sample,) = with_newest(ready, [ring], ["wish"], 10, 5, [100]).samples
+        assert sample.stamp_ns == 3
+    assert len(ring) == 1

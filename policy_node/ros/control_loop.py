@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from rclpy.clock import Clock
 
 from policy_node.pipeline import FleetCommands, Pipeline
@@ -25,8 +26,8 @@ STOP_TIMEOUT_S = 5.0
 class ControlLoop:
     """Runs the pipeline at the control rate in a thread of its own.
 
-    The thread alone touches samples, batch and policy. `statistics`, `latest` and `changes` are what others may
-    read while it runs, `failure` is the exception that ended it.
+    The thread alone touches samples, batch and policy; `replace_policy` does so between two ticks. `statistics`,
+    `latest` and `changes` are what others may read while it runs, `failure` is the exception that ended it.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class ControlLoop:
         Where samples come from and commands go to.
     period_ns
         Control period.
+    threads
+        CPU threads of one inference.
     clock
         The node's clock: the time of stamps and ages.
     simulated
@@ -48,6 +51,7 @@ class ControlLoop:
         subscriptions: SensorSubscriptions,
         publishers: CommandPublishers,
         period_ns: int,
+        threads: int,
         clock: Clock,
         simulated: bool,
         on_failure: Callable[[Exception], None],
@@ -56,8 +60,11 @@ class ControlLoop:
         self._subscriptions = subscriptions
         self._publishers = publishers
         self._period_ns = period_ns
+        self._threads = threads
         self._clock = clock
         self._stopping = threading.Event()
+        # Held during a tick and while the policy is replaced.
+        self._ticking = threading.Lock()
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
@@ -82,6 +89,11 @@ class ControlLoop:
         self._publishers.resume()
         self._thread.start()
 
+    def replace_policy(self, pipeline: Pipeline) -> None:
+        """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick."""
+        with self._ticking:
+            self._pipeline.adopt(pipeline)
+
     def stop(self) -> bool:
         """Send every robot the safe command, then end the loop.
 
@@ -101,6 +113,8 @@ class ControlLoop:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        # OpenMP counts them for each thread by itself: the first layers would take all cores, and wait for them.
+        torch.set_num_threads(self._threads)
         try:
             self._tick_on(self._simulated or SteadyClock(self._stopping))
         except Exception as error:
@@ -120,7 +134,8 @@ class ControlLoop:
             missed = 0
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns
-                self._tick(lateness_ns, missed)
+                with self._ticking:
+                    self._tick(lateness_ns, missed)
                 missed = schedule.advance(clock.now_ns())
             if not self._stopping.is_set():
                 self._pipeline.reset()

@@ -48,7 +48,12 @@ class Reporter:
     configuration, pipeline, loop
         What is reported.
     description
-        Key and value pairs that do not change, such as policy and device.
+        Key and value pairs that change with the policy only, such as its file and device.
+
+    Attributes
+    ----------
+    description
+        Set anew when the policy is replaced.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Reporter:
         self._configuration = configuration
         self._pipeline = pipeline
         self._loop = loop
-        self._description = description
+        self.description = description
         self._logger = node.get_logger()
         robots = len(pipeline.robots)
         self._reported_at_s = self._last_tick_s = time.monotonic()
@@ -134,7 +139,7 @@ class Reporter:
         unheard = self._pipeline.unheard()
         if not unheard:
             return
-        topics = {observation.key: observation.topic for observation in self._configuration.observations}
+        topics = {sources[0].name: sources[0].topic for sources in self._configuration.sensors}
         text = "; ".join(f"{robot}: {', '.join(topics[key] for key in keys)}" for robot, keys in unheard.items())
         self._logger.warning(f"waiting for the first message of {text}")
 
@@ -196,7 +201,7 @@ class Reporter:
             values |= _percentile_values("stamp_to_command_ms", ages_s * 1e3)
             for stage in records[-1].stages_s:
                 values |= _percentile_values(f"{stage}_ms", [record.stages_s[stage] * 1e3 for record in records])
-        return self._status("control", level, text, {**values, **self._description})
+        return self._status("control", level, text, {**values, **self.description})
 
     def _robot_status(
         self, robot: int, latest: FleetCommands, records: Sequence[TickRecord], silence: str

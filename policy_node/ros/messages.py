@@ -38,7 +38,7 @@ from policy_node.ros.readings import FieldSource, JointSource, NumberSource, Ran
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
-__all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder"]
+__all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder", "reading_size"]
 
 # The vector of each type that is read without a `field`.
 USUAL_FIELDS = {
@@ -120,6 +120,7 @@ def reading_decoder(
     *,
     topic: str,
     field: str = "",
+    fields: Sequence[str] = (),
     joints: Sequence[str] = (),
     encoding: str = "",
 ) -> ReadingDecoder:
@@ -137,6 +138,8 @@ def reading_decoder(
     field
         Position, velocity or effort of a JointState; for other types the dotted path to a number, an array of numbers,
         or a message of only numbers, which is flattened in the order of its definition.
+    fields
+        Several such paths, one after the other, instead of `field`.
     joints
         Joints of a JointState, in the order that the policy wants; empty for all, in the order of each message.
     encoding
@@ -152,11 +155,14 @@ def reading_decoder(
         message_type = message_class(type_name)
         read: ImageReader | VectorReader
         if type_name in IMAGE_TYPES:
-            _refuse(type_name, field=field, joints=joints)
+            _refuse(type_name, field=field, fields=fields, joints=joints)
             read = (RawImageReader if type_name == IMAGE else CompressedImageReader)(spec, encoding)
         else:
-            _refuse(type_name, encoding=encoding, joints=() if type_name == JOINT_STATE else joints)
-            read = VectorReader(message_type, _number_source(type_name, message_type, field, joints), spec)
+            if type_name == JOINT_STATE:
+                _refuse(type_name, encoding=encoding, fields=fields)
+            else:
+                _refuse(type_name, encoding=encoding, joints=joints)
+            read = VectorReader(message_type, _number_source(type_name, message_type, fields or (field,), joints), spec)
     except MessageTypeError as error:
         what = f"topic '{topic}' of {type_name} cannot give observation '{spec.name}'"
         raise MessageTypeError(f"{what}: {error}") from error
@@ -218,12 +224,25 @@ def command_encoder(
     raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMAND_TYPES)}")
 
 
-def _number_source(type_name: str, message_type: MessageClass, field: str, joints: Sequence[str]) -> NumberSource:
+def reading_size(type_name: str, field: str = "", fields: Sequence[str] = (), joints: Sequence[str] = ()) -> int | None:
+    """Return how many numbers a message of a type gives, read as by `reading_decoder`; None where each message says it.
+
+    Raises
+    ------
+    MessageTypeError
+        If the type cannot be read like that.
+    """
+    return _number_source(type_name, message_class(type_name), fields or (field,), joints).size
+
+
+def _number_source(
+    type_name: str, message_type: MessageClass, fields: Sequence[str], joints: Sequence[str]
+) -> NumberSource:
     if type_name == JOINT_STATE:
-        return JointSource(field, joints)
-    if type_name in DISTANCE_FIELDS and field in ("", DISTANCE_FIELDS[type_name][0]):
+        return JointSource(fields[0], joints)
+    if type_name in DISTANCE_FIELDS and tuple(fields) in (("",), DISTANCE_FIELDS[type_name][:1]):
         return RangeSource(message_type, *DISTANCE_FIELDS[type_name])
-    paths = (field,) if field else USUAL_FIELDS.get(type_name, ())
+    paths = fields if fields[0] else USUAL_FIELDS.get(type_name, ())
     if not paths:
         exists = ", ".join(f"{name} ({kind})" for name, kind in message_type.get_fields_and_field_types().items())
         raise MessageTypeError(f"`field` is missing; name the dotted path to the numbers, starting at one of {exists}")

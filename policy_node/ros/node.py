@@ -14,23 +14,26 @@ from types import FrameType
 from typing import Any
 
 import rclpy
-import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_parameters
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
-from policy_node.pipeline import Pipeline, match_observations, side_by_side
-from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.pipeline import Pipeline
+from policy_node.policies import Policy, PolicyError
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
-from policy_node.ros.messages import MessageTypeError, ReadingDecoder, command_encoder, reading_decoder
+from policy_node.ros.messages import MessageTypeError, command_encoder
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -61,8 +64,11 @@ class PolicyNode(LifecycleNode):
         self._commands: CommandPublishers | None = None
         self._loop: ControlLoop | None = None
         self._reporter: Reporter | None = None
+        self._loading: Loading | None = None
+        self._loaded: Loading | None = None
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._serve_parameters()
 
     @property
     def autostart(self) -> bool:
@@ -81,6 +87,9 @@ class PolicyNode(LifecycleNode):
             self._deactivate()
         finally:
             self._cleanup()
+        if self._loading is not None:
+            # The process must not end while a library is at work in a thread.
+            self._loading.wait()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
@@ -111,27 +120,9 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
-        torch.set_num_threads(configuration.policy.threads)
-        policy = _load(configuration)
-        layouts = match_observations(configuration, policy)
-        problems: list[str] = []
-        decoders: dict[str, ReadingDecoder] = {}
-        for observation in configuration.observations:
-            try:
-                decoders[observation.key] = reading_decoder(
-                    observation.type,
-                    layouts[observation.key].frame,
-                    topic=observation.topic,
-                    field=observation.field,
-                    joints=observation.joints,
-                    encoding=observation.encoding,
-                )
-            except MessageTypeError as error:
-                problems.append(f"observations.{observation.key}: {error}")
-        if problems:
-            raise ConfigurationError([*problems, side_by_side(configuration, policy)])
-        decode = {key: decoder.decode for key, decoder in decoders.items()}
-        pipeline = Pipeline(configuration, policy, layouts, decode)
+        import_loaders()
+        deployment = deploy(configuration)
+        policy, pipeline = deployment.policy, deployment.pipeline
         action = configuration.action
         try:
             encoder = command_encoder(
@@ -145,10 +136,9 @@ class PolicyNode(LifecycleNode):
             )
         except MessageTypeError as error:
             raise ConfigurationError([f"action: {error}"]) from error
-        pipeline.warm_up()
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
         self._commands = CommandPublishers(self, configuration, encoder, pipeline.safe_command)
-        self._sensors = SensorSubscriptions(self, configuration, decoders)
+        self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the tick."""
@@ -172,23 +162,28 @@ class PolicyNode(LifecycleNode):
             self._sensors,
             self._commands,
             configuration.period_ns,
+            configuration.policy.threads,
             self.get_clock(),
             simulated=self.get_parameter("use_sim_time").value,
             on_failure=self._on_loop_failure,
         )
-        description = {
-            "policy": configuration.policy.path,
-            "policy_sha256": policy.spec.sha256,
-            "algorithm": policy.spec.algorithm,
-            "device": str(policy.device),
-            "rmw": rclpy.get_rmw_implementation_identifier(),
-        }
-        self._reporter = Reporter(self, configuration, pipeline, self._loop, description)
+        self._reporter = Reporter(self, configuration, pipeline, self._loop, self._description())
         # A full collection of what configure made takes as long as several ticks; frozen objects are never collected.
         gc.collect()
         gc.freeze()
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
+
+    def _description(self) -> dict[str, str]:
+        """Return what diagnostics tell about the policy."""
+        assert self._configuration is not None and self._policy is not None
+        return {
+            "policy": self._configuration.policy.path,
+            "policy_sha256": self._policy.spec.sha256,
+            "algorithm": self._policy.spec.algorithm,
+            "device": str(self._policy.device),
+            "rmw": rclpy.get_rmw_implementation_identifier(),
+        }
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Send every robot the safe command and stop the tick."""
@@ -237,28 +232,94 @@ class PolicyNode(LifecycleNode):
             f"Deactivate and activate the node to go on."
         )
 
+    def _serve_parameters(self) -> None:
+        """Answer to set parameters in services of our own: rclpy's would keep the executor while a policy loads."""
+        for service in list(self.services):
+            if service.srv_type in (SetParameters, SetParametersAtomically):
+                self.destroy_service(service)
+        group = MutuallyExclusiveCallbackGroup()
+        for service_type, name, callback in (
+            (SetParameters, "~/set_parameters", self._on_set_request),
+            (SetParametersAtomically, "~/set_parameters_atomically", self._on_set_atomically_request),
+        ):
+            self.create_service(service_type, name, callback, qos_profile=qos_profile_parameters, callback_group=group)
+
+    async def _on_set_request(
+        self, request: SetParameters.Request, response: SetParameters.Response
+    ) -> SetParameters.Response:
+        response.results = [await self._set([Parameter.from_parameter_msg(each)]) for each in request.parameters]
+        return response
+
+    async def _on_set_atomically_request(
+        self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
+    ) -> SetParametersAtomically.Response:
+        response.result = await self._set([Parameter.from_parameter_msg(each) for each in request.parameters])
+        return response
+
+    async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Set parameters, all or none; a new policy is loaded first, while the executor goes on with other things."""
+        names = {parameter.name for parameter in parameters}
+        if self._pipeline is None or not names or not names <= set(SWAP_PARAMETERS):
+            return self.set_parameters_atomically(parameters)
+        try:
+            configuration = parse_configuration(read_parameters(self, parameters))
+        except ConfigurationError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        loop = self._loop
+        missed = loop.statistics.missed if loop is not None else 0
+        assert self.executor is not None  # a service is being answered
+        loading = self._loading = Loading(configuration, self._pipeline, self.executor)
+        await loading.ended
+        # From here on nothing else runs in this thread: this is what the callback below decides on.
+        self._loaded = loading
+        try:
+            result = self.set_parameters_atomically(parameters)
+        finally:
+            self._loading = self._loaded = None
+        if result.successful:
+            driving = ""
+            if loop is not None and loop is self._loop:
+                count = loop.statistics.missed - missed
+                driving = f", swapped between two ticks; {count or 'no'} tick{'s were' if count > 1 else ' was'} missed"
+            self.get_logger().info(
+                f"the policy is now {configuration.policy.path}, SHA-256 {self._description()['policy_sha256']}: "
+                f"loaded in {loading.duration_s:.2f} s{driving}"
+            )
+        return result
+
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        names = ", ".join(parameter.name for parameter in parameters)
+        if self._loaded is not None:
+            try:
+                self._swap(self._loaded)
+            except (ConfigurationError, PolicyError) as error:
+                reason = f"{names}: {error}"
+            except Exception as error:  # whatever a new policy does, the present one drives on
+                reason = f"{names}: {type(error).__name__}: {error}"
+            else:
+                return SetParametersResult(successful=True)
+            return SetParametersResult(successful=False, reason=f"{reason}\nThe present policy goes on.")
         # All of them, use_sim_time too: the tick runs on the clock that it was started with.
         if self._configuration is not None:
-            names = ", ".join(parameter.name for parameter in parameters)
             reason = (
                 f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
-                f"then configure it again"
+                f"then configure it again. Only {', '.join(SWAP_PARAMETERS)} may be set meanwhile, through the services"
             )
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
-
-def _load(configuration: Configuration) -> Policy:
-    """Load the policy; errors name the parameter."""
-    try:
-        select_device(configuration.policy.device)
-    except PolicyError as error:
-        raise ConfigurationError([f"policy.device: {error}"]) from error
-    try:
-        return load_policy(configuration.policy.path, configuration.policy.device)
-    except PolicyError as error:
-        raise ConfigurationError([f"policy.path: {error}"]) from error
+    def _swap(self, loading: Loading) -> None:
+        """Let the policy that was loaded drive; everything stays as it is when it raises."""
+        deployment = loading.result()
+        if self._pipeline is None or self._pipeline is not loading.replaced:
+            raise ConfigurationError(["the node was cleaned up while the policy was loading; set it again"])
+        if self._loop is not None:
+            self._loop.replace_policy(deployment.pipeline)
+        else:
+            self._pipeline.adopt(deployment.pipeline)
+        self._configuration, self._policy = deployment.configuration, deployment.policy
+        if self._reporter is not None:
+            self._reporter.description = self._description()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from policy_node.configuration import (
     ROS_PARAMETERS,
     ConfigurationError,
     Parameter,
+    observations_of,
     parameters_for,
 )
 from policy_node.share import share_path
@@ -32,8 +33,7 @@ def declare_parameters(node: Node) -> None:
     is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
     the same reason.
     """
-    keys = _values(node).get("observations.keys")
-    known = parameters_for([key for key in keys if isinstance(key, str)] if isinstance(keys, list) else [])
+    known = parameters_for(*observations_of(_values(node)))
     for name, parameter in known.items():
         descriptor = _descriptor(name, parameter)
         if not node.has_parameter(name):
@@ -51,32 +51,42 @@ def declare_parameters(node: Node) -> None:
         if name in known or name in ROS_PARAMETERS or name.startswith(ROS_PARAMETER_PREFIXES):
             continue
         parts = name.split(".")
-        of_this_key = parameters_for(parts[1:2]).get(name) if parts[0] == "observations" else None
-        if of_this_key is not None and value == of_this_key.default:
-            # Declared here for an observation that has been taken out of the keys since.
+        observed = parts[0] == "observations"
+        # What the name would be of an observation without terms, or of a term.
+        once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
+        if name in once and value == once[name].default:
+            # Declared here for an observation or term that has been taken out since.
             node.undeclare_parameter(name)
         else:
             # A parameter of static type could not be removed by an operator.
             node.set_descriptor(name, ParameterDescriptor(dynamic_typing=True))
 
 
-def read_parameters(node: Node) -> dict[str, Any]:
-    """Return all parameters of the node by dotted name, with `policy.path` resolved.
+def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
+    """Return all parameters of the node by dotted name, with their paths resolved.
+
+    Parameters
+    ----------
+    node
+        Whose parameters.
+    changes
+        Parameters that are about to be set.
 
     Raises
     ------
     ConfigurationError
         When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
     """
-    values = _values(node)
+    values = _values(node, changes)
     simulated = values.get("use_sim_time")
     if not isinstance(simulated, bool):
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
-    path = values.get("policy.path")
-    if isinstance(path, str) and path:
-        values["policy.path"] = resolve_path(path, "policy.path")
+    for name in ("policy.path", "policy.vecnormalize"):
+        path = values.get(name)
+        if isinstance(path, str) and path:
+            values[name] = resolve_path(path, name)
     return values
 
 
@@ -109,8 +119,9 @@ def resolve_path(path: str, parameter: str) -> str:
         ) from error
 
 
-def _values(node: Node) -> dict[str, Any]:
+def _values(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
     parameters: Mapping[str, RosParameter] = node.get_parameters_by_prefix("")
+    parameters = {**parameters, **{parameter.name: parameter for parameter in changes}}
     values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         value = parameter.value

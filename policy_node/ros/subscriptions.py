@@ -16,7 +16,7 @@ from rclpy.subscription import Subscription
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.configuration import Configuration, ConfigurationError, ObservationConfiguration
+from policy_node.configuration import Configuration, ConfigurationError, SourceConfiguration
 from policy_node.pipeline import Pipeline
 from policy_node.ros.messages import ReadingDecoder
 
@@ -39,12 +39,12 @@ class _TakenAtTheTick(CallbackGroup):
         pass
 
 
-def sensor_qos(observation: ObservationConfiguration) -> QoSProfile:
-    """Return the QoS with which an observation is subscribed: volatile, keep last, best effort unless configured."""
+def sensor_qos(source: SourceConfiguration) -> QoSProfile:
+    """Return the QoS with which a topic is subscribed: volatile, keep last, best effort unless configured."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=observation.depth or (IMAGE_DEPTH if observation.is_image else VECTOR_DEPTH),
-        reliability=_RELIABILITY[observation.reliability],
+        depth=source.depth or (IMAGE_DEPTH if source.is_image else VECTOR_DEPTH),
+        reliability=_RELIABILITY[source.reliability],
         durability=DurabilityPolicy.VOLATILE,
     )
 
@@ -63,7 +63,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
         With one line for every problem.
     """
     problems = []
-    topics = {f"observations.{observation.key}.topic": observation.topic for observation in configuration.observations}
+    topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
     for parameter, topic in {**topics, "action.topic": configuration.action.topic}.items():
         name = topic_of(max(configuration.robots, key=len), topic)
         try:
@@ -77,7 +77,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
 
 
 class SensorSubscriptions:
-    """One subscription per robot and observation.
+    """One subscription per robot and sensor.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class SensorSubscriptions:
     configuration
         Robots, topics and QoS.
     decoders
-        By configured key; they say the message class and find the stamp.
+        By the name of the source; they say the message class and find the stamp.
     """
 
     def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
@@ -95,13 +95,13 @@ class SensorSubscriptions:
         self._sensors: list[tuple[int, int, Subscription, ReadingDecoder]] = []
         try:
             for robot, name in enumerate(configuration.robots):
-                for sensor, observation in enumerate(configuration.observations):
-                    decoder = decoders[observation.key]
+                for sensor, (source, *_) in enumerate(configuration.sensors):
+                    decoder = decoders[source.name]
                     subscription = node.create_subscription(
                         decoder.message_type,
-                        topic_of(name, observation.topic),
+                        topic_of(name, source.topic),
                         _never_called,
-                        sensor_qos(observation),
+                        sensor_qos(source),
                         callback_group=group,
                         raw=True,
                     )

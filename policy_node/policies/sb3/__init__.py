@@ -1,0 +1,370 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policies of Stable-Baselines3 and sb3-contrib, run directly on tensors.
+
+The actions are those of ``model.predict``, without what surrounds the network there: NumPy copies, checks of the
+observation space, the value network and the action distribution. No training state is restored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.policies import BasePolicy
+
+from policy_node.policies.archive import read_members
+from policy_node.policies.contract import PolicyError
+from policy_node.policies.sb3 import actions
+from policy_node.policies.sb3.networks import Family, family_of, is_stock, replaced_methods
+from policy_node.policies.sb3.observations import Preparation, keyed_spaces, make_normalisers, observation_spec
+from policy_node.policies.sb3.policy import Actor, DirectActor, Fresh, PredictActor, Sb3Policy, memory_spec
+from policy_node.policies.vecnormalize import Normaliser, Statistics
+from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+
+# What the network's construction needs; everything else in the file stays unread.
+_NEEDED = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space")
+# What `predict` does around `_predict` is done here for the stock methods only.
+_AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """What has been saved of a model and is needed to act.
+
+    Attributes
+    ----------
+    policy_class
+        A class of Stable-Baselines3, sb3-contrib or one that derives from theirs.
+    arguments
+        What the policy class was made with, apart from what the following say.
+    use_sde
+        Whether training explored with gSDE.
+    observation_space, action_space
+        As the policy saw them in training, after all wrappers.
+    algorithm
+        Its name, such as ``PPO``.
+    exploration_rate
+        How often an algorithm without noise of its own takes any action.
+    weights
+        All parameters and buffers of the policy by name; of several that are the same one is enough.
+    """
+
+    policy_class: Any
+    arguments: Mapping[str, Any]
+    use_sde: bool
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    algorithm: str
+    exploration_rate: float
+    weights: Mapping[str, torch.Tensor]
+
+
+def load_sb3(
+    content: bytes,
+    path: str,
+    device: torch.device,
+    statistics: Mapping[str, Statistics],
+    deterministic: bool,
+    seed: int,
+) -> Sb3Policy:
+    """Build the policy of a file that ``model.save`` wrote.
+
+    Parameters
+    ----------
+    content
+        The whole file.
+    path
+        Where it came from, for errors.
+    device
+        Where to run.
+    statistics
+        From `read_vecnormalize`; empty if observations are not normalised.
+    deterministic
+        Whether to take the most likely action instead of drawing one.
+    seed
+        Of the draws.
+
+    Raises
+    ------
+    PolicyError
+        If `content` is empty, damaged or of another format, or its algorithm or spaces are not supported.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    return build_sb3(read_sb3(content, path), path, sha256, device, statistics, deterministic, seed)
+
+
+def read_sb3(content: bytes, path: str) -> SavedModel:
+    """Read a file that ``model.save`` wrote; this unpickles the spaces and arguments of the policy.
+
+    Raises
+    ------
+    PolicyError
+        If `content` is empty, damaged or of another format.
+    """
+    saved, serialised = _read(content, path)
+    parts = {name: _restore(saved, name, path) for name in _NEEDED}
+    policy_class = parts["policy_class"]
+    if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
+        raise PolicyError(f"the policy class of '{path}' is {policy_class}; supported are classes of BasePolicy")
+    family = family_of(policy_class)
+    explores = family is not None and family.noise == "epsilon"
+    try:
+        weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
+        # The device of the training is not the device of the use.
+        arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
+    except Exception as error:
+        raise _not_built(path, error) from error
+    return SavedModel(
+        policy_class,
+        arguments,
+        bool(parts["use_sde"]),
+        parts["observation_space"],
+        parts["action_space"],
+        _algorithm(saved, policy_class),
+        float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
+        weights,
+    )
+
+
+def build_sb3(
+    saved: SavedModel,
+    path: str,
+    sha256: str,
+    device: torch.device,
+    statistics: Mapping[str, Statistics],
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Sb3Policy:
+    """Build a policy from what has been saved of it.
+
+    Parameters
+    ----------
+    saved
+        From `read_sb3`, or described in other ways.
+    path, sha256
+        Where it came from, for errors, and the hash of that file.
+    device, statistics, deterministic, seed
+        As in `load_sb3`.
+
+    Raises
+    ------
+    PolicyError
+        If the algorithm or spaces are not supported, or the weights do not fit.
+    """
+    family = family_of(saved.policy_class)
+    keyed = keyed_spaces(saved.observation_space)
+    normalisers = {key: normaliser.to(device) for key, normaliser in make_normalisers(statistics, keyed, path).items()}
+    observations = {key: observation_spec(key, space, statistics.get(key), path) for key, space in keyed.items()}
+    action = actions.action_spec(saved.action_space, path)
+    model = _build(saved, path).to(device)
+    model.set_training_mode(False)
+    model.requires_grad_(False)
+    if device.type == "cuda":
+        # Convolutions and LSTMs there round inputs to 10 bits unless told not to, a thousandth of the action range.
+        torch.backends.cudnn.allow_tf32 = False
+
+    plain = not isinstance(saved.observation_space, spaces.Dict)
+    generator = torch.Generator(device).manual_seed(seed)
+    noise = "none" if deterministic or family is None else family.noise
+    replaced = _replaced(model, family, saved.policy_class, path)
+    actor: Actor
+    if family is None or replaced:
+        if not deterministic:
+            raise PolicyError(
+                f"policy file '{path}' acts by rules of its own ({', '.join(replaced)}), whose noise cannot be seeded; "
+                "use deterministic=True"
+            )
+        warnings.warn(
+            f"policy file '{path}' acts by rules of its own ({', '.join(replaced)}): its _predict is run, which is "
+            "slower; compare its actions with those of model.predict",
+            stacklevel=4,
+        )
+        finish = None
+        if isinstance(action, ArraySpec):
+            finish = actions.finish_box(action, model.squash_output, squash=False, device=device)
+        shape = () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ()
+        actor = PredictActor(model, plain, finish, shape)
+    else:
+        preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
+        squash = model.squash_output if family.squashed is None else family.squashed
+        actor = DirectActor(
+            preparations,
+            plain,
+            family.build(model),
+            actions.make_finish(saved.action_space, action, model, squash, device),
+            _exploration(saved, model, action, noise, generator),
+        )
+    memory, fresh = _memory(model, normalisers, noise, generator, device)
+    spec = PolicySpec(
+        observations=observations,
+        action=action,
+        algorithm=saved.algorithm,
+        sha256=sha256,
+        memory=memory,
+        mask=_mask_length(saved.algorithm, action),
+    )
+    return Sb3Policy(spec, device, normalisers, actor, fresh)
+
+
+def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
+    """Return the description of the model and the serialised weights of its policy."""
+    members = read_members(content, ("data", "policy.pth"), path)
+    try:
+        saved = json.loads(members["data"])
+        complete = {"policy_class", "observation_space", "action_space"} <= saved.keys()
+        weights = members["policy.pth"]
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        complete = False
+    if not complete:
+        raise PolicyError(
+            f"policy file '{path}' is a zip archive, but not of Stable-Baselines3; "
+            "give a .zip file that model.save() of Stable-Baselines3 wrote"
+        )
+    if weights.startswith(b"PK"):
+        # The weights are an archive themselves: of its limits torch knows nothing.
+        read_members(weights, (), f"{path}/policy.pth")
+    return saved, weights
+
+
+def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
+    """Tell the algorithm by its settings, as the file does not name it."""
+    modules = [base.__module__ for base in policy_class.__mro__]
+    if "gae_lambda" in saved:
+        if "sb3_contrib.common.maskable.policies" in modules:
+            return "MaskablePPO"
+        if "sb3_contrib.common.recurrent.policies" in modules:
+            return "RecurrentPPO"
+        if "clip_range" not in saved:
+            return "TRPO" if "cg_max_steps" in saved else "A2C"
+        return "PPO"
+    if "n_delta" in saved:
+        return "ARS"
+    if "stable_baselines3.td3.policies" in modules:
+        # DDPG is TD3 without what sets it apart.
+        return "DDPG" if saved.get("policy_delay") == 1 and saved.get("target_noise_clip") == 0 else "TD3"
+    # The policies of each other algorithm live in a package of its name.
+    names = {"sac": "SAC", "tqc": "TQC", "crossq": "CrossQ", "dqn": "DQN", "qrdqn": "QRDQN"}
+    packages = (module.split(".")[1] for module in modules if module.count(".") == 2)
+    return next((names[package] for package in packages if package in names), policy_class.__qualname__)
+
+
+def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
+    """Return one entry of the description, unpickled if need be."""
+    try:
+        value = saved[name]
+        if isinstance(value, dict) and ":serialized:" in value:
+            return pickle.loads(base64.b64decode(value[":serialized:"]))
+        return value
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "sb3_contrib":
+            raise PolicyError(
+                f"policy file '{path}' needs {error.name}, which is not installed; "
+                "pip install --upgrade 'policy_node[contrib]'"
+            ) from error
+        raise PolicyError(
+            f"'{name}' in policy file '{path}' cannot be restored ({type(error).__name__}: {error}); "
+            "install the package that defines it, or save the model again with the versions of Python, NumPy, "
+            "Gymnasium and Stable-Baselines3 that are installed here"
+        ) from error
+
+
+def _build(saved: SavedModel, path: str) -> Any:
+    """Build the policy as its training did and fill in the weights."""
+    try:
+        arguments = dict(saved.arguments)
+        if saved.algorithm != "ARS":
+            arguments["lr_schedule"] = lambda progress: 0.0
+        if saved.algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
+            arguments["use_sde"] = saved.use_sde
+        model = saved.policy_class(saved.observation_space, saved.action_space, **arguments)
+        # One name is enough for weights that several parts share; files older than 1.7 have no more.
+        found = {part.data_ptr(): saved.weights[name] for name, part in _tensors(model) if name in saved.weights}
+        shared = {name: found[part.data_ptr()] for name, part in _tensors(model) if part.data_ptr() in found}
+        model.load_state_dict({**shared, **saved.weights})
+    except Exception as error:
+        raise _not_built(path, error) from error
+    return model
+
+
+def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters and buffers, save those without elements, which have no place in memory."""
+    return [(name, part) for name, part in model.state_dict().items() if part.numel()]
+
+
+def _not_built(path: str, error: Exception) -> PolicyError:
+    return PolicyError(
+        f"the network of policy file '{path}' cannot be built ({type(error).__name__}: {error}); "
+        "load it with the Stable-Baselines3 that is installed here and save it again"
+    )
+
+
+def _replaced(model: Any, family: Family | None, policy_class: type, path: str) -> list[str]:
+    """Name what a custom policy class replaces of the rules by which policies act."""
+    around = [name for name in _AROUND_PREDICT if not is_stock(getattr(policy_class, name))]
+    if around:
+        raise PolicyError(
+            f"the policy class {policy_class.__qualname__} of '{path}' replaces {', '.join(around)}, which work on "
+            "NumPy arrays; put its rules into _predict"
+        )
+    return [policy_class.__qualname__] if family is None else replaced_methods(model, family)
+
+
+def _exploration(
+    saved: SavedModel, model: Any, action: ActionSpec, noise: str, generator: torch.Generator
+) -> actions.Explore | None:
+    """Return what makes actions differ from the deterministic ones, None if nothing does."""
+    if noise == "none":
+        return None
+    if noise == "epsilon":
+        return actions.explore_epsilon(saved.exploration_rate, generator)
+    if not isinstance(action, ArraySpec):
+        distribution = type(model.action_dist).__name__
+        return actions.explore_choice(generator, bits=distribution == "BernoulliDistribution")
+    actor = getattr(model, "actor", model)
+    if isinstance(actor.action_dist, StateDependentNoiseDistribution):
+        return actions.explore_state_dependent
+    return actions.explore_gaussian(actor.log_std, generator)
+
+
+def _memory(
+    model: Any, normalisers: Mapping[str, Normaliser], noise: str, generator: torch.Generator, device: torch.device
+) -> tuple[dict[str, ArraySpec], dict[str, Fresh]]:
+    """Return what the policy remembers of each robot, and how it begins."""
+    specs: dict[str, ArraySpec] = {}
+    fresh: dict[str, Fresh] = {}
+    lstm = getattr(model, "lstm_actor", None)
+    if lstm is not None:
+        shape = (lstm.num_layers, lstm.hidden_size)
+        for name in ("hidden", "cell"):
+            specs[name] = memory_spec(name, shape, np.float32)
+            fresh[name] = lambda robots: torch.zeros((robots, *shape), device=device)
+    if any(normaliser.steps > 1 for normaliser in normalisers.values()):
+        specs["frames"] = memory_spec("frames", (), np.int64)
+        fresh["frames"] = lambda robots: torch.zeros(robots, dtype=torch.int64, device=device)
+    actor = getattr(model, "actor", model)
+    distribution = getattr(actor, "action_dist", None)
+    if noise == "distribution" and isinstance(distribution, StateDependentNoiseDistribution):
+        deviation = distribution.get_std(actor.log_std)
+        specs["noise"] = memory_spec("noise", tuple(deviation.shape), np.float32)
+        fresh["noise"] = lambda robots: (
+            deviation * torch.randn((robots, *deviation.shape), generator=generator, device=device)
+        )
+    return specs, fresh
+
+
+def _mask_length(algorithm: str, action: ActionSpec) -> int:
+    if algorithm != "MaskablePPO" or isinstance(action, ArraySpec):
+        return 0
+    return action.n if isinstance(action, DiscreteSpec) else sum(action.choices)

@@ -1,0 +1,166 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the outputs of a network to final actions, and the noise of actions that are not deterministic.
+
+All noise is added to the outputs, before anything is chosen or clipped: adding Gumbel noise to logits and taking the
+largest draws from their distribution, and logistic noise does the same for one bit. So a row of NaN stays one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from policy_node.policies.contract import PolicyError
+from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
+
+# From outputs `[robots, outputs]` and masks `[robots, outputs]` to final actions.
+Finish = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+# From outputs, latent and the memory's noise matrices to outputs.
+Explore = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
+
+
+def action_spec(space: spaces.Space, path: str) -> ActionSpec:
+    """Return what the policy gives.
+
+    Raises
+    ------
+    PolicyError
+        If Stable-Baselines3 itself cannot use the space, or it is a Box of integers.
+    """
+    # The policy and its training counted actions from 0, whatever start the space has.
+    if isinstance(space, spaces.Discrete):
+        return DiscreteSpec("action", int(space.n))
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return MultiDiscreteSpec("action", tuple(space.nvec.tolist()))
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return MultiDiscreteSpec("action", (2,) * space.shape[0])
+    if isinstance(space, spaces.Box) and space.dtype in (np.float32, np.float64):
+        return ArraySpec("action", space.shape, space.dtype, space.low, space.high)
+    raise PolicyError(
+        f"the action of policy file '{path}' is {space}; supported are Box of float32 or float64, Discrete, "
+        "MultiDiscrete and MultiBinary of one axis"
+    )
+
+
+def mark_unusable(chosen: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    """Set the choices of rows that are not usable to -1: the largest of NaN would look like a choice."""
+    return torch.where(usable.view(-1, *[1] * (chosen.ndim - 1)), chosen, -1)
+
+
+def finish_choice(logits: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    """Return the largest of the allowed logits, `[robots]` int64."""
+    usable = ~logits.isnan().any(dim=1)
+    if masks is not None:
+        usable = usable & masks.any(dim=1)
+        logits = torch.where(masks, logits, -torch.inf)
+    return mark_unusable(logits.argmax(dim=1), usable)
+
+
+def finish_choices(counts: tuple[int, ...]) -> Finish:
+    """Return the function that gives the largest allowed logit of each choice, `[robots, choices]` int64."""
+
+    def finish(logits: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+        parts = logits.split(counts, dim=1)
+        allowed = [None] * len(parts) if masks is None else masks.split(counts, dim=1)
+        chosen = torch.stack([finish_choice(*pair) for pair in zip(parts, allowed, strict=True)], dim=1)
+        return mark_unusable(chosen, (chosen >= 0).all(dim=1))
+
+    return finish
+
+
+def finish_bits(logits: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    """Return whether each bit is more likely than not, `[robots, bits]` int64."""
+    chosen = torch.sigmoid(logits).round().nan_to_num().long()
+    return mark_unusable(chosen, ~logits.isnan().any(dim=1))
+
+
+def finish_box(action: ArraySpec, unscale: bool, squash: bool, device: torch.device) -> Finish:
+    """Return the function that gives the action within its bounds, `[robots, *shape]`.
+
+    Parameters
+    ----------
+    action
+        The action space.
+    unscale
+        Whether -1 to 1 means from the lower to the upper bound; else the action is clipped.
+    squash
+        Whether the outputs have yet to pass tanh.
+    device
+        Where the outputs are.
+    """
+    shape = (-1, *action.shape)
+    low = torch.tensor(action.low, device=device)
+    high = torch.tensor(action.high, device=device)
+    span = high - low
+
+    def finish(outputs: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+        outputs = (torch.tanh(outputs) if squash else outputs).reshape(shape)
+        # The order of operations and the precision of `predict`.
+        if unscale:
+            return low + 0.5 * (outputs + 1.0) * span
+        return torch.clamp(outputs.to(low.dtype), low, high)
+
+    return finish
+
+
+def make_finish(space: spaces.Space, action: ActionSpec, model: Any, squash: bool, device: torch.device) -> Finish:
+    """Return the last step of a policy, from its network's outputs to final actions."""
+    if isinstance(action, ArraySpec):
+        return finish_box(action, model.squash_output, squash, device)
+    if isinstance(action, DiscreteSpec):
+        return finish_choice
+    # The outputs for bits are one logit each, except with masks, where they are pairs as of any two choices.
+    bits = isinstance(space, spaces.MultiBinary) and model.action_net.out_features == len(action.choices)
+    return finish_bits if bits else finish_choices(action.choices)
+
+
+def explore_gaussian(log_std: nn.Module | torch.Tensor, generator: torch.Generator) -> Explore:
+    """Return the function that adds noise of a standard deviation that is learned, or computed from the latent."""
+
+    def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
+        # The bounds are those of the soft actor-critic family.
+        logarithm = log_std if isinstance(log_std, torch.Tensor) else log_std(latent).clamp(-20, 2)
+        noise = torch.randn(outputs.shape, generator=generator, device=outputs.device)
+        return outputs + noise * logarithm.exp()
+
+    return explore
+
+
+def explore_state_dependent(
+    outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Add the noise that each row's own matrix `noise` `[robots, latent, outputs]` makes of its latent (gSDE)."""
+    return outputs + torch.einsum("rl,rlo->ro", latent, memory["noise"])
+
+
+def explore_choice(generator: torch.Generator, bits: bool) -> Explore:
+    """Return the function that adds noise to logits, so that the largest is drawn from their distribution."""
+
+    def gumbel(like: torch.Tensor) -> torch.Tensor:
+        # Zero, which an exponential may round to, would make an infinity.
+        return -torch.empty_like(like).exponential_(generator=generator).clamp_min(1e-30).log()
+
+    def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
+        noise = gumbel(outputs)
+        return outputs + (noise - gumbel(outputs) if bits else noise)
+
+    return explore
+
+
+def explore_epsilon(rate: float, generator: torch.Generator) -> Explore:
+    """Return the function that lets each row, with that probability by itself, take any action."""
+
+    def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
+        coins, values = (
+            torch.rand(shape, generator=generator, device=outputs.device)
+            for shape in ((len(outputs), 1), outputs.shape)
+        )
+        return torch.where((coins < rate) & ~outputs.isnan(), values, outputs)
+
+    return explore

@@ -1,0 +1,284 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""A policy of Stable-Baselines3 at work: checks, memory, normalisation and the actor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.golden import GoldenVectors
+from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
+from policy_node.policies.sb3.networks import ActorNetwork
+from policy_node.policies.sb3.observations import Preparation
+from policy_node.policies.vecnormalize import Normaliser
+from policy_node.specs import ArraySpec, PolicySpec
+
+Memory = dict[str, torch.Tensor]
+# Makes the memory of that many robots that have seen nothing yet.
+Fresh = Callable[[int], torch.Tensor]
+
+
+class Actor(Protocol):
+    """From normalised observations and memory to final actions and memory.
+
+    Attributes
+    ----------
+    modules
+        Everything in it that holds parameters.
+    """
+
+    modules: list[nn.Module]
+
+    def __call__(
+        self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Memory]:
+        """Act for all robots; see `policy_node.policies.Policy`."""
+
+
+class DirectActor:
+    """Runs the acting network and nothing else.
+
+    Parameters
+    ----------
+    preparations
+        By observation key.
+    plain
+        Whether the network takes one tensor instead of a dictionary.
+    network
+        From prepared observations to outputs.
+    finish
+        From outputs to final actions.
+    explore
+        Adds noise to the outputs; None for deterministic actions.
+    """
+
+    def __init__(
+        self,
+        preparations: Mapping[str, Preparation],
+        plain: bool,
+        network: ActorNetwork,
+        finish: Finish,
+        explore: Explore | None,
+    ) -> None:
+        self._preparations = preparations
+        self._plain = plain
+        self.network = network
+        self._finish = finish
+        self._explore = explore
+        self.modules = [*preparations.values(), network]
+
+    def __call__(
+        self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Memory]:
+        """Act for all robots; see `policy_node.policies.Policy`."""
+        ready = {key: prepare(observations[key]) for key, prepare in self._preparations.items()}
+        outputs, latent, after = self.network(ready["observation"] if self._plain else ready, memory)
+        if self._explore is not None:
+            outputs = self._explore(outputs, latent, memory)
+        return self._finish(outputs, masks), {**memory, **after}
+
+
+class PredictActor:
+    """Asks the ``_predict`` of a policy class that acts by rules of its own.
+
+    Parameters
+    ----------
+    model
+        The policy.
+    plain
+        Whether it takes one tensor instead of a dictionary.
+    finish
+        From what ``_predict`` gives to final actions; None for choices.
+    """
+
+    def __init__(self, model: Any, plain: bool, finish: Finish | None, action_shape: tuple[int, ...]) -> None:
+        self._model = model
+        self._plain = plain
+        self._finish = finish
+        self._action_shape = action_shape
+        self.modules = [model]
+
+    def __call__(
+        self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Memory]:
+        """Act for all robots; see `policy_node.policies.Policy`."""
+        everything = [*observations.values(), *memory.values()]
+        usable = torch.stack([_without_nan(tensor) for tensor in everything]).all(dim=0)
+        # A distribution would raise for all rows: a row of NaN is replaced before and marked again afterwards.
+        safe = {key: _select(usable, tensor, 0) for key, tensor in observations.items()}
+        arguments: dict[str, Any] = {"deterministic": True}
+        if masks is not None:
+            usable = usable & masks.any(dim=1)
+            arguments["action_masks"] = masks | ~usable[:, None]
+        given = safe["observation"] if self._plain else safe
+        if "hidden" in memory:
+            before = tuple(_select(usable, memory[name], 0).transpose(0, 1).contiguous() for name in ("hidden", "cell"))
+            starts = torch.zeros(len(usable), device=usable.device)
+            outputs, after = self._model._predict(given, before, starts, **arguments)
+            memory = {
+                **memory,
+                **{
+                    name: _select(usable, part.transpose(0, 1), torch.nan)
+                    for name, part in zip(("hidden", "cell"), after, strict=True)
+                },
+            }
+        else:
+            outputs = self._model._predict(given, **arguments)
+        if self._finish is None:
+            return mark_unusable(outputs.reshape(-1, *self._action_shape).long(), usable), memory
+        return _select(usable, self._finish(outputs, None), torch.nan), memory
+
+
+def _without_nan(tensor: torch.Tensor) -> torch.Tensor:
+    rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+    return ~rows.isnan().any(dim=1)
+
+
+def _select(rows: torch.Tensor, tensor: torch.Tensor, other: float) -> torch.Tensor:
+    """Replace the rows that are not chosen."""
+    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
+
+
+class Sb3Policy:
+    """The actor of a Stable-Baselines3 model; see `policy_node.policies.Policy`.
+
+    Parameters
+    ----------
+    spec
+        What the policy takes, remembers and gives.
+    device
+        Where everything below runs.
+    normalisers
+        By observation key, those that `VecNormalize` normalised.
+    actor
+        From normalised observations to final actions.
+    fresh
+        By entry of the memory.
+
+    Attributes
+    ----------
+    golden
+        What the policy must do again, if its file says it.
+    """
+
+    golden: GoldenVectors | None = None
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        device: torch.device,
+        normalisers: Mapping[str, Normaliser],
+        actor: Actor,
+        fresh: Mapping[str, Fresh],
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self._normalisers = normalisers
+        self._actor = actor
+        self._fresh = fresh
+        self._expected = {key: (torch_dtype(array.dtype), array.shape) for key, array in spec.observations.items()}
+
+    def initial_state(self, robots: int) -> State:
+        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
+        return {name: make(robots) for name, make in self._fresh.items()} or None
+
+    def reset(self, state: State, rows: torch.Tensor) -> State:
+        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
+        if state is None:
+            return None
+        # Chosen, not multiplied by zero: NaN must not survive.
+        return {
+            name: torch.where(rows.view(-1, *[1] * (part.ndim - 1)), self._fresh[name](len(rows)), part)
+            for name, part in state.items()
+        }
+
+    def __call__(
+        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
+        if isinstance(observations, torch.Tensor):
+            observations = {next(iter(self._expected)): observations}
+        robots = self._check(observations)
+        self._check_masks(masks, robots)
+        self._check_state(state, robots)
+        with torch.inference_mode():
+            actions, memory = self.act(observations, state or {}, masks)
+            return actions, memory or None
+
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Memory]:
+        """Compute actions and memory without any check, for what follows the computation to write it down."""
+        memory = dict(memory)
+        if "frames" in memory:
+            memory["frames"] = memory["frames"] + 1
+        normalised = {
+            key: self._normalisers[key](tensor, memory.get("frames")) if key in self._normalisers else tensor
+            for key, tensor in observations.items()
+        }
+        return self._actor(normalised, memory, masks)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything that holds parameters."""
+        return [*self._normalisers.values(), *self._actor.modules]
+
+    def _check(self, observations: Mapping[str, torch.Tensor]) -> int:
+        if observations.keys() != self._expected.keys():
+            raise PolicyError(f"observations have the keys {sorted(observations)}; give {sorted(self._expected)}")
+        robots: torch.Size | None = None
+        for key, (dtype, shape) in self._expected.items():
+            tensor = observations[key]
+            found = tensor.shape
+            if robots is None:
+                robots = found[:1]
+            if tensor.dtype != dtype or found[1:] != shape or found[:1] != robots or tensor.device != self.device:
+                rows = str(robots[0]) if robots else "robots"
+                raise PolicyError(
+                    f"observation '{key}' is {_describe(tensor)}; "
+                    f"give {_name(dtype)} [{', '.join([rows, *map(str, shape)])}] on {self.device}"
+                )
+        assert robots
+        return robots[0]
+
+    def _check_masks(self, masks: torch.Tensor | None, robots: int) -> None:
+        if masks is None:
+            return
+        if not self.spec.mask:
+            raise PolicyError(f"masks were given, but a policy of {self.spec.algorithm} takes none; leave them out")
+        if masks.shape != (robots, self.spec.mask) or masks.dtype != torch.bool or masks.device != self.device:
+            raise PolicyError(f"masks are {_describe(masks)}; give bool [{robots}, {self.spec.mask}] on {self.device}")
+
+    def _check_state(self, state: State, robots: int) -> None:
+        found = {} if state is None else {name: tuple(part.shape) for name, part in state.items()}
+        expected = {name: (robots, *array.shape) for name, array in self.spec.memory.items()}
+        if found != expected:
+            raise PolicyError(
+                f"the state is {found or None}; give that of initial_state({robots}), of the last call or of reset, "
+                f"which is {expected or None}"
+            )
+
+
+def memory_spec(name: str, shape: tuple[int, ...], dtype: type) -> ArraySpec:
+    """Return the spec of one entry of the memory."""
+    unbounded = np.issubdtype(dtype, np.floating)
+    return ArraySpec(name, shape, dtype, -np.inf if unbounded else 0, np.inf if unbounded else np.iinfo(dtype).max)
+
+
+def torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Return the dtype of tensors that hold arrays of `dtype`."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{_name(tensor.dtype)} {list(tensor.shape)} on {tensor.device}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,220 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The statistics of Stable-Baselines3's `VecNormalize`: read without running what the pickle holds, applied on tensors.
+
+The numbers are those of ``VecNormalize.normalize_obs``: computed in float64, handed on as float32.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from policy_node.policies.contract import PolicyError
+
+MAX_BYTES = 2**30
+_REMEDY = "give the file that VecNormalize.save() wrote"
+# Classes of these packages lie in the pickle beside the statistics; none of them is made.
+_INERT_PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """How one observation is normalised.
+
+    Attributes
+    ----------
+    mean, deviation
+        float64, shaped as the observation when it was normalised: before or after frames were stacked.
+    clip
+        Bound of the normalised values.
+    raw_dtype
+        Dtype of the last observation before it was normalised; None if there was none.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    clip: float
+    raw_dtype: np.dtype | None
+
+
+class _Inert:
+    """Stands for an object of the pickle; making it, calling it and setting its state run nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Do nothing with the items of a list."""
+
+    def extend(self, items: Any) -> None:
+        """Do nothing with the items of a list."""
+
+
+def _empty_array(*arguments: Any) -> np.ndarray:
+    # Its length comes with the data: an absurd one then fits no data, but would have been allocated here.
+    return np.ndarray.__new__(np.ndarray, (0,), "b")
+
+
+def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _number(dtype: np.dtype, data: Any = None) -> Any:
+    return np.frombuffer(data, dtype)[0] if isinstance(data, bytes) else data
+
+
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): dict,
+    **{
+        (module, name): function
+        for package in ("numpy.core", "numpy._core")
+        for module, name, function in (
+            (f"{package}.multiarray", "_reconstruct", _empty_array),
+            (f"{package}.multiarray", "scalar", _number),
+            (f"{package}.numeric", "_frombuffer", _array_of_buffer),
+        )
+    },
+}
+
+
+class _StatisticsUnpickler(pickle.Unpickler):
+    """Makes arrays and numbers, and something inert in place of all else that belongs into the file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        if module.split(".")[0] in _INERT_PACKAGES:
+            return _Inert
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which does not belong there")
+
+
+def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
+    """Read the statistics of a `VecNormalize` pickle; nothing that the pickle names is run.
+
+    Returns
+    -------
+    dict
+        By key of the observation space; a plain space has the single key ``observation``. Empty if observations were
+        not normalised.
+
+    Raises
+    ------
+    PolicyError
+        If the file cannot be read, is no such pickle or holds anything that does not belong there.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise PolicyError(f"VecNormalize file '{path}' has more than {MAX_BYTES} bytes; {_REMEDY}")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise PolicyError(f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}") from error
+    try:
+        state = _StatisticsUnpickler(io.BytesIO(content)).load().state
+        if not state["norm_obs"]:
+            return {}
+        found, last = state["obs_rms"], state.get("old_obs")
+        if not isinstance(found, dict):
+            found, last = {"observation": found}, {"observation": last}
+        elif state.get("norm_obs_keys") is not None:
+            found = {key: found[key] for key in state["norm_obs_keys"]}
+        last = last if isinstance(last, dict) else {}
+        return {
+            key: _statistics(part.state, float(state["epsilon"]), float(state["clip_obs"]), last.get(key))
+            for key, part in found.items()
+        }
+    except Exception as error:
+        raise PolicyError(
+            f"VecNormalize file '{path}' cannot be read ({type(error).__name__}: {error}); {_REMEDY}"
+        ) from error
+
+
+def _statistics(moments: Mapping[str, Any], epsilon: float, clip: float, last: Any) -> Statistics:
+    mean, variance = (np.asarray(moments[name], np.float64) for name in ("mean", "var"))
+    if mean.shape != variance.shape or not (np.isfinite(mean).all() and (variance + epsilon > 0).all()):
+        raise ValueError("mean and variance are not those of one observation")
+    return Statistics(mean, np.sqrt(variance + epsilon), clip, last.dtype if isinstance(last, np.ndarray) else None)
+
+
+class Normaliser(nn.Module):
+    """Normalises one observation `[robots, *shape]` to float32.
+
+    Parameters
+    ----------
+    statistics
+        From `read_vecnormalize`.
+    shape
+        Shape of the observation.
+
+    Attributes
+    ----------
+    steps
+        1 if whole observations were normalised. Else the frames were normalised before `VecFrameStack` joined that
+        many: then the frames before the first one of an episode are zero after, not before, the normalisation.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    ages: torch.Tensor
+
+    def __init__(self, statistics: Statistics, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        frame = statistics.mean.shape
+        differing = [axis for axis in range(len(shape)) if len(frame) == len(shape) and frame[axis] != shape[axis]]
+        self._axis, self.steps = 0, 1
+        if len(differing) == 1 and frame[differing[0]] and shape[differing[0]] % frame[differing[0]] == 0:
+            self._axis, self.steps = differing[0], shape[differing[0]] // frame[differing[0]]
+        elif shape != frame:
+            raise ValueError(f"its statistics have the shape {list(frame)}, the policy wants {list(shape)}")
+        self._clip = statistics.clip
+        self.register_buffer("mean", torch.from_numpy(statistics.mean.copy()))
+        self.register_buffer("deviation", torch.from_numpy(statistics.deviation.copy()))
+        # How many steps ago each frame was new.
+        self.register_buffer("ages", torch.arange(self.steps - 1, -1, -1))
+
+    def forward(self, observation: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the normalised observation.
+
+        Parameters
+        ----------
+        observation
+            `[robots, *shape]` of any dtype.
+        seen
+            `[robots]` number of frames since the robot's reset, with this one; needed if `steps` exceeds 1.
+        """
+        raw = observation.double()
+        if self.steps == 1:
+            return self._normalised(raw, self.mean, self.deviation).float()
+        assert seen is not None
+        # [robots, ..., steps * length, ...] -> [robots, ..., steps, length, ...]
+        axis = self._axis + 1
+        frames = raw.unflatten(axis, (self.steps, -1))
+        frames = self._normalised(frames, self.mean.unsqueeze(self._axis), self.deviation.unsqueeze(self._axis))
+        there = (self.ages < seen[:, None]).view(-1, *[1] * (axis - 1), self.steps, *[1] * (raw.ndim - axis))
+        return torch.where(there, frames, 0.0).flatten(axis, axis + 1).float()
+
+    def _normalised(self, raw: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+        return ((raw - mean) / deviation).clamp(-self._clip, self._clip)

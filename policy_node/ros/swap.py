@@ -1,0 +1,185 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a checked configuration to a pipeline that has run: at configure, or while another policy drives."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import torch
+from rclpy.executors import Executor
+from rclpy.task import Future
+
+from policy_node.configuration import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    TermConfiguration,
+)
+from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
+
+# The parameters that may be set while the node is configured.
+SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
+# How long the loading thread may keep the interpreter from the tick thread, which asks for it many times in a tick:
+# with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
+SWITCH_INTERVAL_S = 0.000_05
+_LOADERS = tuple(f"policy_node.policies.{name}" for name in ("sb3", "bundle", "onnx", "torchscript", "exported"))
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A policy that was loaded, verified, paired with sensors and command, and warmed up."""
+
+    configuration: Configuration
+    policy: Policy
+    decoders: dict[str, ReadingDecoder]
+    pipeline: Pipeline
+
+
+def import_loaders() -> None:
+    """Import what loads policies, as far as it is installed: a swap is not to wait for it, nor ticks for a swap."""
+    for name in _LOADERS:
+        # Loading a file of its format says what is missing.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def deploy(configuration: Configuration) -> Deployment:
+    """Load the policy, pair it with the configured sensors and command, and run it on example observations.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy cannot be loaded, or does not fit.
+    Exception
+        Whatever the policy raises on its own example observations.
+    """
+    torch.set_num_threads(configuration.policy.threads)
+    policy = _load(configuration)
+    layouts = match_observations(configuration, policy, reading_sizes(configuration))
+    specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
+    problems: list[str] = []
+    decoders: dict[str, ReadingDecoder] = {}
+    for source in configuration.sources:
+        try:
+            decoders[source.name] = reading_decoder(
+                source.type,
+                specs[source.name],
+                topic=source.topic,
+                field=source.field,
+                fields=source.fields,
+                joints=source.joints,
+                encoding=source.encoding if isinstance(source, ObservationConfiguration) else "",
+            )
+        except MessageTypeError as error:
+            problems.append(f"observations.{source.name}: {error}")
+    if problems:
+        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
+    decode = {key: decoder.decode for key, decoder in decoders.items()}
+    pipeline = Pipeline(configuration, policy, layouts, decode)
+    pipeline.warm_up()
+    return Deployment(configuration, policy, decoders, pipeline)
+
+
+def _load(configuration: Configuration) -> Policy:
+    """Load the policy; errors name the parameter."""
+    try:
+        select_device(configuration.policy.device)
+    except PolicyError as error:
+        raise ConfigurationError([f"policy.device: {error}"]) from error
+    try:
+        return load_policy(
+            configuration.policy.path,
+            configuration.policy.device,
+            trusted=configuration.policy.trusted,
+            vecnormalize=configuration.policy.vecnormalize or None,
+            sha256=configuration.policy.sha256 or None,
+            format=configuration.policy.format,
+            interface=policy_interface(configuration),
+        )
+    except PolicyError as error:
+        raise ConfigurationError([f"policy.path: {error}"]) from error
+
+
+def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
+    """Return by the name of each term how many numbers its messages give, None where only each message says it.
+
+    Raises
+    ------
+    ConfigurationError
+        When a message type cannot be read as configured; with one line for every problem.
+    """
+    sizes: dict[str, int | None] = {}
+    problems = []
+    for source in configuration.sources:
+        if isinstance(source, TermConfiguration):
+            try:
+                sizes[source.name] = reading_size(source.type, source.field, source.fields, source.joints)
+            except MessageTypeError as error:
+                problems.append(f"observations.{source.name}: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return sizes
+
+
+class Loading:
+    """Deploys a configuration in a thread of its own, while another policy drives.
+
+    Parameters
+    ----------
+    configuration
+        What to deploy.
+    replaced
+        The pipeline whose policy is to be replaced.
+    executor
+        Woken at the end, so that it goes on with whoever awaits `ended`.
+
+    Attributes
+    ----------
+    ended
+        Awaitable, done when the thread has ended.
+    duration_s
+        How long it took.
+    """
+
+    def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
+        self.replaced = replaced
+        self.ended: Future[None] = executor.create_future()
+        self.duration_s = 0.0
+        self._configuration = configuration
+        self._executor = executor
+        self._outcome: Deployment | Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        started = time.perf_counter()
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        try:
+            self._outcome = deploy(self._configuration)
+        except Exception as error:  # reported by whoever asked for the new policy
+            self._outcome = error
+        finally:
+            sys.setswitchinterval(interval_s)
+        self.duration_s = time.perf_counter() - started
+        self.ended.set_result(None)
+        self._executor.wake()
+
+    def wait(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    def result(self) -> Deployment:
+        """Return what was deployed, or raise what kept it from being deployed; only once it has ended."""
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
