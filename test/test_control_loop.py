@@ -13,13 +13,13 @@ from geometry_msgs.msg import Twist
 from node_harness import PATIENCE_S, Peer, ScriptedFleet, command_values, parameters_of
 
 from policy_node.configuration import parse_configuration
-from policy_node.pipeline import Pipeline, match_observations
 from policy_node.policies import Policy, load_policy
-from policy_node.ros import control_loop
+from policy_node.ros import control_loop, swap
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.messages import command_encoder, reading_decoder
+from policy_node.ros.messages import command_encoder
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.swap import deploy
 
 SAFE = (0.125, -0.25)
 
@@ -45,30 +45,23 @@ class BlockingPolicy:
 class Rig:
     """One scripted robot, and the loop that drives it in this process."""
 
-    def __init__(self, peer: Peer, model_file: Path) -> None:
+    def __init__(self, peer: Peer, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         changes = {"action.safe_command": list(SAFE), "synchronisation.max_age_s": 5.0}
         configuration = parse_configuration(parameters_of(model_file, ["robot"], changes))
-        self.policy = BlockingPolicy(load_policy(model_file))
-        layouts = match_observations(configuration, self.policy)
-        decoders = {
-            observation.key: reading_decoder(
-                observation.type, layouts[observation.key].frame, topic=observation.topic, field=observation.field
-            )
-            for observation in configuration.observations
-        }
-        decode = {key: decoder.decode for key, decoder in decoders.items()}
-        pipeline = Pipeline(configuration, self.policy, layouts, decode)
-        encoder = command_encoder(
-            configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1
-        )
+        monkeypatch.setattr(swap, "load_policy", lambda *given, **named: BlockingPolicy(load_policy(*given, **named)))
+        deployment = deploy(configuration)
+        self.policy = deployment.policy
+        fields = configuration.action.fields
+        encoder = command_encoder(configuration.action.type, 2, fields=fields, time_from_start_s=0.1)
         self.failures: list[Exception] = []
-        self.sensors = SensorSubscriptions(peer.node, configuration, decoders)
-        self.publishers = CommandPublishers(peer.node, configuration, encoder, pipeline.safe_command)
+        self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
+        self.publishers = CommandPublishers(peer.node, configuration, encoder, deployment.pipeline.safe_command)
         self.loop = ControlLoop(
-            pipeline,
+            deployment.pipeline,
             self.sensors,
             self.publishers,
             configuration.period_ns,
+            configuration.policy.threads,
             peer.node.get_clock(),
             simulated=False,
             on_failure=self.failures.append,
@@ -88,8 +81,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(peer: Peer, model: Callable[..., tuple[Path, Any]]) -> Any:
-    rig = Rig(peer, model()[0])
+def rig(peer: Peer, model: Callable[..., tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch) -> Any:
+    rig = Rig(peer, model()[0], monkeypatch)
     yield rig
     rig.destroy()
 

@@ -26,7 +26,7 @@ from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline
-from policy_node.policies import Policy, PolicyError
+from policy_node.policies import Policy
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, command_encoder
@@ -292,8 +292,8 @@ class PolicyNode(LifecycleNode):
         if self._loaded is not None:
             try:
                 self._swap(self._loaded)
-            except (ConfigurationError, PolicyError) as error:
-                reason = f"{names}: {error}"
+            except ConfigurationError as error:
+                reason = str(error)
             except Exception as error:  # whatever a new policy does, the present one drives on
                 reason = f"{names}: {type(error).__name__}: {error}"
             else:
