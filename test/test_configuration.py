@@ -96,7 +96,13 @@ def test_values_arrive_where_they_belong_and_the_rest_has_its_default():
 
 def test_ros_parameters_of_every_node_are_let_through():
     parse_configuration(
-        rovers({"use_sim_time": True, "start_type_description_service": True, "qos_overrides./clock.subscription.depth": 3})
+        rovers(
+            {
+                "use_sim_time": True,
+                "start_type_description_service": True,
+                "qos_overrides./clock.subscription.depth": 3,
+            }
+        )
     )
 
 
