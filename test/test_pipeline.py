@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from policy_node.pipeline import FleetCommands, Pipeline, match_observations, si
 from policy_node.policies import load_policy
 from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState
+from policy_node.tools.untrained import SpacesOnly
 
 WAITING, READY, STALE, REJECTED, FAULT = RobotState
 
@@ -59,14 +59,6 @@ DEVICES = [
 ]
 
 Readings = dict[str, np.ndarray]
-
-
-class SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: models take their spaces from it."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
 
 
 class FailingExtractor(BaseFeaturesExtractor):
