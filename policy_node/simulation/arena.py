@@ -19,6 +19,7 @@ ahead: cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. S
 left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
 and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
