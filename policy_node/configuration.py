@@ -355,10 +355,16 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("action.topic", "str", None, "Topic of the commands, below the robot's namespace."),
     Parameter("action.type", "str", None, "Message type of the commands.", allowed=COMMAND_TYPES),
     Parameter(
-        "action.fields", "list[str]", (), "Field of a Twist for each component of the command, such as `linear.x`."
+        "action.fields",
+        "list[str]",
+        (),
+        "Field of a Twist for each component of the command, such as `linear.x`; required for a Twist command.",
     ),
     Parameter(
-        "action.joints", "list[str]", (), "Joint of a JointState or JointTrajectory for each component of the command."
+        "action.joints",
+        "list[str]",
+        (),
+        "Joint of a JointState or JointTrajectory for each component of the command; required for a joint command.",
     ),
     Parameter(
         "action.field", "str", "position", "What a JointState commands.", allowed=("position", "velocity", "effort")

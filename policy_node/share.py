@@ -1,6 +1,7 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 """Finds the files that ship beside the code: `config/`, `models/`, `launch/`."""
+
 from __future__ import annotations
 
 from pathlib import Path

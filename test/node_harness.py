@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import rclpy
 import torch
@@ -33,6 +32,8 @@ from sensor_msgs.msg import Image, JointState
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from policy_node.tools.untrained import untrained_model
+
 # More threads would only wait for each other, and for the node, on a busy machine.
 torch.set_num_threads(1)
 
@@ -52,20 +53,10 @@ ACTION_SPACE = spaces.Box(np.array([-0.2, -1.0], np.float32), np.array([0.5, 1.5
 DISCRETE_ACTIONS = 5
 
 
-class _SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: a model takes its spaces from it."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
-
-
 def make_model(stack: int, discrete: bool, seed: int = 1) -> PPO:
     """Build a model of the scripted robots that was not trained, but whose actions differ from reading to reading."""
     observation_space = StackedObservations(1, stack, OBSERVATION_SPACE).stacked_observation_space
-    action_space = spaces.Discrete(DISCRETE_ACTIONS) if discrete else ACTION_SPACE
-    env = _SpacesOnly(observation_space, action_space)
-    model = PPO("MultiInputPolicy", env, seed=seed, n_steps=2, batch_size=2, device="cpu")
+    model = untrained_model(observation_space, spaces.Discrete(DISCRETE_ACTIONS) if discrete else ACTION_SPACE, seed)
     policy = model.policy
     policy.set_training_mode(False)
     rng = np.random.default_rng(2)

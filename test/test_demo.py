@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from node_harness import PATIENCE_S
 from PIL import Image
-from stable_baselines3 import PPO
 
 from policy_node.simulation.environment import action_space, observation_space
 from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
+from policy_node.tools.untrained import untrained_model
 
 REQUIRED = {
     "robots",
@@ -32,13 +31,6 @@ REQUIRED = {
 }
 
 
-class _SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: a model takes its spaces from it."""
-
-    observation_space = observation_space()
-    action_space = action_space()
-
-
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "policy_node.tools.demo", *arguments]
     return subprocess.run(
@@ -48,7 +40,7 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
     model = tmp_path / "untrained.zip"
-    PPO("MultiInputPolicy", _SpacesOnly(), n_steps=2, batch_size=2, device="cpu").save(model)
+    untrained_model(observation_space(), action_space()).save(model)
     output = tmp_path / "output"
     demo = run_demo("--robots", "2", "--duration-s", "3", "--output", str(output), "--model", str(model))
     assert demo.returncode == 0, demo.stdout

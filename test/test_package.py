@@ -89,9 +89,12 @@ def test_every_import_is_declared_for_rosdep_and_for_pip(module):
     assert module in WITHOUT_WHEEL or re.search(rf'"{pypi_name}[">=]', SETUP)
 
 
-@pytest.mark.parametrize("module", ["policy_node.pipeline", "policy_node.policies", "policy_node.configuration"])
-def test_the_core_imports_no_ros(module):
-    script = f"import sys, {module}; sys.exit(any(name.split('.')[0] == 'rclpy' for name in sys.modules))"
+@pytest.mark.parametrize(
+    "module",
+    ["pipeline", "policies", "configuration", "actions", "timing", "simulation.environment", "tools.train"],
+)
+def test_the_core_and_the_training_import_no_ros(module):
+    script = f"import sys, policy_node.{module}; sys.exit(any(name.split('.')[0] == 'rclpy' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from policy_node.pipeline import FleetCommands, Pipeline, match_observations, po
 from policy_node.policies import PolicyError, PolicyInterface, load_policy
 from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState
+from policy_node.tools.untrained import SpacesOnly
 
 WAITING, READY, STALE, REJECTED, FAULT = RobotState
 
@@ -61,14 +61,6 @@ DEVICES = [
 ]
 
 Readings = dict[str, np.ndarray]
-
-
-class SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: models take their spaces from it."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
 
 
 class FailingExtractor(BaseFeaturesExtractor):
@@ -415,6 +407,32 @@ def test_a_clock_that_is_set_back_holds_no_command(tmp_path, set_back_ns):
     result = rig.pipeline.step(rig.now_ns - set_back_ns)
     assert result.states == (REJECTED,)
     assert result.commands.tolist() == [SAFE]
+
+
+@pytest.mark.parametrize("elapsed_ns", [0, 30_000_000, OLD_NS])
+def test_a_command_whose_readings_became_too_old_during_the_tick_is_replaced(tmp_path, elapsed_ns):
+    rig = Rig(tmp_path, FRAMES["vector"])
+    rng = np.random.default_rng(11)
+    fleet = [rig.draw(rng) for _ in range(3)]
+    for robot in range(3):
+        rig.send(robot, fleet[robot])
+    tick_ns = rig.now_ns + PERIOD_NS
+    result = rig.pipeline.step(tick_ns, lambda: tick_ns + elapsed_ns)
+    in_time = LATENCY_NS + elapsed_ns <= rig.configuration.synchronisation.max_age_s * 1e9
+    assert in_time == (elapsed_ns < OLD_NS)
+    assert result.states == ((READY if in_time else STALE),) * 3
+    assert all("while the tick took" in reason for reason in result.reasons) is not in_time
+    assert in_time or result.commands.tolist() == [SAFE] * 3
+
+
+def test_silent_still_stops_a_robot_whose_policy_fails(tmp_path, failing):
+    rig = failing_rig(tmp_path, action={"when_stale": "silent"})
+    failing("raise")
+    rig.send(0, rig.draw(np.random.default_rng(12)))
+    result = rig.step()
+    assert result.states == (FAULT, WAITING, WAITING)
+    assert result.publish.tolist() == [True, False, False]
+    assert result.commands[0].tolist() == SAFE
 
 
 @pytest.mark.parametrize("safe", [[], SAFE])

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -25,16 +24,9 @@ from torch import nn
 
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.specs import DiscreteSpec
+from policy_node.tools.untrained import SpacesOnly
 
 ROBOTS = 7
-
-
-class SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: models take their spaces from it."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
 
 
 class DropoutExtractor(BaseFeaturesExtractor):

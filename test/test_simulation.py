@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
 
 from policy_node.simulation import rendering
-from policy_node.simulation.arena import ARENA, OBSTACLES, ROVER, Arena, ArenaModel, draw_layout
+from policy_node.simulation.arena import ARENA, OBSTACLES, ROVER, Arena, ArenaModel, clearance_m, draw_layout
 from policy_node.simulation.environment import EPISODE_STEPS, RoverArenaEnv, RoverArenaVecEnv
 from policy_node.simulation.rendering import RendererError, make_renderer
 from policy_node.simulation.scripted import scripted_command
@@ -73,7 +73,7 @@ def test_layouts_keep_the_promised_clearances():
             to_beacon = np.linalg.norm(placed.outline_m - layout.beacon, axis=1).min()
             assert to_beacon - placed.obstacle.radius_m - ARENA.beacon_radius_m >= ARENA.beacon_clearance_m
         x, y, _ = layout.rover
-        assert layout.clearance_m(x, y) >= ROVER.radius_m + ARENA.rover_clearance_m
+        assert clearance_m(np.array([[x, y]]), layout.obstacles) >= ROVER.radius_m + ARENA.rover_clearance_m
         assert np.hypot(x - layout.beacon[0], y - layout.beacon[1]) >= ARENA.beacon_distance_m
     assert ARENA.passage_m > 2 * ROVER.radius_m
 

@@ -56,6 +56,22 @@ def test_training_can_be_resumed_and_its_result_evaluated(tmp_path, capsys):
     assert f"{result['successes']} of 3 episodes succeeded" in capsys.readouterr().out
 
 
+def test_an_interrupted_imitation_goes_on_with_the_missing_rounds(tmp_path, capsys):
+    imitation = ["--imitation-steps", "96", "--imitation-rounds", "3", "--imitation-epochs", "1"]
+    train = ["--output", str(tmp_path), "--steps", "0", "--quiet", *imitation, *SMALL]
+    main(train)
+    assert list((tmp_path / "imitation").glob("events.out.tfevents.*"))
+    for later in ("imitation_2_rounds.zip", "imitation_3_rounds.zip", "rover_0_steps.zip"):
+        (tmp_path / later).unlink()
+    capsys.readouterr()
+    main([*train, "--resume"])
+    said = capsys.readouterr().out
+    assert "imitation_1_rounds.zip with round 2 of 3 of the imitation" in said
+    assert "imitation 1/3" not in said and "imitation 2/3" in said and "imitation 3/3" in said
+    main([*train, "--resume"])
+    assert "of the imitation" not in capsys.readouterr().out
+
+
 def test_resuming_from_nothing_says_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match="train without --resume first"):
         main(["--resume", "--output", str(tmp_path), *SMALL])

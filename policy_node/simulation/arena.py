@@ -19,6 +19,7 @@ ahead: cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. S
 left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
 and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -282,12 +283,8 @@ class Layout:
     beacon: tuple[float, float]
     rover: tuple[float, float, float]
 
-    def clearance_m(self, x_m: float, y_m: float) -> float:
-        """Distance from a point to the nearest surface of an obstacle or an outer wall."""
-        return _clearance_m(np.array([[x_m, y_m]]), self.obstacles)
 
-
-def _clearance_m(points_m: np.ndarray, obstacles: tuple[PlacedObstacle, ...] | list[PlacedObstacle]) -> float:
+def clearance_m(points_m: np.ndarray, obstacles: tuple[PlacedObstacle, ...] | list[PlacedObstacle]) -> float:
     """Distance from points [points, 2] to the nearest surface of the obstacles and of the outer walls."""
     nearest_m = ARENA.half_size_m - float(np.abs(points_m).max())
     for placed in obstacles:
@@ -329,7 +326,7 @@ def draw_layout(rng: np.random.Generator) -> Layout:
                 x, y = rng.uniform(-half_m, half_m, 2)
                 pose = (float(x), float(y), float(rng.uniform(-np.pi, np.pi)))
                 outline_m = obstacle.outline(*pose)
-                if _clearance_m(outline_m, obstacles) - obstacle.radius_m >= ARENA.passage_m:
+                if clearance_m(outline_m, obstacles) - obstacle.radius_m >= ARENA.passage_m:
                     obstacles.append(PlacedObstacle(obstacle, pose, outline_m))
                     break
         beacon = _draw_beacon(rng, obstacles)
@@ -337,7 +334,7 @@ def draw_layout(rng: np.random.Generator) -> Layout:
             continue
         for _ in range(200):
             x, y = rng.uniform(-half_m, half_m, 2)
-            free = _clearance_m(np.array([[x, y]]), obstacles) - ROVER.radius_m >= ARENA.rover_clearance_m
+            free = clearance_m(np.array([[x, y]]), obstacles) - ROVER.radius_m >= ARENA.rover_clearance_m
             if free and np.hypot(x - beacon[0], y - beacon[1]) >= ARENA.beacon_distance_m:
                 return Layout(tuple(obstacles), beacon, (float(x), float(y), float(rng.uniform(-np.pi, np.pi))))
 

@@ -14,6 +14,7 @@ to what start and end give, whatever the path.
 
 An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated).
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

@@ -5,6 +5,7 @@
 Two renderers draw the same picture: `EglRenderer` uses OpenGL without a display, `RaycastRenderer` needs no OpenGL.
 Both show flat colours under one directional light, without shadows or reflections.
 """
+
 from __future__ import annotations
 
 import atexit

@@ -5,6 +5,7 @@
 It uses only what its pupil can know too: the beacon while it is in view, obstacles that the camera can show, and touch.
 It knows nothing of transparent obstacles, and it remembers nothing.
 """
+
 from __future__ import annotations
 
 import numpy as np

@@ -278,24 +278,16 @@ def distribution(values: np.ndarray) -> dict[str, float | None]:
 
 
 def save_untrained_model(path: Path, width: int, height: int) -> None:
-    """Save a PPO MultiInputPolicy for camera and touch, with random weights that are the same every time."""
-    import gymnasium
+    """Save an untrained policy for camera and touch."""
     from gymnasium import spaces
-    from stable_baselines3 import PPO
 
     from policy_node.tools.bench_publishers import TOUCH_CELLS
+    from policy_node.tools.untrained import untrained_model
 
-    class Spaces(gymnasium.Env):
-        """An environment that is nothing but its spaces."""
-
-        observation_space = spaces.Dict(
-            image=spaces.Box(0, 255, (height, width, 3), np.uint8),
-            touch=spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32),
-        )
-        action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    # Two steps: the buffer for training, which never happens, would hold that many images.
-    PPO("MultiInputPolicy", Spaces(), n_steps=2, batch_size=2, seed=0, device="cpu").save(path)
+    image = spaces.Box(0, 255, (height, width, 3), np.uint8)
+    touch = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
+    action = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    untrained_model(spaces.Dict(image=image, touch=touch), action).save(path)
 
 
 def check_model(path: str) -> None:

@@ -44,6 +44,8 @@ LOOK_PERIOD_S = 0.25
 LINE_PERIOD_S = 5.0
 # When there are as many frames every second one is dropped, and from then on only half as many are taken.
 MAX_FRAMES = 160
+# Above this share of missed ticks the machine is too slow for the demonstration.
+MANY_MISSED_PERCENT = 1.0
 
 NODE_NAME = "policy_node"
 
@@ -458,6 +460,14 @@ def _print_summary(console: Console, recording: Recording, files: Sequence[Path]
         f"in {summary['duration_s']:g} s\n{ticks} ticks at {summary['rate_hz']} Hz, {missed} missed ({share:.1f} %)",
         highlight=False,
     )
+    if share > MANY_MISSED_PERCENT:
+        console.print(
+            f"warning: more than {MANY_MISSED_PERCENT:g} % of the ticks were missed, so the rovers drove on older "
+            "readings than the policy is used to; lower --robots, or free a processor",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     for label, name in (
         ("tick", "tick_ms"),
         ("stamp to command", "stamp_to_command_ms"),

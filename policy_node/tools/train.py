@@ -6,6 +6,7 @@ Training has two parts. First the policy imitates the scripted driver: the polic
 time, and the driver says at each step what it would have done (DAgger). Then PPO improves the policy on the reward of
 the task. The result is an ordinary Stable-Baselines3 PPO zip.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
+from tqdm import tqdm
 
+from policy_node.options import number
 from policy_node.simulation.environment import (
     CONTROL_PERIOD_S,
     Observation,
@@ -59,7 +63,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return (centre - half) / scale, (centre + half) / scale
 
 
-def make_model(arenas: RoverArenaVecEnv, arguments: argparse.Namespace) -> PPO:
+def make_model(arenas: RoverArenaVecEnv, options: argparse.Namespace) -> PPO:
     """Make an untrained PPO model with the default feature extractors of Stable-Baselines3."""
     return PPO(
         "MultiInputPolicy",
@@ -74,9 +78,9 @@ def make_model(arenas: RoverArenaVecEnv, arguments: argparse.Namespace) -> PPO:
         ent_coef=0.0,
         target_kl=0.03,
         policy_kwargs={"net_arch": [256], "log_std_init": -1.2},
-        tensorboard_log=str(arguments.output),
-        seed=arguments.seed,
-        device=arguments.device,
+        tensorboard_log=str(options.output),
+        seed=options.seed,
+        device=options.device,
     )
 
 
@@ -93,9 +97,13 @@ class Imitation:
         How many samples there will be.
     seed
         Seed of the mixture of drivers and of the order of the samples.
+    progress
+        Called with the number of samples just collected or learnt from.
     """
 
-    def __init__(self, model: PPO, arenas: RoverArenaVecEnv, capacity: int, seed: int) -> None:
+    def __init__(
+        self, model: PPO, arenas: RoverArenaVecEnv, capacity: int, seed: int, progress: Callable[[int], object]
+    ) -> None:
         spaces = observation_space().spaces
         self._model = model
         self._arenas = arenas
@@ -106,6 +114,7 @@ class Imitation:
         self._targets = np.empty((capacity, 2), np.float32)
         self._returns = np.empty(capacity, np.float32)
         self._size = 0
+        self._progress = progress
         self._current = arenas.reset()
         policy: ActorCriticPolicy = model.policy
         self._optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
@@ -132,6 +141,7 @@ class Imitation:
             self._arenas.step_async(actions)
             self._current, rewards[step], dones[step], infos = self._arenas.step_wait()
             successes += [infos[row]["is_success"] for row in range(arenas) if dones[step, row] and not driven[row]]
+            self._progress(arenas)
         with torch.no_grad():
             tensors, _ = self._model.policy.obs_to_tensor(self._current)
             following = self._model.policy.predict_values(tensors).cpu().numpy()[:, 0]
@@ -167,86 +177,101 @@ class Imitation:
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
                 self._optimiser.step()
                 errors.append(float(action_loss.detach()))
+                self._progress(len(rows))
         policy.set_training_mode(False)
         return float(np.mean(errors[-(self._size // 256 + 1) :]))
 
 
-def imitate(model: PPO, arenas: RoverArenaVecEnv, arguments: argparse.Namespace) -> None:
-    """Teach the policy to drive as the scripted driver does."""
-    rounds = arguments.imitation_rounds
-    steps = max(arguments.imitation_steps // (arenas.num_envs * rounds), 1)
-    imitation = Imitation(model, arenas, steps * arenas.num_envs * rounds, arguments.seed)
-    started = time.monotonic()
-    for number in range(rounds):
-        success = imitation.collect(steps, driver_share=max(1.0 - number / 2, 0.1))
-        # Only the latest rounds show the returns of a policy like the present one.
-        value_from = max(number - 2, 0) * steps * arenas.num_envs
-        error = imitation.learn(arguments.imitation_epochs, value_from)
-        print(
-            f"imitation {number + 1}/{rounds}: {(number + 1) * steps * arenas.num_envs} samples, "
-            f"success while collecting {100 * success:.0f} %, error {error:.4f}, "
-            f"{time.monotonic() - started:.0f} s",
-            flush=True,
-        )
-        model.save(arguments.output / "imitation.zip")
+def imitate(model: PPO, arenas: RoverArenaVecEnv, options: argparse.Namespace, done: int) -> None:
+    """Teach the policy to drive as the scripted driver does, in the rounds after the first `done` ones."""
+    rounds = options.imitation_rounds
+    per_round = max(options.imitation_steps // (arenas.num_envs * rounds), 1) * arenas.num_envs
+    # Every round collects, and then learns some epochs from all samples up to then.
+    total = sum(per_round * (1 + options.imitation_epochs * kept) for kept in range(1, rounds - done + 1))
+    logger = configure(str(options.output / "imitation"), ["tensorboard"])
+    with tqdm(total=total, desc="imitation", unit=" samples", disable=options.quiet) as bar:
+        imitation = Imitation(model, arenas, per_round * (rounds - done), options.seed + done, bar.update)
+        for finished in range(done, rounds):
+            success = imitation.collect(per_round // arenas.num_envs, driver_share=max(1.0 - finished / 2, 0.1))
+            # Only the latest rounds show the returns of a policy like the present one.
+            error = imitation.learn(options.imitation_epochs, max(finished - done - 2, 0) * per_round)
+            samples = (finished + 1) * per_round
+            logger.record("imitation/success_rate_while_collecting", success)
+            logger.record("imitation/action_error", error)
+            logger.dump(samples)
+            bar.write(
+                f"imitation {finished + 1}/{rounds}: {samples} samples, "
+                f"success while collecting {100 * success:.0f} %, error {error:.4f}"
+            )
+            sys.stdout.flush()
+            model.save(options.output / f"imitation_{finished + 1}_rounds.zip")
+    logger.close()
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint with the most steps, else the result of the imitation."""
-    numbered = {int(path.stem.split("_")[-2]): path for path in folder.glob("rover_*_steps.zip")}
-    if numbered:
-        return numbered[max(numbered)]
-    if (folder / "imitation.zip").exists():
-        return folder / "imitation.zip"
+def newest_checkpoint(folder: Path) -> tuple[Path, int | None]:
+    """Find the checkpoint of PPO with the most steps, else that of the imitation with the most rounds.
+
+    Returns
+    -------
+    Path, int | None
+        The file, and the finished rounds of an imitation; None for a checkpoint of PPO.
+    """
+    for pattern in ("rover_*_steps.zip", "imitation_*_rounds.zip"):
+        numbered = {int(path.stem.split("_")[1]): path for path in folder.glob(pattern)}
+        if numbered:
+            newest = max(numbered)
+            return numbered[newest], newest if pattern.startswith("imitation") else None
     raise SystemExit(f"--resume: {folder} holds no checkpoint; train without --resume first")
 
 
-def train(arguments: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> None:
     """Train a policy and save it as `rover.zip` in the output folder."""
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    arenas = RoverArenaVecEnv(arguments.arenas, episode_seeds(arguments.seed), arguments.renderer)
-    if arguments.resume:
-        checkpoint = newest_checkpoint(arguments.output)
-        print(f"resuming from {checkpoint}", flush=True)
-        model = PPO.load(checkpoint, env=arenas, device=arguments.device, tensorboard_log=str(arguments.output))
-        arenas.restart_seeds(episode_seeds(arguments.seed + model.num_timesteps))
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    arenas = RoverArenaVecEnv(options.arenas, episode_seeds(options.seed), options.renderer)
+    rounds = options.imitation_rounds if options.imitation_steps else 0
+    done = 0
+    if options.resume:
+        checkpoint, finished = newest_checkpoint(options.output)
+        done = rounds if finished is None else finished
+        going_on = f" with round {done + 1} of {rounds} of the imitation, on new samples only" if done < rounds else ""
+        print(f"resuming from {checkpoint}{going_on}", flush=True)
+        model = PPO.load(checkpoint, env=arenas, device=options.device, tensorboard_log=str(options.output))
+        arenas.restart_seeds(episode_seeds(options.seed + done + model.num_timesteps))
     else:
-        model = make_model(arenas, arguments)
-        if arguments.imitation_steps:
-            imitate(model, arenas, arguments)
-    remaining = arguments.steps - model.num_timesteps
+        model = make_model(arenas, options)
+    if done < rounds:
+        imitate(model, arenas, options, done)
+    remaining = options.steps - model.num_timesteps
     if remaining > 0:
-        save = CheckpointCallback(
-            max(arguments.checkpoint_steps // arguments.arenas, 1), str(arguments.output), "rover"
-        )
+        save = CheckpointCallback(max(options.checkpoint_steps // options.arenas, 1), str(options.output), "rover")
         model.learn(
             remaining,
             callback=save,
             reset_num_timesteps=False,
-            progress_bar=not arguments.quiet,
+            progress_bar=not options.quiet,
             tb_log_name="ppo",
         )
-    model.save(arguments.output / f"rover_{model.num_timesteps}_steps.zip")
+    model.save(options.output / f"rover_{model.num_timesteps}_steps.zip")
     # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
     model.policy.optimizer.state.clear()
-    model.save(arguments.output / "rover.zip")
+    model.save(options.output / "rover.zip")
     arenas.close()
-    print(f"saved {arguments.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
+    print(f"saved {options.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
 
 
-def make_driver(arguments: argparse.Namespace, arenas: RoverArenaVecEnv) -> Callable[[Observation], np.ndarray]:
+def make_driver(options: argparse.Namespace, arenas: RoverArenaVecEnv) -> Callable[[Observation], np.ndarray]:
     """Return the function from observations of all arenas to actions [arenas, 2] that is to be evaluated."""
-    if arguments.driver == "policy":
-        model = PPO.load(arguments.model, device=arguments.device)
+    if options.driver == "policy":
+        model = PPO.load(options.model, device=options.device)
         return lambda observations: model.predict(observations, deterministic=True)[0]
-    if arguments.driver == "scripted":
+    if options.driver == "scripted":
         return lambda _: np.array([scripted_command(task.arena) for task in arenas.tasks], np.float32)
     held = np.zeros((arenas.num_envs, 2), np.float32)
-    if arguments.driver == "still":
+    if options.driver == "still":
         return lambda _: held
-    rng = np.random.default_rng(arguments.seed)
+    rng = np.random.default_rng(options.seed)
     space = action_space()
     calls = itertools.count()
 
@@ -258,20 +283,20 @@ def make_driver(arguments: argparse.Namespace, arenas: RoverArenaVecEnv) -> Call
     return drive_randomly
 
 
-def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Drive one episode per seed and return what came of it; see `policy_train evaluate --help`."""
-    if (arguments.model is None) == (arguments.driver == "policy"):
+    if (options.model is None) == (options.driver == "policy"):
         raise SystemExit("evaluate: give a MODEL, or another --driver than 'policy', and not both")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    count = min(arguments.arenas, arguments.episodes)
-    arenas = RoverArenaVecEnv(count, itertools.count(arguments.seed), arguments.renderer)
-    drive = make_driver(arguments, arenas)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    count = min(options.arenas, options.episodes)
+    arenas = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer)
+    drive = make_driver(options, arenas)
     observations = arenas.reset()
     results: dict[int, dict[str, Any]] = {}
-    wanted = range(arguments.seed, arguments.seed + arguments.episodes)
+    wanted = range(options.seed, options.seed + options.episodes)
     started = time.monotonic()
-    while len(results) < arguments.episodes:
+    while len(results) < options.episodes:
         arenas.step_async(drive(observations))
         observations, _, dones, infos = arenas.step_wait()
         for row in np.flatnonzero(dones):
@@ -282,16 +307,16 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     episodes = [results[seed] for seed in wanted]
     presses = sum(episode["is_success"] for episode in episodes)
     times_s = [episode["time_s"] for episode in episodes if episode["is_success"]]
-    low, high = wilson_interval(presses, arguments.episodes)
+    low, high = wilson_interval(presses, options.episodes)
     report = {
-        "driver": arguments.driver,
-        "model": str(arguments.model) if arguments.model else None,
+        "driver": options.driver,
+        "model": str(options.model) if options.model else None,
         "renderer": arenas.renderer.kind,
-        "episodes": arguments.episodes,
-        "first_seed": arguments.seed,
+        "episodes": options.episodes,
+        "first_seed": options.seed,
         "control_rate_hz": 1 / CONTROL_PERIOD_S,
         "successes": presses,
-        "success_rate": presses / arguments.episodes,
+        "success_rate": presses / options.episodes,
         "success_interval_95": [low, high],
         "mean_time_to_press_s": float(np.mean(times_s)) if times_s else None,
         "mean_collisions": float(np.mean([episode["collisions"] for episode in episodes])),
@@ -299,32 +324,24 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "wall_time_s": elapsed_s,
     }
     print(
-        f"{arguments.driver}: {presses} of {arguments.episodes} episodes succeeded: "
-        f"{100 * presses / arguments.episodes:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
+        f"{options.driver}: {presses} of {options.episodes} episodes succeeded: "
+        f"{100 * presses / options.episodes:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
         f"seeds {wanted.start} to {wanted.stop - 1}, renderer {arenas.renderer.kind}"
     )
     if times_s:
         print(
             f"mean time to the press {np.mean(times_s):.1f} s, collisions per episode {report['mean_collisions']:.1f}"
         )
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return report
-
-
-def positive(text: str) -> int:
-    """Read a whole number above zero."""
-    number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return number
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `policy_train`."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--arenas", type=positive, default=16, help="arenas simulated at once (default 16)")
+    shared.add_argument("--arenas", type=number(int, 1), default=16, help="arenas simulated at once (default 16)")
     shared.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
     shared.add_argument("--device", default="cpu", help="device of the policy: cpu, cuda or auto (default cpu)")
     shared.add_argument(
@@ -347,10 +364,10 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--imitation-steps", type=int, default=84_000, help="steps of imitation before PPO; 0: none (default 84000)"
     )
-    training.add_argument("--imitation-rounds", type=positive, default=7, help="rounds of imitation (default 7)")
-    training.add_argument("--imitation-epochs", type=positive, default=3, help="epochs per round (default 3)")
-    training.add_argument("--checkpoint-steps", type=positive, default=50_000, help="steps between checkpoints")
-    training.add_argument("--quiet", action="store_true", help="no progress bar")
+    training.add_argument("--imitation-rounds", type=number(int, 1), default=7, help="rounds of imitation (default 7)")
+    training.add_argument("--imitation-epochs", type=number(int, 1), default=3, help="epochs per round (default 3)")
+    training.add_argument("--checkpoint-steps", type=number(int, 1), default=50_000, help="steps between checkpoints")
+    training.add_argument("--quiet", action="store_true", help="no progress bars")
     evaluation = commands.add_parser(
         "evaluate",
         parents=[shared],
@@ -358,23 +375,23 @@ def make_parser() -> argparse.ArgumentParser:
         description="Drive one episode per seed; a success is a beacon pressed within 20 s.",
     )
     evaluation.add_argument("model", type=Path, nargs="?", help="PPO zip")
-    evaluation.add_argument("--episodes", type=positive, default=100, help="how many (default 100)")
+    evaluation.add_argument("--episodes", type=number(int, 1), default=100, help="how many (default 100)")
     evaluation.add_argument("--seed", type=int, default=1000, help="seed of the first episode (default 1000)")
     evaluation.add_argument("--driver", choices=DRIVERS, default="policy", help="who drives (default policy)")
     evaluation.add_argument("--json", type=Path, help="file for the result")
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run `policy_train`."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in ("train", "evaluate", "-h", "--help"):
         words.insert(0, "train")
-    arguments = make_parser().parse_args(words)
-    if arguments.command == "train":
-        train(arguments)
+    options = make_parser().parse_args(words)
+    if options.command == "train":
+        train(options)
     else:
-        evaluate(arguments)
+        evaluate(options)
     return 0
 
 
