@@ -49,14 +49,12 @@ class ObservationLayout:
     terms: tuple[TermLayout, ...] = ()
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Whether the histories of both hold the same numbers."""
-        frame, another = self.frame, other.frame
-        return (
-            (self.key, self.steps, self.channels_first, self.history, self.terms, frame.shape, frame.dtype)
-            == (other.key, other.steps, other.channels_first, other.history, other.terms, another.shape, another.dtype)
-            and np.array_equal(frame.low, another.low)
-            and np.array_equal(frame.high, another.high)
-        )
+        """Whether the histories of both hold the same numbers; bounds change nothing of them."""
+        return self._held() == other._held()
+
+    def _held(self) -> tuple[object, ...]:
+        frame = self.frame
+        return self.key, self.steps, self.channels_first, self.history, self.terms, frame.shape, frame.dtype
 
     @property
     def readings(self) -> dict[str, ArraySpec]:

@@ -37,6 +37,8 @@ from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loader
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
+# How long the end of the node waits for a policy that is being loaded.
+LOADING_END_S = 5.0
 
 
 class PolicyNode(LifecycleNode):
@@ -83,8 +85,8 @@ class PolicyNode(LifecycleNode):
         self._deactivate()
         self._cleanup()
         if self._loading is not None:
-            # The process must not end while a library is at work in a thread.
-            self._loading.wait()
+            # The process had better not end while a library is at work in a thread.
+            self._loading.wait(LOADING_END_S)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
