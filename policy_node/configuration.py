@@ -22,6 +22,7 @@ IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 VELOCITY_COMMAND_TYPES = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 JOINT_COMMAND_TYPES = ("sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory")
 POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
+STACKS = ("vecframestack", "isaac_lab")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, "std_msgs/msg/Float64MultiArray", *JOINT_COMMAND_TYPES)
 
@@ -205,9 +206,17 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.stack",
         "int",
         1,
-        "Time steps stacked, oldest first, as SB3's VecFrameStack does.",
+        "Time steps stacked, oldest first.",
         minimum=1,
         maximum=1000,
+    ),
+    Parameter(
+        "observations.<key>.stack_as",
+        "str",
+        "vecframestack",
+        "Whose stack it is. SB3's VecFrameStack joins whole steps, zeros before a reset; Isaac Lab, for vectors, joins "
+        "all steps of a term and then those of the next, before a reset as the first step after it.",
+        allowed=STACKS,
     ),
     Parameter(
         "observations.<key>.history",
@@ -512,6 +521,7 @@ class ObservationConfiguration(SourceConfiguration):
 
     encoding: str
     stack: int
+    stack_as: str
     history: int
     input: str
     shape: tuple[int, ...]

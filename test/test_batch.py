@@ -44,6 +44,7 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         joints=(),
         encoding="",
         stack=stack,
+        stack_as="vecframestack",
         history=0,
         input="",
         shape=(),

@@ -204,6 +204,51 @@ def test_histories_keep_their_axis_and_begin_with_zeros(own):
         previous = actions
 
 
+@pytest.mark.parametrize("terms", [{"a": {"scale": [1.0, 1.0]}, "action": {"kind": "previous_action"}}, {}])
+def test_isaac_lab_stacks_term_after_term_and_fills_with_the_first_step(terms):
+    """Against a buffer per term and robot; of an observation without terms, the only one."""
+    stacked = {"stack": 4, "stack_as": "isaac_lab"}
+    if terms:
+        observation = observation_of(terms, **stacked)
+    else:
+        plain = {f"observations.policy.{name}": value for name, value in {"topic": "a", "type": "b/msg/C"}.items()}
+        kept = {name: value for name, value in quadruped().items() if not name.startswith("observations.policy.")}
+        plain |= {f"observations.policy.{name}": value for name, value in stacked.items()}
+        (observation,) = parse_configuration({**kept, **plain}).observations
+    layout = observation_layout("policy", vector(20 if terms else 8), observation, {}, 3)
+    batch = ObservationBatch({"policy": layout}, 2, CPU)
+    rng = np.random.default_rng(0)
+    buffers: list[list[list[np.ndarray]]] = [[], []]
+    previous = np.zeros((2, 3), np.float32)
+    for tick in range(10):
+        reset = np.array([tick == 0, tick in (0, 2, 7)])
+        previous[reset] = 0.0
+        for robot in range(2):
+            reading = rng.normal(size=2).astype(np.float32)
+            (row,) = batch.readings(robot).values()
+            row[...] = np.nan if robot == 1 and tick == 6 else reading
+            step = [row.copy(), previous[robot].copy()] if terms else [row.copy()]
+            if reset[robot]:
+                buffers[robot] = [[part] * 4 for part in step]
+            buffers[robot] = [[*buffer[1:], part] for buffer, part in zip(buffers[robot], step, strict=True)]
+        found = batch.push(reset)["policy"].numpy()
+        expected = [np.concatenate([part for buffer in buffers[robot] for part in buffer]) for robot in range(2)]
+        np.testing.assert_array_equal(found, expected)
+        previous = rng.normal(size=(2, 3)).astype(np.float32)
+        batch.remember(torch.from_numpy(previous))
+
+
+def test_isaac_lab_stacks_no_images():
+    parameters = {"topic": "a", "type": "sensor_msgs/msg/Image", "stack": 2, "stack_as": "isaac_lab"}
+    kept = {name: value for name, value in quadruped().items() if not name.startswith("observations.policy.")}
+    image = {f"observations.policy.{name}": value for name, value in parameters.items()}
+    (observation,) = parse_configuration({**kept, **image}).observations
+    with pytest.raises(
+        ConfigurationError, match=r"observations.policy.stack_as: found isaac_lab, which stacks vectors"
+    ):
+        observation_layout("policy", ArraySpec("image", (36, 36, 6), np.uint8, 0, 255), observation)
+
+
 def test_a_history_that_is_not_the_policys_is_named():
     observation = observation_of({"a": {}}, history=4)
     with pytest.raises(ConfigurationError, match=r"observations.policy.history: found 4, but the policy wants"):
