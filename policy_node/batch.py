@@ -65,7 +65,10 @@ class ObservationLayout:
     def readings(self) -> dict[str, ArraySpec]:
         """What is read for one frame, by the name of the source and in the order of the staged row."""
         if not self.terms:
-            return {self.frame.name: self.frame}
+            frame = self.frame
+            # A single number, such as a category, is read as a vector of one.
+            reading = frame if frame.shape else ArraySpec(frame.name, (1,), frame.dtype, frame.low, frame.high)
+            return {frame.name: reading}
         named = {term.configuration.name: term.reading for term in self.terms if term.reading}
         return {name: ArraySpec(name, (size,), self.frame.dtype, -np.inf, np.inf) for name, size in named.items()}
 
@@ -97,6 +100,9 @@ def observation_layout(
     """
     prefix = f"observations.{observation.key}"
     shape, steps = spec.shape, observation.stack
+    if not shape and steps == 1 and not (observation.history or observation.terms or observation.is_image):
+        frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
+        return ObservationLayout(key=key, frame=frame, steps=1, channels_first=False)
     spec_low, spec_high = spec.low, spec.high
     channels_first = False
     if observation.history:
@@ -184,8 +190,8 @@ class _History:
     def readings(self, robot: int) -> dict[str, np.ndarray]:
         """Return by the name of its source where each reading of a robot is to be written."""
         if not self.layout.terms:
-            # The ellipsis makes a view of a single number, too.
-            return {self.layout.frame.name: self.rows[robot, ...]}
+            frame = self.layout.frame
+            return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))[robot]}
         ends = np.cumsum([term.reading for term in self.layout.terms])
         return {
             term.configuration.name: self.rows[robot, end - term.reading : end]
