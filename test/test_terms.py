@@ -8,29 +8,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 import yaml
 from geometry_msgs.msg import Quaternion, Twist, Vector3
+from gymnasium import spaces
 from node_harness import Lockstep, Peer
 from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import Float64MultiArray
+from stable_baselines3 import PPO
+from std_msgs.msg import Float64MultiArray, Int32MultiArray
 
 from policy_node.batch import ObservationBatch, observation_layout
 from policy_node.configuration import Configuration, ConfigurationError, flatten, parse_configuration
 from policy_node.pipeline import Pipeline
+from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.swap import deploy
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
 from policy_node.terms import TermLayout, checked_decode, projected_gravity
-
-onnx = pytest.importorskip("onnx")
 
 WAITING, READY, STALE, REJECTED, FAULT = RobotState
 CPU = torch.device("cpu")
@@ -299,6 +303,8 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def file(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
     return network.save(tmp_path_factory.mktemp("quadruped") / "quadruped.onnx")
 
 
@@ -493,6 +499,45 @@ def test_a_policy_that_looks_back_is_told_how_far(tmp_path: Path) -> None:
             np.testing.assert_allclose(result.commands[robot], bounded, atol=1e-6)
 
 
+class SpacesOnly(gymnasium.Env):
+    """An environment that is never stepped: a model takes its spaces from it."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize(
+    ("space", "numbers", "no_choice"),
+    [
+        (spaces.Discrete(4), [3], [4]),
+        (spaces.MultiDiscrete([3, 4]), [1, 3], [3, 0]),
+        (spaces.MultiBinary(2), [1, 0], None),
+    ],
+    ids=str,
+)
+def test_categories_are_fed_from_whole_numbers(space, numbers, no_choice, tmp_path):
+    file = tmp_path / "policy.zip"
+    model = PPO("MlpPolicy", SpacesOnly(space), n_steps=2, batch_size=2, device="cpu", seed=0)
+    model.save(file)
+    sensor = {"topic": "gear", "type": "std_msgs/msg/Int32MultiArray", "field": "data"}
+    parameters = {
+        "control_rate_hz": 50.0,
+        "robots": ["robot"],
+        "policy": {"path": str(file), "trusted": True, "device": "cpu"},
+        "observations": {"keys": ["gear"], "gear": sensor},
+        "action": {"topic": "command", "type": "std_msgs/msg/Float64MultiArray", "safe_command": [9.0, 9.0]},
+    }
+    pipeline = deploy(parse_configuration(parameters)).pipeline
+    add(pipeline, 0, "gear", 10**18, Int32MultiArray(data=numbers))
+    expected, _ = model.predict(np.array(numbers).reshape(space.shape), deterministic=True)
+    np.testing.assert_allclose(pipeline.step(10**18).commands[0], expected, atol=1e-6)
+    if no_choice:
+        add(pipeline, 0, "gear", 10**18 + 1, Int32MultiArray(data=no_choice))
+        result = pipeline.step(10**18 + 1)
+        assert (result.states, result.commands.tolist()) == ((FAULT,), [[9.0, 9.0]])
+
+
 class Dogs:
     """The topics of the robots, for `Lockstep`."""
 
@@ -555,3 +600,27 @@ def test_the_node_drives_quadrupeds(network: Network, file: Path, peer: Peer, st
             expected[robot] = dog.expected()
         for robot, command in lockstep.tick().items():
             np.testing.assert_allclose(command.data, expected[robot], atol=1e-5)
+
+
+def test_parameters_of_terms_come_and_go_with_their_names(ros: None) -> None:
+    """Also of an observation whose terms are named while the node runs; what an operator has set stays."""
+    given = {"observations.keys": ["a"], "observations.a.terms": ["t", "u"], "observations.a.t.scale": [2.0]}
+    node = Node(
+        "terms",
+        allow_undeclared_parameters=True,
+        automatically_declare_parameters_from_overrides=True,
+        parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+    )
+    try:
+        seen = []
+        for terms in (["t", "u"], ["u"], None):
+            kind = Parameter.Type.NOT_SET if terms is None else None
+            node.set_parameters([Parameter("observations.a.terms", kind, terms)])
+            declare_parameters(node)
+            parts = [name.split(".") for name in read_parameters(node) if name.startswith("observations.a.")]
+            seen.append({part[2] for part in parts if len(part) == 4 or part[2] == "encoding"})
+            seen[-1] |= {".".join(part[2:]) for part in parts if part[2:] == ["t", "scale"]}
+        assert seen == [{"t", "u", "t.scale"}, {"t", "u", "t.scale"}, {"t", "encoding", "t.scale"}]
+        assert not node.has_parameter("observations.a.t.kind")
+    finally:
+        node.destroy_node()
