@@ -4,6 +4,7 @@
 
 import functools
 import hashlib
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 from policy_conformance import ROBOTS, PolicyConformance, example_observations
 from torch import nn
 
+from policy_node.configuration import parse_configuration
+from policy_node.pipeline import policy_interface
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
 from policy_node.policies.interface import parse_memory
 from policy_node.specs import ArraySpec, DiscreteSpec
@@ -618,3 +622,43 @@ def test_memory_is_written_as_a_pair(text, expected):
 def test_memory_written_in_another_way_is_refused():
     with pytest.raises(PolicyError, match="the memory 'h' is not written as input=output"):
         parse_memory("h")
+
+
+def documented(heading: str, language: str) -> str:
+    """Return all blocks of a section of the documentation in that language."""
+    text = (Path(__file__).parents[1] / "doc" / "policies.md").read_text()
+    section = re.split(r"^## ", text, flags=re.MULTILINE)
+    found = next(part for part in section if part.startswith(f"{heading}\n"))
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", found, re.MULTILINE | re.DOTALL))
+
+
+def configured(heading: str) -> Any:
+    """Return the configuration that a section shows, completed with what belongs to no policy."""
+    complete = """
+        control_rate_hz: 20.0
+        robots: [robot]
+        observations: {keys: [state], state: {topic: state, type: std_msgs/msg/Float64MultiArray}}
+        synchronisation: {slop_s: 0.02, max_age_s: 0.2}
+        action: {topic: cmd_vel, type: std_msgs/msg/Float64MultiArray, when_stale: silent}
+    """
+    return parse_configuration({**yaml.safe_load(complete), **yaml.safe_load(documented(heading, "yaml"))})
+
+
+def test_the_documented_exports_and_configurations_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for heading in ("ONNX", "torch.export", "Histories and attention"):
+            exec(documented(heading, "python"), names)
+    for heading in ("ONNX", "Histories and attention"):
+        configuration = configured(heading)
+        policy = load_policy(configuration.policy.path, interface=policy_interface(configuration))
+        actions, _ = policy(example_observations(policy, 3, seed=1), policy.initial_state(3))
+        assert not actions.isnan().any()
+    assert policy.spec.memory.keys() == {"steps_since_reset"}
+    assert load_policy("walker.pt2").spec.action.shape == (3,)
+
+    scripted = configured("TorchScript")
+    assert policy_interface(scripted).shapes == {"observation": (12,), "h_in": (2, -1, 64)}
+    assert configured("TensorFlow").policy.path == (DATA / "point_mass.onnx").name
