@@ -431,6 +431,7 @@ def test_arguments_of_other_formats_are_refused(exported, arguments, message):
         (Rememberer, {"memory": (("h_in", "h"),)}, r"it has no output 'h', but \['actions', 'h_out'\]"),
         (Rememberer, {"memory": (("h_in", "actions"),)}, r"output 'actions' is .* for \[2, 2, 8\] in"),
         (Rememberer, {"memory": (("obs", "h_out"),)}, "is used twice"),
+        (Seer, {"inputs": {"touch": "image"}}, "are the same observation; name the input of each"),
         (Rememberer, {"action": "velocity"}, "it has no output 'velocity'"),
         (Rememberer, {"low": (-1, -1, -1)}, "the bounds do not fit policy file .* does not broadcast"),
         (Rememberer, {"discrete": 3}, r"its output 'actions' is \[2\] for 3 choices"),
@@ -484,6 +485,24 @@ def test_a_policy_in_training_mode_is_refused(tmp_path):
     save_script(Guesser(), tmp_path / "policy.pt")
     with pytest.raises(PolicyError, match=r"the same observations give different actions; .* in evaluation mode"):
         load_policy(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (3,)}))
+
+
+def test_one_number_and_lengths_as_float_are_taken(tmp_path):
+    class Timer(nn.Module):
+        def forward(self, history: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            return (history.sum(dim=1) / lengths)[:, None]
+
+    program = torch.export.export(
+        Timer(), (torch.zeros(3, STEPS), torch.ones(3)), dynamic_shapes=({0: torch.export.Dim("robots")},) * 2
+    )
+    torch.export.save(program, tmp_path / "policy.pt2")
+    interface = PolicyInterface(history={"observation": STEPS}, lengths="lengths")
+    policy = load_policy(tmp_path / "policy.pt2", interface=interface)
+    state = policy.initial_state(2)
+    for expected in ([2.0, 20.0], [3.0, 30.0]):
+        history = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 40.0, 20.0]])
+        actions, state = policy(history, state)
+        assert actions.flatten().tolist() == expected
 
 
 def linear_onnx(file: Path, output: str = "float", **axes: Any) -> Path:
