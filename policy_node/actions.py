@@ -22,9 +22,9 @@ class CommandMapper:
     """Maps final actions `[robots, *action]` to commands `[robots, components]` on the device.
 
     A continuous action is flattened, its components in their order, and becomes `clip(action * scale + offset)`,
-    computed in float64 so that no command lies beyond a bound; a Discrete action picks a row of `action.table`. A row
-    that is not finite, or whose Discrete action is negative (the policies' mark of logits that were not finite), comes
-    out as NaN.
+    computed in float64 so that no command lies beyond a bound. So does each choice of a MultiDiscrete or MultiBinary
+    action, a whole number from 0; a Discrete action picks a row of `action.table`. A number that is not finite, or a
+    choice that is negative (the policies' mark of logits that were not finite), comes out as NaN.
 
     Parameters
     ----------
@@ -42,16 +42,10 @@ class CommandMapper:
     """
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
-        if isinstance(action, MultiDiscreteSpec):
-            raise ConfigurationError(
-                [
-                    f"policy.path: the policy gives {action}, which no command can be made of yet; "
-                    "use a policy with a Box or Discrete action"
-                ]
-            )
         joints = configuration.type in JOINT_COMMAND_TYPES
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
+        self._choices = isinstance(action, MultiDiscreteSpec)
         affine = {name: getattr(configuration, name) for name in ("scale", "offset", "low", "high")}
         if isinstance(action, DiscreteSpec):
             given = [f"action.{name}" for name, numbers in affine.items() if numbers]
@@ -64,10 +58,11 @@ class CommandMapper:
             # The last row, picked by -1, marks an action that must not be used.
             self._table = torch.from_numpy(np.vstack([rows, np.full((1, self.components), np.nan)])).to(device)
         else:
-            self.components = math.prod(action.shape)
+            self.components = len(action.choices) if isinstance(action, MultiDiscreteSpec) else math.prod(action.shape)
             if configuration.table:
+                kind = "several choices" if self._choices else "continuous"
                 raise ConfigurationError(
-                    [f"action.table: given, but the policy's action is continuous, {action}; remove it"]
+                    [f"action.table: given, but the policy's action is {kind}, {action}; remove it"]
                 )
             if named and len(named) != self.components:
                 raise ConfigurationError(
@@ -123,6 +118,8 @@ class CommandMapper:
         if self._table is not None:
             return self._table[actions]
         commands = actions.reshape(actions.shape[0], -1)
+        if self._choices:
+            commands = commands.double().where(commands >= 0, torch.nan)
         if self._scale is not None:
             commands = commands * self._scale
         if self._offset is not None:

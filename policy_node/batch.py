@@ -3,7 +3,8 @@
 """From one reading per robot to the tensors of the policy: staging rows, one upload per key, history on the device.
 
 Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
-the frame (for images: the channels), oldest first, and are zero after a reset. A history has them on an axis of their
+the frame (for images: the channels), oldest first, and are zero after a reset. Isaac Lab stacks every term by itself,
+one after the other, and fills its steps with the first one after a reset. A history has them on an axis of their
 own instead, `[steps, ...]`, for policies that look back by themselves.
 """
 
@@ -39,6 +40,8 @@ class ObservationLayout:
         Time steps on a first axis of their own; 0: no such axis.
     terms
         What a frame is made of; empty when it is what one sensor gives.
+    stack_as
+        `vecframestack` or `isaac_lab`, see the module.
     """
 
     key: str
@@ -47,22 +50,25 @@ class ObservationLayout:
     channels_first: bool
     history: int = 0
     terms: tuple[TermLayout, ...] = ()
+    stack_as: str = "vecframestack"
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Whether the histories of both hold the same numbers."""
-        frame, another = self.frame, other.frame
-        return (
-            (self.key, self.steps, self.channels_first, self.history, self.terms, frame.shape, frame.dtype)
-            == (other.key, other.steps, other.channels_first, other.history, other.terms, another.shape, another.dtype)
-            and np.array_equal(frame.low, another.low)
-            and np.array_equal(frame.high, another.high)
-        )
+        """Whether the histories of both hold the same numbers; bounds change nothing of them."""
+        return self._held() == other._held()
+
+    def _held(self) -> tuple[object, ...]:
+        frame = self.frame
+        steps = (self.steps, self.stack_as, self.history)
+        return self.key, *steps, self.channels_first, self.terms, frame.shape, frame.dtype
 
     @property
     def readings(self) -> dict[str, ArraySpec]:
         """What is read for one frame, by the name of the source and in the order of the staged row."""
         if not self.terms:
-            return {self.frame.name: self.frame}
+            frame = self.frame
+            # A single number, such as a category, is read as a vector of one.
+            reading = frame if frame.shape else ArraySpec(frame.name, (1,), frame.dtype, frame.low, frame.high)
+            return {frame.name: reading}
         named = {term.configuration.name: term.reading for term in self.terms if term.reading}
         return {name: ArraySpec(name, (size,), self.frame.dtype, -np.inf, np.inf) for name, size in named.items()}
 
@@ -94,6 +100,9 @@ def observation_layout(
     """
     prefix = f"observations.{observation.key}"
     shape, steps = spec.shape, observation.stack
+    if not shape and steps == 1 and not (observation.history or observation.terms or observation.is_image):
+        frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
+        return ObservationLayout(key=key, frame=frame, steps=1, channels_first=False)
     spec_low, spec_high = spec.low, spec.high
     channels_first = False
     if observation.history:
@@ -114,6 +123,10 @@ def observation_layout(
         channels_first = int(np.argmin(shape)) == 0
         if channels_first:
             shape = (shape[1], shape[2], shape[0])
+    if observation.stack_as == "isaac_lab" and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.stack_as: found isaac_lab, which stacks vectors, but the policy wants {spec}; remove it"]
+        )
     if observation.terms and len(shape) != 1:
         raise ConfigurationError(
             [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
@@ -133,6 +146,7 @@ def observation_layout(
         channels_first=channels_first,
         history=observation.history,
         terms=terms,
+        stack_as=observation.stack_as,
     )
 
 
@@ -157,6 +171,15 @@ class _History:
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
         self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
+        # Robots whose steps are to be filled with the next one, `[robots]` bool.
+        self._to_fill: torch.Tensor | None = None
+        # Where in the stack of whole steps each number of Isaac Lab's stack is.
+        self._order: torch.Tensor | None = None
+        if layout.stack_as == "isaac_lab" and layout.steps > 1:
+            of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
+            ends = np.cumsum([term.size for term in layout.terms])[:-1]
+            order = np.concatenate([part.ravel() for part in np.split(of_step, ends, axis=1)])
+            self._order = torch.from_numpy(order).to(device)
         # [robots, *frame[:-1], steps * frame[-1]], or [robots, history, *frame]
         self._stacked: torch.Tensor | None = None
         if layout.history:
@@ -167,17 +190,20 @@ class _History:
     def readings(self, robot: int) -> dict[str, np.ndarray]:
         """Return by the name of its source where each reading of a robot is to be written."""
         if not self.layout.terms:
-            # The ellipsis makes a view of a single number, too.
-            return {self.layout.frame.name: self.rows[robot, ...]}
+            frame = self.layout.frame
+            return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))[robot]}
         ends = np.cumsum([term.reading for term in self.layout.terms])
         return {
             term.configuration.name: self.rows[robot, end - term.reading : end]
             for term, end in zip(self.layout.terms, ends.tolist(), strict=True)
+            if term.reading
         }
 
     def clear(self, rows: torch.Tensor) -> None:
-        """Zero the history of the robots in `rows`, a bool tensor `[robots]`."""
-        if self._stacked is not None:
+        """Forget the steps of the robots in `rows`, a bool tensor `[robots]`."""
+        if self._order is not None:
+            self._to_fill = rows
+        elif self._stacked is not None:
             # As bytes: not every dtype of observations can be assigned through a mask.
             self._stacked.view(torch.uint8)[rows] = 0
 
@@ -193,7 +219,12 @@ class _History:
                 stacked = torch.cat([self._stacked[:, 1:], newest.unsqueeze(1)], dim=1)
             else:
                 stacked = torch.cat([self._stacked[..., newest.shape[-1] :], newest], dim=-1)
+            if self._to_fill is not None:
+                stacked = torch.where(self._to_fill[:, None], newest.repeat(1, self.layout.steps), stacked)
+                self._to_fill = None
             self._stacked = stacked
+        if self._order is not None:
+            return stacked[:, self._order]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
 
 

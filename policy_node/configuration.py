@@ -31,6 +31,7 @@ VELOCITY_COMMAND_TYPES = (TWIST, TWIST_STAMPED)
 JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
 COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
 POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
+STACKS = ("vecframestack", "isaac_lab")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 
 
@@ -213,9 +214,17 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.stack",
         "int",
         1,
-        "Time steps stacked, oldest first, as SB3's VecFrameStack does.",
+        "Time steps stacked, oldest first.",
         minimum=1,
         maximum=1000,
+    ),
+    Parameter(
+        "observations.<key>.stack_as",
+        "str",
+        "vecframestack",
+        "Whose stack it is. SB3's VecFrameStack joins whole steps, zeros before a reset; Isaac Lab, for vectors, joins "
+        "all steps of a term and then those of the next, before a reset as the first step after it.",
+        allowed=STACKS,
     ),
     Parameter(
         "observations.<key>.history",
@@ -526,6 +535,7 @@ class ObservationConfiguration(SourceConfiguration):
 
     encoding: str
     stack: int
+    stack_as: str
     history: int
     input: str
     shape: tuple[int, ...]

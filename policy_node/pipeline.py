@@ -171,6 +171,7 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
     sensors = {
         observation.key: _described(observation)
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
+        + (f" as {observation.stack_as}" if observation.stack_as != "vecframestack" else "")
         + (f", history {observation.history}" if observation.history else "")
         for observation in configuration.observations
     }

@@ -210,14 +210,20 @@ class Peer:
 
     def call(self, service_type: Any, name: str, request: Any) -> Any:
         """Call a service and return its response."""
+        return self.begin_call(service_type, name, request)()
+
+    def begin_call(self, service_type: Any, name: str, request: Any) -> Callable[[], Any]:
+        """Call a service and return what waits for its response and returns it."""
         client = self.node.create_client(service_type, name)
-        try:
-            self.spin_until(client.service_is_ready, f"the service {name}")
-            future = client.call_async(request)
+        self.spin_until(client.service_is_ready, f"the service {name}")
+        future = client.call_async(request)
+
+        def end() -> Any:
             self.spin_until(future.done, f"the response of {name}")
-            return future.result()
-        finally:
             self.node.destroy_client(client)
+            return future.result()
+
+        return end
 
 
 class LifecycleClient:
@@ -246,13 +252,15 @@ class LifecycleClient:
         assert all(bool(result.reason) is not result.successful for result in response.results)
         return "; ".join(result.reason for result in response.results if not result.successful)
 
+    def begin_to_set(self, **values: Any) -> Callable[[], str]:
+        """Set parameters as `set_atomically` does, but return at once what waits for the answer and returns it."""
+        request = SetParametersAtomically.Request(parameters=_parameter_messages(values))
+        end = self._peer.begin_call(SetParametersAtomically, f"{self._name}/set_parameters_atomically", request)
+        return lambda: str(end().result.reason)
+
     def set_atomically(self, **values: Any) -> str:
         """Set parameters as `set` does, all or none; return why they were refused."""
-        request = SetParametersAtomically.Request(parameters=_parameter_messages(values))
-        name = f"{self._name}/set_parameters_atomically"
-        response: SetParametersAtomically.Response = self._peer.call(SetParametersAtomically, name, request)
-        assert bool(response.result.reason) is not response.result.successful
-        return response.result.reason
+        return self.begin_to_set(**values)()
 
     def get(self, *names: str) -> list[Any]:
         """Return the values of parameters."""

@@ -106,6 +106,13 @@ def test_an_action_is_scaled_then_offset_then_bounded():
     np.testing.assert_allclose(commands, [[0.35, -1.25, 1.05], [0.5, -2.0, -1.45]], atol=1e-12)
 
 
+def test_several_choices_are_numbers_that_can_be_scaled():
+    changes = {"scale": (0.5, 1.0), "offset": (-0.5, 0.0), "high": (0.25, 2.0)}
+    mapper = CommandMapper(MultiDiscreteSpec("action", (3, 4)), action_configuration(**changes), CPU)
+    commands = mapper(torch.tensor([[0, 3], [1, 1], [2, 0], [-1, 2]])).numpy()
+    np.testing.assert_array_equal(commands, [[-0.5, 2.0], [0.0, 1.0], [0.25, 0.0], [np.nan, 2.0]])
+
+
 def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
     mapper = CommandMapper(box(2), action_configuration(ARRAY, low=(-1.0,), high=(0.1,)), CPU)
     commands = mapper(torch.tensor([[torch.inf, 0.0], [torch.nan, 0.0], [5.0, -5.0]])).numpy()
@@ -135,8 +142,13 @@ def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
         (DiscreteSpec("action", 3), action_configuration(ARRAY, table=(0.0,) * 2), "found 2 numbers"),
         (
             MultiDiscreteSpec("action", (2, 3)),
-            action_configuration(ARRAY),
-            "policy.path: the policy gives action: 2 at once, each one of 2, 3 choices",
+            action_configuration(ARRAY, table=(0.0, 1.0)),
+            "action.table: given, but the policy's action is several choices, action: 2 at once",
+        ),
+        (
+            MultiDiscreteSpec("action", (2, 3, 2)),
+            action_configuration(),
+            "action.fields: found 2 (linear.x, angular.z), but the policy's action has 3 components",
         ),
         (
             DiscreteSpec("action", 3),

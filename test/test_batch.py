@@ -44,6 +44,7 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         joints=(),
         encoding="",
         stack=stack,
+        stack_as="vecframestack",
         history=0,
         input="",
         shape=(),
@@ -167,7 +168,7 @@ def test_bounds_that_were_stacked_frame_by_frame_are_cut_rightly():
         ((3, 64, 64), IMAGE, 2, "observations.camera.stack: found 2"),
         ((8,), IMAGE, 1, "observations.camera.type: a sensor_msgs/msg/Image gives [height, width, channels]"),
         ((64, 64), IMAGE, 1, "observations.camera.type"),
-        ((), VECTOR, 1, "observations.camera"),
+        ((), VECTOR, 2, "observations.camera.stack: found 2"),
     ],
 )
 def test_what_does_not_fit_is_named(shape, message_type, stack, problem):
@@ -191,3 +192,16 @@ def test_an_image_goes_up_with_the_strides_that_predict_gives_it():
     tensor = ObservationBatch(layouts, 2, torch.device("cpu")).push(np.ones(2, bool))["image"]
     assert tensor.shape == (2, 6, 40, 44)
     assert tensor.permute(0, 2, 3, 1).is_contiguous()
+
+
+def test_a_category_is_one_number_read_as_a_vector():
+    """Of a Discrete space, whose observations have no axis of their own."""
+    spec = ArraySpec("gear", (), np.int64, 0, 3)
+    layout = observation_layout("observation", spec, observation_configuration("gear", "std_msgs/msg/Int32", 1))
+    assert [(name, reading.shape) for name, reading in layout.readings.items()] == [("gear", (1,))]
+    batch = ObservationBatch({"observation": layout}, 3, torch.device("cpu"))
+    for robot, gear in enumerate((2, 0, 3)):
+        batch.readings(robot)["gear"][...] = [gear]
+    assert batch.push(np.ones(3, bool))["observation"].tolist() == [2, 0, 3]
+    with pytest.raises(ConfigurationError, match=r"observations.gear.stack: found 2"):
+        observation_layout("observation", spec, observation_configuration("gear", "std_msgs/msg/Int32", 2))

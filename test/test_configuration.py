@@ -394,5 +394,6 @@ def documented_row(parameter: Parameter) -> str:
 
 
 def test_the_documentation_lists_every_parameter_as_it_is():
-    rows = [line for line in DOCUMENTATION.splitlines() if line.startswith("| `")]
+    _, _, table = DOCUMENTATION.partition("## All parameters\n")
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
     assert rows == [documented_row(parameter) for parameter in PARAMETERS]

@@ -49,7 +49,7 @@ def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer,
         assert operator.change("activate")
         assert operator.state() == "active"
         fleet.drive(lambda: driven(fleet), "commands of the policy")
-        assert "policy.path: parameters are read at configure" in operator.set(policy__path="other.zip")
+        assert "policy.device: parameters are read at configure" in operator.set(policy__device="cpu")
         assert operator.change("deactivate")
         assert operator.state() == "inactive"
         peer.spin_until(lambda: safe(fleet), "the safe command of every robot")

@@ -3,6 +3,7 @@
 """A policy that is changed while the node drives: the new one from some tick on, or the old one goes on."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,21 @@ class ConstantRobots:
             commands[robot] = [predictor(*reading) for _ in range(STACK)][-1]
         return commands
 
+    def drive(self, model: Any) -> None:
+        """Wait until the model drives every robot, then forget the commands so far."""
+        self._peer.spin_until(lambda: self.driven_by(model), "commands of the policy")
+        self.fleet.clear()
+
+    def assert_driven_by(self, model: Any) -> None:
+        """Wait for more commands; all since the last `drive` must be the model's."""
+        counts = {robot: len(commands) + 5 for robot, commands in self.fleet.commands.items()}
+        self._peer.spin_until(
+            lambda: all(len(self.fleet.commands[robot]) >= count for robot, count in counts.items()), "commands"
+        )
+        for robot, command in self.expected(model).items():
+            found = np.array([command_values(message) for message in self.fleet.commands[robot]])
+            assert np.all(np.abs(found - command) <= 1e-5), robot
+
     def driven_by(self, model: Any) -> bool:
         """Whether every robot's newest command is the model's."""
         newest = {robot: self.fleet.newest(robot) for robot in ROBOTS}
@@ -79,9 +95,8 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     operator = LifecycleClient(peer, process.full_name)
     diagnostics = Diagnostics(peer)
     robots = ConstantRobots(peer)
-    peer.spin_until(lambda: robots.driven_by(old), "commands of the old policy")
     peer.spin_until(lambda: "policy_node: control" in diagnostics.newest, "diagnostics")
-    robots.fleet.clear()
+    robots.drive(old)
 
     # The hash of the old file does not fit the new one, so both are set at once.
     assert "has the SHA-256" in operator.set(policy__path=str(new_file))
@@ -102,4 +117,108 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     peer.spin_until(lambda: diagnostics.values("policy_node: control").get("policy") == str(new_file), "diagnostics")
     assert diagnostics.values("policy_node: control")["policy_sha256"] == sha256(new_file)
     assert process.send(signal.SIGINT) == 0
+    assert "Traceback" not in process.text
+
+
+def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_drives_on(
+    model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    old_file, old = model(STACK)
+    process = start_node(parameters_of(old_file, ROBOTS, PARAMETERS))
+    operator = LifecycleClient(peer, process.full_name)
+    robots = ConstantRobots(peer)
+    robots.drive(old)
+    (tmp_path / "damaged.zip").write_bytes(old_file.read_bytes()[:-1000])
+    other_hash = "0" * 64
+    # What is set, and why it is refused.
+    refusals: list[tuple[dict[str, Any], list[str]]] = [
+        (
+            {"policy.path": str(model(stack=1)[0])},
+            ["observations.image.stack: found 4, but the policy wants image: uint8 [3, 36, 36]", "configured sensor"],
+        ),
+        ({"policy.path": str(model(STACK, discrete=True)[0])}, ["action.table: found 0 numbers"]),
+        ({"policy.path": str(tmp_path / "missing.zip")}, ["missing.zip' cannot be read: No such file or directory"]),
+        ({"policy.path": str(tmp_path / "damaged.zip")}, ["damaged.zip' is cut off or damaged"]),
+        ({"policy.path": "package://no_such_package/a.zip"}, ["there is no package 'no_such_package' here"]),
+        ({"policy.path": 5}, ["policy.path: found 5 (int), but it must be a string"]),
+        ({"policy.path": None}, ["policy.path: missing"]),
+        ({"policy.sha256": "5"}, ["policy.sha256: found '5', but a SHA-256 is 64 hexadecimal digits"]),
+        ({"policy.sha256": other_hash}, ["has the SHA-256", f"but {other_hash} is wanted"]),
+        (
+            {"policy.path": str(model(STACK, seed=5)[0]), "policy.sha256": other_hash},
+            ["has the SHA-256", f"but {other_hash} is wanted"],
+        ),
+        ({"policy.vecnormalize": str(tmp_path / "missing.pkl")}, ["missing.pkl", "No such file or directory"]),
+        (
+            {"policy.path": str(model(STACK, seed=5)[0]), "control_rate_hz": 10.0},
+            ["policy.path, control_rate_hz: parameters are read at configure", "Only policy.path"],
+        ),
+    ]
+    for values, reasons in refusals:
+        refused = operator.set_atomically(**{name.replace(".", "__"): value for name, value in values.items()})
+        assert all(reason in refused for reason in reasons), refused
+        assert operator.get("policy.path", "policy.sha256", "policy.vecnormalize") == [str(old_file), "", ""]
+    robots.assert_driven_by(old)
+    assert "the policy is now" not in process.text and "Traceback" not in process.text
+
+
+def test_a_policy_is_changed_before_the_node_drives(model: Model, peer: Peer, start_node: StartNode) -> None:
+    (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
+    process = start_node(parameters_of(old_file, ROBOTS, {**PARAMETERS, "autostart": False}))
+    operator = LifecycleClient(peer, process.full_name)
+    robots = ConstantRobots(peer)
+    # Unconfigured: nothing is loaded yet, so that nothing can be refused.
+    assert operator.set(policy__path="missing.zip") == ""
+    assert operator.set(policy__path=str(old_file)) == ""
+    assert operator.change("configure")
+    # Inactive: loaded at once.
+    assert "missing.zip' cannot be read" in operator.set(policy__path="missing.zip")
+    assert operator.set(policy__path=str(new_file)) == ""
+    assert operator.change("activate")
+    robots.drive(new)
+    robots.assert_driven_by(new)
+    assert operator.change("deactivate")
+    assert operator.set(policy__path=str(old_file)) == ""
+    assert operator.change("activate")
+    robots.drive(old)
+    robots.assert_driven_by(old)
+
+
+def test_the_node_does_everything_else_while_a_policy_loads(
+    model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
+    process = start_node(parameters_of(old_file, ROBOTS, PARAMETERS))
+    operator = LifecycleClient(peer, process.full_name)
+    robots = ConstantRobots(peer)
+    diagnostics = Diagnostics(peer)
+    # It is read for as long as the test does not write it.
+    slow_file = tmp_path / "slow.zip"
+    os.mkfifo(slow_file)
+
+    for ending in ("swap", "cleanup"):
+        robots.drive(old)
+        answer = operator.begin_to_set(policy__path=str(slow_file))
+        with slow_file.open("wb") as stream:  # opens once the node reads
+            diagnostics.arrays.clear()
+            peer.spin_until(lambda: len(diagnostics.arrays) >= 2, "diagnostics")
+            robots.assert_driven_by(old)
+            assert operator.state() == "active"
+            if ending == "cleanup":
+                assert operator.change("deactivate") and operator.change("cleanup")
+            stream.write(new_file.read_bytes())
+        refused = answer()
+        if ending == "swap":
+            assert refused == ""
+            robots.drive(new)
+            assert operator.set(policy__path=str(old_file)) == ""
+        else:
+            assert "policy.path: the node was cleaned up while the policy was loading; set it again" in refused
+            assert operator.get("policy.path") == [str(old_file)]
+    assert operator.change("configure")
+
+    # The end does not wait for it for ever.
+    operator.begin_to_set(policy__path=str(slow_file))
+    with slow_file.open("wb"):
+        assert process.send(signal.SIGTERM) == 0
     assert "Traceback" not in process.text

@@ -8,29 +8,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 import yaml
 from geometry_msgs.msg import Quaternion, Twist, Vector3
+from gymnasium import spaces
 from node_harness import Lockstep, Peer
 from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import Float64MultiArray
+from stable_baselines3 import PPO
+from std_msgs.msg import Float64MultiArray, Int32MultiArray
 
 from policy_node.batch import ObservationBatch, observation_layout
 from policy_node.configuration import Configuration, ConfigurationError, flatten, parse_configuration
 from policy_node.pipeline import Pipeline
+from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.swap import deploy
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
 from policy_node.terms import TermLayout, checked_decode, projected_gravity
-
-onnx = pytest.importorskip("onnx")
 
 WAITING, READY, STALE, REJECTED, FAULT = RobotState
 CPU = torch.device("cpu")
@@ -204,6 +208,51 @@ def test_histories_keep_their_axis_and_begin_with_zeros(own):
         previous = actions
 
 
+@pytest.mark.parametrize("terms", [{"a": {"scale": [1.0, 1.0]}, "action": {"kind": "previous_action"}}, {}])
+def test_isaac_lab_stacks_term_after_term_and_fills_with_the_first_step(terms):
+    """Against a buffer per term and robot; of an observation without terms, the only one."""
+    stacked = {"stack": 4, "stack_as": "isaac_lab"}
+    if terms:
+        observation = observation_of(terms, **stacked)
+    else:
+        plain = {f"observations.policy.{name}": value for name, value in {"topic": "a", "type": "b/msg/C"}.items()}
+        kept = {name: value for name, value in quadruped().items() if not name.startswith("observations.policy.")}
+        plain |= {f"observations.policy.{name}": value for name, value in stacked.items()}
+        (observation,) = parse_configuration({**kept, **plain}).observations
+    layout = observation_layout("policy", vector(20 if terms else 8), observation, {}, 3)
+    batch = ObservationBatch({"policy": layout}, 2, CPU)
+    rng = np.random.default_rng(0)
+    buffers: list[list[list[np.ndarray]]] = [[], []]
+    previous = np.zeros((2, 3), np.float32)
+    for tick in range(10):
+        reset = np.array([tick == 0, tick in (0, 2, 7)])
+        previous[reset] = 0.0
+        for robot in range(2):
+            reading = rng.normal(size=2).astype(np.float32)
+            (row,) = batch.readings(robot).values()
+            row[...] = np.nan if robot == 1 and tick == 6 else reading
+            step = [row.copy(), previous[robot].copy()] if terms else [row.copy()]
+            if reset[robot]:
+                buffers[robot] = [[part] * 4 for part in step]
+            buffers[robot] = [[*buffer[1:], part] for buffer, part in zip(buffers[robot], step, strict=True)]
+        found = batch.push(reset)["policy"].numpy()
+        expected = [np.concatenate([part for buffer in buffers[robot] for part in buffer]) for robot in range(2)]
+        np.testing.assert_array_equal(found, expected)
+        previous = rng.normal(size=(2, 3)).astype(np.float32)
+        batch.remember(torch.from_numpy(previous))
+
+
+def test_isaac_lab_stacks_no_images():
+    parameters = {"topic": "a", "type": "sensor_msgs/msg/Image", "stack": 2, "stack_as": "isaac_lab"}
+    kept = {name: value for name, value in quadruped().items() if not name.startswith("observations.policy.")}
+    image = {f"observations.policy.{name}": value for name, value in parameters.items()}
+    (observation,) = parse_configuration({**kept, **image}).observations
+    with pytest.raises(
+        ConfigurationError, match=r"observations.policy.stack_as: found isaac_lab, which stacks vectors"
+    ):
+        observation_layout("policy", ArraySpec("image", (36, 36, 6), np.uint8, 0, 255), observation)
+
+
 def test_a_history_that_is_not_the_policys_is_named():
     observation = observation_of({"a": {}}, history=4)
     with pytest.raises(ConfigurationError, match=r"observations.policy.history: found 4, but the policy wants"):
@@ -254,6 +303,8 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def file(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
     return network.save(tmp_path_factory.mktemp("quadruped") / "quadruped.onnx")
 
 
@@ -448,6 +499,45 @@ def test_a_policy_that_looks_back_is_told_how_far(tmp_path: Path) -> None:
             np.testing.assert_allclose(result.commands[robot], bounded, atol=1e-6)
 
 
+class SpacesOnly(gymnasium.Env):
+    """An environment that is never stepped: a model takes its spaces from it."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize(
+    ("space", "numbers", "no_choice"),
+    [
+        (spaces.Discrete(4), [3], [4]),
+        (spaces.MultiDiscrete([3, 4]), [1, 3], [3, 0]),
+        (spaces.MultiBinary(2), [1, 0], None),
+    ],
+    ids=str,
+)
+def test_categories_are_fed_from_whole_numbers(space, numbers, no_choice, tmp_path):
+    file = tmp_path / "policy.zip"
+    model = PPO("MlpPolicy", SpacesOnly(space), n_steps=2, batch_size=2, device="cpu", seed=0)
+    model.save(file)
+    sensor = {"topic": "gear", "type": "std_msgs/msg/Int32MultiArray", "field": "data"}
+    parameters = {
+        "control_rate_hz": 50.0,
+        "robots": ["robot"],
+        "policy": {"path": str(file), "trusted": True, "device": "cpu"},
+        "observations": {"keys": ["gear"], "gear": sensor},
+        "action": {"topic": "command", "type": "std_msgs/msg/Float64MultiArray", "safe_command": [9.0, 9.0]},
+    }
+    pipeline = deploy(parse_configuration(parameters)).pipeline
+    add(pipeline, 0, "gear", 10**18, Int32MultiArray(data=numbers))
+    expected, _ = model.predict(np.array(numbers).reshape(space.shape), deterministic=True)
+    np.testing.assert_allclose(pipeline.step(10**18).commands[0], expected, atol=1e-6)
+    if no_choice:
+        add(pipeline, 0, "gear", 10**18 + 1, Int32MultiArray(data=no_choice))
+        result = pipeline.step(10**18 + 1)
+        assert (result.states, result.commands.tolist()) == ((FAULT,), [[9.0, 9.0]])
+
+
 class Dogs:
     """The topics of the robots, for `Lockstep`."""
 
@@ -510,3 +600,27 @@ def test_the_node_drives_quadrupeds(network: Network, file: Path, peer: Peer, st
             expected[robot] = dog.expected()
         for robot, command in lockstep.tick().items():
             np.testing.assert_allclose(command.data, expected[robot], atol=1e-5)
+
+
+def test_parameters_of_terms_come_and_go_with_their_names(ros: None) -> None:
+    """Also of an observation whose terms are named while the node runs; what an operator has set stays."""
+    given = {"observations.keys": ["a"], "observations.a.terms": ["t", "u"], "observations.a.t.scale": [2.0]}
+    node = Node(
+        "terms",
+        allow_undeclared_parameters=True,
+        automatically_declare_parameters_from_overrides=True,
+        parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+    )
+    try:
+        seen = []
+        for terms in (["t", "u"], ["u"], None):
+            kind = Parameter.Type.NOT_SET if terms is None else None
+            node.set_parameters([Parameter("observations.a.terms", kind, terms)])
+            declare_parameters(node)
+            parts = [name.split(".") for name in read_parameters(node) if name.startswith("observations.a.")]
+            seen.append({part[2] for part in parts if len(part) == 4 or part[2] == "encoding"})
+            seen[-1] |= {".".join(part[2:]) for part in parts if part[2:] == ["t", "scale"]}
+        assert seen == [{"t", "u", "t.scale"}, {"t", "u", "t.scale"}, {"t", "encoding", "t.scale"}]
+        assert not node.has_parameter("observations.a.t.kind")
+    finally:
+        node.destroy_node()

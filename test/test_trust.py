@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from policy_node.policies import PolicyError, load_policy
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-NOT_TRUSTED = r"can run code when it is loaded and is not trusted; export it to a bundle, .* or set trusted"
+NOT_TRUSTED = r"can run code .* is not trusted; export it to a bundle with policy_export, .* or set trusted"
 
 
 class Payload:

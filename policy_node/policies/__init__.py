@@ -105,10 +105,10 @@ def load_policy(
     if kind != "onnx" and not content.startswith(b"PK"):
         raise PolicyError(f"policy file '{file}' is no zip archive (it starts with {content[:8]!r}); {remedy}")
     if not trusted and kind not in _DATA_ONLY:
-        remedy = "export it to a bundle, which is" if kind == "sb3" else "export it as ONNX, which is"
+        remedy = "export it to a bundle with policy_export" if kind == "sb3" else "export it as ONNX"
         raise PolicyError(
-            f"policy file '{file}' can run code when it is loaded and is not trusted; {remedy} "
-            "data only, or set trusted (in the node's configuration `policy.trusted: true`) if you know where it "
+            f"policy file '{file}' can run code when it is loaded and is not trusted; {remedy}, which "
+            "is data only, or set trusted (in the node's configuration `policy.trusted: true`) if you know where it "
             "comes from"
         )
     if vecnormalize is not None and kind != "sb3":

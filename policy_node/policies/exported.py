@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from torch.utils import _pytree
 
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
-from policy_node.policies.foreign import ForeignPolicy, Port, flat_outputs, ordered_names
+from policy_node.policies.foreign import ForeignPolicy, Port, ordered_names
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
+from policy_node.policies.module_engine import ModuleEngine
 
 
 def load_exported(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> Policy:
@@ -47,12 +47,6 @@ def load_exported(content: bytes, path: str, device: torch.device, interface: Po
             f"policy file '{path}' is no torch.export file, or damaged ({type(error).__name__}: {error}); "
             "give a file that torch.export.save wrote, with the PyTorch that is installed here"
         ) from error
-    kept = [*program.graph_signature.buffers_to_mutate.values()]
-    if kept:
-        raise PolicyError(
-            f"policy file '{path}' keeps memory inside itself ({', '.join(kept)}); "
-            "export it with the memory as input and output"
-        )
     if device.type != "cpu":
         program = move_to_device_pass(program, str(device))
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -67,24 +61,34 @@ def load_exported(content: bytes, path: str, device: torch.device, interface: Po
         Port(name, tuple(n if isinstance(n, int) else str(n) for n in tensor.shape), tensor.dtype)
         for name, tensor in zip(names, tensors, strict=True)
     ]
-    engine = _ExportedEngine(program.module(), program.call_spec.in_spec, ports, outputs)
+    module, in_spec = program.module(), program.call_spec.in_spec
+
+    def call(inputs: list[torch.Tensor]) -> Any:
+        # Dictionaries and keyword arguments are taken as the exported module took them.
+        arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
+        return module(*arguments, **keywords)
+
     if description is not None:
-        return DescribedPolicy(engine, description, path, device)
+        return DescribedPolicy(ModuleEngine(module, call, ports, outputs, None), description, path, device)
+    # Only a module with buffers can remember anything.
+    example = _example(ports, interface, device) if next(module.buffers(), None) is not None else None
+    try:
+        engine = ModuleEngine(module, call, ports, outputs, example)
+    except Exception as error:
+        raise PolicyError(
+            f"policy file '{path}' cannot be run ({type(error).__name__}: {error}); "
+            "export it again, with the robots and the steps of a history as its only open lengths"
+        ) from error
     return ForeignPolicy(engine, "torch.export", sha256, path, device, interface)
 
 
-class _ExportedEngine:
-    """Runs an exported program; see `policy_node.policies.foreign.Engine`."""
-
-    def __init__(self, module: Callable[..., Any], in_spec: Any, inputs: Sequence[Port], outputs: list[str]) -> None:
-        self._module = module
-        self._in_spec = in_spec
-        self.inputs = inputs
-        self.outputs: Sequence[str] = outputs
-        self.carried: Mapping[str, torch.Tensor] = {}
-
-    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run the program; see `policy_node.policies.foreign.Engine`."""
-        # Dictionaries and keyword arguments are taken as the exported module took them.
-        arguments, keywords = _pytree.tree_unflatten(inputs, self._in_spec)
-        return flat_outputs(self._module(*arguments, **keywords), self.outputs)
+def _example(ports: list[Port], interface: PolicyInterface, device: torch.device) -> list[torch.Tensor]:
+    """Return inputs of the lengths that the file says; open ones are the robots or the steps of the history."""
+    generator = torch.Generator().manual_seed(0)
+    robots = next((port.shape[0] for port in ports if port.shape), None)
+    steps = next(iter(interface.history.values()), 1)
+    example = []
+    for port in ports:
+        shape = [n if isinstance(n, int) else 2 if n == robots else steps for n in port.shape or ()]
+        example.append(torch.rand(shape, generator=generator).to(device, port.dtype))
+    return example

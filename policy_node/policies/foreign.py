@@ -171,10 +171,10 @@ class ForeignPolicy:
                 memory[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
                 inputs |= self._history_inputs(observations, memory[STEPS])
             # Not every engine hands NaN on: some take the larger of NaN and 0 to be 0.
-            floating = [tensor.flatten(1) for tensor in inputs.values() if tensor.is_floating_point()]
             usable = torch.ones(robots, dtype=torch.bool, device=self.device)
-            for tensor in floating:
-                usable = usable & ~tensor.isnan().any(dim=1)
+            for tensor in inputs.values():
+                if tensor.is_floating_point():
+                    usable = usable & ~tensor.reshape(robots, -1).isnan().any(dim=1)
             outputs = self._run_in_parts(inputs, robots)
             for part in self._memories:
                 after = outputs[part.output]
@@ -234,7 +234,10 @@ class ForeignPolicy:
             self._refuse("none of its inputs is an observation", "name fewer of them as memory, lengths or mask")
         if len(names) == 1 and names[0] not in keys:
             return {names[0]: next(iter(self._interface.history), "observation")}
-        return {name: keys.get(name, name) for name in names}
+        named = {name: keys.get(name, name) for name in names}
+        if len(set(named.values())) < len(named):
+            self._refuse(f"two of its inputs {names} are the same observation", "name the input of each")
+        return named
 
     def _observation(self, port: Port, key: str, fixed: dict[str, int]) -> ArraySpec:
         shape: Shape | None = self._interface.shapes.get(key)

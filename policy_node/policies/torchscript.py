@@ -1,27 +1,22 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Policies saved with ``torch.jit.save``.
-
-A recurrent policy may keep its memory in buffers of its own, for one robot, as Isaac Lab exports it. What a run
-changes there becomes memory of each robot like any other.
-"""
+"""Policies saved with ``torch.jit.save``."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
-from policy_node.policies.foreign import ForeignPolicy, Port, flat_outputs, ordered_names
+from policy_node.policies.foreign import ForeignPolicy, Port, ordered_names
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
+from policy_node.policies.module_engine import ModuleEngine
 
 
 def load_torchscript(content: bytes, path: str, device: torch.device, interface: PolicyInterface) -> Policy:
@@ -60,49 +55,20 @@ def load_torchscript(content: bytes, path: str, device: torch.device, interface:
     description = description_from_texts(texts, path, sha256)
     if description is not None:
         ports = [Port(name, None, None) for name in description.input_names]
-        return DescribedPolicy(_TorchScriptEngine(module, ports, description.output_names), description, path, device)
+        engine = ModuleEngine(module, lambda inputs: module(*inputs), ports, description.output_names, None)
+        return DescribedPolicy(engine, description, path, device)
     arguments = module.forward.schema.arguments[1:]
     names, outputs = ordered_names(interface, len(arguments), path)
-    engine = _TorchScriptEngine(module, [Port(name, None, None) for name in names], outputs)
-    engine.carry(_example(interface, names, path, device), path)
+    ports = [Port(name, None, None) for name in names]
+    example = _example(interface, names, path, device)
+    try:
+        engine = ModuleEngine(module, lambda inputs: module(*inputs), ports, outputs, example)
+    except Exception as error:
+        raise PolicyError(
+            f"policy file '{path}' cannot be run on one robot of the described shapes "
+            f"({str(error).strip().splitlines()[-1]}); correct the shapes"
+        ) from error
     return ForeignPolicy(engine, "TorchScript", sha256, path, device, interface)
-
-
-class _TorchScriptEngine:
-    """Runs a module; see `policy_node.policies.foreign.Engine`."""
-
-    def __init__(self, module: Any, inputs: list[Port], outputs: list[str]) -> None:
-        self._module = module
-        self.inputs: Sequence[Port] = inputs
-        self._given = len(inputs)
-        self.outputs: Sequence[str] = outputs
-        self._returned = list(outputs)
-        self.carried: Mapping[str, torch.Tensor] = {}
-
-    def carry(self, example: list[torch.Tensor], path: str) -> None:
-        """Make memory of the buffers that a run on one robot changes."""
-        before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
-        try:
-            with torch.inference_mode():
-                self._module(*example)
-        except Exception as error:
-            raise PolicyError(
-                f"policy file '{path}' cannot be run on one robot of the described shapes "
-                f"({str(error).strip().splitlines()[-1]}); correct the shapes"
-            ) from error
-        changed = [name for name, buffer in self._module.named_buffers() if not torch.equal(buffer, before[name])]
-        self.carried = {name: before[name] for name in changed}
-        self.inputs = [*self.inputs, *(Port(name, (1, *before[name].shape), before[name].dtype) for name in changed)]
-        self.outputs = [*self._returned, *self.carried]
-
-    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run the module; see `policy_node.policies.foreign.Engine`."""
-        # Asked for anew each time: the module may replace its buffers instead of writing into them.
-        for name, value in zip(self.carried, inputs[self._given :], strict=True):
-            dict(self._module.named_buffers())[name].copy_(value[0])
-        result = flat_outputs(self._module(*inputs[: self._given]), self._returned)
-        buffers = dict(self._module.named_buffers()) if self.carried else {}
-        return [*result, *(buffers[name].clone()[None] for name in self.carried)]
 
 
 def _example(interface: PolicyInterface, names: list[str], path: str, device: torch.device) -> list[torch.Tensor]:

@@ -20,7 +20,6 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_parameters
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
@@ -39,6 +38,8 @@ from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loader
 SPIN_TIMEOUT_S = 0.25
 SAFE = "every robot got the safe command"
 NOT_SAFE = "the robots got no safe command, as none is configured"
+# How long the end of the node waits for a policy that is being loaded.
+LOADING_END_S = 5.0
 
 
 class PolicyNode(LifecycleNode):
@@ -88,8 +89,8 @@ class PolicyNode(LifecycleNode):
         finally:
             self._cleanup()
         if self._loading is not None:
-            # The process must not end while a library is at work in a thread.
-            self._loading.wait()
+            # The process had better not end while a library is at work in a thread.
+            self._loading.wait(LOADING_END_S)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
@@ -233,16 +234,15 @@ class PolicyNode(LifecycleNode):
         )
 
     def _serve_parameters(self) -> None:
-        """Answer to set parameters in services of our own: rclpy's would keep the executor while a policy loads."""
-        for service in list(self.services):
-            if service.srv_type in (SetParameters, SetParametersAtomically):
-                self.destroy_service(service)
+        """Answer ourselves to requests to set parameters: rclpy would keep the executor while a policy loads."""
+        callbacks = {SetParameters: self._on_set_request, SetParametersAtomically: self._on_set_atomically_request}
         group = MutuallyExclusiveCallbackGroup()
-        for service_type, name, callback in (
-            (SetParameters, "~/set_parameters", self._on_set_request),
-            (SetParametersAtomically, "~/set_parameters_atomically", self._on_set_atomically_request),
-        ):
-            self.create_service(service_type, name, callback, qos_profile=qos_profile_parameters, callback_group=group)
+        # Services of our own beside rclpy's would share their names, and requests would go to either.
+        for service in self.services:
+            if service.srv_type in callbacks:
+                service.callback = callbacks[service.srv_type]
+                service.callback_group = group
+                group.add_entity(service)
 
     async def _on_set_request(
         self, request: SetParameters.Request, response: SetParameters.Response

@@ -173,9 +173,9 @@ class Loading:
         self.ended.set_result(None)
         self._executor.wake()
 
-    def wait(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the thread has ended, but no longer than a time."""
+        self._thread.join(timeout_s)
 
     def result(self) -> Deployment:
         """Return what was deployed, or raise what kept it from being deployed; only once it has ended."""

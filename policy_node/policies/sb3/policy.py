@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.checks import CallChecks
+from policy_node.policies.contract import Observations, State
 from policy_node.policies.golden import GoldenVectors
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
@@ -182,7 +183,7 @@ class Sb3Policy:
         self._normalisers = normalisers
         self._actor = actor
         self._fresh = fresh
-        self._expected = {key: (torch_dtype(array.dtype), array.shape) for key, array in spec.observations.items()}
+        self._checks = CallChecks(spec, device)
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
@@ -202,11 +203,9 @@ class Sb3Policy:
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        if isinstance(observations, torch.Tensor):
-            observations = {next(iter(self._expected)): observations}
-        robots = self._check(observations)
-        self._check_masks(masks, robots)
-        self._check_state(state, robots)
+        observations, robots = self._checks.observations(observations)
+        self._checks.masks(masks, robots)
+        self._checks.state(state, robots)
         with torch.inference_mode():
             actions, memory = self.act(observations, state or {}, masks)
             return actions, memory or None
@@ -229,56 +228,8 @@ class Sb3Policy:
         """Everything that holds parameters."""
         return [*self._normalisers.values(), *self._actor.modules]
 
-    def _check(self, observations: Mapping[str, torch.Tensor]) -> int:
-        if observations.keys() != self._expected.keys():
-            raise PolicyError(f"observations have the keys {sorted(observations)}; give {sorted(self._expected)}")
-        robots: torch.Size | None = None
-        for key, (dtype, shape) in self._expected.items():
-            tensor = observations[key]
-            found = tensor.shape
-            if robots is None:
-                robots = found[:1]
-            if tensor.dtype != dtype or found[1:] != shape or found[:1] != robots or tensor.device != self.device:
-                rows = str(robots[0]) if robots else "robots"
-                raise PolicyError(
-                    f"observation '{key}' is {_describe(tensor)}; "
-                    f"give {_name(dtype)} [{', '.join([rows, *map(str, shape)])}] on {self.device}"
-                )
-        assert robots
-        return robots[0]
-
-    def _check_masks(self, masks: torch.Tensor | None, robots: int) -> None:
-        if masks is None:
-            return
-        if not self.spec.mask:
-            raise PolicyError(f"masks were given, but a policy of {self.spec.algorithm} takes none; leave them out")
-        if masks.shape != (robots, self.spec.mask) or masks.dtype != torch.bool or masks.device != self.device:
-            raise PolicyError(f"masks are {_describe(masks)}; give bool [{robots}, {self.spec.mask}] on {self.device}")
-
-    def _check_state(self, state: State, robots: int) -> None:
-        found = {} if state is None else {name: tuple(part.shape) for name, part in state.items()}
-        expected = {name: (robots, *array.shape) for name, array in self.spec.memory.items()}
-        if found != expected:
-            raise PolicyError(
-                f"the state is {found or None}; give that of initial_state({robots}), of the last call or of reset, "
-                f"which is {expected or None}"
-            )
-
 
 def memory_spec(name: str, shape: tuple[int, ...], dtype: type) -> ArraySpec:
     """Return the spec of one entry of the memory."""
     unbounded = np.issubdtype(dtype, np.floating)
     return ArraySpec(name, shape, dtype, -np.inf if unbounded else 0, np.inf if unbounded else np.iinfo(dtype).max)
-
-
-def torch_dtype(dtype: np.dtype) -> torch.dtype:
-    """Return the dtype of tensors that hold arrays of `dtype`."""
-    return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{_name(tensor.dtype)} {list(tensor.shape)} on {tensor.device}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
