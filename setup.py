@@ -27,10 +27,13 @@ ros = [
 ]
 
 # The rover arena and the tools around it: training, demonstration, benchmark.
-sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "rich", "tensorboard", "tqdm"]
+sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "tensorboard", "tqdm"]
 
 # For policies of RecurrentPPO, MaskablePPO, TRPO, TQC, CrossQ, QRDQN and ARS.
 contrib = ["sb3-contrib>=2.8"]
+
+# For ONNX policies, and to export them. With a GPU, install onnxruntime-gpu in place of onnxruntime.
+onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
 setup(
     name=package_name,
@@ -52,6 +55,8 @@ setup(
         # The headless build of OpenCV: the other one does not import on a machine without libGL.
         "opencv-python-headless>=4.8",
         "pyyaml",
+        "rich",
+        "safetensors>=0.4.3",
         "stable-baselines3>=2.8",
         "torch>=2.8",
     ],
@@ -59,7 +64,8 @@ setup(
         "ros": ros,
         "sim": sim,
         "contrib": contrib,
-        "test": [*contrib, "hypothesis", "mypy", "pytest", "ruff"],
+        "onnx": onnx,
+        "test": [*contrib, *onnx, "hypothesis", "mypy", "pytest", "ruff"],
     },
     zip_safe=True,
     maintainer="The policy_node authors",
@@ -71,6 +77,7 @@ setup(
             "policy_node = policy_node.ros.node:main",
             "rover_sim = policy_node.simulation.rover_sim:main",
             "policy_train = policy_node.tools.train:main",
+            "policy_export = policy_node.tools.export:main",
             "policy_demo = policy_node.tools.demo:main",
             "policy_bench = policy_node.tools.bench:main",
         ],
