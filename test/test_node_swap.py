@@ -97,6 +97,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     robots = ConstantRobots(peer)
     peer.spin_until(lambda: "policy_node: control" in diagnostics.newest, "diagnostics")
     robots.drive(old)
+    robots.assert_driven_by(old)
 
     # The hash of the old file does not fit the new one, so both are set at once.
     assert "has the SHA-256" in operator.set(policy__path=str(new_file))
@@ -109,7 +110,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
         by_old, by_new = (np.abs(commands - robots.expected(which)[robot]).max(axis=1) <= 1e-5 for which in (old, new))
         # Only these two, in this order: the stack is not filled anew, and no tick is anybody else's.
         assert np.all(by_old ^ by_new)
-        assert by_old[0] and by_new[-1] and np.all(np.diff(by_new.astype(int)) >= 0)
+        assert by_old[0] and by_new[-1] and np.all(np.diff(by_new.astype(int)) >= 0), by_new
     match = process.wait_for(r"the policy is now (\S+), SHA-256 (\w+): loaded in [\d.]+ s, swapped between two ticks; ")
     assert match.groups() == (str(new_file), sha256(new_file))
 
