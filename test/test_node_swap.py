@@ -13,6 +13,7 @@ import numpy as np
 from node_harness import (
     Diagnostics,
     LifecycleClient,
+    Lockstep,
     NodeProcess,
     Peer,
     Predictor,
@@ -223,3 +224,28 @@ def test_the_node_does_everything_else_while_a_policy_loads(
     with slow_file.open("wb"):
         assert process.send(signal.SIGTERM) == 0
     assert "Traceback" not in process.text
+
+
+def test_the_stack_goes_on_in_simulated_time_that_stands_still(model: Model, peer: Peer, start_node: StartNode) -> None:
+    (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
+    reliable = {f"observations.{key}.reliability": "reliable" for key in ("image", "touch")}
+    robot = ROBOTS[0]
+    process = start_node(parameters_of(old_file, [robot], {**PARAMETERS, **reliable, "use_sim_time": True}))
+    operator = LifecycleClient(peer, process.full_name)
+    fleet = ScriptedFleet(peer, [robot], reliable=True)
+    fleet.wait_until_heard()
+    process.wait_for("active: driving")
+    lockstep = Lockstep(peer, fleet, 50_000_000)
+    lockstep.start(1_000_000_000)
+    rng = np.random.default_rng(13)
+    # Both see every reading; the node's policy is changed halfway, between two ticks.
+    predictors = [Predictor(each, STACK) for each in (old, new)]
+    for step in range(8):
+        if step == 4:
+            assert operator.set(policy__path=str(new_file)) == ""
+        reading = random_reading(rng)
+        fleet.publish(robot, lockstep.next_ns, *reading)
+        fleet.wait_until_received()
+        expected = [predictor(*reading) for predictor in predictors][step >= 4]
+        found = command_values(lockstep.tick()[robot])
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
