@@ -13,6 +13,7 @@ import numpy as np
 from node_harness import (
     Diagnostics,
     LifecycleClient,
+    Lockstep,
     NodeProcess,
     Peer,
     Predictor,
@@ -97,6 +98,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     robots = ConstantRobots(peer)
     peer.spin_until(lambda: "policy_node: control" in diagnostics.newest, "diagnostics")
     robots.drive(old)
+    robots.assert_driven_by(old)
 
     # The hash of the old file does not fit the new one, so both are set at once.
     assert "has the SHA-256" in operator.set(policy__path=str(new_file))
@@ -109,7 +111,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
         by_old, by_new = (np.abs(commands - robots.expected(which)[robot]).max(axis=1) <= 1e-5 for which in (old, new))
         # Only these two, in this order: the stack is not filled anew, and no tick is anybody else's.
         assert np.all(by_old ^ by_new)
-        assert by_old[0] and by_new[-1] and np.all(np.diff(by_new.astype(int)) >= 0)
+        assert by_old[0] and by_new[-1] and np.all(np.diff(by_new.astype(int)) >= 0), by_new
     match = process.wait_for(r"the policy is now (\S+), SHA-256 (\w+): loaded in [\d.]+ s, swapped between two ticks; ")
     assert match.groups() == (str(new_file), sha256(new_file))
 
@@ -222,3 +224,28 @@ def test_the_node_does_everything_else_while_a_policy_loads(
     with slow_file.open("wb"):
         assert process.send(signal.SIGTERM) == 0
     assert "Traceback" not in process.text
+
+
+def test_the_stack_goes_on_in_simulated_time_that_stands_still(model: Model, peer: Peer, start_node: StartNode) -> None:
+    (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
+    reliable = {f"observations.{key}.reliability": "reliable" for key in ("image", "touch")}
+    robot = ROBOTS[0]
+    process = start_node(parameters_of(old_file, [robot], {**PARAMETERS, **reliable, "use_sim_time": True}))
+    operator = LifecycleClient(peer, process.full_name)
+    fleet = ScriptedFleet(peer, [robot], reliable=True)
+    fleet.wait_until_heard()
+    process.wait_for("active: driving")
+    lockstep = Lockstep(peer, fleet, 50_000_000)
+    lockstep.start(1_000_000_000)
+    rng = np.random.default_rng(13)
+    # Both see every reading; the node's policy is changed halfway, between two ticks.
+    predictors = [Predictor(each, STACK) for each in (old, new)]
+    for step in range(8):
+        if step == 4:
+            assert operator.set(policy__path=str(new_file)) == ""
+        reading = random_reading(rng)
+        fleet.publish(robot, lockstep.next_ns, *reading)
+        fleet.wait_until_received()
+        expected = [predictor(*reading) for predictor in predictors][step >= 4]
+        found = command_values(lockstep.tick()[robot])
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
