@@ -674,6 +674,12 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES):
             problems.append(_unknown(name, flat[name], known))
     checked = {name: _check(name, parameter, flat, problems) for name, parameter in known.items()}
+    required = [name for name, parameter in known.items() if parameter.default is None]
+    if not any(name in flat for name in required):
+        problems = [
+            "no parameter has arrived: start the node with --ros-args --params-file FILE, and let the file begin with "
+            "the lines `/**:` (any node) or the node's name, and `  ros__parameters:`"
+        ]
     # Rules across fields need well-typed fields.
     if not problems:
         problems = _check_across(checked, keys, terms)

@@ -84,17 +84,18 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
         ring.discard_before(stamp_ns)
     if age_ns > max_age_ns:
         oldest_name = names[stamps.index(oldest_ns)]
-        age_text = "its stamp is zero" if oldest_ns == 0 else f"is {age_ns / 1e9:.3f} s old"
-        return Selection(
-            RobotState.STALE, samples, age_ns, f"{oldest_name}: {age_text}, allowed are {max_age_ns / 1e9:.3f} s"
-        )
+        reason = f"is {age_ns / 1e9:.3f} s old, synchronisation.max_age_s allows {max_age_ns / 1e9:.3f} s"
+        if oldest_ns == 0:
+            reason = "its header stamp is zero; the publisher must set it to the time of the measurement"
+        return Selection(RobotState.STALE, samples, age_ns, f"{oldest_name}: {reason}")
     if newest_ns - oldest_ns > slop_ns:
         apart = f"{names[stamps.index(oldest_ns)]} and {names[stamps.index(newest_ns)]}"
         return Selection(
             RobotState.STALE,
             samples,
             age_ns,
-            f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, allowed are {slop_ns / 1e9:.3f} s",
+            f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, "
+            f"synchronisation.slop_s allows {slop_ns / 1e9:.3f} s",
         )
     return Selection(RobotState.READY, samples, age_ns, "")
 
@@ -135,6 +136,6 @@ def with_newest(
         samples += (ring.nearest(newest_ns),)
         ring.discard_before(newest_ns)
         if now_ns - newest_ns > max_age_ns:
-            found = f"is {(now_ns - newest_ns) / 1e9:.3f} s old, allowed are {max_age_ns / 1e9:.3f} s"
+            found = f"is {(now_ns - newest_ns) / 1e9:.3f} s old, its max_age_s allows {max_age_ns / 1e9:.3f} s"
             return Selection(RobotState.STALE, samples, age_ns, f"{name}: {found}")
     return Selection(RobotState.READY, samples, age_ns, "")

@@ -102,12 +102,14 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
     start = len(process.text)
     fleet.drive(lambda: is_safe(fleet, "robot_2"), "the safe command of a silent robot", ["robot_0", "robot_1"])
     fleet.drive(
-        lambda: status("robot_2")["state"] == "STALE" and "old, allowed are 0.500 s" in status("robot_2")["reason"],
+        lambda: (
+            status("robot_2")["state"] == "STALE" and "max_age_s allows 0.500 s" in status("robot_2")["reason"]
+        ),
         "robot_2 to be called stale",
         ["robot_0", "robot_1"],
     )
     assert drives(fleet, "robot_0") and drives(fleet, "robot_1")
-    process.wait_for(r"robot_2[^:]*: STALE, .* old, allowed are 0\.500 s", start)
+    process.wait_for(r"robot_2[^:]*: STALE, .* old, synchronisation\.max_age_s allows 0\.500 s", start)
     fleet.drive(lambda: drives(fleet, "robot_2"), "robot_2 to drive again")
     process.wait_for(r"robot_2[^:]*: READY", start)
 

@@ -255,7 +255,7 @@ def test_an_error_names_parameter_value_and_remedy_and_does_no_harm(
     assert operator.set(**{key.replace(".", "__"): value for key, value in wrong.items()}) == ""
     try:
         assert not operator.change("configure")
-        process.wait_for("The node stays alive: mend the parameters, then configure it again", start)
+        process.wait_for("The node stays alive: mend the file", start)
         for message in messages:
             assert message.format(folder=folder) in process.text[start:]
         assert "Traceback" not in process.text[start:]

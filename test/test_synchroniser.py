@@ -127,11 +127,11 @@ def test_the_set_follows_the_slower_sensor():
     [
         ([[], [50]], 60, RobotState.WAITING, "no message on image"),
         ([[], []], 60, RobotState.WAITING, "no message on image, touch"),
-        ([[50], [60]], 151, RobotState.STALE, "image: is 0.000 s old, allowed are 0.000 s"),
+        ([[50], [60]], 151, RobotState.STALE, "image: is 0.000 s old, synchronisation.max_age_s allows 0.000 s"),
         ([[50], [60]], 150, RobotState.READY, ""),
         ([[50], [80]], 90, RobotState.READY, ""),
         ([[50], [81]], 90, RobotState.STALE, "image and touch: stamps are 0.000 s apart"),
-        ([[0], [60]], 150, RobotState.STALE, "image: its stamp is zero"),
+        ([[0], [60]], 150, RobotState.STALE, "image: its header stamp is zero"),
         ([[50], [160]], 60, RobotState.STALE, "apart"),
         ([[50], [161]], 60, RobotState.REJECTED, "touch: stamp lies more than 0.000 s in the future"),
         ([[], [161]], 60, RobotState.REJECTED, "touch"),
@@ -181,7 +181,7 @@ def test_the_newest_reading_is_used_whatever_the_other_stamps(newest):
     ("wishes", "now_ns", "state", "reason"),
     [
         ([], 1000, RobotState.WAITING, "no message on wish"),
-        ([400, 499], 1000, RobotState.STALE, "wish: is 0.000 s old, allowed are 0.000 s"),
+        ([400, 499], 1000, RobotState.STALE, "wish: is 0.000 s old, its max_age_s allows 0.000 s"),
         ([1101], 1000, RobotState.REJECTED, "wish: stamp lies more than 0.000 s in the future"),
         ([1000], 2000, RobotState.STALE, "touch: is 0.000 s old"),
     ],

@@ -394,7 +394,8 @@ def test_the_quadruped_is_driven_as_a_plain_account_says(network, file):
             # The newest command is of tick 20: 0.5 s later it is too old.
             if robot == 1 and tick >= 45:
                 assert result.states[1] is STALE
-                assert re.match(r"policy.velocity_command: is 0.\d+ s old, allowed are 0.500 s", result.reasons[1])
+                expected = r"policy.velocity_command: is 0.\d+ s old, its max_age_s allows 0.500 s"
+                assert re.match(expected, result.reasons[1])
                 np.testing.assert_array_equal(result.commands[1], POSE)
                 continue
             assert result.states[robot] is READY, result.reasons

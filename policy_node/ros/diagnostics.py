@@ -19,6 +19,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from policy_node.configuration import Configuration
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.graph import why_silent
 from policy_node.synchroniser import RobotState
 from policy_node.timing import TickRecord, percentiles
 
@@ -139,9 +140,14 @@ class Reporter:
         unheard = self._pipeline.unheard()
         if not unheard:
             return
-        topics = {sources[0].name: sources[0].topic for sources in self._configuration.sensors}
-        text = "; ".join(f"{robot}: {', '.join(topics[key] for key in keys)}" for robot, keys in unheard.items())
-        self._logger.warning(f"waiting for the first message of {text}")
+        by_name = {sources[0].name: sources[0] for sources in self._configuration.sensors}
+        silent = []
+        for robot, keys in unheard.items():
+            whys = [
+                (by_name[key].topic, why_silent(self._node, robot, by_name[key], self._pipeline.robots)) for key in keys
+            ]
+            silent.append(f"{robot}: " + ", ".join(f"{topic} ({why})" if why else topic for topic, why in whys))
+        self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
 
     def _report(self) -> None:
         records, ticks, missed = self._loop.statistics.collect()

@@ -33,9 +33,14 @@ from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
+from policy_node.share import share_path
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
+MEND = (
+    "mend the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
+    "it again"
+)
 SAFE = "every robot got the safe command"
 NOT_SAFE = "the robots got no safe command, as none is configured"
 # How long the end of the node waits for a policy that is being loaded.
@@ -114,7 +119,7 @@ class PolicyNode(LifecycleNode):
 
     def _fail(self, text: str) -> None:
         self._cleanup()
-        self.get_logger().error(f"{text}\nThe node stays alive: mend the parameters, then configure it again.")
+        self.get_logger().error(f"{text}\nThe node stays alive: {MEND}.")
 
     def _configure(self) -> None:
         # Values may have been set, or keys named, since the node was made.
@@ -322,13 +327,24 @@ class PolicyNode(LifecycleNode):
             self._reporter.description = self._description()
 
 
+# By what ROS says of arguments and parameter files that it cannot read.
+_START_REMEDIES = {
+    "Error opening YAML file": "give --params-file the path of a file that exists",
+    "should be of same type": "give all numbers of a list a decimal point, or none",
+    "parsing a event": "mend the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
+    "ros__parameters": "begin the file with the lines `/**:` and `  ros__parameters:`, the parameters below them",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until it gets SIGINT or SIGTERM, then make every robot safe."""
     arguments = sys.argv if arguments is None else ["policy_node", *arguments]
     parser = argparse.ArgumentParser(
         prog="policy_node",
         usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
-        description="One learned policy drives a fleet; ROS parameters set everything, see config/rover.yaml.",
+        description=f"One learned policy drives a fleet; ROS parameters set everything, as in "
+        f"{share_path('config', 'rover.yaml')}.",
+        epilog="What ROS is to read comes after --ros-args.",
     )
     stopping = False
 
@@ -345,10 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node = PolicyNode()
     except Exception as error:
         # ROS reads the file before there is a node that could stay alive.
-        remedy = (
-            "mend the ROS arguments or the parameter file; a list holds numbers that all have a decimal point, or none"
-        )
-        print(f"policy_node cannot start: {error}\n{remedy}", file=sys.stderr)
+        remedies = (remedy for text, remedy in _START_REMEDIES.items() if text in str(error))
+        print(f"policy_node cannot start: {error}\n{next(remedies, 'mend the ROS arguments')}", file=sys.stderr)
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)

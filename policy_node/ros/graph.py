@@ -1,0 +1,48 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the ROS graph says about a topic on which nothing arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+
+from policy_node.configuration import SourceConfiguration
+from policy_node.ros.subscriptions import topic_of
+
+
+def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequence[str]) -> str:
+    """Say why no message of a sensor can arrive; empty when a publisher matches and is merely silent.
+
+    Parameters
+    ----------
+    node
+        Looks at the graph.
+    robot
+        Name of the robot of which nothing arrives.
+    source
+        The sensor.
+    robots
+        Names of all robots: their topics are no hint.
+    """
+    topic = node.resolve_topic_name(topic_of(robot, source.topic))
+    publishers = node.get_publishers_info_by_topic(topic)
+    if not publishers:
+        ending = f"/{source.topic.lstrip('/')}"
+        expected = {node.resolve_topic_name(topic_of(name, source.topic)) for name in robots}
+        others = [
+            name
+            for name, types in node.get_topic_names_and_types()
+            if name not in expected and name.endswith(ending) and source.type in types and node.count_publishers(name)
+        ]
+        found = f", but {', '.join(sorted(others)[:3])} has one; check the robot's namespace" if others else ""
+        return f"no publisher on {topic}{found}"
+    types = {publisher.topic_type for publisher in publishers}
+    if source.type not in types:
+        return f"{topic} carries {', '.join(sorted(types))}, but observations.{source.name}.type is {source.type}"
+    best_effort = all(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers)
+    if source.reliability == "reliable" and best_effort:
+        return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
+    return ""
