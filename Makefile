@@ -10,6 +10,7 @@ DURATION_S ?= 30
 PYTEST_FLAGS ?=
 
 VENV := .venv
+PIP_INSTALL := $(VENV)/bin/pip install --quiet --progress-bar off --disable-pip-version-check
 
 # Robots of the demonstration and of the tests stay on this machine; both choose a ROS domain that is free.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
@@ -21,21 +22,29 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S)
 
-test: lint
-	$(VENV)/bin/pytest $(PYTEST_FLAGS)
+# All three run whatever the others find; pytest comes last, so that its summary is what one sees.
+test: $(VENV)/test.stamp
+	@failed=; \
+	for tool in "ruff check" mypy "pytest $(PYTEST_FLAGS)"; do \
+		echo "$$tool"; \
+		eval "$(VENV)/bin/$$tool" || failed="$$failed $${tool%% *}"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 
 $(VENV)/demo.stamp: setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[ros,sim]"
-	touch $@
+	@echo "installing into $(VENV), about one minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim]"
+	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[ros,sim,test]"
-	touch $@
+	@echo "installing the tools of the tests into $(VENV)"
+	@$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim,test]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build install log demo_output policy_node.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -425,6 +425,8 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             TextColumn("{task.fields[doing]}"),
             TimeElapsedColumn(),
             console=console,
+            # Above the finished table it would still say "measuring".
+            transient=True,
         )
         stack.enter_context(bar)
         task = bar.add_task("fleet", total=options.rounds * len(loops), doing="")
@@ -505,21 +507,26 @@ def parser() -> argparse.ArgumentParser:
         "fleet",
         help="the node over real DDS, beside the loop that users write today",
         description="Runs synthetic robots and the node in processes of their own and measures the node from outside.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    fleet.add_argument("--robots", type=number(int, 1), default=16, help="number of robots")
-    fleet.add_argument("--image", type=_image_size, default=(64, 64), metavar="S|WxH", help="camera image in pixels")
+    fleet.add_argument("--robots", type=number(int, 1), default=16, help="number of robots (default 16)")
     fleet.add_argument(
-        "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch"
+        "--image",
+        type=_image_size,
+        default=(64, 64),
+        metavar="S|WxH",
+        help="camera image in pixels, such as 640x480 (default 64)",
     )
-    fleet.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate")
-    fleet.add_argument("--seconds", type=number(float, 1), default=10.0, help="measured time of each round")
-    fleet.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn")
     fleet.add_argument(
-        "--model", default="", metavar="PATH", help="SB3 model for 'image' and 'touch'; without it: an untrained one"
+        "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch (default 30)"
+    )
+    fleet.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate (default 20)")
+    fleet.add_argument("--seconds", type=number(float, 1), default=10.0, help="measured time of each round (default 10)")
+    fleet.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn (default 1)")
+    fleet.add_argument(
+        "--model", default="", metavar="PATH", help="policy for 'image' and 'touch' (default: an untrained one)"
     )
     fleet.add_argument("--baseline", action="store_true", help="measure the loop that users write today as well")
-    fleet.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    fleet.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
     return result
 
 

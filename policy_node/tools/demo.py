@@ -41,7 +41,11 @@ from policy_node.tools.demo_report import Frame, Recording, summarise, write_rep
 
 START_TIMEOUT_S = 60.0
 LOOK_PERIOD_S = 0.25
+# How often the node reports.
+REPORT_PERIOD_S = 1.0
 LINE_PERIOD_S = 5.0
+# How often the rovers of the demonstration sense.
+SENSOR_RATE_HZ = 30.0
 # When there are as many frames every second one is dropped, and from then on only half as many are taken.
 MAX_FRAMES = 160
 # Above this share of missed ticks the machine is too slow for the demonstration.
@@ -194,19 +198,22 @@ class Display:
 
     def show(self, elapsed_s: float) -> None:
         """Show what the monitor knows now."""
+        # The last report may come a little after the end.
+        elapsed_s = min(elapsed_s, self._duration_s)
         if self._live is not None:
             self._live.update(self._table(elapsed_s), refresh=True)
         elif elapsed_s >= self._line_at_s:
             self._line_at_s += LINE_PERIOD_S
-            self._console.print(f"{self._headline(elapsed_s)}; {self._latencies()}", highlight=False, soft_wrap=True)
+            self._console.print(f"{', '.join(self._headlines(elapsed_s))}; {self._latencies()}", highlight=False, soft_wrap=True)
 
-    def _headline(self, elapsed_s: float) -> str:
+    def _headlines(self, elapsed_s: float) -> tuple[str, str]:
         control, monitor = self._monitor.control, self._monitor
         ready = len(monitor.robots) - len(monitor.not_ready())
         return (
             f"{elapsed_s:.0f} of {self._duration_s:g} s: {ready} of {len(monitor.robots)} robots ready, "
+            f"beacons pressed: {sum(monitor.presses)}",
             f"{float(control.get('rate_hz', 'nan')):.1f} Hz, {control.get('missed_ticks', '?')} of "
-            f"{control.get('ticks', '?')} ticks missed, beacons pressed: {sum(monitor.presses)}"
+            f"{control.get('ticks', '?')} ticks missed",
         )
 
     def _latencies(self) -> str:
@@ -231,7 +238,9 @@ class Display:
         cells = [self._cells(robot) for robot in range(len(monitor.robots))]
         for row in range(rows):
             table.add_row(*(cell for robot in range(row, len(cells), rows) for cell in cells[robot]))
-        return Group(Text(self._headline(elapsed_s)), Text(self._latencies()), table)
+        # Lines that fit 80 columns and never wrap: the table must not move up and down.
+        lines = (*self._headlines(elapsed_s), self._latencies())
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
 
     def _cells(self, robot: int) -> list[str]:
         name = self._monitor.robots[robot]
@@ -308,7 +317,7 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
 
 def _simulation_arguments(options: argparse.Namespace) -> list[str]:
     arguments = ["-m", "policy_node.simulation.rover_sim", "--robots", str(options.robots)]
-    return [*arguments, "--seed", str(options.seed), "--renderer", options.renderer]
+    return [*arguments, "--rate-hz", str(SENSOR_RATE_HZ), "--seed", str(options.seed), "--renderer", options.renderer]
 
 
 def _node_arguments(options: argparse.Namespace, robots: Sequence[str]) -> list[str]:
@@ -357,7 +366,7 @@ class Measurement:
         self._frames: list[RawFrame] = []
 
     def run(self, duration_s: float, display: Display, stopping: Callable[[], bool]) -> None:
-        """Measure from the report that has just come to the first one after the duration.
+        """Measure from the report that has just come to the one nearest to the end of the duration.
 
         Raises
         ------
@@ -385,7 +394,7 @@ class Measurement:
             for child in self._children.values():
                 child.check()
             display.show(elapsed_s)
-            if reported and elapsed_s >= duration_s:
+            if reported and elapsed_s >= duration_s - REPORT_PERIOD_S / 2:
                 return
             if time.monotonic() - (self._end or self._begin).time_s > START_TIMEOUT_S:
                 raise self._children["node"].error(f"has reported nothing for {START_TIMEOUT_S:g} s")
@@ -410,6 +419,7 @@ class Measurement:
         ]
         about: dict[str, Any] = {
             "control_rate_hz": float(control.get("control_rate_hz", "nan")),
+            "sensor_rate_hz": SENSOR_RATE_HZ,
             "rmw": control.get("rmw"),
             "device": control.get("device"),
             "policy": Path(control.get("policy", "")).name,

@@ -143,6 +143,12 @@ def draw_latency(recording: Recording, file: Path) -> None:
     figures = recording.timing_figures()
     summary = summarise(recording)
     figure = Figure(figsize=(12, 3.8), layout="constrained")
+    about = recording.about
+    if about.get("sensor_rate_hz") and about.get("control_rate_hz"):
+        # Why there are several peaks and not one.
+        titles["stamp_to_command_ms"] += (
+            f"\n(a comb: cameras at {about['sensor_rate_hz']:g} Hz, ticks at {about['control_rate_hz']:g} Hz)"
+        )
     figure.suptitle(
         f"{summary['robots']} robots, {summary['ticks']} ticks in {summary['duration_s']:.0f} s, "
         f"{summary['missed_ticks']} missed; node: {recording.cpu_percent.get('node', math.nan):.0f} % of a core"
@@ -164,6 +170,13 @@ def draw_latency(recording: Recording, file: Path) -> None:
     for axes, counted in zip(figure.axes, ("ticks", "commands", "ticks"), strict=True):
         axes.set_ylabel(counted)
     figure.savefig(file, dpi=110)
+
+
+def animation_speed(frames: Sequence[Frame]) -> float:
+    """Return how many times faster than the rovers the animation runs."""
+    if len(frames) < 2:
+        return 1.0
+    return (frames[-1].time_s - frames[0].time_s) / (len(frames) - 1) * 1e3 / FRAME_MS
 
 
 def draw_fleet(recording: Recording, file: Path) -> None:
@@ -194,6 +207,8 @@ class _Painter:
     def __init__(self, recording: Recording) -> None:
         self._robots = recording.robots
         self._rate_hz = recording.about.get("control_rate_hz", 0.0)
+        speed = f"{animation_speed(recording.frames):.2g}"
+        self._speed = "" if speed == "1" else f"{speed}x speed   "
         self._columns = math.ceil(math.sqrt(len(recording.robots)))
         self._rows = math.ceil(len(recording.robots) / self._columns)
         self._cell_px = GRID_PX // self._columns
@@ -224,7 +239,7 @@ class _Painter:
         draw.text((right, 40), "their arenas from above; turquoise is glass", FAINT, self._text_font)
         total = sum(frame.presses)
         counted = f"{total} beacon{'' if total == 1 else 's'} pressed"
-        draw.text((width - GAP_PX, 14), f"{counted}   {frame.time_s:5.1f} s", TEXT, self._text_font, anchor="ra")
+        draw.text((width - GAP_PX, 14), f"{self._speed}{counted}   {frame.time_s:5.1f} s", TEXT, self._text_font, anchor="ra")
         for robot in range(count):
             if frame.presses[robot] > self._presses[robot]:
                 self._pressed_at_s[robot], self._presses[robot] = frame.time_s, frame.presses[robot]

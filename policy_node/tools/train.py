@@ -26,9 +26,11 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecTransposeImage
 from tqdm import tqdm
 
 from policy_node.options import number
+from policy_node.policies import PolicyError, load_policy
 from policy_node.simulation.environment import (
     CONTROL_PERIOD_S,
     Observation,
@@ -261,10 +263,40 @@ def train(options: argparse.Namespace) -> None:
     print(f"saved {options.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
 
 
+def load_model(path: Path, device: str) -> PPO:
+    """Load a PPO model that drives the rover.
+
+    Raises
+    ------
+    SystemExit
+        When the file is missing, damaged or no PPO zip, its spaces are not the rover's, or the device does not exist.
+    """
+    # Our own loader first: it says in one line what is wrong with the file and what to do.
+    try:
+        spec = load_policy(path, device, format="sb3").spec
+    except PolicyError as error:
+        raise SystemExit(f"evaluate: {error}") from error
+    remedy = "give a model that policy_train trained, such as models/rover.zip"
+    if spec.algorithm != "PPO":
+        raise SystemExit(f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed is PPO; {remedy}")
+    model = PPO.load(path, device=device)
+    wanted = observation_space()
+    # Stable-Baselines3 keeps images with their channels first.
+    channels_first = VecTransposeImage.transpose_space(wanted)
+    if model.observation_space not in (wanted, channels_first) or model.action_space != action_space():
+        inputs = "; ".join(str(array) for array in spec.observations.values())
+        raise SystemExit(
+            f"evaluate: policy file '{path}' takes {inputs} and gives {spec.action}; the rover gives "
+            f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in channels_first.items())} "
+            f"and takes {action_space()}; {remedy}"
+        )
+    return model
+
+
 def make_driver(options: argparse.Namespace, arenas: RoverArenaVecEnv) -> Callable[[Observation], np.ndarray]:
     """Return the function from observations of all arenas to actions [arenas, 2] that is to be evaluated."""
     if options.driver == "policy":
-        model = PPO.load(options.model, device=options.device)
+        model = load_model(options.model, options.device)
         return lambda observations: model.predict(observations, deterministic=True)[0]
     if options.driver == "scripted":
         return lambda _: np.array([scripted_command(task.arena) for task in arenas.tasks], np.float32)
