@@ -9,13 +9,14 @@ success is reported it was loaded again and gave the actions of its source.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,9 @@ def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:
         if ours != theirs:
             return f"its {name} {ours} are not {theirs}"
     for name in ("action", "mask", "algorithm"):
-        ours, theirs = (str(getattr(spec, name)) for spec in (found, expected))
-        if ours != theirs:
-            return f"its {name} {ours} is not {theirs}"
+        here, there = (str(getattr(spec, name)) for spec in (found, expected))
+        if here != there:
+            return f"its {name} {here} is not {there}"
     return ""
 
 
@@ -340,19 +341,18 @@ def _write_exported(
     torch.export.save(program, output, extra_files=dict(texts))
 
 
-class _quiet_exporters:  # noqa: N801
-    """Keeps the exporters of PyTorch from telling the user about their own internals."""
-
-    _NAMES = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-
-    def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in self._NAMES}
-        for name in self._NAMES:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
+@contextlib.contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Keep the exporters of PyTorch from telling the user about their own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def verify_file(
