@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3 import PPO
 
-from policy_node.simulation.environment import action_space
+from policy_node.simulation.environment import action_space, observation_space
 from policy_node.tools.train import episode_seeds, main, wilson_interval
+from policy_node.tools.untrained import untrained_model
 
 MODEL = Path(__file__).parents[1] / "models" / "rover.zip"
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--threads", "1"]
@@ -81,6 +83,22 @@ def test_resuming_from_nothing_says_what_to_do(tmp_path):
 def test_evaluating_needs_either_a_model_or_a_driver(arguments):
     with pytest.raises(SystemExit, match="give a MODEL, or another --driver"):
         main(["evaluate", *arguments])
+
+
+def test_a_model_that_cannot_drive_the_rover_is_refused_in_one_line(tmp_path):
+    other = spaces.Dict({"touch": spaces.Box(0.0, 1.0, (3,), np.float32)})
+    untrained_model(other, action_space()).save(tmp_path / "inputs.zip")
+    untrained_model(observation_space(), spaces.Discrete(4)).save(tmp_path / "actions.zip")
+    (tmp_path / "damaged.zip").write_bytes(MODEL.read_bytes()[:1000])
+    for name, found in (
+        ("missing.zip", "cannot be read"),
+        ("damaged.zip", "damaged.zip"),
+        ("inputs.zip", r"takes touch: float32 \[3\]"),
+        ("actions.zip", "gives action: "),
+    ):
+        with pytest.raises(SystemExit, match=rf"^evaluate: policy file [^\n]*{found}[^\n]*; [^\n]+$") as refusal:
+            main(["evaluate", str(tmp_path / name), *SMALL])
+        print(refusal.value)
 
 
 def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_arenas(tmp_path):

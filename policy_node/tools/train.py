@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.logger import configure
@@ -280,14 +281,17 @@ def load_model(path: Path, device: str) -> PPO:
     if spec.algorithm != "PPO":
         raise SystemExit(f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed is PPO; {remedy}")
     model = PPO.load(path, device=device)
-    wanted = observation_space()
+    arena: dict[str, Any] = dict(observation_space().spaces)
     # Stable-Baselines3 keeps images with their channels first.
-    channels_first = VecTransposeImage.transpose_space(wanted)
-    if model.observation_space not in (wanted, channels_first) or model.action_space != action_space():
+    transposed = {
+        key: VecTransposeImage.transpose_space(space) if key == "image" else space for key, space in arena.items()
+    }
+    channels_first = spaces.Dict(transposed)
+    if model.observation_space not in (observation_space(), channels_first) or model.action_space != action_space():
         inputs = "; ".join(str(array) for array in spec.observations.values())
         raise SystemExit(
             f"evaluate: policy file '{path}' takes {inputs} and gives {spec.action}; the rover gives "
-            f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in channels_first.items())} "
+            f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in transposed.items())} "
             f"and takes {action_space()}; {remedy}"
         )
     return model
