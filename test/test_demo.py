@@ -12,7 +12,7 @@ from node_harness import PATIENCE_S
 from PIL import Image
 
 from policy_node.simulation.environment import action_space, observation_space
-from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
+from policy_node.tools.demo_report import Frame, Recording, animation_speed, summarise, write_report
 from policy_node.tools.untrained import untrained_model
 
 REQUIRED = {
@@ -112,3 +112,10 @@ def test_the_animation_shows_every_frame_and_gaps_where_nothing_came(tmp_path: P
     with Image.open(tmp_path / "fleet.gif") as animation:
         assert animation.n_frames == 3
         assert animation.info["loop"] == 0
+
+
+def test_the_animation_says_how_much_faster_it_is_than_the_rovers() -> None:
+    frames = [Frame(0.25 * frame, [], None, []) for frame in range(1, 9)]
+    assert animation_speed(frames) == 2.0
+    assert animation_speed(frames[::2]) == 4.0
+    assert animation_speed(frames[:1]) == 1.0

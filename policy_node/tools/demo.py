@@ -204,7 +204,8 @@ class Display:
             self._live.update(self._table(elapsed_s), refresh=True)
         elif elapsed_s >= self._line_at_s:
             self._line_at_s += LINE_PERIOD_S
-            self._console.print(f"{', '.join(self._headlines(elapsed_s))}; {self._latencies()}", highlight=False, soft_wrap=True)
+            line = f"{', '.join(self._headlines(elapsed_s))}; {self._latencies()}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _headlines(self, elapsed_s: float) -> tuple[str, str]:
         control, monitor = self._monitor.control, self._monitor

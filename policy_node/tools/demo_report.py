@@ -239,7 +239,8 @@ class _Painter:
         draw.text((right, 40), "their arenas from above; turquoise is glass", FAINT, self._text_font)
         total = sum(frame.presses)
         counted = f"{total} beacon{'' if total == 1 else 's'} pressed"
-        draw.text((width - GAP_PX, 14), f"{self._speed}{counted}   {frame.time_s:5.1f} s", TEXT, self._text_font, anchor="ra")
+        right_text = f"{self._speed}{counted}   {frame.time_s:5.1f} s"
+        draw.text((width - GAP_PX, 14), right_text, TEXT, self._text_font, anchor="ra")
         for robot in range(count):
             if frame.presses[robot] > self._presses[robot]:
                 self._pressed_at_s[robot], self._presses[robot] = frame.time_s, frame.presses[robot]
