@@ -520,7 +520,9 @@ def parser() -> argparse.ArgumentParser:
         "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch (default 30)"
     )
     fleet.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate (default 20)")
-    fleet.add_argument("--seconds", type=number(float, 1), default=10.0, help="measured time of each round (default 10)")
+    fleet.add_argument(
+        "--seconds", type=number(float, 1), default=10.0, help="measured time of each round (default 10)"
+    )
     fleet.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn (default 1)")
     fleet.add_argument(
         "--model", default="", metavar="PATH", help="policy for 'image' and 'touch' (default: an untrained one)"
