@@ -25,10 +25,9 @@ demo: $(VENV)/demo.stamp
 # All three run whatever the others find; pytest comes last, so that its summary is what one sees.
 test: $(VENV)/test.stamp
 	@failed=; \
-	for tool in "ruff check" mypy "pytest $(PYTEST_FLAGS)"; do \
-		echo "$$tool"; \
-		eval "$(VENV)/bin/$$tool" || failed="$$failed $${tool%% *}"; \
-	done; \
+	$(VENV)/bin/ruff check || failed="$$failed ruff"; \
+	$(VENV)/bin/mypy || failed="$$failed mypy"; \
+	$(VENV)/bin/pytest $(PYTEST_FLAGS) || failed="$$failed pytest"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 lint: $(VENV)/test.stamp
