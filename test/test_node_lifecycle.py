@@ -101,7 +101,7 @@ def test_a_parameter_file_that_ros_cannot_read_is_named_without_a_traceback(
     model: Model, start_node: StartNode
 ) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"action.table": [0.3, 0, 1.0]}))
-    process.wait_for("policy_node cannot start: .*mend the ROS arguments or the parameter file")
+    process.wait_for("policy_node cannot start: .*give all numbers of a list a decimal point, or none")
     assert "Traceback" not in process.text
 
 

@@ -317,7 +317,7 @@ class PolicyNode(LifecycleNode):
         """Let the policy that was loaded drive; everything stays as it is when it raises."""
         deployment = loading.result()
         if self._pipeline is None or self._pipeline is not loading.replaced:
-            raise ConfigurationError(["the node was cleaned up while the policy was loading; set it again"])
+            raise ConfigurationError(["policy.path: the node was cleaned up while the policy was loading; set it again"])
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:
