@@ -259,7 +259,8 @@ class ObservationBatch:
     def is_like(self, other: ObservationBatch) -> bool:
         """Whether what both hold means the same, so that a policy of the other can go on with this one."""
         layouts, others = self.layouts, other.layouts
-        return layouts.keys() == others.keys() and all(layouts[key].is_like(others[key]) for key in layouts)
+        same = layouts.keys() == others.keys() and self._device == other._device
+        return same and all(layouts[key].is_like(others[key]) for key in layouts)
 
     def row(self, key: str, robot: int) -> np.ndarray:
         """Return the row into which the newest frame of a robot is to be written, or what is read for its terms."""

@@ -83,8 +83,11 @@ def load_policy(
         or spaces are not supported, it does not act as it did when it was exported, or the device does not exist.
     """
     target = select_device(device)
+    if target.type == "cuda":
+        # Convolutions and LSTMs there round inputs to 10 bits unless told not to, a thousandth of the action range.
+        torch.backends.cudnn.allow_tf32 = False
     file = Path(path)
-    kind = _SUFFIXES.get(file.suffix, "sb3") if format == "auto" else format
+    kind = _SUFFIXES.get(file.suffix.lower(), "sb3") if format == "auto" else format
     if kind not in _NAMES:
         raise PolicyError(f"the format is '{format}'; allowed are 'auto', {', '.join(map(repr, _NAMES))}")
     remedy = f"give {_NAMES[kind]}" + (" that model.save() wrote" if kind == "sb3" else "")

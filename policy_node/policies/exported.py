@@ -16,7 +16,7 @@ from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import ForeignPolicy, Port, ordered_names
 from policy_node.policies.interface import PolicyInterface
-from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
+from policy_node.policies.metadata import GOLDEN_NAME, NAME, archive_sha256, description_from_texts
 from policy_node.policies.module_engine import ModuleEngine
 
 
@@ -52,7 +52,7 @@ def load_exported(content: bytes, path: str, device: torch.device, interface: Po
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     tensors = [values[name] for name in program.graph_signature.user_inputs if isinstance(name, str)]
     sha256 = hashlib.sha256(content).hexdigest()
-    description = description_from_texts(texts, path, sha256)
+    description = description_from_texts(texts, path, sha256, lambda: archive_sha256(content))
     if description is None:
         names, outputs = ordered_names(interface, len(tensors), path)
     else:

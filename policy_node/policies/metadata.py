@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +69,20 @@ class FileDescription:
         return [self.action, *(name for _, name in self.memory)]
 
 
-def description_to_texts(description: FileDescription) -> dict[str, str]:
-    """Return both texts by name."""
+def archive_sha256(content: bytes) -> str:
+    """Return the hash of a TorchScript or ``torch.export`` file without its description: of code, weights and all."""
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in sorted(archive.namelist()):
+            # The first folder is named after the file that was written.
+            inside = name.partition("/")[2]
+            if inside.rpartition("/")[2] not in (NAME, GOLDEN_NAME) and not inside.startswith(".data/"):
+                digest.update(f"{inside}\n".encode() + hashlib.sha256(archive.read(name)).digest())
+    return digest.hexdigest()
+
+
+def description_to_texts(description: FileDescription, network_sha256: str) -> dict[str, str]:
+    """Return both texts by name; `network_sha256` is the hash of all else in the file."""
     golden = golden_to_bytes(description.golden)
     data = {
         "version": VERSION,
@@ -78,12 +92,15 @@ def description_to_texts(description: FileDescription) -> dict[str, str]:
         "action_mask": description.action_mask,
         "action": description.action,
         "source_sha256": description.source_sha256,
+        "network_sha256": network_sha256,
         "golden_sha256": hashlib.sha256(golden).hexdigest(),
     }
     return {NAME: json.dumps(data, allow_nan=False), GOLDEN_NAME: base64.b64encode(golden).decode()}
 
 
-def description_from_texts(texts: Mapping[str, Any], path: str, sha256: str) -> FileDescription | None:
+def description_from_texts(
+    texts: Mapping[str, Any], path: str, sha256: str, network_sha256: Callable[[], str]
+) -> FileDescription | None:
     """Return what an exported file says of itself, None if it was not exported by `policy_export`.
 
     Parameters
@@ -94,11 +111,13 @@ def description_from_texts(texts: Mapping[str, Any], path: str, sha256: str) -> 
         Of the file, for errors.
     sha256
         Of the file.
+    network_sha256
+        Gives the hash of all else in the file. Golden vectors would not show a small change of a weight.
 
     Raises
     ------
     PolicyError
-        If the texts are damaged or of a later version.
+        If the texts are damaged or of a later version, or the file was changed since it was exported.
     """
     found = {name: texts.get(name) or "" for name in (NAME, GOLDEN_NAME)}
     if not found[NAME]:
@@ -113,6 +132,8 @@ def description_from_texts(texts: Mapping[str, Any], path: str, sha256: str) -> 
         golden = base64.b64decode(found[GOLDEN_NAME], validate=True)
         if hashlib.sha256(golden).hexdigest() != data["golden_sha256"]:
             raise ValueError("the golden vectors have another hash than is noted")
+        if network_sha256() != data["network_sha256"]:
+            raise ValueError("the network has another hash than is noted: it was changed since it was exported")
         return FileDescription(
             spec_from_json(data["spec"], sha256),
             {str(key): str(name) for key, name in data["inputs"]},

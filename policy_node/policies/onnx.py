@@ -108,7 +108,8 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
         lengths = tuple(n if isinstance(n, int) else n or f"?{axis}" for axis, n in enumerate(found.shape))
         ports.append(Port(found.name, lengths, torch_dtype(np.dtype(_DTYPES[found.type]))))
     engine = _OnnxEngine(session, ports, device)
-    description = description_from_texts(session.get_modelmeta().custom_metadata_map, path, digest.hexdigest())
+    texts = session.get_modelmeta().custom_metadata_map
+    description = description_from_texts(texts, path, digest.hexdigest(), lambda: model_sha256(model))
     if description is None:
         return ForeignPolicy(engine, "ONNX", digest.hexdigest(), path, device, interface)
     if [port.name for port in ports] != description.input_names or engine.outputs != description.output_names:
@@ -155,6 +156,14 @@ class _OnnxEngine:
     def _bind(self, bind: Any, name: str, tensor: torch.Tensor) -> None:
         kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
         bind(name, tensor.device.type, tensor.device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr())
+
+
+def model_sha256(model: onnx.ModelProto) -> str:
+    """Return the hash of a model without its metadata."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -15,7 +15,7 @@ from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import ForeignPolicy, Port, ordered_names
 from policy_node.policies.interface import PolicyInterface
-from policy_node.policies.metadata import GOLDEN_NAME, NAME, description_from_texts
+from policy_node.policies.metadata import GOLDEN_NAME, NAME, archive_sha256, description_from_texts
 from policy_node.policies.module_engine import ModuleEngine
 
 
@@ -52,7 +52,7 @@ def load_torchscript(content: bytes, path: str, device: torch.device, interface:
         ) from error
     module.eval()
     sha256 = hashlib.sha256(content).hexdigest()
-    description = description_from_texts(texts, path, sha256)
+    description = description_from_texts(texts, path, sha256, lambda: archive_sha256(content))
     if description is not None:
         ports = [Port(name, None, None) for name in description.input_names]
         engine = ModuleEngine(module, lambda inputs: module(*inputs), ports, description.output_names, None)

@@ -142,6 +142,11 @@ class PolicyNode(LifecycleNode):
             )
         except MessageTypeError as error:
             raise ConfigurationError([f"action: {error}"]) from error
+        if policy.spec.mask:
+            self.get_logger().warning(
+                "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "
+                "take choices that were forbidden in training"
+            )
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
         self._commands = CommandPublishers(self, configuration, encoder, pipeline.safe_command)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
@@ -317,7 +322,8 @@ class PolicyNode(LifecycleNode):
         """Let the policy that was loaded drive; everything stays as it is when it raises."""
         deployment = loading.result()
         if self._pipeline is None or self._pipeline is not loading.replaced:
-            raise ConfigurationError(["policy.path: the node was cleaned up while the policy was loading; set it again"])
+            problem = "policy.path: the node was cleaned up while the policy was loading; set it again"
+            raise ConfigurationError([problem])
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:

@@ -167,11 +167,13 @@ class Loading:
             self._outcome = deploy(self._configuration)
         except Exception as error:  # reported by whoever asked for the new policy
             self._outcome = error
+        except BaseException as error:  # such as the SystemExit of somebody's module: who asked must not wait forever
+            self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
         finally:
             sys.setswitchinterval(interval_s)
-        self.duration_s = time.perf_counter() - started
-        self.ended.set_result(None)
-        self._executor.wake()
+            self.duration_s = time.perf_counter() - started
+            self.ended.set_result(None)
+            self._executor.wake()
 
     def wait(self, timeout_s: float) -> None:
         """Wait until the thread has ended, but no longer than a time."""

@@ -171,9 +171,6 @@ def build_sb3(
     model = _build(saved, path).to(device)
     model.set_training_mode(False)
     model.requires_grad_(False)
-    if device.type == "cuda":
-        # Convolutions and LSTMs there round inputs to 10 bits unless told not to, a thousandth of the action range.
-        torch.backends.cudnn.allow_tf32 = False
 
     plain = not isinstance(saved.observation_space, spaces.Dict)
     generator = torch.Generator(device).manual_seed(seed)
