@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`policy_export`: every algorithm in every format, verified; what cannot be exported is named."""
 
+import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import parity_cases as cases
 import pytest
 import torch
@@ -218,3 +222,41 @@ def test_a_changed_network_is_refused(format: str, source: Callable[[Case], Sour
         load_policy(output)
     export._write_described(policy, format, recorded, output, model)  # type: ignore[arg-type]
     assert torch.isfinite(load_policy(output)(torch.zeros(1, 5), None)[0]).all()
+
+
+def _flipped(file: Path) -> bytes:
+    """Return the file with one bit of its largest weight flipped, well-formed otherwise."""
+    content = file.read_bytes()
+    if file.suffix == ".onnx":
+        model = onnx.load_model_from_string(content)
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        data = bytearray(weight.raw_data)
+        data[-1] ^= 0x80
+        weight.raw_data = bytes(data)
+        return model.SerializeToString()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = [info for info in archive.infolist() if not info.filename.endswith(".json")]
+    weights = [info for info in members if "/weights/" in info.filename or "/constants/" in info.filename]
+    weight = max(weights, key=lambda info: info.file_size)
+    # The local header ends with name and padding, whose lengths stand at its end.
+    name, padding = (int.from_bytes(content[weight.header_offset + at :][:2], "little") for at in (26, 28))
+    start = weight.header_offset + 30 + name + padding
+    data = bytearray(content)
+    data[start + weight.file_size - 1] ^= 0x80
+    # The checksum of the member is noted twice in a zip file.
+    parts = (content[start:][: weight.file_size], data[start:][: weight.file_size])
+    before, after = (zlib.crc32(part).to_bytes(4, "little") for part in parts)
+    return bytes(data).replace(before, after)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "exported"])
+def test_a_file_of_which_one_weight_was_changed_is_refused(
+    format: str, source: Callable[[Case], Source], tmp_path: Path
+) -> None:
+    model, _ = source(CASES[12])
+    output = tmp_path / f"policy{SUFFIXES[format][0]}"
+    export_policy(model, format, output)
+    load_policy(output)
+    output.write_bytes(_flipped(output))
+    with pytest.raises(PolicyError, match="changed since it was exported"):
+        load_policy(output)
