@@ -67,6 +67,10 @@ def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) ->
             _refuse(path, f"its member '{member.filename}' unpacks to {member.file_size} bytes, allowed are {limit}")
         if member.flag_bits & 1:
             _refuse(path, f"its member '{member.filename}' is encrypted")
+    # Members may overlap in the file, and each be small.
+    total = sum(member.file_size for member in members)
+    if total > limit:
+        _refuse(path, f"its members unpack to {total} bytes together, allowed are {limit}")
 
 
 def _refuse(path: str, reason: str) -> None:
