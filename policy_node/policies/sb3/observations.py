@@ -69,8 +69,6 @@ class Preparation(nn.Module):
     A category that does not exist becomes NaN, where Stable-Baselines3 would raise for all rows.
     """
 
-    choices: torch.Tensor | None
-
     def __init__(self, space: spaces.Space, normalize_images: bool) -> None:
         super().__init__()
         self._divisor = 255.0 if normalize_images and is_image_space(space) else None
