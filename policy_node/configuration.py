@@ -32,6 +32,8 @@ JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
 COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
 POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
 STACKS = ("vecframestack", "isaac_lab")
+ENGINES = ("auto", "direct", "torchscript", "onnxruntime", "aotinductor", "cuda_graph")
+PRECISIONS = ("float32", "bfloat16", "float16")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 
 
@@ -89,6 +91,12 @@ class Parameter:
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("control_rate_hz", "float", None, "Rate of the control tick.", "Hz", minimum=0.1, maximum=1000.0),
     Parameter("robots", "list[str]", None, "Namespaces of the robots, one row of the batch each."),
+    Parameter(
+        "shard",
+        "str",
+        "",
+        "`i/K`: this node drives the i-th of K parts of `robots`, counted from 0; empty: all of them.",
+    ),
     Parameter("autostart", "bool", True, "Configure and activate by itself at start."),
     Parameter(
         "policy.path",
@@ -116,6 +124,34 @@ PARAMETERS: tuple[Parameter, ...] = (
         "The file that `VecNormalize.save` wrote, a path like `policy.path`; empty: observations go in as they are.",
     ),
     Parameter("policy.threads", "int", 1, "CPU threads of one inference.", minimum=1, maximum=256),
+    Parameter(
+        "policy.engine",
+        "str",
+        "auto",
+        "What runs the network; `auto`: at configure the fastest of those that act as the policy does is measured.",
+        allowed=ENGINES,
+    ),
+    Parameter(
+        "policy.precision",
+        "str",
+        "float32",
+        "Least precision that an engine may compute in; below float32 actions differ in the third digit.",
+        allowed=PRECISIONS,
+    ),
+    Parameter(
+        "policy.compile",
+        "bool",
+        False,
+        "Whether `auto` may compile the policy with AOTInductor, which takes a C++ compiler and up to minutes, once.",
+    ),
+    Parameter(
+        "policy.max_batch",
+        "int",
+        0,
+        "Most robots in one inference, more are inferred in several; 0: as many as fit into the memory.",
+        minimum=0,
+        maximum=1_000_000,
+    ),
     Parameter(
         "policy.format",
         "str",
@@ -433,7 +469,82 @@ PARAMETERS: tuple[Parameter, ...] = (
         "action.safe_command",
         "list[float]",
         (),
-        "The safe command; empty: zeros for a Twist. Any other type needs it, unless `when_stale` is `silent`.",
+        "The safe command; empty: zeros for a Twist. Any other type needs it or `safe_position_topic`, unless "
+        "`when_stale` is `silent`.",
+    ),
+    Parameter(
+        "action.safe_position_topic",
+        "str",
+        "",
+        "For position commands: JointState topic, below the robot's namespace, of the present position, which is then "
+        "the safe command; it stays what it was when the robot was stopped.",
+    ),
+    Parameter(
+        "action.safe_position_joints",
+        "list[str]",
+        (),
+        "Joint of each component in that topic; empty: `action.joints`.",
+    ),
+    Parameter(
+        "action.max_rate",
+        "list[float]",
+        (),
+        "Largest change of the command per second; one number or one per component, empty: any. Safe commands are sent "
+        "at once.",
+        minimum=1e-9,
+        maximum=1e9,
+    ),
+    Parameter(
+        "action.ramp_s",
+        "float",
+        0.0,
+        "Time over which the command goes over from the safe one to the policy's after activation or recovery.",
+        "s",
+        minimum=0.0,
+        maximum=60.0,
+    ),
+    Parameter(
+        "action.deadline_s",
+        "float",
+        0.0,
+        "Deadline and lease of liveliness that the command topics offer; 0: three control periods.",
+        "s",
+        minimum=0.0,
+        maximum=3600.0,
+    ),
+    Parameter(
+        "watchdog.timeout_s",
+        "float",
+        0.0,
+        "A tick that takes longer is taken for hanging, and the robots get their safe commands; 0: "
+        "`synchronisation.max_age_s`, at least two control periods.",
+        "s",
+        minimum=0.0,
+        maximum=60.0,
+    ),
+    Parameter(
+        "realtime.priority",
+        "int",
+        0,
+        "Real-time priority (SCHED_FIFO) of the tick thread; 0: none. Needs the permission of the system.",
+        minimum=0,
+        maximum=99,
+    ),
+    Parameter("realtime.cpus", "list[int]", (), "CPUs that the tick thread may run on; empty: any.", minimum=0),
+    Parameter(
+        "realtime.freeze_gc",
+        "bool",
+        True,
+        "Whether the garbage collector leaves alone what configure made, as a full collection takes several ticks.",
+    ),
+    Parameter(
+        "realtime.switch_interval_s",
+        "float",
+        0.0005,
+        "After how long another Python thread must hand the interpreter to the tick thread.",
+        "s",
+        minimum=0.000_01,
+        maximum=1.0,
     ),
 )
 
@@ -470,6 +581,10 @@ class PolicyConfiguration:
     sha256: str
     vecnormalize: str
     threads: int
+    engine: str
+    precision: str
+    compile: bool
+    max_batch: int
     format: str
     memory: tuple[str, ...]
     lengths: str
@@ -569,19 +684,41 @@ class ActionConfiguration:
     when_stale: str
     hold_s: float
     safe_command: tuple[float, ...]
+    safe_position_topic: str
+    safe_position_joints: tuple[str, ...]
+    max_rate: tuple[float, ...]
+    ramp_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class RealtimeConfiguration:
+    """What the tick thread asks of the system and of the interpreter."""
+
+    priority: int
+    cpus: tuple[int, ...]
+    freeze_gc: bool
+    switch_interval_s: float
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One deployment, checked as a whole."""
+    """One deployment, checked as a whole.
+
+    `robots` are those of this node's shard; `watchdog_timeout_s` and the action's `deadline_s` are above 0, and the
+    action's `safe_position_joints` are there when its `safe_position_topic` is.
+    """
 
     control_rate_hz: float
     robots: tuple[str, ...]
+    shard: str
     autostart: bool
     policy: PolicyConfiguration
     observations: tuple[ObservationConfiguration, ...]
     synchronisation: SynchronisationConfiguration
     action: ActionConfiguration
+    watchdog_timeout_s: float
+    realtime: RealtimeConfiguration
 
     @cached_property
     def sources(self) -> tuple[SourceConfiguration, ...]:
@@ -700,15 +837,31 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         )
         return ObservationConfiguration(key=key, **{**defaults, **own})
 
+    period_s = 1.0 / checked["control_rate_hz"]
+    action = group("action.")
+    action["deadline_s"] = action["deadline_s"] or 3.0 * period_s
+    if action["safe_position_topic"]:
+        action["safe_position_joints"] = action["safe_position_joints"] or action["joints"]
     return Configuration(
         control_rate_hz=checked["control_rate_hz"],
-        robots=checked["robots"],
+        robots=_shard_of(checked["robots"], checked["shard"]),
+        shard=checked["shard"],
         autostart=checked["autostart"],
         policy=PolicyConfiguration(**group("policy.")),
         observations=tuple(map(observation, keys)),
         synchronisation=SynchronisationConfiguration(**group("synchronisation.")),
-        action=ActionConfiguration(**group("action.")),
+        action=ActionConfiguration(**action),
+        watchdog_timeout_s=checked["watchdog.timeout_s"] or max(checked["synchronisation.max_age_s"], 2.0 * period_s),
+        realtime=RealtimeConfiguration(**group("realtime.")),
     )
+
+
+def _shard_of(robots: tuple[str, ...], shard: str) -> tuple[str, ...]:
+    """Return the robots of a shard: consecutive ones, so that all shards together are all robots, each once."""
+    if not shard:
+        return robots
+    index, count = map(int, shard.split("/"))
+    return robots[index * len(robots) // count : (index + 1) * len(robots) // count]
 
 
 def _has_type(value: Any, type_name: str) -> bool:
@@ -803,6 +956,12 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
                 f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
                 f"starting with a digit, levels separated by '/'"
             )
+    shard = checked["shard"]
+    if shard and not _is_shard(shard, len(robots)):
+        problems.append(
+            f"shard: found {shard!r}, but it is i/K with i from 0 to K - 1 and K at most the number of robots, "
+            f"{len(robots)}; such as 0/2 on one computer and 1/2 on the other"
+        )
     sha256 = checked["policy.sha256"]
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         problems.append(
@@ -853,13 +1012,16 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
     for name, types in (("action.fields", VELOCITY_COMMAND_TYPES), ("action.joints", JOINT_COMMAND_TYPES)):
         if checked[name] and action_type not in types:
             problems.append(f"{name}: given for a {action_type}; only {' and '.join(types)} use it; remove it")
-    safe_command = checked["action.safe_command"]
-    if not safe_command and action_type not in VELOCITY_COMMAND_TYPES and checked["action.when_stale"] != "silent":
+    safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
+    silent = checked["action.when_stale"] == "silent"
+    if not (safe_command or position_topic or silent or action_type in VELOCITY_COMMAND_TYPES):
         problems.append(
             f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
-            f"is safe, "
+            f"is safe, for positions the topic of the present ones in action.safe_position_topic, "
             f"or set action.when_stale to silent"
         )
+    if position_topic:
+        problems += _check_safe_position(checked)
     if safe_command and components and len(safe_command) != len(components):
         problems.append(
             f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
@@ -869,6 +1031,32 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
         problems.append(
             f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
             f"one number per component"
+        )
+    return problems
+
+
+def _is_shard(shard: str, robots: int) -> bool:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    return match is not None and int(match[1]) < int(match[2]) <= robots
+
+
+def _check_safe_position(checked: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the safe command that is the present position."""
+    name, action_type = "action.safe_position_topic", checked["action.type"]
+    problems = []
+    if action_type in VELOCITY_COMMAND_TYPES:
+        problems.append(f"{name}: given for a {action_type}, which is a velocity; remove it")
+    elif action_type == JOINT_STATE and checked["action.field"] != "position":
+        problems.append(f"{name}: given, but action.field is {checked['action.field']}; remove it")
+    if checked["action.safe_command"]:
+        problems.append(f"{name}: given beside action.safe_command; remove one of the two")
+    joints, commanded = checked["action.safe_position_joints"], checked["action.joints"]
+    if not joints and not commanded:
+        problems.append("action.safe_position_joints: missing; give the joint of each component of the command")
+    if joints and commanded and len(joints) != len(commanded):
+        problems.append(
+            f"action.safe_position_joints: found {len(joints)}, but action.joints has {len(commanded)}; give one for "
+            f"each"
         )
     return problems
 

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from policy_node.actions import CommandMapper
-from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
+from policy_node.batch import ObservationLayout, observation_layout
 from policy_node.configuration import (
     Configuration,
     ConfigurationError,
     ObservationConfiguration,
     SourceConfiguration,
 )
+from policy_node.inference import Inference
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.samples import Sample, SampleRing, UnusableReading
@@ -227,7 +226,6 @@ class Pipeline:
         self.robots = configuration.robots
         # Names of the sensors.
         self.keys = tuple(sources[0].name for sources in configuration.sensors)
-        self._policy = policy
         self._action = configuration.action
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
@@ -238,7 +236,7 @@ class Pipeline:
         lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
-        self._batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, count, policy.device)
+        self._inference = Inference(configuration, policy, layouts)
         checked = dict(decoders)
         for layout in layouts.values():
             for term in layout.terms:
@@ -252,23 +250,21 @@ class Pipeline:
                 for sensor, sources in enumerate(configuration.sensors)
                 for source in sources
             ]
-            for rows in map(self._batch.readings, range(count))
+            for rows in map(self._inference.batch.readings, range(count))
         ]
         # The synchronised sensors come first.
         self._synchronised = sum(sources[0].is_synchronised for sources in configuration.sensors)
         self._newest_ages_ns = [
             round(sources[0].max_age_s * 1e9) for sources in configuration.sensors[self._synchronised :]
         ]
-        self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
-        self.components = self._mapper.components
+        self.components = self._inference.components
         # Robots whose history and memory start anew at their next good set of readings.
         self._fresh_start = np.ones(count, bool)
-        safe = self._mapper.safe_command
+        safe = self._inference.safe_command
         # Without a safe command robots that are not ready get no command: NaN marks that nothing may be sent.
         self._replacements = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
         self._last_commands = self._replacements.copy()
         self._last_ready_ns = np.full(count, NEVER_NS)
-        self._memory = policy.initial_state(count)
         # Messages that could not be used, by robot; each counts once, however many ticks it is the newest.
         self.rejected_count = np.zeros(count, np.int64)
         self._last_rejected: dict[tuple[int, int], Sample] = {}
@@ -276,7 +272,7 @@ class Pipeline:
     @property
     def safe_command(self) -> np.ndarray | None:
         """The safe command `[components]` float64, None when the configuration names none."""
-        return self._mapper.safe_command
+        return self._inference.safe_command
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
@@ -300,20 +296,8 @@ class Pipeline:
         self._last_ready_ns[:] = NEVER_NS
 
     def warm_up(self) -> None:
-        """Run the whole batch three times on example observations, so that the first tick costs what later ones do.
-
-        Raises
-        ------
-        Exception
-            Whatever the policy raises on its own example observations.
-        """
-        rng = np.random.default_rng(0)
-        for _ in range(3):
-            for key, spec in self._policy.spec.observations.items():
-                frame = self._batch.row(key, 0)
-                frame[...] = np.resize(spec.example(1, rng), frame.shape)
-            self._infer(np.ones(len(self.robots), bool))
-        self._memory = self._policy.initial_state(len(self.robots))
+        """Run the policy on example observations, see `Inference.warm_up`."""
+        self._inference.warm_up()
 
     def adopt(self, other: Pipeline) -> None:
         """Go on with the policy of another pipeline of the same deployment; to be called between two ticks.
@@ -331,32 +315,10 @@ class Pipeline:
         ConfigurationError
             When its commands have another number of components; nothing is changed then.
         """
-        if other.components != self.components:
-            raise ConfigurationError(
-                [
-                    f"policy.path: the new policy's commands have {other.components} components, those of the present "
-                    f"one {self.components}; clean up the node, then configure it with the new policy"
-                ]
-            )
-        if not self._batch.is_like(other._batch):
+        if not self._inference.adopt(other._inference):
             # What is read is written into the batch.
-            self._batch, self._readings = other._batch, other._readings
+            self._readings = other._readings
             self._fresh_start[:] = True
-        self._policy, self._memory, self._mapper = other._policy, other._memory, other._mapper
-
-    def _infer(self, fresh_start: np.ndarray) -> np.ndarray:
-        """Run the policy on the staged rows and return the commands `[robots, components]` on the host."""
-        with torch.inference_mode():
-            observations = self._batch.push(fresh_start)
-            if self._memory is not None and fresh_start.any():
-                self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
-            actions, self._memory = self._policy(observations, self._memory)
-            self._batch.remember(actions)
-            commands = self._mapper(actions).cpu().numpy()
-        # Rows of another number could not be told apart.
-        if commands.shape != self._replacements.shape:
-            raise ValueError(f"its commands are {list(commands.shape)}, not {list(self._replacements.shape)}")
-        return commands
 
     def _select(self, rings: list[SampleRing], now_ns: int) -> Selection:
         """Choose the readings of one robot."""
@@ -406,7 +368,9 @@ class Pipeline:
         commands = self._replacements.copy()
         if ready.any():
             try:
-                inferred = self._infer(fresh_start)
+                # No ramp yet: all of the way has passed.
+                ramp = np.ones(len(self.robots))
+                inferred = self._inference(fresh_start, self._last_commands, self._replacements, ramp).commands
                 finite = np.isfinite(inferred).all(axis=1)
                 fault_reason = "its action is not finite"
             except Exception as error:  # whatever the policy does, the robots get their safe command

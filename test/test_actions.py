@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from policy_node.actions import CommandMapper
+from policy_node.actions import CommandLimiter, CommandMapper
 from policy_node.configuration import ActionConfiguration, ConfigurationError
 from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
@@ -36,6 +36,11 @@ def action_configuration(message_type: str = TWIST, **changes: Any) -> ActionCon
         "when_stale": "stop",
         "hold_s": 0.5,
         "safe_command": (),
+        "safe_position_topic": "",
+        "safe_position_joints": (),
+        "max_rate": (),
+        "ramp_s": 0.0,
+        "deadline_s": 0.15,
     }
     return ActionConfiguration(**{**values, **changes})
 
@@ -99,23 +104,34 @@ def test_only_a_velocity_has_zeros_as_its_safe_command(message_type, given, expe
     assert (None if safe is None else safe.tolist()) == expected
 
 
+def limited(mapper: CommandMapper, configuration: ActionConfiguration, actions: torch.Tensor) -> np.ndarray:
+    """Return the commands of actions after the limits, with nothing sent before."""
+    commands = mapper(actions)
+    nothing = torch.full(commands.shape, torch.nan, dtype=torch.float64)
+    limiter = CommandLimiter(configuration, mapper.components, 0.05, CPU)
+    return limiter(commands, nothing, nothing, torch.ones(len(actions), dtype=torch.float64))[:, :-2].numpy()
+
+
 def test_an_action_is_scaled_then_offset_then_bounded():
     changes = {"scale": (0.25,), "offset": (0.1, -1.5, 0.8), "low": (-2.0,), "high": (0.5, -1.0, 2.0)}
-    mapper = CommandMapper(box(3), action_configuration(ARRAY, **changes), CPU)
-    commands = mapper(torch.tensor([[1.0, 1.0, 1.0], [4.0, -8.0, -9.0]])).numpy()
+    configuration = action_configuration(ARRAY, **changes)
+    mapper = CommandMapper(box(3), configuration, CPU)
+    commands = limited(mapper, configuration, torch.tensor([[1.0, 1.0, 1.0], [4.0, -8.0, -9.0]]))
     np.testing.assert_allclose(commands, [[0.35, -1.25, 1.05], [0.5, -2.0, -1.45]], atol=1e-12)
 
 
 def test_several_choices_are_numbers_that_can_be_scaled():
     changes = {"scale": (0.5, 1.0), "offset": (-0.5, 0.0), "high": (0.25, 2.0)}
-    mapper = CommandMapper(MultiDiscreteSpec("action", (3, 4)), action_configuration(**changes), CPU)
-    commands = mapper(torch.tensor([[0, 3], [1, 1], [2, 0], [-1, 2]])).numpy()
+    configuration = action_configuration(**changes)
+    mapper = CommandMapper(MultiDiscreteSpec("action", (3, 4)), configuration, CPU)
+    commands = limited(mapper, configuration, torch.tensor([[0, 3], [1, 1], [2, 0], [-1, 2]]))
     np.testing.assert_array_equal(commands, [[-0.5, 2.0], [0.0, 1.0], [0.25, 0.0], [np.nan, 2.0]])
 
 
 def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
-    mapper = CommandMapper(box(2), action_configuration(ARRAY, low=(-1.0,), high=(0.1,)), CPU)
-    commands = mapper(torch.tensor([[torch.inf, 0.0], [torch.nan, 0.0], [5.0, -5.0]])).numpy()
+    configuration = action_configuration(ARRAY, low=(-1.0,), high=(0.1,))
+    mapper = CommandMapper(box(2), configuration, CPU)
+    commands = limited(mapper, configuration, torch.tensor([[torch.inf, 0.0], [torch.nan, 0.0], [5.0, -5.0]]))
     assert np.isfinite(commands).all(axis=1).tolist() == [False, False, True]
     # A command never lies beyond a bound, not even by a rounding to float32.
     assert commands[2].tolist() == [0.1, -1.0]
