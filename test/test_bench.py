@@ -13,7 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from policy_node.tools.bench import FleetOptions, Round, distribution, parser, summary
+from policy_node.tools.bench import parser
+from policy_node.tools.bench_fleet import FleetOptions
+from policy_node.tools.bench_observer import Round, summary
+from policy_node.tools.bench_report import distribution
 
 DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
 
