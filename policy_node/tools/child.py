@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -30,15 +32,20 @@ class Child:
         Of the Python interpreter.
     log
         File for its output.
+    environment
+        Variables that it gets beside those of this process.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("w") as output:
             # A session of its own: Ctrl-C in the terminal is for the tool, which ends its children in order.
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -50,6 +57,16 @@ class Child:
         """Return the CPU time used so far, user and system, all threads."""
         times = self._usage.cpu_times()
         return times.user + times.system
+
+    def thread_cpu_s(self) -> dict[int, tuple[str, float]]:
+        """Return by thread its name and the CPU time that it has used so far."""
+        times = {}
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            # A thread may end at any moment.
+            with contextlib.suppress(OSError):
+                run_ns = int((task / "schedstat").read_text().split()[0])
+                times[int(task.name)] = ((task / "comm").read_text().strip(), run_ns / 1e9)
+        return times
 
     def rss_mb(self) -> float:
         """Return the resident memory in 10^6 bytes."""
