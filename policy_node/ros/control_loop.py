@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -73,6 +74,12 @@ class ControlLoop:
         self.failure: Exception | None = None
         # How often each robot's state has changed; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
+        # What others ask of the pipeline, done by the tick thread at its next tick.
+        self._requests: deque[Callable[[], None]] = deque()
+        # Held while commands are sent: what was decided before safe commands left must not follow them.
+        self._sending = threading.Lock()
+        self._overruled = False
+        self._yielded: tuple[int, ...] = ()
 
     @property
     def simulated(self) -> bool:
@@ -84,6 +91,11 @@ class ControlLoop:
         """Whether simulated time has not begun."""
         return self._simulated is not None and self._simulated.now_ns() == 0
 
+    @property
+    def hanging_since_s(self) -> float | None:
+        """When the present tick began on the monotonic clock, if it takes longer than the watchdog allows."""
+        return None
+
     def start(self) -> None:
         """Start the thread."""
         self._publishers.resume()
@@ -93,6 +105,42 @@ class ControlLoop:
         """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick."""
         with self._ticking:
             self._pipeline.adopt(pipeline)
+
+    def stop_robots(self) -> None:
+        """Send every robot its safe command at once, also while the tick hangs, and until `resume_robots`.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher; the robots are stopped all the same.
+        """
+        with self._sending:
+            self._requests.append(self._pipeline.stop)
+            self._overrule()
+
+    def resume_robots(self) -> None:
+        """Let the policy drive again from the next tick on."""
+        self._requests.append(self._pipeline.resume)
+
+    def reset_robots(self, robots: Sequence[int] | None = None) -> None:
+        """Forget samples, histories and memories of some robots, by their index, or of all at the next tick."""
+        self._requests.append(lambda: self._pipeline.reset(robots))
+
+    def yield_robots(self, owners: Mapping[int, str]) -> None:
+        """Leave robots, by their index, to the nodes named, from the next tick on; all others are driven."""
+        self._yielded = tuple(owners)
+        self._requests.append(lambda: self._pipeline.yield_robots(owners))
+
+    def _overrule(self) -> None:
+        """Send safe commands and keep back what the present tick decides; `_sending` must be held."""
+        self._overruled = True
+        self._publishers.send_safe(self._safe_commands())
+
+    def _safe_commands(self) -> np.ndarray:
+        """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes."""
+        commands = self._pipeline.safe_commands.copy()
+        commands[list(self._yielded)] = np.nan
+        return commands
 
     def stop(self) -> bool:
         """Send every robot the safe command, then end the loop.
@@ -142,12 +190,18 @@ class ControlLoop:
 
     def _tick(self, lateness_ns: int, missed: int) -> None:
         started = time.perf_counter()
+        with self._sending:
+            self._overruled = False
+            while self._requests:
+                self._requests.popleft()()
         self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
         taken = time.perf_counter()
         tick_time_ns = self._now_ns()
         result = self._pipeline.step(tick_time_ns, self._now_ns)
         stepped = time.perf_counter()
-        self._publishers.publish(result.commands, result.publish, tick_time_ns)
+        with self._sending:
+            if not self._overruled:
+                self._publishers.publish(result.commands, result.publish, tick_time_ns)
         ended = time.perf_counter()
         # Ages are those of the readings at the tick; the command leaves a little later.
         ready = np.array([state is RobotState.READY for state in result.states])
