@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from policy_node.configuration import (
     ObservationConfiguration,
     SourceConfiguration,
 )
-from policy_node.inference import Inference
+from policy_node.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.samples import Sample, SampleRing, UnusableReading
@@ -261,18 +261,70 @@ class Pipeline:
         # Robots whose history and memory start anew at their next good set of readings.
         self._fresh_start = np.ones(count, bool)
         safe = self._inference.safe_command
-        # Without a safe command robots that are not ready get no command: NaN marks that nothing may be sent.
-        self._replacements = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
-        self._last_commands = self._replacements.copy()
+        # By robot, [robots, components]: NaN marks that there is none.
+        self._safe = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
+        self._safe_commands = self._safe.copy()
+        self._last_commands = np.full((count, self.components), np.nan)
         self._last_ready_ns = np.full(count, NEVER_NS)
-        # Messages that could not be used, by robot; each counts once, however many ticks it is the newest.
-        self.rejected_count = np.zeros(count, np.int64)
+        # Where each robot's ramp began, and when.
+        self._ramp_start = self._last_commands.copy()
+        self._recovered_ns = np.full(count, NEVER_NS)
+        self._ramp_ns = self._action.ramp_s * 1e9
+        self._is_stopped = False
+        self._owners: dict[int, str] = {}
+        # Why robots are STOPPED, by their index.
+        self._stop_reasons: dict[int, str] = {}
+        # By robot: messages that could not be used, each once however many ticks it is the newest, and commands on
+        # which a bound, or a limit of the change, acted.
+        self.rejected_count, self.bounded_count, self.slowed_count = np.zeros((3, count), np.int64)
         self._last_rejected: dict[tuple[int, int], Sample] = {}
 
     @property
     def safe_command(self) -> np.ndarray | None:
         """The safe command `[components]` float64, None when the configuration names none."""
         return self._inference.safe_command
+
+    @property
+    def safe_commands(self) -> np.ndarray:
+        """What makes each robot safe, `[robots, components]` float64, NaN in the rows of robots to be left alone.
+
+        A new array whenever it changes, so that any thread may read it.
+        """
+        return self._safe_commands
+
+    def stop(self) -> None:
+        """Make every robot safe until `resume`, whatever happens meanwhile."""
+        self._is_stopped = True
+        self._note_stops()
+
+    def resume(self) -> None:
+        """Drive on after `stop`; every robot's episode begins anew."""
+        self._is_stopped = False
+        self._note_stops()
+
+    def yield_robots(self, owners: Mapping[int, str]) -> None:
+        """Leave robots alone that another node commands.
+
+        Parameters
+        ----------
+        owners
+            By the index of each such robot the name of that node; empty: all robots are driven again.
+        """
+        self._owners = dict(owners)
+        self._note_stops()
+
+    def _note_stops(self) -> None:
+        reason = "stopped by an operator, until resumed"
+        self._stop_reasons = dict.fromkeys(range(len(self.robots)), reason) if self._is_stopped else {}
+        self._stop_reasons.update({robot: f"{owner} commands it" for robot, owner in self._owners.items()})
+        # What was sent last says nothing about a robot that somebody else commands.
+        self._last_commands[list(self._owners)] = np.nan
+        self._offer_safe_commands()
+
+    def _offer_safe_commands(self) -> None:
+        safe_commands = self._safe.copy()
+        safe_commands[list(self._owners)] = np.nan
+        self._safe_commands = safe_commands
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
@@ -287,13 +339,20 @@ class Pipeline:
             if not row.all()
         }
 
-    def reset(self) -> None:
-        """Forget all samples, histories and memories, as when simulated time jumps back."""
-        for rings in self._rings:
-            for ring in rings:
+    def reset(self, robots: Sequence[int] | None = None) -> None:
+        """Forget samples, histories and memories, as when simulated time jumps back.
+
+        Parameters
+        ----------
+        robots
+            Indices of the robots; None: all of them.
+        """
+        for robot in range(len(self.robots)) if robots is None else robots:
+            for ring in self._rings[robot]:
                 ring.clear()
-        self._fresh_start[:] = True
-        self._last_ready_ns[:] = NEVER_NS
+            self._fresh_start[robot] = True
+            self._last_ready_ns[robot] = NEVER_NS
+            self._last_commands[robot] = np.nan
 
     def warm_up(self) -> None:
         """Run the policy on example observations, see `Inference.warm_up`."""
@@ -346,8 +405,10 @@ class Pipeline:
         ages_s = np.array([np.nan if s.age_ns is None else s.age_ns / 1e9 for s in selections])
         selected = time.perf_counter()
 
+        for robot, reason in self._stop_reasons.items():
+            states[robot], reasons[robot] = RobotState.STOPPED, reason
         for robot, selection in enumerate(selections):
-            if selection.state is RobotState.READY:
+            if states[robot] is RobotState.READY:
                 for sensor, name, decode, row in self._readings[robot]:
                     sample = selection.samples[sensor]
                     try:
@@ -363,18 +424,18 @@ class Pipeline:
         ready = np.array([state is RobotState.READY for state in states])
         since_ready_ns = now_ns - self._last_ready_ns
         # No tick saw the gap when the process itself was stopped, or the clock was set.
-        fresh_start = ready & (self._fresh_start | (since_ready_ns < 0) | (since_ready_ns > self._gap_ns))
+        unseen_gap = ~self._fresh_start & ((since_ready_ns < 0) | (since_ready_ns > self._gap_ns))
+        fresh_start = ready & (self._fresh_start | unseen_gap)
         faulty = np.zeros(len(self.robots), bool)
-        commands = self._replacements.copy()
+        safe = self._safe_commands
+        commands = safe.copy()
         if ready.any():
             try:
-                # No ramp yet: all of the way has passed.
-                ramp = np.ones(len(self.robots))
-                inferred = self._inference(fresh_start, self._last_commands, self._replacements, ramp).commands
-                finite = np.isfinite(inferred).all(axis=1)
+                inferred = self._infer(now_ns, fresh_start, unseen_gap)
+                finite = np.isfinite(inferred.commands).all(axis=1)
                 fault_reason = "its action is not finite"
             except Exception as error:  # whatever the policy does, the robots get their safe command
-                inferred, finite = commands, np.zeros(len(self.robots), bool)
+                inferred, finite = None, np.zeros(len(self.robots), bool)
                 fault_reason = f"the policy failed: {type(error).__name__}: {error}"
             faulty = ready & ~finite
             for robot in np.flatnonzero(faulty).tolist():
@@ -388,20 +449,27 @@ class Pipeline:
                     reason = f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s"
                     states[robot], reasons[robot] = RobotState.STALE, reason
                 ready &= ~outdated
-            commands[ready] = inferred[ready]
+            if inferred is not None:
+                commands[ready] = inferred.commands[ready]
+                self.bounded_count += inferred.bounded & ready
+                self.slowed_count += inferred.slowed & ready
         # A gap in the data ends a robot's episode: stack and memory then start as they do in training after a reset.
         self._fresh_start = ~ready
         inferred_at = time.perf_counter()
 
-        self._last_commands[ready] = commands[ready]
+        stopped = np.zeros(len(self.robots), bool)
+        stopped[list(self._stop_reasons)] = True
         self._last_ready_ns[ready] = now_ns
-        self._last_ready_ns[faulty] = NEVER_NS  # a fault is no gap in the data that `hold` may bridge
-        # `silent` is about data: a robot whose policy fails is stopped all the same where that is possible.
-        publish = ready | (self._action.when_stale != "silent") | (faulty & (self.safe_command is not None))
+        self._last_ready_ns[faulty | stopped] = NEVER_NS  # no gap in the data that `hold` may bridge
         if self._action.when_stale == "hold":
             # A clock that is set back must not hold a command for as long as it was set back.
-            held = ~ready & ~faulty & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
+            held = ~ready & ~faulty & ~stopped & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
             commands[held] = self._last_commands[held]
+        # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
+        publish = ready | faulty | stopped | (self._action.when_stale != "silent")
+        # A robot without a safe command, or that another node commands, is left alone.
+        publish &= ready | ~np.isnan(commands).any(axis=1)
+        self._last_commands = np.where(publish[:, None], commands, np.nan)
         guarded = time.perf_counter()
         return FleetCommands(
             commands=commands,
@@ -416,3 +484,16 @@ class Pipeline:
                 "guard": guarded - inferred_at,
             },
         )
+
+    def _infer(self, now_ns: int, fresh_start: np.ndarray, unseen_gap: np.ndarray) -> Inferred:
+        """Run the policy; its commands are limited by what each robot is taken to do at present."""
+        previous = self._last_commands.copy()
+        # A robot that gets no command, or got none for a while, is taken to have been made safe by its own timeout.
+        alone = unseen_gap[:, None] | np.isnan(previous)
+        previous[alone] = self._safe_commands[alone]
+        self._ramp_start[fresh_start] = previous[fresh_start]
+        self._recovered_ns[fresh_start] = now_ns
+        ramp = np.ones(len(self.robots))
+        if self._ramp_ns:
+            ramp = np.clip((now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
+        return self._inference(fresh_start, previous, self._ramp_start, ramp)

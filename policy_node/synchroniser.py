@@ -19,6 +19,7 @@ class RobotState(Enum):
     STALE = "its data are old or do not belong together"
     REJECTED = "its data cannot be used"
     FAULT = "its action was not finite, or the policy failed"
+    STOPPED = "an operator stopped it, or another node commands it"
 
 
 class Selection(NamedTuple):

@@ -23,7 +23,7 @@ from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState
 from policy_node.tools.untrained import SpacesOnly
 
-WAITING, READY, STALE, REJECTED, FAULT = RobotState
+WAITING, READY, STALE, REJECTED, FAULT, STOPPED = RobotState
 
 PERIOD_NS = 50_000_000
 # A reading is taken this long before its tick; one tick without a new one makes it too old.

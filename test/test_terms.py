@@ -36,7 +36,7 @@ from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
 from policy_node.terms import TermLayout, checked_decode, projected_gravity
 
-WAITING, READY, STALE, REJECTED, FAULT = RobotState
+WAITING, READY, STALE, REJECTED, FAULT, _ = RobotState
 CPU = torch.device("cpu")
 EXAMPLE = Path(__file__).parents[1] / "config" / "quadruped.yaml"
 PERIOD_NS = 20_000_000
