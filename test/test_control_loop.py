@@ -55,7 +55,7 @@ class Rig:
         encoder = command_encoder(configuration.action.type, 2, fields=fields, time_from_start_s=0.1)
         self.failures: list[Exception] = []
         self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
-        self.publishers = CommandPublishers(peer.node, configuration, encoder, deployment.pipeline.safe_command)
+        self.publishers = CommandPublishers(peer.node, configuration, encoder)
         self.loop = ControlLoop(
             deployment.pipeline,
             self.sensors,

@@ -152,7 +152,7 @@ class ControlLoop:
         """
         self._stopping.set()
         try:
-            self._publishers.stop()
+            self._publishers.stop(self._safe_commands())
         finally:
             if self._thread.is_alive():
                 self._thread.join(STOP_TIMEOUT_S)
@@ -168,7 +168,7 @@ class ControlLoop:
         except Exception as error:
             self.failure = error
             try:
-                self._publishers.stop()
+                self._publishers.stop(self._safe_commands())
             finally:
                 self._on_failure(error)
 

@@ -42,7 +42,6 @@ MEND = (
     "it again"
 )
 SAFE = "every robot got the safe command"
-NOT_SAFE = "the robots got no safe command, as none is configured"
 # How long the end of the node waits for a policy that is being loaded.
 LOADING_END_S = 5.0
 
@@ -148,7 +147,7 @@ class PolicyNode(LifecycleNode):
                 "take choices that were forbidden in training"
             )
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
-        self._commands = CommandPublishers(self, configuration, encoder, pipeline.safe_command)
+        self._commands = CommandPublishers(self, configuration, encoder)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -208,8 +207,7 @@ class PolicyNode(LifecycleNode):
                 gc.unfreeze()
                 if not loop.stop():
                     raise RuntimeError("the present tick hangs; it can send no more commands")
-                safe = self._commands is not None and self._commands.has_safe_command
-                self.get_logger().info(f"inactive: {SAFE if safe else NOT_SAFE}")
+                self.get_logger().info(f"inactive: {self._safety()}")
         finally:
             if reporter is not None:
                 reporter.destroy()
@@ -237,11 +235,15 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_loop_failure(self, error: Exception) -> None:
-        safe = self._commands is not None and self._commands.has_safe_command
         self.get_logger().fatal(
-            f"the control loop ended: {type(error).__name__}: {error}; {SAFE if safe else NOT_SAFE}. "
+            f"the control loop ended: {type(error).__name__}: {error}; {self._safety()}. "
             f"Deactivate and activate the node to go on."
         )
+
+    def _safety(self) -> str:
+        """Say who got a safe command when the robots were stopped."""
+        without = self._commands.without_safe_command if self._commands is not None else ()
+        return f"no safe command is known for {', '.join(without)}; any other robot got its own" if without else SAFE
 
     def _serve_parameters(self) -> None:
         """Answer ourselves to requests to set parameters: rclpy would keep the executor while a policy loads."""

@@ -39,20 +39,22 @@ class CommandPublishers:
         Robots and topic.
     encoder
         Turns a row into a message.
-    safe_command
-        `[components]` float64; None when the configuration names none, robots are then left alone.
+
+    Attributes
+    ----------
+    without_safe_command
+        Robots for which there was no safe command when the robots were last stopped.
     """
 
-    def __init__(
-        self, node: Node, configuration: Configuration, encoder: CommandEncoder, safe_command: np.ndarray | None
-    ) -> None:
+    def __init__(self, node: Node, configuration: Configuration, encoder: CommandEncoder) -> None:
         self._node = node
+        self._robots = configuration.robots
         self._encoder = encoder
-        self._safe_command = safe_command
         self._clock: Clock = node.get_clock()
-        # The encoder reuses one message, and the safe command may come from another thread.
+        # The encoder reuses one message, and safe commands come from other threads.
         self._lock = threading.Lock()
         self._stopped = False
+        self.without_safe_command: tuple[str, ...] = ()
         self._publishers: list[Publisher] = []
         try:
             for robot in configuration.robots:
@@ -61,11 +63,6 @@ class CommandPublishers:
         except Exception:
             self.destroy()
             raise
-
-    @property
-    def has_safe_command(self) -> bool:
-        """Whether the configuration names a safe command."""
-        return self._safe_command is not None
 
     def publish(self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int) -> None:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
@@ -91,31 +88,50 @@ class CommandPublishers:
         if first_error is not None:
             raise first_error
 
-    def resume(self) -> None:
-        """Let commands through again after the robots were stopped."""
-        with self._lock:
-            self._stopped = False
+    def send_safe(self, safe_commands: np.ndarray) -> None:
+        """Send every robot its safe command now, without keeping back what follows; may be called from any thread.
 
-    def stop(self) -> None:
-        """Send every robot the safe command, if there is one, and nothing after it; wait a moment until it has arrived.
-
-        May be called from any thread, also while the tick thread hangs: a command that it sends later goes nowhere.
+        Parameters
+        ----------
+        safe_commands
+            `[robots, components]` float64; robots whose row is not finite get nothing.
 
         Raises
         ------
         Exception
             The first error of a publisher, after every other robot got its command.
         """
+        finite = np.isfinite(safe_commands).all(axis=1)
+        self.publish(safe_commands, finite, self._clock.now().nanoseconds)
+
+    def resume(self) -> None:
+        """Let commands through again after the robots were stopped."""
+        with self._lock:
+            self._stopped = False
+
+    def stop(self, safe_commands: np.ndarray) -> None:
+        """Send every robot its safe command, and nothing after it; wait a moment until it has arrived.
+
+        May be called from any thread, also while the tick thread hangs: a command that it sends later goes nowhere.
+
+        Parameters
+        ----------
+        safe_commands
+            `[robots, components]` float64; robots whose row is not finite get nothing.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher, after every other robot got its command.
+        """
+        finite = np.isfinite(safe_commands).all(axis=1)
         with self._lock:
             self._stopped = True
-            if self._safe_command is None:
-                return
-            count = len(self._publishers)
-            commands = np.tile(self._safe_command, (count, 1))
-            self._send(commands, np.ones(count, bool), self._clock.now().nanoseconds)
+            self.without_safe_command = tuple(self._robots[robot] for robot in np.flatnonzero(~finite))
+            self._send(safe_commands, finite, self._clock.now().nanoseconds)
         deadline_s = time.monotonic() + ACKNOWLEDGE_S
-        for publisher in self._publishers:
-            publisher.wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))
+        for robot in np.flatnonzero(finite):
+            self._publishers[robot].wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))
 
     def destroy(self) -> None:
         """Remove the publishers from the node."""
