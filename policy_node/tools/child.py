@@ -72,6 +72,11 @@ class Child:
         """Return the resident memory in 10^6 bytes."""
         return self._usage.memory_info().rss / 1e6
 
+    def resources(self) -> tuple[float, int, int]:
+        """Return the resident memory in 10^6 bytes, and how many file descriptors and threads are open."""
+        with self._usage.oneshot():
+            return self.rss_mb(), self._usage.num_fds(), self._usage.num_threads()
+
     def check(self) -> None:
         """Raise ToolError when the process has ended."""
         status = self._process.poll()
@@ -94,3 +99,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once, without a chance to say good-bye (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
