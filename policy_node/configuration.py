@@ -224,16 +224,35 @@ class Configuration:
 
     @cached_property
     def sensors(self) -> tuple[tuple[SourceConfiguration, ...], ...]:
-        """The topics to subscribe, each with all that is read from it; the synchronised ones come first.
+        """The topics to subscribe, each with all that is read from it.
 
-        Terms that read one topic in the same way share it. A sensor has the name of its first source.
+        The synchronised ones come first, the safe position last. Terms that read one topic in the same way share it. A
+        sensor has the name of its first source.
         """
         sensors: dict[tuple[Any, ...], list[SourceConfiguration]] = {}
         for source in self.sources:
             alone = source.name if isinstance(source, ObservationConfiguration) else None
             subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.max_age_s)
             sensors.setdefault(subscription, []).append(source)
-        return tuple(sorted(map(tuple, sensors.values()), key=lambda sources: not sources[0].is_synchronised))
+        observed = sorted(map(tuple, sensors.values()), key=lambda sources: not sources[0].is_synchronised)
+        return (*observed, (self.safe_position,)) if self.safe_position is not None else tuple(observed)
+
+    @cached_property
+    def safe_position(self) -> SourceConfiguration | None:
+        """Where each robot's present position is read, if that is its safe command; no observation has it."""
+        if not self.action.safe_position_topic:
+            return None
+        return SourceConfiguration(
+            key="action.safe_position",
+            topic=self.action.safe_position_topic,
+            type=JOINT_STATE,
+            field="position",
+            fields=(),
+            joints=self.action.safe_position_joints,
+            depth=0,
+            reliability="best_effort",
+            max_age_s=self.synchronisation.max_age_s,
+        )
 
     @property
     def period_ns(self) -> int:
@@ -514,6 +533,16 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
         )
     if position_topic:
         problems += _check_safe_position(checked)
+    elif checked["action.safe_position_joints"]:
+        problems.append(
+            "action.safe_position_joints: given without action.safe_position_topic; give that topic or remove it"
+        )
+    deadline_s, period_s = checked["action.deadline_s"], 1.0 / checked["control_rate_hz"]
+    if 0.0 < deadline_s <= period_s:
+        problems.append(
+            f"action.deadline_s: found {deadline_s:g}, but commands are {period_s:g} s apart; give more, or 0.0 for "
+            f"three periods"
+        )
     if safe_command and components and len(safe_command) != len(components):
         problems.append(
             f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"

@@ -286,6 +286,53 @@ def test_terms_of_one_topic_share_it_and_what_is_not_synchronised_comes_last():
     assert [sources[0].name for sources in apart.sensors[:2]] == ["state.position", "state.velocity"]
 
 
+def test_the_present_position_is_a_sensor_of_its_own_after_all_others():
+    position = {"safe_command": [], "safe_position_topic": "joint_states"}
+    commands = {name: value for name, value in arm(**position).items() if name.startswith("action.")}
+    configuration = parse_configuration(walkers({"action.fields": None, **commands}))
+    assert configuration.safe_position is not None
+    assert configuration.sensors[-1] == (configuration.safe_position,)
+    assert configuration.safe_position not in configuration.sources
+    assert not configuration.safe_position.is_synchronised
+    assert configuration.safe_position.name == "action.safe_position"
+    assert configuration.safe_position.joints == ("shoulder", "elbow")
+    measured = parse_configuration(arm(**position, safe_position_joints=["a", "b"])).safe_position
+    assert measured is not None and measured.joints == ("a", "b")
+    assert parse_configuration(rovers()).safe_position is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"action.safe_position_topic": "joint_states"}, "action.safe_position_topic: given for a geometry_msgs/msg/T"),
+        (
+            {"action.safe_position_joints": ["a", "b"]},
+            "action.safe_position_joints: given without action.safe_position_topic",
+        ),
+        ({"action.deadline_s": 0.05}, "action.deadline_s: found 0.05, but commands are 0.05 s apart"),
+    ],
+)
+def test_what_does_not_belong_to_the_command_is_named(changes, problem):
+    assert any(found.startswith(problem) for found in problems_of(rovers(changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"field": "velocity"}, "action.safe_position_topic: given, but action.field is velocity"),
+        ({"safe_command": [0.0, 1.0]}, "action.safe_position_topic: given beside action.safe_command"),
+        ({"safe_position_joints": ["a"]}, "action.safe_position_joints: found 1, but action.joints has 2"),
+        (
+            {"type": "std_msgs/msg/Float64MultiArray", "joints": []},
+            "action.safe_position_joints: missing; give the joint of each component",
+        ),
+    ],
+)
+def test_a_present_position_fits_the_command(changes, problem):
+    values = arm(**{"safe_command": [], "safe_position_topic": "joint_states", **changes})
+    assert any(found.startswith(problem) for found in problems_of(values))
+
+
 def test_observations_of_one_topic_do_not_share_it():
     same = {"observations.touch.topic": "camera/image_raw", "observations.touch.type": "sensor_msgs/msg/Image"}
     values = rovers(same, without=("observations.touch.field", "observations.touch.joints"))
