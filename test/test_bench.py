@@ -31,7 +31,9 @@ def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 def test_both_loops_are_measured_over_dds(tmp_path):
     file = tmp_path / "figures.json"
     run = policy_bench(
-        tmp_path, "fleet", "--robots", "2", "--image", "48x36", "--seconds", "1", "--baseline", "--json", str(file)
+        tmp_path,
+        *("fleet", "--robots", "2", "--image", "48x36", "--seconds", "1", "--baseline"),
+        *("--versus", "realtime.freeze_gc:=false malloc", "--json", str(file), "--plot", str(tmp_path / "figures.png")),
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "today's loop" in run.stdout
@@ -40,7 +42,11 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     assert figures["options"]["robots"] == 2
     assert (figures["options"]["width"], figures["options"]["height"]) == (48, 36)
     assert figures["machine"]["cores"] > 0 and figures["machine"]["rmw"].startswith("rmw_")
-    for loop in (figures["node"], figures["baseline"]):
+    assert 0 < figures["published"]["rate_hz"] <= 30.0
+    assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false malloc"
+    assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+    assert {"take", "infer", "publish"} <= figures["node"]["stages_ms"].keys()
+    for loop in (figures["node"], figures["baseline"], figures["versus"][0]):
         assert loop["ticks"] > 0
         assert loop["cpu_us_per_robot_tick"] > 0
         assert loop["cpu_us_per_robot_tick_by_round"] == [pytest.approx(loop["cpu_us_per_robot_tick"])]
@@ -49,6 +55,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
         assert 0 <= loop["missed_fraction"] <= 1
         assert 0 < loop["fresh_fraction"] <= 1
         assert loop["rss_mb"] > 0
+        assert loop["cpu_us_per_robot_tick_by_thread"]
     assert figures["ratio_cpu"] == pytest.approx(
         figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
     )
@@ -57,11 +64,17 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     assert not list(tmp_path.glob("policy_bench_*"))
 
 
+def measured(rows: list[list[float]], cpu_s: float, missed: int, rss_mb: float) -> Round:
+    """Return a round in which one thread did everything, in one stage."""
+    stages = {"infer": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    return Round(0.0, 1.0, np.array(rows), cpu_s, {"all": cpu_s}, stages, "direct", missed, rss_mb)
+
+
 def test_figures_are_those_of_all_rounds_together():
     # One robot, two rounds: lateness, duration, age; the second tick of the first round had no data.
     rounds = [
-        Round(np.array([[1.0, 2.0, 50.0], [3.0, 4.0, math.nan]]), cpu_s=0.002, missed=1, rss_mb=100.0),
-        Round(np.array([[5.0, 6.0, 150.0]]), cpu_s=0.004, missed=0, rss_mb=200.0),
+        measured([[1.0, 2.0, 50.0], [3.0, 4.0, math.nan]], cpu_s=0.002, missed=1, rss_mb=100.0),
+        measured([[5.0, 6.0, 150.0]], cpu_s=0.004, missed=0, rss_mb=200.0),
     ]
     figures = summary(rounds, max_age_s=0.1)
     assert figures["ticks"] == 3
@@ -72,6 +85,8 @@ def test_figures_are_those_of_all_rounds_together():
     assert figures["missed_fraction"] == 0.25
     assert figures["fresh_fraction"] == pytest.approx(1 / 3)
     assert figures["rss_mb"] == 200.0
+    assert figures["cpu_us_per_robot_tick_by_thread"] == pytest.approx({"all": 2000.0})
+    assert figures["stages_ms"] == {"infer": {"p50": 2.0, "p99": 4.0}}
 
 
 def test_a_loop_without_any_command_has_no_delays():
@@ -90,6 +105,7 @@ def test_image_sizes_are_width_by_height(text, size):
         ("--image", "20", "at least 36 pixels"),
         ("--robots", "0", "allowed is a whole number of at least 1"),
         ("--rate", "fast", "allowed is a number of at least 1"),
+        ("--set", "realtime.priority", "give NAME:=VALUE"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(capsys, option, text, said):
@@ -105,9 +121,13 @@ def test_a_model_that_does_not_fit_is_named(tmp_path):
     assert "--model" in run.stdout and "missing.zip" in run.stdout
 
 
+def test_a_setting_that_is_not_allowed_is_named(tmp_path):
+    run = policy_bench(tmp_path, "fleet", "--robots", "1", "--set", "realtime.priorty:=50")
+    assert run.returncode == 1
+    assert "--set" in run.stdout and "realtime.priorty" in run.stdout
+
+
 def test_one_lost_reading_is_fresh_and_two_are_not():
-    options = FleetOptions(
-        1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0, seconds=1.0, rounds=1, model="", baseline=False
-    )
+    options = FleetOptions(1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0)
     assert 2 / 30 < options.max_age_s <= 3 / 30
     assert options.slop_s < 2 / 30

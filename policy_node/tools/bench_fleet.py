@@ -12,30 +12,90 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from policy_node.configuration import ConfigurationError, flatten, parse_configuration
 from policy_node.options import number
 from policy_node.ros.domain import keep_to_itself
+from policy_node.share import share_path
 from policy_node.tools.bench_observer import Round, measure, running, summary
-from policy_node.tools.bench_report import SubParsers, image_size, machine, write_figures
+from policy_node.tools.bench_report import (
+    SubParsers,
+    distribution,
+    image_size,
+    machine,
+    progress_bar,
+    write_figures,
+)
 from policy_node.tools.child import ToolError
 
 PUBLISHER_PROCESSES = 4
+# Jazzy knows only the first of its two names.
+PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+NO_PROFILE = "none"
+# glibc gives large blocks back to the system at once and asks for them again at the next image.
+MALLOC = {
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is set for the node beside its description of the synthetic robots.
+
+    Attributes
+    ----------
+    parameters
+        Values by dotted name.
+    environment
+        Variables of its process.
+    """
+
+    parameters: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+    def and_also(self, other: Settings) -> Settings:
+        """Return both, the other's where they differ."""
+        return Settings({**self.parameters, **other.parameters}, {**self.environment, **other.environment})
+
+
+def parse_settings(text: str) -> Settings:
+    """Parse `NAME:=VALUE` for a parameter, `NAME=VALUE` for a variable and `malloc`, separated by spaces."""
+    parameters: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    for part in text.split():
+        name, separator, value = part.partition("=")
+        if part == "malloc":
+            environment |= MALLOC
+        elif not separator or not name.rstrip(":"):
+            raise argparse.ArgumentTypeError(
+                f"found '{part}'; give NAME:=VALUE for a parameter, NAME=VALUE for a variable of the environment, or "
+                "malloc"
+            )
+        elif name.endswith(":"):
+            try:
+                parameters[name[:-1]] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise argparse.ArgumentTypeError(f"found '{part}', whose value is no YAML") from error
+        else:
+            environment[name] = value
+    return Settings(parameters, environment)
 
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """The options of `policy_bench fleet`, and what follows from them for both loops.
+    """The options of `policy_bench fleet`, and what follows from them for all loops.
 
     Attributes
     ----------
@@ -53,17 +113,26 @@ class FleetOptions:
         Policy file; empty for an untrained policy with the camera's image size.
     baseline
         Whether today's loop is measured as well.
+    settings
+        Of the node, one after the other.
+    versus
+        For each further measurement of the node what is set besides.
+    fastdds_profile
+        Profile of the middleware for all processes; empty for that of Fast DDS itself.
     """
 
     robots: int
     width: int
     height: int
-    sensor_rate_hz: float
-    rate_hz: float
-    seconds: float
-    rounds: int
-    model: str
-    baseline: bool
+    sensor_rate_hz: float = 30.0
+    rate_hz: float = 20.0
+    seconds: float = 10.0
+    rounds: int = 1
+    model: str = ""
+    baseline: bool = False
+    settings: Sequence[str] = ()
+    versus: Sequence[str] = ()
+    fastdds_profile: str = ""
 
     @property
     def slop_s(self) -> float:
@@ -74,6 +143,28 @@ class FleetOptions:
     def max_age_s(self) -> float:
         """Largest age of fresh data: one lost reading and the transport are forgiven, a second loss in a row is not."""
         return 3.0 / self.sensor_rate_hz
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of all processes."""
+        return {PROFILE_VARIABLE: self.fastdds_profile} if self.fastdds_profile else {}
+
+    @property
+    def title(self) -> str:
+        """What is measured, in a line."""
+        return (
+            f"{self.robots} robots, {self.width}×{self.height} camera and touch at {self.sensor_rate_hz:g} Hz, "
+            f"control at {self.rate_hz:g} Hz"
+        )
+
+
+class Loop(NamedTuple):
+    """A control loop to be measured: its label, the name of its node, and how its process is started."""
+
+    label: str
+    node: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
 
 
 def save_untrained_model(path: Path, width: int, height: int) -> None:
@@ -110,28 +201,96 @@ def check_model(path: str) -> None:
         raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")
 
 
-def write_parameters(path: Path, options: FleetOptions, model: str) -> None:
-    """Write the node's parameters: camera, touch and velocity of every synthetic robot, as in config/rover.yaml."""
+def node_parameters(options: FleetOptions, model: str, settings: Settings) -> dict[str, Any]:
+    """Return the node's parameters: camera, touch and velocity of every synthetic robot, as in config/rover.yaml.
+
+    Raises
+    ------
+    ToolError
+        When what was set is not allowed.
+    """
     from policy_node.tools.bench_publishers import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
-    parameters = {
-        "control_rate_hz": options.rate_hz,
-        "robots": [robot_name(robot) for robot in range(options.robots)],
-        "policy": {"path": model, "trusted": True, "device": "cpu"},
-        "observations": {
-            "keys": ["image", "touch"],
-            "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "encoding": "rgb8"},
-            "touch": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
-        },
-        "synchronisation": {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
-        "action": {
-            "topic": COMMAND_TOPIC,
-            "type": "geometry_msgs/msg/Twist",
-            "fields": ["linear.x", "angular.z"],
-            "when_stale": "stop",
-        },
+    parameters = flatten(
+        {
+            "control_rate_hz": options.rate_hz,
+            "robots": [robot_name(robot) for robot in range(options.robots)],
+            "policy": {"path": model, "trusted": True, "device": "cpu"},
+            "observations": {
+                "keys": ["image", "touch"],
+                "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "encoding": "rgb8"},
+                "touch": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
+            },
+            "synchronisation": {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
+            "action": {
+                "topic": COMMAND_TOPIC,
+                "type": "geometry_msgs/msg/Twist",
+                "fields": ["linear.x", "angular.z"],
+                "when_stale": "stop",
+            },
+        }
+    )
+    parameters |= settings.parameters
+    try:
+        parse_configuration(parameters)
+    except ConfigurationError as error:
+        raise ToolError(f"--set, --versus: {error}") from error
+    return parameters
+
+
+def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
+    """Return what is to be measured, in turn; parameter files go to `folder`.
+
+    Raises
+    ------
+    ToolError
+        When what was set is not allowed.
+    """
+    settings = parse_settings(" ".join(options.settings))
+    variants = {"node": settings}
+    variants |= {f"node with {text}": settings.and_also(parse_settings(text)) for text in options.versus}
+    loops = []
+    for position, (label, variant) in enumerate(variants.items()):
+        file = folder / f"parameters_{position}.yaml"
+        parameters = node_parameters(options, model, variant)
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False))
+        # Names of their own: a node that drives real robots may be running.
+        arguments = ["-m", "policy_node.ros.node", "--ros-args", "-r", "__node:=policy_bench_node"]
+        loops.append(
+            Loop(
+                label,
+                "policy_bench_node",
+                [*arguments, "--params-file", str(file)],
+                {**options.environment, **variant.environment},
+            )
+        )
+    if options.baseline:
+        arguments = ["-m", "policy_node.tools.bench_baseline", "--name", "policy_bench_baseline"]
+        arguments += ["--robots", str(options.robots), "--rate-hz", str(options.rate_hz), "--model", model]
+        if _synchroniser() != "newest message":
+            arguments += ["--slop-s", str(options.slop_s)]
+        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, options.environment))
+    return loops
+
+
+def _synchroniser() -> str:
+    """Return how today's loop pairs readings on this machine."""
+    found = importlib.util.find_spec("message_filters")
+    return "message_filters.ApproximateTimeSynchronizer" if found else "newest message"
+
+
+def published(files: Sequence[Path], options: FleetOptions, rounds: Sequence[Round]) -> dict[str, Any]:
+    """Return how punctual the synthetic robots were while the loops were measured, from what each process noted."""
+    notes = np.concatenate([np.load(file) for file in files])
+    due_s, delays_ms = notes[:, 0], notes[:, 1]
+    measured = np.any([(due_s >= part.begin_s) & (due_s < part.end_s) for part in rounds], axis=0)
+    delays_ms = delays_ms[measured]
+    return {
+        "rate_hz": options.sensor_rate_hz * float(np.mean(np.isfinite(delays_ms))),
+        # From when a robot's readings were due until both had been handed to the middleware.
+        "delay_ms": distribution(delays_ms),
+        "processes": len(files),
     }
-    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False))
 
 
 def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
@@ -140,12 +299,12 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
     Raises
     ------
     ToolError
-        When a process fails or the model does not fit.
+        When a process fails, the model does not fit or what was set is not allowed.
     """
     import rclpy
 
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_")))
+    with tempfile.TemporaryDirectory(prefix="policy_bench_") as temporary:
+        folder = Path(temporary)
         figures: dict[str, Any] = {
             "options": asdict(options) | {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
@@ -156,86 +315,76 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
         else:
             model = str(folder / "untrained.zip")
             save_untrained_model(Path(model), options.width, options.height)
-        write_parameters(folder / "parameters.yaml", options, model)
-        synchroniser = "newest message"
-        baseline_arguments = ["--robots", str(options.robots), "--rate-hz", str(options.rate_hz), "--model", model]
-        if importlib.util.find_spec("message_filters"):
-            synchroniser = "message_filters.ApproximateTimeSynchronizer"
-            baseline_arguments += ["--slop-s", str(options.slop_s)]
-        # Names of their own: a node that drives real robots may be running.
-        loops = {
-            "node": [
-                *("-m", "policy_node.ros.node", "--ros-args", "-r", "__node:=policy_bench_node"),
-                *("--params-file", str(folder / "parameters.yaml")),
-            ],
-            "baseline": [
-                *("-m", "policy_node.tools.bench_baseline", "--name", "policy_bench_baseline", *baseline_arguments)
-            ],
-        }
-        if not options.baseline:
-            del loops["baseline"]
-
+        loops = loops_of(options, model, folder)
         processes = min(PUBLISHER_PROCESSES, options.robots)
+        notes = [folder / f"publishers_{first}.npy" for first in range(processes)]
+        measured = _measure_in_turn(options, loops, notes, console)
+        everything = [part for rounds in measured.values() for part in rounds]
+        figures["published"] = published(notes, options, everything)
+        summaries = {label: summary(rounds, options.max_age_s) for label, rounds in measured.items()}
+        figures["node"] = summaries.pop("node")
+        if options.baseline:
+            figures["baseline"] = {**summaries.pop("baseline"), "synchroniser": _synchroniser()}
+            figures["ratio_cpu"] = (
+                figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
+            )
+        figures["versus"] = [
+            {"settings": text, **result} for text, result in zip(options.versus, summaries.values(), strict=True)
+        ]
+        return figures
+
+
+def _measure_in_turn(
+    options: FleetOptions, loops: Sequence[Loop], notes: Sequence[Path], console: Console
+) -> dict[str, list[Round]]:
+    """Run the synthetic robots and before them each loop, round after round; return the rounds by label."""
+    measured: dict[str, list[Round]] = {loop.label: [] for loop in loops}
+    with ExitStack() as stack:
         publishers = [
             stack.enter_context(
                 running(
                     f"the publishers of process {first}",
                     [
                         *("-m", "policy_node.tools.bench_publishers", "--robots", str(options.robots)),
-                        *("--first", str(first), "--step", str(processes), "--rate-hz", str(options.sensor_rate_hz)),
-                        *("--width", str(options.width), "--height", str(options.height)),
+                        *("--first", str(first), "--step", str(len(notes)), "--rate-hz", str(options.sensor_rate_hz)),
+                        *("--width", str(options.width), "--height", str(options.height), "--punctuality", str(file)),
                     ],
-                    folder / f"publishers_{first}.log",
+                    file.with_suffix(".log"),
+                    options.environment,
                 )
             )
-            for first in range(processes)
+            for first, file in enumerate(notes)
         ]
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[doing]}"),
-            TimeElapsedColumn(),
-            console=console,
-            # Above the finished table it would still say "measuring".
-            transient=True,
-        )
-        stack.enter_context(bar)
-        task = bar.add_task("fleet", total=options.rounds * len(loops), doing="")
-        measured: dict[str, list[Round]] = {loop: [] for loop in loops}
+        bar = stack.enter_context(progress_bar(console))
+        task = bar.add_task(f"fleet of {options.robots}", total=options.rounds * len(loops), doing="")
         for number in range(options.rounds):
-            for loop, arguments in loops.items():
-                label = f"round {number + 1} of {options.rounds}, {loop}"
+            for position, loop in enumerate(loops):
+                said = f"round {number + 1} of {options.rounds}, {loop.label}"
 
-                def progress(doing: str, label: str = label) -> None:
-                    bar.update(task, doing=f"{label}: {doing}")
+                def progress(doing: str, said: str = said) -> None:
+                    bar.update(task, doing=f"{said}: {doing}")
 
-                with running(f"the {loop}", arguments, folder / f"{loop}_{number}.log") as child:
-                    measured[loop].append(measure(child, publishers, f"policy_bench_{loop}", options.seconds, progress))
+                log = notes[0].with_name(f"loop_{position}_{number}.log")
+                with running(f"the {loop.label}", loop.arguments, log, loop.environment) as child:
+                    part = measure(child, publishers, loop.node, options.seconds, progress)
+                measured[loop.label].append(part)
                 bar.advance(task)
-        for loop, rounds in measured.items():
-            figures[loop] = summary(rounds, options.max_age_s)
-        if options.baseline:
-            figures["baseline"]["synchroniser"] = synchroniser
-            figures["ratio_cpu"] = (
-                figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
-            )
-        return figures
+    return measured
 
 
-def table(figures: dict[str, Any]) -> Table:
+def table(options: FleetOptions, figures: dict[str, Any]) -> Table:
     """Show the loops beside each other."""
-    options = figures["options"]
-    loops = [loop for loop in ("node", "baseline") if loop in figures]
-    result = Table(
-        title=f"{options['robots']} robots, {options['width']}×{options['height']} camera and touch at "
-        f"{options['sensor_rate_hz']:g} Hz, control at {options['rate_hz']:g} Hz\ntimes as p50 / p99 / max"
-    )
+    result = Table(title=f"{options.title}\ntimes as p50 / p99 / max")
+    columns: dict[str, dict[str, Any]] = {"policy_node": figures["node"]}
+    if "baseline" in figures:
+        columns["today's loop"] = figures["baseline"]
+    columns |= {versus["settings"]: versus for versus in figures["versus"]}
     result.add_column("")
-    for loop in loops:
-        result.add_column("today's loop" if loop == "baseline" else "policy_node", justify="right")
+    for label in columns:
+        result.add_column(label, justify="right")
 
     def row(label: str, text: Callable[[dict[str, Any]], str]) -> None:
-        result.add_row(label, *(text(figures[loop]) for loop in loops))
+        result.add_row(label, *(text(column) for column in columns.values()))
 
     row("CPU per robot and tick, µs", lambda loop: f"{loop['cpu_us_per_robot_tick']:.0f}")
     for name, label in (
@@ -250,9 +399,107 @@ def table(figures: dict[str, Any]) -> Table:
     row("ticks missed", lambda loop: f"{loop['missed_fraction']:.2%}")
     row("robots' data fresh", lambda loop: f"{loop['fresh_fraction']:.2%}")
     row("memory [MB]", lambda loop: f"{loop['rss_mb']:.0f}")
+    lines = [
+        f"{name}: {', '.join(f'{part} {text(value)}' for part, value in figures['node'][key].items() if said(value))}"
+        for name, key, said, text in (
+            ("stages, p50 ms", "stages_ms", lambda value: True, lambda value: f"{value['p50']:.2f}"),
+            (
+                "CPU by thread, µs per robot and tick",
+                "cpu_us_per_robot_tick_by_thread",
+                lambda value: value >= 0.5,
+                lambda value: f"{value:.0f}",
+            ),
+        )
+    ]
     if "ratio_cpu" in figures:
-        result.caption = f"policy_node uses {figures['ratio_cpu']:.1f} times less CPU per robot and tick"
+        lines.append(f"policy_node uses {figures['ratio_cpu']:.1f} times less CPU per robot and tick")
+    rate_hz, delay_ms = figures["published"]["rate_hz"], figures["published"]["delay_ms"]["p99"]
+    lines.append(f"the synthetic robots published at {rate_hz:.2f} Hz, p99 {delay_ms:.1f} ms after the time due")
+    result.caption = "\n".join(lines)
     return result
+
+
+def add_fleet_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a fleet whose number of robots is said elsewhere."""
+    parser.add_argument(
+        "--image",
+        type=image_size,
+        default=(64, 64),
+        metavar="S|WxH",
+        help="camera image in pixels, such as 640x480 (default 64)",
+    )
+    parser.add_argument(
+        "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch (default 30)"
+    )
+    parser.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate (default 20)")
+    parser.add_argument(
+        "--seconds", type=number(float, 1), default=10.0, help="measured time of each round (default 10)"
+    )
+    parser.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn (default 1)")
+    parser.add_argument(
+        "--model",
+        default="",
+        metavar="PATH",
+        help="policy for 'image' and 'touch' (default: an untrained one of the camera's size)",
+    )
+    parser.add_argument("--baseline", action="store_true", help="measure the loop that users write today as well")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_checked_settings,
+        metavar="SETTING",
+        help="for the node: a parameter as NAME:=VALUE, a variable of its environment as NAME=VALUE, or 'malloc' for "
+        "those that keep its memory; may be repeated",
+    )
+    parser.add_argument(
+        "--fastdds-profile",
+        metavar="FILE",
+        help=f"XML profile of Fast DDS for all processes, '{NO_PROFILE}' for none (default: config/fastdds.xml)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there (default: nowhere)")
+
+
+def _checked_settings(text: str) -> str:
+    parse_settings(text)
+    return text
+
+
+def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] = ()) -> FleetOptions:
+    """Return the options of one fleet from the command line.
+
+    Raises
+    ------
+    ToolError
+        When the profile is not there.
+    """
+    profile = given.fastdds_profile or _shipped_profile()
+    if profile == NO_PROFILE:
+        profile = ""
+    elif not Path(profile).is_file():
+        raise ToolError(f"--fastdds-profile: '{profile}' is not there; give a file, or '{NO_PROFILE}'")
+    return FleetOptions(
+        robots=robots,
+        width=given.image[0],
+        height=given.image[1],
+        sensor_rate_hz=given.sensor_rate,
+        rate_hz=given.rate,
+        seconds=given.seconds,
+        rounds=given.rounds,
+        model=given.model,
+        baseline=given.baseline,
+        settings=given.set,
+        versus=versus,
+        fastdds_profile=profile and str(Path(profile).resolve()),
+    )
+
+
+def _shipped_profile() -> str:
+    try:
+        return str(share_path("config", "fastdds.xml"))
+    except FileNotFoundError:
+        return NO_PROFILE
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -263,26 +510,15 @@ def add_parser(subparsers: SubParsers) -> None:
         description="Runs synthetic robots and the node in processes of their own and measures the node from outside.",
     )
     fleet.add_argument("--robots", type=number(int, 1), default=16, help="number of robots (default 16)")
+    add_fleet_options(fleet)
     fleet.add_argument(
-        "--image",
-        type=image_size,
-        default=(64, 64),
-        metavar="S|WxH",
-        help="camera image in pixels, such as 640x480 (default 64)",
+        "--versus",
+        action="append",
+        default=[],
+        type=_checked_settings,
+        metavar="'SETTING …'",
+        help="measure the node also with these settings, in turn with the others; may be repeated",
     )
-    fleet.add_argument(
-        "--sensor-rate", type=number(float, 1), default=30.0, metavar="HZ", help="rate of camera and touch (default 30)"
-    )
-    fleet.add_argument("--rate", type=number(float, 1), default=20.0, metavar="HZ", help="control rate (default 20)")
-    fleet.add_argument(
-        "--seconds", type=number(float, 1), default=10.0, help="measured time of each round (default 10)"
-    )
-    fleet.add_argument("--rounds", type=number(int, 1), default=1, help="rounds of each loop, in turn (default 1)")
-    fleet.add_argument(
-        "--model", default="", metavar="PATH", help="policy for 'image' and 'touch' (default: an untrained one)"
-    )
-    fleet.add_argument("--baseline", action="store_true", help="measure the loop that users write today as well")
-    fleet.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
     fleet.set_defaults(run=run)
 
 
@@ -292,19 +528,9 @@ def run(given: argparse.Namespace) -> int:
     Raises
     ------
     ToolError
-        When a process fails or the model does not fit.
+        When a process fails, the model does not fit or what was set is not allowed.
     """
-    options = FleetOptions(
-        robots=given.robots,
-        width=given.image[0],
-        height=given.image[1],
-        sensor_rate_hz=given.sensor_rate,
-        rate_hz=given.rate,
-        seconds=given.seconds,
-        rounds=given.rounds,
-        model=given.model,
-        baseline=given.baseline,
-    )
+    options = fleet_options(given, given.robots, given.versus)
     console = Console()
     keep_to_itself()
     import rclpy
@@ -312,8 +538,13 @@ def run(given: argparse.Namespace) -> int:
 
     with rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO):
         figures = run_fleet(options, console)
-    console.print(table(figures))
+    console.print(table(options, figures))
     if given.json:
         write_figures(given.json, figures)
         console.print(f"figures: {given.json}")
+    if given.plot:
+        from policy_node.tools.bench_plots import plot_fleet
+
+        plot_fleet(figures, options.title, given.plot)
+        console.print(f"plot: {given.plot}")
     return 0

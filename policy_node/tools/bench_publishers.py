@@ -8,10 +8,13 @@ Messages are serialised once and only their stamp is patched, so that the robots
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from struct import Struct
 
 import numpy as np
@@ -76,8 +79,28 @@ def make_publishers(node: Node, robot: int, width: int, height: int) -> list[Sta
     ]
 
 
+class Punctuality:
+    """Notes when each robot's readings were due and how much later they had all been published."""
+
+    def __init__(self) -> None:
+        self._due_ns = array("q")
+        self._delays_ms = array("d")
+
+    def add(self, due_ns: int, delay_ms: float) -> None:
+        """Note one robot's readings; NaN milliseconds when they were left out."""
+        self._due_ns.append(due_ns)
+        self._delays_ms.append(delay_ms)
+
+    def save(self, file: Path) -> None:
+        """Write `[readings, 2]` float64: due in seconds on the monotonic clock, delay in milliseconds."""
+        np.save(file, np.column_stack([np.array(self._due_ns) / 1e9, np.array(self._delays_ms)]))
+
+
 def publish_until_stopped(
-    robots: Sequence[tuple[int, Sequence[StampedPublisher]]], period_ns: int, stopping: threading.Event
+    robots: Sequence[tuple[int, Sequence[StampedPublisher]]],
+    period_ns: int,
+    stopping: threading.Event,
+    punctuality: Punctuality,
 ) -> None:
     """Publish the readings of every robot once per period, each robot at its own phase.
 
@@ -89,6 +112,8 @@ def publish_until_stopped(
         Period of the sensors.
     stopping
         Ends the loop once it is set.
+    punctuality
+        Where to note what was published when.
     """
     # Periods count from the start of the monotonic clock, so that the processes share one grid.
     clock = SteadyClock()
@@ -99,8 +124,13 @@ def publish_until_stopped(
             stamp_ns = time.time_ns()
             for publisher in publishers:
                 publisher.publish(stamp_ns)
+            punctuality.add(cycle_ns + phase_ns, (clock.now_ns() - cycle_ns - phase_ns) / 1e6)
         # What could not be published in time is left out, as a camera drops frames.
-        cycle_ns = max(cycle_ns + period_ns, clock.now_ns() // period_ns * period_ns)
+        next_ns = max(cycle_ns + period_ns, clock.now_ns() // period_ns * period_ns)
+        for left_out_ns in range(cycle_ns + period_ns, next_ns, period_ns):
+            for phase_ns, _ in robots:
+                punctuality.add(left_out_ns + phase_ns, math.nan)
+        cycle_ns = next_ns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,8 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, required=True, help="pixels")
     parser.add_argument("--height", type=int, required=True, help="pixels")
     parser.add_argument("--rate-hz", type=float, required=True, help="rate of both sensors")
+    parser.add_argument("--punctuality", type=Path, required=True, help="file for what was published when, .npy")
     options = parser.parse_args(arguments)
 
+    punctuality = Punctuality()
     with ros_process() as stopping:
         node = Node(f"policy_bench_publishers_{options.first}")
         period_ns = round(1e9 / options.rate_hz)
@@ -122,9 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for robot in range(options.first, options.robots, options.step)
         ]
         try:
-            publish_until_stopped(robots, period_ns, stopping)
+            publish_until_stopped(robots, period_ns, stopping, punctuality)
         finally:
             node.destroy_node()
+            punctuality.save(options.punctuality)
     return 0
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from policy_node.timing import percentiles
 
@@ -74,4 +76,18 @@ def _version(package: str) -> str:
 
 def write_figures(file: Path, figures: dict[str, Any]) -> None:
     """Write the figures of one run as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar whose tasks have a field `doing`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[doing]}"),
+        TimeElapsedColumn(),
+        console=console,
+        # Above the finished table it would still say "measuring".
+        transient=True,
+    )
