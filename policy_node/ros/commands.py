@@ -36,6 +36,7 @@ class VelocityEncoder:
 
     def __init__(self, message_type: MessageClass, fields: Sequence[str], frame_id: str) -> None:
         self.message_type = message_type
+        self.components = len(fields)
         self._message = message_type()
         self._header = getattr(self._message, "header", None)
         twist = self._message
@@ -61,8 +62,9 @@ class VelocityEncoder:
 class ArrayEncoder:
     """Encodes into std_msgs Float64MultiArray, as the forward controllers of ros2_control take it: only `data`."""
 
-    def __init__(self, message_type: MessageClass) -> None:
+    def __init__(self, message_type: MessageClass, components: int) -> None:
         self.message_type = message_type
+        self.components = components
         self._message = message_type()
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
@@ -95,6 +97,7 @@ class JointStateEncoder:
         if field not in JOINT_FIELDS:
             raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}")
         self.message_type = message_type
+        self.components = len(joints)
         self._message = message_type(name=list(joints))
         self._message.header.frame_id = frame_id
         self._field = field
@@ -135,6 +138,7 @@ class JointTrajectoryEncoder:
         if not 0.0 < time_from_start_s <= 3600.0:
             raise MessageTypeError(f"time_from_start_s is {time_from_start_s}; above 0 s, at most 3600 s is allowed")
         self.message_type = message_type
+        self.components = len(joints)
         self._message = message_type(joint_names=list(joints))
         self._message.header.frame_id = frame_id
         self._point = message_class("trajectory_msgs/msg/JointTrajectoryPoint")()

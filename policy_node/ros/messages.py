@@ -109,6 +109,7 @@ class CommandEncoder(Protocol):
     """Turns commands of one robot after the other into messages of one type."""
 
     message_type: MessageClass
+    components: int
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
         """Return the message of a command `[components]` float64; the next call changes it."""
@@ -212,7 +213,7 @@ def command_encoder(
         _refuse(type_name, fields=fields)
         if type_name == FLOAT64_ARRAY:
             _refuse(type_name, joints=joints)
-            return ArrayEncoder(message_class(type_name))
+            return ArrayEncoder(message_class(type_name), components)
         if type_name in JOINT_COMMAND_TYPES:
             require_one_each("joints", joints, components, "shoulder, elbow")
             if type_name == JOINT_STATE:
