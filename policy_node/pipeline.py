@@ -22,6 +22,7 @@ from policy_node.configuration import (
     ObservationConfiguration,
     SourceConfiguration,
 )
+from policy_node.failures import is_device_failure
 from policy_node.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
@@ -397,6 +398,11 @@ class Pipeline:
         clock
             That clock, read again after the inference: a command whose readings have become too old meanwhile is
             replaced. None: time stands still during the step.
+
+        Raises
+        ------
+        Exception
+            When the device of the policy failed, or its memory ran out: no later tick can heal that.
         """
         started = time.perf_counter()
         selections = [self._select(rings, now_ns) for rings in self._rings]
@@ -435,6 +441,8 @@ class Pipeline:
                 finite = np.isfinite(inferred.commands).all(axis=1)
                 fault_reason = "its action is not finite"
             except Exception as error:  # whatever the policy does, the robots get their safe command
+                if is_device_failure(error):
+                    raise
                 inferred, finite = None, np.zeros(len(self.robots), bool)
                 fault_reason = f"the policy failed: {type(error).__name__}: {error}"
             faulty = ready & ~finite

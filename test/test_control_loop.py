@@ -57,13 +57,13 @@ class Rig:
         self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
         self.publishers = CommandPublishers(peer.node, configuration, encoder)
         self.loop = ControlLoop(
+            configuration,
             deployment.pipeline,
             self.sensors,
             self.publishers,
-            configuration.period_ns,
-            configuration.policy.threads,
             peer.node.get_clock(),
             simulated=False,
+            logger=peer.node.get_logger(),
             on_failure=self.failures.append,
         )
         self.fleet = ScriptedFleet(peer, ["robot"], Twist)

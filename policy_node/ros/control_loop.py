@@ -12,11 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from rclpy.clock import Clock
+from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from policy_node.configuration import Configuration
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.realtime import apply_realtime
 from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.watchdog import Watchdog
 from policy_node.synchroniser import RobotState
 from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 
@@ -32,36 +36,35 @@ class ControlLoop:
 
     Parameters
     ----------
+    configuration
+        The deployment.
     pipeline, subscriptions, publishers
         Where samples come from and commands go to.
-    period_ns
-        Control period.
-    threads
-        CPU threads of one inference.
     clock
         The node's clock: the time of stamps and ages.
     simulated
         Whether ticks follow ROS time instead of the steady clock.
+    logger
+        Is told of ticks that hang.
     on_failure
         Called from the thread with an exception that ended it, after every robot got the safe command.
     """
 
     def __init__(
         self,
+        configuration: Configuration,
         pipeline: Pipeline,
         subscriptions: SensorSubscriptions,
         publishers: CommandPublishers,
-        period_ns: int,
-        threads: int,
         clock: Clock,
         simulated: bool,
+        logger: RcutilsLogger,
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._pipeline = pipeline
         self._subscriptions = subscriptions
         self._publishers = publishers
-        self._period_ns = period_ns
-        self._threads = threads
+        self._configuration = configuration
         self._clock = clock
         self._stopping = threading.Event()
         # Held during a tick and while the policy is replaced.
@@ -69,6 +72,8 @@ class ControlLoop:
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
+        period_s = configuration.period_ns / 1e9
+        self._watchdog = Watchdog(configuration.watchdog_timeout_s, period_s, self._make_safe, logger)
         self.statistics = TickStatistics()
         self.latest: FleetCommands | None = None
         self.failure: Exception | None = None
@@ -94,20 +99,36 @@ class ControlLoop:
     @property
     def hanging_since_s(self) -> float | None:
         """When the present tick began on the monotonic clock, if it takes longer than the watchdog allows."""
-        return None
+        return self._watchdog.hanging_since_s
 
     def start(self) -> None:
         """Start the thread."""
         self._publishers.resume()
         self._thread.start()
+        self._watchdog.start()
 
     def replace_policy(self, pipeline: Pipeline) -> None:
-        """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick."""
-        with self._ticking:
-            self._pipeline.adopt(pipeline)
+        """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick.
 
-    def stop_robots(self) -> None:
+        Raises
+        ------
+        TimeoutError
+            When the present tick hangs.
+        """
+        if not self._ticking.acquire(timeout=self._configuration.watchdog_timeout_s):
+            raise TimeoutError("the present tick hangs; set the new policy when the robots are driven again")
+        try:
+            self._pipeline.adopt(pipeline)
+        finally:
+            self._ticking.release()
+
+    def stop_robots(self) -> int:
         """Send every robot its safe command at once, also while the tick hangs, and until `resume_robots`.
+
+        Returns
+        -------
+        int
+            How many robots have a safe command.
 
         Raises
         ------
@@ -116,7 +137,7 @@ class ControlLoop:
         """
         with self._sending:
             self._requests.append(self._pipeline.stop)
-            self._overrule()
+            return self._overrule()
 
     def resume_robots(self) -> None:
         """Let the policy drive again from the next tick on."""
@@ -131,10 +152,19 @@ class ControlLoop:
         self._yielded = tuple(owners)
         self._requests.append(lambda: self._pipeline.yield_robots(owners))
 
-    def _overrule(self) -> None:
+    def _make_safe(self) -> None:
+        """Send safe commands while the tick hangs; called by the watchdog."""
+        with self._sending:
+            # It may have ended while this waited.
+            if self.hanging_since_s is not None:
+                self._overrule()
+
+    def _overrule(self) -> int:
         """Send safe commands and keep back what the present tick decides; `_sending` must be held."""
         self._overruled = True
-        self._publishers.send_safe(self._safe_commands())
+        commands = self._safe_commands()
+        self._publishers.send_safe(commands)
+        return int(np.isfinite(commands).all(axis=1).sum())
 
     def _safe_commands(self) -> np.ndarray:
         """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes."""
@@ -151,6 +181,7 @@ class ControlLoop:
             False when the thread still hangs in its tick; it can send no more commands.
         """
         self._stopping.set()
+        self._watchdog.end()
         try:
             self._publishers.stop(self._safe_commands())
         finally:
@@ -162,15 +193,19 @@ class ControlLoop:
 
     def _run(self) -> None:
         # OpenMP counts them for each thread by itself: the first layers would take all cores, and wait for them.
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._configuration.policy.threads)
         try:
+            # Threads that the policy starts at its first run are to have no CPUs of their own.
+            self._pipeline.warm_up()
+            apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
-        except Exception as error:
-            self.failure = error
+        except BaseException as error:  # also the SystemExit of somebody's module, which would end the thread silently
+            self.failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            self._watchdog.end_tick()
             try:
                 self._publishers.stop(self._safe_commands())
             finally:
-                self._on_failure(error)
+                self._on_failure(self.failure)
 
     def _tick_on(self, clock: SteadyClock | SimulatedClock) -> None:
         while not self._stopping.is_set():
@@ -178,7 +213,7 @@ class ControlLoop:
             if not clock.wait_until(1):
                 self._pipeline.reset()
                 continue
-            schedule = Schedule(self._period_ns, clock.now_ns())
+            schedule = Schedule(self._configuration.period_ns, clock.now_ns())
             missed = 0
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns
@@ -190,6 +225,7 @@ class ControlLoop:
 
     def _tick(self, lateness_ns: int, missed: int) -> None:
         started = time.perf_counter()
+        self._watchdog.begin_tick()
         with self._sending:
             self._overruled = False
             while self._requests:
@@ -200,8 +236,12 @@ class ControlLoop:
         result = self._pipeline.step(tick_time_ns, self._now_ns)
         stepped = time.perf_counter()
         with self._sending:
-            if not self._overruled:
+            if self._overruled:
+                # The robots were made safe meanwhile: they begin anew, as after a gap in their data.
+                self._pipeline.reset()
+            else:
                 self._publishers.publish(result.commands, result.publish, tick_time_ns)
+            self._watchdog.end_tick()
         ended = time.perf_counter()
         # Ages are those of the readings at the tick; the command leaves a little later.
         ready = np.array([state is RobotState.READY for state in result.states])

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -29,8 +29,10 @@ from policy_node.policies import Policy
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, command_encoder
+from policy_node.ros.operation import Operation
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
 from policy_node.share import share_path
@@ -71,6 +73,10 @@ class PolicyNode(LifecycleNode):
         self._reporter: Reporter | None = None
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
+        # What holds while the node is active.
+        self._held = ExitStack()
+        self._operation = Operation(self)
+        self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._serve_parameters()
@@ -125,6 +131,7 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
+        check_realtime(configuration.realtime)
         import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
@@ -168,19 +175,20 @@ class PolicyNode(LifecycleNode):
         assert configuration and policy and pipeline and self._sensors and self._commands
         pipeline.reset()
         self._loop = ControlLoop(
+            configuration,
             pipeline,
             self._sensors,
             self._commands,
-            configuration.period_ns,
-            configuration.policy.threads,
             self.get_clock(),
             simulated=self.get_parameter("use_sim_time").value,
+            logger=self.get_logger(),
             on_failure=self._on_loop_failure,
         )
         self._reporter = Reporter(self, configuration, pipeline, self._loop, self._description())
-        # A full collection of what configure made takes as long as several ticks; frozen objects are never collected.
-        gc.collect()
-        gc.freeze()
+        self._operation.attach(self._loop, pipeline)
+        self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
+        if configuration.realtime.freeze_gc:
+            self._held.enter_context(frozen_garbage())
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
 
@@ -202,13 +210,16 @@ class PolicyNode(LifecycleNode):
     def _deactivate(self) -> None:
         loop, self._loop = self._loop, None
         reporter, self._reporter = self._reporter, None
+        self._operation.detach()
         try:
             if loop is not None:
-                gc.unfreeze()
                 if not loop.stop():
                     raise RuntimeError("the present tick hangs; it can send no more commands")
+                if loop.failure is not None:
+                    raise RuntimeError("the control loop has ended") from loop.failure
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
+            self._held.close()
             if reporter is not None:
                 reporter.destroy()
 
@@ -237,8 +248,14 @@ class PolicyNode(LifecycleNode):
     def _on_loop_failure(self, error: Exception) -> None:
         self.get_logger().fatal(
             f"the control loop ended: {type(error).__name__}: {error}; {self._safety()}. "
-            f"Deactivate and activate the node to go on."
+            f"Configure and activate the node to go on."
         )
+        self._loop_failed.trigger()
+
+    def _leave_failed_loop(self) -> None:
+        """Go to unconfigured through the lifecycle's error handling; called by the executor."""
+        if self._loop is not None and self._loop.failure is not None:
+            self.trigger_deactivate()
 
     def _safety(self) -> str:
         """Say who got a safe command when the robots were stopped."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from policy_node.configuration import (
 from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
+from policy_node.ros.realtime import switch_interval
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
@@ -161,16 +161,14 @@ class Loading:
 
     def _run(self) -> None:
         started = time.perf_counter()
-        interval_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
-            self._outcome = deploy(self._configuration)
+            with switch_interval(SWITCH_INTERVAL_S):
+                self._outcome = deploy(self._configuration)
         except Exception as error:  # reported by whoever asked for the new policy
             self._outcome = error
         except BaseException as error:  # such as the SystemExit of somebody's module: who asked must not wait forever
             self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
         finally:
-            sys.setswitchinterval(interval_s)
             self.duration_s = time.perf_counter() - started
             self.ended.set_result(None)
             self._executor.wake()

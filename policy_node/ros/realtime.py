@@ -1,0 +1,90 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the tick thread asks of the system and of Python: priority, CPUs, no collections, a quick hand-over."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from policy_node.configuration import ConfigurationError, RealtimeConfiguration
+
+_switching = threading.Lock()
+_switch_intervals_s: list[float] = []
+_python_interval_s = sys.getswitchinterval()
+
+
+def check_realtime(realtime: RealtimeConfiguration) -> None:
+    """Check that the system grants what is asked for, by asking for it in a thread that ends at once.
+
+    Raises
+    ------
+    ConfigurationError
+        When CPUs are not there, or the priority is refused; says how to have it allowed.
+    """
+    allowed = os.sched_getaffinity(0)
+    absent = sorted(set(realtime.cpus) - allowed)
+    if absent:
+        raise ConfigurationError(
+            [
+                f"realtime.cpus: found {list(realtime.cpus)}, but this process may run on {sorted(allowed)} only; "
+                f"remove {', '.join(map(str, absent))}, or start it where it may run on more"
+            ]
+        )
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(apply_realtime, realtime).result()
+    except OSError as error:
+        priority = realtime.priority
+        raise ConfigurationError(
+            [
+                f"realtime.priority: found {priority}, but the system refuses it ({error.strerror}); allow it with the "
+                f"line `USER - rtprio {priority}` in /etc/security/limits.d/ and a new login, with "
+                f"LimitRTPRIO={priority} in a systemd unit, with --cap-add SYS_NICE in a container, or set it to 0"
+            ]
+        ) from error
+
+
+def apply_realtime(realtime: RealtimeConfiguration) -> None:
+    """Give the calling thread its priority and its CPUs; threads that it starts later have the CPUs, too.
+
+    Raises
+    ------
+    OSError
+        When the system refuses.
+    """
+    if realtime.cpus:
+        os.sched_setaffinity(0, realtime.cpus)
+    if realtime.priority:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(realtime.priority))
+
+
+@contextmanager
+def switch_interval(interval_s: float) -> Iterator[None]:
+    """Let Python switch threads after this time; where several ask at once, the shortest time holds."""
+    with _switching:
+        _switch_intervals_s.append(interval_s)
+        sys.setswitchinterval(min(_switch_intervals_s))
+    try:
+        yield
+    finally:
+        with _switching:
+            _switch_intervals_s.remove(interval_s)
+            sys.setswitchinterval(min(_switch_intervals_s, default=_python_interval_s))
+
+
+@contextmanager
+def frozen_garbage() -> Iterator[None]:
+    """Keep what exists now from the garbage collector: a full collection of it takes as long as several ticks."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

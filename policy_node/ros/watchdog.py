@@ -1,0 +1,100 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sees from a thread of its own that a tick hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+# How long the end of the watchdog waits for commands that it is just sending.
+END_S = 1.0
+
+
+class Watchdog:
+    """Acts again and again while a tick takes longer than it may.
+
+    A tick is watched as long as it lets other threads run. Python code does, and so do PyTorch (eager, TorchScript,
+    exported programs) and onnxruntime, which let go of the interpreter for as long as they compute. A C function that
+    keeps the interpreter, or publishing that blocks, keeps the watchdog as well; receivers then see that the deadline
+    of the command topics has passed.
+
+    Between two ticks, as while simulated time stands still, nothing is watched. The thread wakes once in a timeout,
+    and never wakes the tick thread.
+
+    Parameters
+    ----------
+    timeout_s
+        How long a tick may take.
+    period_s
+        How often to act while it hangs.
+    act
+        Called from the watchdog's thread.
+    logger
+        Is told when a tick begins to hang, and when it returns.
+    """
+
+    def __init__(self, timeout_s: float, period_s: float, act: Callable[[], None], logger: RcutilsLogger) -> None:
+        self._timeout_s = timeout_s
+        self._period_s = period_s
+        self._act = act
+        self._logger = logger
+        self._began_s: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    @property
+    def hanging_since_s(self) -> float | None:
+        """When the present tick began on the monotonic clock, if it takes longer than it may."""
+        began_s = self._began_s
+        return began_s if began_s is not None and time.monotonic() - began_s >= self._timeout_s else None
+
+    def start(self) -> None:
+        """Start to watch."""
+        self._thread.start()
+
+    def begin_tick(self) -> None:
+        """Note that a tick begins; called by the tick thread."""
+        self._began_s = time.monotonic()
+
+    def end_tick(self) -> None:
+        """Note that the tick is over; called by the tick thread."""
+        self._began_s = None
+
+    def end(self) -> None:
+        """Watch no more; nothing is done after this returns, unless acting itself hangs."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(END_S)
+
+    def _run(self) -> None:
+        hanging_s: float | None = None
+        wait_s = self._timeout_s
+        while not self._ended.wait(wait_s):
+            began_s = self._began_s
+            now_s = time.monotonic()
+            if hanging_s is not None and began_s != hanging_s:
+                self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
+                hanging_s = None
+            # A tick that begins just after this look is over, or seen in time, at the next one.
+            age_s = 0.0 if began_s is None else now_s - began_s
+            if age_s < self._timeout_s:
+                wait_s = self._timeout_s - age_s
+                continue
+            wait_s = self._period_s
+            if hanging_s is None:
+                hanging_s = began_s
+                self._logger.error(
+                    f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots get "
+                    f"their safe commands until it returns"
+                )
+            try:
+                self._act()
+            except Exception as error:  # the next attempt may succeed
+                self._logger.error(
+                    f"the watchdog failed to send safe commands: {type(error).__name__}: {error}",
+                    throttle_duration_sec=END_S,
+                )
