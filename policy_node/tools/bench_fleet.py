@@ -474,7 +474,7 @@ def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] 
     ToolError
         When the profile is not there.
     """
-    profile = given.fastdds_profile or _shipped_profile()
+    profile = given.fastdds_profile or str(share_path("config", "fastdds.xml"))
     if profile == NO_PROFILE:
         profile = ""
     elif not Path(profile).is_file():
@@ -493,13 +493,6 @@ def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] 
         versus=versus,
         fastdds_profile=profile and str(Path(profile).resolve()),
     )
-
-
-def _shipped_profile() -> str:
-    try:
-        return str(share_path("config", "fastdds.xml"))
-    except FileNotFoundError:
-        return NO_PROFILE
 
 
 def add_parser(subparsers: SubParsers) -> None:

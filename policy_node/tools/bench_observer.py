@@ -23,6 +23,8 @@ WARM_UP_S = 3.0
 START_TIMEOUT_S = 120.0
 # Reports come once per second.
 SILENCE_TIMEOUT_S = 15.0
+# What the node says when it stays alive without driving.
+_FAILED = ("configure failed", "activate failed")
 # What diagnostics tell about the tick as a whole; the other times are those of its stages.
 _WHOLE_TICK = ("tick", "lateness", "stamp_to_command")
 
@@ -180,6 +182,8 @@ def measure(child: Child, others: Sequence[Child], name: str, seconds: float, pr
             now_s = time.monotonic()
             if not reports:
                 progress("starting")
+                if any(failed in child.tail() for failed in _FAILED):
+                    raise child.error("cannot start")
                 if now_s - started_s > START_TIMEOUT_S:
                     raise child.error(f"published nothing on {name}/timing for {START_TIMEOUT_S:.0f} s")
                 continue
