@@ -8,7 +8,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from rclpy.utilities import remove_ros_args
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.pipeline import Pipeline
 from policy_node.policies import Policy
+from policy_node.ros.claims import Claims
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.messages import MessageTypeError, command_encoder
@@ -33,12 +34,14 @@ from policy_node.ros.operation import Operation
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
-from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
 from policy_node.share import share_path
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
+# How long requests that came during the first configure are served before the node activates by itself.
+ASKED_S = 0.05
 MEND = (
     "mend the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
@@ -70,6 +73,7 @@ class PolicyNode(LifecycleNode):
         self._sensors: SensorSubscriptions | None = None
         self._commands: CommandPublishers | None = None
         self._loop: ControlLoop | None = None
+        self._claims: Claims | None = None
         self._reporter: Reporter | None = None
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
@@ -132,6 +136,14 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(read_parameters(self))
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
+        # The claims of others arrive while the policy is being loaded.
+        self._claims = Claims(
+            self,
+            {
+                robot: self.resolve_topic_name(topic_of(robot, configuration.action.topic))
+                for robot in configuration.robots
+            },
+        )
         import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
@@ -172,7 +184,7 @@ class PolicyNode(LifecycleNode):
 
     def _activate(self) -> None:
         configuration, policy, pipeline = self._configuration, self._policy, self._pipeline
-        assert configuration and policy and pipeline and self._sensors and self._commands
+        assert configuration and policy and pipeline and self._sensors and self._commands and self._claims
         pipeline.reset()
         self._loop = ControlLoop(
             configuration,
@@ -186,6 +198,7 @@ class PolicyNode(LifecycleNode):
         )
         self._reporter = Reporter(self, configuration, pipeline, self._loop, self._description())
         self._operation.attach(self._loop, pipeline)
+        self._claims.begin(self._on_claims)
         self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
             self._held.enter_context(frozen_garbage())
@@ -194,14 +207,21 @@ class PolicyNode(LifecycleNode):
 
     def _description(self) -> dict[str, str]:
         """Return what diagnostics tell about the policy."""
-        assert self._configuration is not None and self._policy is not None
+        assert self._configuration is not None and self._policy is not None and self._claims is not None
         return {
             "policy": self._configuration.policy.path,
             "policy_sha256": self._policy.spec.sha256,
             "algorithm": self._policy.spec.algorithm,
             "device": str(self._policy.device),
             "rmw": rclpy.get_rmw_implementation_identifier(),
+            **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
+
+    def _on_claims(self, owners: Mapping[int, str]) -> None:
+        """Leave robots to the nodes that command them already."""
+        if self._loop is not None and self._reporter is not None:
+            self._loop.yield_robots(owners)
+            self._reporter.description = self._description()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Send every robot the safe command and stop the tick."""
@@ -220,6 +240,8 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
             self._held.close()
+            if self._claims is not None:
+                self._claims.end()
             if reporter is not None:
                 reporter.destroy()
 
@@ -230,11 +252,14 @@ class PolicyNode(LifecycleNode):
     def _cleanup(self) -> None:
         sensors, self._sensors = self._sensors, None
         commands, self._commands = self._commands, None
+        claims, self._claims = self._claims, None
         self._configuration = self._policy = self._pipeline = None
         if sensors is not None:
             sensors.destroy()
         if commands is not None:
             commands.destroy()
+        if claims is not None:
+            claims.destroy()
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Make every robot safe and free everything."""
@@ -361,6 +386,16 @@ _START_REMEDIES = {
 }
 
 
+def _serve(executor: SingleThreadedExecutor, node: PolicyNode, timeout_s: float = SPIN_TIMEOUT_S) -> None:
+    """Run one callback; whatever it raises is logged, and robots are driven on."""
+    try:
+        executor.spin_once(timeout_sec=timeout_s)
+    except Exception as error:
+        node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+        # One that fails again and again must not take the tick's time.
+        time.sleep(SPIN_TIMEOUT_S)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until it gets SIGINT or SIGTERM, then make every robot safe."""
     arguments = sys.argv if arguments is None else ["policy_node", *arguments]
@@ -392,10 +427,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS and not stopping:
-            node.trigger_activate()
+        if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            # What an operator asked meanwhile comes first.
+            asked_until_s = time.monotonic() + ASKED_S
+            while time.monotonic() < asked_until_s:
+                _serve(executor, node, 0.0)
+            if not stopping:
+                node.trigger_activate()
         while not stopping:
-            executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
+            _serve(executor, node)
     finally:
         try:
             node.stop()
