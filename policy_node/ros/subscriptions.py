@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import NameValidationException
@@ -18,10 +18,14 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.configuration import Configuration, ConfigurationError, SourceConfiguration
 from policy_node.pipeline import Pipeline
+from policy_node.reception import Reception, SensorKind, Stream
 from policy_node.ros.messages import ReadingDecoder
 
 IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
 VECTOR_DEPTH = 10  # of small readings the one that fits the image best
+
+# A serialised message and what the middleware says of it.
+Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
 
@@ -87,25 +91,36 @@ class SensorSubscriptions:
         Robots, topics and QoS.
     decoders
         By the name of the source; they say the message class and find the stamp.
+
+    Attributes
+    ----------
+    reception
+        Says which sensors lose messages or get them late.
     """
 
     def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
         self._node = node
         group = _TakenAtTheTick()
-        self._sensors: list[tuple[int, int, Subscription, ReadingDecoder]] = []
+        kinds = [_kind(configuration, sources[0]) for sources in configuration.sensors]
+        self.reception = Reception(configuration.robots, kinds)
+        self._subscriptions: list[Subscription] = []
+        # What `take` needs of each, bound once.
+        self._takes: list[tuple[int, int, int, Callable[..., Taken | None], ReadingDecoder, Stream]] = []
         try:
             for robot, name in enumerate(configuration.robots):
                 for sensor, (source, *_) in enumerate(configuration.sensors):
-                    decoder = decoders[source.name]
+                    decoder, qos = decoders[source.name], sensor_qos(source)
                     subscription = node.create_subscription(
                         decoder.message_type,
                         topic_of(name, source.topic),
                         _never_called,
-                        sensor_qos(source),
+                        qos,
                         callback_group=group,
                         raw=True,
                     )
-                    self._sensors.append((robot, sensor, subscription, decoder))
+                    self._subscriptions.append(subscription)
+                    stream = self.reception.streams[robot][sensor]
+                    self._takes.append((robot, sensor, qos.depth, subscription.handle.take_message, decoder, stream))
         except Exception:
             self.destroy()
             raise
@@ -121,24 +136,49 @@ class SensorSubscriptions:
             Stamp of messages without a header under simulated time; None in real time, where the time of their
             publishing is their stamp.
         """
-        for robot, sensor, subscription, decoder in self._sensors:
-            handle = subscription.handle
+        add = pipeline.add
+        for robot, sensor, depth, take_message, decoder, stream in self._takes:
+            message_type = decoder.message_type
             # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
-            for _ in range(subscription.qos_profile.depth):
-                taken: tuple[bytes, Mapping[str, Any]] | None = handle.take_message(decoder.message_type, True)
+            for _ in range(depth):
+                taken = take_message(message_type, True)
                 if taken is None:
                     break
                 raw, info = taken
-                stamp_ns = decoder.stamp_ns(raw)
-                if stamp_ns is None:
-                    stamp_ns = info["source_timestamp"] if simulated_ns is None else simulated_ns
-                pipeline.add(robot, sensor, stamp_ns, raw)
+                published_ns = info["source_timestamp"]
+                header_ns = decoder.stamp_ns(raw)
+                if header_ns is None:
+                    stamp_ns = published_ns if simulated_ns is None else simulated_ns
+                else:
+                    stamp_ns = header_ns
+                    # A stamp of simulated time, or none, says nothing about the way of the message.
+                    if simulated_ns is None and header_ns:
+                        published_ns = header_ns
+                stream.arrived(
+                    info.get("publication_sequence_number"),
+                    _publisher_of(info),
+                    info["received_timestamp"] - published_ns,
+                )
+                add(robot, sensor, stamp_ns, raw)
+            stream.tick_ended()
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
-        for _, _, subscription, _ in self._sensors:
+        for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        self._sensors.clear()
+        self._subscriptions.clear()
+        self._takes.clear()
+
+
+def _kind(configuration: Configuration, source: SourceConfiguration) -> SensorKind:
+    max_age_s = source.max_age_s or configuration.synchronisation.max_age_s
+    return SensorKind(source.name, source.topic, source.is_image, sensor_qos(source).depth, max_age_s)
+
+
+def _publisher_of(info: Mapping[str, Any]) -> bytes:
+    """Return what identifies the publisher of a message; empty where rclpy does not say it."""
+    publisher = info.get("publisher_gid")
+    return publisher["data"] if publisher else b""
 
 
 def _never_called(message: object) -> None:
