@@ -33,7 +33,7 @@ from std_msgs.msg import Float64MultiArray
 
 from policy_node.ros.diagnostics import DIAGNOSTICS_PERIOD_S, timing_message
 from policy_node.timing import TickRecord, TickStatistics
-from policy_node.tools.bench_publishers import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
+from policy_node.tools.bench_robots import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
 SYNCHRONISER_QUEUE = 10
 

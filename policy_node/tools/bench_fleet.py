@@ -23,7 +23,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from policy_node.configuration import ConfigurationError, flatten, parse_configuration
 from policy_node.options import number
 from policy_node.ros.domain import keep_to_itself
 from policy_node.share import share_path
@@ -36,61 +35,21 @@ from policy_node.tools.bench_report import (
     progress_bar,
     write_figures,
 )
+from policy_node.tools.bench_robots import (
+    Settings,
+    check_model,
+    check_parameters,
+    checked_settings,
+    parse_settings,
+    robot_parameters,
+    save_untrained_model,
+)
 from policy_node.tools.child import ToolError
 
 PUBLISHER_PROCESSES = 4
 # Jazzy knows only the first of its two names.
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 NO_PROFILE = "none"
-# glibc gives large blocks back to the system at once and asks for them again at the next image.
-MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TOP_PAD_": "67108864",
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is set for the node beside its description of the synthetic robots.
-
-    Attributes
-    ----------
-    parameters
-        Values by dotted name.
-    environment
-        Variables of its process.
-    """
-
-    parameters: Mapping[str, Any]
-    environment: Mapping[str, str]
-
-    def and_also(self, other: Settings) -> Settings:
-        """Return both, the other's where they differ."""
-        return Settings({**self.parameters, **other.parameters}, {**self.environment, **other.environment})
-
-
-def parse_settings(text: str) -> Settings:
-    """Parse `NAME:=VALUE` for a parameter, `NAME=VALUE` for a variable and `malloc`, separated by spaces."""
-    parameters: dict[str, Any] = {}
-    environment: dict[str, str] = {}
-    for part in text.split():
-        name, separator, value = part.partition("=")
-        if part == "malloc":
-            environment |= MALLOC
-        elif not separator or not name.rstrip(":"):
-            raise argparse.ArgumentTypeError(
-                f"found '{part}'; give NAME:=VALUE for a parameter, NAME=VALUE for a variable of the environment, or "
-                "malloc"
-            )
-        elif name.endswith(":"):
-            try:
-                parameters[name[:-1]] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise argparse.ArgumentTypeError(f"found '{part}', whose value is no YAML") from error
-        else:
-            environment[name] = value
-    return Settings(parameters, environment)
 
 
 @dataclass(frozen=True)
@@ -167,74 +126,18 @@ class Loop(NamedTuple):
     environment: Mapping[str, str]
 
 
-def save_untrained_model(path: Path, width: int, height: int) -> None:
-    """Save an untrained policy for camera and touch."""
-    from gymnasium import spaces
-
-    from policy_node.tools.bench_publishers import TOUCH_CELLS
-    from policy_node.tools.untrained import untrained_model
-
-    image = spaces.Box(0, 255, (height, width, 3), np.uint8)
-    touch = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
-    action = spaces.Box(-1.0, 1.0, (2,), np.float32)
-    untrained_model(spaces.Dict(image=image, touch=touch), action).save(path)
-
-
-def check_model(path: str) -> None:
-    """Raise unless the policy takes what the synthetic robots give."""
-    from policy_node.policies import PolicyError, load_policy
-    from policy_node.tools.bench_publishers import TOUCH_CELLS
-
-    try:
-        spec = load_policy(path).spec
-    except PolicyError as error:
-        raise ToolError(f"--model: {error}") from error
-    shapes = {key: array.shape for key, array in spec.observations.items()}
-    image = shapes.get("image", ())
-    if shapes.keys() != {"image", "touch"} or len(image) != 3 or min(image) != 3 or shapes["touch"] != (TOUCH_CELLS,):
-        found = "; ".join(str(array) for array in spec.observations.values())
-        raise ToolError(
-            f"--model: '{path}' takes {found}; "
-            f"the synthetic robots give an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
-        )
-    if getattr(spec.action, "shape", None) != (2,):
-        raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")
-
-
 def node_parameters(options: FleetOptions, model: str, settings: Settings) -> dict[str, Any]:
-    """Return the node's parameters: camera, touch and velocity of every synthetic robot, as in config/rover.yaml.
+    """Return the node's parameters.
 
     Raises
     ------
     ToolError
         When what was set is not allowed.
     """
-    from policy_node.tools.bench_publishers import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
-
-    parameters = flatten(
-        {
-            "control_rate_hz": options.rate_hz,
-            "robots": [robot_name(robot) for robot in range(options.robots)],
-            "policy": {"path": model, "trusted": True, "device": "cpu"},
-            "observations": {
-                "keys": ["image", "touch"],
-                "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "encoding": "rgb8"},
-                "touch": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
-            },
-            "synchronisation": {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
-            "action": {
-                "topic": COMMAND_TOPIC,
-                "type": "geometry_msgs/msg/Twist",
-                "fields": ["linear.x", "angular.z"],
-                "when_stale": "stop",
-            },
-        }
-    )
+    parameters = robot_parameters(options.robots, options.rate_hz, model)
+    parameters |= {"synchronisation.slop_s": options.slop_s, "synchronisation.max_age_s": options.max_age_s}
     parameters |= settings.parameters
-    try:
-        parse_configuration(parameters)
-    except ConfigurationError as error:
-        raise ToolError(f"--set, --versus: {error}") from error
+    check_parameters(parameters)
     return parameters
 
 
@@ -312,9 +215,11 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
         model = options.model
         if model:
             check_model(model)
+            if options.baseline and not model.endswith(".zip"):
+                raise ToolError(f"--baseline: today's loop needs a model that Stable-Baselines3 saved, not '{model}'")
         else:
             model = str(folder / "untrained.zip")
-            save_untrained_model(Path(model), options.width, options.height)
+            save_untrained_model(Path(model), (options.height, options.width, 3))
         loops = loops_of(options, model, folder)
         processes = min(PUBLISHER_PROCESSES, options.robots)
         notes = [folder / f"publishers_{first}.npy" for first in range(processes)]
@@ -447,7 +352,7 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        type=_checked_settings,
+        type=checked_settings,
         metavar="SETTING",
         help="for the node: a parameter as NAME:=VALUE, a variable of its environment as NAME=VALUE, or 'malloc' for "
         "those that keep its memory; may be repeated",
@@ -459,11 +364,6 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there (default: nowhere)")
-
-
-def _checked_settings(text: str) -> str:
-    parse_settings(text)
-    return text
 
 
 def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] = ()) -> FleetOptions:
@@ -508,7 +408,7 @@ def add_parser(subparsers: SubParsers) -> None:
         "--versus",
         action="append",
         default=[],
-        type=_checked_settings,
+        type=checked_settings,
         metavar="'SETTING …'",
         help="measure the node also with these settings, in turn with the others; may be repeated",
     )

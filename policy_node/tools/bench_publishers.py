@@ -26,21 +26,12 @@ from sensor_msgs.msg import Image, JointState
 
 from policy_node.ros.process import ros_process
 from policy_node.timing import SteadyClock
-
-IMAGE_TOPIC = "camera/image_raw"
-TOUCH_TOPIC = "touch"
-COMMAND_TOPIC = "cmd_vel"
-TOUCH_CELLS = 8
+from policy_node.tools.bench_robots import IMAGE_TOPIC, TOUCH_CELLS, TOUCH_TOPIC, robot_name
 
 # The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
 _STAMP = Struct("=iI")
 _STAMP_START = 4
 _STAMP_END = _STAMP_START + _STAMP.size
-
-
-def robot_name(robot: int) -> str:
-    """Return the namespace of a synthetic robot; no real robot should have it."""
-    return f"policy_bench_robot_{robot}"
 
 
 class StampedPublisher:
@@ -65,17 +56,22 @@ class StampedPublisher:
         self._publisher.publish(b"".join((self._before, stamp, self._after)))
 
 
-def make_publishers(node: Node, robot: int, width: int, height: int) -> list[StampedPublisher]:
-    """Return the publishers of a robot's touch and camera, whose images have `width` times `height` random pixels."""
+def readings(robot: int, width: int, height: int, channels: int = 3) -> dict[str, Image | JointState]:
+    """Return what a robot publishes by topic: its touch, and `width` times `height` random pixels."""
     rng = np.random.default_rng(robot)
-    image = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    image = Image(height=height, width=width, encoding="rgb8" if channels == 3 else "mono8", step=channels * width)
     image.data.frombytes(rng.bytes(height * image.step))
     touch = JointState(name=[f"touch_{cell}" for cell in range(TOUCH_CELLS)], effort=rng.random(TOUCH_CELLS).tolist())
+    return {TOUCH_TOPIC: touch, IMAGE_TOPIC: image}
+
+
+def make_publishers(node: Node, robot: int, width: int, height: int) -> list[StampedPublisher]:
+    """Return the publishers of a robot's touch and camera."""
     return [
         StampedPublisher(
             node.create_publisher(type(message), f"{robot_name(robot)}/{topic}", qos_profile_sensor_data), message
         )
-        for message, topic in ((touch, TOUCH_TOPIC), (image, IMAGE_TOPIC))
+        for topic, message in readings(robot, width, height).items()
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -47,12 +48,13 @@ def distribution(values: np.ndarray) -> dict[str, float | None]:
     return {"p50": p50, "p99": p99, "max": float(finite.max())}
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, load by others, versions."""
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Return what the figures depend on: processor, GPU if the device is one, load by others, versions."""
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor() or "unknown",
         "cores": len(os.sched_getaffinity(0)),
+        **({"gpu": torch.cuda.get_device_name(device)} if device and device.type == "cuda" else {}),
         "load_before": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
