@@ -327,6 +327,11 @@ class Pipeline:
         safe_commands[list(self._owners)] = np.nan
         self._safe_commands = safe_commands
 
+    @property
+    def policy(self) -> Policy:
+        """The policy that drives."""
+        return self._inference.policy
+
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
