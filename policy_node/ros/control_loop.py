@@ -18,7 +18,7 @@ from policy_node.configuration import Configuration
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.realtime import apply_realtime
+from policy_node.ros.realtime import apply_realtime, name_thread
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.watchdog import Watchdog
 from policy_node.synchroniser import RobotState
@@ -192,6 +192,7 @@ class ControlLoop:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        name_thread("control_loop")
         # OpenMP counts them for each thread by itself: the first layers would take all cores, and wait for them.
         torch.set_num_threads(self._configuration.policy.threads)
         try:

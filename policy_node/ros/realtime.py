@@ -10,7 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from policy_node.configuration import ConfigurationError, RealtimeConfiguration
 
@@ -63,6 +64,13 @@ def apply_realtime(realtime: RealtimeConfiguration) -> None:
     if realtime.priority:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(realtime.priority))
+
+
+def name_thread(name: str) -> None:
+    """Give the calling thread a name of at most 15 bytes that `top -H` and `policy_bench` show."""
+    # A system without it shows the name of the process.
+    with suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
 
 
 @contextmanager
