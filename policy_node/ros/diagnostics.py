@@ -13,6 +13,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
@@ -26,6 +27,8 @@ from policy_node.timing import TickRecord, percentiles
 DIAGNOSTICS_PERIOD_S = 1.0
 CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
+# How long the end waits until the last report has arrived.
+ACKNOWLEDGE_S = 0.2
 # A robot whose state goes to and fro gets so many lines in so long a time.
 LINES_PER_ROBOT = 20
 LINES_PERIOD_S = 20.0
@@ -36,6 +39,7 @@ _LEVELS = {
     RobotState.STALE: DiagnosticStatus.WARN,
     RobotState.REJECTED: DiagnosticStatus.ERROR,
     RobotState.FAULT: DiagnosticStatus.ERROR,
+    RobotState.STOPPED: DiagnosticStatus.WARN,
 }
 
 
@@ -90,7 +94,10 @@ class Reporter:
         ]
 
     def destroy(self) -> None:
-        """Remove timers and publishers from the node."""
+        """Remove timers and publishers from the node; why the loop ended is said first."""
+        if self._loop.failure is not None:
+            self._guarded(self._report)()
+            self._diagnostics.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._node.destroy_publisher(self._diagnostics)
@@ -160,6 +167,8 @@ class Reporter:
         silence = ""
         if self._loop.failure is not None:
             silence = f"the control loop ended: {type(self._loop.failure).__name__}: {self._loop.failure}"
+        elif (hanging_since_s := self._loop.hanging_since_s) is not None:
+            silence = f"the tick hangs for {now_s - hanging_since_s:.1f} s; the robots get their safe commands"
         elif now_s - self._last_tick_s > max(DIAGNOSTICS_PERIOD_S, 2 * period_s):
             hint = "; is simulated time running?" if self._loop.simulated else ""
             silence = f"no tick for {now_s - self._last_tick_s:.0f} s{hint}"
@@ -188,7 +197,8 @@ class Reporter:
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
         level, text = DiagnosticStatus.OK, f"{ready} of {len(self._pipeline.robots)} robots ready"
         if silence:
-            level, text = DiagnosticStatus.ERROR if self._loop.failure else DiagnosticStatus.WARN, silence
+            failed = self._loop.failure is not None or self._loop.hanging_since_s is not None
+            level, text = DiagnosticStatus.ERROR if failed else DiagnosticStatus.WARN, silence
         elif missed_now:
             level, text = DiagnosticStatus.WARN, f"{missed_now} ticks missed in the last second; {text}"
         elif ready < len(self._pipeline.robots):
@@ -212,7 +222,8 @@ class Reporter:
     def _robot_status(
         self, robot: int, latest: FleetCommands, records: Sequence[TickRecord], silence: str
     ) -> DiagnosticStatus:
-        state, reason = latest.states[robot], silence or latest.reasons[robot]
+        hangs = self._loop.hanging_since_s is not None
+        state, reason = RobotState.FAULT if hangs else latest.states[robot], silence or latest.reasons[robot]
         values: dict[str, object] = {"state": state.name, "reason": reason}
         # The readings of a robot that is not ready are behind no command; their age is that at the tick.
         age_s = records[-1].command_ages_s[robot] if records else math.nan
@@ -221,7 +232,7 @@ class Reporter:
             values["age_at_command_ms"] = age_s * 1e3
         values |= _percentile_values("stamp_to_command_ms", [record.command_ages_s[robot] * 1e3 for record in records])
         values["rejected"] = int(self._pipeline.rejected_count[robot])
-        level = DiagnosticStatus.STALE if silence else _LEVELS[state]
+        level = DiagnosticStatus.STALE if silence and not hangs else _LEVELS[state]
         return self._status(self._pipeline.robots[robot], level, reason or "driven by the policy", values)
 
     def _status(self, part: str, level: bytes, text: str, values: dict[str, object]) -> DiagnosticStatus:
