@@ -161,8 +161,9 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 class _History:
     """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
 
-    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
+    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device, static: bool) -> None:
         self.layout = layout
+        self._static = static
         dtype = torch.from_numpy(np.empty(0, layout.frame.dtype)).dtype
         frame = (robots, *layout.frame.shape)
         staged = (robots, sum(term.reading for term in layout.terms)) if layout.terms else frame
@@ -171,8 +172,6 @@ class _History:
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
         self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
-        # Robots whose steps are to be filled with the next one, `[robots]` bool.
-        self._to_fill: torch.Tensor | None = None
         # Where in the stack of whole steps each number of Isaac Lab's stack is.
         self._order: torch.Tensor | None = None
         if layout.stack_as == "isaac_lab" and layout.steps > 1:
@@ -199,33 +198,52 @@ class _History:
             if term.reading
         }
 
-    def clear(self, rows: torch.Tensor) -> None:
-        """Forget the steps of the robots in `rows`, a bool tensor `[robots]`."""
-        if self._order is not None:
-            self._to_fill = rows
-        elif self._stacked is not None:
-            # As bytes: not every dtype of observations can be assigned through a mask.
-            self._stacked.view(torch.uint8)[rows] = 0
+    def take_over(self, other: _History) -> None:
+        """Go on with the staged rows and the steps of another one of the same layout, not to be used any more."""
+        if self._newest is self._host:
+            self._newest = other._host
+        self._host, self.rows = other._host, other.rows
+        if self._stacked is not None and other._stacked is not None:
+            self._stacked.copy_(other._stacked)
 
-    def push(self, previous_action: torch.Tensor | None) -> torch.Tensor:
-        """Upload the staged rows and return the policy's observation `[robots, *space]`."""
+    def upload(self) -> None:
+        """Start to bring the staged rows to the device."""
         if self._newest is not self._host:
             self._newest.copy_(self._host, non_blocking=True)
+
+    def step(self, restart: torch.Tensor | None, previous_action: torch.Tensor | None) -> torch.Tensor:
+        """Return the policy's observation `[robots, *space]` with the staged rows as its newest step.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those whose steps begin with this one; None: no robot's.
+        previous_action
+            See `TermComposer`.
+        """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
-        stacked = newest
-        if self._stacked is not None:
-            # A new tensor each time: a ring of steps had to gather them, which took four times as long.
-            if self.layout.history:
-                stacked = torch.cat([self._stacked[:, 1:], newest.unsqueeze(1)], dim=1)
-            else:
-                stacked = torch.cat([self._stacked[..., newest.shape[-1] :], newest], dim=-1)
-            if self._to_fill is not None:
-                stacked = torch.where(self._to_fill[:, None], newest.repeat(1, self.layout.steps), stacked)
-                self._to_fill = None
-            self._stacked = stacked
+        stacked = newest if self._stacked is None else self._shifted(self._stacked, newest, restart)
         if self._order is not None:
             return stacked[:, self._order]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
+
+    def _shifted(self, before: torch.Tensor, newest: torch.Tensor, restart: torch.Tensor | None) -> torch.Tensor:
+        """Return the steps without the oldest and with the newest one, and keep them."""
+        if restart is not None and self._order is None:
+            # As bytes: not every dtype of observations can be assigned through a mask.
+            before.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (before.ndim - 1)), 0)
+        # A new tensor each time: a ring of steps had to gather them, which took four times as long.
+        if self.layout.history:
+            stacked = torch.cat([before[:, 1:], newest.unsqueeze(1)], dim=1)
+        else:
+            stacked = torch.cat([before[..., newest.shape[-1] :], newest], dim=-1)
+        if restart is not None and self._order is not None:
+            stacked = torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked)
+        if self._static:
+            before.copy_(stacked)
+        else:
+            self._stacked = stacked
+        return stacked
 
 
 class ObservationBatch:
@@ -239,11 +257,15 @@ class ObservationBatch:
         Number of rows.
     device
         Where the policy runs. With CUDA the staging rows are pinned.
+    static
+        Whether all that is kept stays where it is in memory, so that the steps can be recorded and repeated.
     """
 
-    def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
+    def __init__(
+        self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device, static: bool = False
+    ) -> None:
         self.layouts = layouts
-        self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
+        self._histories = {key: _History(layout, robots, device, static) for key, layout in layouts.items()}
         self._device = device
         sizes = [
             term.size
@@ -275,23 +297,37 @@ class ObservationBatch:
         if self._previous_action is not None:
             self._previous_action.copy_(actions.reshape(self._previous_action.shape))
 
-    def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
-        """Upload the staged rows as the next time step.
+    def take_over(self, other: ObservationBatch) -> None:
+        """Go on with the staged rows and the steps of another batch that is like this one, not to be used any more."""
+        for key, history in self._histories.items():
+            history.take_over(other._histories[key])
+        if self._previous_action is not None and other._previous_action is not None:
+            self._previous_action.copy_(other._previous_action)
+
+    def upload(self) -> None:
+        """Start to bring the staged rows to the device; they may change again when the step has been waited for."""
+        for history in self._histories.values():
+            history.upload()
+
+    def step(self, restart: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Take what was uploaded as the next time step.
 
         Parameters
         ----------
-        reset
-            `[robots]` bool: robots whose history starts anew with this step, after no previous action.
+        restart
+            `[robots]` bool on the device: robots whose history starts anew with this step, after no previous action.
+            None: no robot's.
 
         Returns
         -------
         dict
-            Key to tensor `[robots, *space]` on the device, valid until the next push.
+            Key to tensor `[robots, *space]` on the device, valid until the next step.
         """
-        if reset.any():
-            rows = torch.from_numpy(reset).to(self._device)
-            for history in self._histories.values():
-                history.clear(rows)
-            if self._previous_action is not None:
-                self._previous_action[rows] = 0.0
-        return {key: history.push(self._previous_action) for key, history in self._histories.items()}
+        if restart is not None and self._previous_action is not None:
+            self._previous_action.masked_fill_(restart[:, None], 0.0)
+        return {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+
+    def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
+        """Upload the staged rows and take them as the next time step, see `step`; `reset` is its `restart`."""
+        self.upload()
+        return self.step(torch.from_numpy(reset).to(self._device) if reset.any() else None)

@@ -13,6 +13,8 @@ import torch
 from policy_node.actions import CommandLimiter, CommandMapper
 from policy_node.batch import ObservationBatch, ObservationLayout
 from policy_node.configuration import Configuration, ConfigurationError
+from policy_node.device_program import Controls, DeviceLink, DeviceProgram
+from policy_node.engines.captured import CapturedPolicy
 from policy_node.policies import Policy
 
 
@@ -48,6 +50,12 @@ class Inference:
     ----------
     batch
         Where the newest readings are staged.
+    policy
+        The policy.
+    components
+        Numbers of one command.
+    safe_command
+        The safe command `[components]` float64, None when the configuration names none.
 
     Raises
     ------
@@ -57,19 +65,21 @@ class Inference:
 
     def __init__(self, configuration: Configuration, policy: Policy, layouts: Mapping[str, ObservationLayout]) -> None:
         self._robots = len(configuration.robots)
-        self._policy = policy
-        self.batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, self._robots, policy.device)
-        self._mapper = CommandMapper(policy.spec.action, configuration.action, policy.device)
-        self.components = self._mapper.components
-        self._limiter = CommandLimiter(
-            configuration.action, self.components, 1.0 / configuration.control_rate_hz, policy.device
-        )
-        self._memory = policy.initial_state(self._robots)
-
-    @property
-    def safe_command(self) -> np.ndarray | None:
-        """The safe command `[components]` float64, None when the configuration names none."""
-        return self._mapper.safe_command
+        self.policy = policy
+        device = policy.device
+        recorded = isinstance(policy, CapturedPolicy)
+        keyed = {layout.key: layout for layout in layouts.values()}
+        self.batch = ObservationBatch(keyed, self._robots, device, static=recorded)
+        mapper = CommandMapper(policy.spec.action, configuration.action, device)
+        self.components = mapper.components
+        self.safe_command = mapper.safe_command
+        limiter = CommandLimiter(configuration.action, self.components, 1.0 / configuration.control_rate_hz, device)
+        self._is_limited = limiter.is_needed
+        source = policy.source if isinstance(policy, CapturedPolicy) else policy
+        self._program = DeviceProgram(source, self.batch, mapper, limiter, self._robots, static=recorded)
+        self._link: DeviceLink | None = None
+        if recorded or device.type == "cuda":
+            self._link = DeviceLink(self._program, self._robots, self.components, device, recorded)
 
     def warm_up(self) -> None:
         """Run the whole batch three times on example observations, so that the first tick costs what later ones do.
@@ -83,11 +93,12 @@ class Inference:
         everything = np.ones(self._robots, bool)
         start = np.full((self._robots, self.components), np.nan)
         for _ in range(3):
-            for key, spec in self._policy.spec.observations.items():
+            for key, spec in self.policy.spec.observations.items():
                 frame = self.batch.row(key, 0)
                 frame[...] = np.resize(spec.example(1, rng), frame.shape)
             self(everything, start, start, np.ones(self._robots))
-        self._memory = self._policy.initial_state(self._robots)
+        with torch.inference_mode():
+            self._program.forget()
 
     def adopt(self, other: Inference) -> bool:
         """Go on with the policy of another inference of the same deployment, which is not to be used any more.
@@ -112,10 +123,11 @@ class Inference:
                 ]
             )
         continues = self.batch.is_like(other.batch)
-        if not continues:
-            self.batch = other.batch
-        self._policy, self._memory, self._mapper = other._policy, other._memory, other._mapper
-        self._limiter = other._limiter
+        if continues:
+            with torch.inference_mode():
+                other.batch.take_over(self.batch)
+        self.policy, self.batch, self.safe_command = other.policy, other.batch, other.safe_command
+        self._program, self._link, self._is_limited = other._program, other._link, other._is_limited
         return continues
 
     def __call__(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> Inferred:
@@ -129,19 +141,14 @@ class Inference:
             See `CommandLimiter`.
         """
         with torch.inference_mode():
-            observations = self.batch.push(fresh_start)
-            if self._memory is not None and fresh_start.any():
-                self._memory = self._policy.reset(self._memory, torch.from_numpy(fresh_start).to(self._policy.device))
-            actions, self._memory = self._policy(observations, self._memory)
-            self.batch.remember(actions)
-            commands = self._mapper(actions)
-            # Rows of another number could not be told apart.
-            if commands.shape != previous.shape:
-                raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
-            if not self._limiter.is_needed:
-                nothing = np.zeros(self._robots, bool)
-                return Inferred(commands.cpu().numpy(), nothing, nothing)
-            device = self._policy.device
-            result = self._limiter(commands, *(torch.from_numpy(part).to(device) for part in (previous, start, ramp)))
-            numbers = result.cpu().numpy()
+            self.batch.upload()
+            if self._link is not None:
+                numbers = self._link(fresh_start, previous, start, ramp)
+            else:
+                restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
+                controls = Controls(restart, *map(torch.from_numpy, (previous, start, ramp)))
+                numbers = self._program(controls).numpy()
+        if not self._is_limited:
+            nothing = np.zeros(self._robots, bool)
+            return Inferred(numbers, nothing, nothing)
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)

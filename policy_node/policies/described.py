@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from policy_node.policies.checks import CallChecks, torch_dtype
 from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.foreign import Engine
 from policy_node.policies.golden import check_golden
 from policy_node.policies.metadata import FileDescription
 from policy_node.specs import ArraySpec
@@ -37,13 +36,14 @@ class DescribedPolicy:
 
     def __init__(
         self,
-        engine: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+        engine: Engine,
         description: FileDescription,
         path: str,
         device: torch.device,
     ) -> None:
         self.spec = description.spec
         self.device = device
+        self.engine_name = engine.name
         self._engine = engine
         self.golden = description.golden
         self._description = description

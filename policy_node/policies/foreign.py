@@ -50,6 +50,8 @@ class Engine(Protocol):
 
     Attributes
     ----------
+    name
+        As `policy.engine` calls it.
     inputs
         In the order of the call.
     outputs
@@ -58,6 +60,7 @@ class Engine(Protocol):
         What the network keeps inside itself: initial values by a name that is among both inputs and outputs.
     """
 
+    name: str
     inputs: Sequence[Port]
     outputs: Sequence[str]
     carried: Mapping[str, torch.Tensor]
@@ -102,6 +105,7 @@ class ForeignPolicy:
         self, engine: Engine, algorithm: str, sha256: str, path: str, device: torch.device, interface: PolicyInterface
     ) -> None:
         self.device = device
+        self.engine_name = engine.name
         self._engine = engine
         self._interface = interface
         self._path = path

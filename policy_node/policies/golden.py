@@ -96,8 +96,7 @@ def golden_error(policy: Policy, golden: GoldenVectors) -> float:
     for name, expected in golden.memory.items():
         if name not in memory:
             return np.inf
-        scale = np.maximum(1.0, np.nanmax(np.abs(expected.astype(np.float64)), initial=0.0))
-        errors.append(_largest(memory[name], expected, scale))
+        errors.append(largest_error(memory[name], expected))
     return max(errors)
 
 
@@ -136,6 +135,13 @@ def action_error(spec: PolicySpec, found: np.ndarray, expected: np.ndarray) -> f
     return _largest(found, expected, np.where(np.isfinite(span) & (span > 0), span, largest))
 
 
+def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest error in shares of the largest expected number, at least 1; infinite where more differs."""
+    with np.errstate(invalid="ignore"):
+        numbers = np.abs(expected.astype(np.float64))
+    return _largest(found, expected, max(1.0, float(numbers.max(initial=0.0, where=np.isfinite(numbers)))))
+
+
 def _largest(found: np.ndarray, expected: np.ndarray, scale: np.ndarray | float) -> float:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return np.inf
@@ -167,6 +173,11 @@ def _interesting_rows(policy: Policy, rows: int, rng: np.random.Generator) -> di
     # The first two candidates are the lowest and the highest observations.
     order = list(dict.fromkeys([0, 1, *extreme[: rows // 2].tolist(), *range(count)]))[:rows]
     return {key: array[order] for key, array in pool.items()}
+
+
+def extreme_examples(spec: PolicySpec, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw `{key: [rows, *shape]}`, at least two rows: the lowest and the highest observations, then random ones."""
+    return {key: _candidates(array, rows, rng) for key, array in spec.observations.items()}
 
 
 def _candidates(spec: ArraySpec, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -39,6 +39,7 @@ class ModuleEngine:
         outputs: Sequence[str],
         example: list[torch.Tensor] | None,
     ) -> None:
+        self.name = "torchscript" if isinstance(module, torch.jit.ScriptModule) else "direct"
         self._module = module
         self._call = call
         self._given = len(inputs)

@@ -22,7 +22,7 @@ from onnx import external_data_helper
 from policy_node.policies.checks import torch_dtype
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
-from policy_node.policies.foreign import ForeignPolicy, Port
+from policy_node.policies.foreign import Engine, ForeignPolicy, Port
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.metadata import description_from_texts
 
@@ -91,7 +91,7 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
             "give the ONNX file that it was compiled from"
         )
     try:
-        session = onnxruntime.InferenceSession(content, _options(), providers=_providers(device))
+        session = onnxruntime.InferenceSession(content, _options(), providers=_providers(device, _GPU_PROVIDERS))
     except Exception as error:
         raise _damaged(path, error) from error
     if device.type == "cuda" and session.get_providers() == ["CPUExecutionProvider"]:
@@ -99,14 +99,12 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
             f"device is '{device}', but onnxruntime {onnxruntime.__version__} cannot start CUDA here; "
             "install the CUDA and cuDNN that it was built for, or use device 'cpu'"
         )
-    ports = []
     for found in session.get_inputs():
         if found.type not in _DTYPES:
             raise PolicyError(
                 f"input '{found.name}' of policy file '{path}' is {found.type}; supported are {sorted(_DTYPES)}"
             )
-        lengths = tuple(n if isinstance(n, int) else n or f"?{axis}" for axis, n in enumerate(found.shape))
-        ports.append(Port(found.name, lengths, torch_dtype(np.dtype(_DTYPES[found.type]))))
+    ports = _ports(session)
     engine = _OnnxEngine(session, ports, device)
     texts = session.get_modelmeta().custom_metadata_map
     description = description_from_texts(texts, path, digest.hexdigest(), lambda: model_sha256(model))
@@ -117,8 +115,40 @@ def load_onnx(content: bytes, path: str, device: torch.device, interface: Policy
     return DescribedPolicy(engine, description, path, device)
 
 
+def session_engine(content: bytes, device: torch.device) -> Engine:
+    """Return what runs a model that was exported here.
+
+    Parameters
+    ----------
+    content
+        The model.
+    device
+        Where its inputs and outputs are.
+
+    Raises
+    ------
+    Exception
+        Whatever onnxruntime raises on a model or a device that it cannot use.
+    """
+    # TensorRT would compile for minutes.
+    session = onnxruntime.InferenceSession(content, _options(), providers=_providers(device, _GPU_PROVIDERS[1:]))
+    if device.type == "cuda" and session.get_providers() == ["CPUExecutionProvider"]:
+        raise RuntimeError(f"onnxruntime {onnxruntime.__version__} cannot start CUDA here")
+    return _OnnxEngine(session, _ports(session), device)
+
+
+def _ports(session: onnxruntime.InferenceSession) -> list[Port]:
+    ports = []
+    for found in session.get_inputs():
+        lengths = tuple(n if isinstance(n, int) else n or f"?{axis}" for axis, n in enumerate(found.shape))
+        ports.append(Port(found.name, lengths, torch_dtype(np.dtype(_DTYPES[found.type]))))
+    return ports
+
+
 class _OnnxEngine:
     """Runs a session; see `policy_node.policies.foreign.Engine`."""
+
+    name = "onnxruntime"
 
     def __init__(self, session: onnxruntime.InferenceSession, inputs: list[Port], device: torch.device) -> None:
         self.inputs: Sequence[Port] = inputs
@@ -170,12 +200,14 @@ def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    # Threads that wait for work in a loop take the cores of everything else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Errors only: its warnings speak of nodes, which a user can do nothing about.
     options.log_severity_level = 3
     return options
 
 
-def _providers(device: torch.device) -> list[Any]:
+def _providers(device: torch.device, on_gpu: Sequence[str]) -> list[Any]:
     """Return where the session may run, best first."""
     if device.type == "cpu":
         return ["CPUExecutionProvider"]
@@ -185,7 +217,7 @@ def _providers(device: torch.device) -> list[Any]:
         "CUDAExecutionProvider": {"device_id": device.index, "use_tf32": 0},
     }
     available = onnxruntime.get_available_providers()
-    return [*((name, settings[name]) for name in _GPU_PROVIDERS if name in available), "CPUExecutionProvider"]
+    return [*((name, settings[name]) for name in on_gpu if name in available), "CPUExecutionProvider"]
 
 
 def _messages(message: Message, kind: type) -> Iterator[Any]:

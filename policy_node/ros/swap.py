@@ -8,22 +8,38 @@ import contextlib
 import importlib
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from rclpy.executors import Executor
 from rclpy.task import Future
 
+from policy_node.batch import ObservationLayout
 from policy_node.configuration import (
     Configuration,
     ConfigurationError,
     ObservationConfiguration,
     TermConfiguration,
 )
+from policy_node.engines import (
+    EngineChoice,
+    EngineError,
+    EngineSettings,
+    choose_engine,
+    chunk_size,
+    in_chunks,
+    is_out_of_memory,
+    own_engine,
+    without_engine,
+)
 from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.ros.realtime import switch_interval
+from policy_node.specs import ArraySpec
+from policy_node.terms import Decode
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
@@ -41,6 +57,7 @@ class Deployment:
     policy: Policy
     decoders: dict[str, ReadingDecoder]
     pipeline: Pipeline
+    engine: EngineChoice
 
 
 def import_loaders() -> None:
@@ -51,8 +68,15 @@ def import_loaders() -> None:
             importlib.import_module(name)
 
 
-def deploy(configuration: Configuration) -> Deployment:
+def deploy(configuration: Configuration, beside: str | None = None) -> Deployment:
     """Load the policy, pair it with the configured sensors and command, and run it on example observations.
+
+    Parameters
+    ----------
+    configuration
+        What to deploy.
+    beside
+        Name of the engine of another policy that drives meanwhile, see `choose_engine`; None: nothing drives.
 
     Raises
     ------
@@ -67,7 +91,10 @@ def deploy(configuration: Configuration) -> Deployment:
     specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
     problems: list[str] = []
     decoders: dict[str, ReadingDecoder] = {}
-    for source in configuration.sources:
+    position = configuration.safe_position
+    if position is not None:
+        specs[position.name] = ArraySpec(position.name, (len(position.joints),), np.float64, -np.inf, np.inf)
+    for source in (*configuration.sources, *([position] if position else [])):
         try:
             decoders[source.name] = reading_decoder(
                 source.type,
@@ -79,13 +106,69 @@ def deploy(configuration: Configuration) -> Deployment:
                 encoding=source.encoding if isinstance(source, ObservationConfiguration) else "",
             )
         except MessageTypeError as error:
-            problems.append(f"observations.{source.name}: {error}")
+            prefix = "" if source is position else "observations."
+            problems.append(f"{prefix}{source.name}: {error}")
     if problems:
         raise ConfigurationError([*problems, side_by_side(configuration, policy)])
     decode = {key: decoder.decode for key, decoder in decoders.items()}
-    pipeline = Pipeline(configuration, policy, layouts, decode)
-    pipeline.warm_up()
-    return Deployment(configuration, policy, decoders, pipeline)
+    pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
+    return Deployment(configuration, policy, decoders, pipeline, engine)
+
+
+def _fit(
+    configuration: Configuration,
+    policy: Policy,
+    layouts: Mapping[str, ObservationLayout],
+    decode: Mapping[str, Decode],
+    beside: str | None,
+) -> tuple[Pipeline, EngineChoice]:
+    """Choose the engine and run the pipeline, with as many robots in one inference as fit into the memory."""
+    robots = len(configuration.robots)
+    rows = chunk_size(robots, configuration.policy.max_batch or robots)
+    too_many = 0
+    while True:
+        try:
+            pipeline, engine = _warmed_up(configuration, policy, layouts, decode, beside, rows)
+            return pipeline, replace(engine, too_many=too_many)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows == 1:
+                raise ConfigurationError(
+                    [f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"]
+                ) from error
+        too_many, rows = rows, chunk_size(robots, rows // 2)
+        if policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _warmed_up(
+    configuration: Configuration,
+    policy: Policy,
+    layouts: Mapping[str, ObservationLayout],
+    decode: Mapping[str, Decode],
+    beside: str | None,
+    rows: int,
+) -> tuple[Pipeline, EngineChoice]:
+    """Choose the engine for so many robots in one inference and run the pipeline with it."""
+    said, robots = configuration.policy, len(configuration.robots)
+    channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
+    settings = EngineSettings(said.engine, said.precision, said.compile, said.threads)
+    try:
+        run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
+    except EngineError as error:
+        raise ConfigurationError([f"policy.engine: {error}"]) from error
+    try:
+        pipeline = Pipeline(configuration, in_chunks(run_by, robots, rows), layouts, decode)
+        pipeline.warm_up()
+    except Exception as error:
+        if said.engine != "auto" or run_by is policy or is_out_of_memory(error):
+            raise
+        # The engine acts by itself, but not with all that is around it.
+        engine = without_engine(engine, policy, error)
+        pipeline = Pipeline(configuration, in_chunks(policy, robots, rows), layouts, decode)
+        pipeline.warm_up()
+    return pipeline, engine
 
 
 def _load(configuration: Configuration) -> Policy:
@@ -154,6 +237,7 @@ class Loading:
         self.ended: Future[None] = executor.create_future()
         self.duration_s = 0.0
         self._configuration = configuration
+        self._beside = own_engine(replaced.policy)
         self._executor = executor
         self._outcome: Deployment | Exception | None = None
         self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
@@ -163,7 +247,7 @@ class Loading:
         started = time.perf_counter()
         try:
             with switch_interval(SWITCH_INTERVAL_S):
-                self._outcome = deploy(self._configuration)
+                self._outcome = deploy(self._configuration, self._beside)
         except Exception as error:  # reported by whoever asked for the new policy
             self._outcome = error
         except BaseException as error:  # such as the SystemExit of somebody's module: who asked must not wait forever

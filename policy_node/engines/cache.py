@@ -1,0 +1,115 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured and compiled before, kept in the user's cache: ``$XDG_CACHE_HOME/policy_node``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import stat
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("policy_node", "torch", "onnxruntime", "numpy", "stable-baselines3", "sb3-contrib")
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user's cache, which may not be there."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # As the XDG specification has it, a relative path is not used.
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "policy_node"
+
+
+def machine_key(device: torch.device) -> dict[str, str]:
+    """Return what the speed of engines depends on beside the policy: processor or GPU, and versions."""
+    if device.type == "cuda":
+        processor = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    else:
+        processor = _cpu_name()
+    return {"processor": processor, "python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def key_hash(key: Mapping[str, Any]) -> str:
+    """Return the hash by which something is found in the cache."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was kept under a key, None if nothing is there that can be read."""
+    try:
+        entry = json.loads(_entry_file(key).read_text())
+        return entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError):
+        return None
+
+
+def write_entry(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+    """Keep something under a key; where nothing can be written, nothing is kept."""
+    unfinished = ""
+    try:
+        file = _entry_file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=file.parent, suffix=".unfinished")
+        with os.fdopen(handle, "w") as stream:
+            json.dump({"key": key, "value": value}, stream, indent=1)
+        os.replace(unfinished, file)
+    except (OSError, RuntimeError):
+        if unfinished:
+            Path(unfinished).unlink(missing_ok=True)
+
+
+def package_file(key: Mapping[str, Any]) -> Path:
+    """Return where the compiled package of a key lies; it may not be there.
+
+    Raises
+    ------
+    PermissionError
+        If others could have put code there.
+    """
+    folder = cache_folder() / "compiled"
+    file = folder / f"{key_hash(key)}.pt2"
+    for path in (folder, file):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue
+        others_write = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+        if found.st_uid != os.getuid() or others_write or stat.S_ISLNK(found.st_mode):
+            raise PermissionError(
+                f"'{path}', which holds code, belongs to somebody else or can be written by others; remove it"
+            )
+    return file
+
+
+def make_package_folder(file: Path) -> None:
+    """Make the folder of a compiled package, for this user alone."""
+    file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    file.parent.chmod(0o700)
+
+
+def _entry_file(key: Mapping[str, Any]) -> Path:
+    return cache_folder() / "engines" / f"{key_hash(key)}.json"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(found, "") or platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
