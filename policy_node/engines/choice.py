@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,20 @@ class EngineChoice:
     remembered: bool = False
     too_many: int = 0
 
+    @property
+    def measured(self) -> str:
+        """What was measured in words, the fastest first."""
+        return ", ".join(f"{name} {ms:.2f} ms" for name, ms in sorted(self.measured_ms.items(), key=itemgetter(1)))
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What diagnostics tell about the engine."""
+        said = {"engine": self.name, "engine_measured": self.measured, "robots_per_inference": str(self.robots)}
+        return said | {f"engine_{name.replace(' ', '_')}_excluded": reason for name, reason in self.excluded.items()}
+
     def __str__(self) -> str:
         """Say in one line what was chosen from what."""
-        measured = ", ".join(f"{name} {ms:.2f} ms" for name, ms in sorted(self.measured_ms.items(), key=lambda x: x[1]))
+        measured = self.measured
         parts = [
             f"engine {self.name}, {self.robots} robot{'s' if self.robots > 1 else ''} at a time",
             f"memory ran out with {self.too_many}" if self.too_many else "",

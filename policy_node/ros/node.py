@@ -24,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.engines import EngineChoice
 from policy_node.pipeline import Pipeline
 from policy_node.policies import Policy
 from policy_node.ros.claims import Claims
@@ -69,6 +70,7 @@ class PolicyNode(LifecycleNode):
         )
         self._configuration: Configuration | None = None
         self._policy: Policy | None = None
+        self._engine: EngineChoice | None = None
         self._pipeline: Pipeline | None = None
         self._sensors: SensorSubscriptions | None = None
         self._commands: CommandPublishers | None = None
@@ -165,6 +167,8 @@ class PolicyNode(LifecycleNode):
                 "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "
                 "take choices that were forbidden in training"
             )
+        self.get_logger().info(f"{deployment.engine}")
+        self._engine = deployment.engine
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
         self._commands = CommandPublishers(self, configuration, encoder)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
@@ -213,6 +217,7 @@ class PolicyNode(LifecycleNode):
             "policy_sha256": self._policy.spec.sha256,
             "algorithm": self._policy.spec.algorithm,
             "device": str(self._policy.device),
+            **(self._engine.description if self._engine is not None else {}),
             "rmw": rclpy.get_rmw_implementation_identifier(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
@@ -373,6 +378,7 @@ class PolicyNode(LifecycleNode):
         else:
             self._pipeline.adopt(deployment.pipeline)
         self._configuration, self._policy = deployment.configuration, deployment.policy
+        self._engine = deployment.engine
         if self._reporter is not None:
             self._reporter.description = self._description()
 
