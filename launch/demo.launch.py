@@ -9,6 +9,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from policy_node.process_environment import memory_environment, transport_environment
+
 
 def generate_launch_description() -> LaunchDescription:
     share = FindPackageShare("policy_node")
@@ -46,6 +48,7 @@ def generate_launch_description() -> LaunchDescription:
                     },
                 ],
                 ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+                additional_env={**transport_environment(), **memory_environment()},
                 output="screen",
                 emulate_tty=True,
             ),

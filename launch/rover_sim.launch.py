@@ -8,6 +8,8 @@ from launch.conditions import IfCondition, UnlessCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from policy_node.process_environment import transport_environment
+
 
 def generate_launch_description() -> LaunchDescription:
     use_sim_time = LaunchConfiguration("use_sim_time")
@@ -18,7 +20,13 @@ def generate_launch_description() -> LaunchDescription:
         ["--renderer=", LaunchConfiguration("renderer")],
         ["--seed=", LaunchConfiguration("seed")],
     ]
-    rover_sim = {"package": "policy_node", "executable": "rover_sim", "output": "screen", "emulate_tty": True}
+    rover_sim = {
+        "package": "policy_node",
+        "executable": "rover_sim",
+        "additional_env": transport_environment(),
+        "output": "screen",
+        "emulate_tty": True,
+    }
     return LaunchDescription(
         [
             DeclareLaunchArgument("robots", default_value="4", description="Number of rovers: rover_0, rover_1, …"),

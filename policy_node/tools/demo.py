@@ -32,6 +32,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray, Int32
 
 from policy_node.options import number
+from policy_node.process_environment import memory_environment, transport_environment
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
 from policy_node.share import share_path
@@ -285,8 +286,11 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     measurement = Measurement(monitor, children)
     problems: list[str] = []
     try:
-        children["simulation"] = Child("rover_sim", _simulation_arguments(options), folder / "rover_sim.log")
-        children["node"] = Child("policy_node", _node_arguments(options, robots), folder / "policy_node.log")
+        transport, memory = transport_environment(), memory_environment()
+        log = folder / "rover_sim.log"
+        children["simulation"] = Child("rover_sim", _simulation_arguments(options), log, transport)
+        log = folder / "policy_node.log"
+        children["node"] = Child("policy_node", _node_arguments(options, robots), log, {**transport, **memory})
         console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
         _wait_until_driving(monitor, children, stopping)
         with Display(console, monitor, options.duration_s) as display:
