@@ -26,8 +26,10 @@ from policy_node.failures import is_device_failure
 from policy_node.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
-from policy_node.samples import Sample, SampleRing, UnusableReading
+from policy_node.safe_commands import PresentPositions, SafeCommands
+from policy_node.samples import SampleRing
 from policy_node.specs import ArraySpec
+from policy_node.staging import Rejections, Staging
 from policy_node.synchroniser import RobotState, Selection, select, with_newest
 from policy_node.terms import Decode, checked_decode
 
@@ -198,7 +200,7 @@ def _described(source: SourceConfiguration) -> str:
 class Pipeline:
     """Samples of all robots in, one command per robot out.
 
-    Not thread-safe: one thread adds samples and steps.
+    Not thread-safe: one thread adds samples and steps; what operators and other nodes ask for comes between two steps.
 
     Parameters
     ----------
@@ -209,7 +211,12 @@ class Pipeline:
     layouts
         From `match_observations`.
     decoders
-        By the name of each source: writes a message into its reading.
+        By the name of each source, and of the safe position: writes a message into its reading, see `Staging`.
+
+    Attributes
+    ----------
+    bounded_count, slowed_count
+        `[robots]` int64: commands on which a bound, or a limit of the change, acted.
 
     Raises
     ------
@@ -231,54 +238,60 @@ class Pipeline:
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
+        self._ramp_ns = configuration.action.ramp_s * 1e9
         # Ticks that are not missed are less than two periods apart, however late they are.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, self._max_age_ns)
         count = len(self.robots)
         lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
+        # What is observed, the synchronised sensors first; the safe position is not.
+        observed = [sources for sources in configuration.sensors if sources[0] is not configuration.safe_position]
+        self._synchronised = sum(sources[0].is_synchronised for sources in observed)
+        self._synchronised_rings = [rings[: self._synchronised] for rings in self._rings]
+        self._newest_rings = [rings[self._synchronised : len(observed)] for rings in self._rings]
+        self._newest_ages_ns = [round(sources[0].max_age_s * 1e9) for sources in observed[self._synchronised :]]
         self._inference = Inference(configuration, policy, layouts)
+        self.components = self._inference.components
         checked = dict(decoders)
         for layout in layouts.values():
             for term in layout.terms:
                 name = term.configuration.name
                 if term.reading:
                     checked[name] = checked_decode(term, decoders[name])
-        # For each robot what is read: index of the sensor, name of the source, its decoder and where it writes.
-        self._readings = [
-            [
-                (sensor, source.name, checked[source.name], rows[source.name])
-                for sensor, sources in enumerate(configuration.sensors)
-                for source in sources
-            ]
-            for rows in map(self._inference.batch.readings, range(count))
-        ]
-        # The synchronised sensors come first.
-        self._synchronised = sum(sources[0].is_synchronised for sources in configuration.sensors)
-        self._newest_ages_ns = [
-            round(sources[0].max_age_s * 1e9) for sources in configuration.sensors[self._synchronised :]
-        ]
-        self.components = self._inference.components
-        # Robots whose history and memory start anew at their next good set of readings.
-        self._fresh_start = np.ones(count, bool)
-        safe = self._inference.safe_command
-        # By robot, [robots, components]: NaN marks that there is none.
-        self._safe = np.tile(np.full(self.components, np.nan) if safe is None else safe, (count, 1))
-        self._safe_commands = self._safe.copy()
-        self._last_commands = np.full((count, self.components), np.nan)
-        self._last_ready_ns = np.full(count, NEVER_NS)
-        # Where each robot's ramp began, and when.
-        self._ramp_start = self._last_commands.copy()
-        self._recovered_ns = np.full(count, NEVER_NS)
-        self._ramp_ns = self._action.ramp_s * 1e9
+        names = [[source.name for source in sources] for sources in observed]
+        rows = [self._inference.batch.readings(robot) for robot in range(count)]
+        self._rejections = Rejections(count)
+        self._staging = Staging(names, rows, checked, self._rejections)
+        self._safe = self._safe_commands_of(configuration, decoders)
         self._is_stopped = False
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
-        # By robot: messages that could not be used, each once however many ticks it is the newest, and commands on
-        # which a bound, or a limit of the change, acted.
-        self.rejected_count, self.bounded_count, self.slowed_count = np.zeros((3, count), np.int64)
-        self._last_rejected: dict[tuple[int, int], Sample] = {}
+        self.bounded_count, self.slowed_count = np.zeros((2, count), np.int64)
+        # Robots whose history and memory start anew at their next good set of readings.
+        self._fresh_start = np.ones(count, bool)
+        self._last_ready_ns = np.full(count, NEVER_NS)
+        self._last_step_ns = NEVER_NS
+        # What was sent at the last tick, [robots, components]: NaN where nothing was.
+        self._last_commands = np.full((count, self.components), np.nan)
+        # Where each robot's ramp began, and when.
+        self._ramp_start = self._last_commands.copy()
+        self._recovered_ns = np.full(count, NEVER_NS)
+
+    def _safe_commands_of(self, configuration: Configuration, decoders: Mapping[str, Decode]) -> SafeCommands:
+        position = configuration.safe_position
+        if position is None:
+            return SafeCommands(len(self.robots), self.components, self._inference.safe_command)
+        if len(position.joints) != self.components:
+            problem = (
+                f"action.safe_position_joints: found {len(position.joints)}, but a command has {self.components} "
+                f"components; give the joint of each"
+            )
+            raise ConfigurationError([problem])
+        rings = [rings[-1] for rings in self._rings]
+        decode = decoders[position.name]
+        return PresentPositions(self.components, position.name, rings, decode, self._max_age_ns, self._rejections)
 
     @property
     def safe_command(self) -> np.ndarray | None:
@@ -291,7 +304,30 @@ class Pipeline:
 
         A new array whenever it changes, so that any thread may read it.
         """
-        return self._safe_commands
+        return self._safe.commands
+
+    @property
+    def rejected_count(self) -> np.ndarray:
+        """Messages that could not be used, `[robots]` int64; each counts once."""
+        return self._rejections.count
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that drives."""
+        return self._inference.policy
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """Take in a sample of one sensor of one robot, both by their index."""
+        self._heard[robot, sensor] = True
+        self._rings[robot][sensor].append(stamp_ns, message)
+
+    def unheard(self) -> dict[str, list[str]]:
+        """Robots of which some sensor was never heard, with the keys of those sensors."""
+        return {
+            robot: [key for key, heard in zip(self.keys, row, strict=True) if not heard]
+            for robot, row in zip(self.robots, self._heard, strict=True)
+            if not row.all()
+        }
 
     def stop(self) -> None:
         """Make every robot safe until `resume`, whatever happens meanwhile."""
@@ -312,53 +348,35 @@ class Pipeline:
             By the index of each such robot the name of that node; empty: all robots are driven again.
         """
         self._owners = dict(owners)
+        self._safe.leave_alone(owners)
         self._note_stops()
 
     def _note_stops(self) -> None:
         reason = "stopped by an operator, until resumed"
         self._stop_reasons = dict.fromkeys(range(len(self.robots)), reason) if self._is_stopped else {}
         self._stop_reasons.update({robot: f"{owner} commands it" for robot, owner in self._owners.items()})
-        # What was sent last says nothing about a robot that somebody else commands.
-        self._last_commands[list(self._owners)] = np.nan
-        self._offer_safe_commands()
-
-    def _offer_safe_commands(self) -> None:
-        safe_commands = self._safe.copy()
-        safe_commands[list(self._owners)] = np.nan
-        self._safe_commands = safe_commands
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that drives."""
-        return self._inference.policy
-
-    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Take in a sample of one sensor of one robot, both by their index."""
-        self._heard[robot, sensor] = True
-        self._rings[robot][sensor].append(stamp_ns, message)
-
-    def unheard(self) -> dict[str, list[str]]:
-        """Robots of which some sensor was never heard, with the keys of those sensors."""
-        return {
-            robot: [key for key, heard in zip(self.keys, row, strict=True) if not heard]
-            for robot, row in zip(self.robots, self._heard, strict=True)
-            if not row.all()
-        }
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
-        """Forget samples, histories and memories, as when simulated time jumps back.
+        """Forget samples, histories, memories and commands, as when a simulation begins anew; not what was stopped.
 
         Parameters
         ----------
         robots
-            Indices of the robots; None: all of them.
+            Indices of the robots; None: all of them, and time may go on from anywhere.
         """
-        for robot in range(len(self.robots)) if robots is None else robots:
+        if robots is None:
+            robots = range(len(self.robots))
+            self._last_step_ns = NEVER_NS
+        self._forget_samples(robots)
+        self._last_commands[list(robots)] = np.nan
+        self._safe.forget(robots)
+
+    def _forget_samples(self, robots: Sequence[int]) -> None:
+        for robot in robots:
             for ring in self._rings[robot]:
                 ring.clear()
             self._fresh_start[robot] = True
             self._last_ready_ns[robot] = NEVER_NS
-            self._last_commands[robot] = np.nan
 
     def warm_up(self) -> None:
         """Run the policy on example observations, see `Inference.warm_up`."""
@@ -382,16 +400,9 @@ class Pipeline:
         """
         if not self._inference.adopt(other._inference):
             # What is read is written into the batch.
-            self._readings = other._readings
+            self._staging = other._staging
+            self._staging.rejections = self._rejections
             self._fresh_start[:] = True
-
-    def _select(self, rings: list[SampleRing], now_ns: int) -> Selection:
-        """Choose the readings of one robot."""
-        if not self._newest_ages_ns:
-            return select(rings, self.keys, now_ns, self._slop_ns, self._max_age_ns)
-        count = self._synchronised
-        selection = select(rings[:count], self.keys[:count], now_ns, self._slop_ns, self._max_age_ns)
-        return with_newest(selection, rings[count:], self.keys[count:], now_ns, self._max_age_ns, self._newest_ages_ns)
 
     def step(self, now_ns: int, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Run one tick.
@@ -410,37 +421,38 @@ class Pipeline:
             When the device of the policy failed, or its memory ran out: no later tick can heal that.
         """
         started = time.perf_counter()
-        selections = [self._select(rings, now_ns) for rings in self._rings]
+        set_back_ns, self._last_step_ns = self._last_step_ns - now_ns, now_ns
+        if set_back_ns > 0:
+            # What was stamped before would pass for newer than it is.
+            self._forget_samples(range(len(self.robots)))
+        endangered = self._safe.update(now_ns, self._last_commands)
+        selections = self._select(now_ns)
+        if set_back_ns > 0:
+            reason = f"the clock was set back by {set_back_ns / 1e9:.3f} s"
+            selections = [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
-        ages_s = np.array([np.nan if s.age_ns is None else s.age_ns / 1e9 for s in selections])
-        selected = time.perf_counter()
-
+        ages_s = np.array([selection.age_ns for selection in selections], np.float64) / 1e9
+        for robot, (state, reason) in endangered.items():
+            if states[robot] is RobotState.READY:
+                states[robot], reasons[robot] = state, reason
         for robot, reason in self._stop_reasons.items():
             states[robot], reasons[robot] = RobotState.STOPPED, reason
-        for robot, selection in enumerate(selections):
-            if states[robot] is RobotState.READY:
-                for sensor, name, decode, row in self._readings[robot]:
-                    sample = selection.samples[sensor]
-                    try:
-                        decode(sample.message, row)
-                    except Exception as error:  # whatever a message does to its decoder, the others are driven on
-                        kind = "" if isinstance(error, UnusableReading) else f"{type(error).__name__}: "
-                        states[robot], reasons[robot] = RobotState.REJECTED, f"{name}: {kind}{error}"
-                        if self._last_rejected.get((robot, sensor)) is not sample:
-                            self._last_rejected[robot, sensor] = sample
-                            self.rejected_count[robot] += 1
+        selected = time.perf_counter()
+
+        chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
+        for robot, reason in self._staging(chosen).items():
+            states[robot], reasons[robot] = RobotState.REJECTED, reason
         staged = time.perf_counter()
 
         ready = np.array([state is RobotState.READY for state in states])
         since_ready_ns = now_ns - self._last_ready_ns
-        # No tick saw the gap when the process itself was stopped, or the clock was set.
-        unseen_gap = ~self._fresh_start & ((since_ready_ns < 0) | (since_ready_ns > self._gap_ns))
-        fresh_start = ready & (self._fresh_start | unseen_gap)
         faulty = np.zeros(len(self.robots), bool)
-        safe = self._safe_commands
-        commands = safe.copy()
+        commands = self._safe.commands.copy()
         if ready.any():
+            # No tick saw the gap when the process itself was stopped, or the clock was set.
+            unseen_gap = ~self._fresh_start & (since_ready_ns > self._gap_ns)
+            fresh_start = ready & (self._fresh_start | unseen_gap)
             try:
                 inferred = self._infer(now_ns, fresh_start, unseen_gap)
                 finite = np.isfinite(inferred.commands).all(axis=1)
@@ -456,6 +468,8 @@ class Pipeline:
             ready &= finite
             if clock is not None:
                 elapsed_ns = clock() - now_ns
+                if elapsed_ns < 0:  # it was set back meanwhile
+                    elapsed_ns = round((time.perf_counter() - started) * 1e9)
                 # NaN where a robot has no readings: those are not ready.
                 outdated = ready & (ages_s * 1e9 + elapsed_ns > self._max_age_ns)
                 for robot in np.flatnonzero(outdated).tolist():
@@ -473,16 +487,17 @@ class Pipeline:
         stopped = np.zeros(len(self.robots), bool)
         stopped[list(self._stop_reasons)] = True
         self._last_ready_ns[ready] = now_ns
-        self._last_ready_ns[faulty | stopped] = NEVER_NS  # no gap in the data that `hold` may bridge
+        self._last_ready_ns[faulty | stopped] = NEVER_NS  # no gaps in the data that `hold` may bridge
+        held = np.zeros(len(self.robots), bool)
         if self._action.when_stale == "hold":
-            # A clock that is set back must not hold a command for as long as it was set back.
-            held = ~ready & ~faulty & ~stopped & (since_ready_ns >= 0) & (since_ready_ns <= self._hold_ns)
+            held = ~ready & ~faulty & ~stopped & (since_ready_ns <= self._hold_ns)
             commands[held] = self._last_commands[held]
         # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
         publish = ready | faulty | stopped | (self._action.when_stale != "silent")
-        # A robot without a safe command, or that another node commands, is left alone.
+        # Without a safe command, or where another node commands it, a robot is left alone.
         publish &= ready | ~np.isnan(commands).any(axis=1)
         self._last_commands = np.where(publish[:, None], commands, np.nan)
+        self._safe.keep(publish & ~ready & ~held)
         guarded = time.perf_counter()
         return FleetCommands(
             commands=commands,
@@ -498,12 +513,27 @@ class Pipeline:
             },
         )
 
+    def _select(self, now_ns: int) -> list[Selection]:
+        """Choose the readings of every robot."""
+        names, limits_ns = self.keys[: self._synchronised], (self._slop_ns, self._max_age_ns)
+        selections = [select(rings, names, now_ns, *limits_ns) for rings in self._synchronised_rings]
+        if self._newest_ages_ns:
+            names = self.keys[self._synchronised : self._synchronised + len(self._newest_ages_ns)]
+            selections = [
+                with_newest(selection, rings, names, now_ns, self._max_age_ns, self._newest_ages_ns)
+                for selection, rings in zip(selections, self._newest_rings, strict=True)
+            ]
+        for robot, selection in enumerate(selections):
+            if selection.refused:
+                self.rejected_count[robot] += selection.refused
+        return selections
+
     def _infer(self, now_ns: int, fresh_start: np.ndarray, unseen_gap: np.ndarray) -> Inferred:
         """Run the policy; its commands are limited by what each robot is taken to do at present."""
         previous = self._last_commands.copy()
         # A robot that gets no command, or got none for a while, is taken to have been made safe by its own timeout.
         alone = unseen_gap[:, None] | np.isnan(previous)
-        previous[alone] = self._safe_commands[alone]
+        previous[alone] = self._safe.commands[alone]
         self._ramp_start[fresh_start] = previous[fresh_start]
         self._recovered_ns[fresh_start] = now_ns
         ramp = np.ones(len(self.robots))

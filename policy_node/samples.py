@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
 
@@ -20,68 +20,105 @@ class Sample(NamedTuple):
 
 
 class SampleRing:
-    """The newest samples of one sensor of one robot, in the order of their stamps.
+    """The newest samples of one sensor of one robot, in the order of their stamps, which is that of their arrival.
+
+    What arrives last is the newest. Where its stamp is earlier than that of another, time was set back: by a publisher
+    that was started anew, by a simulation or by whoever set its clock. Samples with later stamps, which would pass for
+    newer than they are, are then forgotten.
 
     Parameters
     ----------
     length
         Samples kept; the oldest is dropped when one more arrives.
+
+    Attributes
+    ----------
+    stamps
+        Those of the samples in nanoseconds, each later than the one before; only the ring changes them.
+    first_seen
+        By stamp, for the samples that once lay in the future: the time at which they were first seen there.
+    is_ahead
+        Whether the last sample that arrived was refused as its stamp lay too far in the future.
     """
+
+    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "stamps")
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._samples: list[Sample] = []
-        self._only_ahead = False
-
-    def __len__(self) -> int:
-        """Return the number of samples kept."""
-        return len(self._samples)
-
-    @property
-    def newest_stamp_ns(self) -> int:
-        """Stamp of the newest sample; the ring must not be empty."""
-        return self._samples[-1].stamp_ns
+        self._messages: list[Any] = []
+        self.stamps: list[int] = []
+        self.first_seen: dict[int, int] = {}
+        self.is_ahead = False
 
     def append(self, stamp_ns: int, message: Any) -> None:
-        """Add a sample; one that arrives late takes its place by stamp, one of an equal stamp replaces it."""
-        samples = self._samples
-        self._only_ahead = False
-        if samples and stamp_ns <= samples[-1].stamp_ns:
-            position = bisect_left(samples, stamp_ns, key=_stamp)
-            replaces = position < len(samples) and samples[position].stamp_ns == stamp_ns
-            samples[position : position + replaces] = [Sample(stamp_ns, message)]
-        else:
-            samples.append(Sample(stamp_ns, message))
-        if len(samples) > self._length:
-            del samples[0]
+        """Add a sample; it replaces one of an equal stamp, and all those of later ones."""
+        stamps = self.stamps
+        if stamps and stamp_ns <= stamps[-1]:
+            # A measurement that is sent again is no newer than before.
+            first_seen_ns = self.first_seen.get(stamp_ns)
+            self._keep(0, bisect_left(stamps, stamp_ns))
+            if first_seen_ns is not None:
+                self.first_seen[stamp_ns] = first_seen_ns
+        stamps.append(stamp_ns)
+        self._messages.append(message)
+        self.is_ahead = False
+        if len(stamps) > self._length:
+            self._keep(1, len(stamps))
 
-    def nearest(self, stamp_ns: int) -> Sample:
-        """Return the sample whose stamp is nearest, the newer of two equally near; the ring must not be empty."""
-        samples = self._samples
-        position = bisect_left(samples, stamp_ns, key=_stamp)
-        if position == len(samples):
-            return samples[-1]
-        if position and stamp_ns - samples[position - 1].stamp_ns < samples[position].stamp_ns - stamp_ns:
-            return samples[position - 1]
-        return samples[position]
+    def refuse_ahead(self, now_ns: int, max_ahead_ns: int) -> int:
+        """Drop the samples whose stamps lie too far in the future; the age of others in the future counts from now on.
+
+        Returns
+        -------
+        int
+            How many were dropped.
+        """
+        stamps = self.stamps
+        if not stamps or stamps[-1] <= now_ns:
+            return 0
+        kept = bisect_left(stamps, now_ns + max_ahead_ns + 1)
+        refused = len(stamps) - kept
+        if refused:
+            self.is_ahead = True
+            self._keep(0, kept)
+        for stamp_ns in stamps[bisect_left(stamps, now_ns + 1) :]:
+            self.first_seen.setdefault(stamp_ns, now_ns)
+        return refused
 
     def discard_before(self, stamp_ns: int) -> None:
         """Drop the samples that are older than `stamp_ns`."""
-        del self._samples[: bisect_left(self._samples, stamp_ns, key=_stamp)]
+        first = bisect_left(self.stamps, stamp_ns)
+        if first:
+            self._keep(first, len(self.stamps))
 
-    def discard_after(self, stamp_ns: int) -> bool:
-        """Drop the samples that are newer than `stamp_ns`; True while the ring is empty for that reason."""
-        position = bisect_right(self._samples, stamp_ns, key=_stamp)
-        if position < len(self._samples):
-            self._only_ahead = position == 0
-            del self._samples[position:]
-        return self._only_ahead
+    def advance_to(self, stamp_ns: int) -> Sample:
+        """Drop what is older than the sample whose stamp is nearest, and return that one.
+
+        The newer of two equally near; the ring must not be empty.
+        """
+        stamps = self.stamps
+        nearest = len(stamps) - 1
+        if stamps[nearest] > stamp_ns:
+            nearest = bisect_left(stamps, stamp_ns)
+            if nearest and stamp_ns - stamps[nearest - 1] < stamps[nearest] - stamp_ns:
+                nearest -= 1
+        if nearest:
+            self._keep(nearest, len(stamps))
+        return Sample(stamps[0], self._messages[0])
+
+    def counts_from(self, stamp_ns: int) -> int:
+        """Return from when the age of a sample counts: its stamp, or when it was first seen if that was earlier."""
+        return self.first_seen.get(stamp_ns, stamp_ns)
 
     def clear(self) -> None:
         """Drop all samples."""
-        self._samples.clear()
-        self._only_ahead = False
+        self._keep(0, 0)
+        self.is_ahead = False
 
-
-def _stamp(sample: Sample) -> int:
-    return sample.stamp_ns
+    def _keep(self, first: int, end: int) -> None:
+        """Keep the samples from one position up to another."""
+        for part in (self.stamps, self._messages):
+            del part[end:]
+            del part[:first]
+        if self.first_seen:
+            self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}

@@ -30,25 +30,29 @@ class Selection(NamedTuple):
     state
         READY, or why there is no usable set.
     samples
-        One sample per sensor, in the sensors' order; empty when none can be chosen.
+        When READY one sample per sensor, in the sensors' order; else those that could be chosen.
     age_ns
         Age of the oldest sample in the set; None without a set.
     reason
         What is wrong, empty when READY.
+    refused
+        How many messages were dropped as their stamps lie too far in the future.
     """
 
     state: RobotState
     samples: tuple[Sample, ...]
     age_ns: int | None
     reason: str
+    refused: int = 0
 
 
 def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest set of readings that belong together.
 
     The reference is the oldest of the sensors' newest stamps; from each sensor the sample nearest to it is taken. The
-    set is synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest stamp is at most
-    `max_age_ns` old. No search: the cost is linear in the number of sensors.
+    set is synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest sample is at most
+    `max_age_ns` old. No search: the cost is linear in the number of sensors. A sample in the future is as old as the
+    time since it was first seen, so that a clock that runs ahead makes nothing fresher than it is.
 
     Parameters
     ----------
@@ -60,45 +64,72 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
     now_ns
         The time of the tick, on the clock of the stamps.
     slop_ns, max_age_ns
-        The two limits.
+        The two limits; a stamp may lie at most `max_age_ns` in the future.
     """
-    # A clock that runs ahead would make a dead stream look fresh for as long as it is ahead.
-    ahead = [name for name, ring in zip(names, rings, strict=True) if ring.discard_after(now_ns + max_age_ns)]
-    if ahead:
-        reason = (
-            f"{', '.join(ahead)}: stamp lies more than {max_age_ns / 1e9:.3f} s in the future; synchronise the clocks"
-        )
-        return Selection(RobotState.REJECTED, (), None, reason)
+    reference_ns = now_ns
+    for ring in rings:
+        if not ring.stamps or ring.stamps[-1] > now_ns or ring.first_seen:
+            break
+        reference_ns = min(reference_ns, ring.stamps[-1])
+    else:
+        # Nearly always: every sensor was heard, and nothing lies in the future.
+        samples = tuple([ring.advance_to(reference_ns) for ring in rings])
+        stamps = [sample.stamp_ns for sample in samples]
+        oldest_ns = min(stamps)
+        if now_ns - oldest_ns <= max_age_ns and max(stamps) - oldest_ns <= slop_ns:
+            return Selection(RobotState.READY, samples, now_ns - oldest_ns, "")
+    return _select_carefully(rings, names, now_ns, slop_ns, max_age_ns)
+
+
+def _select_carefully(
+    rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int
+) -> Selection:
+    """Choose a set where something may be wrong with it, and say what."""
+    refused = sum([ring.refuse_ahead(now_ns, max_age_ns) for ring in rings])
+    oldest_usable_ns = now_ns - max_age_ns
     for ring in rings:
         # What is older than allowed can never be used; without this, a silent sensor would let the others pile up.
-        if len(ring):
-            ring.discard_before(min(ring.newest_stamp_ns, now_ns - max_age_ns))
-    silent = [name for name, ring in zip(names, rings, strict=True) if not len(ring)]
+        if ring.stamps:
+            ring.discard_before(min(ring.stamps[-1], oldest_usable_ns))
+    ahead = [
+        name
+        for name, ring in zip(names, rings, strict=True)
+        # A single message with a wrong stamp is no reason to stop a robot whose readings are good.
+        if ring.is_ahead and not (ring.stamps and ring.counts_from(ring.stamps[-1]) >= oldest_usable_ns)
+    ]
+    if ahead:
+        return Selection(RobotState.REJECTED, (), None, _ahead_reason(ahead, max_age_ns), refused)
+    silent = [name for name, ring in zip(names, rings, strict=True) if not ring.stamps]
     if silent:
-        return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}")
-    reference_ns = min(ring.newest_stamp_ns for ring in rings)
-    samples = tuple(ring.nearest(reference_ns) for ring in rings)
+        return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}", refused)
+    reference_ns = min(ring.stamps[-1] for ring in rings)
+    samples = tuple(ring.advance_to(reference_ns) for ring in rings)
     stamps = [sample.stamp_ns for sample in samples]
-    oldest_ns, newest_ns = min(stamps), max(stamps)
-    age_ns = now_ns - oldest_ns
-    for ring, stamp_ns in zip(rings, stamps, strict=True):
-        ring.discard_before(stamp_ns)
+    counted = [ring.counts_from(stamp_ns) for ring, stamp_ns in zip(rings, stamps, strict=True)]
+    age_ns = now_ns - min(counted)
     if age_ns > max_age_ns:
-        oldest_name = names[stamps.index(oldest_ns)]
-        reason = f"is {age_ns / 1e9:.3f} s old, synchronisation.max_age_s allows {max_age_ns / 1e9:.3f} s"
-        if oldest_ns == 0:
-            reason = "its header stamp is zero; the publisher must set it to the time of the measurement"
-        return Selection(RobotState.STALE, samples, age_ns, f"{oldest_name}: {reason}")
+        oldest = counted.index(min(counted))
+        reason = _old_reason(names[oldest], stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
+        return Selection(RobotState.STALE, samples, age_ns, reason, refused)
+    oldest_ns, newest_ns = min(stamps), max(stamps)
     if newest_ns - oldest_ns > slop_ns:
         apart = f"{names[stamps.index(oldest_ns)]} and {names[stamps.index(newest_ns)]}"
-        return Selection(
-            RobotState.STALE,
-            samples,
-            age_ns,
+        reason = (
             f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, "
-            f"synchronisation.slop_s allows {slop_ns / 1e9:.3f} s",
+            f"synchronisation.slop_s allows {slop_ns / 1e9:.3f} s"
         )
-    return Selection(RobotState.READY, samples, age_ns, "")
+        return Selection(RobotState.STALE, samples, age_ns, reason, refused)
+    return Selection(RobotState.READY, samples, age_ns, "", refused)
+
+
+def _old_reason(name: str, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
+    if stamp_ns == 0:
+        return f"{name}: its header stamp is zero; the publisher must set it to the time of the measurement"
+    return f"{name}: is {age_ns / 1e9:.3f} s old, {limit} allows {max_age_ns / 1e9:.3f} s"
+
+
+def _ahead_reason(names: Sequence[str], max_ahead_ns: int) -> str:
+    return f"{', '.join(names)}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
 
 
 def with_newest(
@@ -124,19 +155,37 @@ def with_newest(
     max_ahead_ns
         How far in the future a stamp may lie.
     """
-    if selection.state is not RobotState.READY:
-        return selection
-    samples, age_ns = selection.samples, selection.age_ns
+    refused = selection.refused
+    state, reason, samples = selection.state, selection.reason, selection.samples
     for ring, name, max_age_ns in zip(rings, names, max_ages_ns, strict=True):
-        if ring.discard_after(now_ns + max_ahead_ns):
-            reason = f"{name}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
-            return Selection(RobotState.REJECTED, (), None, reason)
-        if not len(ring):
-            return Selection(RobotState.WAITING, (), None, f"no message on {name}")
-        newest_ns = ring.newest_stamp_ns
-        samples += (ring.nearest(newest_ns),)
-        ring.discard_before(newest_ns)
-        if now_ns - newest_ns > max_age_ns:
-            found = f"is {(now_ns - newest_ns) / 1e9:.3f} s old, its max_age_s allows {max_age_ns / 1e9:.3f} s"
-            return Selection(RobotState.STALE, samples, age_ns, f"{name}: {found}")
-    return Selection(RobotState.READY, samples, age_ns, "")
+        newest = newest_usable(ring, name, now_ns, max_ahead_ns, max_age_ns)
+        refused += newest.refused
+        samples += newest.samples
+        if state is RobotState.READY:
+            state, reason = newest.state, newest.reason
+    return Selection(state, samples, selection.age_ns, reason, refused)
+
+
+def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
+    """Choose the newest sample of one sensor alone.
+
+    Parameters
+    ----------
+    ring, name, max_age_ns
+        Of the sensor.
+    now_ns, max_ahead_ns
+        See `with_newest`.
+    """
+    refused = ring.refuse_ahead(now_ns, max_ahead_ns)
+    if not ring.stamps:
+        if ring.is_ahead:
+            return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
+        return Selection(RobotState.WAITING, (), None, f"no message on {name}", refused)
+    sample = ring.advance_to(ring.stamps[-1])
+    age_ns = now_ns - ring.counts_from(sample.stamp_ns)
+    if age_ns <= max_age_ns:
+        return Selection(RobotState.READY, (sample,), age_ns, "", refused)
+    if ring.is_ahead:
+        return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
+    reason = _old_reason(name, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
+    return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)
