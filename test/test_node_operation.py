@@ -1,0 +1,188 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator can ask of the node in every state, and how the node ends: always with safe robots."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from moody import EXHAUST, HANG, RAISE, SAFE, MoodyFleet, moody_parameters, save_moody
+from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+ROBOTS = ("robot_0", "robot_1")
+
+StartNode = Callable[..., NodeProcess]
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_moody(tmp_path_factory.mktemp("moody") / "moody.pt")
+
+
+class Operator(LifecycleClient):
+    """Asks for transitions, and to stop, resume and reset."""
+
+    def ask(self, name: str) -> str:
+        """Call one of the services and return its answer."""
+        response: Trigger.Response = self._peer.call(Trigger, f"{self._name}/{name}", Trigger.Request())
+        assert response.success
+        return response.message
+
+
+def test_a_stop_holds_through_every_state_until_somebody_resumes(
+    moody: Path, peer: Peer, start_node: StartNode
+) -> None:
+    process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    assert "nothing to resume" in operator.ask("resume")
+    assert "no robot is driven now" in operator.ask("reset")
+    assert "stopped; no robot is driven now" in operator.ask("stop")
+    for _ in range(2):
+        assert operator.change("configure") and operator.change("activate")
+        for _ in range(2):
+            # Safe commands at every tick, although all readings are good.
+            fleet.clear()
+            fleet.live(lambda: len(fleet.commands["robot_0"]) > 10, "commands")
+            assert all(fleet.is_safe(robot) for robot in ROBOTS)
+            assert {tuple(command_values(command)) for command in fleet.commands["robot_1"]} == {SAFE}
+            assert operator.change("deactivate") and operator.change("activate")
+        assert operator.change("deactivate") and operator.change("cleanup")
+    process.wait_for(r"2 robots stay stopped until ~/resume is called")
+    assert "resumed; no robot is driven now" in operator.ask("resume")
+    assert operator.change("configure") and operator.change("activate")
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    diagnostics = Diagnostics(peer)
+    assert operator.ask("stop") == "stopped; 2 of 2 robots got their safe command, until ~/resume is called"
+    # Nothing that the policy decided follows it.
+    peer.spin_until(fleet.is_safe, "safe commands")
+    fleet.clear()
+    fleet.live(lambda: diagnostics.values("policy_node: robot_1").get("state") == "STOPPED", "the state in diagnostics")
+    assert {tuple(command_values(command)) for command in fleet.commands["robot_1"]} == {SAFE}
+    assert "already stopped; 2 of 2" in operator.ask("stop")
+    assert operator.ask("resume") == "resumed; the policy drives 2 robots again"
+    fleet.live(fleet.is_driven, "commands of the policy")
+    assert process.send(signal.SIGINT) == 0
+
+
+def test_an_operator_stops_robots_while_the_tick_hangs(moody: Path, peer: Peer, start_node: StartNode) -> None:
+    # The watchdog would do so long after the operator.
+    parameters = moody_parameters(moody, ROBOTS, watchdog__timeout_s=60.0, synchronisation__max_age_s=60.0)
+    process = start_node(parameters)
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    fleet.send(moods={"robot_0": (HANG, 5.0)})
+    peer.spin_for(0.5)
+    fleet.clear()
+    assert "stopped; 2 of 2 robots got their safe command" in operator.ask("stop")
+    peer.spin_until(lambda: all(fleet.commands.values()), "safe commands")
+    assert fleet.is_safe()
+    # What the tick that hung decided goes nowhere.
+    fleet.live(lambda: len(fleet.commands["robot_1"]) > 10, "commands after the tick")
+    for robot in ROBOTS:
+        assert {tuple(command_values(command)) for command in fleet.commands[robot]} == {SAFE}
+    operator.ask("resume")
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+
+def test_an_operator_stops_robots_while_a_policy_loads(
+    moody: Path, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    process = start_node(moody_parameters(moody, ROBOTS))
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    end = operator.begin_to_set(policy__path=str(save_moody(tmp_path / "another.pt")))
+    operator.ask("stop")
+    peer.spin_until(fleet.is_safe, "safe commands")
+    assert end() == ""
+    fleet.clear()
+    fleet.live(lambda: len(fleet.commands["robot_0"]) > 10, "commands after the swap")
+    assert {tuple(command_values(command)) for command in fleet.commands["robot_0"]} == {SAFE}
+    operator.ask("resume")
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+
+def test_robots_are_reset_by_name(moody: Path, peer: Peer, start_node: StartNode) -> None:
+    process = start_node(moody_parameters(moody, ROBOTS))
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    peer.spin_until(reset.get_subscription_count, "the node's subscription")
+    assert operator.ask("reset") == "reset; histories and memories of 2 robots begin anew"
+    fleet.live(fleet.is_driven, "commands of the policy")
+    for _ in range(3):
+        reset.publish(String(data="nobody"))
+    process.wait_for("~/reset: found 'nobody', which is no robot of this node; driven are robot_0, robot_1")
+    reset.publish(String(data="robot_1"))
+    process.wait_for("~/reset: history and memory of robot_1 begin anew")
+    assert process.text.count("found 'nobody'") == 1
+    # Without new readings only the robot that was reset waits for some.
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+
+@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+def test_memory_that_runs_out_ends_the_loop_and_the_node_can_be_configured_again(
+    when_stale: str, moody: Path, peer: Peer, start_node: StartNode
+) -> None:
+    process = start_node(moody_parameters(moody, ROBOTS, action__when_stale=when_stale))
+    operator = Operator(peer, process.full_name)
+    diagnostics = Diagnostics(peer)
+    fleet = MoodyFleet(peer, ROBOTS)
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    # What an ordinary error of the policy does: safe commands for as long as it lasts.
+    fleet.drive(
+        lambda: "a reading asked for it" in diagnostics.values("policy_node: robot_1").get("reason", ""),
+        "the fault in diagnostics",
+        [],
+        lambda: fleet.send(moods={"robot_0": (RAISE, 0.0)}),
+    )
+    assert fleet.is_safe()
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    diagnostics.arrays.clear()
+    fleet.send(moods={"robot_0": (EXHAUST, 0.0)})
+    peer.spin_until(fleet.is_safe, "safe commands")
+    process.wait_for("the control loop ended: .*can't allocate memory.*every robot got the safe command")
+    peer.spin_until(lambda: operator.state() == "unconfigured", "the node to be unconfigured")
+
+    def said_error() -> bool:
+        statuses = [status for array in diagnostics.arrays for status in array.status]
+        return any(status.level == DiagnosticStatus.ERROR and "memory" in status.message for status in statuses)
+
+    peer.spin_until(said_error, "the error in diagnostics")
+    fleet.clear()
+    assert not peer.spin_for(0.5, lambda: any(fleet.commands.values())), "a command without a loop"
+    assert operator.change("configure") and operator.change("activate")
+    fleet.live(fleet.is_driven, "commands of the policy")
+    assert process.send(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "deactivate", "active_shutdown"])
+def test_robots_are_safe_whatever_ends_the_loop_while_it_hangs(
+    end: str, moody: Path, peer: Peer, start_node: StartNode
+) -> None:
+    parameters = moody_parameters(moody, ROBOTS, watchdog__timeout_s=60.0, synchronisation__max_age_s=60.0)
+    process = start_node(parameters)
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    fleet.send(moods={"robot_1": (HANG, 3.0)})
+    peer.spin_for(0.5)
+    fleet.clear()
+    if end.startswith("SIG"):
+        assert process.send(signal.Signals[end]) == 0
+    else:
+        operator.change(end)
+    peer.spin_until(fleet.is_safe, "safe commands")
+    peer.spin_for(3.0)
+    for robot in ROBOTS:
+        assert [tuple(command_values(command)) for command in fleet.commands[robot]] == [SAFE]
