@@ -492,7 +492,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "action.deadline_s",
         "float",
         0.0,
-        "Deadline and lease of liveliness that the command topics offer; 0: three control periods.",
+        "Deadline and lease of liveliness (at least 0.1 s) that the command topics offer; 0: three control periods.",
         "s",
         minimum=0.0,
         maximum=3600.0,

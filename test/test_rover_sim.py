@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from geometry_msgs.msg import Twist, Vector3
 from nav_msgs.msg import Odometry
-from node_harness import PATIENCE_S, Peer
+from node_harness import PATIENCE_S, NodeProcess, Peer
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Int32
 
+from policy_node.configuration import flatten
+from policy_node.share import share_path
 from policy_node.simulation.rover_sim import COMMAND_TIMEOUT_S, parse_options
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -169,3 +172,24 @@ def test_a_wrong_option_is_named(
     with pytest.raises(SystemExit):
         parse_options(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_a_rover_stops_when_the_node_that_commands_it_is_killed(
+    peer: Peer, start_sim: Callable[..., Simulation], start_node: Callable[..., NodeProcess]
+) -> None:
+    odometries = received(peer, Odometry, "rover_0/odom", RELIABLE)
+    start_sim("--robots", "1", "--seed", "5")
+    parameters = flatten(yaml.safe_load(share_path("config", "rover.yaml").read_text())["/**"]["ros__parameters"])
+    node = start_node({**parameters, "robots": ["rover_0"]})
+
+    def speed() -> float:
+        twist = odometries[-1].twist.twist if odometries else Twist()
+        return max(abs(twist.linear.x), abs(twist.angular.z))
+
+    peer.spin_until(lambda: speed() > 0.1, "the rover to drive")
+    node.send(signal.SIGKILL)
+    killed_ns = peer.node.get_clock().now().nanoseconds
+    # Its brakes take a moment as well.
+    standing_ns = killed_ns + round((COMMAND_TIMEOUT_S + 1.0) * 1e9)
+    peer.spin_until(lambda: stamp_ns(odometries[-1]) > standing_ns, "the time to pass")
+    assert speed() < 0.02

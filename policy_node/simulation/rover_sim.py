@@ -30,12 +30,15 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Int32
 
 from policy_node.options import number
+from policy_node.ros.command_watch import CommandWatch
 from policy_node.ros.process import ros_process
 from policy_node.simulation.arena import ARENA, ROVER, Arena, ArenaModel
 from policy_node.simulation.rendering import KINDS, Renderer, RendererError, make_renderer
 from policy_node.timing import SteadyClock
 
 COMMAND_TIMEOUT_S = 0.5
+# Whoever offers to command more often than this, and stops, is believed to be gone without waiting for the timeout.
+WATCHED_S = 0.25
 OVERVIEW_PERIOD_S = 0.25
 OVERVIEW_WIDTH_PX = 480
 PRESSES_PERIOD_S = 1.0
@@ -68,9 +71,11 @@ class SimulatedRover:
         Namespace of the rover's topics.
     arena
         Its physics.
+    watched
+        Whether commands that offer a deadline stop the rover when they miss it; it is one of real time.
     """
 
-    def __init__(self, node: Node, name: str, arena: Arena) -> None:
+    def __init__(self, node: Node, name: str, arena: Arena, watched: bool) -> None:
         self.name = name
         self.arena = arena
         self._commanded_at_s = -math.inf
@@ -82,6 +87,7 @@ class SimulatedRover:
         self._presses_publisher = node.create_publisher(Int32, f"{name}/presses", PRESSES_QOS)
         # No executor spins the node: the newest command is taken when the physics go on.
         self._commands = node.create_subscription(Twist, f"{name}/cmd_vel", _never_called, RELIABLE_QOS)
+        self._watch = CommandWatch(node, Twist, f"{name}/cmd_vel", WATCHED_S) if watched else None
         size = ROVER.camera_size_px
         self._image = Image(height=size, width=size, encoding="rgb8", step=3 * size)
         self._image.header.frame_id = f"{name}/camera"
@@ -108,12 +114,19 @@ class SimulatedRover:
             # A rover that is told nonsense stands still.
             valid = math.isfinite(linear) and math.isfinite(angular)
             self.arena.command(linear if valid else 0.0, angular if valid else 0.0)
-        elif now_s - self._commanded_at_s > COMMAND_TIMEOUT_S:
+        elif self._is_abandoned(now_s - self._commanded_at_s):
             self.arena.command(0.0, 0.0)
         self.arena.advance(duration_s)
         if self.arena.presses != self._published_presses or now_s - self._presses_at_s >= PRESSES_PERIOD_S:
             self._published_presses, self._presses_at_s = self.arena.presses, now_s
             self._presses_publisher.publish(Int32(data=self.arena.presses))
+
+    def _is_abandoned(self, silence_s: float) -> bool:
+        """Whether nobody commands: the timeout holds for all, the watch only hears of those who offer a deadline."""
+        if silence_s > COMMAND_TIMEOUT_S or self._watch is None:
+            return silence_s > COMMAND_TIMEOUT_S
+        # The middleware counts from the arrival of the command, which was a little before it was taken.
+        return silence_s > 0.8 * WATCHED_S and self._watch.is_broken()
 
     def publish_sensors(self, renderer: Renderer, stamp: Time) -> None:
         """Read and publish all sensors with one stamp."""
@@ -222,7 +235,10 @@ def simulate(
         Set to end the simulation after the present slot.
     """
     seeds = [None if options.seed is None else options.seed + robot for robot in range(options.robots)]
-    rovers = [SimulatedRover(node, f"rover_{robot}", Arena(model, seed)) for robot, seed in enumerate(seeds)]
+    rovers = [
+        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), watched=not options.clock)
+        for robot, seed in enumerate(seeds)
+    ]
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
     clock_publisher = node.create_publisher(Clock, "/clock", RELIABLE_QOS) if options.clock else None
     progress = ProgressLog(node, rovers, options.speed)
