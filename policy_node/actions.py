@@ -132,7 +132,8 @@ class CommandLimiter:
 
     A command is clipped to `action.low` and `action.high`. It then goes over from `start` to the policy's within
     `action.ramp_s`: `start + (command - start) * ramp`. Last, it differs from the one sent before by at most
-    `action.max_rate` times the control period.
+    `action.max_rate` times the control period. Bounds come first: where the command sent before, or `start`, lies
+    beyond one, as a safe command may, the bound is taken in its place.
 
     Parameters
     ----------
@@ -197,17 +198,22 @@ class CommandLimiter:
             `[robots, components + 2]` float64: the commands, whether a bound acted, whether ramp or rate acted.
         """
         wanted = commands.double().where(commands.isfinite(), torch.nan)
-        bounded = wanted
-        if self._low is not None or self._high is not None:
-            bounded = wanted.clamp(self._low, self._high)
+        bounded = self._clip(wanted)
         slowed = bounded
         if self._ramps:
-            ramped = start + (bounded - start) * ramp[:, None]
+            begin = self._clip(start)
+            # By a rounding the sum may lie beyond a bound.
+            ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
             slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
         if self._max_change is not None:
-            limited = slowed.clamp(previous - self._max_change, previous + self._max_change)
+            sent = self._clip(previous)
+            limited = slowed.clamp(sent - self._max_change, sent + self._max_change)
             slowed = slowed.where(previous.isnan(), limited)
         usable = ~wanted.isnan()
         steps = ((wanted, bounded), (bounded, slowed))
         acted = [(usable & (after != before)).any(dim=1, keepdim=True).double() for before, after in steps]
         return torch.cat([slowed, *acted], dim=1)
+
+    def _clip(self, commands: torch.Tensor) -> torch.Tensor:
+        bounds = self._low is not None or self._high is not None
+        return commands.clamp(self._low, self._high) if bounds else commands
