@@ -1,0 +1,115 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""A tick that hangs: robots get their safe commands meanwhile, nothing old afterwards, and all heals by itself."""
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from moody import HANG, SAFE, MoodyFleet, moody_parameters, save_moody
+from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values
+from rclpy.logging import get_logger
+
+from policy_node.ros.watchdog import Watchdog
+
+ROBOTS = ("robot_0", "robot_1")
+
+StartNode = Callable[..., NodeProcess]
+
+
+@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+def test_robots_are_safe_while_a_tick_hangs_and_are_driven_afterwards(
+    when_stale: str, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    parameters = moody_parameters(
+        save_moody(tmp_path / "moody.pt"),
+        ROBOTS,
+        watchdog__timeout_s=0.25,
+        # All the readings would still be good, and the last command could still be held, when the tick returns.
+        synchronisation__max_age_s=60.0,
+        action__when_stale=when_stale,
+        action__hold_s=60.0,
+    )
+    process = start_node(parameters)
+    diagnostics = Diagnostics(peer)
+    fleet = MoodyFleet(peer, ROBOTS)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    hanging = fleet.number + 1
+    fleet.send(moods={"robot_0": (HANG, 4.0)})
+    # Again and again, also robots whose readings asked for nothing.
+    fleet.drive(fleet.is_safe, "safe commands", [], fleet.send)
+    fleet.clear()
+    fleet.drive(lambda: len(fleet.commands["robot_1"]) >= 20, "safe commands while the tick hangs", [], fleet.send)
+    fleet.drive(
+        lambda: diagnostics.values("policy_node: robot_1").get("state") == "FAULT", "the diagnostics", [], fleet.send
+    )
+    assert "the tick hangs" in diagnostics.values("policy_node: robot_1")["reason"]
+    assert diagnostics.newest["policy_node: control"].level == DiagnosticStatus.ERROR
+    sent_while_hanging = fleet.number
+    process.wait_for(r"the tick hangs: it takes longer than watchdog\.timeout_s, 0\.250 s")
+    fleet.live(fleet.is_driven, "commands of the policy")
+    process.wait_for(r"the tick returned after \d+\.\d s; the policy drives again")
+    assert process.text.count("the tick hangs:") == 1
+    for robot in ROBOTS:
+        values = [tuple(command_values(command)) for command in fleet.commands[robot]]
+        driven = [value for value in values if value != SAFE]
+        # The command to the reading that made it hang never left, nor was an older one repeated.
+        assert driven[0][0] > hanging and driven[0][0] > sent_while_hanging - 20
+        assert values[: values.index(driven[0])] == [SAFE] * values.index(driven[0])
+    assert process.send(signal.SIGINT) == 0
+
+
+class Acts:
+    """Counts how often the watchdog acts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.acted = threading.Event()
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        self.count += 1
+        self.acted.set()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def acts() -> Acts:
+    return Acts()
+
+
+def make_watchdog(acts: Acts, timeout_s: float) -> Watchdog:
+    watchdog = Watchdog(timeout_s, 0.01, acts, get_logger("watchdog"))
+    watchdog.start()
+    return watchdog
+
+
+def test_nothing_is_done_between_ticks_and_while_ticks_are_short(acts: Acts) -> None:
+    watchdog = make_watchdog(acts, timeout_s=0.2)
+    assert not acts.acted.wait(0.5)
+    for _ in range(100):
+        watchdog.begin_tick()
+        assert not acts.acted.wait(0.005)
+        watchdog.end_tick()
+    assert watchdog.hanging_since_s is None
+    watchdog.end()
+
+
+def test_it_acts_for_as_long_as_a_tick_hangs_although_acting_fails(acts: Acts) -> None:
+    watchdog = make_watchdog(acts, timeout_s=0.05)
+    acts.error = RuntimeError("the publisher is gone")
+    watchdog.begin_tick()
+    for _ in range(3):
+        assert acts.acted.wait(PATIENCE_S)
+        acts.acted.clear()
+    assert watchdog.hanging_since_s is not None
+    watchdog.end_tick()
+    assert watchdog.hanging_since_s is None
+    watchdog.end()
+    count = acts.count
+    acts.acted.clear()
+    assert not acts.acted.wait(0.2) and acts.count == count
