@@ -1,0 +1,127 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The limits of commands over ticks: from what a robot is taken to do at present to what the policy wants."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_pipeline import FRAMES, PERIOD_NS, READY, SAFE, STALE, Rig
+
+PERIOD_S = PERIOD_NS / 1e9
+MAX_RATE = [2.0, 8.0]
+# Four steps from the safe command to the policy's.
+RAMP_S = 4 * PERIOD_S
+
+
+class Limited:
+    """One robot with a limited command, and the command of its policy for readings that stay the same."""
+
+    def __init__(self, folder: Any, **action: Any) -> None:
+        self.rig = Rig(folder, FRAMES["vector"], robots=1, action=action)
+        self.readings = self.rig.draw(np.random.default_rng(4))
+        self.wanted = self.rig.expected(0, self.readings)
+        self.state = READY
+
+    def ticks(self, count: int, gap: str = "") -> np.ndarray:
+        """Run ticks and return what was sent, `[ticks, components]`, NaN where nothing was."""
+        sent = []
+        for _ in range(count):
+            self.rig.send(0, self.readings, gap)
+            result = self.rig.step()
+            self.state = result.states[0]
+            sent.append(result.commands[0] if result.publish[0] else np.full(2, np.nan))
+        return np.array(sent)
+
+    def ramp(self, start: np.ndarray | list[float]) -> np.ndarray:
+        """Return the ramp of five commands from a command to the policy's."""
+        return np.asarray(start) + (self.wanted - start) * np.linspace(0.0, 1.0, 5)[:, None]
+
+    def slewed(self, start: np.ndarray | list[float], count: int) -> np.ndarray:
+        """Return commands that go from one towards the policy's as fast as they may."""
+        sent, change = [np.asarray(start, float)], np.array(MAX_RATE) * PERIOD_S
+        for _ in range(count):
+            sent.append(np.clip(self.wanted, sent[-1] - change, sent[-1] + change))
+        return np.array(sent[1:])
+
+
+def interruptions() -> dict[str, Callable[[Limited], object]]:
+    """Return what ends an episode, each with a safe command as the last one."""
+
+    def operator(limited: Limited) -> None:
+        limited.rig.pipeline.stop()
+        assert limited.ticks(1).tolist() == [SAFE]
+        limited.rig.pipeline.resume()
+
+    return {
+        "activation": lambda limited: limited.rig.pipeline.reset(),
+        "no readings": lambda limited: limited.ticks(2, "silent"),
+        "readings that cannot be used": lambda limited: limited.ticks(1, "damaged"),
+        "an operator's stop": operator,
+        "a reset of the robot": lambda limited: limited.rig.pipeline.reset([0]),
+        "another node": lambda limited: (
+            limited.rig.pipeline.yield_robots({0: "/other"}),
+            limited.ticks(1),
+            limited.rig.pipeline.yield_robots({}),
+        ),
+    }
+
+
+@pytest.mark.parametrize("interruption", interruptions())
+@pytest.mark.parametrize("when_stale", ["stop", "silent"])
+def test_the_command_goes_over_from_the_safe_one_to_the_policys(tmp_path, when_stale, interruption):
+    limited = Limited(tmp_path, ramp_s=RAMP_S, when_stale=when_stale)
+    np.testing.assert_allclose(limited.ticks(7), [*limited.ramp(SAFE), limited.wanted, limited.wanted], atol=1e-5)
+    interruptions()[interruption](limited)
+    np.testing.assert_allclose(limited.ticks(6), [*limited.ramp(SAFE), limited.wanted], atol=1e-5)
+    # The first is the safe one itself, the fifth the policy's.
+    assert limited.rig.pipeline.slowed_count.tolist() == [8]
+
+
+@pytest.mark.parametrize("interruption", interruptions())
+@pytest.mark.parametrize("when_stale", ["stop", "silent"])
+def test_the_command_never_changes_faster_than_allowed_but_to_make_safe(tmp_path, when_stale, interruption):
+    limited = Limited(tmp_path, max_rate=MAX_RATE, when_stale=when_stale)
+    np.testing.assert_allclose(limited.ticks(9), limited.slewed(SAFE, 9), atol=1e-5)
+    np.testing.assert_allclose(limited.ticks(1), [limited.wanted], atol=1e-5)
+    interruptions()[interruption](limited)
+    np.testing.assert_allclose(limited.ticks(9), limited.slewed(SAFE, 9), atol=1e-5)
+
+
+def test_a_robot_is_made_safe_at_once_whatever_the_limits(tmp_path):
+    limited = Limited(tmp_path, max_rate=[0.1], ramp_s=10.0, low=[0.3], high=[0.4])
+    limited.ticks(3)
+    assert limited.ticks(1, "silent").tolist() == [SAFE]
+
+
+def test_the_command_goes_over_from_the_one_that_was_held(tmp_path):
+    limited = Limited(tmp_path, ramp_s=RAMP_S, when_stale="hold", hold_s=1.0)
+    (*_, half) = limited.ticks(3)
+    np.testing.assert_allclose(limited.ticks(2, "silent"), [half] * 2)
+    assert limited.state is STALE
+    np.testing.assert_allclose(limited.ticks(5), limited.ramp(half), atol=1e-5)
+
+
+def test_after_a_pause_of_the_process_a_robot_is_taken_to_stand(tmp_path):
+    """Its own timeout has stopped it, although the last that was sent to it was the policy's command."""
+    limited = Limited(tmp_path, max_rate=MAX_RATE, ramp_s=RAMP_S)
+    limited.ticks(20)
+    limited.rig.now_ns += 10**9
+    np.testing.assert_allclose(limited.ticks(1), [SAFE], atol=1e-5)
+
+
+def test_ramp_and_rate_act_together(tmp_path):
+    limited = Limited(tmp_path, max_rate=[1e9], ramp_s=RAMP_S)
+    np.testing.assert_allclose(limited.ticks(5), limited.ramp(SAFE), atol=1e-5)
+
+
+def test_limits_are_counted_by_robot_where_they_act(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], robots=3, action={"high": [1e-3], "low": [-1e-3]})
+    readings = rig.draw(np.random.default_rng(4))
+    for tick in range(4):
+        for robot in range(3 if tick < 2 else 2):
+            rig.send(robot, readings)
+        rig.step()
+    assert rig.pipeline.bounded_count.tolist() == [4, 4, 2]
+    assert rig.pipeline.slowed_count.tolist() == [0, 0, 0]
