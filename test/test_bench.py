@@ -16,6 +16,7 @@ import pytest
 from policy_node.tools.bench import parser
 from policy_node.tools.bench_fleet import FleetOptions
 from policy_node.tools.bench_observer import Round, summary
+from policy_node.tools.bench_pipeline import ratio_of_turns
 from policy_node.tools.bench_report import distribution
 
 DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
@@ -33,7 +34,14 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     run = policy_bench(
         tmp_path,
         *("fleet", "--robots", "2", "--image", "48x36", "--seconds", "1", "--baseline"),
-        *("--versus", "realtime.freeze_gc:=false malloc", "--json", str(file), "--plot", str(tmp_path / "figures.png")),
+        *(
+            "--versus",
+            "realtime.freeze_gc:=false no_malloc",
+            "--json",
+            str(file),
+            "--plot",
+            str(tmp_path / "figures.png"),
+        ),
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "today's loop" in run.stdout
@@ -43,7 +51,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     assert (figures["options"]["width"], figures["options"]["height"]) == (48, 36)
     assert figures["machine"]["cores"] > 0 and figures["machine"]["rmw"].startswith("rmw_")
     assert 0 < figures["published"]["rate_hz"] <= 30.0
-    assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false malloc"
+    assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false no_malloc"
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
     assert {"take", "infer", "publish"} <= figures["node"]["stages_ms"].keys()
     for loop in (figures["node"], figures["baseline"], figures["versus"][0]):
@@ -131,3 +139,30 @@ def test_one_lost_reading_is_fresh_and_two_are_not():
     options = FleetOptions(1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0)
     assert 2 / 30 < options.max_age_s <= 3 / 30
     assert options.slop_s < 2 / 30
+
+
+def test_a_step_is_measured_beside_the_forward_pass(tmp_path):
+    file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    run = policy_bench(
+        tmp_path,
+        *("pipeline", "--robots", "3", "--image", "48x36", "--stack", "2", "--engines", "direct,torchscript"),
+        *("--seconds", "1", "--predict", "--json", str(file), "--plot", str(plot)),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads(file.read_text())
+    assert {name: engine["engine"] for name, engine in figures["engines"].items()} == {
+        "direct": "direct",
+        "torchscript": "torchscript",
+    }
+    for engine in figures["engines"].values():
+        stages_ms = sum(stage["p50"] for stage in engine["stages_ms"].values())
+        assert 0 < stages_ms <= engine["step_ms"]["max"]
+        assert engine["forward_ms"]["p50"] > 0 and engine["overhead_ratio"] > 0
+    assert figures["overhead_ratio_direct"] == figures["overhead_ratio"]
+    assert figures["ratio_predict"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_ratio_is_that_of_turns_side_by_side():
+    # The machine became ten times slower between the first turn and the second.
+    assert ratio_of_turns([np.array([2.0, 2.0]), np.array([20.0])], [np.array([1.0]), np.array([10.0])]) == 2.0

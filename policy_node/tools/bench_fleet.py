@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policy_node.options import number
+from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.ros.domain import keep_to_itself
 from policy_node.share import share_path
 from policy_node.tools.bench_observer import Round, measure, running, summary
@@ -36,6 +37,7 @@ from policy_node.tools.bench_report import (
     write_figures,
 )
 from policy_node.tools.bench_robots import (
+    NO_MALLOC,
     Settings,
     check_model,
     check_parameters,
@@ -47,8 +49,6 @@ from policy_node.tools.bench_robots import (
 from policy_node.tools.child import ToolError
 
 PUBLISHER_PROCESSES = 4
-# Jazzy knows only the first of its two names.
-PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 NO_PROFILE = "none"
 
 
@@ -104,9 +104,9 @@ class FleetOptions:
         return 3.0 / self.sensor_rate_hz
 
     @property
-    def environment(self) -> dict[str, str]:
+    def transport(self) -> dict[str, str]:
         """Variables of all processes."""
-        return {PROFILE_VARIABLE: self.fastdds_profile} if self.fastdds_profile else {}
+        return {profile_variable(): self.fastdds_profile} if self.fastdds_profile else {}
 
     @property
     def title(self) -> str:
@@ -149,7 +149,9 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
     ToolError
         When what was set is not allowed.
     """
-    settings = parse_settings(" ".join(options.settings))
+    # As the launch files set them; today's loop is to have the same.
+    environment = {**options.transport, **MALLOC_VARIABLES}
+    settings = Settings({}, environment).and_also(parse_settings(" ".join(options.settings)))
     variants = {"node": settings}
     variants |= {f"node with {text}": settings.and_also(parse_settings(text)) for text in options.versus}
     loops = []
@@ -164,7 +166,7 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
                 label,
                 "policy_bench_node",
                 [*arguments, "--params-file", str(file)],
-                {**options.environment, **variant.environment},
+                {name: value for name, value in variant.environment.items() if value},
             )
         )
     if options.baseline:
@@ -172,7 +174,7 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
         arguments += ["--robots", str(options.robots), "--rate-hz", str(options.rate_hz), "--model", model]
         if _synchroniser() != "newest message":
             arguments += ["--slop-s", str(options.slop_s)]
-        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, options.environment))
+        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, environment))
     return loops
 
 
@@ -255,7 +257,7 @@ def _measure_in_turn(
                         *("--width", str(options.width), "--height", str(options.height), "--punctuality", str(file)),
                     ],
                     file.with_suffix(".log"),
-                    options.environment,
+                    options.transport,
                 )
             )
             for first, file in enumerate(notes)
@@ -354,8 +356,8 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=checked_settings,
         metavar="SETTING",
-        help="for the node: a parameter as NAME:=VALUE, a variable of its environment as NAME=VALUE, or 'malloc' for "
-        "those that keep its memory; may be repeated",
+        help="for the node: a parameter as NAME:=VALUE, a variable of its environment as NAME=VALUE, or "
+        f"'{NO_MALLOC}' to leave out those that the launch files give it to keep its memory; may be repeated",
     )
     parser.add_argument(
         "--fastdds-profile",

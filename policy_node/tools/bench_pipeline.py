@@ -208,8 +208,8 @@ class Predict:
 
 def in_turn(
     parts: Mapping[str, Callable[[], None]], before: Mapping[str, Callable[[], None]], seconds: float
-) -> dict[str, np.ndarray]:
-    """Run the parts in turn until `seconds` have passed and each was run three times at least.
+) -> dict[str, list[np.ndarray]]:
+    """Run the parts in turn until `seconds` have passed and each had three turns at least.
 
     Parameters
     ----------
@@ -223,23 +223,30 @@ def in_turn(
     Returns
     -------
     dict
-        By name the milliseconds of each run.
+        By name, for each turn, the milliseconds of its runs.
     """
-    times_ms: dict[str, list[float]] = {name: [] for name in parts}
+    times_ms: dict[str, list[np.ndarray]] = {name: [] for name in parts}
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s or min(map(len, times_ms.values())) < 3:
         for name, part in parts.items():
-            prepare = before.get(name)
+            prepare = before.get(name, _nothing)
             turn_s = time.monotonic() + TURN_S
-            while True:
-                if prepare is not None:
-                    prepare()
+            turn_ms: list[float] = []
+            while not turn_ms or time.monotonic() < turn_s:
+                prepare()
                 started = time.perf_counter()
                 part()
-                times_ms[name].append((time.perf_counter() - started) * 1e3)
-                if time.monotonic() >= turn_s:
-                    break
-    return {name: np.array(values) for name, values in times_ms.items()}
+                turn_ms.append((time.perf_counter() - started) * 1e3)
+            times_ms[name].append(np.array(turn_ms))
+    return times_ms
+
+
+def ratio_of_turns(turns: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Return how many times longer one thing takes than another, from turns that follow one another.
+
+    Each turn is compared with the next one of the other, as the machine's speed changes from second to second.
+    """
+    return float(np.median([np.median(one) / np.median(other) for one, other in zip(turns, others, strict=True)]))
 
 
 def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
@@ -285,8 +292,8 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
                 deployment = deploy(configuration)
             step = steps[engine] = Step(deployment.pipeline, messages, configuration.period_ns)
             parts[f"{engine}: step"], arrivals[f"{engine}: step"] = step, step.arrive
-            parts[f"{engine}: forward"] = Forward(deployment.policy, options.robots)
-            chosen[engine] = getattr(deployment, "engine", deployment.policy.spec.algorithm)
+            parts[f"{engine}: forward"] = Forward(deployment.pipeline.policy, options.robots)
+            chosen[engine] = deployment.engine.name
         if options.predict:
             parts["predict"] = Predict(model, options.robots, str(device))
         for name, part in parts.items():
@@ -303,15 +310,16 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         times_ms = in_turn(parts, arrivals, options.seconds)
     figures: dict[str, Any] = {"options": asdict(options), "machine": machine(device), "engines": {}}
     for engine, step in steps.items():
-        step_ms, forward_ms = times_ms[f"{engine}: step"], times_ms[f"{engine}: forward"]
+        steps_ms, forwards_ms = times_ms[f"{engine}: step"], times_ms[f"{engine}: forward"]
+        step_ms = np.concatenate(steps_ms)
         stages_ms = {stage: np.array([each[stage] for each in step.stages_s]) * 1e3 for stage in step.stages_s[0]}
         figures["engines"][engine] = {
             "engine": chosen[engine],
             "steps": len(step_ms),
             "step_ms": distribution(step_ms),
-            "forward_ms": distribution(forward_ms),
+            "forward_ms": distribution(np.concatenate(forwards_ms)),
             "stages_ms": {stage: distribution(values) for stage, values in stages_ms.items()},
-            "overhead_ratio": float(np.median(step_ms) / np.median(forward_ms)),
+            "overhead_ratio": ratio_of_turns(steps_ms, forwards_ms),
             "robots_per_s": options.robots * 1e3 / float(np.median(step_ms)),
             "within_period_fraction": float(np.mean(step_ms <= 1e3 / options.rate_hz)),
         }
@@ -320,8 +328,8 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
     if "direct" in figures["engines"]:
         figures["overhead_ratio_direct"] = figures["engines"]["direct"]["overhead_ratio"]
     if options.predict:
-        figures["predict_ms"] = distribution(times_ms["predict"])
-        figures["ratio_predict"] = figures["predict_ms"]["p50"] / first["step_ms"]["p50"]
+        figures["predict_ms"] = distribution(np.concatenate(times_ms["predict"]))
+        figures["ratio_predict"] = ratio_of_turns(times_ms["predict"], times_ms[f"{options.engines[0]}: step"])
     if device.type == "cuda":
         figures["device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return figures

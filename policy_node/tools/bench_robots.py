@@ -14,18 +14,14 @@ import numpy as np
 import yaml
 
 from policy_node.configuration import Configuration, ConfigurationError, flatten, parse_configuration
+from policy_node.process_environment import MALLOC_VARIABLES
 from policy_node.tools.child import ToolError
 
 IMAGE_TOPIC = "camera/image_raw"
 TOUCH_TOPIC = "touch"
 COMMAND_TOPIC = "cmd_vel"
 TOUCH_CELLS = 8
-# glibc gives large blocks back to the system at once and asks for them again at the next image.
-MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TOP_PAD_": "67108864",
-}
+NO_MALLOC = "no_malloc"
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Settings:
     parameters
         Values by dotted name.
     environment
-        Variables of its process.
+        Variables of its process; empty where it is to have none of that name.
     """
 
     parameters: Mapping[str, Any]
@@ -49,17 +45,17 @@ class Settings:
 
 
 def parse_settings(text: str) -> Settings:
-    """Parse `NAME:=VALUE` for a parameter, `NAME=VALUE` for a variable and `malloc`, separated by spaces."""
+    """Parse `NAME:=VALUE` for a parameter, `NAME=VALUE` for a variable and `no_malloc`, separated by spaces."""
     parameters: dict[str, Any] = {}
     environment: dict[str, str] = {}
     for part in text.split():
         name, separator, value = part.partition("=")
-        if part == "malloc":
-            environment |= MALLOC
+        if part == NO_MALLOC:
+            environment |= dict.fromkeys(MALLOC_VARIABLES, "")
         elif not separator or not name.rstrip(":"):
             raise argparse.ArgumentTypeError(
                 f"found '{part}'; give NAME:=VALUE for a parameter, NAME=VALUE for a variable of the environment, or "
-                "malloc"
+                f"{NO_MALLOC}"
             )
         elif name.endswith(":"):
             try:
