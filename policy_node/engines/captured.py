@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from policy_node.policies import Observations, Policy, State
+from policy_node.policies.checks import CallChecks
 
 Result = TypeVar("Result")
 # PyTorch chooses kernels and allocates work spaces in the first runs.
@@ -76,6 +77,7 @@ class CapturedPolicy:
         self.device = source.device
         self.source = source
         self._robots = robots
+        self._checks = CallChecks(source.spec, source.device)
         self._observations: dict[str, torch.Tensor] = {}
         self._state: State = None
         self._repeat: Callable[[], tuple[torch.Tensor, State]] | None = None
@@ -92,10 +94,10 @@ class CapturedPolicy:
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        if isinstance(observations, torch.Tensor):
-            observations = {next(iter(self.spec.observations)): observations}
-        if masks is not None or any(len(tensor) != self._robots for tensor in observations.values()):
+        observations, robots = self._checks.observations(observations)
+        if robots != self._robots or masks is not None:
             return self.source(observations, state, masks)
+        self._checks.state(state, robots)
         with torch.inference_mode():
             if self._repeat is None:
                 # Clones keep the strides, by which PyTorch chooses its kernels.

@@ -365,7 +365,7 @@ def reason_of(error: Exception) -> str:
         return str(error)
     # TorchScript says first where, and last what.
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1 if isinstance(error, torch.jit.Error) else 0][:200]}"
+    return f"{type(error).__name__}: {lines[-1 if isinstance(error, torch.jit.Error) else 0][:400]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

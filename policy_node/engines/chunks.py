@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 
 from policy_node.engines.captured import CapturedPolicy
-from policy_node.policies import Observations, Policy, PolicyError, State
+from policy_node.policies import Observations, Policy, State
+from policy_node.policies.checks import CallChecks
 
 
 def chunk_size(robots: int, most: int) -> int:
@@ -44,6 +45,7 @@ class ChunkedPolicy:
         self.engine_name = getattr(policy, "engine_name", "direct")
         self._policy = policy
         self._rows = rows
+        self._checks = CallChecks(policy.spec, policy.device)
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
@@ -57,15 +59,11 @@ class ChunkedPolicy:
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        if isinstance(observations, torch.Tensor):
-            observations = {next(iter(self.spec.observations)): observations}
-        lengths = {len(tensor) for tensor in (*observations.values(), *(state or {}).values()) if tensor.ndim}
-        robots = max(lengths, default=0)
-        if robots <= self._rows or len(lengths) > 1:
-            # What does not fit together is refused there.
+        observations, robots = self._checks.observations(observations)
+        self._checks.masks(masks, robots)
+        self._checks.state(state, robots)
+        if robots <= self._rows:
             return self._policy(observations, state, masks)
-        if masks is not None and len(masks) != robots:
-            raise PolicyError(f"masks are of {len(masks)} robots; give those of {robots}")
         actions: list[torch.Tensor] = []
         memories: list[dict[str, torch.Tensor]] = []
         done = 0
