@@ -3,6 +3,7 @@
 """What the tick thread guarantees when a tick hangs or fails, with real topics."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from node_harness import PATIENCE_S, Peer, ScriptedFleet, command_values, parameters_of
+from node_harness import PATIENCE_S, Peer, ScriptedFleet, command_values, parameters_of, random_reading
+from rclpy.clock import Clock
+from rclpy.duration import Duration
+from rclpy.time import Time
 
 from policy_node.configuration import parse_configuration
 from policy_node.policies import Policy, load_policy
@@ -42,11 +46,30 @@ class BlockingPolicy:
         return self._policy(observations, state)
 
 
+class SetClock:
+    """A machine's clock that somebody sets.
+
+    Parameters
+    ----------
+    clock
+        The clock, which nobody may set for a test.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.offset = Duration()
+
+    def now(self) -> Time:
+        return self._clock.now() + self.offset
+
+
 class Rig:
     """One scripted robot, and the loop that drives it in this process."""
 
     def __init__(self, peer: Peer, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        changes = {"action.safe_command": list(SAFE), "synchronisation.max_age_s": 5.0}
+        # The watchdog has tests of its own.
+        changes = {"synchronisation.max_age_s": 5.0, "watchdog.timeout_s": 60.0, "action.safe_command": list(SAFE)}
+        self.clock = SetClock(peer.node.get_clock())
         configuration = parse_configuration(parameters_of(model_file, ["robot"], changes))
         monkeypatch.setattr(swap, "load_policy", lambda *given, **named: BlockingPolicy(load_policy(*given, **named)))
         deployment = deploy(configuration)
@@ -61,13 +84,17 @@ class Rig:
             deployment.pipeline,
             self.sensors,
             self.publishers,
-            peer.node.get_clock(),
+            self.clock,
             simulated=False,
             logger=peer.node.get_logger(),
             on_failure=self.failures.append,
         )
         self.fleet = ScriptedFleet(peer, ["robot"], Twist)
         self.fleet.wait_until_heard()
+
+    def send(self) -> None:
+        """Publish a reading with the time of the clock."""
+        self.fleet.publish("robot", self.clock.now().nanoseconds, *random_reading(np.random.default_rng()))
 
     def drives(self) -> bool:
         newest = self.fleet.newest("robot")
@@ -113,6 +140,41 @@ def test_a_loop_that_fails_makes_its_robot_safe_and_says_so(rig: Rig, peer: Peer
     peer.spin_until(lambda: rig.failures, "the failure")
     peer.spin_until(lambda: not rig.drives(), "the safe command")
     assert rig.loop.failure is rig.failures[0]
+
+
+@pytest.mark.parametrize("step_s", [-1000, 1000])
+def test_a_clock_that_is_set_moves_no_tick_and_no_robot(step_s: int, rig: Rig, peer: Peer) -> None:
+    rig.loop.start()
+    rig.fleet.drive(rig.drives, "commands of the policy", [], rig.send)
+    rig.clock.offset = Duration(seconds=step_s)
+    # The readings of the robot, whose clock was not set, are of another time.
+    rig.fleet.drive(lambda: not rig.drives(), "the safe command")
+    rig.fleet.clear()
+    rig.fleet.drive(lambda: len(rig.fleet.commands["robot"]) > 5, "ticks on the steady clock")
+    assert not rig.drives()
+    rig.fleet.drive(rig.drives, "commands of the policy", [], rig.send)
+    assert not rig.failures
+
+
+def test_ticks_that_were_missed_are_counted_and_never_caught_up(rig: Rig, peer: Peer) -> None:
+    period_s = 0.05
+    rig.loop.start()
+    rig.fleet.drive(rig.drives, "commands of the policy")
+    started_s = time.monotonic()
+    rig.policy.blocked.set()
+    rig.fleet.drive(rig.policy.hangs.is_set, "the tick to hang")
+    rig.loop.statistics.collect()
+    peer.spin_for(1.0)
+    rig.policy.blocked.clear()
+    rig.policy.released.set()
+    rig.fleet.clear()
+    rig.fleet.drive(lambda: len(rig.fleet.commands["robot"]) >= 10, "ticks after the stall")
+    records, _, _ = rig.loop.statistics.collect()
+    periods = (time.monotonic() - started_s) / period_s
+    missed = sum(record.missed for record in records)
+    assert missed >= 1.0 / period_s - 2
+    # Each deadline was either ticked or missed.
+    assert len(records) + missed <= periods + 1
 
 
 def _fail(*arguments: object) -> None:
