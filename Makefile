@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the fleet in the simulated arena, results in demo_output/      make demo ROBOTS=16 DURATION_S=60
 # make test   linters, types and the whole test suite                        make test PYTEST_FLAGS="-k pipeline"
-# Both make .venv from the wheels in constraints.txt; no ROS installation is needed or used.
+# make bench  all figures of doc/performance.md and the README, a quarter of an hour on a machine that is otherwise idle
+# All make .venv from the wheels in constraints.txt; no ROS installation is needed or used.
 
 PYTHON ?= python3
 ROBOTS ?= 4
@@ -17,7 +18,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S)
@@ -29,6 +30,9 @@ test: $(VENV)/test.stamp
 	$(VENV)/bin/mypy || failed="$$failed mypy"; \
 	$(VENV)/bin/pytest $(PYTEST_FLAGS) || failed="$$failed pytest"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+bench: $(VENV)/test.stamp
+	doc/performance/measure.sh
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check

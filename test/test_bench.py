@@ -5,6 +5,7 @@
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,18 @@ def test_a_step_is_measured_beside_the_forward_pass(tmp_path):
 def test_the_ratio_is_that_of_turns_side_by_side():
     # The machine became ten times slower between the first turn and the second.
     assert ratio_of_turns([np.array([2.0, 2.0]), np.array([20.0])], [np.array([1.0]), np.array([10.0])]) == 2.0
+
+
+def test_the_performance_page_shows_the_figures_beside_it():
+    folder = Path(__file__).parents[1] / "doc" / "performance"
+    page = runpy.run_path(str(folder / "page.py"))
+    for file in page["PAGES"]:
+        assert file.read_text() == page["filled"](file.read_text(), folder), "run doc/performance/page.py"
+
+
+def test_what_was_not_measured_is_open(tmp_path):
+    page = runpy.run_path(str(Path(__file__).parents[1] / "doc" / "performance" / "page.py"))
+    text = "before\n<!-- figures: goals -->\nold\n<!-- end -->\nafter\n"
+    filled = page["filled"](text, tmp_path)
+    assert filled.startswith("before\n<!-- figures: goals -->\n| case |") and filled.endswith("<!-- end -->\nafter\n")
+    assert "not measured yet" in filled and "open: no GPU was at hand" in filled and "old" not in filled

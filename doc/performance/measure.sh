@@ -1,0 +1,52 @@
+#!/bin/sh
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+# Measures all that doc/performance.md and the README show, and fills their tables. Two cores take about a quarter of an
+# hour; they should have nothing else to do.
+#     doc/performance/measure.sh [SECONDS [FOLDER]]      measured time of a round (8), where the figures go
+set -u
+cd "$(dirname "$0")/../.."
+seconds=${1:-8}
+folder=${2:-doc/performance}
+PATH="$PWD/.venv/bin:$PATH"
+model=models/rover.zip
+failed=
+step=0
+steps=8
+started=$(date +%s)
+
+# bench NAME COMMAND OPTIONS…: leaves NAME.json and NAME.png in the folder.
+bench() {
+    name=$1
+    shift
+    step=$((step + 1))
+    echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench $*"
+    policy_bench "$@" --json "$folder/$name.json" --plot "$folder/$name.png" || failed="$failed $name"
+}
+
+bench scale scale --robots 1,4,16,64 --baseline --model $model --seconds "$seconds"
+bench fleet_64 fleet --robots 64 --image 64 --baseline --model $model --seconds "$seconds" --rounds 2
+bench fleet_224 fleet --robots 16 --image 224 --baseline --model $model --seconds "$seconds" --rounds 2
+bench fleet_480 fleet --robots 16 --image 640x480 --model $model --seconds "$seconds" --rounds 2
+bench fleet_480_default fleet --robots 16 --image 640x480 --model $model --seconds "$seconds" --rounds 2 \
+    --fastdds-profile none
+bench lateness fleet --robots 16 --image 64 --rate 50 --model $model --seconds "$seconds" --rounds 2 \
+    --versus realtime.priority:=50
+bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" --rounds 2 \
+    --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
+    --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \
+    --versus policy.engine:=direct --versus policy.engine:=torchscript
+bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
+    --engines auto,direct,torchscript,onnxruntime
+if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+    steps=$((steps + 2))
+    for robots in 256 1024; do
+        bench pipeline_gpu_$robots pipeline --robots $robots --image 84 --grey --no-touch --stack 4 --device cuda \
+            --rate 50 --seconds "$((2 * seconds))" --predict
+    done
+else
+    echo "== no GPU here: its rows stay as they are"
+fi
+python doc/performance/page.py "$folder"
+echo "== done after $(($(date +%s) - started)) s${failed:+; failed:$failed}"
+[ -z "$failed" ]
