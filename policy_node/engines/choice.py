@@ -303,6 +303,30 @@ def build(
     """
     if candidate == Candidate(own_engine(policy)):
         return Measurement(candidate, policy, 0.0)
+    built = make(policy, candidate, trial, channels_last, settings)
+    error = trial.error(built)
+    tolerance = TOLERANCES[candidate.precision]
+    if error == np.inf:
+        raise EngineError("it takes other choices than the policy")
+    if not error <= tolerance:
+        raise EngineError(f"it differs by {error:.1e} of the action range from the policy, allowed is {tolerance:g}")
+    return Measurement(candidate, built, error)
+
+
+def make(
+    policy: Policy,
+    candidate: Candidate,
+    trial: ParityTrial,
+    channels_last: frozenset[str],
+    settings: EngineSettings,
+) -> Policy:
+    """Build one engine.
+
+    Raises
+    ------
+    Exception
+        Whatever keeps it from being built.
+    """
     built = policy
     if candidate.engine != "cuda_graph" or candidate.precision != "float32":
         assert isinstance(policy, Sb3Policy)
@@ -318,20 +342,12 @@ def build(
             network_engine, policy, trial.observations, channels_last, candidate.precision, package
         )
         built = EnginePolicy(policy, run, trial.robots, candidate.label, channels_last)
-    if candidate.engine == "cuda_graph":
-        built = CapturedPolicy(built, trial.robots)
-    error = trial.error(built)
-    tolerance = TOLERANCES[candidate.precision]
-    if not error <= tolerance:
-        if error == np.inf:
-            raise EngineError("it takes other choices than the policy")
-        raise EngineError(f"it differs by {error:.1e} of the action range from the policy, allowed is {tolerance:g}")
-    return Measurement(candidate, built, error)
+    return CapturedPolicy(built, trial.robots) if candidate.engine == "cuda_graph" else built
 
 
 def measure(usable: Sequence[Measurement], trial: ParityTrial) -> dict[str, float]:
     """Return the median time in milliseconds of one inference by label; the engines take turns."""
-    calls = {one.candidate.label: _call(one.policy, trial) for one in usable}
+    calls = {one.candidate.label: one_call(one.policy, trial) for one in usable}
     once_s = 0.0
     for call in calls.values():
         for _ in range(WARM_UP_RUNS):
@@ -348,7 +364,8 @@ def measure(usable: Sequence[Measurement], trial: ParityTrial) -> dict[str, floa
     return {label: float(np.median(found)) * 1e3 for label, found in times_s.items()}
 
 
-def _call(policy: Policy, trial: ParityTrial) -> Callable[[], None]:
+def one_call(policy: Policy, trial: ParityTrial) -> Callable[[], None]:
+    """Return a function that runs one inference and waits for it."""
     state = policy.initial_state(trial.robots)
 
     def call() -> None:
