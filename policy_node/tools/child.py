@@ -69,6 +69,14 @@ class Child:
                 times[int(task.name)] = ((task / "comm").read_text().strip(), run_ns / 1e9)
         return times
 
+    def thread_wait_s(self) -> dict[int, float]:
+        """Return by thread how long it has been ready to run, but was kept from it, so far."""
+        waits = {}
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                waits[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
+        return waits
+
     def rss_mb(self) -> float:
         """Return the resident memory in 10^6 bytes."""
         return self._usage.memory_info().rss / 1e6
