@@ -56,14 +56,14 @@ class SampleRing:
         if stamps and stamp_ns <= stamps[-1]:
             # A measurement that is sent again is no newer than before.
             first_seen_ns = self.first_seen.get(stamp_ns)
-            self._keep(0, bisect_left(stamps, stamp_ns))
+            self._drop_from(bisect_left(stamps, stamp_ns))
             if first_seen_ns is not None:
                 self.first_seen[stamp_ns] = first_seen_ns
         stamps.append(stamp_ns)
         self._messages.append(message)
         self.is_ahead = False
         if len(stamps) > self._length:
-            self._keep(1, len(stamps))
+            self._drop_first(1)
 
     def refuse_ahead(self, now_ns: int, max_ahead_ns: int) -> int:
         """Drop the samples whose stamps lie too far in the future; the age of others in the future counts from now on.
@@ -80,7 +80,7 @@ class SampleRing:
         refused = len(stamps) - kept
         if refused:
             self.is_ahead = True
-            self._keep(0, kept)
+            self._drop_from(kept)
         for stamp_ns in stamps[bisect_left(stamps, now_ns + 1) :]:
             self.first_seen.setdefault(stamp_ns, now_ns)
         return refused
@@ -89,7 +89,7 @@ class SampleRing:
         """Drop the samples that are older than `stamp_ns`."""
         first = bisect_left(self.stamps, stamp_ns)
         if first:
-            self._keep(first, len(self.stamps))
+            self._drop_first(first)
 
     def advance_to(self, stamp_ns: int) -> Sample:
         """Drop what is older than the sample whose stamp is nearest, and return that one.
@@ -103,7 +103,7 @@ class SampleRing:
             if nearest and stamp_ns - stamps[nearest - 1] < stamps[nearest] - stamp_ns:
                 nearest -= 1
         if nearest:
-            self._keep(nearest, len(stamps))
+            self._drop_first(nearest)
         return Sample(stamps[0], self._messages[0])
 
     def counts_from(self, stamp_ns: int) -> int:
@@ -112,13 +112,20 @@ class SampleRing:
 
     def clear(self) -> None:
         """Drop all samples."""
-        self._keep(0, 0)
+        self._drop_from(0)
         self.is_ahead = False
 
-    def _keep(self, first: int, end: int) -> None:
-        """Keep the samples from one position up to another."""
-        for part in (self.stamps, self._messages):
-            del part[end:]
-            del part[:first]
+    def _drop_first(self, count: int) -> None:
+        del self.stamps[:count]
+        del self._messages[:count]
         if self.first_seen:
-            self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}
+            self._drop_first_seen()
+
+    def _drop_from(self, position: int) -> None:
+        del self.stamps[position:]
+        del self._messages[position:]
+        if self.first_seen:
+            self._drop_first_seen()
+
+    def _drop_first_seen(self) -> None:
+        self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}

@@ -68,15 +68,17 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
     """
     reference_ns = now_ns
     for ring in rings:
-        if not ring.stamps or ring.stamps[-1] > now_ns or ring.first_seen:
+        stamps = ring.stamps
+        if not stamps or stamps[-1] > now_ns or ring.first_seen:
             break
-        reference_ns = min(reference_ns, ring.stamps[-1])
+        if stamps[-1] < reference_ns:
+            reference_ns = stamps[-1]
     else:
         # Nearly always: every sensor was heard, and nothing lies in the future.
         samples = tuple([ring.advance_to(reference_ns) for ring in rings])
-        stamps = [sample.stamp_ns for sample in samples]
-        oldest_ns = min(stamps)
-        if now_ns - oldest_ns <= max_age_ns and max(stamps) - oldest_ns <= slop_ns:
+        chosen = [stamp_ns for stamp_ns, _ in samples]
+        oldest_ns = min(chosen)
+        if now_ns - oldest_ns <= max_age_ns and max(chosen) - oldest_ns <= slop_ns:
             return Selection(RobotState.READY, samples, now_ns - oldest_ns, "")
     return _select_carefully(rings, names, now_ns, slop_ns, max_age_ns)
 
