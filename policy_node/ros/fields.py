@@ -14,7 +14,7 @@ import numpy as np
 MessageClass: TypeAlias = Any  # rosidl message classes share no base class
 
 # `octet` is missing: its Python value is a bytes object, not a number.
-_NUMBERS = {
+NUMBERS = {
     "boolean": np.dtype(np.bool_),
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
@@ -100,19 +100,28 @@ def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
             exists = ", ".join(f"{name} ({kind})" for name, kind in fields.items()) or "nothing below it"
             raise MessageTypeError(f"{found} has no field '{path}': {parent or 'the message'} has {exists}")
         kind = fields[part]
-        owner = _message_of(kind)
+        owner = message_of(kind)
     return list(_flatten(path, kind))
 
 
-def _flatten(path: str, kind: str) -> list[NumericField]:
-    if kind in _NUMBERS:
-        return [NumericField(path, _NUMBERS[kind], 1, False)]
+def elements_of(kind: str) -> tuple[str, int | None] | None:
+    """Return the type of the elements of an array or a sequence and its length, None for a sequence's; else None."""
     for pattern in (_ARRAY, _SEQUENCE):
         match = pattern.fullmatch(kind)
-        if match and match["element"] in _NUMBERS:
+        if match:
             length = match.groupdict().get("length")
-            return [NumericField(path, _NUMBERS[match["element"]], int(length) if length else None, True)]
-    owner = _message_of(kind)
+            return match["element"], int(length) if length else None
+    return None
+
+
+def _flatten(path: str, kind: str) -> list[NumericField]:
+    if kind in NUMBERS:
+        return [NumericField(path, NUMBERS[kind], 1, False)]
+    elements = elements_of(kind)
+    if elements is not None and elements[0] in NUMBERS:
+        element, size = elements
+        return [NumericField(path, NUMBERS[element], size, True)]
+    owner = message_of(kind)
     if owner is None:
         raise MessageTypeError(
             f"field '{path}' is {kind}, not numbers; choose a number, an array of numbers, or a message of only numbers"
@@ -121,7 +130,7 @@ def _flatten(path: str, kind: str) -> list[NumericField]:
     return [field for name, kind in parts for field in _flatten(f"{path}.{name}", kind)]
 
 
-def _message_of(kind: str) -> MessageClass | None:
+def message_of(kind: str) -> MessageClass | None:
     """Return the class of a definition's field type such as ``geometry_msgs/Vector3``, None for any other."""
     package, separator, name = kind.partition("/")
     if not separator or not (package.isidentifier() and name.isidentifier()):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from policy_node.ros.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
+from policy_node.ros.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, check_encapsulation, skip_string
 from policy_node.ros.fields import MessageTypeError
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
@@ -72,7 +72,7 @@ class RawImageReader:
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
-        end = body_end(raw)
+        check_encapsulation(raw)
         order = raw[1]
         try:
             offset = skip_string(raw, FRAME_START)
@@ -93,8 +93,8 @@ class RawImageReader:
                 f"step must be at least {row_size}, the data step × height bytes, and none of them 0"
             )
         start = ((name_end + 4) & ~3) + 8
-        if start + count > end:
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
+        if start + count > len(raw):
+            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {len(raw) - start} found")
         strides = (step, channels * dtype.itemsize, dtype.itemsize)
         stored = dtype.newbyteorder(">" if raw[name_end] else "<")
         self._converter(np.ndarray((height, width, channels), stored, raw, start, strides), name, out)
@@ -112,7 +112,7 @@ class CompressedImageReader:
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
-        end = body_end(raw)
+        check_encapsulation(raw)
         try:
             # `format` is free text; the data say themselves what they are.
             offset = skip_string(raw, skip_string(raw, FRAME_START))
@@ -120,8 +120,8 @@ class CompressedImageReader:
         except struct.error as error:
             raise UnusableReading("the message is cut within its first fields") from error
         start = offset + 4
-        if start + count > end:
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
+        if start + count > len(raw):
+            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {len(raw) - start} found")
         data = raw[start : start + count]
         height, width = _compressed_size(data)
         if not 0 < height * width <= MAX_COMPRESSED_PIXELS:

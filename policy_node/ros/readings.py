@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from rclpy.serialization import deserialize_message
 
-from policy_node.ros.cdr import body_end
+from policy_node.ros.cdr import check_encapsulation
 from policy_node.ros.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
+from policy_node.ros.layouts import Layout, find_layout, number_run
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 JOINT_FIELDS = ("position", "velocity", "effort")
+# Shapes of messages that are remembered, of one size and in all; frames of robots differ in length.
+MAX_LAYOUTS_OF_SIZE = 8
+MAX_LAYOUTS = 64
+
+# Reads the numbers of any message of one layout; raises `UnusableReading`.
+ReadNumbers: TypeAlias = Callable[[bytes], np.ndarray]
 
 
 class NumberSource(Protocol):
@@ -36,9 +43,19 @@ class NumberSource(Protocol):
     def label(self, message: Any, index: int) -> str:
         """Say which number of a message that is, as in ``effort of joint 'touch_3'``."""
 
+    @property
+    def compared(self) -> Sequence[str]:
+        """Paths of the strings on which it depends where the numbers are."""
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """Return what reads the same numbers from every message of the layout of the last one, None if unknown."""
+
 
 class VectorReader:
     """Reads the numbers of one message into a vector.
+
+    The first message of each shape is deserialised; from others of that shape only the numbers are read, where the
+    first had them. Whatever is unusual is left to the deserialiser, which alone refuses messages.
 
     Parameters
     ----------
@@ -72,11 +89,36 @@ class VectorReader:
                 f"the observation is {spec.dtype}, the message gives {found}, which would lose what it means; "
                 "choose another `field` or type, or train the policy on that dtype"
             )
+        self._dtype = spec.dtype
         self._low, self._high = _limits(spec.dtype)
+        # By size of the message: what decides its shape, and what reads the numbers.
+        self._layouts: dict[int, list[tuple[Layout, ReadNumbers]]] = {}
+        self._may_learn = MAX_LAYOUTS if _may_be_located(source.dtypes, self._low, self._high) else 0
+        # Only finite numbers, far within the limits, have so small a sum of squares; integers need no look.
+        self._usual = np.float64(min(float(self._high), 1e150) ** 2 / 4)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out` `[n]`, or leave it alone and raise `UnusableReading`."""
-        body_end(raw)
+        read = self._located(raw)
+        if read is not None:
+            # A signalling NaN or a huge number may be in there: the deserialiser's path says so, not NumPy.
+            with np.errstate(over="ignore", invalid="ignore"):
+                numbers = read(raw)
+                usual = numbers.dtype.kind != "f" or numbers.dot(numbers) <= self._usual
+            if usual:
+                out[...] = numbers
+                return
+        out[...] = self._deserialised(raw, learn=read is None)
+
+    def _located(self, raw: bytes) -> ReadNumbers | None:
+        for layout, read in self._layouts.get(len(raw), ()):
+            if layout.unpack(raw) == layout.fixed:
+                return read
+        return None
+
+    def _deserialised(self, raw: bytes, learn: bool) -> np.ndarray:
+        """Return the numbers `[n]` of a message, all usable, or raise `UnusableReading`."""
+        check_encapsulation(raw)
         try:
             message = deserialize_message(raw, self._message_type)
         except Exception as error:  # the middleware chooses what it raises
@@ -91,8 +133,21 @@ class VectorReader:
         if not usable.all():
             index = int(np.argmin(usable))
             label = self._source.label(message, index)
-            raise UnusableReading(f"{label} is {numbers[index]}, which is not a finite {out.dtype}")
-        out[...] = numbers
+            raise UnusableReading(f"{label} is {numbers[index]}, which is not a finite {self._dtype}")
+        if learn and self._may_learn:
+            self._learn(raw, numbers)
+        return numbers
+
+    def _learn(self, raw: bytes, numbers: np.ndarray) -> None:
+        """Remember where the numbers of a message lie."""
+        layouts = self._layouts.setdefault(len(raw), [])
+        if len(layouts) == MAX_LAYOUTS_OF_SIZE:
+            return
+        self._may_learn -= 1
+        layout = find_layout(self._message_type, raw, self._source.compared)
+        read = self._source.located(layout) if layout is not None else None
+        if layout is not None and read is not None and np.array_equal(read(raw), numbers):
+            layouts.append((layout, read))
 
 
 class FieldSource:
@@ -113,6 +168,11 @@ class FieldSource:
         self.dtypes = [field.dtype for field in self._fields]
         sizes = [field.size for field in self._fields]
         self.size = None if None in sizes else sum(size or 0 for size in sizes)
+        self.compared: tuple[str, ...] = ()
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        return number_run(layout, [field.path for field in self._fields])
 
     def numbers(self, message: Any) -> np.ndarray:
         """Return all numbers `[n]`."""
@@ -147,15 +207,29 @@ class RangeSource(FieldSource):
 
     def __init__(self, message_type: MessageClass, path: str, lowest: str, highest: str) -> None:
         super().__init__(message_type, [path])
-        self._limits = attrgetter(lowest, highest)
-        self._names = f"{lowest} and {highest}"
+        self._limit_paths = (lowest, highest)
+        self._limits = attrgetter(*self._limit_paths)
 
     def numbers(self, message: Any) -> np.ndarray:
         """Return the clipped distances `[n]`."""
-        lowest, highest = self._limits(message)
+        return self._clip(super().numbers(message), *self._limits(message))
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        read_distances, read_limits = super().located(layout), number_run(layout, self._limit_paths)
+        if read_distances is None or read_limits is None:
+            return None
+
+        def read(raw: bytes) -> np.ndarray:
+            return self._clip(read_distances(raw), *read_limits(raw).tolist())
+
+        return read
+
+    def _clip(self, distances: np.ndarray, lowest: float, highest: float) -> np.ndarray:
         if not -np.inf < lowest < highest < np.inf:
-            raise UnusableReading(f"{self._names} are {lowest} and {highest}; finite and ascending ones are allowed")
-        return np.clip(super().numbers(message), lowest, highest)
+            names = " and ".join(self._limit_paths)
+            raise UnusableReading(f"{names} are {lowest} and {highest}; finite and ascending ones are allowed")
+        return np.clip(distances, lowest, highest)
 
 
 class JointSource:
@@ -185,6 +259,11 @@ class JointSource:
         self._order = np.zeros(0, np.intp)
         self.dtypes = [np.dtype(np.float64)]
         self.size = len(joints) or None
+        self.compared = ("name",) if joints else ()
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        return number_run(layout, [self._field], self._order if self._joints else None)
 
     def numbers(self, message: Any) -> np.ndarray:
         """Return the values of the chosen joints `[n]`."""
@@ -227,3 +306,11 @@ def _limits(dtype: np.dtype) -> tuple[Any, Any]:
         return -greatest, greatest
     integers = np.iinfo(dtype)
     return int(integers.min), int(integers.max)
+
+
+def _may_be_located(dtypes: Sequence[np.dtype], low: Any, high: Any) -> bool:
+    """Whether numbers of all these types can be judged without a look at each: floats, or integers within limits."""
+    return all(
+        dtype.kind == "f" or (dtype.kind in "iu" and np.iinfo(dtype).min >= low and np.iinfo(dtype).max <= high)
+        for dtype in dtypes
+    )
