@@ -142,3 +142,21 @@ def percentiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     p50, p99 = np.percentile(array, [50, 99])
     return float(p50), float(p99)
+
+
+def column_percentiles(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return p50 and p99 of the finite values in each column of `[rows, columns]`; NaN where there are none."""
+    ordered = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=0)  # NaN comes last
+    last = np.isfinite(ordered).sum(axis=0) - 1
+    columns = np.arange(rows.shape[1])
+
+    def at(fraction: float) -> np.ndarray:
+        position = fraction * np.maximum(last, 0)
+        below = np.floor(position).astype(np.intp)
+        low, high = ordered[below, columns], ordered[np.minimum(below + 1, np.maximum(last, 0)), columns]
+        return low + (high - low) * (position - below)
+
+    if not len(rows):
+        nothing = np.full(rows.shape[1], np.nan)
+        return nothing, nothing
+    return at(0.50), at(0.99)

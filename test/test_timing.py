@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics, percentiles
+from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics, column_percentiles, percentiles
 
 PERIOD_NS = 50
 
@@ -121,3 +122,16 @@ def test_percentiles_leave_out_what_is_not_finite():
     assert percentiles([math.nan, 1.0, 3.0, math.inf]) == (2.0, pytest.approx(2.98))
     assert all(math.isnan(value) for value in percentiles([math.nan]))
     assert all(math.isnan(value) for value in percentiles([]))
+
+
+@given(
+    arrays(
+        np.float64,
+        array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=6),
+        elements=st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf]),
+    )
+)
+def test_percentiles_of_columns_are_those_of_each_column(rows):
+    p50, p99 = column_percentiles(rows)
+    expected = np.array([percentiles(column) for column in rows.T]).reshape(-1, 2)
+    np.testing.assert_allclose(np.stack([p50, p99], axis=1), expected, rtol=1e-12, atol=1e-6)

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import array
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -18,13 +21,17 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from policy_node.configuration import Configuration
+from policy_node.load import DeviceLoad, ProcessLoad
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import why_silent
+from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.synchroniser import RobotState
-from policy_node.timing import TickRecord, percentiles
+from policy_node.timing import TickRecord, column_percentiles, percentiles
 
 DIAGNOSTICS_PERIOD_S = 1.0
+# Reports compete with the tick for the interpreter: those of a large fleet go out in parts, spread over the period.
+ROBOTS_PER_PART = 16
 CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
 # How long the end waits until the last report has arrived.
@@ -32,6 +39,8 @@ ACKNOWLEDGE_S = 0.2
 # A robot whose state goes to and fro gets so many lines in so long a time.
 LINES_PER_ROBOT = 20
 LINES_PERIOD_S = 20.0
+# A sensor that loses messages is logged so often.
+FINDING_PERIOD_S = 60.0
 
 _LEVELS = {
     RobotState.READY: DiagnosticStatus.OK,
@@ -43,6 +52,50 @@ _LEVELS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class _Report:
+    """What is reported of one period.
+
+    Attributes
+    ----------
+    records
+        Of its ticks.
+    ticks, missed
+        Since activation.
+    elapsed_s, simulated_s
+        Its length in real and in ROS time.
+    latest
+        Of the last tick, None before the first.
+    silence
+        Why the robots are not in the state of that tick any more, empty when they are.
+    failed, hangs
+        Whether that is because the loop ended, or because its tick hangs.
+    ready_ticks
+        `[robots]`: in how many of the ticks the robot was ready.
+    p50_ms, p99_ms
+        `[robots]`: age of the readings behind its commands; NaN without any.
+    ages_ms
+        `[robots]`: that of the last tick; of a robot that is not ready the age of its readings, NaN without any.
+    rates_hz
+        `[robots, sensors]`: messages that arrived.
+    """
+
+    records: Sequence[TickRecord]
+    ticks: int
+    missed: int
+    elapsed_s: float
+    simulated_s: float
+    latest: FleetCommands | None
+    silence: str
+    failed: bool
+    hangs: bool
+    ready_ticks: np.ndarray
+    p50_ms: np.ndarray
+    p99_ms: np.ndarray
+    ages_ms: np.ndarray
+    rates_hz: np.ndarray
+
+
 class Reporter:
     """Reports on a running control loop from the executor's thread, never on the tick's own time.
 
@@ -50,7 +103,7 @@ class Reporter:
     ----------
     node
         Owner of publishers and timers.
-    configuration, pipeline, loop
+    configuration, pipeline, loop, sensors
         What is reported.
     description
         Key and value pairs that change with the policy only, such as its file and device.
@@ -67,19 +120,32 @@ class Reporter:
         configuration: Configuration,
         pipeline: Pipeline,
         loop: ControlLoop,
+        sensors: SensorSubscriptions,
         description: dict[str, str],
     ) -> None:
         self._node = node
         self._configuration = configuration
         self._pipeline = pipeline
         self._loop = loop
+        self._reception = sensors.reception
         self.description = description
         self._logger = node.get_logger()
+        self._name = node.get_fully_qualified_name().lstrip("/")
         robots = len(pipeline.robots)
         self._reported_at_s = self._last_tick_s = time.monotonic()
-        # Of each robot's changes of state: how many were logged, and when the last lines were.
+        self._reported_at_ns = node.get_clock().now().nanoseconds
+        self._received = self._messages_received()
+        self._process = ProcessLoad()
+        self._device = DeviceLoad(torch.device(description["device"]))
+        self._parts = math.ceil(robots / ROBOTS_PER_PART)
+        self._next_part = 0
+        self._current: _Report | None = None
+        # Of each robot what was logged: how many changes of its state, that state and its reason, and when the last
+        # lines were.
         self._logged_changes = [0] * robots
+        self._logged: list[tuple[RobotState, str]] = [(RobotState.WAITING, "")] * robots
         self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]
+        self._found_at_s: dict[tuple[str, str], float] = {}
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
         # Real time, also in simulation: an operator must be told when simulated time stands still.
@@ -87,7 +153,7 @@ class Reporter:
         self._timers = [
             node.create_timer(period_s, self._guarded(callback), clock=steady_clock)
             for period_s, callback in (
-                (DIAGNOSTICS_PERIOD_S, self._report),
+                (DIAGNOSTICS_PERIOD_S / self._parts, self._report),
                 (CHANGES_PERIOD_S, self._log_changes),
                 (WAITING_PERIOD_S, self._log_unheard),
             )
@@ -96,7 +162,9 @@ class Reporter:
     def destroy(self) -> None:
         """Remove timers and publishers from the node; why the loop ended is said first."""
         if self._loop.failure is not None:
-            self._guarded(self._report)()
+            self._next_part = 0
+            for _ in range(self._parts):
+                self._guarded(self._report)()
             self._diagnostics.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
         for timer in self._timers:
             self._node.destroy_timer(timer)
@@ -115,26 +183,31 @@ class Reporter:
         return guarded
 
     def _log_changes(self) -> None:
-        """Log the newest state of the robots whose state has changed, those in the same state in one line."""
+        """Log robots whose state or reason has changed, those in the same state in one line."""
         latest = self._loop.latest
         if latest is None:
             return
         now_s = time.monotonic()
         lines: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
-        for robot, changes in enumerate(self._loop.changes):
+        for robot, (changes, state, reason) in enumerate(
+            zip(self._loop.changes, latest.states, latest.reasons, strict=True)
+        ):
             unlogged = changes - self._logged_changes[robot]
-            if not unlogged or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:
+            # Ages differ from tick to tick and robot to robot; what matters is the state and the sensor.
+            now_in = (state, _without_digits(reason))
+            same = not unlogged and (now_in == self._logged[robot] or not changes)
+            if same or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:
                 continue
-            self._logged_changes[robot] = changes
+            self._logged_changes[robot], self._logged[robot] = changes, now_in
             self._logged_at_s[robot].append(now_s)
-            state, reason = latest.states[robot], latest.reasons[robot]
-            # Ages differ from robot to robot; what matters is the state and the sensor.
-            names, _ = lines.setdefault((state, _without_digits(reason)), ([], reason))
+            names, _ = lines.setdefault(now_in, ([], reason))
             names.append(self._pipeline.robots[robot] + (f" (after {unlogged} changes)" if unlogged > 1 else ""))
         for (state, _), (names, reason) in lines.items():
             robots = ", ".join(names)
             if state is RobotState.READY:
                 self._logger.info(f"{robots}: READY, driven by the policy")
+            elif state is RobotState.STOPPED:
+                self._logger.warning(f"{robots}: STOPPED, {reason}")
             else:
                 self._logger.warning(
                     f"{robots}: {state.name}, {reason}; when_stale: {self._configuration.action.when_stale}"
@@ -157,106 +230,173 @@ class Reporter:
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
 
     def _report(self) -> None:
+        """Publish the next part of the report; a new one begins with the node itself."""
+        statuses = []
+        if self._next_part == 0 or self._current is None:
+            self._next_part = 0
+            self._current = report = self._begin_report()
+            statuses.append(self._node_status(report))
+            if report.records:
+                self._timing.publish(timing_message(report.records))
+        if self._current.latest is not None:
+            first = self._next_part * ROBOTS_PER_PART
+            robots = range(first, min(first + ROBOTS_PER_PART, len(self._pipeline.robots)))
+            statuses += [self._robot_status(robot, self._current, self._current.latest) for robot in robots]
+        self._next_part = (self._next_part + 1) % self._parts
+        if statuses:
+            message = DiagnosticArray(status=statuses)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._diagnostics.publish(message)
+
+    def _begin_report(self) -> _Report:
         records, ticks, missed = self._loop.statistics.collect()
-        now_s = time.monotonic()
+        now_s, now_ns = time.monotonic(), self._node.get_clock().now().nanoseconds
         elapsed_s, self._reported_at_s = now_s - self._reported_at_s, now_s
+        simulated_ns, self._reported_at_ns = now_ns - self._reported_at_ns, now_ns
+        before, self._received = self._received, self._messages_received()
         if records:
             self._last_tick_s = now_s
-        period_s = self._configuration.period_ns / 1e9
-        # Robots whose last tick is long ago are in the state of that tick no more.
+        hanging_since_s, failure = self._loop.hanging_since_s, self._loop.failure
+        silent_s = now_s - self._last_tick_s
         silence = ""
-        if self._loop.failure is not None:
-            silence = f"the control loop ended: {type(self._loop.failure).__name__}: {self._loop.failure}"
-        elif (hanging_since_s := self._loop.hanging_since_s) is not None:
+        if failure is not None:
+            silence = f"the control loop ended: {type(failure).__name__}: {failure}"
+        elif hanging_since_s is not None:
             silence = f"the tick hangs for {now_s - hanging_since_s:.1f} s; the robots get their safe commands"
-        elif now_s - self._last_tick_s > max(DIAGNOSTICS_PERIOD_S, 2 * period_s):
-            hint = "; is simulated time running?" if self._loop.simulated else ""
-            silence = f"no tick for {now_s - self._last_tick_s:.0f} s{hint}"
+        elif silent_s > max(DIAGNOSTICS_PERIOD_S, 2 * self._configuration.period_ns / 1e9):
+            silence = f"no tick for {silent_s:.0f} s" + ("; is simulated time running?" if self._loop.simulated else "")
         latest = self._loop.latest
-        message = DiagnosticArray()
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        message.status = [self._node_status(records, ticks, missed, elapsed_s, latest, silence)]
+        robots = len(self._pipeline.robots)
+        ages_ms = np.array([record.command_ages_s for record in records]).reshape(-1, robots) * 1e3
+        p50_ms, p99_ms = column_percentiles(ages_ms)
+        newest_ms = ages_ms[-1] if records else np.full(robots, np.nan)
         if latest is not None:
-            robots = range(len(self._pipeline.robots))
-            message.status += [self._robot_status(robot, latest, records, silence) for robot in robots]
-        self._diagnostics.publish(message)
-        if records:
-            self._timing.publish(timing_message(records))
+            # The readings of a robot that is not ready are behind no command; their age is that at the tick.
+            newest_ms = np.where(np.isfinite(newest_ms), newest_ms, latest.ages_s * 1e3)
+        return _Report(
+            records=records,
+            ticks=ticks,
+            missed=missed,
+            elapsed_s=elapsed_s,
+            simulated_s=simulated_ns / 1e9,
+            latest=latest,
+            silence=silence,
+            failed=failure is not None,
+            hangs=hanging_since_s is not None,
+            ready_ticks=np.isfinite(ages_ms).sum(axis=0),
+            p50_ms=p50_ms,
+            p99_ms=p99_ms,
+            ages_ms=newest_ms,
+            rates_hz=(self._received - before) / max(elapsed_s, 1e-9),
+        )
 
-    def _node_status(
-        self,
-        records: Sequence[TickRecord],
-        ticks: int,
-        missed: int,
-        elapsed_s: float,
-        latest: FleetCommands | None,
-        silence: str,
-    ) -> DiagnosticStatus:
+    def _messages_received(self) -> np.ndarray:
+        """Return how many messages of each sensor have arrived, `[robots, sensors]`."""
+        return np.array([[stream.counts().received for stream in streams] for streams in self._reception.streams])
+
+    def _node_status(self, report: _Report) -> DiagnosticStatus:
+        records, latest, robots = report.records, report.latest, len(self._pipeline.robots)
+        findings = self._findings()
         missed_now = sum(record.missed for record in records)
-        driven = latest is not None and not silence
+        driven = latest is not None and not report.silence
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
-        level, text = DiagnosticStatus.OK, f"{ready} of {len(self._pipeline.robots)} robots ready"
-        if silence:
-            failed = self._loop.failure is not None or self._loop.hanging_since_s is not None
-            level, text = DiagnosticStatus.ERROR if failed else DiagnosticStatus.WARN, silence
+        level, text = DiagnosticStatus.OK, f"{ready} of {robots} robots ready"
+        if report.silence:
+            level = DiagnosticStatus.ERROR if report.failed or report.hangs else DiagnosticStatus.WARN
+            text = report.silence
         elif missed_now:
             level, text = DiagnosticStatus.WARN, f"{missed_now} ticks missed in the last second; {text}"
-        elif ready < len(self._pipeline.robots):
+        elif ready < robots or findings:
             level = DiagnosticStatus.WARN
+        inferences = int(report.ready_ticks.sum())
         values: dict[str, object] = {
-            "rate_hz": len(records) / elapsed_s,
+            "rate_hz": len(records) / report.elapsed_s,
             "control_rate_hz": self._configuration.control_rate_hz,
-            "ticks": ticks,
-            "missed_ticks": missed,
+            "ticks": report.ticks,
+            "missed_ticks": report.missed,
+            "robots": robots,
             "robots_ready": ready,
-            **_percentile_values("lateness_ms", [record.lateness_s * 1e3 for record in records]),
-            **_percentile_values("tick_ms", [record.duration_s * 1e3 for record in records]),
+            "inferences_per_s": inferences / report.elapsed_s,
         }
+        if self._loop.simulated:
+            values["real_time_factor"] = report.simulated_s / report.elapsed_s
+            if report.simulated_s > 0:
+                values["simulated_rate_hz"] = len(records) / report.simulated_s
         if records:
-            ages_s = np.concatenate([record.command_ages_s for record in records])
-            values |= _percentile_values("stamp_to_command_ms", ages_s * 1e3)
-            for stage in records[-1].stages_s:
-                values |= _percentile_values(f"{stage}_ms", [record.stages_s[stage] * 1e3 for record in records])
-        return self._status("control", level, text, {**values, **self.description})
+            values["batch_occupancy"] = inferences / (len(records) * robots)
+            values |= _timing_values(records)
+        values |= self._process.values() | self._device.values()
+        if self._configuration.shard:
+            values["shard"] = self._configuration.shard
+        return self._status("control", level, text, {**values, **findings, **self.description})
 
-    def _robot_status(
-        self, robot: int, latest: FleetCommands, records: Sequence[TickRecord], silence: str
-    ) -> DiagnosticStatus:
-        hangs = self._loop.hanging_since_s is not None
-        state, reason = RobotState.FAULT if hangs else latest.states[robot], silence or latest.reasons[robot]
-        values: dict[str, object] = {"state": state.name, "reason": reason}
-        # The readings of a robot that is not ready are behind no command; their age is that at the tick.
-        age_s = records[-1].command_ages_s[robot] if records else math.nan
-        age_s = age_s if math.isfinite(age_s) else latest.ages_s[robot]
-        if math.isfinite(age_s):
-            values["age_at_command_ms"] = age_s * 1e3
-        values |= _percentile_values("stamp_to_command_ms", [record.command_ages_s[robot] * 1e3 for record in records])
-        values["rejected"] = int(self._pipeline.rejected_count[robot])
-        level = DiagnosticStatus.STALE if silence and not hangs else _LEVELS[state]
+    def _findings(self) -> dict[str, str]:
+        """Return what is wrong with the reception of sensors; say it in the log now and then."""
+        now_s = time.monotonic()
+        findings = self._reception.findings(now_s)
+        for finding in findings:
+            key = (finding.kind, finding.sensor)
+            if now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
+                self._found_at_s[key] = now_s
+                self._logger.warning(finding.text)
+        return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
+
+    def _robot_status(self, robot: int, report: _Report, latest: FleetCommands) -> DiagnosticStatus:
+        state = RobotState.FAULT if report.hangs else latest.states[robot]
+        reason = report.silence or latest.reasons[robot]
+        ages_ms = {
+            "age_at_command_ms": report.ages_ms[robot],
+            "stamp_to_command_ms_p50": report.p50_ms[robot],
+            "stamp_to_command_ms_p99": report.p99_ms[robot],
+        }
+        rates_hz = zip(self._pipeline.keys, report.rates_hz[robot].tolist(), strict=True)
+        values: dict[str, object] = {
+            "state": state.name,
+            "reason": reason,
+            **{name: float(age_ms) for name, age_ms in ages_ms.items() if math.isfinite(age_ms)},
+            **{f"{sensor}_hz": rate_hz for sensor, rate_hz in rates_hz},
+            "rejected": int(self._pipeline.rejected_count[robot]),
+            "bounded": int(self._pipeline.bounded_count[robot]),
+            "slowed": int(self._pipeline.slowed_count[robot]),
+        }
+        level = DiagnosticStatus.STALE if report.silence and not report.hangs else _LEVELS[state]
         return self._status(self._pipeline.robots[robot], level, reason or "driven by the policy", values)
 
     def _status(self, part: str, level: bytes, text: str, values: dict[str, object]) -> DiagnosticStatus:
         pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]
-        name = self._node.get_fully_qualified_name().lstrip("/")
-        return DiagnosticStatus(level=level, name=f"{name}: {part}", message=text, hardware_id=part, values=pairs)
+        return DiagnosticStatus(level=level, name=f"{self._name}: {part}", message=text, hardware_id=part, values=pairs)
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:
     """Pack tick records as rows in ms: lateness and duration of the tick, each robot's age of data at its command."""
-    rows = np.array([[record.lateness_s, record.duration_s, *record.command_ages_s] for record in records]) * 1e3
+    ages_s = np.array([record.command_ages_s for record in records])
+    ticks_s = np.array([(record.lateness_s, record.duration_s) for record in records])
+    rows = np.concatenate([ticks_s, ages_s], axis=1) * 1e3
     message = Float64MultiArray()
     ticks, columns = rows.shape
     message.layout.dim = [
         MultiArrayDimension(label="ticks", size=ticks, stride=ticks * columns),
         MultiArrayDimension(label="columns", size=columns, stride=columns),
     ]
-    message.data = rows.ravel().tolist()
+    message.data = array.array("d", rows.tobytes())
     return message
 
 
-def _percentile_values(name: str, values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    p50, p99 = percentiles(values)
-    return {} if math.isnan(p50) else {f"{name}_p50": p50, f"{name}_p99": p99}
+def _timing_values(records: Sequence[TickRecord]) -> dict[str, float]:
+    """Return p50 and p99 in ms of lateness, tick, age of the data at the commands, and every stage."""
+    stages = list(records[-1].stages_s)
+    names = ["lateness_ms", "tick_ms", *(f"{stage}_ms" for stage in stages)]
+    rows_s = [
+        (record.lateness_s, record.duration_s, *(record.stages_s[stage] for stage in stages)) for record in records
+    ]
+    p50, p99 = column_percentiles(np.array(rows_s) * 1e3)
+    values: dict[str, float] = {}
+    for name, low, high in zip(names, p50.tolist(), p99.tolist(), strict=True):
+        values |= {f"{name}_p50": low, f"{name}_p99": high}
+    low, high = percentiles(np.concatenate([record.command_ages_s for record in records]) * 1e3)
+    if math.isfinite(low):
+        values |= {"stamp_to_command_ms_p50": low, "stamp_to_command_ms_p99": high}
+    return values
 
 
 def _without_digits(text: str) -> str:

@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
             logger=self.get_logger(),
             on_failure=self._on_loop_failure,
         )
-        self._reporter = Reporter(self, configuration, pipeline, self._loop, self._description())
+        self._reporter = Reporter(self, configuration, pipeline, self._loop, self._sensors, self._description())
         self._operation.attach(self._loop, pipeline)
         self._claims.begin(self._on_claims)
         self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
