@@ -87,6 +87,8 @@ def parameters_of(model_file: Path, robots: Sequence[str], changes: Mapping[str,
         "policy.path": str(model_file),
         "policy.trusted": True,
         "policy.device": "cpu",
+        # What is measured at configure takes time, and is no subject of most tests.
+        "policy.engine": "direct",
         "observations.keys": ["image", "touch"],
         "observations.image.topic": "camera/image_raw",
         "observations.image.type": "sensor_msgs/msg/Image",

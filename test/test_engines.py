@@ -337,7 +337,7 @@ class Hungry:
 
 def deployed(file: Path, robots: int, **changes: Any) -> swap.Deployment:
     names = [f"robot_{index}" for index in range(robots)]
-    given = {name.replace("__", "."): value for name, value in changes.items()}
+    given = {"policy.engine": "auto", **{name.replace("__", "."): value for name, value in changes.items()}}
     return deploy(parse_configuration(parameters_of(file, names, given)))
 
 

@@ -92,11 +92,15 @@ def sha256(file: Path) -> str:
 
 def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start_node: StartNode) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
-    process = start_node(parameters_of(old_file, ROBOTS, {**PARAMETERS, "policy.sha256": sha256(old_file)}))
+    changes = {**PARAMETERS, "policy.sha256": sha256(old_file), "policy.engine": "auto"}
+    process = start_node(parameters_of(old_file, ROBOTS, changes))
     operator = LifecycleClient(peer, process.full_name)
     diagnostics = Diagnostics(peer)
     robots = ConstantRobots(peer)
     peer.spin_until(lambda: "policy_node: control" in diagnostics.newest, "diagnostics")
+    engine = process.wait_for(r"engine (\w+), 2 robots at a time; measured: [^\n]*direct [\d.]+ ms").group(1)
+    found = diagnostics.values("policy_node: control")
+    assert found["engine"] == engine and "onnxruntime" in found["engine_measured"]
     robots.drive(old)
     robots.assert_driven_by(old)
 
@@ -117,7 +121,9 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
 
     diagnostics.newest.clear()
     peer.spin_until(lambda: diagnostics.values("policy_node: control").get("policy") == str(new_file), "diagnostics")
-    assert diagnostics.values("policy_node: control")["policy_sha256"] == sha256(new_file)
+    values = diagnostics.values("policy_node: control")
+    # Nothing is measured while a policy drives: the new one takes the engine of the old one.
+    assert values["policy_sha256"] == sha256(new_file) and values["engine"] == engine and not values["engine_measured"]
     assert process.send(signal.SIGINT) == 0
     assert "Traceback" not in process.text
 
