@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from policy_node.configuration import Configuration, ConfigurationError
 from policy_node.options import number
 from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.ros.domain import keep_to_itself
@@ -118,27 +120,20 @@ class FleetOptions:
 
 
 class Loop(NamedTuple):
-    """A control loop to be measured: its label, the name of its node, and how its process is started."""
+    """A control loop to be measured: its label, its node's name, how its process is started, what it is to do."""
 
     label: str
     node: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
+    configuration: Configuration | None = None
 
 
 def node_parameters(options: FleetOptions, model: str, settings: Settings) -> dict[str, Any]:
-    """Return the node's parameters.
-
-    Raises
-    ------
-    ToolError
-        When what was set is not allowed.
-    """
+    """Return the node's parameters."""
     parameters = robot_parameters(options.robots, options.rate_hz, model)
     parameters |= {"synchronisation.slop_s": options.slop_s, "synchronisation.max_age_s": options.max_age_s}
-    parameters |= settings.parameters
-    check_parameters(parameters)
-    return parameters
+    return parameters | dict(settings.parameters)
 
 
 def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
@@ -150,32 +145,48 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
         When what was set is not allowed.
     """
     # As the launch files set them; today's loop is to have the same.
-    environment = {**options.transport, **MALLOC_VARIABLES}
-    settings = Settings({}, environment).and_also(parse_settings(" ".join(options.settings)))
+    launched = {**options.transport, **MALLOC_VARIABLES}
+    settings = Settings({}, launched).and_also(parse_settings(" ".join(options.settings)))
     variants = {"node": settings}
     variants |= {f"node with {text}": settings.and_also(parse_settings(text)) for text in options.versus}
     loops = []
     for position, (label, variant) in enumerate(variants.items()):
         file = folder / f"parameters_{position}.yaml"
         parameters = node_parameters(options, model, variant)
+        configuration = check_parameters(parameters)
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False))
         # Names of their own: a node that drives real robots may be running.
         arguments = ["-m", "policy_node.ros.node", "--ros-args", "-r", "__node:=policy_bench_node"]
-        loops.append(
-            Loop(
-                label,
-                "policy_bench_node",
-                [*arguments, "--params-file", str(file)],
-                {name: value for name, value in variant.environment.items() if value},
-            )
-        )
+        arguments += ["--params-file", str(file)]
+        environment = {name: value for name, value in variant.environment.items() if value}
+        loops.append(Loop(label, "policy_bench_node", arguments, environment, configuration))
     if options.baseline:
         arguments = ["-m", "policy_node.tools.bench_baseline", "--name", "policy_bench_baseline"]
         arguments += ["--robots", str(options.robots), "--rate-hz", str(options.rate_hz), "--model", model]
         if _synchroniser() != "newest message":
             arguments += ["--slop-s", str(options.slop_s)]
-        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, environment))
+        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, launched))
     return loops
+
+
+def measure_engines(loops: Sequence[Loop]) -> None:
+    """Let `policy.engine: auto` of all loops measure before the robots take the time of the machine.
+
+    The nodes find what was measured in the cache, as they do on a robot from their second start on.
+
+    Raises
+    ------
+    ToolError
+        When the policy or an engine cannot be used.
+    """
+    from policy_node.ros.swap import deploy
+
+    configurations = {loop.configuration.policy: loop.configuration for loop in loops if loop.configuration}
+    for configuration in configurations.values():
+        try:
+            deploy(configuration)
+        except ConfigurationError as error:
+            raise ToolError(f"--model, --set, --versus: {error}") from error
 
 
 def _synchroniser() -> str:
@@ -223,6 +234,10 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             model = str(folder / "untrained.zip")
             save_untrained_model(Path(model), (options.height, options.width, 3))
         loops = loops_of(options, model, folder)
+        with console.status("measuring the policy's engines"):
+            # What an earlier time left may have been measured on a busy machine, as the robots would make it.
+            os.environ["XDG_CACHE_HOME"] = str(folder)
+            measure_engines(loops)
         processes = min(PUBLISHER_PROCESSES, options.robots)
         notes = [folder / f"publishers_{first}.npy" for first in range(processes)]
         measured = _measure_in_turn(options, loops, notes, console)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from policy_node.configuration import ConfigurationError
+from policy_node.engines import EngineChoice
 from policy_node.options import number
 from policy_node.parameters import ENGINES
 from policy_node.pipeline import Pipeline
@@ -267,9 +270,11 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
     except PolicyError as error:
         raise ToolError(f"--device: {error}") from error
     with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_"))
+        # What an earlier time left may have been measured on a busy machine.
+        os.environ["XDG_CACHE_HOME"] = folder
         model = options.model
         if not model:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_"))
             model = str(Path(folder) / "untrained.zip")
             frame = (options.height, options.width, 1 if options.grey else 3)
             save_untrained_model(Path(model), frame, options.stack, options.touch)
@@ -285,15 +290,18 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         parts: dict[str, Callable[[], None]] = {}
         arrivals: dict[str, Callable[[], None]] = {}
         steps: dict[str, Step] = {}
-        chosen: dict[str, str] = {}
+        chosen: dict[str, EngineChoice] = {}
         for engine in options.engines:
             with console.status(f"{engine}: configuring"):
                 configuration = check_parameters({**parameters, "policy.engine": engine})
-                deployment = deploy(configuration)
+                try:
+                    deployment = deploy(configuration)
+                except ConfigurationError as error:
+                    raise ToolError(f"--model, --engines, --set: {error}") from error
             step = steps[engine] = Step(deployment.pipeline, messages, configuration.period_ns)
             parts[f"{engine}: step"], arrivals[f"{engine}: step"] = step, step.arrive
             parts[f"{engine}: forward"] = Forward(deployment.pipeline.policy, options.robots)
-            chosen[engine] = deployment.engine.name
+            chosen[engine] = deployment.engine
         if options.predict:
             parts["predict"] = Predict(model, options.robots, str(device))
         for name, part in parts.items():
@@ -314,7 +322,9 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         step_ms = np.concatenate(steps_ms)
         stages_ms = {stage: np.array([each[stage] for each in step.stages_s]) * 1e3 for stage in step.stages_s[0]}
         figures["engines"][engine] = {
-            "engine": chosen[engine],
+            "engine": chosen[engine].name,
+            "measured_ms": dict(chosen[engine].measured_ms),
+            "excluded": dict(chosen[engine].excluded),
             "steps": len(step_ms),
             "step_ms": distribution(step_ms),
             "forward_ms": distribution(np.concatenate(forwards_ms)),
