@@ -171,13 +171,54 @@ def test_sizes_that_contradict_each_other_are_unusable(changes: dict[str, Any]) 
         decode(IMAGE, message, (HEIGHT, WIDTH, 3))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_pixels_without_a_distance_become_bounds_and_zero(padding: int, big_endian: bool) -> None:
+    depth = np.full((HEIGHT, WIDTH, 1), 0.5, ">f4" if big_endian else "<f4")
+    depth[0, :4, 0] = math.inf, -math.inf, math.nan, 0.25
+    got = decode(IMAGE, image(depth, "32FC1", padding, big_endian=big_endian), depth.shape, "float32")
+    assert got[0, :, 0].tolist() == [1, 0, 0, 0.25, 0.5, 0.5, 0.5]
+    assert np.all(got[1:] == 0.5)
+
+
+def test_pixels_that_were_not_measured_play_no_part_when_neighbours_are_averaged() -> None:
+    depth = np.full((4, 6, 1), 0.5, np.float32)
+    depth[:2, :2, 0] = [[math.nan, 0.25], [0.25, math.nan]]
+    depth[2:, :2] = math.nan
+    depth[:2, 4:, 0] = [[math.inf, math.inf], [0.5, 0.5]]
+    got = decode(IMAGE, image(depth, "32FC1"), (2, 3, 1), "float32")
+    assert got[..., 0].tolist() == [[0.25, 0.5, 0.75], [0, 0.5, 0.5]]
+
+
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH, 1), (2, 3, 1)])
-def test_depth_that_is_not_finite_is_unusable(value: float, shape: tuple[int, ...]) -> None:
+def test_depth_of_which_nothing_was_measured_is_unusable(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnusableReading, match="no pixel was measured"):
+        decode(IMAGE, image(np.full((HEIGHT, WIDTH, 1), math.nan, np.float32), "32FC1"), shape, "float32")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (math.inf, 0.0, math.inf, r"holds \+inf, but the observation has no upper bound.*16UC1"),
+        (-math.inf, -math.inf, 5.0, "holds -inf, but the observation has no lower bound"),
+        (math.nan, 0.5, 5.0, "which becomes 0, but the observation is 0.5 to 5; train"),
+    ],
+)
+def test_depth_that_the_observation_cannot_say_is_unusable(value: float, low: float, high: float, text: str) -> None:
+    spec = ArraySpec("seen", (HEIGHT, WIDTH, 1), "float32", low, high)
+    decoder = reading_decoder(IMAGE, spec, topic="seen")
     depth = np.ones((HEIGHT, WIDTH, 1), np.float32)
     depth[3, 2] = value
-    with pytest.raises(UnusableReading, match="NaN or infinity"):
-        decode(IMAGE, image(depth, "32FC1"), shape, "float32")
+    out = np.full(spec.shape, MARK, np.float32)
+    with pytest.raises(UnusableReading, match=text):
+        decoder.decode(serialize_message(image(depth, "32FC1")), out)
+    assert np.all(out == MARK)
+
+
+def test_only_compressed_images_are_worth_other_threads() -> None:
+    assert reading_decoder(COMPRESSED_IMAGE, spec_of((5, 7, 3)), topic="seen").parallel
+    assert not reading_decoder(IMAGE, spec_of((5, 7, 3)), topic="seen").parallel
+    assert not reading_decoder(TWIST, spec_of((6,), "float32"), topic="seen").parallel
 
 
 def smooth(channels: int, dtype: str = "uint8") -> np.ndarray:

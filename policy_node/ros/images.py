@@ -38,6 +38,7 @@ _DECODED = {("uint8", 1): "mono8", ("uint8", 3): "bgr8", ("uint8", 4): "bgra8", 
 MAX_COMPRESSED_PIXELS = 64_000_000
 _MAX_JPEG_SEGMENTS = 256
 _KEEP = -1  # beside OpenCV's conversion codes: no conversion
+_LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 # The markers SOF0 to SOF15, without DHT, JPG and DAC, which lie between them.
@@ -45,7 +46,14 @@ _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ImageReader(Protocol):
-    """Reads one serialised message into `out` `[height, width, channels]`; leaves `out` alone when that fails."""
+    """Reads one serialised message into `out` `[height, width, channels]`; leaves `out` alone when that fails.
+
+    Several threads may read at once.
+    """
+
+    @property
+    def parallel(self) -> bool:
+        """Whether reading takes long and lets other threads run meanwhile."""
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
@@ -66,6 +74,8 @@ class RawImageReader:
     MessageTypeError
         If the encoding does not give what `spec` asks for.
     """
+
+    parallel = False
 
     def __init__(self, spec: ArraySpec, encoding: str) -> None:
         self._converter = Converter(_wanted_encoding(spec, encoding, tuple(ENCODINGS)), spec)
@@ -105,6 +115,8 @@ class CompressedImageReader:
 
     The parameters and errors are those of `RawImageReader`; 32FC1 is not available.
     """
+
+    parallel = True
 
     def __init__(self, spec: ArraySpec, encoding: str) -> None:
         allowed = tuple(name for name in ENCODINGS if name in _DECODED.values() or ENCODINGS[name].colour)
@@ -149,11 +161,16 @@ class Converter:
 
     Colours convert into one another, and to and from grey, as OpenCV does it; depth stays what it is. Another size is
     resized with INTER_AREA. The result is that of conversion first and resizing second.
+
+    Depth in metres (32FC1) may have pixels without a distance, as REP 117 and REP 118 say them. Beyond the largest
+    measurable one (+inf) becomes the upper bound of the observation, too near (-inf) its lower bound. No measurement
+    (NaN) becomes 0, which is how 16UC1 says the same, and plays no part when neighbours are averaged.
     """
 
     def __init__(self, encoding: str, spec: ArraySpec) -> None:
         self._wanted = encoding
         self._size, self._channels = spec.shape[:2], spec.shape[2]
+        self._low, self._high = float(np.min(spec.low)), float(np.max(spec.high))
         colour = ENCODINGS[encoding].colour
         self._codes = {encoding: _KEEP}
         for name, other in ENCODINGS.items():
@@ -167,11 +184,42 @@ class Converter:
                 f"encoding '{encoding}' cannot become '{self._wanted}'; allowed: {', '.join(self._codes)}"
             )
         code = self._codes[encoding]
-        if pixels.shape[:2] != self._size or code != _KEEP:
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            pixels = self._filled(pixels)
+        elif pixels.shape[:2] != self._size or code != _KEEP:
             pixels = self._convert(pixels, code)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise UnusableReading("the image holds NaN or infinity; publish 16UC1, or fill the gaps before")
+            raise UnusableReading("the image holds distances that are too large to be averaged")
         np.copyto(out, pixels.reshape(out.shape))
+
+    def _filled(self, depth: np.ndarray) -> np.ndarray:
+        """Return depth of the wanted size in which every pixel has a distance."""
+        depth = depth.astype(np.float32)
+        for sign, bound, name in ((1, self._high, "upper"), (-1, self._low, "lower")):
+            beyond = np.isinf(depth) & (np.sign(depth) == sign)
+            if beyond.any():
+                if not np.isfinite(np.float32(bound)):
+                    raise UnusableReading(
+                        f"the image holds {'+' if sign > 0 else '-'}inf, but the observation has no {name} bound that "
+                        "could stand for it; train the policy with a bounded observation space, or publish 16UC1"
+                    )
+                depth[beyond] = bound
+        measured = ~np.isnan(depth)
+        if measured.all():
+            return depth if depth.shape[:2] == self._size else self._convert(depth, _KEEP)
+        if not measured.any():
+            raise UnusableReading("the image holds NaN only: no pixel was measured")
+        if not self._low <= 0.0 <= self._high:
+            raise UnusableReading(
+                f"the image holds NaN, which becomes 0, but the observation is {self._low:g} to {self._high:g}; "
+                "train the policy with an observation space that holds 0, or fill the gaps before"
+            )
+        depth[~measured] = 0.0
+        if depth.shape[:2] == self._size:
+            return depth
+        weights = self._convert(measured.astype(np.float32), _KEEP)
+        sums = self._convert(depth, _KEEP)
+        return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > _LEAST_WEIGHT)
 
     def _convert(self, pixels: np.ndarray, code: int) -> np.ndarray:
         # OpenCV wants native byte order and rows of whole elements.

@@ -67,7 +67,12 @@ DISTANCE_FIELDS = {
 class ReadingDecoder:
     """Decodes the serialised messages of one observation; made by `reading_decoder`.
 
-    It keeps nothing of a robot, so one serves all robots of a fleet, in one thread.
+    It keeps nothing of a robot, so one serves all robots of a fleet, in one thread; in several where it is `parallel`.
+
+    Attributes
+    ----------
+    parallel
+        Whether decoding takes long and lets other threads run meanwhile, as that of compressed images does.
     """
 
     def __init__(self, message_type: MessageClass, topic: str, read: ImageReader | VectorReader) -> None:
@@ -75,6 +80,7 @@ class ReadingDecoder:
         self._topic = topic
         self._read = read
         self._has_header = has_header(message_type)
+        self.parallel = read.parallel
 
     def stamp_ns(self, raw: bytes) -> int | None:
         """Return the header stamp of a serialised message in nanoseconds.

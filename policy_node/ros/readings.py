@@ -73,6 +73,8 @@ class VectorReader:
         more than `spec` has.
     """
 
+    parallel = False
+
     def __init__(self, message_type: MessageClass, source: NumberSource, spec: ArraySpec) -> None:
         self._message_type = message_type
         self._source = source
