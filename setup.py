@@ -44,7 +44,7 @@ setup(
         ("share/" + package_name, ["package.xml"]),
         *(
             (f"share/{package_name}/{folder}", sorted(glob(f"{folder}/*.*")))
-            for folder in ("launch", "config", "models")
+            for folder in ("launch", "config", "config/sros2", "models")
         ),
     ],
     python_requires=">=3.10",
