@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,8 +17,8 @@ from policy_node.terms import Decode
 
 # More threads than this wait for the memory, not for the processor.
 MOST_THREADS = 8
-# Messages that are decoded faster than another thread is woken, together in bytes.
-FEW_BYTES = 100_000
+# Compressed images of fewer bytes together are decoded within about a millisecond: too short to be shared.
+FEW_BYTES = 20_000
 
 
 class Rejections:
@@ -90,7 +91,14 @@ class Staging:
         self._parallel = [[reading for reading in of if _is_parallel(reading.decode)] for of in readings]
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), len(rows))
         self._helpers = threads - 1 if any(self._parallel) else 0
-        self._pool = ThreadPoolExecutor(self._helpers, "decoding") if self._helpers else None
+        self._pool: ThreadPoolExecutor | None = None
+        if self._helpers:
+            self._pool = ThreadPoolExecutor(self._helpers, "decoding")
+            # They all start here, as a thread inherits priority and CPUs of the one that starts it.
+            all_there = threading.Barrier(self._helpers + 1)
+            for _ in range(self._helpers):
+                self._pool.submit(all_there.wait)
+            all_there.wait()
 
     def __call__(self, chosen: Iterable[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
         """Decode.
