@@ -8,7 +8,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from policy_node.configuration import parse_configuration
-from policy_node.ros.graph import why_silent
+from policy_node.ros.graph import several_publishers, why_silent
 
 ROBOTS = ("one", "two")
 
@@ -36,3 +36,20 @@ def test_the_reason_names_topic_found_and_wanted(peer: Peer, tmp_path) -> None:
     peer.spin_until(lambda: why("one") == f"{carries} sensor_msgs/msg/Image", "the type")
     peer.node.create_publisher(Image, "/two/camera/image_raw", 1)
     peer.spin_until(lambda: why("two") == "", "no reason for a publisher that fits")
+
+
+def test_a_topic_with_two_publishers_is_named_with_them(peer: Peer, tmp_path) -> None:
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ("three", "four"), {}))
+    image = next(source for source in configuration.sources if source.name == "image")
+
+    def several() -> str:
+        return several_publishers(peer.node, configuration.robots, image)
+
+    peer.node.create_publisher(Image, "/three/camera/image_raw", 1)
+    peer.node.create_publisher(Image, "/four/camera/image_raw", 1)
+    peer.spin_until(lambda: peer.node.count_publishers("/four/camera/image_raw") == 1, "both publishers")
+    assert several() == ""
+    peer.node.create_publisher(Image, "/four/camera/image_raw", 1)
+    peer.spin_until(lambda: several() != "", "the second publisher")
+    name = peer.node.get_fully_qualified_name()
+    assert several().startswith(f"/four/camera/image_raw has 2 publishers ({name}, {name})")

@@ -24,7 +24,7 @@ from policy_node.configuration import Configuration
 from policy_node.load import DeviceLoad, ProcessLoad
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.graph import why_silent
+from policy_node.ros.graph import several_publishers, why_silent
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.synchroniser import RobotState
 from policy_node.timing import TickRecord, column_percentiles, percentiles
@@ -156,6 +156,7 @@ class Reporter:
                 (DIAGNOSTICS_PERIOD_S / self._parts, self._report),
                 (CHANGES_PERIOD_S, self._log_changes),
                 (WAITING_PERIOD_S, self._log_unheard),
+                (WAITING_PERIOD_S, self._log_several_publishers),
             )
         ]
 
@@ -228,6 +229,15 @@ class Reporter:
             ]
             silent.append(f"{robot}: " + ", ".join(f"{topic} ({why})" if why else topic for topic, why in whys))
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
+
+    def _log_several_publishers(self) -> None:
+        now_s = time.monotonic()
+        for source, *_ in self._configuration.sensors:
+            why = several_publishers(self._node, self._pipeline.robots, source)
+            key = ("several_publishers", source.name)
+            if why and now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
+                self._found_at_s[key] = now_s
+                self._logger.warning(f"{source.name}: {why}")
 
     def _report(self) -> None:
         """Publish the next part of the report; a new one begins with the node itself."""

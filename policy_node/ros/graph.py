@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the ROS graph says about a topic on which nothing arrives."""
+"""What the ROS graph says about a topic on which nothing arrives, or on which too many publish."""
 
 from __future__ import annotations
 
@@ -46,3 +46,30 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
     return ""
+
+
+def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:
+    """Say which topics of a sensor have more than one publisher; empty when none has.
+
+    A policy that gets readings of two sensors in turns sees the robot jump to and fro.
+
+    Parameters
+    ----------
+    node
+        Looks at the graph.
+    robots
+        Names of the robots.
+    source
+        The sensor.
+    """
+    topics = dict.fromkeys(node.resolve_topic_name(topic_of(robot, source.topic)) for robot in robots)
+    crowded = [topic for topic in topics if node.count_publishers(topic) > 1]
+    if not crowded:
+        return ""
+    publishers = node.get_publishers_info_by_topic(crowded[0])
+    names = sorted(f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}" for publisher in publishers)
+    others = f" and {len(crowded) - 1} topics more" if len(crowded) > 1 else ""
+    return (
+        f"{crowded[0]}{others} has {len(publishers)} publishers ({', '.join(names[:4])}), but the policy takes their "
+        "messages for those of one sensor; stop all but one, or give them topics of their own"
+    )
