@@ -10,7 +10,8 @@ own instead, `[steps, ...]`, for policies that look back by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ import torch
 from policy_node.configuration import ConfigurationError, ObservationConfiguration
 from policy_node.specs import ArraySpec
 from policy_node.terms import TermComposer, TermLayout, arrange_terms
+
+# robots, height, width, channels
+IMAGE_AXES = 4
+MOST_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,8 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 class _History:
     """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
 
-    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device, static: bool) -> None:
+    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
         self.layout = layout
-        self._static = static
         dtype = torch.from_numpy(np.empty(0, layout.frame.dtype)).dtype
         frame = (robots, *layout.frame.shape)
         staged = (robots, sum(term.reading for term in layout.terms)) if layout.terms else frame
@@ -185,6 +189,36 @@ class _History:
             self._stacked = torch.zeros((robots, layout.history, *layout.frame.shape), dtype=dtype, device=device)
         elif layout.steps > 1:
             self._stacked = torch.zeros((*frame[:-1], layout.steps * frame[-1]), dtype=dtype, device=device)
+        self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
+
+    def _make_shift(self, stacked: torch.Tensor) -> Callable[[torch.Tensor], None]:
+        """Return the function that moves all steps by one and makes what it is given the newest one, in place."""
+        has_axis = bool(self.layout.history)
+        newest_step = stacked[:, -1] if has_axis else stacked[..., -self.layout.frame.shape[-1] :]
+        if stacked.device.type != "cpu":
+            kept = stacked[:, 1:] if has_axis else stacked[..., newest_step.shape[-1] :]
+
+            def shift_on_device(newest: torch.Tensor) -> None:
+                last = newest.unsqueeze(1) if has_axis else newest
+                stacked.copy_(torch.cat([kept, last], dim=1 if has_axis else -1))
+
+            return shift_on_device
+        numbers, target = stacked.view(-1).numpy(), newest_step.numpy()
+        distance = math.prod(self.layout.frame.shape) if has_axis else target.shape[-1]
+        # NumPy copies many numbers of one channel faster than a few channels of each of many pixels.
+        one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
+
+        def shift_on_host(newest: torch.Tensor) -> None:
+            # One move of the whole memory; what it moves from one row's steps into another's is overwritten at once.
+            numbers[:-distance] = numbers[distance:]
+            source = newest.numpy()
+            if one_by_one:
+                for channel in range(target.shape[-1]):
+                    target[..., channel] = source[..., channel]
+            else:
+                target[...] = source
+
+        return shift_on_host
 
     def readings(self, robot: int) -> dict[str, np.ndarray]:
         """Return by the name of its source where each reading of a robot is to be written."""
@@ -222,28 +256,17 @@ class _History:
             See `TermComposer`.
         """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
-        stacked = newest if self._stacked is None else self._shifted(self._stacked, newest, restart)
+        stacked = newest if self._stacked is None else self._stacked
+        if self._shift is not None:
+            if restart is not None and self._order is None:
+                # As bytes: not every dtype of observations can be assigned through a mask.
+                stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
+            self._shift(newest)
+            if restart is not None and self._order is not None:
+                stacked.copy_(torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked))
         if self._order is not None:
             return stacked[:, self._order]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
-
-    def _shifted(self, before: torch.Tensor, newest: torch.Tensor, restart: torch.Tensor | None) -> torch.Tensor:
-        """Return the steps without the oldest and with the newest one, and keep them."""
-        if restart is not None and self._order is None:
-            # As bytes: not every dtype of observations can be assigned through a mask.
-            before.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (before.ndim - 1)), 0)
-        # A new tensor each time: a ring of steps had to gather them, which took four times as long.
-        if self.layout.history:
-            stacked = torch.cat([before[:, 1:], newest.unsqueeze(1)], dim=1)
-        else:
-            stacked = torch.cat([before[..., newest.shape[-1] :], newest], dim=-1)
-        if restart is not None and self._order is not None:
-            stacked = torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked)
-        if self._static:
-            before.copy_(stacked)
-        else:
-            self._stacked = stacked
-        return stacked
 
 
 class ObservationBatch:
@@ -257,15 +280,13 @@ class ObservationBatch:
         Number of rows.
     device
         Where the policy runs. With CUDA the staging rows are pinned.
-    static
-        Whether all that is kept stays where it is in memory, so that the steps can be recorded and repeated.
+
+    All that is kept stays where it is in memory, so that the steps can be recorded and repeated.
     """
 
-    def __init__(
-        self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device, static: bool = False
-    ) -> None:
+    def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
         self.layouts = layouts
-        self._histories = {key: _History(layout, robots, device, static) for key, layout in layouts.items()}
+        self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
         self._device = device
         sizes = [
             term.size

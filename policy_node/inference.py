@@ -69,7 +69,7 @@ class Inference:
         device = policy.device
         recorded = isinstance(policy, CapturedPolicy)
         keyed = {layout.key: layout for layout in layouts.values()}
-        self.batch = ObservationBatch(keyed, self._robots, device, static=recorded)
+        self.batch = ObservationBatch(keyed, self._robots, device)
         mapper = CommandMapper(policy.spec.action, configuration.action, device)
         self.components = mapper.components
         self.safe_command = mapper.safe_command
