@@ -1,0 +1,77 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""A robot whose safe command is where it is: driven, stopped there, limited as it starts again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+ROBOT = "arm"
+MAX_RATE = 2.0
+PERIOD_S = 0.05
+
+Model = Callable[..., tuple[Path, Any]]
+StartNode = Callable[..., NodeProcess]
+
+
+def test_an_arm_is_stopped_where_it_is_and_starts_slowly_from_there(
+    model: Model, peer: Peer, start_node: StartNode
+) -> None:
+    changes = {
+        "action.type": "std_msgs/msg/Float64MultiArray",
+        "action.fields": None,
+        "action.safe_position_topic": "joint_states",
+        "action.safe_position_joints": ["shoulder", "elbow"],
+        "action.max_rate": [MAX_RATE],
+    }
+    process = start_node(parameters_of(model()[0], [ROBOT], changes))
+    fleet = ScriptedFleet(peer, [ROBOT], Float64MultiArray)
+    diagnostics = Diagnostics(peer)
+    joints = peer.node.create_publisher(JointState, f"{ROBOT}/joint_states", 1)
+
+    def publish_position(shoulder: float, elbow: float) -> None:
+        # Joints are found by their names; a gripper beside them does not matter.
+        message = JointState(name=["elbow", "gripper", "shoulder"], position=[elbow, 9.0, shoulder])
+        message.header.stamp = peer.node.get_clock().now().to_msg()
+        joints.publish(message)
+
+    def state() -> dict[str, str]:
+        return diagnostics.values(f"policy_node: {ROBOT}")
+
+    fleet.drive(lambda: state().get("state") == "WAITING", "diagnostics of an arm whose position is not known")
+    fleet.drive(lambda: "action.safe_position" in state()["reason"], "the reason")
+    assert not fleet.commands[ROBOT]
+    process.wait_for(r"waiting for the first message of arm: .*joint_states")
+
+    fleet.drive(
+        lambda: len(fleet.commands[ROBOT]) > 20,
+        "commands",
+        publish_more=lambda: publish_position(0.25, -0.75),
+    )
+    commands = np.array([message.data for message in fleet.commands[ROBOT]])
+    # The first may differ from the position as much as any two from one another.
+    steps = np.abs(np.diff(np.vstack([[0.25, -0.75], commands]), axis=0))
+    assert (steps <= MAX_RATE * PERIOD_S + 1e-9).all()
+    assert len(np.unique(commands, axis=0)) > 1
+    fleet.drive(lambda: int(state()["slowed"]) > 0, "the count of limited commands")
+
+    # Without readings it stays where it is then, and does not follow where it sags to.
+    fleet.drive(
+        lambda: np.array_equal(fleet.newest(ROBOT), [0.5, 0.125]),
+        "the position as command",
+        robots=[],
+        publish_more=lambda: publish_position(0.5, 0.125),
+    )
+    count = len(fleet.commands[ROBOT])
+    fleet.drive(
+        lambda: len(fleet.commands[ROBOT]) > count + 20,
+        "more commands",
+        robots=[],
+        publish_more=lambda: publish_position(0.4, 0.1),
+    )
+    assert {tuple(message.data) for message in fleet.commands[ROBOT][count:]} == {(0.5, 0.125)}
