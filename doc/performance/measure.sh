@@ -12,7 +12,7 @@ PATH="$PWD/.venv/bin:$PATH"
 model=models/rover.zip
 failed=
 step=0
-steps=8
+steps=9
 started=$(date +%s)
 
 # bench NAME COMMAND OPTIONS…: leaves NAME.json and NAME.png in the folder.
@@ -38,6 +38,7 @@ bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" 
     --versus policy.engine:=direct --versus policy.engine:=torchscript
 bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
     --engines auto,direct,torchscript,onnxruntime
+bench policy policy --model $model --device cpu --seconds "$((seconds / 2 + 1))"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     steps=$((steps + 2))
     for robots in 256 1024; do

@@ -280,6 +280,27 @@ def pipeline(load: Load) -> str:
     return table(["ms, p50 / p99", *head], rows) + said
 
 
+def policy(load: Load) -> str:
+    """Return the time of one inference by batch size and engine, and what is recommended."""
+    try:
+        figures = load("policy")
+    except Missing:
+        return NOT_MEASURED
+    rows = [row for row in figures["rows"] if "latency_ms" in row]
+    engines = list(dict.fromkeys(row["engine"] if row["precision"] == "float32" else "" for row in rows))
+    cells = {(row["batch"], row["engine"]): row for row in rows if row["precision"] == "float32"}
+    lines = [
+        [str(batch), *(_inference(cells.get((batch, engine))) for engine in engines if engine)]
+        for batch in dict.fromkeys(row["batch"] for row in rows)
+    ]
+    head = ["robots in one inference", *filter(None, engines)]
+    return table(head, lines) + f"\n\n{figures['why']}"
+
+
+def _inference(row: Figures | None) -> str:
+    return "–" if row is None else f"{row['latency_ms']['p50']:.3g} ms, {row['robots_per_s']:.0f} robots/s"
+
+
 def profile(load: Load) -> str:
     """Return where the node's time goes."""
     rows = []
@@ -306,6 +327,7 @@ _TABLES: Mapping[str, Callable[[Load], str]] = {
     "options": options,
     "transport": transport,
     "pipeline": pipeline,
+    "policy": policy,
     "profile": profile,
 }
 

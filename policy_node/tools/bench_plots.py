@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 NODE, BASELINE = "#2f81f7", "#db6d28"
-_COLOURS = (NODE, BASELINE, "#3fb950", "#a371f7", "#d29922", "#f85149")
+_COLOURS = (NODE, BASELINE, "#3fb950", "#a371f7", "#d29922", "#f85149", "#39c5cf", "#f778ba")
 _TEXT = "#7d8590"
-# Matplotlib names every one of its keys in the type.
-_STYLE: Any = {
+# Of all plots. Matplotlib names every one of its keys in the type.
+STYLE: Any = {
     "font.size": 9.5,
     "text.color": _TEXT,
     "axes.labelcolor": _TEXT,
@@ -50,7 +50,7 @@ def plot_fleet(figures: Mapping[str, Any], title: str, file: Path) -> None:
     if "baseline" in figures:
         loops["today's loop"] = figures["baseline"]
     labels = list(loops)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 1.7 + 0.32 * len(labels)), layout="constrained")
         all_axes = figure.subplots(1, len(_FLEET_PANELS), sharey=True)
         for axes, (key, label) in zip(all_axes, _FLEET_PANELS, strict=True):
@@ -70,12 +70,12 @@ def plot_fleet(figures: Mapping[str, Any], title: str, file: Path) -> None:
             axes.grid(axis="x")
         all_axes[0].set_yticks(range(len(labels)), labels)
         all_axes[0].invert_yaxis()
-        _finish(figure, f"{title}\ntimes from p50 to p99", figures["machine"], file)
+        finish(figure, f"{title}\ntimes from p50 to p99", figures["machine"], file)
 
 
 def plot_scale(fleets: Sequence[Mapping[str, Any]], title: str, machine: Mapping[str, Any], file: Path) -> None:
     """Draw the cost and the delays of `policy_bench scale` against the number of robots."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         panels = figure.subplots(1, 3)
         robots = [fleet["options"]["robots"] for fleet in fleets]
@@ -99,7 +99,7 @@ def plot_scale(fleets: Sequence[Mapping[str, Any]], title: str, machine: Mapping
             _logarithmic(panel, robots)
             panel.set_title(label, fontsize=8.5)
         panels[0].legend()
-        _finish(figure, title, machine, file)
+        finish(figure, title, machine, file)
 
 
 def _logarithmic(axes: Axes, robots: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ def _plain_numbers(axis: Axis) -> None:
 def plot_pipeline(figures: Mapping[str, Any], title: str, file: Path) -> None:
     """Draw the stages of a step beside the bare forward pass, for every engine."""
     engines = figures["engines"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 1.5 + 0.6 * len(engines)), layout="constrained")
         axes = figure.subplots()
         labels = []
@@ -146,10 +146,10 @@ def plot_pipeline(figures: Mapping[str, Any], title: str, file: Path) -> None:
         axes.set_xlabel("ms, p50")
         axes.grid(axis="x")
         axes.legend(ncols=len(stages) + 1, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        _finish(figure, title, figures["machine"], file)
+        finish(figure, title, figures["machine"], file)
 
 
-def _finish(figure: Figure, title: str, machine: Mapping[str, Any], file: Path) -> None:
+def finish(figure: Figure, title: str, machine: Mapping[str, Any], file: Path) -> None:
     """Write the title, the machine and the file."""
     figure.suptitle(title)
     device = f", {machine['gpu']}" if machine.get("gpu") else ""

@@ -313,29 +313,27 @@ def table(figures: dict[str, Any]) -> Table:
 def draw(figures: dict[str, Any], file: Path) -> None:
     """Draw latency and throughput over the batch size, a line for each engine."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from policy_node.tools.bench_plots import STYLE, finish
 
-    figure, (latency, throughput) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in figures["rows"]:
         if "latency_ms" in row:
             lines.setdefault(Candidate(row["engine"], row["precision"]).label, []).append(row)
-    for label, rows in lines.items():
-        batches = [row["batch"] for row in rows]
-        latency.plot(batches, [row["latency_ms"]["p50"] for row in rows], marker="o", label=label)
-        throughput.plot(batches, [row["robots_per_s"] for row in rows], marker="o", label=label)
-    chosen = figures["recommended"]["batch"]
-    for axes, name in ((latency, "one inference (ms, p50)"), (throughput, "robots inferred per second")):
-        axes.axvline(chosen, color="0.7", linestyle=":")
-        axes.set(xscale="log", yscale="log", xlabel="robots in one inference", ylabel=name)
-        axes.grid(alpha=0.3)
-    throughput.legend(fontsize="small")
-    figure.suptitle(f"{figures['algorithm']} on {figures['machine'].get('gpu', figures['machine']['cpu'])}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+        latency, throughput = figure.subplots(1, 2)
+        for label, rows in lines.items():
+            batches = [row["batch"] for row in rows]
+            latency.plot(batches, [row["latency_ms"]["p50"] for row in rows], marker="o", label=label)
+            throughput.plot(batches, [row["robots_per_s"] for row in rows], marker="o", label=label)
+        for axes, name in ((latency, "one inference, p50, ms"), (throughput, "robots inferred per second")):
+            axes.axvline(figures["recommended"]["batch"], linestyle=":", color="#7d8590")
+            axes.set(xscale="log", yscale="log", xlabel="robots in one inference", title=name)
+            axes.grid()
+        throughput.legend()
+        finish(figure, f"{figures['algorithm']} policy on {figures['device']}", figures["machine"], file)
 
 
 def _batches(text: str) -> tuple[int, ...]:
