@@ -35,6 +35,9 @@ contrib = ["sb3-contrib>=2.8"]
 # For ONNX policies, and to export them. With a GPU, install onnxruntime-gpu in place of onnxruntime.
 onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
+# Utilisation of the GPU in diagnostics.
+gpu = ["nvidia-ml-py"]
+
 setup(
     name=package_name,
     version="0.1.0",
@@ -65,6 +68,7 @@ setup(
         "sim": sim,
         "contrib": contrib,
         "onnx": onnx,
+        "gpu": gpu,
         "test": [*contrib, *onnx, "hypothesis", "mypy", "pytest", "ruff"],
     },
     zip_safe=True,
@@ -80,6 +84,7 @@ setup(
             "policy_export = policy_node.tools.export:main",
             "policy_demo = policy_node.tools.demo:main",
             "policy_bench = policy_node.tools.bench:main",
+            "policy_monitor = policy_node.tools.monitor:main",
         ],
     },
 )

@@ -4,16 +4,20 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import policy_node
+from policy_node.share import share_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = (ROOT / "setup.py").read_text()
@@ -39,11 +43,12 @@ PYPI_NAMES = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "pynvml": "nvidia-ml-py",
     "stable_baselines3": "stable-baselines3",
     "yaml": "pyyaml",
 }
 # Installed with pip, as the manifest says.
-WITHOUT_ROSDEP_KEY = {"onnx", "onnxruntime", "onnxscript", "safetensors"}
+WITHOUT_ROSDEP_KEY = {"onnx", "onnxruntime", "onnxscript", "pynvml", "safetensors"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 
@@ -157,8 +162,23 @@ def test_shipped_files_are_found_beside_the_code(tmp_path, code_folder, share_fo
         share.share_path("config", "missing.yaml")
 
 
-@pytest.mark.parametrize("parts", [("package.xml",), ("config", "rover.yaml"), ("launch", "demo.launch.py")])
+@pytest.mark.parametrize(
+    "parts",
+    [("package.xml",), ("config", "rover.yaml"), ("config", "foxglove_layout.json"), ("launch", "demo.launch.py")],
+)
 def test_the_installed_package_finds_its_own_files(parts):
-    from policy_node.share import share_path
-
     assert share_path(*parts).is_file()
+
+
+def test_the_foxglove_layout_shows_panels_that_exist_and_topics_of_the_demonstration() -> None:
+    layout = json.loads(share_path("config", "foxglove_layout.json").read_text())
+    panels = layout["configById"]
+
+    def shown(tree: Any) -> list[str]:
+        return [tree] if isinstance(tree, str) else [*shown(tree["first"]), *shown(tree["second"])]
+
+    assert sorted(shown(layout["layout"])) == sorted(panels)
+    configuration = yaml.safe_load(share_path("config", "rover.yaml").read_text())["/**"]["ros__parameters"]
+    image = configuration["observations"]["image"]["topic"]
+    images = {panel["imageMode"]["imageTopic"] for name, panel in panels.items() if name.startswith("Image!")}
+    assert images == {f"/{robot}/{image}" for robot in configuration["robots"]}
