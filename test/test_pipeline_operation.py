@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator, or another node, asks of the pipeline: stop, resume, reset, leave robots alone."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
-from test_pipeline import FRAMES, READY, SAFE, STALE, STOPPED, WAITING, Rig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pipeline import FAULT, FRAMES, PERIOD_NS, READY, SAFE, STALE, STOPPED, WAITING, Rig
 
 from policy_node.pipeline import FleetCommands
 
@@ -100,3 +104,55 @@ def test_safe_commands_are_never_changed_in_place(tmp_path):
     rig.pipeline.yield_robots({0: "/other"})
     assert before.tolist() == [SAFE] * 3
     assert rig.pipeline.safe_commands is not before
+
+
+MAX_CHANGE = 3.0 * PERIOD_NS / 1e9
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory) -> Iterator[Rig]:
+    yield Rig(tmp_path_factory.mktemp("limited"), FRAMES["vector"], robots=2, action={"max_rate": [3.0]})
+
+
+gaps = st.sampled_from(["", "", "", "silent", "old", "future", "damaged", "crash", "NaN"])
+requests = st.sampled_from(["", "", "", "stop", "resume", "yield", "keep", "reset", "reset one", "adopt"])
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(requests, gaps, gaps), min_size=1, max_size=20))
+def test_whatever_happens_in_whatever_order_every_robot_gets_what_its_state_says(limited, ticks):
+    """The second robot is sometimes another node's; a robot that is sent commands one after the other is limited."""
+    rig = limited
+    rig.pipeline = rig.new_pipeline()
+    stopped, yielded, before = False, False, np.full((2, 2), np.nan)
+    for request, *of_robots in ticks:
+        if request in ("stop", "resume"):
+            stopped = request == "stop"
+            (rig.pipeline.stop if stopped else rig.pipeline.resume)()
+        elif request in ("yield", "keep"):
+            yielded = request == "yield"
+            rig.pipeline.yield_robots({1: "/other"} if yielded else {})
+        elif request == "adopt":
+            rig.pipeline.adopt(rig.new_pipeline())
+        elif request:
+            rig.pipeline.reset([0] if request == "reset one" else None)
+            before[: 1 if request == "reset one" else 2] = np.nan
+        for robot, gap in enumerate(of_robots):
+            rig.send(robot, rig.draw(RNG), gap)
+        result = rig.step()
+        for robot, (state, gap) in enumerate(zip(result.states, of_robots, strict=True)):
+            leaves = robot == 1 and yielded
+            assert (state is STOPPED) is (stopped or leaves)
+            assert state in (STOPPED, READY) or gap
+            assert state not in (READY, FAULT) or gap in ("", "NaN")
+            assert bool(result.reasons[robot]) is (state is not READY)
+            assert result.publish[robot] is np.bool_(not leaves)
+            assert np.isnan(rig.pipeline.safe_commands[robot]).all() == leaves
+            command = result.commands[robot]
+            if state is READY:
+                # Where nothing was sent before, the robot is taken to be safe.
+                last = np.where(np.isnan(before[robot]), SAFE, before[robot])
+                assert (np.abs(command - last) <= MAX_CHANGE + 1e-9).all()
+            elif not leaves:
+                assert command.tolist() == SAFE
+            before[robot] = command if result.publish[robot] else np.nan
