@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator reads in /diagnostics and in the log."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of, random_reading
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from policy_node.load import DeviceLoad, ProcessLoad
@@ -79,6 +82,24 @@ def test_every_robot_and_the_node_say_how_they_do(model: Model, peer: Peer, star
     status = diagnostics.newest[f"policy_node: {ROBOTS[0]}"]
     assert status.level == DiagnosticStatus.WARN
     process.wait_for(r"robot_0[^\n]*: STOPPED, [^\n]*")
+
+
+def test_in_simulated_time_both_rates_are_told(model: Model, peer: Peer, start_node: StartNode) -> None:
+    start_node(parameters_of(model()[0], ["robot"], {"use_sim_time": True}))
+    clock = peer.node.create_publisher(Clock, "/clock", 1)
+    diagnostics = Diagnostics(peer)
+    times = itertools.count(1)
+
+    def told() -> bool:
+        # A tenth of a second of simulated time for every twentieth of real time, or a little more on a busy machine.
+        clock.publish(Clock(clock=Time(nanoseconds=next(times) * 100_000_000).to_msg()))
+        peer.spin_for(0.05)
+        return {"simulated_rate_hz", "real_time_factor"} <= diagnostics.values("policy_node: control").keys()
+
+    peer.spin_until(told, "both rates")
+    control = diagnostics.values("policy_node: control")
+    assert 0.0 < float(control["simulated_rate_hz"]) <= 25.0
+    assert 0.0 < float(control["real_time_factor"])
 
 
 def test_a_new_reason_within_a_state_is_logged_once(model: Model, peer: Peer, start_node: StartNode) -> None:

@@ -315,7 +315,7 @@ class Reporter:
             level = DiagnosticStatus.ERROR if report.failed or report.hangs else DiagnosticStatus.WARN
             text = report.silence
         elif missed_now:
-            level, text = DiagnosticStatus.WARN, f"{missed_now} ticks missed in the last second; {text}"
+            level, text = DiagnosticStatus.WARN, f"ticks missed in the last second: {missed_now}; {text}"
         elif ready < robots or findings:
             level = DiagnosticStatus.WARN
         inferences = int(report.ready_ticks.sum())
