@@ -51,6 +51,7 @@ def moody_parameters(file: Path, robots: Sequence[str], **changes: Any) -> dict[
         robots,
         {
             **{f"observations.image.{name}": value for name, value in only_touch.items()},
+            "policy.engine": "torchscript",
             "observations.keys": ["touch"],
             "observations.touch.shape": [CELLS],
             "action.safe_command": list(SAFE),
