@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 NODE, BASELINE = "#2f81f7", "#db6d28"
@@ -32,7 +32,7 @@ STYLE: Any = {
     "grid.color": _TEXT,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "axes.prop_cycle": cycler(color=_COLOURS),
+    "axes.prop_cycle": cycler("color", _COLOURS),
 }
 # Of each panel of `plot_fleet`: its key in the figures and its label.
 _FLEET_PANELS = (
