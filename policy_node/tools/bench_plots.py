@@ -94,7 +94,7 @@ def plot_scale(fleets: Sequence[Mapping[str, Any]], title: str, machine: Mapping
         period_ms = 1e3 / fleets[0]["options"]["rate_hz"]
         panels[1].axhline(period_ms, color=_TEXT, linestyle=":", linewidth=1)
         panels[1].annotate("control period", (robots[0], period_ms), xytext=(0, 3), textcoords="offset points")
-        titles = ("CPU per robot and tick, µs", "tick, p99, ms", "stamp to command, p50 (dashed) and p99, ms")
+        titles = ("CPU per robot and tick, µs", "tick, p99, ms", "stamp to command, p50 (dashed), p99, ms")
         for panel, label in zip(panels, titles, strict=True):
             _logarithmic(panel, robots)
             panel.set_title(label, fontsize=8.5)
