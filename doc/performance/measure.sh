@@ -1,9 +1,9 @@
 #!/bin/sh
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-# Measures all that doc/performance.md and the README show, and fills their tables. Two cores take about a quarter of an
-# hour; they should have nothing else to do.
-#     doc/performance/measure.sh [SECONDS [FOLDER]]      measured time of a round (8), where the figures go
+# Measures all that doc/performance.md and the README show, and fills their tables. Two cores, which should have nothing
+# else to do, take about a quarter of an hour.
+#     doc/performance/measure.sh [SECONDS [FOLDER]]      measured time of a round (8), another folder for figures only
 set -u
 cd "$(dirname "$0")/../.."
 seconds=${1:-8}
@@ -48,6 +48,7 @@ if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
 else
     echo "== no GPU here: its rows stay as they are"
 fi
-python doc/performance/page.py "$folder"
+# Figures elsewhere are somebody's own.
+[ "$folder" = doc/performance ] && python doc/performance/page.py
 echo "== done after $(($(date +%s) - started)) s${failed:+; failed:$failed}"
 [ -z "$failed" ]
