@@ -156,6 +156,11 @@ class Claims:
                 owners[name] = f"{owners[name]}, {text}" if name in owners else text
         return owners
 
+    @property
+    def left_to_others(self) -> tuple[str, ...]:
+        """Names of the robots that other nodes drive."""
+        return tuple(self._robots[robot] for (_, first), robots in self._conflicts.items() if first for robot in robots)
+
     def _claim(self, activated_ns: int) -> None:
         self._own = Claim(self._own.owner, self._own.identity, activated_ns, self._own.topics)
         self._publisher.publish(self._own.message())

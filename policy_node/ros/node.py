@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import rclpy
+import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -25,6 +27,7 @@ from rclpy.utilities import remove_ros_args
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.engines import EngineChoice
+from policy_node.failures import is_device_failure
 from policy_node.pipeline import Pipeline
 from policy_node.policies import Policy
 from policy_node.ros.claims import Claims
@@ -116,7 +119,9 @@ class PolicyNode(LifecycleNode):
         except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")
         except Exception as error:  # nothing may end the process: the node can be configured again
-            self._fail(f"configure failed: {type(error).__name__}: {error}")
+            # A device that failed is lost to the process; one whose memory ran out is not.
+            lost = "; if this comes again, start the node again" if is_device_failure(error) else ""
+            self._fail(f"configure failed: {type(error).__name__}: {error}{lost}")
         else:
             assert self._configuration is not None and self._policy is not None
             spec = self._policy.spec
@@ -265,6 +270,10 @@ class PolicyNode(LifecycleNode):
             commands.destroy()
         if claims is not None:
             claims.destroy()
+        # What the exception of a failed loop still refers to, and what PyTorch keeps for later: both may be large.
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Make every robot safe and free everything."""
@@ -290,7 +299,10 @@ class PolicyNode(LifecycleNode):
     def _safety(self) -> str:
         """Say who got a safe command when the robots were stopped."""
         without = self._commands.without_safe_command if self._commands is not None else ()
-        return f"no safe command is known for {', '.join(without)}; any other robot got its own" if without else SAFE
+        left = self._claims.left_to_others if self._claims is not None else ()
+        none = [robot for robot in without if robot not in left]
+        safe = f"no safe command is known for {', '.join(none)}; any other robot got its own" if none else SAFE
+        return safe + (f", but for {', '.join(left)}, left to another node" if left else "")
 
     def _serve_parameters(self) -> None:
         """Answer ourselves to requests to set parameters: rclpy would keep the executor while a policy loads."""
