@@ -4,6 +4,7 @@
 
 import math
 import warnings
+import zlib
 from typing import Any
 
 import cv2
@@ -272,6 +273,66 @@ def test_a_compressed_image_that_says_it_is_huge_is_refused_before_decoding(exte
         data[20:24] = b"\x00\x00\xff\xff"
     message.data = bytes(data)
     with pytest.raises(UnusableReading, match="65535 × 65535 pixels"):
+        decode(COMPRESSED_IMAGE, message, (12, 17, 3))
+
+
+def test_a_png_with_a_valid_checksum_that_says_it_is_huge_is_refused_before_decoding() -> None:
+    message = compressed(smooth(3), ".png")
+    data = bytearray(message.data)
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    message.data = bytes(data)
+    with pytest.raises(UnusableReading, match="60000 × 60000 pixels; 1 to 64000000"):
+        decode(COMPRESSED_IMAGE, message, (12, 17, 3))
+
+
+@pytest.mark.parametrize("length", [b"\xff\xff\xff\xff", b"\xff\xff\xff\xf4", b"\x7f\xff\xff\xff", b"\0\0\xff\xff"])
+def test_a_png_whose_chunk_lengths_lie_is_refused_before_decoding(length: bytes) -> None:
+    # OpenCV never returns from the first one.
+    message = compressed(smooth(3), ".png")
+    data = bytearray(message.data)
+    data[33:37] = length
+    message.data = bytes(data)
+    with pytest.raises(UnusableReading, match="its end is missing"):
+        decode(COMPRESSED_IMAGE, message, (12, 17, 3))
+
+
+def test_an_animated_png_and_one_of_very_many_chunks_are_refused_before_decoding() -> None:
+    message = compressed(smooth(3), ".png")
+    data = bytes(message.data)
+
+    def with_chunk(kind: bytes, content: bytes, count: int) -> CompressedImage:
+        chunk = len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        return CompressedImage(data=data[:33] + chunk * count + data[33:])
+
+    with pytest.raises(UnusableReading, match="animated"):
+        decode(COMPRESSED_IMAGE, with_chunk(b"acTL", b"\0\0\0\2\0\0\0\0", 1), (12, 17, 3))
+    with pytest.raises(UnusableReading, match="more than 16384 chunks"):
+        decode(COMPRESSED_IMAGE, with_chunk(b"tEXt", b"", 20_000), (12, 17, 3))
+    assert np.array_equal(decode(COMPRESSED_IMAGE, with_chunk(b"tEXt", b"a\0b", 3), (12, 17, 3)), smooth(3)[..., ::-1])
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_decoding() -> None:
+    encoded, data = cv2.imencode(".jpg", smooth(3), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert encoded
+    good = data.tobytes()
+    assert decode(COMPRESSED_IMAGE, CompressedImage(data=good), (12, 17, 3)).shape == (12, 17, 3)
+    # The last scan again and again: each would be one more pass over the image.
+    start = good.rindex(b"\xff\xda")
+    bomb = good[:start] + good[start:-2] * 1000 + good[-2:]
+    with pytest.raises(UnusableReading, match="scans, at most 64 are allowed"):
+        decode(COMPRESSED_IMAGE, CompressedImage(data=bomb), (12, 17, 3))
+
+
+def test_the_header_decides_whatever_the_format_says() -> None:
+    message = compressed(smooth(3), ".png")
+    for text in ("jpeg", "rgb8; jpeg compressed bgr8", "", "\u00e9" * 40):
+        message.format = text
+        assert np.array_equal(decode(COMPRESSED_IMAGE, message, (12, 17, 3)), smooth(3)[..., ::-1])
+    data = bytes(message.data)
+    # A chunk before the header that says the size.
+    message.data = data[:8] + b"\0\0\0\0tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big") + data[8:]
+    with pytest.raises(UnusableReading, match="neither JPEG nor PNG"):
         decode(COMPRESSED_IMAGE, message, (12, 17, 3))
 
 

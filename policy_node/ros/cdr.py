@@ -21,11 +21,11 @@ THREE_UINT32 = (Struct(">III"), Struct("<III"))
 _STAMP = (Struct(">iI"), Struct("<iI"))
 
 
-def check_encapsulation(raw: bytes) -> None:
-    """Check that a message is plain CDR and has a body; every message passes here before anything else.
+def body_end(raw: bytes) -> int:
+    """Check the encapsulation and return where the message ends.
 
-    The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies of it.
-    Otherwise it ignores how much of the end is said to be padding.
+    The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies of it;
+    so every message passes here first.
 
     Raises
     ------
@@ -34,8 +34,10 @@ def check_encapsulation(raw: bytes) -> None:
     """
     if len(raw) <= BODY_START or raw[0] != 0 or raw[1] > 1:
         raise UnusableReading(f"{len(raw)} bytes that start with '{raw[:BODY_START].hex(' ')}' are not a CDR message")
-    if len(raw) - (raw[3] & 3) <= BODY_START:
+    end = len(raw) - (raw[3] & 3)
+    if end <= BODY_START:
         raise UnusableReading("the message is empty")
+    return end
 
 
 def header_stamp_ns(raw: bytes) -> int | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from policy_node.ros.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, check_encapsulation, skip_string
+from policy_node.ros.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
 from policy_node.ros.fields import MessageTypeError
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
@@ -37,10 +37,18 @@ ENCODINGS = {
 _DECODED = {("uint8", 1): "mono8", ("uint8", 3): "bgr8", ("uint8", 4): "bgra8", ("uint16", 1): "16UC1"}
 MAX_COMPRESSED_PIXELS = 64_000_000
 _MAX_JPEG_SEGMENTS = 256
+# A progressive JPEG has about ten; each costs a pass over the whole image, and can be a few bytes long.
+_MAX_JPEG_SCANS = 64
 _KEEP = -1  # beside OpenCV's conversion codes: no conversion
 _LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# A chunk: its length, its kind, the data, a checksum. Images of 64 megapixels have a few thousand.
+_PNG_CHUNK = struct.Struct(">I4s")
+_PNG_CHECKSUM_SIZE = 4
+_MAX_PNG_CHUNKS = 16384
+_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
+_JPEG_SCAN = b"\xff\xda"
 # The markers SOF0 to SOF15, without DHT, JPG and DAC, which lie between them.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -82,7 +90,7 @@ class RawImageReader:
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
-        check_encapsulation(raw)
+        end = body_end(raw)
         order = raw[1]
         try:
             offset = skip_string(raw, FRAME_START)
@@ -103,8 +111,8 @@ class RawImageReader:
                 f"step must be at least {row_size}, the data step × height bytes, and none of them 0"
             )
         start = ((name_end + 4) & ~3) + 8
-        if start + count > len(raw):
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {len(raw) - start} found")
+        if start + count > end:
+            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
         strides = (step, channels * dtype.itemsize, dtype.itemsize)
         stored = dtype.newbyteorder(">" if raw[name_end] else "<")
         self._converter(np.ndarray((height, width, channels), stored, raw, start, strides), name, out)
@@ -124,7 +132,7 @@ class CompressedImageReader:
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
-        check_encapsulation(raw)
+        end = body_end(raw)
         try:
             # `format` is free text; the data say themselves what they are.
             offset = skip_string(raw, skip_string(raw, FRAME_START))
@@ -132,8 +140,8 @@ class CompressedImageReader:
         except struct.error as error:
             raise UnusableReading("the message is cut within its first fields") from error
         start = offset + 4
-        if start + count > len(raw):
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {len(raw) - start} found")
+        if start + count > end:
+            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
         data = raw[start : start + count]
         height, width = _compressed_size(data)
         if not 0 < height * width <= MAX_COMPRESSED_PIXELS:
@@ -258,8 +266,8 @@ def _wanted_encoding(spec: ArraySpec, encoding: str, allowed: tuple[str, ...]) -
 
 def _compressed_size(data: bytes) -> tuple[int, int]:
     """Return height and width that a PNG or JPEG says in its header, and check that its end is there."""
-    if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
-        complete = data.rfind(b"IEND") >= 0
+    if data.startswith(_PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 24:
+        complete = _png_is_complete(data)
         width, height = struct.unpack_from(">II", data, 16)
     elif data.startswith(_JPEG_SIGNATURE):
         frame = _jpeg_frame(data)
@@ -267,12 +275,30 @@ def _compressed_size(data: bytes) -> tuple[int, int]:
         complete = data.rfind(b"\xff\xd9", frame) >= 0
         if len(data) < frame + 5:
             raise UnusableReading("the JPEG is cut within its frame header")
+        scans = data.count(_JPEG_SCAN)
+        if scans > _MAX_JPEG_SCANS:
+            raise UnusableReading(f"the JPEG has {scans} scans, at most {_MAX_JPEG_SCANS} are allowed")
         height, width = struct.unpack_from(">HH", data, frame + 1)
     else:
         raise UnusableReading(f"the data start with {data[:8].hex(' ')!r}, which is neither JPEG nor PNG")
     if not complete:
         raise UnusableReading("the compressed image is cut: its end is missing")
     return height, width
+
+
+def _png_is_complete(data: bytes) -> bool:
+    """Whether all chunks of a PNG are there; OpenCV never returns from some whose lengths lie."""
+    offset = len(_PNG_SIGNATURE)
+    for _ in range(_MAX_PNG_CHUNKS):
+        if offset + _PNG_CHUNK.size > len(data):
+            return False
+        length, kind = _PNG_CHUNK.unpack_from(data, offset)
+        if kind in _PNG_ANIMATION:
+            raise UnusableReading("the PNG is animated; publish single images")
+        offset += _PNG_CHUNK.size + length + _PNG_CHECKSUM_SIZE
+        if kind == b"IEND":
+            return offset <= len(data)
+    raise UnusableReading(f"the PNG has more than {_MAX_PNG_CHUNKS} chunks")
 
 
 def _jpeg_frame(data: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from rclpy.serialization import deserialize_message
 
-from policy_node.ros.cdr import check_encapsulation
+from policy_node.ros.cdr import body_end
 from policy_node.ros.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
 from policy_node.ros.layouts import Layout, find_layout, number_run
 from policy_node.samples import UnusableReading
@@ -120,7 +120,7 @@ class VectorReader:
 
     def _deserialised(self, raw: bytes, learn: bool) -> np.ndarray:
         """Return the numbers `[n]` of a message, all usable, or raise `UnusableReading`."""
-        check_encapsulation(raw)
+        body_end(raw)
         try:
             message = deserialize_message(raw, self._message_type)
         except Exception as error:  # the middleware chooses what it raises

@@ -22,6 +22,7 @@ from rich.table import Table
 from policy_node.tools.fuzz_parsers import STATE_SIZE, read_state
 
 MAX_CRASHES = 20
+CHILD = "policy_node.tools.fuzz_parsers"
 
 
 def run(inputs: int, seed: int, save: Path, progress: Progress) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def run(inputs: int, seed: int, save: Path, progress: Progress) -> dict[str, Any
             state.write(bytes(STATE_SIZE))
             state.flush()
             arguments = ["--first", first, "--inputs", inputs - first, "--seed", seed, "--state", state.name]
-            command = [sys.executable, "-m", "policy_node.tools.fuzz_parsers", *map(str, arguments)]
+            command = [sys.executable, "-m", CHILD, *map(str, arguments)]
             with tempfile.TemporaryFile("w+") as errors:
                 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
                     assert child.stdout is not None

@@ -11,6 +11,7 @@ import argparse
 import json
 import mmap
 import random
+import signal
 import sys
 import zlib
 from collections import Counter
@@ -27,6 +28,8 @@ PARSER_LIFE = 4000
 ACCEPTED_KEPT = 40
 MAX_INPUT = 8192
 PROBLEMS_KEPT = 20
+# An input that takes longer ends the process: no parser may keep a tick for so long.
+HANG_S = 20
 
 _LENGTHS = tuple(
     number.to_bytes(4, order)
@@ -176,6 +179,7 @@ def fuzz(first: int, inputs: int, seed: int, state: State) -> None:
             decoders[number] = case.decoder()
         raw = mutate(seeds[number] + accepted[number])
         state.note(index, number, raw)
+        signal.alarm(HANG_S)
         try:
             if check(case, decoders[number], raw):
                 taken[case.name] += 1
