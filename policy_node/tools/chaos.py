@@ -9,6 +9,7 @@ robot and time of its readings into the command, so that each command tells what
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,11 +56,13 @@ FLEET_FAULT_S = 3.0
 POLL_S = 0.01
 SAMPLE_S = 1.0
 LOOK_S = 0.1
-# Robots stop by themselves when no command has come for so many periods.
+# The deadline that robots ask for, in periods; the node offers as much by default.
 DEADLINE_PERIODS = 3
 CEASE_S = 1.0
 # How long a fault that does not heal keeps the next one waiting.
 PATIENCE_S = 10.0
+# What Fast DDS calls them.
+TRANSPORTS = {"udp": "UDPv4", "shm": "DEFAULT"}
 BUSY_PATIENCE_S = 60.0
 
 
@@ -79,6 +82,8 @@ class ChaosOptions:
         Of control and sensors.
     max_age_s
         Parameter of the node.
+    transport
+        Between node and robots: `udp`, or `shm` where they are on one machine.
     patience_s
         How long to wait until a fault has healed.
     judges_timing
@@ -90,6 +95,7 @@ class ChaosOptions:
     seed: int
     rate_hz: float
     max_age_s: float
+    transport: str
     patience_s: float
     judges_timing: bool
 
@@ -160,7 +166,7 @@ class Campaign:
         parameters = node_parameters(policy, names, options.rate_hz, options.max_age_s, SLOP_S)
         (folder / "parameters.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         self._server = chaos_fleet.RobotServer()
-        begin_ns = time.monotonic_ns()
+        begin_ns = self._begin_ns = time.monotonic_ns()
         described = [
             RobotOptions(
                 robot, begin_ns, options.rate_hz, robot / options.robots, Behaviour(), folder / f"robot_{robot}.log"
@@ -224,18 +230,26 @@ class Campaign:
         Returns
         -------
         dict
-            Seconds from the kill to the last command and until every robot has stopped by itself, from the start of
+            Seconds from the kill to the last command and until every robot has missed its deadline, from the start of
             another node until all robots are driven, and from the request to end to the safe command of all.
         """
+        from policy_node.tools.chaos_observer import Watches
+
         judge = self.judge = Judge(self._options.robots, self.limits)
         self._next_sample_s = np.inf
-        killed_s = self._observer.now_s()
-        self.node.kill()
-        gone_s = self._observer.now_s()
-        self._watch(CEASE_S, "the node is killed", lives=False)
+        with closing(Watches(self._options.robots, DEADLINE_PERIODS * self.limits.period_s, self._begin_ns)) as watches:
+            watches.watch(SETTLE_S)
+            watches.forget()
+            killed_s = self._observer.now_s()
+            self.node.kill()
+            gone_s = self._observer.now_s()
+            watches.watch(CEASE_S)
+        self._poll("the node is killed", lives=False)
         last_s = max(times_s[-1] for times_s in judge.sent_s if times_s) if any(judge.sent_s) else killed_s
         if last_s > gone_s:
             raise ToolError("commands went on after the node was killed; does another one drive these robots?")
+        for robot in np.flatnonzero(~np.isfinite(watches.missed_s)).tolist():
+            judge.note("undetected", robot, killed_s, fault="node_killed")
         judge.driven[:] = False
         started_s = self._observer.now_s()
         self.node = self._start_node()
@@ -250,7 +264,7 @@ class Campaign:
         safe_s = max(times_s[-1] for times_s in judge.sent_s)
         return {
             "last_command_s": last_s - killed_s,
-            "robots_stop_s": last_s - killed_s + DEADLINE_PERIODS * self.limits.period_s,
+            "deadline_s": float(watches.missed_s.max() - killed_s),
             "restart_s": driven_s - started_s,
             "end_s": safe_s - asked_s,
         }
@@ -339,14 +353,18 @@ class Campaign:
         time.sleep(POLL_S)
 
     def _look_for_starvation(self, now_s: float) -> None:
-        """Tell the judge when a thread of the node was ready to run for a period, and did not."""
-        if now_s - self._looked_s < LOOK_S:
+        """Tell the judge when the node's threads together waited for a processor for a period, or this tool did.
+
+        They wait for each other as well, so that many short waits make a long one.
+        """
+        since_s = now_s - self._looked_s
+        if since_s < LOOK_S:
             return
         waits_s = self.node.thread_wait_s()
-        longest_s = max((wait_s - self._waits_s.get(thread, wait_s) for thread, wait_s in waits_s.items()), default=0.0)
-        if longest_s >= self.limits.period_s:
+        waited_s = sum(wait_s - self._waits_s.get(thread, wait_s) for thread, wait_s in waits_s.items())
+        if max(waited_s, since_s - LOOK_S) >= self.limits.period_s:
             self.judge.starve(self._looked_s, now_s)
-            self.starved_s += now_s - self._looked_s
+            self.starved_s += since_s
         self._waits_s, self._looked_s = waits_s, now_s
 
 
@@ -417,6 +435,13 @@ def add_parser(subparsers: SubParsers) -> None:
         "--max-age", type=number(float, 0.1), default=0.2, metavar="S", help="synchronisation.max_age_s (default 0.2)"
     )
     chaos.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="udp",
+        help="udp: as between machines (default); shm: shared memory, in which a process that dies can hold up "
+        "the others of its machine for seconds",
+    )
+    chaos.add_argument(
         "--busy",
         action="store_true",
         help="for a machine that does other things as well: times are reported, but are no violations",
@@ -440,11 +465,13 @@ def run(given: argparse.Namespace) -> int:
         seed=given.seed,
         rate_hz=given.rate,
         max_age_s=given.max_age,
+        transport=given.transport,
         patience_s=BUSY_PATIENCE_S if given.busy else PATIENCE_S,
         judges_timing=not given.busy,
     )
     console = Console()
     keep_to_itself()
+    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = TRANSPORTS[options.transport]
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 

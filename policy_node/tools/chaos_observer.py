@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.synchroniser import RobotState
 from policy_node.tools.chaos_robot import COMMAND_TOPIC, robot_name
+from policy_node.tools.child import ToolError
 
 # Seconds of commands that a busy machine may leave untaken.
 _QUEUE_S = 30.0
@@ -91,6 +96,65 @@ class Observer:
                 if robot is not None and not _is_ready(status):
                     robots.append(robot)
             yield Shown(self.now_s(), robots)
+
+
+class Watches:
+    """What a robot can know by itself: that no command has come within the deadline which the topic offers.
+
+    Parameters
+    ----------
+    robots
+        How many.
+    deadline_s
+        Requested.
+    begin_ns
+        When the run began, on the monotonic clock.
+
+    Attributes
+    ----------
+    missed_s
+        Of each robot, when its first deadline was missed; infinite until then.
+    """
+
+    def __init__(self, robots: int, deadline_s: float, begin_ns: int) -> None:
+        self._begin_ns = begin_ns
+        self.missed_s = np.full(robots, np.inf)
+        self._node = rclpy.create_node("policy_chaos_watches")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, deadline=Duration(seconds=deadline_s))
+        for robot in range(robots):
+            callbacks = SubscriptionEventCallbacks(
+                deadline=partial(self._on_missed, robot), incompatible_qos=partial(_on_incompatible, robot)
+            )
+            topic = f"{robot_name(robot)}/{COMMAND_TOPIC}"
+            self._node.create_subscription(Float64MultiArray, topic, _heard, qos, event_callbacks=callbacks)
+
+    def _on_missed(self, robot: int, event: object) -> None:
+        self.missed_s[robot] = min(self.missed_s[robot], (time.monotonic_ns() - self._begin_ns) / 1e9)
+
+    def watch(self, seconds: float) -> None:
+        """Take in commands and missed deadlines for a while."""
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.01)
+
+    def forget(self) -> None:
+        """Forget the deadlines that were missed."""
+        self.missed_s[:] = np.inf
+
+    def close(self) -> None:
+        """Leave ROS."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+
+def _on_incompatible(robot: int, event: object) -> None:
+    raise ToolError(f"the command topic of {robot_name(robot)} offers no deadline as short as its robot asks for")
+
+
+def _heard(message: object) -> None:
+    """Leave the command to the observer."""
 
 
 def _is_ready(status: Any) -> bool:

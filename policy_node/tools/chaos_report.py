@@ -183,6 +183,7 @@ def markdown(figures: dict[str, Any]) -> str:
     command = (
         f"policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} --seed {options['seed']}"
     )
+    command += "" if options["judges_timing"] else " --busy"
     lines = [
         "| fault | injected | safe command after | in diagnostics after | driven again after |",
         "|---|---|---|---|---|",
@@ -197,8 +198,8 @@ def markdown(figures: dict[str, Any]) -> str:
         "readings taken after it. A dash: the robot is to be driven on, or no diagnostics came meanwhile.",
         "",
         f"`{command}`,",
-        f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, {machine['cores']} "
-        f"cores of {machine['cpu']}:",
+        f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, over "
+        f"{options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
         "",
         f"- {injected} faults, {commands['driven']} commands from readings and {commands['safe']} safe ones;",
         f"  **{figures['violations']} violations**. The oldest readings behind a command were",
@@ -213,8 +214,8 @@ def markdown(figures: dict[str, Any]) -> str:
         f"{resources['warm_up_s']:.0f} s to the end; file descriptors {resources['descriptors']['first']:.0f} → "
         f"{resources['descriptors']['last']:.0f},",
         f"  threads {resources['threads']['first']:.0f} → {resources['threads']['last']:.0f}{growth}.",
-        "- The node killed (SIGKILL): no command after it; a robot whose timeout is three periods has stopped after",
-        f"  {node['robots_stop_s'] * 1e3:.0f} ms. Started again, it drove all robots after {node['restart_s']:.1f} s.",
+        "- The node killed (SIGKILL): no command after it; every robot knew of it by its missed deadline after",
+        f"  {node['deadline_s'] * 1e3:.0f} ms. Started again, it drove all robots after {node['restart_s']:.1f} s.",
         f"  Ended by SIGTERM, it sent every robot the safe command within {node['end_s'] * 1e3:.0f} ms.",
     ]
     return "\n".join(lines) + "\n"

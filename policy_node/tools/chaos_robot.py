@@ -40,7 +40,7 @@ FLOOD_HZ = 1000.0
 SLOW_HZ = 1.0
 # How many readings ask the policy to block: the tick takes in one of them at least.
 BLOCKING_READINGS = 3
-# A robot that publishes later than this was kept from it by the machine and says so.
+# A robot that publishes later than its period and this was kept from it by the machine, and says so.
 SLIP_S = 0.05
 # How soon a robot does what it is told.
 _POLL_NS = 20_000_000
@@ -203,9 +203,11 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
                 break
             continue
         clock.wait_until(deadline_ns)
-        now_ns = published_ns = clock.now_ns()
-        if now_ns - deadline_ns > SLIP_S * 1e9:
-            connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (deadline_ns, now_ns))))
+        now_ns = clock.now_ns()
+        # Also counts what kept it within the last publishing.
+        if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
+            connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
+        published_ns = now_ns
         reading = Reading(options.robot, (now_ns - options.begin_ns) // 1000)
         stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round(behaviour.stamp_offset_s * 1e9)
         image_raw, touch_raw = messages(reading, stamp_ns, behaviour)
