@@ -294,11 +294,6 @@ class Pipeline:
         return PresentPositions(self.components, position.name, rings, decode, self._max_age_ns, self._rejections)
 
     @property
-    def safe_command(self) -> np.ndarray | None:
-        """The safe command `[components]` float64, None when the configuration names none."""
-        return self._inference.safe_command
-
-    @property
     def safe_commands(self) -> np.ndarray:
         """What makes each robot safe, `[robots, components]` float64, NaN in the rows of robots to be left alone.
 

@@ -446,7 +446,7 @@ def test_silent_publishes_for_ready_robots_only(tmp_path, safe):
     result = rig.step()
     assert result.publish.tolist() == [True, False, True]
     assert result.commands[1].tolist() == (safe or [0.0, 0.0])
-    assert rig.pipeline.safe_command.tolist() == (safe or [0.0, 0.0])
+    assert rig.pipeline.safe_commands.tolist() == [safe or [0.0, 0.0]] * 3
 
 
 def test_without_a_safe_command_nothing_can_be_published_for_a_robot_that_is_not_ready(tmp_path):
@@ -454,7 +454,7 @@ def test_without_a_safe_command_nothing_can_be_published_for_a_robot_that_is_not
     rig = Rig(tmp_path, FRAMES["vector"], robots=2, action=action)
     rig.send(0, rig.draw(np.random.default_rng(0)))
     result = rig.step()
-    assert rig.pipeline.safe_command is None
+    assert np.isnan(rig.pipeline.safe_commands).all()
     assert result.publish.tolist() == [True, False]
     assert np.isfinite(result.commands[0]).all()
     assert np.isnan(result.commands[1]).all()

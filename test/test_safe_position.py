@@ -52,7 +52,6 @@ def test_a_robot_is_driven_once_its_position_is_known(tmp_path):
     rig.at(0.5, -1.0)
     assert rig.drive().states == (READY,)
     assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
-    assert rig.pipeline.safe_command is None
 
 
 @pytest.mark.parametrize("stopped", [False, True])
