@@ -1,0 +1,32 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which exceptions end the loop, and which are a policy's own."""
+
+import pytest
+import torch
+
+from policy_node.failures import is_device_failure
+
+PETABYTE = 10**15
+
+
+def test_memory_that_runs_out_is_a_failure_of_the_device() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(PETABYTE)
+    assert is_device_failure(raised.value)
+    assert is_device_failure(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_device_failure(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert is_device_failure(MemoryError())
+
+
+def test_an_error_that_was_raised_because_of_one_is_one() -> None:
+    error = ValueError("the policy failed")
+    error.__cause__ = MemoryError()
+    assert is_device_failure(error)
+
+
+def test_any_other_error_of_a_policy_is_its_own() -> None:
+    assert not is_device_failure(ValueError("CUDA error"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+    assert not is_device_failure(raised.value)
