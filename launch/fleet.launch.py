@@ -99,6 +99,8 @@ def start_shards(context: LaunchContext) -> list[Node]:
             ],
             ros_arguments=["--log-level", argument("log_level")],
             additional_env=environment,
+            # Loading a policy cannot be interrupted; nothing moves meanwhile.
+            sigterm_timeout="30",
             output="screen",
             emulate_tty=True,
         )

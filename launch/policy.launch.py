@@ -58,6 +58,8 @@ def generate_launch_description() -> LaunchDescription:
                         ],
                         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
                         additional_env=transport_environment(),
+                        # Loading a policy cannot be interrupted; nothing moves meanwhile.
+                        sigterm_timeout="30",
                         output="screen",
                         emulate_tty=True,
                     ),
