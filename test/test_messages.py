@@ -88,6 +88,11 @@ def test_an_image_of_the_wanted_encoding_is_copied(padding: int, frame: str) -> 
     assert np.array_equal(decode(IMAGE, image(pixels, "rgb8", padding, frame), pixels.shape), pixels)
 
 
+def test_an_encoding_ends_at_its_first_nul() -> None:
+    raw = serialize_message(image(colours(), "mono16"))
+    assert np.array_equal(decode(IMAGE, raw.replace(b"mono16", b"rgb8\0x"), (HEIGHT, WIDTH, 3)), colours())
+
+
 @pytest.mark.parametrize("wanted", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
 @pytest.mark.parametrize("found", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
 def test_colours_convert_into_one_another(found: str, wanted: str) -> None:

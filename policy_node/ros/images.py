@@ -100,7 +100,8 @@ class RawImageReader:
             step, count = TWO_UINT32[order].unpack_from(raw, (name_end + 4) & ~3)
         except struct.error as error:
             raise UnusableReading("the message is cut within its first fields") from error
-        name = raw[offset + 12 : name_end].removesuffix(b"\0").decode(errors="replace")
+        # As the deserialiser has it, a string ends at its first NUL.
+        name = raw[offset + 12 : name_end].partition(b"\0")[0].decode(errors="replace")
         if name not in ENCODINGS:
             raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(ENCODINGS)}")
         dtype, channels, _ = ENCODINGS[name]
