@@ -11,6 +11,7 @@ from torch import nn
 
 from policy_node.policies import Observations, Policy, State
 from policy_node.policies.checks import CallChecks, torch_dtype
+from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.specs import ArraySpec
 
@@ -59,15 +60,13 @@ class PolicyNetwork(nn.Module):
         return tuple(outputs)
 
     def _marked(self, tensors: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        # A single number of each robot has no further axis.
-        rows = [tensor[:, None].flatten(1).isnan().any(dim=1) for tensor in tensors if tensor.is_floating_point()]
-        if not rows:
+        usable = rows_without_nan(tensors)
+        if usable is None:
             return list(outputs)
-        spoiled = torch.stack(rows).any(dim=0)
         marks: list[float | None] = [torch.nan if isinstance(self._policy.spec.action, ArraySpec) else -1]
         marks += [torch.nan if output.is_floating_point() else None for output in outputs[1:]]
         return [
-            output if mark is None else torch.where(spoiled.view(-1, *[1] * (output.ndim - 1)), mark, output)
+            output if mark is None else where_rows(usable, output, mark)
             for mark, output in zip(marks, outputs, strict=True)
         ]
 

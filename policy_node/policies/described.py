@@ -11,6 +11,7 @@ from policy_node.policies.contract import Observations, PolicyError, State
 from policy_node.policies.foreign import Engine
 from policy_node.policies.golden import check_golden
 from policy_node.policies.metadata import FileDescription
+from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.specs import ArraySpec
 
 
@@ -70,7 +71,7 @@ class DescribedPolicy:
         if state is None:
             return None
         # Chosen, not multiplied by zero: NaN must not survive.
-        return {name: _where(rows, torch.zeros_like(part), part) for name, part in state.items()}
+        return {name: where_rows(rows, torch.zeros_like(part), part) for name, part in state.items()}
 
     def __call__(
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
@@ -84,21 +85,16 @@ class DescribedPolicy:
             inputs = [observations[key] for key in description.inputs]
             inputs += [(state or {})[name] for name, _ in description.memory]
             # Not every engine hands NaN on: some take the larger of NaN and 0 to be 0.
-            usable = torch.ones(robots, dtype=torch.bool, device=self.device)
-            for tensor in inputs:
-                if tensor.is_floating_point():
-                    usable = usable & ~tensor.reshape(robots, -1).isnan().any(dim=1)
+            usable = rows_without_nan(inputs)
             if description.action_mask:
                 everything = torch.ones((robots, self.spec.mask), dtype=torch.bool, device=self.device)
                 inputs.append(everything if masks is None else masks)
             action, *after = self._engine([tensor.contiguous() for tensor in inputs])
-            unusable = torch.nan if isinstance(self.spec.action, ArraySpec) else -1
-            memory = {
-                name: _where(usable, part, torch.nan) if part.is_floating_point() else part
-                for (name, _), part in zip(description.memory, after, strict=True)
-            }
-            return _where(usable, action, unusable), memory or None
-
-
-def _where(rows: torch.Tensor, tensor: torch.Tensor, other: torch.Tensor | float) -> torch.Tensor:
-    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
+            memory = {name: part for (name, _), part in zip(description.memory, after, strict=True)}
+            if usable is not None:
+                action = where_rows(usable, action, torch.nan if isinstance(self.spec.action, ArraySpec) else -1)
+                memory = {
+                    name: where_rows(usable, part, torch.nan) if part.is_floating_point() else part
+                    for name, part in memory.items()
+                }
+            return action, memory or None

@@ -19,6 +19,7 @@ import torch
 from policy_node.policies.checks import CallChecks
 from policy_node.policies.contract import Observations, PolicyError, State
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 
 STEPS = "steps_since_reset"
@@ -158,7 +159,7 @@ class ForeignPolicy:
             return None
         fresh = self.initial_state(len(rows)) or {}
         # Chosen, not multiplied by zero: NaN must not survive.
-        return {name: _where(rows, fresh[name], part) for name, part in state.items()}
+        return {name: where_rows(rows, fresh[name], part) for name, part in state.items()}
 
     def __call__(
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
@@ -175,14 +176,13 @@ class ForeignPolicy:
                 memory[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
                 inputs |= self._history_inputs(observations, memory[STEPS])
             # Not every engine hands NaN on: some take the larger of NaN and 0 to be 0.
-            usable = torch.ones(robots, dtype=torch.bool, device=self.device)
-            for tensor in inputs.values():
-                if tensor.is_floating_point():
-                    usable = usable & ~tensor.reshape(robots, -1).isnan().any(dim=1)
+            usable = rows_without_nan(inputs.values())
+            if usable is None:
+                usable = torch.ones(robots, dtype=torch.bool, device=self.device)
             outputs = self._run_in_parts(inputs, robots)
             for part in self._memories:
                 after = outputs[part.output]
-                memory[part.input] = _where(usable, after, torch.nan) if after.is_floating_point() else after
+                memory[part.input] = where_rows(usable, after, torch.nan) if after.is_floating_point() else after
             return self._finish(outputs[self._action], usable), memory or None
 
     def _history_inputs(self, observations: Mapping[str, torch.Tensor], steps: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -437,7 +437,7 @@ def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Te
     """Return the function from the network's output and the usable rows to final actions."""
     if isinstance(action, ArraySpec):
         low, high = (torch.tensor(bound, device=device) for bound in (action.low, action.high))
-        return lambda output, usable: _where(usable, torch.clamp(output.to(low.dtype), low, high), torch.nan)
+        return lambda output, usable: where_rows(usable, torch.clamp(output.to(low.dtype), low, high), torch.nan)
     assert isinstance(action, DiscreteSpec)
     choices = action.n
 
@@ -448,11 +448,6 @@ def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Te
         return torch.where(usable & (chosen >= 0) & (chosen < choices), chosen, -1)
 
     return choose
-
-
-def _where(rows: torch.Tensor, tensor: torch.Tensor, other: torch.Tensor | float) -> torch.Tensor:
-    """Take the chosen rows of `tensor` and the others of `other`."""
-    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
 
 
 def _alike(first: torch.Tensor, second: torch.Tensor) -> bool:

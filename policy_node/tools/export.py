@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
+from policy_node.engines.network import PolicyNetwork
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, action_error, golden_error, record_golden
@@ -43,31 +44,6 @@ BATCHES = (1, 2, 7)
 ROUNDS = 3
 # Inputs of exported files that are not observations.
 _ACTION_MASK = "action_mask"
-
-
-class ExportedNetwork(nn.Module):
-    """A whole policy as a function of tensors: observations, memory and mask in, final actions and memory out.
-
-    Parameters
-    ----------
-    policy
-        The policy.
-    """
-
-    def __init__(self, policy: Sb3Policy) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(policy.modules)
-        self._policy = policy
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Act for all robots; the tensors are in the order of `FileDescription.input_names`."""
-        spec = self._policy.spec
-        remaining = iter(tensors)
-        observations = {key: next(remaining) for key in spec.observations}
-        memory = {name: next(remaining) for name in spec.memory}
-        masks = next(remaining) if spec.mask else None
-        actions, after = self._policy.act(observations, memory, masks)
-        return (actions, *(after[name] for name in spec.memory))
 
 
 def export_policy(
@@ -248,7 +224,7 @@ def _write_described(policy: Sb3Policy, format: str, golden: GoldenVectors, outp
     example += (policy.initial_state(robots) or {}).values()
     if policy.spec.mask:
         example.append(torch.ones(robots, policy.spec.mask, dtype=torch.bool))
-    network = ExportedNetwork(policy).eval()
+    network = PolicyNetwork(policy, masked=bool(policy.spec.mask)).eval()
     write = {"onnx": _write_onnx, "torchscript": _write_torchscript, "exported": _write_exported}[format]
     validates = torch.distributions.Distribution._validate_args
     # Checks of values are branches, which a recorded computation cannot have.

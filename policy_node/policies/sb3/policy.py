@@ -14,6 +14,7 @@ from torch import nn
 from policy_node.policies.checks import CallChecks
 from policy_node.policies.contract import Observations, State
 from policy_node.policies.golden import GoldenVectors
+from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
 from policy_node.policies.sb3.observations import Preparation
@@ -110,22 +111,26 @@ class PredictActor:
     ) -> tuple[torch.Tensor, Memory]:
         """Act for all robots; see `policy_node.policies.Policy`."""
         everything = [*observations.values(), *memory.values()]
-        usable = torch.stack([_without_nan(tensor) for tensor in everything]).all(dim=0)
+        usable = rows_without_nan(everything)
+        if usable is None:
+            usable = torch.ones(len(everything[0]), dtype=torch.bool, device=everything[0].device)
         # A distribution would raise for all rows: a row of NaN is replaced before and marked again afterwards.
-        safe = {key: _select(usable, tensor, 0) for key, tensor in observations.items()}
+        safe = {key: where_rows(usable, tensor, 0) for key, tensor in observations.items()}
         arguments: dict[str, Any] = {"deterministic": True}
         if masks is not None:
             usable = usable & masks.any(dim=1)
             arguments["action_masks"] = masks | ~usable[:, None]
         given = safe["observation"] if self._plain else safe
         if "hidden" in memory:
-            before = tuple(_select(usable, memory[name], 0).transpose(0, 1).contiguous() for name in ("hidden", "cell"))
+            before = tuple(
+                where_rows(usable, memory[name], 0).transpose(0, 1).contiguous() for name in ("hidden", "cell")
+            )
             starts = torch.zeros(len(usable), device=usable.device)
             outputs, after = self._model._predict(given, before, starts, **arguments)
             memory = {
                 **memory,
                 **{
-                    name: _select(usable, part.transpose(0, 1), torch.nan)
+                    name: where_rows(usable, part.transpose(0, 1), torch.nan)
                     for name, part in zip(("hidden", "cell"), after, strict=True)
                 },
             }
@@ -133,17 +138,7 @@ class PredictActor:
             outputs = self._model._predict(given, **arguments)
         if self._finish is None:
             return mark_unusable(outputs.reshape(-1, *self._action_shape).long(), usable), memory
-        return _select(usable, self._finish(outputs, None), torch.nan), memory
-
-
-def _without_nan(tensor: torch.Tensor) -> torch.Tensor:
-    rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
-    return ~rows.isnan().any(dim=1)
-
-
-def _select(rows: torch.Tensor, tensor: torch.Tensor, other: float) -> torch.Tensor:
-    """Replace the rows that are not chosen."""
-    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
+        return where_rows(usable, self._finish(outputs, None), torch.nan), memory
 
 
 class Sb3Policy:
@@ -194,10 +189,7 @@ class Sb3Policy:
         if state is None:
             return None
         # Chosen, not multiplied by zero: NaN must not survive.
-        return {
-            name: torch.where(rows.view(-1, *[1] * (part.ndim - 1)), self._fresh[name](len(rows)), part)
-            for name, part in state.items()
-        }
+        return {name: where_rows(rows, self._fresh[name](len(rows)), part) for name, part in state.items()}
 
     def __call__(
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None

@@ -1,0 +1,21 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors with a row for each robot: chosen row by row, and looked through for NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+def where_rows(rows: torch.Tensor, tensor: torch.Tensor, other: torch.Tensor | float) -> torch.Tensor:
+    """Take the chosen rows of `tensor` and the others of `other`; `rows` is `[robots]` bool."""
+    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
+
+
+def rows_without_nan(tensors: Iterable[torch.Tensor]) -> torch.Tensor | None:
+    """Return `[robots]` bool: whose numbers are none of them NaN; None where no tensor can hold NaN."""
+    # A single number of each robot has no further axis.
+    spoiled = [tensor[:, None].flatten(1).isnan().any(dim=1) for tensor in tensors if tensor.is_floating_point()]
+    return ~torch.stack(spoiled).any(dim=0) if spoiled else None
