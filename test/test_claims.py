@@ -17,7 +17,7 @@ from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, comman
 from policy_node.ros.claims import Claim
 
 StartNode = Callable[..., NodeProcess]
-# What the second node adds to its commands, so that one can tell whose a command is.
+# What the second node adds to its commands, also to safe ones, so that one can tell whose a command is.
 OFFSET = 1e6
 
 
@@ -34,7 +34,8 @@ class Pair:
 
     def start_second(self) -> NodeProcess:
         # Another name of the same topic.
-        parameters = moody_parameters(self._policy, ["/shared", "/other"], action__offset=[OFFSET])
+        changes = {"action__offset": [OFFSET], "action__safe_command": [OFFSET, OFFSET]}
+        parameters = moody_parameters(self._policy, ["/shared", "/other"], **changes)
         return self._start_node(parameters, name="second")
 
     def driven_by(self, robot: str) -> str:
@@ -60,7 +61,7 @@ def test_the_later_node_leaves_a_robot_to_the_earlier_one(pair: Pair, peer: Peer
     fleet.live(lambda: pair.driven_by("other") == "second", "commands of the second node")
     fleet.live(lambda: len(fleet.commands["other"]) > 20, "more commands")
     # Not one command of the second node has reached the robot that the first one drives.
-    assert all(0.0 < command_values(command)[0] < OFFSET for command in fleet.commands["shared"])
+    assert all(command_values(command)[0] < OFFSET for command in fleet.commands["shared"])
     second.wait_for("/first commands /shared, too: this node leaves them alone; stop one of the two")
     first.wait_for("/second commands shared, too: it came later and leaves them to this node; stop one of the two")
     fleet.live(
