@@ -208,8 +208,8 @@ def markdown(figures: dict[str, Any]) -> str:
         f"  {lateness['quiet_p99']:.2f} ms, which varies by {lateness['noise']:.2f} ms by itself. Ticks missed: "
         f"{missed['faults']} of",
         f"  {ticks['faults']}, while no robot had a fault {missed['quiet']} of {ticks['quiet']}.",
-        f"- The machine kept node or robots from running {sum(figures['excused'].values())} times when a command was "
-        "late or old for it.",
+        f"- {sum(figures['excused'].values())} late or old commands coincided with the machine keeping node or",
+        "  robots from running; they are not counted as violations.",
         f"- The node: {resources['rss_mb']['last']:.0f} MB, {resources['rss_growth']:+.2%} from "
         f"{resources['warm_up_s']:.0f} s to the end; file descriptors {resources['descriptors']['first']:.0f} → "
         f"{resources['descriptors']['last']:.0f},",
