@@ -45,6 +45,8 @@ class CommandWatch:
         self._is_commanded = False
         self._subscription = node.create_subscription(message_type, topic, _never_called, qos, raw=True)
         handle = self._subscription.handle
+        self._deadline: Any
+        self._liveliness: Any
         self._deadline, self._liveliness = (
             _rclpy.EventHandle(handle, kind)
             for kind in (
@@ -58,7 +60,10 @@ class CommandWatch:
         if self._subscription.handle.take_message(self._message_type, True) is not None:
             self._is_commanded = True
         missed, changed = self._deadline.take_event(), self._liveliness.take_event()
-        broken = self._is_commanded and (missed.total_count_change > 0 or changed.not_alive_count_change > 0)
+        told = (missed is not None and missed.total_count_change > 0) or (
+            changed is not None and changed.not_alive_count_change > 0
+        )
+        broken = self._is_commanded and told
         # Deadlines are missed again and again; meanwhile somebody may command who is not watched.
         self._is_commanded = self._is_commanded and not broken
         return broken
