@@ -366,6 +366,15 @@ class Pipeline:
         self._last_commands[list(robots)] = np.nan
         self._safe.forget(robots)
 
+    def note_overruled(self) -> None:
+        """Take note that the safe commands were sent instead of those of the last step: every episode begins anew.
+
+        A robot stays where its safe command holds it.
+        """
+        self._forget_samples(range(len(self.robots)))
+        self._last_commands = self.safe_commands.copy()
+        self._safe.keep(~np.isnan(self.safe_commands).any(axis=1))
+
     def _forget_samples(self, robots: Sequence[int]) -> None:
         for robot in robots:
             for ring in self._rings[robot]:

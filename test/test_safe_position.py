@@ -141,6 +141,31 @@ def test_after_a_reset_the_robot_may_be_anywhere(tmp_path, robots):
     assert rig.drive("silent").commands.tolist() == [[7.0, 8.0]]
 
 
+@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+def test_a_robot_whose_tick_was_overruled_stays_where_it_was_made_safe(tmp_path, when_stale):
+    rig = Arms(tmp_path, when_stale=when_stale, hold_s=60.0)
+    rig.at(0.5, -1.0)
+    rig.drive()
+    rig.pipeline.note_overruled()
+    assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
+    # What came before is not used any more, nor is the last command held.
+    result = rig.step()
+    assert result.states == (WAITING,)
+    assert result.publish.tolist() == [when_stale != "silent"]
+    assert result.commands.tolist() == [[0.5, -1.0]]
+    assert rig.drive().states == (READY,)
+
+
+def test_an_overruled_robot_without_a_position_is_left_alone(tmp_path):
+    rig = Arms(tmp_path, robots=2)
+    rig.at(0.5, -1.0, robot=1)
+    rig.drive(robot=1)
+    rig.pipeline.note_overruled()
+    assert rig.step().publish.tolist() == [False, True]
+    rig.at(2.0, 3.0)
+    assert rig.drive("silent").commands.tolist() == [[2.0, 3.0], [0.5, -1.0]]
+
+
 def test_the_position_of_a_robot_that_another_node_commands_is_followed(tmp_path):
     rig = Arms(tmp_path, robots=2)
     for robot in range(2):

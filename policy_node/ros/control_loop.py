@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from policy_node.ros.watchdog import Watchdog
 from policy_node.synchroniser import RobotState
 from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 
+# Whom this loop commanded so lately nobody else commands yet.
+RECENT_S = 1.0
 # How long deactivation waits for a tick that hangs.
 STOP_TIMEOUT_S = 5.0
 
@@ -48,6 +50,8 @@ class ControlLoop:
         Is told of ticks that hang.
     on_failure
         Called from the thread with an exception that ended it, after every robot got the safe command.
+    may_command
+        Whether other nodes still leave the robots to this one; asked before every command, from the thread.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class ControlLoop:
         simulated: bool,
         logger: RcutilsLogger,
         on_failure: Callable[[Exception], None],
+        may_command: Callable[[], bool] = lambda: True,
     ) -> None:
         self._pipeline = pipeline
         self._subscriptions = subscriptions
@@ -71,6 +76,7 @@ class ControlLoop:
         self._ticking = threading.Lock()
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
+        self._may_command = may_command
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
         period_s = configuration.period_ns / 1e9
         self._watchdog = Watchdog(configuration.watchdog_timeout_s, period_s, self._make_safe, logger)
@@ -79,12 +85,16 @@ class ControlLoop:
         self.failure: Exception | None = None
         # How often each robot's state has changed; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
-        # What others ask of the pipeline, done by the tick thread at its next tick.
-        self._requests: deque[Callable[[], None]] = deque()
-        # Held while commands are sent: what was decided before safe commands left must not follow them.
+        # What others ask of the pipeline, done by the tick thread at its next tick; the newest wish of each kind, as
+        # ticks may stand still for long.
+        self._requests: dict[Hashable, Callable[[], None]] = {}
+        # Held while commands are sent and requests are noted: what was decided before safe commands left must not
+        # follow them.
         self._sending = threading.Lock()
         self._overruled = False
         self._yielded: tuple[int, ...] = ()
+        # When the thread last sent commands, on the monotonic clock.
+        self._sent_s = -math.inf
 
     @property
     def simulated(self) -> bool:
@@ -136,27 +146,46 @@ class ControlLoop:
             The first error of a publisher; the robots are stopped all the same.
         """
         with self._sending:
-            self._requests.append(self._pipeline.stop)
+            self._requests["drive"] = self._pipeline.stop
             return self._overrule()
 
     def resume_robots(self) -> None:
         """Let the policy drive again from the next tick on."""
-        self._requests.append(self._pipeline.resume)
+        with self._sending:
+            self._requests["drive"] = self._pipeline.resume
 
     def reset_robots(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories and memories of some robots, by their index, or of all at the next tick."""
-        self._requests.append(lambda: self._pipeline.reset(robots))
+        with self._sending:
+            self._requests["reset", None if robots is None else tuple(robots)] = lambda: self._pipeline.reset(robots)
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
-        """Leave robots, by their index, to the nodes named, from the next tick on; all others are driven."""
-        self._yielded = tuple(owners)
-        self._requests.append(lambda: self._pipeline.yield_robots(owners))
+        """Leave robots, by their index, to the nodes named, from now on; all others are driven.
+
+        A robot that was driven gets its safe command at last: whoever claims it may not drive it.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher; the robots are left alone all the same.
+        """
+        with self._sending:
+            begun = [robot for robot in owners if robot not in self._yielded and self._is_driving(robot)]
+            last_commands = np.full_like(self._pipeline.safe_commands, np.nan)
+            last_commands[begun] = self._safe_commands()[begun]
+            self._yielded = tuple(owners)
+            self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
+            if begun:
+                self._publishers.send_safe(last_commands)
+
+    def _is_driving(self, robot: int) -> bool:
+        return self.latest is not None and bool(self.latest.publish[robot]) and self._may_command()
 
     def _make_safe(self) -> None:
         """Send safe commands while the tick hangs; called by the watchdog."""
         with self._sending:
-            # It may have ended while this waited.
-            if self.hanging_since_s is not None:
+            # It may have ended while this waited. After a pause the robots may be another's.
+            if self.hanging_since_s is not None and self._may_command():
                 self._overrule()
 
     def _overrule(self) -> int:
@@ -229,8 +258,9 @@ class ControlLoop:
         self._watchdog.begin_tick()
         with self._sending:
             self._overruled = False
-            while self._requests:
-                self._requests.popleft()()
+            for request in self._requests.values():
+                request()
+            self._requests.clear()
         self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
         taken = time.perf_counter()
         tick_time_ns = self._now_ns()
@@ -238,10 +268,15 @@ class ControlLoop:
         stepped = time.perf_counter()
         with self._sending:
             if self._overruled:
-                # The robots were made safe meanwhile: they begin anew, as after a gap in their data.
-                self._pipeline.reset()
+                self._pipeline.note_overruled()
+            elif self._may_command():
+                publish = result.publish
+                publish[list(self._yielded)] = False
+                self._publishers.publish(result.commands, publish, tick_time_ns)
+                self._sent_s = time.monotonic()
             else:
-                self._publishers.publish(result.commands, result.publish, tick_time_ns)
+                result.publish[:] = False
+                self._leave_to_others()
             self._watchdog.end_tick()
         ended = time.perf_counter()
         # Ages are those of the readings at the tick; the command leaves a little later.
@@ -253,6 +288,14 @@ class ControlLoop:
         for robot, state in enumerate(result.states):
             self.changes[robot] += state is not before[robot]
         self.latest = result
+
+    def _leave_to_others(self) -> None:
+        """Command nothing, as other nodes may by now; robots begin anew. `_sending` must be held."""
+        self._pipeline.reset()
+        # After a pause of this process the robots may be another's already, and what is safe has changed.
+        if time.monotonic() - self._sent_s < RECENT_S:
+            self._publishers.send_safe(self._safe_commands())
+        self._sent_s = -math.inf
 
     def _now_ns(self) -> int:
         return self._clock.now().nanoseconds
