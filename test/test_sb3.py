@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies of all algorithms of Stable-Baselines3: the contract, noise, normalisation and rules of their own."""
 
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -266,6 +267,13 @@ def test_files_older_than_separate_extractors_load(algorithm: str, saved: Maker,
     observations = example_observations(old, 3, seed=1)
     actions = [policy(observations, policy.initial_state(3))[0] for policy in (old, expected)]
     assert torch.equal(*actions)
+
+
+def test_loading_does_not_import_the_compiler_of_pytorch(saved: Maker) -> None:
+    _, file, _ = saved(Case("PPO", "vector"))
+    program = f"import sys; from policy_node.policies import load_policy; load_policy({str(file)!r})"
+    program += "; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_the_missing_package_is_named(saved: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

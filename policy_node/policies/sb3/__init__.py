@@ -283,6 +283,8 @@ def _build(saved: SavedModel, path: str) -> Any:
         arguments = dict(saved.arguments)
         if saved.algorithm != "ARS":
             arguments["lr_schedule"] = lambda progress: 0.0
+            if is_stock(saved.policy_class):
+                arguments["optimizer_class"] = _no_optimiser
         if saved.algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
             arguments["use_sde"] = saved.use_sde
         model = saved.policy_class(saved.observation_space, saved.action_space, **arguments)
@@ -293,6 +295,10 @@ def _build(saved: SavedModel, path: str) -> Any:
     except Exception as error:
         raise _not_built(path, error) from error
     return model
+
+
+def _no_optimiser(*_: Any, **__: Any) -> None:
+    """Stand for an optimiser: PyTorch's own import its whole compiler, which takes longer than all the rest."""
 
 
 def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
