@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from policy_node.failures import is_device_failure
+from policy_node.failures import is_device_failure, is_out_of_memory
 
 PETABYTE = 10**15
 
@@ -17,6 +17,14 @@ def test_memory_that_runs_out_is_a_failure_of_the_device() -> None:
     assert is_device_failure(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_device_failure(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
     assert is_device_failure(MemoryError())
+
+
+def test_failures_of_onnxruntime_are_known_by_their_words() -> None:
+    errors = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    assert is_device_failure(errors.Fail("CUDA failure 700: an illegal memory access was encountered"))
+    assert is_device_failure(errors.RuntimeException("Failed to allocate memory for requested buffer of size 10"))
+    assert is_out_of_memory(errors.RuntimeException("Failed to allocate memory for requested buffer of size 10"))
+    assert not is_device_failure(errors.Fail("Gather: indices element out of data bounds"))
 
 
 def test_an_error_that_was_raised_because_of_one_is_one() -> None:

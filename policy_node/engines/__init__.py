@@ -9,7 +9,6 @@ from policy_node.engines.choice import (
     EngineChoice,
     EngineSettings,
     choose_engine,
-    is_out_of_memory,
     own_engine,
     without_engine,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "choose_engine",
     "chunk_size",
     "in_chunks",
-    "is_out_of_memory",
     "own_engine",
     "without_engine",
 ]

@@ -30,10 +30,10 @@ from policy_node.engines import (
     choose_engine,
     chunk_size,
     in_chunks,
-    is_out_of_memory,
     own_engine,
     without_engine,
 )
+from policy_node.failures import is_out_of_memory
 from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size

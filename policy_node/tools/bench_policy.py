@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from policy_node.engines import EngineSettings, is_out_of_memory
+from policy_node.engines import EngineSettings
 from policy_node.engines.choice import (
     Candidate,
     all_candidates,
@@ -31,6 +31,7 @@ from policy_node.engines.choice import (
     reason_of,
 )
 from policy_node.engines.parity import TOLERANCES, ParityTrial
+from policy_node.failures import is_out_of_memory
 from policy_node.load import DeviceLoad, ProcessLoad
 from policy_node.options import number
 from policy_node.policies import Policy, PolicyError, load_policy
