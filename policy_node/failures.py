@@ -10,7 +10,8 @@ import torch
 
 # How PyTorch and onnxruntime say so in exceptions that have no type of their own.
 _MEMORY_WORDS = (
-    "out of memory",
+    "CUDA out of memory",
+    ": out of memory",
     "can't allocate memory",
     "Failed to allocate memory",
     "bad allocation",
