@@ -233,10 +233,7 @@ class _History:
         }
 
     def take_over(self, other: _History) -> None:
-        """Go on with the staged rows and the steps of another one of the same layout, not to be used any more."""
-        if self._newest is self._host:
-            self._newest = other._host
-        self._host, self.rows = other._host, other.rows
+        """Go on with the steps of another one of the same layout."""
         if self._stacked is not None and other._stacked is not None:
             self._stacked.copy_(other._stacked)
 
@@ -319,7 +316,7 @@ class ObservationBatch:
             self._previous_action.copy_(actions.reshape(self._previous_action.shape))
 
     def take_over(self, other: ObservationBatch) -> None:
-        """Go on with the staged rows and the steps of another batch that is like this one, not to be used any more."""
+        """Go on with the steps of another batch that is like this one."""
         for key, history in self._histories.items():
             history.take_over(other._histories[key])
         if self._previous_action is not None and other._previous_action is not None:

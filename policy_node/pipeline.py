@@ -403,10 +403,9 @@ class Pipeline:
             When its commands have another number of components; nothing is changed then.
         """
         if not self._inference.adopt(other._inference):
-            # What is read is written into the batch.
-            self._staging = other._staging
-            self._staging.rejections = self._rejections
             self._fresh_start[:] = True
+        self._staging = other._staging
+        self._staging.rejections = self._rejections
 
     def step(self, now_ns: int, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Run one tick.

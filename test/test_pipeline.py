@@ -575,6 +575,24 @@ def test_the_memory_of_a_new_policy_starts_anew(tmp_path):
         np.testing.assert_allclose(rig.step().commands, expected, rtol=0.0, atol=1e-5)
 
 
+def test_readings_are_decoded_as_the_new_policy_wants_them(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], stack=4)
+    rng = np.random.default_rng(7)
+    drive(rig, rng)
+
+    def refuse(message, row):
+        raise UnusableReading("out of its bounds")
+
+    layouts = match_observations(rig.configuration, rig.policy)
+    rig.pipeline.adopt(Pipeline(rig.configuration, rig.policy, layouts, dict.fromkeys(rig.frames, refuse)))
+    before = rig.pipeline.rejected_count.copy()
+    for robot in range(3):
+        rig.send(robot, rig.draw(rng))
+    result = rig.step()
+    assert result.reasons == ("touch: out of its bounds",) * 3
+    assert (rig.pipeline.rejected_count - before).tolist() == [1] * 3
+
+
 def test_a_new_policy_with_other_commands_is_refused_and_changes_nothing(tmp_path):
     old, new = two_rigs(tmp_path, action_space=spaces.Box(-1.0, 1.0, (3,), np.float32), action=WITHOUT_FIELDS)
     rng = np.random.default_rng(5)
