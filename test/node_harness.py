@@ -187,8 +187,8 @@ class NodeProcess:
 class Peer:
     """The ROS node of the test process, spun only while something is waited for."""
 
-    def __init__(self) -> None:
-        self.node = rclpy.create_node("scripted_robots")
+    def __init__(self, name: str = "scripted_robots") -> None:
+        self.node = rclpy.create_node(name)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
 

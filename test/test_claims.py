@@ -3,7 +3,9 @@
 """Two nodes that command the same robot: both say so, the later one leaves it alone, and takes over when it may."""
 
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
 
-from policy_node.ros.claims import Claim
+from policy_node.ros.claims import EXPIRY_S, LINES_PERIOD_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
 
 StartNode = Callable[..., NodeProcess]
 # What the second node adds to its commands, also to safe ones, so that one can tell whose a command is.
@@ -111,11 +113,102 @@ def test_a_foreign_publisher_is_named_once(pair: Pair, peer: Peer) -> None:
     assert (first.text + second.text).count("does what either says") == 1
 
 
+class Claimant:
+    """A node that claims one robot, in this process."""
+
+    def __init__(self, name: str) -> None:
+        self.peer = Peer(name)
+        self.claims = Claims(self.peer.node, {"robot": "/robot/cmd_vel"})
+        self.changes: list[dict[int, str]] = []
+
+    def begin(self) -> None:
+        self.claims.begin(lambda owners: self.changes.append(dict(owners)))
+
+    @property
+    def owner(self) -> str:
+        """Who drives the robot, as far as this node knows."""
+        return self.changes[-1].get(0, "") if self.changes else ""
+
+    def destroy(self) -> None:
+        self.claims.destroy()
+        self.peer.destroy()
+
+
+@pytest.fixture
+def claimants(peer: Peer) -> Iterator[tuple[Claimant, Claimant]]:
+    """Two nodes, the first of which claims the robot already."""
+    first, second = Claimant("first"), Claimant("second")
+    first.begin()
+    second.begin()
+    yield first, second
+    for claimant in (first, second):
+        claimant.destroy()
+
+
+def test_a_claim_has_not_expired_because_nobody_listened(claimants: tuple[Claimant, Claimant]) -> None:
+    first, second = claimants
+    assert second.owner == "/first"
+    # Something keeps the executor of the second one while the first one goes on to claim.
+    first.peer.spin_for(EXPIRY_S + 0.5)
+    second.peer.spin_for(0.5)
+    assert second.changes == [{0: "/first"}]
+
+
+def test_a_node_that_was_paused_commands_nothing_before_it_has_listened(claimants: tuple[Claimant, Claimant]) -> None:
+    first, second = claimants
+    assert first.claims.holds
+    second.peer.spin_until(lambda: not second.owner, "the end of the claim that nobody repeats", EXPIRY_S + 2.0)
+    assert second.claims.holds and not first.claims.holds
+    first.peer.spin_until(lambda: first.owner == "/second", "the new order")
+    assert not first.claims.holds
+    first.peer.spin_until(lambda: first.claims.holds, "the first node to have listened")
+    assert first.owner == "/second"
+    second.peer.spin_for(0.5)
+    assert not second.owner
+
+
+def test_two_that_begin_at_once_agree_before_either_commands(peer: Peer) -> None:
+    claimants = Claimant("first"), Claimant("second")
+    threads = [threading.Thread(target=claimant.begin) for claimant in claimants]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimant.owner for claimant in claimants) in (["", "/first"], ["", "/second"])
+    for claimant in claimants:
+        claimant.destroy()
+
+
+def test_a_flood_of_claims_is_neither_kept_nor_logged(peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+    claimant = Claimant("first")
+    claimant.begin()
+    hostile = peer.node.create_publisher(DiagnosticArray, TOPIC, claimant.claims._publisher.qos_profile)
+    peer.spin_until(hostile.get_subscription_count, "the subscription")
+    topics = frozenset({"/robot/cmd_vel", *(f"/{topic}" for topic in range(100))})
+    started_s = time.monotonic()
+    for number in range(3 * MOST_NODES):
+        hostile.publish(Claim(f"/hostile_{number}", str(number), 1, topics).message())
+        claimant.peer.spin_for(0.02, lambda: False)
+    assert time.monotonic() - started_s < LINES_PERIOD_S, "lines of two periods"
+    assert claimant.owner.startswith("/hostile")
+    heard = claimant.claims._heard
+    assert len(heard) == MOST_NODES
+    assert all(claim.topics == {"/robot/cmd_vel"} for claim, _ in heard.values())
+    assert capfd.readouterr().err.count("commands robot, too") <= MOST_LINES
+    claimant.destroy()
+
+
+@pytest.mark.parametrize("name", ["", "/", "name", "/a//b", "/a\n", "/a\x1b[2J", "/ä", "/" + 600 * "a"])
+def test_whoever_has_no_name_of_a_node_claims_nothing(name: str) -> None:
+    assert Claim.parse(Claim(name, "identity", 1, frozenset({"/robot/cmd_vel"})).message()) is None
+
+
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+names = st.from_regex(r"(/[A-Za-z0-9_]{1,9}){1,4}", fullmatch=True)
 
 
 @settings(deadline=None)
-@given(st.builds(Claim, texts, texts, st.integers(0, 10**19 - 1), st.frozensets(texts)))
+@given(st.builds(Claim, names, texts, st.integers(0, 10**19 - 1), st.frozensets(texts)))
 def test_a_claim_is_read_as_it_was_sent(claim: Claim) -> None:
     assert Claim.parse(claim.message()) == claim
 

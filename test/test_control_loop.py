@@ -77,6 +77,8 @@ class Rig:
         fields = configuration.action.fields
         encoder = command_encoder(configuration.action.type, 2, fields=fields, time_from_start_s=0.1)
         self.failures: list[Exception] = []
+        self.may_command = threading.Event()
+        self.may_command.set()
         self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
         self.publishers = CommandPublishers(peer.node, configuration, encoder)
         self.loop = ControlLoop(
@@ -88,6 +90,7 @@ class Rig:
             simulated=False,
             logger=peer.node.get_logger(),
             on_failure=self.failures.append,
+            may_command=self.may_command.is_set,
         )
         self.fleet = ScriptedFleet(peer, ["robot"], Twist)
         self.fleet.wait_until_heard()
@@ -175,6 +178,46 @@ def test_ticks_that_were_missed_are_counted_and_never_caught_up(rig: Rig, peer: 
     assert missed >= 1.0 / period_s - 2
     # Each deadline was either ticked or missed.
     assert len(records) + missed <= periods + 1
+
+
+def test_a_robot_that_another_node_claims_gets_its_safe_command_at_last(rig: Rig, peer: Peer) -> None:
+    rig.loop.start()
+    rig.fleet.drive(rig.drives, "commands of the policy")
+    rig.loop.yield_robots({0: "/other"})
+    # Also where the other one never drives it.
+    rig.fleet.drive(lambda: not rig.drives(), "the safe command")
+    rig.fleet.clear()
+    rig.fleet.drive(lambda: rig.loop.latest.reasons == ("/other commands it",), "the yielding tick")  # type: ignore[union-attr]
+    peer.spin_for(0.3)
+    assert not rig.fleet.commands["robot"]
+    rig.loop.yield_robots({})
+    rig.fleet.drive(rig.drives, "commands of the policy")
+
+
+def test_a_robot_is_made_safe_and_left_alone_while_its_claim_does_not_hold(rig: Rig, peer: Peer) -> None:
+    rig.loop.start()
+    rig.fleet.drive(rig.drives, "commands of the policy")
+    rig.may_command.clear()
+    rig.fleet.drive(lambda: not rig.drives(), "the safe command")
+    rig.fleet.clear()
+    peer.spin_for(0.3)
+    assert not rig.fleet.commands["robot"]
+    rig.may_command.set()
+    rig.fleet.drive(rig.drives, "commands of the policy")
+
+
+def test_requests_while_ticks_stand_still_do_not_pile_up(rig: Rig, peer: Peer) -> None:
+    for _ in range(1000):
+        rig.loop.reset_robots()
+        rig.loop.reset_robots([0])
+        rig.loop.yield_robots({})
+        rig.loop.resume_robots()
+        rig.loop.stop_robots()
+    assert len(rig.loop._requests) <= 4
+    # The newest wish holds.
+    rig.loop.start()
+    rig.fleet.drive(lambda: len(rig.fleet.commands["robot"]) > 10, "commands")
+    assert not rig.drives()
 
 
 def _fail(*arguments: object) -> None:

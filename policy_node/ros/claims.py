@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -21,13 +24,22 @@ TOPIC = "/policy_node/claims"
 HEARTBEAT_S = 1.0
 # A claim that was not repeated for so long has ended; its node may have died.
 EXPIRY_S = 3.0
-# So long after it was made a node has heard the claims of the others.
-DISCOVERY_S = 0.5
+# So long after it was made a node has heard the claims of the others; 1.5 s were seen where processes that were killed
+# had left locks in the shared memory. Loading a policy mostly takes longer.
+DISCOVERY_S = 2.0
+# So long after a pause of its process.
+LISTEN_S = 0.5
 FOREIGN_PERIOD_S = 5.0
+# So long after its claim a node listens whether another one claimed at the same moment.
+CROSSING_S = 0.1
 # How long the end waits until the others have heard that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
-# The newest claims of so many nodes are heard at once.
+# The newest claims of so many nodes are heard at once, and so many nodes with robots of this one are known.
 MOST_NODES = 100
+LONGEST_NAME = 512
+# So many lines are logged in so long a time, however often the claims of others change.
+MOST_LINES = 20
+LINES_PERIOD_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,11 @@ class Claim:
         # A stamp has 19 digits; numbers of any length would take any time to read.
         if len(stamps) != 1 or not (stamps[0].isascii() and stamps[0].isdigit() and len(stamps[0]) < 20):
             return None
+        # Names go to the log and to diagnostics.
+        if max(len(status.name), len(status.hardware_id)) > LONGEST_NAME or not re.fullmatch(
+            r"(/\w+)+", status.name, re.A
+        ):
+            return None
         topics = frozenset(pair.value for pair in status.values if pair.key == "command_topic")
         return Claim(status.name, status.hardware_id, int(stamps[0]), topics)
 
@@ -96,12 +113,15 @@ class Claims:
         self._robots = tuple(topics)
         self._topics = tuple(topics.values())
         self._own = Claim(node.get_fully_qualified_name(), uuid.uuid4().hex, 0, frozenset(self._topics))
-        self._born_s = time.monotonic()
-        # By identity: the newest claim of every other node, and when it was heard.
+        self._born_s = self._said_s = _now_s()
+        # When the claim began to hold.
+        self._holds_from_s = self._born_s
+        # By identity: the newest claim of every other node with robots of this one, and when it was heard.
         self._heard: dict[str, tuple[Claim, float]] = {}
         # What was said last: by the name of the other node and whether it comes first, the robots.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
         self._foreign: set[tuple[str, str]] = set()
+        self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
         self._publisher = node.create_publisher(DiagnosticArray, TOPIC, _qos(1))
         self._subscription = node.create_subscription(DiagnosticArray, TOPIC, self._on_message, _qos(MOST_NODES))
@@ -123,18 +143,27 @@ class Claims:
             Called, from here and later from the executor, with the names of the nodes that come first by the index of
             the robot that they command; only when there are any, and whenever they change.
         """
-        time.sleep(max(0.0, self._born_s + DISCOVERY_S - time.monotonic()))
-        while (taken := self._subscription.handle.take_message(DiagnosticArray, False)) is not None:
-            self._note(taken[0])
+        time.sleep(max(0.0, self._born_s + DISCOVERY_S - _now_s()))
         self._on_change = on_change
         self._claim(time.time_ns())
+        time.sleep(CROSSING_S)
+        self._settle()
 
     def end(self) -> None:
         """Claim nothing any more."""
         if self._on_change is not None:
             self._on_change = None
-            self._conflicts.clear()
+            self._conflicts = {}
             self._claim(0)
+
+    @property
+    def holds(self) -> bool:
+        """Whether others know that this node commands its robots; may be asked from any thread.
+
+        A claim that was not repeated in time, as the process was paused, has ended for the others: they may drive the
+        robots now.
+        """
+        return self._holds_from_s <= _now_s() < self._said_s + EXPIRY_S
 
     def destroy(self) -> None:
         """Close the topic."""
@@ -162,14 +191,31 @@ class Claims:
         return tuple(self._robots[robot] for (_, first), robots in self._conflicts.items() if first for robot in robots)
 
     def _claim(self, activated_ns: int) -> None:
-        self._own = Claim(self._own.owner, self._own.identity, activated_ns, self._own.topics)
+        self._own = replace(self._own, activated_ns=activated_ns)
+        self._repeat()
+
+    def _repeat(self) -> None:
+        self._said_s = _now_s()
         self._publisher.publish(self._own.message())
-        self._settle()
 
     def _beat(self) -> None:
         if self._on_change is not None:
-            self._publisher.publish(self._own.message())
+            now_s = _now_s()
+            silent_s = now_s - self._said_s
+            if silent_s >= EXPIRY_S:
+                self._renew(now_s, silent_s)
+            self._repeat()
             self._settle()
+
+    def _renew(self, now_s: float, silent_s: float) -> None:
+        """Claim anew, as the latest, after a time in which this node could neither speak nor hear."""
+        self._holds_from_s = now_s + LISTEN_S
+        self._own = replace(self._own, activated_ns=time.time_ns())
+        self._heard = {identity: (claim, now_s) for identity, (claim, _) in self._heard.items()}
+        self._logger.error(
+            f"this node was kept from saying for {silent_s:.1f} s which robots it commands: others may have taken "
+            f"over, so it commands none until it has listened; if it was not paused, give it more CPU time"
+        )
 
     def _on_message(self, message: DiagnosticArray) -> None:
         self._note(message)
@@ -177,14 +223,31 @@ class Claims:
 
     def _note(self, message: DiagnosticArray) -> None:
         claim = Claim.parse(message)
-        if claim is not None and claim.identity != self._own.identity:
-            self._heard[claim.identity] = (claim, time.monotonic())
+        if claim is None or claim.identity == self._own.identity:
+            return
+        # Whatever else a message claims need not be kept.
+        shared = claim.topics & self._own.topics
+        if not shared:
+            self._heard.pop(claim.identity, None)
+            return
+        now_s = _now_s()
+        if claim.identity not in self._heard and len(self._heard) >= MOST_NODES:
+            self._heard = {identity: heard for identity, heard in self._heard.items() if now_s - heard[1] < EXPIRY_S}
+            if len(self._heard) >= MOST_NODES:
+                return
+        self._heard[claim.identity] = (replace(claim, topics=shared), now_s)
 
     def _settle(self) -> None:
         """Find out who commands the same robots, and act and say so when that has changed."""
         if self._on_change is None:
             return
-        oldest_s = time.monotonic() - EXPIRY_S
+        # The executor may have been kept, as by an activation: who spoke meanwhile has not expired.
+        for _ in range(MOST_NODES):
+            taken = self._subscription.handle.take_message(DiagnosticArray, False)
+            if taken is None:
+                break
+            self._note(taken[0])
+        oldest_s = _now_s() - EXPIRY_S
         rivals = [claim for claim, heard_s in self._heard.values() if claim.activated_ns and heard_s > oldest_s]
         conflicts: dict[tuple[str, bool], list[int]] = {}
         owners: dict[int, Claim] = {}
@@ -205,16 +268,24 @@ class Claims:
 
     def _say(self, before: Mapping[tuple[str, bool], list[int]]) -> None:
         for (owner, first), robots in self._conflicts.items():
-            if before.get((owner, first)) != robots:
+            if before.get((owner, first)) != robots and self._may_log():
                 what = "this node leaves them alone" if first else "it came later and leaves them to this node"
                 self._logger.error(
                     f"{owner} commands {self._named(robots)}, too: {what}; stop one of the two, or give each its shard"
                 )
         for (owner, first), robots in before.items():
             gone = [robot for robot in robots if robot not in self._conflicts.get((owner, first), ())]
-            if gone:
+            if gone and self._may_log():
                 then = "; this node drives them again" if first else ""
                 self._logger.warning(f"{owner} no longer commands {self._named(gone)}{then}")
+
+    def _may_log(self) -> bool:
+        """Whether one more line is not one too many; whoever claims and ends again and again is not to fill the log."""
+        now_s = _now_s()
+        if now_s - self._logged_s[0] < LINES_PERIOD_S:
+            return False
+        self._logged_s.append(now_s)
+        return True
 
     def _named(self, robots: Collection[int]) -> str:
         return ", ".join(self._robots[robot] for robot in robots)
@@ -235,6 +306,11 @@ class Claims:
                         f"{name} publishes on {topic}, too: {robot} does what either says; stop one of the two, or put "
                         f"a multiplexer between them and the robot"
                     )
+
+
+def _now_s() -> float:
+    """Return the time since the machine began, which goes on while it sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _qos(depth: int) -> QoSProfile:

@@ -272,7 +272,7 @@ class ControlLoop:
             elif self._may_command():
                 publish = result.publish
                 publish[list(self._yielded)] = False
-                self._publishers.publish(result.commands, publish, tick_time_ns)
+                self._publish(result, publish, tick_time_ns, taken)
                 self._sent_s = time.monotonic()
             else:
                 result.publish[:] = False
@@ -288,6 +288,19 @@ class ControlLoop:
         for robot, state in enumerate(result.states):
             self.changes[robot] += state is not before[robot]
         self.latest = result
+
+    def _publish(self, result: FleetCommands, publish: np.ndarray, tick_time_ns: int, taken_s: float) -> None:
+        """Send the commands; one whose readings have become too old while others were sent is replaced."""
+        # Simulated time may stand still for as long as sending takes.
+        max_age_s = self._configuration.synchronisation.max_age_s if self._simulated is None else math.inf
+        until_s = taken_s + max_age_s - result.ages_s
+        late = self._publishers.publish(result.commands, publish, tick_time_ns, until_s)
+        if late:
+            others = np.ones(len(publish), bool)
+            others[late] = False
+            safe_commands = self._safe_commands()
+            safe_commands[others] = np.nan
+            self._publishers.send_safe(safe_commands)
 
     def _leave_to_others(self) -> None:
         """Command nothing, as other nodes may by now; robots begin anew. `_sending` must be held."""

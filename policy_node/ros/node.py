@@ -177,6 +177,9 @@ class PolicyNode(LifecycleNode):
         self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
         self._commands = CommandPublishers(self, configuration, encoder)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
+        if configuration.realtime.freeze_gc:
+            # Now, as it takes seconds on a loaded machine: activation freezes what is left.
+            gc.collect()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the tick."""
@@ -194,6 +197,7 @@ class PolicyNode(LifecycleNode):
     def _activate(self) -> None:
         configuration, policy, pipeline = self._configuration, self._policy, self._pipeline
         assert configuration and policy and pipeline and self._sensors and self._commands and self._claims
+        claims = self._claims
         pipeline.reset()
         self._loop = ControlLoop(
             configuration,
@@ -204,6 +208,7 @@ class PolicyNode(LifecycleNode):
             simulated=self.get_parameter("use_sim_time").value,
             logger=self.get_logger(),
             on_failure=self._on_loop_failure,
+            may_command=lambda: claims.holds,
         )
         self._reporter = Reporter(self, configuration, pipeline, self._loop, self._sensors, self._description())
         self._operation.attach(self._loop, pipeline)

@@ -89,8 +89,10 @@ def switch_interval(interval_s: float) -> Iterator[None]:
 
 @contextmanager
 def frozen_garbage() -> Iterator[None]:
-    """Keep what exists now from the garbage collector: a full collection of it takes as long as several ticks."""
-    gc.collect()
+    """Keep what exists now from the garbage collector: a full collection of it takes as long as several ticks.
+
+    To be used after a collection, as garbage is kept, too.
+    """
     gc.freeze()
     try:
         yield
