@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 from rclpy.node import Node
@@ -37,6 +39,8 @@ class Operation:
         self._loop: ControlLoop | None = None
         self._robots: tuple[str, ...] = ()
         self._stopped = False
+        # When a reset of a robot was last logged: a flood of them is not to fill the log.
+        self._reset_said_s: dict[str, float] = {}
         for name, act in (("stop", self._stop), ("resume", self._resume), ("reset", self._reset)):
             node.create_service(Trigger, f"~/{name}", self._served(name, act))
         node.create_subscription(String, "~/reset", self._on_reset, 10)
@@ -44,6 +48,7 @@ class Operation:
     def attach(self, loop: ControlLoop, pipeline: Pipeline) -> None:
         """Operate a loop that is about to start; its robots are stopped from the first tick on if a stop holds."""
         self._loop, self._robots = loop, pipeline.robots
+        self._reset_said_s.clear()
         if self._stopped:
             pipeline.stop()
             self._logger.warning(f"{len(self._robots)} robots stay stopped until ~/resume is called")
@@ -94,7 +99,10 @@ class Operation:
         known = [robot.strip("/") for robot in self._robots]
         if self._loop is not None and name in known:
             self._loop.reset_robots([known.index(name)])
-            self._logger.warning(f"~/reset: history and memory of {name} begin anew")
+            now_s = time.monotonic()
+            if now_s - self._reset_said_s.get(name, -math.inf) >= COMPLAINT_PERIOD_S:
+                self._reset_said_s[name] = now_s
+                self._logger.warning(f"~/reset: history and memory of {name} begin anew")
             return
         allowed = f"driven are {', '.join(known)}" if self._loop is not None else "no robot is driven now"
         self._logger.warning(
