@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -79,10 +80,25 @@ class CommandPublishers:
             self.destroy()
             raise
 
-    def publish(self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int) -> None:
+    def publish(
+        self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
+    ) -> list[int]:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
 
         Nothing is sent once the robots were stopped.
+
+        Parameters
+        ----------
+        commands, publish, stamp_ns
+            What is sent to whom.
+        until_s
+            `[robots]` float64 on the clock of `time.perf_counter`: when each command will be too old to be sent, as
+            when sending the one before was held up; NaN, or no array: never.
+
+        Returns
+        -------
+        list
+            Indices of the robots whose command was too old.
 
         Raises
         ------
@@ -90,13 +106,21 @@ class CommandPublishers:
             The first error of a publisher, after every other robot got its command.
         """
         with self._lock:
-            if not self._stopped:
-                self._send(commands, publish, stamp_ns)
+            return [] if self._stopped else self._send(commands, publish, stamp_ns, until_s)
 
-    def _send(self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int) -> None:
+    def _send(
+        self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
+    ) -> list[int]:
         first_error: Exception | None = None
         robots = np.flatnonzero(publish).tolist()
-        for robot, message in zip(robots, self._encode(commands, robots, stamp_ns), strict=True):
+        untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
+        late: list[int] = []
+        for robot, message, robot_until_s in zip(
+            robots, self._encode(commands, robots, stamp_ns), untils_s, strict=True
+        ):
+            if time.perf_counter() > robot_until_s:
+                late.append(robot)
+                continue
             try:
                 # As `Publisher.publish` does, without its checks, which cost as much as the sending does.
                 self._publishers[robot].handle.publish_raw(message)
@@ -104,6 +128,7 @@ class CommandPublishers:
                 first_error = first_error or error
         if first_error is not None:
             raise first_error
+        return late
 
     def send_safe(self, safe_commands: np.ndarray) -> None:
         """Send every robot its safe command now, without keeping back what follows; may be called from any thread.

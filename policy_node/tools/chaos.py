@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from policy_node.options import number
+from policy_node.process_environment import profile_variable
 from policy_node.ros.domain import keep_to_itself
 from policy_node.tools.bench_report import SubParsers, machine, write_figures
 from policy_node.tools.chaos_faults import KINDS, Fault, Planned, plans
@@ -61,8 +62,38 @@ DEADLINE_PERIODS = 3
 CEASE_S = 1.0
 # How long a fault that does not heal keeps the next one waiting.
 PATIENCE_S = 10.0
-# What Fast DDS calls them.
-TRANSPORTS = {"udp": "UDPv4", "shm": "DEFAULT"}
+TRANSPORTS = ("udp", "shm")
+# In the discovery range LOCALHOST the middleware adds shared memory to whatever is asked for: so the range is that of
+# the profile, which leaves the loopback interface no more than LOCALHOST does.
+UDP_PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
+<dds xmlns="http://www.eprosima.com">
+  <profiles>
+    <transport_descriptors>
+      <transport_descriptor>
+        <transport_id>loopback</transport_id>
+        <type>UDPv4</type>
+        <sendBufferSize>1048576</sendBufferSize>
+        <receiveBufferSize>1048576</receiveBufferSize>
+        <interfaceWhiteList><address>127.0.0.1</address></interfaceWhiteList>
+        <maxInitialPeersRange>40</maxInitialPeersRange>
+      </transport_descriptor>
+    </transport_descriptors>
+    <participant profile_name="loopback" is_default_profile="true">
+      <rtps>
+        <userTransports><transport_id>loopback</transport_id></userTransports>
+        <useBuiltinTransports>false</useBuiltinTransports>
+        <builtin>
+          <initialPeersList><locator><udpv4><address>127.0.0.1</address></udpv4></locator></initialPeersList>
+          <discovery_config>
+            <leaseAnnouncement><nanosec>500000000</nanosec></leaseAnnouncement>
+            <initialAnnouncements><count>20</count><period><nanosec>100000000</nanosec></period></initialAnnouncements>
+          </discovery_config>
+        </builtin>
+      </rtps>
+    </participant>
+  </profiles>
+</dds>
+"""
 BUSY_PATIENCE_S = 60.0
 
 
@@ -471,11 +502,16 @@ def run(given: argparse.Namespace) -> int:
     )
     console = Console()
     keep_to_itself()
-    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = TRANSPORTS[options.transport]
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
+    with ExitStack() as stack:
+        if options.transport == "udp":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_")))
+            (folder / "udp.xml").write_text(UDP_PROFILE)
+            os.environ[profile_variable()] = str(folder / "udp.xml")
+            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
+        import rclpy
+        from rclpy.signals import SignalHandlerOptions
 
-    with rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO):
+        stack.enter_context(rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO))
         figures = run_chaos(options, console)
     console.print(table(figures))
     if given.json:

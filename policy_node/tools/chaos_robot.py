@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -47,6 +47,8 @@ _POLL_NS = 20_000_000
 # The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
 _STAMP = Struct("=iI")
 _ANY = Reading(1, 1)
+# Whenever a robot starts, all processes hear of all its topics and services: it has those that it needs.
+_LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": False}
 
 
 def robot_name(robot: int) -> str:
@@ -180,7 +182,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
     """Publish readings, as told through the connection, until it is closed."""
     _begin(options)
     clock = SteadyClock()
-    node = Node(f"policy_chaos_robot_{options.robot}_{os.getpid()}")
+    node = Node(f"policy_chaos_robot_{options.robot}_{os.getpid()}", **_LIGHT)
     name = robot_name(options.robot)
     camera = node.create_publisher(Image, f"{name}/{IMAGE_TOPIC}", qos_profile_sensor_data)
     touch = node.create_publisher(JointState, f"{name}/{TOUCH_TOPIC}", qos_profile_sensor_data)
@@ -224,7 +226,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
 def intruder_process(connection: Connection, options: RobotOptions) -> None:
     """Publish messages of another type on a robot's touch topic until the connection is closed."""
     _begin(options)
-    node = Node(f"policy_chaos_intruder_{options.robot}_{os.getpid()}")
+    node = Node(f"policy_chaos_intruder_{options.robot}_{os.getpid()}", **_LIGHT)
     publisher: Publisher = node.create_publisher(String, f"{robot_name(options.robot)}/{TOUCH_TOPIC}", 10)
     connection.send(Published(options.behaviour, (time.monotonic_ns() - options.begin_ns) // 1000))
     while not connection.poll(1.0 / options.rate_hz):

@@ -26,6 +26,8 @@ def main() -> None:
     server = Connection(int(sys.argv[1]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # Robots have computers of their own: here they must not take the node's time, least of all when they start.
+    os.nice(10)
     # Nobody waits for those that end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with contextlib.suppress(EOFError):
