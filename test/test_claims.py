@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two nodes that command the same robot: both say so, the later one leaves it alone, and takes over when it may."""
 
+import os
 import signal
 import threading
 import time
@@ -100,6 +101,20 @@ def test_the_claim_of_a_node_that_died_expires(pair: Pair) -> None:
     first.send(signal.SIGKILL)
     pair.fleet.live(lambda: pair.driven_by("shared") == "second", "commands of the second node")
     second.wait_for("/first no longer commands /shared")
+
+
+def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(pair: Pair) -> None:
+    first = pair.start_first()
+    pair.fleet.live(lambda: pair.driven_by("shared") == "first", "commands of the first node")
+    second = pair.start_second()
+    second.wait_for("/first commands /shared, too: this node leaves them alone")
+    os.kill(first.pid, signal.SIGSTOP)
+    pair.fleet.live(lambda: pair.driven_by("shared") == "second", "commands of the second node")
+    pair.fleet.clear()
+    os.kill(first.pid, signal.SIGCONT)
+    pair.fleet.live(lambda: pair.driven_by("alone") == "first", "commands of the first node")
+    assert all(command_values(command)[0] >= OFFSET for command in pair.fleet.commands["shared"])
+    first.wait_for("/second commands shared, too: this node leaves them alone")
 
 
 def test_a_foreign_publisher_is_named_once(pair: Pair, peer: Peer) -> None:
