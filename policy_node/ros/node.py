@@ -435,6 +435,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal stopping
         stopping = True
 
+    # Its threads wait busily for each other: one resizes a camera image for two thirds of the CPU time.
+    cv2.setNumThreads(1)
     try:
         parser.parse_args(remove_ros_args(arguments)[1:])
         # Our own handlers: rclpy's would close the topics before the safe commands are sent.
