@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
+import cv2
 import rclpy
 import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
