@@ -149,7 +149,9 @@ def test_shards_on_two_hosts_drive_one_fleet(hosts: list[Host], start: Callable[
         for host in hosts:
             host.run("ip", "link", "set", "cable", "multicast", "off")
         address = ["-l", ADDRESSES[0], "-p", str(SERVER_PORT)]
-        start(hosts[0], "server", [program, "discovery", "-i", "0", *address], environment)
+        # The program is a script for the first Python of the path.
+        path = {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
+        start(hosts[0], "server", [program, "discovery", "-i", "0", *address], environment | path)
         environment["ROS_DISCOVERY_SERVER"] = f"{ADDRESSES[0]}:{SERVER_PORT}"
     python = [sys.executable, "-m"]
     simulation = ["policy_node.simulation.rover_sim", "--robots", str(len(ROVERS)), "--renderer", "raycast"]
