@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
 
+from policy_node.process_environment import transport_environment
 from policy_node.ros.claims import EXPIRY_S, LINES_PERIOD_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
 
 StartNode = Callable[..., NodeProcess]
@@ -46,11 +47,16 @@ class Pair:
         command = self.fleet.newest(robot)
         if command is None or command[0] < 0.0:
             return ""
-        return "second" if command[0] >= OFFSET else "first"
+        if command[0] == OFFSET:
+            return ""
+        return "second" if command[0] > OFFSET else "first"
 
 
 @pytest.fixture
-def pair(peer: Peer, start_node: StartNode, tmp_path: Path) -> Pair:
+def pair(peer: Peer, start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    # As the launch files do: participants announce themselves so often that nodes find each other in time.
+    for name, value in transport_environment().items():
+        monkeypatch.setenv(name, value)
     return Pair(peer, start_node, save_moody(tmp_path / "moody.pt"))
 
 
