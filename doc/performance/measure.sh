@@ -32,13 +32,13 @@ bench fleet_480_default fleet --robots 16 --image 640x480 --model $model --secon
     --fastdds-profile none
 bench lateness fleet --robots 16 --image 64 --rate 50 --model $model --seconds "$seconds" --rounds 2 \
     --versus realtime.priority:=50
+bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
+    --engines auto,direct,torchscript,onnxruntime
+bench policy policy --model $model --device cpu --seconds "$((seconds / 2 + 1))"
 bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" --rounds 2 \
     --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
     --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \
     --versus policy.engine:=direct --versus policy.engine:=torchscript
-bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
-    --engines auto,direct,torchscript,onnxruntime
-bench policy policy --model $model --device cpu --seconds "$((seconds / 2 + 1))"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     steps=$((steps + 2))
     for robots in 256 1024; do
