@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -79,7 +80,11 @@ class ControlLoop:
         self._may_command = may_command
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
         period_s = configuration.period_ns / 1e9
-        self._watchdog = Watchdog(configuration.watchdog_timeout_s, period_s, self._make_safe, logger)
+        # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
+        priority = replace(configuration.realtime, cpus=())
+        self._watchdog = Watchdog(
+            configuration.watchdog_timeout_s, period_s, self._make_safe, logger, lambda: apply_realtime(priority)
+        )
         self.statistics = TickStatistics()
         self.latest: FleetCommands | None = None
         self.failure: Exception | None = None

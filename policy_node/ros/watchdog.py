@@ -35,13 +35,23 @@ class Watchdog:
         Called from the watchdog's thread.
     logger
         Is told when a tick begins to hang, and when it returns.
+    prepare
+        Called first in the thread, which needs the priority of the thread that it watches.
     """
 
-    def __init__(self, timeout_s: float, period_s: float, act: Callable[[], None], logger: RcutilsLogger) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        period_s: float,
+        act: Callable[[], None],
+        logger: RcutilsLogger,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         self._timeout_s = timeout_s
         self._period_s = period_s
         self._act = act
         self._logger = logger
+        self._prepare = prepare
         self._began_s: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -71,6 +81,7 @@ class Watchdog:
             self._thread.join(END_S)
 
     def _run(self) -> None:
+        self._prepare()
         hanging_s: float | None = None
         wait_s = self._timeout_s
         while not self._ended.wait(wait_s):

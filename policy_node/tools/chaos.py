@@ -115,6 +115,8 @@ class ChaosOptions:
         Parameter of the node.
     transport
         Between node and robots: `udp`, or `shm` where they are on one machine.
+    priority
+        Parameter `realtime.priority` of the node.
     patience_s
         How long to wait until a fault has healed.
     judges_timing
@@ -127,6 +129,7 @@ class ChaosOptions:
     rate_hz: float
     max_age_s: float
     transport: str
+    priority: int
     patience_s: float
     judges_timing: bool
 
@@ -194,7 +197,9 @@ class Campaign:
         policy = folder / "tell_tale.pt"
         save_policy(policy)
         names = [robot_name(robot) for robot in range(options.robots)]
-        parameters = node_parameters(policy, names, options.rate_hz, options.max_age_s, SLOP_S)
+        parameters = node_parameters(
+            policy, names, options.rate_hz, options.max_age_s, SLOP_S, priority=options.priority
+        )
         (folder / "parameters.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         self._server = chaos_fleet.RobotServer()
         begin_ns = self._begin_ns = time.monotonic_ns()
@@ -473,6 +478,12 @@ def add_parser(subparsers: SubParsers) -> None:
         "the others of its machine for seconds",
     )
     chaos.add_argument(
+        "--priority",
+        type=number(int, 0, 99),
+        default=0,
+        help="realtime.priority of the node (default 0): robots that start take its time, as they share its computer",
+    )
+    chaos.add_argument(
         "--busy",
         action="store_true",
         help="for a machine that does other things as well: times are reported, but are no violations",
@@ -497,6 +508,7 @@ def run(given: argparse.Namespace) -> int:
         rate_hz=given.rate,
         max_age_s=given.max_age,
         transport=given.transport,
+        priority=given.priority,
         patience_s=BUSY_PATIENCE_S if given.busy else PATIENCE_S,
         judges_timing=not given.busy,
     )

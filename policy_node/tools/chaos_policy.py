@@ -53,7 +53,9 @@ def save_policy(path: Path) -> None:
         torch.jit.script(TellTale()).save(str(path))
 
 
-def node_parameters(policy: Path, robots: list[str], rate_hz: float, max_age_s: float, slop_s: float) -> dict[str, Any]:
+def node_parameters(
+    policy: Path, robots: list[str], rate_hz: float, max_age_s: float, slop_s: float, priority: int
+) -> dict[str, Any]:
     """Return the parameters of a node that drives robots with this policy."""
     return {
         "control_rate_hz": rate_hz,
@@ -81,4 +83,5 @@ def node_parameters(policy: Path, robots: list[str], rate_hz: float, max_age_s: 
             "safe_command": list(SAFE_COMMAND),
             "when_stale": "stop",
         },
+        "realtime": {"priority": priority},
     }
