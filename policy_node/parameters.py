@@ -511,7 +511,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "realtime.priority",
         "int",
         0,
-        "Real-time priority (SCHED_FIFO) of the tick thread and its watchdog; 0: none. Needs the permission of the system.",
+        "Real-time priority (SCHED_FIFO) of the tick thread and its watchdog; 0: none. Needs the permission of the "
+        "system.",
         minimum=0,
         maximum=99,
     ),
