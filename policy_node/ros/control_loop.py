@@ -176,8 +176,7 @@ class ControlLoop:
         """
         with self._sending:
             begun = [robot for robot in owners if robot not in self._yielded and self._is_driving(robot)]
-            last_commands = np.full_like(self._pipeline.safe_commands, np.nan)
-            last_commands[begun] = self._safe_commands()[begun]
+            last_commands = self._safe_commands(begun)
             self._yielded = tuple(owners)
             self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
             if begun:
@@ -200,10 +199,20 @@ class ControlLoop:
         self._publishers.send_safe(commands)
         return int(np.isfinite(commands).all(axis=1).sum())
 
-    def _safe_commands(self) -> np.ndarray:
-        """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes."""
+    def _safe_commands(self, robots: Sequence[int] | None = None) -> np.ndarray:
+        """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes.
+
+        Parameters
+        ----------
+        robots
+            Indices of the only robots to be made safe, NaN for all others; None: all of them.
+        """
         commands = self._pipeline.safe_commands.copy()
         commands[list(self._yielded)] = np.nan
+        if robots is not None:
+            others = np.ones(len(commands), bool)
+            others[list(robots)] = False
+            commands[others] = np.nan
         return commands
 
     def stop(self) -> bool:
@@ -301,11 +310,7 @@ class ControlLoop:
         until_s = taken_s + max_age_s - result.ages_s
         late = self._publishers.publish(result.commands, publish, tick_time_ns, until_s)
         if late:
-            others = np.ones(len(publish), bool)
-            others[late] = False
-            safe_commands = self._safe_commands()
-            safe_commands[others] = np.nan
-            self._publishers.send_safe(safe_commands)
+            self._publishers.send_safe(self._safe_commands(late))
 
     def _leave_to_others(self) -> None:
         """Command nothing, as other nodes may by now; robots begin anew. `_sending` must be held."""
