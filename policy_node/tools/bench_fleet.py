@@ -79,7 +79,7 @@ class FleetOptions:
     versus
         For each further measurement of the node what is set besides.
     fastdds_profile
-        Profile of the middleware for all processes; empty for that of Fast DDS itself.
+        File with the profile of the middleware for all processes; empty for the one that ships, `none` for none.
     """
 
     robots: int
@@ -108,7 +108,10 @@ class FleetOptions:
     @property
     def transport(self) -> dict[str, str]:
         """Variables of all processes."""
-        return {profile_variable(): self.fastdds_profile} if self.fastdds_profile else {}
+        if self.fastdds_profile == NO_PROFILE:
+            return {}
+        profile = Path(self.fastdds_profile or share_path("config", "fastdds.xml"))
+        return {profile_variable(): str(profile.resolve())}
 
     @property
     def title(self) -> str:
@@ -376,6 +379,7 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fastdds-profile",
+        default="",
         metavar="FILE",
         help=f"XML profile of Fast DDS for all processes, '{NO_PROFILE}' for none (default: config/fastdds.xml)",
     )
@@ -391,10 +395,8 @@ def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] 
     ToolError
         When the profile is not there.
     """
-    profile = given.fastdds_profile or str(share_path("config", "fastdds.xml"))
-    if profile == NO_PROFILE:
-        profile = ""
-    elif not Path(profile).is_file():
+    profile = given.fastdds_profile
+    if profile not in ("", NO_PROFILE) and not Path(profile).is_file():
         raise ToolError(f"--fastdds-profile: '{profile}' is not there; give a file, or '{NO_PROFILE}'")
     return FleetOptions(
         robots=robots,
@@ -408,7 +410,7 @@ def fleet_options(given: argparse.Namespace, robots: int, versus: Sequence[str] 
         baseline=given.baseline,
         settings=given.set,
         versus=versus,
-        fastdds_profile=profile and str(Path(profile).resolve()),
+        fastdds_profile=profile,
     )
 
 
