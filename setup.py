@@ -35,6 +35,10 @@ contrib = ["sb3-contrib>=2.8"]
 # For ONNX policies, and to export them. With a GPU, install onnxruntime-gpu in place of onnxruntime.
 onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
+# Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.
+bags = ["rosbags>=0.11"]
+dataset = [*bags, "minari[hdf5]>=0.5"]
+
 # Utilisation of the GPU in diagnostics.
 gpu = ["nvidia-ml-py"]
 
@@ -68,8 +72,10 @@ setup(
         "sim": sim,
         "contrib": contrib,
         "onnx": onnx,
+        "bags": bags,
+        "dataset": dataset,
         "gpu": gpu,
-        "test": [*contrib, *onnx, "hypothesis", "mypy", "pytest", "ruff"],
+        "test": [*contrib, *onnx, *dataset, "hypothesis", "mypy", "pytest", "pytest-rerunfailures", "ruff"],
     },
     zip_safe=True,
     maintainer="The policy_node authors",
