@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from touches_ros import touches_ros
 
 from policy_node.ros.domain import free_domain_id
 
@@ -20,6 +21,21 @@ os.environ.pop("ROS_LOCALHOST_ONLY", None)
 _cache = tempfile.TemporaryDirectory(prefix="policy_node_cache_")
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# Tests with these fixtures let processes talk over DDS.
+OVER_DDS = {"ros", "start_node"}
+# They have to wait for other processes, and a machine that others starve of CPU can break any wait. Such a test gets a
+# second try, which the summary shows with what failed at first: one that shows up there again and again is wrong.
+SECOND_TRY = pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that touch ROS: `pytest -m ros` runs these, `-m "not ros"` the others."""
+    for item in items:
+        if touches_ros(item.path):
+            item.add_marker(pytest.mark.ros)
+        if OVER_DDS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(SECOND_TRY)
 
 
 @pytest.fixture(scope="session")
