@@ -121,10 +121,8 @@ def test_every_executable_explains_itself(name, module, function):
 def licensed_files() -> list[Path]:
     folders = ["policy_node", "launch", "config", "test", ".ci"]
     inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".yaml", ""}]
-    top = [
-        ROOT / name
-        for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "constraints.txt", "Makefile")
-    ]
+    top = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "Makefile")]
+    top += ROOT.glob("constraints*.txt")
     return [file for file in inside + top if file.is_file() and "__pycache__" not in file.parts]
 
 
