@@ -12,8 +12,11 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
 
 from policy_node.simulation import rendering
-from policy_node.simulation.arena import ARENA, OBSTACLES, ROVER, Arena, ArenaModel, clearance_m, draw_layout
+from policy_node.simulation.arena import Arena
+from policy_node.simulation.description import ARENA, OBSTACLES, ROVER
 from policy_node.simulation.environment import EPISODE_STEPS, RoverArenaEnv, RoverArenaVecEnv
+from policy_node.simulation.layout import clearance_m, draw_layout
+from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import RendererError, make_renderer
 from policy_node.simulation.scripted import scripted_command
 

@@ -3,7 +3,7 @@
 """The rover arena as Gymnasium environment, single and vectorised.
 
 Observation: a dict of ``image``, uint8 [64, 64, 3] (RGB, what the camera sees), and ``touch``, float32 [8] (newtons,
-the bumper cells of `policy_node.simulation.arena`).
+the bumper cells of `policy_node.simulation.description`).
 
 Action: float32 [2], the forward speed in m/s and the turn rate in rad/s (counter-clockwise), exactly what the node
 publishes as `linear.x` and `angular.z` of a Twist. The bounds are near one, so that no scaling is needed.
@@ -24,7 +24,9 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from policy_node.simulation.arena import ROVER, Arena, ArenaModel
+from policy_node.simulation.arena import Arena
+from policy_node.simulation.description import ROVER
+from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import make_renderer
 
 CONTROL_PERIOD_S = 0.05

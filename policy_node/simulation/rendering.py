@@ -20,7 +20,9 @@ from typing import Any, Protocol
 import mujoco
 import numpy as np
 
-from policy_node.simulation.arena import ARENA, CAMERA_GROUP_HIDDEN, ROVER, ROVER_GROUP, Arena, ArenaModel
+from policy_node.simulation.arena import Arena
+from policy_node.simulation.description import ARENA, ROVER
+from policy_node.simulation.mujoco_model import CAMERA_GROUP_HIDDEN, ROVER_GROUP, ArenaModel
 
 logger = logging.getLogger(__name__)
 

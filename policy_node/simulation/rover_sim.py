@@ -32,7 +32,9 @@ from std_msgs.msg import Int32
 from policy_node.options import number
 from policy_node.ros.command_watch import CommandWatch
 from policy_node.ros.process import ros_process
-from policy_node.simulation.arena import ARENA, ROVER, Arena, ArenaModel
+from policy_node.simulation.arena import Arena
+from policy_node.simulation.description import ARENA, ROVER
+from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import KINDS, Renderer, RendererError, make_renderer
 from policy_node.timing import SteadyClock
 

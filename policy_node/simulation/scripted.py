@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from policy_node.simulation.arena import ARENA, ROVER, Arena
+from policy_node.simulation.arena import Arena
+from policy_node.simulation.description import ARENA, ROVER
 
 _HALF_VIEW_RAD = np.radians(ROVER.camera_field_of_view_deg / 2 - 3.0)
 _KEEP_IN_VIEW_RAD = np.radians(36.0)

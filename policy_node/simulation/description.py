@@ -1,0 +1,265 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The rover and its arena: every size, mass, place, colour and limit, from which all simulators' models are made.
+
+`mujoco_model.py` makes the MuJoCo model of it, `sdf.py` the model and the world of Gazebo.
+
+The rover is driven by two wheels; the traction of each, limited in force, pulls its side towards the commanded speed.
+Sideways the tyres scrub, so that the rover slides along what it pushes against. Obstacles are smooth.
+
+Frames follow REP 103: x forward, y left, z up, angles counter-clockwise. The rover's origin is on the floor, between
+its wheels; an arena's is in its middle.
+
+The touch cells divide the round bumper into equal sectors, numbered counter-clockwise from straight ahead: of eight
+cells, cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. So cell 0 is front left, cell 3 rear
+left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
+and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class RoverDimensions:
+    """Sizes and limits of the rover, in SI units."""
+
+    radius_m: float = 0.17
+    bumper_height_m: float = 0.10
+    wheel_radius_m: float = 0.04
+    wheel_offset_m: float = 0.12
+    wheel_mass_kg: float = 0.15
+    mass_kg: float = 4.0
+    wheel_gain_n_s_m: float = 30.0
+    wheel_force_n: float = 10.0
+    scrub_n_s_m: float = 60.0
+    max_linear_m_s: float = 0.6
+    max_reverse_m_s: float = 0.3
+    max_angular_rad_s: float = 2.0
+    camera_height_m: float = 0.22
+    camera_forward_m: float = 0.10
+    camera_field_of_view_deg: float = 90.0
+    camera_near_m: float = 0.16623776
+    camera_size_px: int = 64
+    touch_cells: int = 8
+    touch_limit_n: float = 5.0
+    touch_recovery_s: float = 0.3
+    touch_threshold_n: float = 0.05
+
+
+@dataclass(frozen=True)
+class ArenaDimensions:
+    """Sizes of the arena, what stands in it and the free space that every layout keeps, in SI units."""
+
+    half_size_m: float = 2.0
+    outer_wall_height_m: float = 0.30
+    outer_wall_thickness_m: float = 0.10
+    obstacle_height_m: float = 0.18
+    post_radius_m: float = 0.09
+    wall_half_length_m: float = 0.40
+    wall_half_thickness_m: float = 0.03
+    opaque_posts: int = 3
+    transparent_posts: int = 2
+    opaque_walls: int = 1
+    transparent_walls: int = 1
+    beacon_radius_m: float = 0.12
+    beacon_height_m: float = 0.90
+    foundation_m: float = 0.2
+    passage_m: float = 0.50
+    beacon_clearance_m: float = 0.45
+    beacon_wall_clearance_m: float = 0.25
+    rover_clearance_m: float = 0.08
+    beacon_distance_m: float = 1.2
+    press_force_n: float = 1.0
+    timestep_s: float = 0.01
+
+
+ROVER = RoverDimensions()
+ARENA = ArenaDimensions()
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box, centred on its origin."""
+
+    half_size_m: Vector
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A sphere."""
+
+    radius_m: float
+
+
+@dataclass(frozen=True)
+class Cylinder:
+    """A cylinder along z, centred on its origin."""
+
+    radius_m: float
+    half_length_m: float
+
+
+@dataclass(frozen=True)
+class Post:
+    """An upright capsule on the floor: its lower end is in the ground, so that only the upper one is round."""
+
+    radius_m: float
+    height_m: float
+
+    @property
+    def ends_m(self) -> tuple[float, float]:
+        """Heights of the centres of the lower and the upper half sphere."""
+        return -ARENA.foundation_m, self.height_m - self.radius_m
+
+
+Shape = Box | Sphere | Cylinder | Post
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a body: its shape, its place in the body's frame, how it looks and what it weighs."""
+
+    name: str
+    shape: Shape
+    position_m: Vector
+    material: str
+    mass_kg: float = 0.0
+
+
+@dataclass(frozen=True)
+class TouchCell:
+    """A sector of the bumper: the bearing of its middle, and a box around all that touches it."""
+
+    name: str
+    bearing_rad: float
+    position_m: Vector
+    half_size_m: Vector
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One kind of thing that a layout places: a post (a point with a radius) or a wall (a segment with a radius)."""
+
+    name: str
+    is_wall: bool
+    transparent: bool
+
+    @property
+    def radius_m(self) -> float:
+        """Distance from the axis or centre line of the obstacle to its surface."""
+        return ARENA.wall_half_thickness_m if self.is_wall else ARENA.post_radius_m
+
+    @property
+    def part(self) -> Part:
+        """The obstacle as a part of a body that stands on the floor."""
+        material = "glass" if self.transparent else ("wall" if self.is_wall else "post")
+        height_m = ARENA.obstacle_height_m
+        if not self.is_wall:
+            return Part(self.name, Post(ARENA.post_radius_m, height_m), (0.0, 0.0, 0.0), material)
+        half_size_m = (ARENA.wall_half_length_m, ARENA.wall_half_thickness_m, height_m / 2)
+        return Part(self.name, Box(half_size_m), (0.0, 0.0, height_m / 2), material)
+
+    def outline(self, x_m: float, y_m: float, yaw_rad: float) -> np.ndarray:
+        """Points on the centre line when the obstacle stands at a pose, float64 [points, 2] in metres."""
+        if not self.is_wall:
+            return np.array([[x_m, y_m]])
+        along_m = np.linspace(-ARENA.wall_half_length_m, ARENA.wall_half_length_m, 9)
+        return np.array([x_m, y_m]) + along_m[:, None] * np.array([np.cos(yaw_rad), np.sin(yaw_rad)])
+
+
+def _obstacles() -> tuple[Obstacle, ...]:
+    """Everything that a layout places besides beacon and rover; walls first, since they are the hardest to place."""
+    groups = (
+        ("wall", True, False, ARENA.opaque_walls),
+        ("glass_wall", True, True, ARENA.transparent_walls),
+        ("post", False, False, ARENA.opaque_posts),
+        ("glass_post", False, True, ARENA.transparent_posts),
+    )
+    return tuple(
+        Obstacle(f"{name}_{index}", is_wall, transparent)
+        for name, is_wall, transparent, count in groups
+        for index in range(count)
+    )
+
+
+def _outer_walls() -> tuple[Part, ...]:
+    """Stand four walls around an arena, their inner sides at its edge; they overlap at the corners."""
+    half_thickness_m, half_height_m = ARENA.outer_wall_thickness_m / 2, ARENA.outer_wall_height_m / 2
+    middle_m, half_length_m = ARENA.half_size_m + half_thickness_m, FLOOR_HALF_SIZE_M
+    along_y = Box((half_thickness_m, half_length_m, half_height_m))
+    along_x = Box((half_length_m, half_thickness_m, half_height_m))
+    return tuple(
+        Part(f"outer_wall_{name}", shape, (x_m, y_m, half_height_m), f"outer_{name}")
+        for name, shape, x_m, y_m in (
+            ("east", along_y, middle_m, 0.0),
+            ("west", along_y, -middle_m, 0.0),
+            ("north", along_x, 0.0, middle_m),
+            ("south", along_x, 0.0, -middle_m),
+        )
+    )
+
+
+def _touch_cells() -> tuple[TouchCell, ...]:
+    """Lay one cell over each sector, wide enough to leave no gap to the next."""
+    sector_rad = 2 * math.pi / ROVER.touch_cells
+    half_width_m = ROVER.radius_m * math.tan(sector_rad / 2) * 0.98
+    cells = []
+    for cell in range(ROVER.touch_cells):
+        bearing_rad = (cell + 0.5) * sector_rad
+        x_m, y_m = ROVER.radius_m * math.cos(bearing_rad), ROVER.radius_m * math.sin(bearing_rad)
+        cells.append(
+            TouchCell(f"touch_{cell}", bearing_rad, (x_m, y_m, ROVER.bumper_height_m), (0.03, half_width_m, 0.08))
+        )
+    return tuple(cells)
+
+
+# Red, green, blue, opacity.
+MATERIALS: dict[str, tuple[float, float, float, float]] = {
+    "floor": (0.42, 0.43, 0.45, 1.0),
+    "outer_east": (0.80, 0.74, 0.60, 1.0),
+    "outer_west": (0.62, 0.66, 0.58, 1.0),
+    "outer_north": (0.70, 0.70, 0.74, 1.0),
+    "outer_south": (0.64, 0.58, 0.50, 1.0),
+    "wall": (0.85, 0.65, 0.20, 1.0),
+    "post": (0.20, 0.42, 0.72, 1.0),
+    "glass": (0.35, 0.95, 0.90, 0.45),
+    "beacon": (0.90, 0.08, 0.08, 1.0),
+    "hull": (0.13, 0.14, 0.17, 1.0),
+    "wheel": (0.30, 0.30, 0.32, 1.0),
+    "nose": (0.95, 0.90, 0.25, 1.0),
+}
+SKY: Vector = (0.66, 0.77, 0.88)
+# One directional light without shadows: a surface is as bright as ambient + diffuse * cosine of the angle to the light.
+LIGHT_DIRECTION: Vector = (-0.35, 0.45, -0.82)
+LIGHT_AMBIENT = 0.55
+LIGHT_DIFFUSE = 0.5
+
+FLOOR_HALF_SIZE_M = ARENA.half_size_m + ARENA.outer_wall_thickness_m
+OBSTACLES = _obstacles()
+OUTER_WALLS = _outer_walls()
+BEACON = Part("beacon", Post(ARENA.beacon_radius_m, ARENA.beacon_height_m), (0.0, 0.0, 0.0), "beacon")
+
+BUMPER = Sphere(ROVER.radius_m)
+BUMPER_POSITION_M: Vector = (0.0, 0.0, ROVER.bumper_height_m)
+HULL = Part("hull", Cylinder(ROVER.radius_m, 0.06), (0.0, 0.0, 0.09), "hull", ROVER.mass_kg - 2 * ROVER.wheel_mass_kg)
+NOSE = Part("nose", Box((0.05, 0.02, 0.01)), (0.09, 0.0, 0.16), "nose")
+# Their cylinders lie along y.
+WHEELS = tuple(
+    Part(
+        f"wheel_{side}",
+        Cylinder(ROVER.wheel_radius_m, 0.012),
+        (0.0, y_m, ROVER.wheel_radius_m),
+        "wheel",
+        ROVER.wheel_mass_kg,
+    )
+    for side, y_m in (("left", ROVER.wheel_offset_m), ("right", -ROVER.wheel_offset_m))
+)
+CAMERA_POSITION_M: Vector = (ROVER.camera_forward_m, 0.0, ROVER.camera_height_m)
+TOUCH_CELLS = _touch_cells()
