@@ -32,6 +32,7 @@ from policy_node.ros.commands import (
     VelocityEncoder,
     require_one_each,
 )
+from policy_node.ros.contacts import CONTACTS, TouchSource
 from policy_node.ros.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.ros.images import CompressedImageReader, ImageReader, RawImageReader
 from policy_node.ros.readings import FieldSource, JointSource, NumberSource, RangeSource, VectorReader
@@ -164,6 +165,9 @@ def reading_decoder(
         if type_name in IMAGE_TYPES:
             _refuse(type_name, field=field, fields=fields, joints=joints)
             read = (RawImageReader if type_name == IMAGE else CompressedImageReader)(spec, encoding)
+        elif type_name == CONTACTS:
+            _refuse(type_name, field=field, fields=fields, joints=joints, encoding=encoding)
+            read = VectorReader(message_type, TouchSource(spec), spec)
         else:
             if type_name == JOINT_STATE:
                 _refuse(type_name, encoding=encoding, fields=fields)
@@ -239,6 +243,8 @@ def reading_size(type_name: str, field: str = "", fields: Sequence[str] = (), jo
     MessageTypeError
         If the type cannot be read like that.
     """
+    if type_name == CONTACTS:
+        return None
     return _number_source(type_name, message_class(type_name), fields or (field,), joints).size
 
 

@@ -1,0 +1,174 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Contacts of Gazebo to touch cells, with messages made of the definitions of ros_gz_interfaces."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from policy_node.ros.contacts import CONTACTS, TouchSource
+from policy_node.ros.messages import MessageTypeError, reading_decoder, reading_size
+from policy_node.samples import UnusableReading
+from policy_node.specs import ArraySpec
+
+# The definitions of ros_gz_interfaces, the same from Humble (0.244) to Jazzy (1.0) and Kilted (2.1).
+DEFINITIONS = {
+    "Entity": "uint64 id\nstring name\nuint8 type\n",
+    "JointWrench": "std_msgs/Header header\nstd_msgs/String body_1_name\nstd_msgs/UInt32 body_1_id\n"
+    "std_msgs/String body_2_name\nstd_msgs/UInt32 body_2_id\n"
+    "geometry_msgs/Wrench body_1_wrench\ngeometry_msgs/Wrench body_2_wrench\n",
+    "Contact": "ros_gz_interfaces/Entity collision1\nros_gz_interfaces/Entity collision2\n"
+    "geometry_msgs/Vector3[] positions\ngeometry_msgs/Vector3[] normals\nfloat64[] depths\n"
+    "ros_gz_interfaces/JointWrench[] wrenches\n",
+    "Contacts": "std_msgs/Header header\nros_gz_interfaces/Contact[] contacts\n",
+}
+STORE = get_typestore(Stores.ROS2_JAZZY)
+for name, definition in DEFINITIONS.items():
+    STORE.register(get_types_from_msg(definition, f"ros_gz_interfaces/msg/{name}"))
+
+CELLS, LIMIT_N = 8, 5.0
+TOUCH = ArraySpec("touch", (CELLS,), np.float32, 0.0, LIMIT_N)
+Vector = tuple[float, float, float]
+
+
+def make(type_name: str, **fields: Any) -> Any:
+    return STORE.types[type_name](**fields)
+
+
+def vector(xyz: Vector) -> Any:
+    return make("geometry_msgs/msg/Vector3", x=xyz[0], y=xyz[1], z=xyz[2])
+
+
+def wrench(force: Vector) -> Any:
+    def on_body(sign: float) -> Any:
+        pushed = vector((sign * force[0], sign * force[1], sign * force[2]))
+        return make("geometry_msgs/msg/Wrench", force=pushed, torque=vector((0.0, 0.0, 0.0)))
+
+    def text(data: str) -> Any:
+        return make("std_msgs/msg/String", data=data)
+
+    def number(data: int) -> Any:
+        return make("std_msgs/msg/UInt32", data=data)
+
+    return make(
+        "ros_gz_interfaces/msg/JointWrench",
+        header=header(),
+        body_1_name=text(""),
+        body_1_id=number(0),
+        body_2_name=text(""),
+        body_2_id=number(0),
+        body_1_wrench=on_body(1.0),
+        body_2_wrench=on_body(-1.0),
+    )
+
+
+def header() -> Any:
+    stamp = make("builtin_interfaces/msg/Time", sec=12, nanosec=340_000_000)
+    return make("std_msgs/msg/Header", stamp=stamp, frame_id="")
+
+
+def contact(collision: str, forces: Sequence[Vector] = (), normals: Sequence[Vector] = (), points: int = 1) -> Any:
+    """Make a contact as Gazebo does: as Fortress without forces, as newer ones with force and normal of each point."""
+
+    def entity(name: str) -> Any:
+        return make("ros_gz_interfaces/msg/Entity", id=7, name=name, type=5)
+
+    return make(
+        "ros_gz_interfaces/msg/Contact",
+        collision1=entity(collision),
+        collision2=entity("post_0::link::collision"),
+        positions=[vector((3.0, -1.0, 0.1))] * max(points, len(forces)),
+        normals=[vector(normal) for normal in normals],
+        depths=np.full(len(forces), 0.001),
+        wrenches=[wrench(force) for force in forces],
+    )
+
+
+def touch(*contacts: Any, spec: ArraySpec = TOUCH) -> np.ndarray:
+    """Return the forces after a way through serialised bytes."""
+    raw = STORE.serialize_cdr(make(CONTACTS, header=header(), contacts=list(contacts)), CONTACTS)
+    return TouchSource(spec).numbers(STORE.deserialize_cdr(raw, CONTACTS))
+
+
+def test_nothing_touched_is_zero() -> None:
+    assert np.array_equal(touch(), np.zeros(CELLS))
+
+
+@pytest.mark.parametrize("cell", range(CELLS))
+def test_the_name_of_the_collision_tells_the_cell(cell: int) -> None:
+    pressed = touch(contact(f"rover_12::base_link::touch_{cell}", [(0.0, 2.0, 0.0)], [(0.0, 1.0, 0.0)]))
+    assert np.array_equal(pressed, 2.0 * np.eye(CELLS)[cell])
+
+
+def test_only_the_force_along_the_normal_counts_whichever_body_it_points_to() -> None:
+    aslant = (0.6, 0.8, 0.0)
+    forces, normals = [(3.0, 0.0, 7.0), (-3.0, 0.0, 7.0)], [aslant, aslant]
+    assert touch(contact("touch_2", forces, normals))[2] == pytest.approx(2 * 3.0 * 0.6)
+    assert touch(contact("touch_2", [(0.0, 0.0, 4.0)], [(1.0, 0.0, 0.0)]))[2] == 0.0
+
+
+def test_forces_on_a_cell_add_up_to_at_most_the_bound_of_the_observation() -> None:
+    push = ([(2.0, 0.0, 0.0)], [(1.0, 0.0, 0.0)])
+    pressed = touch(contact("a::touch_1", *push), contact("a::touch_1", *push), contact("a::touch_6", *push))
+    assert pressed.tolist() == [0, 4, 0, 0, 0, 0, 2, 0]
+    assert touch(*[contact("touch_1", *push)] * 3)[1] == LIMIT_N
+
+
+def test_a_contact_without_forces_presses_as_hard_as_the_bound_allows() -> None:
+    assert touch(contact("touch_5", points=3)).tolist() == [0, 0, 0, 0, 0, LIMIT_N, 0, 0]
+    unbounded = ArraySpec("touch", (2,), np.float32, 0.0, np.inf)
+    assert touch(contact("touch_1"), spec=unbounded).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("collision", ["", "bumper", "touch_8", "touch_1::collision", "touch_99999999999999999999"])
+def test_a_collision_that_is_no_cell_is_refused_with_the_remedy(collision: str) -> None:
+    with pytest.raises(UnusableReading, match=r"is no cell of 8; let the names .* end with .* 0 to 7"):
+        touch(contact(collision))
+
+
+def test_forces_that_nobody_can_interpret_are_refused() -> None:
+    with pytest.raises(UnusableReading, match="0 normals found for 1 wrenches"):
+        touch(contact("touch_0", [(1.0, 0.0, 0.0)]))
+
+
+@given(st.lists(st.tuples(st.integers(0, CELLS - 1), st.floats(-1e3, 1e3), st.floats(-np.pi, np.pi)), max_size=12))
+def test_any_contacts_give_forces_within_the_bounds(pushes: list[tuple[int, float, float]]) -> None:
+    contacts, expected = [], np.zeros(CELLS)
+    for cell, force_n, bearing in pushes:
+        normal = (float(np.cos(bearing)), float(np.sin(bearing)), 0.0)
+        contacts.append(contact(f"touch_{cell}", [(force_n * normal[0], force_n * normal[1], 1.0)], [normal]))
+        expected[cell] += abs(force_n)
+    pressed = touch(*contacts)
+    TOUCH.validate(pressed.astype(np.float32))
+    assert pressed == pytest.approx(np.minimum(expected, LIMIT_N), abs=1e-9)
+
+
+def test_how_many_cells_there_are_is_the_policys_to_say() -> None:
+    assert reading_size(CONTACTS) is None
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("ros_gz_interfaces")), reason="ros_gz_interfaces is installed")
+def test_the_missing_package_is_named() -> None:
+    with pytest.raises(MessageTypeError, match=r"'touch': type '.*Contacts' cannot be imported .*ros_gz_interfaces"):
+        reading_decoder(CONTACTS, TOUCH, topic="bumper")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ros_gz_interfaces"), reason="ros_gz_interfaces comes with ros_gz")
+def test_a_message_of_the_installed_package_is_decoded() -> None:
+    decoder = reading_decoder(CONTACTS, TOUCH, topic="bumper")
+    pushed = contact("rover_0::base_link::touch_3", [(0.0, 2.0, 0.0)], [(0.0, 1.0, 0.0)])
+    raw = bytes(STORE.serialize_cdr(make(CONTACTS, header=header(), contacts=[pushed]), CONTACTS))
+    out = np.full(CELLS, 77, np.float32)
+    decoder.decode(raw, out)
+    assert out.tolist() == [0, 0, 0, 2, 0, 0, 0, 0]
+    assert decoder.stamp_ns(raw) == 12_340_000_000
+    with pytest.raises(UnusableReading):
+        decoder.decode(raw[:-40], out)
+    with pytest.raises(MessageTypeError, match="field"):
+        reading_decoder(CONTACTS, TOUCH, topic="bumper", field="contacts")
