@@ -5,9 +5,10 @@
 import json
 import sys
 
-import rclpy
 from geometry_msgs.msg import Twist
 from node_harness import Peer
+
+from policy_node.ros.process import open_ros
 
 
 def observe(robots: list[str]) -> dict[str, list[str]]:
@@ -31,5 +32,5 @@ def observe(robots: list[str]) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    with rclpy.init():
+    with open_ros():
         print(json.dumps(observe(sys.argv[1:])))

@@ -15,6 +15,26 @@ from rclpy.signals import SignalHandlerOptions
 
 
 @contextmanager
+def open_ros(
+    arguments: Sequence[str] = (), signal_handlers: SignalHandlerOptions = SignalHandlerOptions.NO
+) -> Iterator[None]:
+    """Keep ROS open for as long as the context lasts, as what `rclpy.init` returns does from Kilted on.
+
+    Parameters
+    ----------
+    arguments
+        The command line, with its options for ROS.
+    signal_handlers
+        Which signals close ROS at once.
+    """
+    rclpy.init(args=list(arguments), signal_handler_options=signal_handlers)
+    try:
+        yield
+    finally:
+        rclpy.try_shutdown()
+
+
+@contextmanager
 def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     """Keep ROS open for as long as the context lasts, whatever signal comes.
 
@@ -34,10 +54,7 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
         stopping.set()
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.
-    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, stop)
-    try:
+    with open_ros(arguments):
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, stop)
         yield stopping
-    finally:
-        rclpy.shutdown()

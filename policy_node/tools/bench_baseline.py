@@ -20,18 +20,19 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from stable_baselines3 import PPO
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.ros.diagnostics import DIAGNOSTICS_PERIOD_S, timing_message
+from policy_node.ros.process import open_ros
 from policy_node.timing import TickRecord, TickStatistics
 from policy_node.tools.bench_robots import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model = PPO.load(options.model, device="cpu")
-    with rclpy.init(args=[]):
+    with open_ros(signal_handlers=SignalHandlerOptions.ALL):
         executor = SingleThreadedExecutor()
         executor.add_node(TodaysLoop(options.name, options.robots, options.rate_hz, model, options.slop_s))
         try:

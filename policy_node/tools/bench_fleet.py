@@ -445,10 +445,9 @@ def run(given: argparse.Namespace) -> int:
     options = fleet_options(given, given.robots, given.versus)
     console = Console()
     keep_to_itself()
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
+    from policy_node.ros.process import open_ros
 
-    with rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO):
+    with open_ros():
         figures = run_fleet(options, console)
     console.print(table(options, figures))
     if given.json:

@@ -69,11 +69,10 @@ def run(given: argparse.Namespace) -> int:
     """
     console = Console()
     keep_to_itself()
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
+    from policy_node.ros.process import open_ros
 
     fleets = []
-    with rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO):
+    with open_ros():
         for robots in given.robots:
             options = fleet_options(given, robots)
             fleets.append(run_fleet(options, console))

@@ -520,10 +520,9 @@ def run(given: argparse.Namespace) -> int:
             (folder / "udp.xml").write_text(UDP_PROFILE)
             os.environ[profile_variable()] = str(folder / "udp.xml")
             os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
-        import rclpy
-        from rclpy.signals import SignalHandlerOptions
+        from policy_node.ros.process import open_ros
 
-        stack.enter_context(rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO))
+        stack.enter_context(open_ros())
         figures = run_chaos(options, console)
     console.print(table(figures))
     if given.json:
