@@ -48,7 +48,10 @@ _DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
 # An observation made of terms has none of these: its terms do.
 _SOURCE_PARAMETERS = tuple(
     f"observations.<key>.{name}"
-    for name in ("topic", "type", "field", "fields", "joints", "encoding", "depth", "reliability", "max_age_s")
+    for name in (
+        *("topic", "type", "field", "fields", "joints", "encoding", "depth", "reliability", "max_age_s"),
+        "when_silent",
+    )
 )
 
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
@@ -101,6 +104,7 @@ class SourceConfiguration:
     depth: int
     reliability: str
     max_age_s: float
+    when_silent: str
 
     @property
     def name(self) -> str:
@@ -115,7 +119,12 @@ class SourceConfiguration:
     @property
     def is_synchronised(self) -> bool:
         """Whether its readings must fit the others' stamps."""
-        return self.max_age_s == 0.0
+        return self.max_age_s == 0.0 and not self.may_be_silent
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether its silence is a reading of zeros."""
+        return self.when_silent == "zeros"
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,13 @@ class RealtimeConfiguration:
 
 
 @dataclass(frozen=True)
+class RecordingConfiguration:
+    """Where bags of what the policy saw and what was commanded are made; nowhere when the path is empty."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One deployment, checked as a whole.
 
@@ -209,6 +225,7 @@ class Configuration:
     observations: tuple[ObservationConfiguration, ...]
     synchronisation: SynchronisationConfiguration
     action: ActionConfiguration
+    record: RecordingConfiguration
     watchdog_timeout_s: float
     realtime: RealtimeConfiguration
 
@@ -226,15 +243,18 @@ class Configuration:
     def sensors(self) -> tuple[tuple[SourceConfiguration, ...], ...]:
         """The topics to subscribe, each with all that is read from it.
 
-        The synchronised ones come first, the safe position last. Terms that read one topic in the same way share it. A
-        sensor has the name of its first source.
+        The synchronised ones come first, then those of which the newest reading counts, those that may be silent, and
+        the safe position last. Terms that read one topic in the same way share it. A sensor has the name of its first
+        source.
         """
         sensors: dict[tuple[Any, ...], list[SourceConfiguration]] = {}
         for source in self.sources:
             alone = source.name if isinstance(source, ObservationConfiguration) else None
-            subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.max_age_s)
-            sensors.setdefault(subscription, []).append(source)
-        observed = sorted(map(tuple, sensors.values()), key=lambda sources: not sources[0].is_synchronised)
+            subscription = (alone, source.topic, source.type, source.depth, source.reliability)
+            sensors.setdefault((*subscription, source.max_age_s, source.when_silent), []).append(source)
+        observed = sorted(
+            map(tuple, sensors.values()), key=lambda sources: (sources[0].may_be_silent, not sources[0].is_synchronised)
+        )
         return (*observed, (self.safe_position,)) if self.safe_position is not None else tuple(observed)
 
     @cached_property
@@ -252,6 +272,7 @@ class Configuration:
             depth=0,
             reliability="best_effort",
             max_age_s=self.synchronisation.max_age_s,
+            when_silent="stale",
         )
 
     @property
@@ -362,6 +383,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         observations=tuple(map(observation, keys)),
         synchronisation=SynchronisationConfiguration(**group("synchronisation.")),
         action=ActionConfiguration(**action),
+        record=RecordingConfiguration(**group("record.")),
         watchdog_timeout_s=checked["watchdog.timeout_s"] or max(checked["synchronisation.max_age_s"], 2.0 * period_s),
         realtime=RealtimeConfiguration(**group("realtime.")),
     )
@@ -498,12 +520,16 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
             )
         problems += _check_source(checked, prefix)
     prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
-    ages = {f"{prefix}max_age_s": checked[f"{prefix}max_age_s"] for prefix in prefixes if checked[f"{prefix}topic"]}
-    if not problems and all(ages.values()):
-        name = next(iter(ages), "observations.keys")
+    observed = [prefix for prefix in prefixes if checked[f"{prefix}topic"]]
+    if not problems and all(
+        checked[f"{prefix}max_age_s"] or checked[f"{prefix}when_silent"] == "zeros" for prefix in observed
+    ):
+        given = [
+            f"{prefix}max_age_s" if checked[f"{prefix}max_age_s"] else f"{prefix}when_silent" for prefix in observed
+        ]
         problems.append(
-            f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s from the "
-            f"topic that is published most often, or observe one"
+            f"{next(iter(given), 'observations.keys')}: no topic is synchronised, so nothing says when a robot's data are "
+            f"new; remove max_age_s and when_silent from the topic that is published most often, or observe one"
         )
     for group in ("policy", "action"):
         problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
@@ -631,6 +657,10 @@ def _check_terms(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -
                 for name in ("topic", "type", "field", "fields", "joints", "max_age_s")
                 if checked[prefix + name]
             ]
+            if checked[prefix + "when_silent"] != "stale":
+                problems.append(
+                    f"{prefix}when_silent: given for a previous_action, which comes from no topic; remove it"
+                )
         else:
             problems += [
                 f"{prefix}{name}: missing; a term that is a {kind} needs the {name} that it is read from"
@@ -640,6 +670,8 @@ def _check_terms(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -
             problems += _check_source(checked, prefix)
         if checked[prefix + "type"] in IMAGE_TYPES:
             problems.append(f"{prefix}type: found an image, but terms are numbers; give it an observation of its own")
+        if kind == "projected_gravity" and checked[prefix + "when_silent"] == "zeros":
+            problems.append(f"{prefix}when_silent: found zeros, which are no orientation; remove it")
         if bool(categories) is not (kind == "one_hot"):
             found = "missing" if kind == "one_hot" else f"given for a {kind}"
             problems.append(f"{prefix}categories: {found}; a one_hot has 1 or more, any other kind has none")

@@ -28,6 +28,7 @@ STACKS = ("vecframestack", "isaac_lab")
 ENGINES = ("auto", "direct", "torchscript", "onnxruntime", "aotinductor", "cuda_graph")
 PRECISIONS = ("float32", "bfloat16", "float16")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
+WHEN_SILENT = ("stale", "zeros")
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=3600.0,
     ),
     Parameter(
+        "observations.<key>.when_silent",
+        "str",
+        "stale",
+        "What silence of the topic means: `stale` data, or for a sensor that publishes only while it measures "
+        "something, as a contact sensor does, a reading of `zeros` for as long as its publisher is there.",
+        allowed=WHEN_SILENT,
+    ),
+    Parameter(
         "observations.<key>.terms",
         "list[str]",
         (),
@@ -331,6 +340,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "s",
         minimum=0.0,
         maximum=3600.0,
+    ),
+    Parameter(
+        "observations.<key>.<term>.when_silent",
+        "str",
+        "stale",
+        "As for an observation.",
+        allowed=WHEN_SILENT,
     ),
     Parameter(
         "observations.<key>.<term>.categories",
@@ -496,6 +512,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "s",
         minimum=0.0,
         maximum=3600.0,
+    ),
+    Parameter(
+        "record.path",
+        "str",
+        "",
+        "Folder in which each activation records a bag of what the policy saw and what was commanded; empty: nothing "
+        "is recorded.",
     ),
     Parameter(
         "watchdog.timeout_s",

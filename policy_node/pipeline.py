@@ -27,10 +27,10 @@ from policy_node.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.safe_commands import PresentPositions, SafeCommands
-from policy_node.samples import SampleRing
+from policy_node.samples import Sample, SampleRing
 from policy_node.specs import ArraySpec
-from policy_node.staging import Rejections, Staging
-from policy_node.synchroniser import RobotState, Selection, select, with_newest
+from policy_node.staging import Rejections, Staging, or_zeros
+from policy_node.synchroniser import RobotState, Selection, select, with_newest, with_silent
 from policy_node.terms import Decode, checked_decode
 
 # Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
@@ -55,6 +55,11 @@ class FleetCommands:
         `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN where there was no set.
     stages_s
         Seconds spent in each stage, in the order of the stages.
+    samples
+        By robot the readings that the policy was given, in the order of the sensors, a silent one with the message
+        None; () where it was given none, or where they had become too old after it.
+    positions
+        By robot the reading of the safe position before this tick; None where none was usable or needed.
     """
 
     commands: np.ndarray
@@ -63,6 +68,8 @@ class FleetCommands:
     reasons: tuple[str, ...]
     ages_s: np.ndarray
     stages_s: dict[str, float]
+    samples: tuple[tuple[Sample, ...], ...]
+    positions: tuple[Sample | None, ...]
 
 
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
@@ -197,6 +204,10 @@ def _described(source: SourceConfiguration) -> str:
     )
 
 
+def _silent_sources(sensors: Sequence[Sequence[SourceConfiguration]]) -> list[str]:
+    return [source.name for sources in sensors for source in sources if source.may_be_silent]
+
+
 class Pipeline:
     """Samples of all robots in, one command per robot out.
 
@@ -245,12 +256,20 @@ class Pipeline:
         lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
         self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
         self._heard = np.zeros((count, len(self.keys)), bool)
-        # What is observed, the synchronised sensors first; the safe position is not.
+        # What is observed, in this order; the safe position is not.
         observed = [sources for sources in configuration.sensors if sources[0] is not configuration.safe_position]
         self._synchronised = sum(sources[0].is_synchronised for sources in observed)
+        silent = sum(sources[0].may_be_silent for sources in observed)
+        newest = slice(self._synchronised, len(observed) - silent)
+        self._silent = slice(newest.stop, len(observed))
         self._synchronised_rings = [rings[: self._synchronised] for rings in self._rings]
-        self._newest_rings = [rings[self._synchronised : len(observed)] for rings in self._rings]
-        self._newest_ages_ns = [round(sources[0].max_age_s * 1e9) for sources in observed[self._synchronised :]]
+        self._newest_names, self._silent_names = self.keys[newest], self.keys[self._silent]
+        self._newest_rings = [rings[newest] for rings in self._rings]
+        self._silent_rings = [rings[self._silent] for rings in self._rings]
+        ages_ns = [round(sources[0].max_age_s * 1e9) for sources in observed]
+        self._newest_ages_ns, self._silent_ages_ns = ages_ns[newest], ages_ns[self._silent]
+        # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
+        self._present = [[False] * len(self.keys) for _ in self.robots]
         self._inference = Inference(configuration, policy, layouts)
         self.components = self._inference.components
         checked = dict(decoders)
@@ -259,6 +278,7 @@ class Pipeline:
                 name = term.configuration.name
                 if term.reading:
                     checked[name] = checked_decode(term, decoders[name])
+        checked |= {name: or_zeros(checked[name]) for name in _silent_sources(observed)}
         names = [[source.name for source in sources] for sources in observed]
         rows = [self._inference.batch.readings(robot) for robot in range(count)]
         self._rejections = Rejections(count)
@@ -316,11 +336,17 @@ class Pipeline:
         self._heard[robot, sensor] = True
         self._rings[robot][sensor].append(stamp_ns, message)
 
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        self._present[robot][sensor] = present
+
     def unheard(self) -> dict[str, list[str]]:
-        """Robots of which some sensor was never heard, with the keys of those sensors."""
+        """Robots of which some sensor was never heard and is not merely silent, with the keys of those sensors."""
+        heard = self._heard.copy()
+        heard[:, self._silent] |= np.array(self._present, bool)[:, self._silent]
         return {
-            robot: [key for key, heard in zip(self.keys, row, strict=True) if not heard]
-            for robot, row in zip(self.robots, self._heard, strict=True)
+            robot: [key for key, is_heard in zip(self.keys, row, strict=True) if not is_heard]
+            for robot, row in zip(self.robots, heard, strict=True)
             if not row.all()
         }
 
@@ -424,12 +450,13 @@ class Pipeline:
             When the device of the policy failed, or its memory ran out: no later tick can heal that.
         """
         started = time.perf_counter()
-        set_back_ns, self._last_step_ns = self._last_step_ns - now_ns, now_ns
+        previous_ns, self._last_step_ns = self._last_step_ns, now_ns
+        set_back_ns = previous_ns - now_ns
         if set_back_ns > 0:
             # What was stamped before would pass for newer than it is.
             self._forget_samples(range(len(self.robots)))
         endangered = self._safe.update(now_ns, self._last_commands)
-        selections = self._select(now_ns)
+        selections = self._select(now_ns, previous_ns)
         if set_back_ns > 0:
             reason = f"the clock was set back by {set_back_ns / 1e9:.3f} s"
             selections = [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
@@ -485,6 +512,9 @@ class Pipeline:
                 self.slowed_count += inferred.slowed & ready
         # A gap in the data ends a robot's episode: stack and memory then start as they do in training after a reset.
         self._fresh_start = ~ready
+        samples = tuple(
+            [selection.samples if given else () for selection, given in zip(selections, ready | faulty, strict=True)]
+        )
         inferred_at = time.perf_counter()
 
         stopped = np.zeros(len(self.robots), bool)
@@ -514,17 +544,24 @@ class Pipeline:
                 "infer": inferred_at - staged,
                 "guard": guarded - inferred_at,
             },
+            samples=samples,
+            positions=self._safe.readings,
         )
 
-    def _select(self, now_ns: int) -> list[Selection]:
-        """Choose the readings of every robot."""
+    def _select(self, now_ns: int, previous_ns: int) -> list[Selection]:
+        """Choose the readings of every robot; the tick before was at `previous_ns`."""
         names, limits_ns = self.keys[: self._synchronised], (self._slop_ns, self._max_age_ns)
         selections = [select(rings, names, now_ns, *limits_ns) for rings in self._synchronised_rings]
         if self._newest_ages_ns:
-            names = self.keys[self._synchronised : self._synchronised + len(self._newest_ages_ns)]
             selections = [
-                with_newest(selection, rings, names, now_ns, self._max_age_ns, self._newest_ages_ns)
+                with_newest(selection, rings, self._newest_names, now_ns, self._max_age_ns, self._newest_ages_ns)
                 for selection, rings in zip(selections, self._newest_rings, strict=True)
+            ]
+        if self._silent_names:
+            own = (self._silent_names, self._silent_ages_ns, now_ns, previous_ns, *limits_ns)
+            selections = [
+                with_silent(selection, rings, present[self._silent], *own)
+                for selection, rings, present in zip(selections, self._silent_rings, self._present, strict=True)
             ]
         for robot, selection in enumerate(selections):
             if selection.refused:

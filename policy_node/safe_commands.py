@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from policy_node.samples import SampleRing
+from policy_node.samples import Sample, SampleRing
 from policy_node.staging import Rejections
 from policy_node.synchroniser import RobotState, newest_usable
 from policy_node.terms import Decode
@@ -31,9 +31,12 @@ class SafeCommands:
     commands
         `[robots, components]` float64, NaN in the rows of robots that are to be left alone. A new array whenever it
         changes, so that any thread may read it.
+    readings
+        By robot what its position was read from at the last update; None where it was not.
     """
 
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
+        self.readings: tuple[Sample | None, ...] = (None,) * robots
         self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
         self._left_alone: list[int] = []
         self.commands = self._rows.copy()
@@ -115,29 +118,31 @@ class PresentPositions(SafeCommands):
     def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
         """Follow the robots before a tick, see `SafeCommands.update`."""
         problems = {}
+        readings: list[Sample | None] = [None] * len(self._rings)
         for robot in np.flatnonzero(~self._kept).tolist():
-            problem = self._read(robot, now_ns)
-            if problem is None:
-                self._rows[robot] = self._position
+            found = self._read(robot, now_ns)
+            if isinstance(found, Sample):
+                self._rows[robot], readings[robot] = self._position, found
             elif not np.isnan(last_commands[robot]).any():
                 self._rows[robot] = last_commands[robot]
             elif np.isnan(self._rows[robot]).any():
-                problems[robot] = problem
+                problems[robot] = found
+        self.readings = tuple(readings)
         self._offer()
         return problems
 
-    def _read(self, robot: int, now_ns: int) -> tuple[RobotState, str] | None:
-        """Read the present position of a robot, or return why it is not known."""
+    def _read(self, robot: int, now_ns: int) -> Sample | tuple[RobotState, str]:
+        """Read the present position of a robot and return the reading, or why it is not known."""
         found = newest_usable(self._rings[robot], self._name, now_ns, self._max_age_ns, self._max_age_ns)
         self._rejections.count[robot] += found.refused
         if found.state is not RobotState.READY:
             return found.state, found.reason
-        message = found.samples[0].message
+        sample = found.samples[0]
         try:
-            self._decode(message, self._position)
+            self._decode(sample.message, self._position)
         except Exception as error:  # whatever a message does to its decoder, the robots are driven on
-            return RobotState.REJECTED, self._rejections.note(robot, self._name, message, error)
-        return None
+            return RobotState.REJECTED, self._rejections.note(robot, self._name, sample.message, error)
+        return sample
 
     def keep(self, sent: np.ndarray) -> None:
         """Note to which robots the safe command was sent, see `SafeCommands.keep`."""

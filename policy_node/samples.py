@@ -13,7 +13,7 @@ class UnusableReading(ValueError):  # noqa: N818  not an error of the program
 
 
 class Sample(NamedTuple):
-    """One reading as it was taken: its stamp and the message, not yet decoded."""
+    """One reading as it was taken: its stamp and the message, not yet decoded; None for the silence of a sensor."""
 
     stamp_ns: int
     message: Any

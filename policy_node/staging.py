@@ -149,5 +149,17 @@ def _decode(jobs: list[tuple[int, _Reading, Any]]) -> list[tuple[int, str, Any, 
     return refused
 
 
+def or_zeros(decode: Decode) -> Decode:
+    """Return a decoder that takes silence, which is None in place of a message, for a reading of zeros."""
+
+    def decode_or_zeros(message: Any, out: np.ndarray) -> None:
+        if message is None:
+            out.fill(0)
+        else:
+            decode(message, out)
+
+    return decode_or_zeros
+
+
 def _is_parallel(decode: Decode) -> bool:
     return bool(getattr(getattr(decode, "__self__", decode), "parallel", False))

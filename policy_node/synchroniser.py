@@ -168,6 +168,71 @@ def with_newest(
     return Selection(state, samples, selection.age_ns, reason, refused)
 
 
+def with_silent(
+    selection: Selection,
+    rings: Sequence[SampleRing],
+    present: Sequence[bool],
+    names: Sequence[str],
+    max_ages_ns: Sequence[int],
+    now_ns: int,
+    previous_ns: int,
+    slop_ns: int,
+    max_age_ns: int,
+) -> Selection:
+    """Add a reading of each sensor whose silence is one, as of a contact sensor that speaks only while it touches.
+
+    Such a sensor has no part in the reference. Its sample nearest to the oldest reading of the set is taken, later ones
+    too, but none that is more than `slop_ns` earlier: that contact is over. Of a sensor with a limit of its own it is
+    the newest sample within that limit. Without a sample, a sensor whose publisher is there is silent: `message` None.
+
+    Parameters
+    ----------
+    selection
+        Of the other sensors; its age stays.
+    rings, present, names, max_ages_ns
+        Of the silent sensors, one of each per sensor: whether it has a publisher; its own limit, 0 without one.
+    now_ns, previous_ns
+        The times of this tick and of the one before, on the clock of the stamps.
+    slop_ns, max_age_ns
+        See `select`.
+    """
+    state, reason, refused, samples = selection.state, selection.reason, selection.refused, selection.samples
+    oldest_ns = now_ns - (selection.age_ns or 0)
+    for ring, is_present, name, own_age_ns in zip(rings, present, names, max_ages_ns, strict=True):
+        allowed_ns = own_age_ns or max_age_ns
+        refused_now = ring.refuse_ahead(now_ns, max_age_ns)
+        newest_ns = ring.stamps[-1] if ring.stamps else now_ns
+        target_ns, earliest_ns = (now_ns, now_ns - own_age_ns) if own_age_ns else (oldest_ns, oldest_ns - slop_ns)
+        sample = _nearest_from(ring, target_ns, earliest_ns)
+        found, problem = RobotState.READY, ""
+        if sample is not None:
+            samples += (sample,)
+        # Who speaks is not silent: messages that no tick could use mean that something is wrong with their stamps.
+        elif refused_now:
+            found, problem = RobotState.REJECTED, _ahead_reason([name], max_age_ns)
+        elif newest_ns < previous_ns - allowed_ns:
+            limit = "its max_age_s" if own_age_ns else "synchronisation.max_age_s"
+            found, problem = RobotState.STALE, _old_reason(name, newest_ns, now_ns - newest_ns, limit, allowed_ns)
+        elif is_present:
+            samples += (Sample(target_ns, None),)
+        else:
+            found, problem = RobotState.WAITING, f"no message on {name}, and nobody publishes it"
+        refused += refused_now
+        if state is RobotState.READY:
+            state, reason = found, problem
+    return Selection(state, samples, selection.age_ns, reason, refused)
+
+
+def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample | None:
+    """Return the sample nearest to `target_ns` of those that count from `earliest_ns` on; older ones are dropped."""
+    ring.discard_before(earliest_ns)
+    if ring.first_seen:
+        over = [stamp_ns for stamp_ns in ring.stamps if ring.counts_from(stamp_ns) < earliest_ns]
+        if over:
+            ring.discard_before(over[-1] + 1)
+    return ring.advance_to(target_ns) if ring.stamps else None
+
+
 def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest sample of one sensor alone.
 

@@ -83,7 +83,7 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
-    for name in ("policy.path", "policy.vecnormalize"):
+    for name in ("policy.path", "policy.vecnormalize", "record.path"):
         path = values.get(name)
         if isinstance(path, str) and path:
             values[name] = resolve_path(path, name)
