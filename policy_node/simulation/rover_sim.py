@@ -5,6 +5,9 @@
 Time advances in slots of about one physics time step. In every slot each rover takes its newest command and its physics
 go on; the cameras take turns, so that a fleet's images are spread over the camera period instead of coming in a burst,
 and each is published at once with the time of its own reading.
+
+In lockstep time stands still until every rover has its command: the sensors of all rovers are delivered with the stamp
+of a tick before the clock tells that time, and physics go on by one control period when all commands are there.
 """
 
 from __future__ import annotations
@@ -17,17 +20,22 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
+from rclpy.duration import Duration
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Int32
+from std_msgs.msg import Float64MultiArray, Int32, Int64
+from std_srvs.srv import Trigger
 
 from policy_node.options import number
 from policy_node.ros.command_watch import CommandWatch
@@ -49,6 +57,17 @@ REPORT_PERIOD_S = 10.0
 CATCH_UP_S = 0.1
 # Below this part of the asked-for speed the simulation warns.
 SLOW = 0.9
+DEFAULT_RATE_HZ = 30.0
+# That of the demonstration.
+CONTROL_RATE_HZ = 20.0
+# How long a time on /clock, which mostly is subscribed with best effort, may stay without commands in lockstep before
+# it is sent again.
+RESEND_CLOCK_S = 0.25
+# How often lockstep says for whom it waits.
+WAITING_PERIOD_S = 5.0
+# Lockstep looks for commands this often at first, and the more seldom the longer it waits.
+SHORTEST_LOOK_S = 0.0001
+LONGEST_LOOK_S = 0.002
 
 
 def _qos(
@@ -59,6 +78,7 @@ def _qos(
 
 SENSOR_QOS = _qos(ReliabilityPolicy.BEST_EFFORT, depth=5)
 RELIABLE_QOS = _qos(ReliabilityPolicy.RELIABLE)
+RESET_QOS = _qos(ReliabilityPolicy.RELIABLE, depth=10)
 PRESSES_QOS = _qos(ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -75,21 +95,28 @@ class SimulatedRover:
         Its physics.
     watched
         Whether commands that offer a deadline stop the rover when they miss it; it is one of real time.
+    sensor_qos
+        With which camera and touch are published.
     """
 
-    def __init__(self, node: Node, name: str, arena: Arena, watched: bool) -> None:
+    def __init__(self, node: Node, name: str, arena: Arena, watched: bool, sensor_qos: QoSProfile) -> None:
         self.name = name
         self.arena = arena
         self._commanded_at_s = -math.inf
         self._presses_at_s = -math.inf
         self._published_presses = -1
-        self._image_publisher = node.create_publisher(Image, f"{name}/camera/image_raw", SENSOR_QOS)
-        self._touch_publisher = node.create_publisher(JointState, f"{name}/touch", SENSOR_QOS)
+        self._image_publisher = node.create_publisher(Image, f"{name}/camera/image_raw", sensor_qos)
+        self._touch_publisher = node.create_publisher(JointState, f"{name}/touch", sensor_qos)
         self._odometry_publisher = node.create_publisher(Odometry, f"{name}/odom", RELIABLE_QOS)
+        self._beacon_publisher = node.create_publisher(Float64MultiArray, f"{name}/beacon", RELIABLE_QOS)
         self._presses_publisher = node.create_publisher(Int32, f"{name}/presses", PRESSES_QOS)
         # No executor spins the node: the newest command is taken when the physics go on.
         self._commands = node.create_subscription(Twist, f"{name}/cmd_vel", _never_called, RELIABLE_QOS)
         self._watch = CommandWatch(node, Twist, f"{name}/cmd_vel", WATCHED_S) if watched else None
+        self._resets = node.create_subscription(Int64, f"{name}/reset", _never_called, RESET_QOS)
+        self._reset_service = node.create_service(Trigger, f"{name}/reset", _never_served)
+        # Requests of the service that were granted and not yet answered.
+        self._granted: list[Any] = []
         size = ROVER.camera_size_px
         self._image = Image(height=size, width=size, encoding="rgb8", step=3 * size)
         self._image.header.frame_id = f"{name}/camera"
@@ -108,17 +135,49 @@ class SimulatedRover:
         now_s
             The present time on the clock by which commands grow old.
         """
-        taken = self._commands.handle.take_message(Twist, False)
-        if taken is not None:
-            command: Twist = taken[0]
+        if self.take_command():
             self._commanded_at_s = now_s
-            linear, angular = command.linear.x, command.angular.z
-            # A rover that is told nonsense stands still.
-            valid = math.isfinite(linear) and math.isfinite(angular)
-            self.arena.command(linear if valid else 0.0, angular if valid else 0.0)
         elif self._is_abandoned(now_s - self._commanded_at_s):
             self.arena.command(0.0, 0.0)
         self.arena.advance(duration_s)
+        self.publish_presses(now_s)
+
+    def take_command(self) -> bool:
+        """Obey the newest command; return whether there is one."""
+        taken = self._commands.handle.take_message(Twist, False)
+        if taken is None:
+            return False
+        command: Twist = taken[0]
+        linear, angular = command.linear.x, command.angular.z
+        # A rover that is told nonsense stands still.
+        valid = math.isfinite(linear) and math.isfinite(angular)
+        self.arena.command(linear if valid else 0.0, angular if valid else 0.0)
+        return True
+
+    def take_resets(self) -> bool:
+        """Begin an episode anew if somebody asked for it, and return whether that is so; see `answer_resets`."""
+        asked = False
+        while (taken := self._resets.handle.take_message(Int64, False)) is not None:
+            seed: int = taken[0].data
+            self.arena.reset(seed if seed >= 0 else None)
+            asked = True
+        while True:
+            request, header = self._reset_service.handle.service_take_request(Trigger.Request)
+            if request is None:
+                break
+            self.arena.reset()
+            self._granted.append(header)
+            asked = True
+        return asked
+
+    def answer_resets(self) -> None:
+        """Answer those who asked through the service: whatever is stamped from now on is of the new episode."""
+        for header in self._granted:
+            self._reset_service.send_response(Trigger.Response(success=True, message="a new episode"), header)
+        self._granted.clear()
+
+    def publish_presses(self, now_s: float) -> None:
+        """Tell how often the beacon was pressed, when that has changed and now and then."""
         if self.arena.presses != self._published_presses or now_s - self._presses_at_s >= PRESSES_PERIOD_S:
             self._published_presses, self._presses_at_s = self.arena.presses, now_s
             self._presses_publisher.publish(Int32(data=self.arena.presses))
@@ -143,8 +202,26 @@ class SimulatedRover:
         pose.orientation.z, pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         twist.linear.x, twist.angular.z = self.arena.velocity
         self._odometry_publisher.publish(self._odometry)
+        if self._beacon_publisher.get_subscription_count():
+            # For rewards: distance in metres, bearing in radians. No sensor of the rover tells it.
+            self._beacon_publisher.publish(Float64MultiArray(data=self.arena.beacon_polar))
         # The image last: whoever has it can count on the touch of the same moment.
         self._image_publisher.publish(self._image)
+
+    @property
+    def sensor_publishers(self) -> tuple[Publisher, Publisher]:
+        """Those of what a policy observes."""
+        return self._image_publisher, self._touch_publisher
+
+    @property
+    def publishers(self) -> tuple[Publisher, ...]:
+        """Those of everything that is read of the rover."""
+        return (*self.sensor_publishers, self._odometry_publisher, self._beacon_publisher, self._presses_publisher)
+
+    @property
+    def commanders(self) -> int:
+        """How many publishers there are of its commands."""
+        return self._commands.get_publisher_count()
 
 
 class Overview:
@@ -237,11 +314,28 @@ def simulate(
         Set to end the simulation after the present slot.
     """
     seeds = [None if options.seed is None else options.seed + robot for robot in range(options.robots)]
+    # With a depth of 1 Fast DDS asks for the acknowledgement of a reading at once, otherwise only every 3 s.
+    sensor_qos = RELIABLE_QOS if options.lockstep else SENSOR_QOS
     rovers = [
-        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), watched=not options.clock)
+        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), not options.clock, sensor_qos)
         for robot, seed in enumerate(seeds)
     ]
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
+    if options.lockstep:
+        Lockstep(node, rovers, renderer, overview, options.rate_hz, stopping).run(options.duration_s)
+    else:
+        _simulate_on_time(node, options, renderer, rovers, overview, stopping)
+
+
+def _simulate_on_time(
+    node: Node,
+    options: argparse.Namespace,
+    renderer: Renderer,
+    rovers: Sequence[SimulatedRover],
+    overview: Overview,
+    stopping: threading.Event,
+) -> None:
+    """Run the fleet at a speed, whatever commands come."""
     clock_publisher = node.create_publisher(Clock, "/clock", RELIABLE_QOS) if options.clock else None
     progress = ProgressLog(node, rovers, options.speed)
     # As many slots in a camera period as make a slot about one physics time step.
@@ -269,13 +363,150 @@ def simulate(
             # Arenas do not touch each other: each one's time is the moment at which its physics go on.
             if clock_publisher is None:
                 stamp = _time(time.time_ns())
+            if rover.take_resets():
+                rover.answer_resets()
             rover.advance(slot_s, simulated_s if options.clock else time.monotonic())
             if (robot - slot) % slots == 0:
                 rover.publish_sensors(renderer, stamp)
         overview.update(simulated_s, stamp)
         progress.update(simulated_s)
+    _log_end(node.get_logger(), rovers, slot * slot_s)
+
+
+def _log_end(logger: RcutilsLogger, rovers: Sequence[SimulatedRover], simulated_s: float) -> None:
     presses = sum(rover.arena.presses for rover in rovers)
-    node.get_logger().info(f"ended after {slot * slot_s:.1f} s with {presses} presses")
+    logger.info(f"ended after {simulated_s:.1f} s with {presses} presses")
+
+
+class Lockstep:
+    """Simulated time that waits for the commands of every tick, so that a drive depends on nothing but its seed.
+
+    A tick: the sensors of all rovers are published with the time of the tick; when whoever subscribes them reliably has
+    them, `/clock` tells that time; when every rover has its command, physics go on by one period. While a rover has no
+    commander, time stands still. A commander that has only just come has its first tick one period after the first time
+    that it sees: until every rover got a command, times go on with rovers that stand still.
+
+    Parameters
+    ----------
+    node
+        Owner of the clock's topic.
+    rovers, renderer, overview
+        What is simulated.
+    rate_hz
+        The control rate.
+    stopping
+        Set to end every wait.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        rovers: Sequence[SimulatedRover],
+        renderer: Renderer,
+        overview: Overview,
+        rate_hz: float,
+        stopping: threading.Event,
+    ) -> None:
+        self._logger = node.get_logger()
+        self._rovers = rovers
+        self._renderer = renderer
+        self._overview = overview
+        self._rate_hz = rate_hz
+        self._stopping = stopping
+        self._clock = node.create_publisher(Clock, "/clock", RELIABLE_QOS)
+        self._progress = ProgressLog(node, rovers, speed=0.0)
+        # Publishers of the commands of each rover when all of them last got one; None: not since there were others.
+        self._commanders: list[int] | None = None
+
+    def run(self, duration_s: float) -> None:
+        """Simulate until told to stop, or for a duration, 0 being none."""
+        self._logger.info(
+            f"{len(self._rovers)} rovers in lockstep at {self._rate_hz:g} Hz, images by {self._renderer.kind}, "
+            f"simulated time on /clock"
+        )
+        # As the node rounds its period, so that its deadlines are these times.
+        period_ns = round(1e9 / self._rate_hz)
+        time_ns = steps = 0
+        while not self._stopping.is_set() and not (duration_s and steps >= round(duration_s * self._rate_hz)):
+            time_ns += period_ns
+            if not (self._wait_for_all() and self._publish(self._rovers, time_ns)):
+                break
+            self._clock.publish(Clock(clock=_time(time_ns)))
+            if self._wait_for_commands(time_ns):
+                for rover in self._rovers:
+                    rover.arena.advance(1.0 / self._rate_hz)
+                steps += 1
+            self._overview.update(time_ns / 1e9, _time(time_ns))
+            self._progress.update(steps / self._rate_hz)
+        for rover in self._rovers:
+            rover.answer_resets()
+        _log_end(self._logger, self._rovers, steps / self._rate_hz)
+
+    def _publish(self, rovers: Sequence[SimulatedRover], time_ns: int) -> bool:
+        """Publish everything that is read of some rovers, and wait until it has arrived; False: told to stop."""
+        for rover in rovers:
+            rover.publish_presses(time_ns / 1e9)
+            rover.publish_sensors(self._renderer, _time(time_ns))
+        for rover in rovers:
+            for publisher in rover.publishers:
+                while not publisher.wait_for_all_acked(Duration(seconds=RESEND_CLOCK_S)):
+                    if self._stopping.is_set():
+                        return False
+                    self._say(f"waits until {publisher.topic_name} has arrived where it is subscribed reliably")
+        return True
+
+    def _wait_for_all(self) -> bool:
+        """Wait until every rover is observed and commanded; False: told to stop."""
+        if self._commanders is not None:
+            return True
+        while not self._stopping.is_set():
+            missing = [
+                f"a subscriber of {publisher.topic_name}"
+                for rover in self._rovers
+                for publisher in rover.sensor_publishers
+                if not publisher.get_subscription_count()
+            ]
+            missing += [f"a publisher of {rover.name}/cmd_vel" for rover in self._rovers if not rover.commanders]
+            if not missing:
+                return True
+            self._say(f"waits for {', '.join(missing)}")
+            self._stopping.wait(LONGEST_LOOK_S)
+        return False
+
+    def _wait_for_commands(self, time_ns: int) -> bool:
+        """Wait until every rover got a command; False when time is to go on without, or when told to stop."""
+        waiting = list(self._rovers)
+        began_s = time.monotonic()
+        resend_s = began_s + RESEND_CLOCK_S
+        while not self._stopping.is_set():
+            begun_anew = [rover for rover in self._rovers if rover.take_resets()]
+            if begun_anew:
+                if not self._publish(begun_anew, time_ns):
+                    return False
+                for rover in begun_anew:
+                    rover.answer_resets()
+            waiting = [rover for rover in waiting if not rover.take_command()]
+            if not waiting:
+                if self._commanders is None:
+                    self._commanders = [rover.commanders for rover in self._rovers]
+                return True
+            now_s = time.monotonic()
+            if now_s >= resend_s:
+                if self._commanders != [rover.commanders for rover in self._rovers]:
+                    self._commanders = None
+                    return False
+                resend_s = now_s + RESEND_CLOCK_S
+                self._clock.publish(Clock(clock=_time(time_ns)))
+            if now_s - began_s > WAITING_PERIOD_S:
+                self._say(
+                    f"waits for commands of {', '.join(rover.name for rover in waiting)}; does whoever commands them "
+                    f"follow /clock (use_sim_time) at {self._rate_hz:g} Hz?"
+                )
+            time.sleep(min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, (now_s - began_s) / 10)))
+        return False
+
+    def _say(self, text: str) -> None:
+        self._logger.info(text, throttle_duration_sec=WAITING_PERIOD_S)
 
 
 def _time(nanoseconds: int) -> Time:
@@ -284,6 +515,10 @@ def _time(nanoseconds: int) -> Time:
 
 def _never_called(message: object) -> None:
     raise AssertionError("commands are taken when the physics go on, never by an executor")
+
+
+def _never_served(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    raise AssertionError("requests are taken when the physics go on, never by an executor")
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -305,8 +540,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rate-hz",
         type=number(float, 1, 100),
-        default=30.0,
-        help="rate of camera, touch and odometry in simulated time (default 30)",
+        help="rate of camera, touch and odometry in simulated time (default 30); with --lockstep the control rate "
+        "(default 20)",
     )
     parser.add_argument(
         "--seed",
@@ -322,12 +557,21 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--clock", action="store_true", help="publish /clock and stamp with simulated time")
     parser.add_argument(
+        "--lockstep",
+        action="store_true",
+        help="let time wait for the commands of all rovers at every control period; with --clock, whatever the --speed",
+    )
+    parser.add_argument(
         "--duration-s",
         type=number(float, 0, 1e9),
         default=0.0,
         help="simulated seconds after which to end; 0: never (default)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.clock |= options.lockstep
+    if options.rate_hz is None:
+        options.rate_hz = CONTROL_RATE_HZ if options.lockstep else DEFAULT_RATE_HZ
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
