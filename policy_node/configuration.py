@@ -524,12 +524,13 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
     if not problems and all(
         checked[f"{prefix}max_age_s"] or checked[f"{prefix}when_silent"] == "zeros" for prefix in observed
     ):
-        given = [
-            f"{prefix}max_age_s" if checked[f"{prefix}max_age_s"] else f"{prefix}when_silent" for prefix in observed
-        ]
+        first = next(iter(observed), "")
+        name = (
+            f"{first}{'max_age_s' if checked[f'{first}max_age_s'] else 'when_silent'}" if first else "observations.keys"
+        )
         problems.append(
-            f"{next(iter(given), 'observations.keys')}: no topic is synchronised, so nothing says when a robot's data are "
-            f"new; remove max_age_s and when_silent from the topic that is published most often, or observe one"
+            f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s and "
+            f"when_silent from the topic that is published most often, or observe one"
         )
     for group in ("policy", "action"):
         problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
