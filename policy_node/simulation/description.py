@@ -261,5 +261,9 @@ WHEELS = tuple(
     )
     for side, y_m in (("left", ROVER.wheel_offset_m), ("right", -ROVER.wheel_offset_m))
 )
+# They only keep the rover upright: without friction, and half a millimetre above the floor, so that the wheels carry.
+CASTERS = tuple(
+    Part(f"caster_{end}", Sphere(0.02), (x_m, 0.0, 0.0205), "wheel") for end, x_m in (("front", 0.12), ("rear", -0.12))
+)
 CAMERA_POSITION_M: Vector = (ROVER.camera_forward_m, 0.0, ROVER.camera_height_m)
 TOUCH_CELLS = _touch_cells()
