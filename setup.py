@@ -91,6 +91,7 @@ setup(
             "policy_demo = policy_node.tools.demo:main",
             "policy_bench = policy_node.tools.bench:main",
             "policy_monitor = policy_node.tools.monitor:main",
+            "policy_replay = policy_node.tools.replay:main",
         ],
     },
 )

@@ -1,0 +1,288 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""A bag through the pipeline of a deployment, tick by tick: what the node would have done, without a node."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
+
+from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.parameter_file import read_parameter_file
+from policy_node.pipeline import FleetCommands
+from policy_node.ros.parameters import resolve_path
+from policy_node.ros.subscriptions import sensor_qos, topic_of
+from policy_node.ros.swap import Deployment, deploy
+from policy_node.samples import UnusableReading
+from policy_node.tools.replay_bag import Bag, BagError, WantedTopic, check_topics
+from policy_node.tools.replay_commands import ReadCommand, command_reader, component_names
+from policy_node.tools.replay_report import Commands
+from policy_node.tools.replay_schedule import Arrival, Tick, ticks_at_rate, ticks_on_clock
+from policy_node.tools.replay_time import (
+    CLOCK_TOPIC,
+    Stamp,
+    arrivals_of,
+    arrivals_on_clock,
+    choose_time,
+    describe_offsets,
+    has_clock,
+    measure_offsets,
+    unfitting,
+)
+
+NODE_NAME, NODE_NAMESPACE = "policy_node", "/"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to replay, and how.
+
+    Attributes
+    ----------
+    bag, params
+        The bag, and the parameter file of the node.
+    overrides
+        Parameters by dotted name that replace those of the file.
+    remaps
+        By the fully qualified name that the configuration gives the name in the bag.
+    time
+        One of `replay_time.TIMES`.
+    compare
+        Topic of the recorded commands, relative to each robot or absolute; None: that of the configuration if the bag
+        has it.
+    """
+
+    bag: Path
+    params: Path | None
+    overrides: Mapping[str, Any]
+    remaps: Mapping[str, str]
+    time: str = "auto"
+    compare: str | None = None
+
+
+def read_configuration(options: Options, recorded: str | None) -> tuple[Configuration, bool]:
+    """Return the configuration of a replay, and whether it has `use_sim_time`.
+
+    Parameters
+    ----------
+    options
+        From the command line.
+    recorded
+        The parameter file that lies in the bag, if there is one.
+
+    Raises
+    ------
+    ConfigurationError
+        When a parameter cannot be used, or there are none.
+    """
+    if options.params is not None:
+        values = read_parameter_file(options.params)
+    elif recorded is not None:
+        values = parse_parameters(recorded, "the parameters in the bag")
+    else:
+        raise ConfigurationError(["--params: missing, and the bag has no parameters; give the parameter file"])
+    values.update(options.overrides)
+    for name in ("policy.path", "policy.vecnormalize"):
+        if isinstance(values.get(name), str) and values[name]:
+            values[name] = resolve_path(values[name], name)
+    simulated = values.get("use_sim_time", False)
+    if not isinstance(simulated, bool):
+        raise ConfigurationError([f"use_sim_time: found {simulated!r}, but it must be a boolean"])
+    return parse_configuration(values), simulated
+
+
+def full_name(topic: str, remaps: Mapping[str, str] | None = None) -> str:
+    """Return the fully qualified name of a topic, remapped.
+
+    Raises
+    ------
+    BagError
+        When it is not the name of a topic.
+    """
+    try:
+        name = expand_topic_name(topic, NODE_NAME, NODE_NAMESPACE)
+    except NameValidationException as error:
+        raise BagError(f"topic {topic!r}: {str(error).splitlines()[0]} give a name such as camera/image_raw") from error
+    return (remaps or {}).get(name, name)
+
+
+class Replay:
+    """A bag on its way through the pipeline.
+
+    Parameters
+    ----------
+    bag
+        Open, as long as the replay goes on.
+    configuration, simulated
+        From `read_configuration`.
+    options
+        What to replay, and how.
+
+    Attributes
+    ----------
+    deployment
+        The policy with its decoders and its pipeline.
+    time
+        Whose time it follows, one of `replay_time.TIMES`.
+    notes
+        What a user should know of the bag.
+    names
+        Of the components of a command.
+    command_topics
+        By robot, where the replayed commands would be sent.
+    unread
+        Recorded commands that could not be read.
+
+    Raises
+    ------
+    BagError, ConfigurationError
+        When bag and configuration do not fit.
+    """
+
+    def __init__(self, bag: Bag, configuration: Configuration, simulated: bool, options: Options) -> None:
+        self.bag = bag
+        self.notes: list[str] = []
+        self.unread = 0
+        self._configuration = configuration
+        robots, remaps = configuration.robots, options.remaps
+        wanted, self._sensors = self._wire(remaps)
+        check_topics(bag, wanted, robots)
+        self.deployment: Deployment = deploy(configuration)
+        self.pipeline = self.deployment.pipeline
+        for receivers in self._sensors.values():
+            for robot, sensor in receivers:
+                self.pipeline.set_present(robot, sensor, True)
+        self.names = component_names(configuration.action, self.pipeline.components)
+        self.command_topics = [full_name(topic_of(robot, configuration.action.topic)) for robot in robots]
+        self._readers = self._command_readers(options)
+        self._recorded: list[tuple[list[int], list[np.ndarray]]] = [([], []) for _ in robots]
+        self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
+        self._stamps: dict[str, Stamp] = {}
+        for sensor, (source, *_) in enumerate(configuration.sensors):
+            for topic, receivers in self._sensors.items():
+                if any(sensor == index for _, index in receivers):
+                    self._stamps[topic] = self.deployment.decoders[source.name].stamp_ns
+        self._offsets = measure_offsets(bag, self._stamps)
+        limits_ns = self._limits_ns()
+        limit_ns = max(limits_ns.values(), default=0)
+        self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
+        self._note_time(options.time, limits_ns)
+
+    def _wire(self, remaps: Mapping[str, str]) -> tuple[list[WantedTopic], dict[str, list[tuple[int, int]]]]:
+        """Return which topics are wanted, and by topic the robots and sensors that read it."""
+        wanted = []
+        sensors: dict[str, list[tuple[int, int]]] = {}
+        for robot, name in enumerate(self._configuration.robots):
+            for sensor, (source, *_) in enumerate(self._configuration.sensors):
+                topic = full_name(topic_of(name, source.topic), remaps)
+                prefix = "" if source is self._configuration.safe_position else "observations."
+                wanted.append(WantedTopic(f"{prefix}{source.name}", name, topic, source.type))
+                sensors.setdefault(topic, []).append((robot, sensor))
+        return wanted, sensors
+
+    def _command_readers(self, options: Options) -> dict[str, tuple[int, ReadCommand]]:
+        """Return by topic of recorded commands whose they are, and what reads them."""
+        action = self._configuration.action
+        readers = {}
+        for robot, name in enumerate(self._configuration.robots):
+            topic = full_name(topic_of(name, options.compare or action.topic), options.remaps)
+            if topic in self.bag.topics:
+                kind = self.bag.topics[topic].type
+                readers[topic] = (robot, command_reader(kind, action, self.pipeline.components, topic))
+            elif options.compare:
+                raise BagError(f"--compare: {topic} is not in the bag\n{self.bag.describe()}")
+        return readers
+
+    def _limits_ns(self) -> dict[str, int]:
+        """Return by topic how old its readings may be."""
+        ages_s = {}
+        for topic, receivers in self._sensors.items():
+            source = self._configuration.sensors[receivers[0][1]][0]
+            ages_s[topic] = source.max_age_s or self._configuration.synchronisation.max_age_s
+        return {topic: round(age_s * 1e9) for topic, age_s in ages_s.items()}
+
+    def _note_time(self, asked: str, limits_ns: Mapping[str, int]) -> None:
+        if asked == "auto" and self.time == "clock":
+            self.notes.append(f"ticks follow the bag's {CLOCK_TOPIC}")
+        if asked == "auto" and self.time == "stamp":
+            self.notes.append(f"use_sim_time is set, but the bag has no {CLOCK_TOPIC}: ticks follow the header stamps")
+        bad = unfitting(self._offsets, self.time, limits_ns)
+        if bad:
+            measured = describe_offsets({topic: self._offsets[topic] for topic in bad})
+            self.notes.append(
+                f"these readings are too old, or in the future, when they arrive:\n{measured}\ngive --time stamp "
+                f"(each message arrives at its header stamp), or --time arrival (each is stamped with the time of its "
+                f"recording), or a larger synchronisation.max_age_s"
+            )
+        empty = [topic for topic in self._sensors if not self.bag.topics[topic].messages]
+        if empty:
+            self.notes.append(f"no message was recorded on {', '.join(empty)}")
+
+    @property
+    def topics(self) -> set[str]:
+        """The topics that are read."""
+        return {*self._sensors, *self._readers}
+
+    @property
+    def expected_ticks(self) -> int:
+        """About how many ticks there will be."""
+        first_ns, last_ns = self.bag.span_ns
+        return math.ceil((last_ns - first_ns) / self._configuration.period_ns)
+
+    def ticks(self, others: Sequence[str] = ()) -> Iterator[Tick]:
+        """Yield the ticks of the bag with what arrives before each; also what is on some other topics."""
+        topics = {*self.topics, *others}
+        period_ns = self._configuration.period_ns
+        if self.time == "clock":
+            messages = self.bag.messages({*topics, CLOCK_TOPIC})
+            return ticks_on_clock(arrivals_on_clock(messages, self._stamps), period_ns)
+        arrivals = arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets)
+        return ticks_at_rate(arrivals, period_ns)
+
+    def step(self, tick: Tick) -> FleetCommands:
+        """Hand the messages of a tick to the pipeline and run it."""
+        if tick.restarts:
+            self.pipeline.reset()
+        newest: dict[tuple[int, int], deque[Arrival]] = {}
+        for arrival in tick.arrivals:
+            for robot, sensor in self._sensors.get(arrival.topic, ()):
+                # As many as the queue of the node's subscription holds.
+                newest.setdefault((robot, sensor), deque(maxlen=self._depths[sensor])).append(arrival)
+            if arrival.topic in self._readers:
+                self._note_command(arrival)
+        for (robot, sensor), arrivals in newest.items():
+            for arrival in arrivals:
+                stamp_ns = tick.time_ns if arrival.stamp_ns is None else arrival.stamp_ns
+                self.pipeline.add(robot, sensor, stamp_ns, arrival.raw)
+        return self.pipeline.step(tick.time_ns)
+
+    def _note_command(self, arrival: Arrival) -> None:
+        robot, read = self._readers[arrival.topic]
+        try:
+            command = read(arrival.raw)
+        except UnusableReading:
+            self.unread += 1
+            return
+        times_ns, commands = self._recorded[robot]
+        times_ns.append(arrival.time_ns)
+        commands.append(command)
+
+    @property
+    def recorded(self) -> dict[int, Commands]:
+        """The recorded commands so far, by the index of the robot; only robots whose topic is in the bag."""
+        robots = {robot for robot, _ in self._readers.values()}
+        return {robot: _in_order(*self._recorded[robot], self.pipeline.components) for robot in sorted(robots)}
+
+
+def _in_order(times_ns: list[int], commands: list[np.ndarray], components: int) -> Commands:
+    times, values = np.array(times_ns, np.int64), np.array(commands, np.float64).reshape(-1, components)
+    order = np.argsort(times, kind="stable")
+    return Commands(times[order], values[order])
