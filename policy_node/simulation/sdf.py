@@ -45,6 +45,7 @@ from policy_node.simulation.description import (
     Post,
     Shape,
     Sphere,
+    TouchCell,
 )
 from policy_node.simulation.layout import Layout, draw_layout
 
@@ -61,6 +62,10 @@ GRID_PITCH_M = float(math.ceil(math.sqrt(2) * CAMERA_FAR_M + 2 * FLOOR_HALF_SIZE
 # The bumper reaches below the floor, where nothing may stop it: each touches only what has a bit in common.
 _ON_THE_FLOOR = 0x01
 _AT_THE_BUMPER = 0x02
+
+# Gazebo names the collision that was touched, so each touch cell is one: a sphere that reaches out to the bumper's
+# surface in the middle of its sector, and remains 1.7 mm behind it where it meets the next.
+_CELL_OFFSET_M = 0.02
 
 # Bits that Gazebo's render engines leave to the user; one of them is for humans only.
 _HUMANS_ONLY = 0x01000000
@@ -215,7 +220,8 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     _add(model, "pose", x_m, y_m, 0, 0, 0, yaw_rad)
     base = _add(model, "link", name="base_link")
     _inertia(base, HULL)
-    _collision(base, "bumper", BUMPER, BUMPER_POSITION_M, _AT_THE_BUMPER, friction=0)
+    for cell in TOUCH_CELLS:
+        _touch_cell(base, cell)
     for caster in CASTERS:
         _collision(base, caster.name, caster.shape, caster.position_m, _ON_THE_FLOOR, friction=0)
     for part in (HULL, NOSE):
@@ -230,6 +236,14 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     _drive(model, name)
     _odometry(model, name)
     return model
+
+
+def _touch_cell(base: ElementTree.Element, cell: TouchCell) -> None:
+    """Add a cell of the bumper; whatever touches the bumper from outside touches the cell of its bearing."""
+    x_m, y_m, z_m = BUMPER_POSITION_M
+    x_m += _CELL_OFFSET_M * math.cos(cell.bearing_rad)
+    y_m += _CELL_OFFSET_M * math.sin(cell.bearing_rad)
+    _collision(base, cell.name, Sphere(BUMPER.radius_m - _CELL_OFFSET_M), (x_m, y_m, z_m), _AT_THE_BUMPER, friction=0)
 
 
 def _wheel(model: ElementTree.Element, paint: _Paint, wheel: Part) -> None:
@@ -280,7 +294,8 @@ def _bumper_sensor(base: ElementTree.Element, name: str) -> None:
     _add(sensor, "always_on", "true")
     _add(sensor, "update_rate", 1 / PHYSICS_STEP_S)
     contact = _add(sensor, "contact")
-    _add(contact, "collision", "bumper")
+    for cell in TOUCH_CELLS:
+        _add(contact, "collision", cell.name)
     _add(contact, "topic", f"/{name}/bumper_contacts")
 
 
