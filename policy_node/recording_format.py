@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 TICK_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 # The parameters of the node, as a file beside the messages that the node can be started with.
@@ -34,7 +34,8 @@ def ticks_topic(node: str) -> str:
     return f"{node}/ticks"
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """Which message of a tick a sensor's reading was.
 
     Attributes
@@ -150,8 +151,8 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
 
 def _robot_values(robot: RobotTick) -> dict[str, str]:
     readings = {
-        f"{_READING_PREFIX}{sensor}": f"{stamp_ns} {_SILENT if index is None else index}"
-        for sensor, (stamp_ns, index) in robot.readings.items()
+        f"{_READING_PREFIX}{sensor}": f"{reading.stamp_ns} {_SILENT if reading.index is None else reading.index}"
+        for sensor, reading in robot.readings.items()
     }
     return {
         "state": robot.state,

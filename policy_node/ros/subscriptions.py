@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -23,6 +26,8 @@ from policy_node.ros.messages import ReadingDecoder
 
 IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
 VECTOR_DEPTH = 10  # of small readings the one that fits the image best
+# Within this time every sensor that may be silent is asked once whether its publisher is there.
+PRESENCE_PERIOD_S = 0.5
 
 # A serialised message and what the middleware says of it.
 Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
@@ -106,6 +111,8 @@ class SensorSubscriptions:
         self._subscriptions: list[Subscription] = []
         # What `take` needs of each, bound once.
         self._takes: list[tuple[int, int, int, Callable[..., Taken | None], ReadingDecoder, Stream]] = []
+        # Of sensors that may be silent: what counts their publishers. A few of them are asked at each tick.
+        self._silent: deque[tuple[int, int, Callable[[], int]]] = deque()
         try:
             for robot, name in enumerate(configuration.robots):
                 for sensor, (source, *_) in enumerate(configuration.sensors):
@@ -121,12 +128,16 @@ class SensorSubscriptions:
                     self._subscriptions.append(subscription)
                     stream = self.reception.streams[robot][sensor]
                     self._takes.append((robot, sensor, qos.depth, subscription.handle.take_message, decoder, stream))
+                    if source.may_be_silent:
+                        self._silent.append((robot, sensor, subscription.handle.get_publisher_count))
+            self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
+            self._asked = min(len(self._silent), self._asked)
         except Exception:
             self.destroy()
             raise
 
     def take(self, pipeline: Pipeline, simulated_ns: int | None) -> None:
-        """Hand every message that has arrived to the pipeline; called by the tick thread alone.
+        """Hand every message that has arrived to the pipeline, and who publishes; called by the tick thread alone.
 
         Parameters
         ----------
@@ -161,6 +172,9 @@ class SensorSubscriptions:
                 )
                 add(robot, sensor, stamp_ns, raw)
             stream.tick_ended()
+        for robot, sensor, count_publishers in itertools.islice(self._silent, self._asked):
+            pipeline.set_present(robot, sensor, count_publishers() > 0)
+        self._silent.rotate(-self._asked)
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
@@ -168,6 +182,7 @@ class SensorSubscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
         self._takes.clear()
+        self._silent.clear()
 
 
 def _kind(configuration: Configuration, source: SourceConfiguration) -> SensorKind:
