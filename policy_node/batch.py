@@ -261,6 +261,33 @@ class _History:
             self._shift(newest)
             if restart is not None and self._order is not None:
                 stacked.copy_(torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked))
+        return self._arranged(stacked)
+
+    def begin_again(self, restart: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
+        """Return the observation of the last step again, with the staged rows as the first step of some robots.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those robots; the steps of others stay as they are.
+        previous_action
+            See `TermComposer`.
+        """
+        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        if self._stacked is None:
+            return self._arranged(newest)
+        if self._order is not None:
+            first = newest.repeat(1, self.layout.steps)
+        else:
+            first = torch.zeros_like(self._stacked)
+            size = self.layout.frame.shape[-1]
+            (first[:, -1] if self.layout.history else first[..., -size:]).copy_(newest)
+        # As bytes, as in `step`.
+        self._stacked.view(torch.uint8)[restart] = first.view(torch.uint8)[restart]
+        return self._arranged(self._stacked)
+
+    def _arranged(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return what was stacked as the policy wants it."""
         if self._order is not None:
             return stacked[:, self._order]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
@@ -344,6 +371,20 @@ class ObservationBatch:
         if restart is not None and self._previous_action is not None:
             self._previous_action.masked_fill_(restart[:, None], 0.0)
         return {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+
+    def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the observations of the last step again, with the staged rows as the first step of some robots.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those robots; their previous action is none.
+        """
+        self.upload()
+        rows = torch.from_numpy(restart).to(self._device)
+        if self._previous_action is not None:
+            self._previous_action.masked_fill_(rows[:, None], 0.0)
+        return {key: history.begin_again(rows, self._previous_action) for key, history in self._histories.items()}
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
         """Upload the staged rows and take them as the next time step, see `step`; `reset` is its `restart`."""

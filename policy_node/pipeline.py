@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from policy_node.batch import ObservationLayout, observation_layout
 from policy_node.configuration import (
@@ -70,6 +71,31 @@ class FleetCommands:
     stages_s: dict[str, float]
     samples: tuple[tuple[Sample, ...], ...]
     positions: tuple[Sample | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a step has found before its inference.
+
+    Attributes
+    ----------
+    now_ns, previous_ns
+        The times of this tick and of the one before.
+    states, reasons
+        One per robot; the reason is empty when READY.
+    ages_s
+        `[robots]` float64, see `FleetCommands`.
+    ready, fresh_start
+        `[robots]` bool: whose command will come from the policy, and whose history and memory start anew.
+    """
+
+    now_ns: int
+    previous_ns: int
+    states: tuple[RobotState, ...]
+    reasons: tuple[str, ...]
+    ages_s: np.ndarray
+    ready: np.ndarray
+    fresh_start: np.ndarray
 
 
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
@@ -228,6 +254,8 @@ class Pipeline:
     ----------
     bounded_count, slowed_count
         `[robots]` int64: commands on which a bound, or a limit of the change, acted.
+    observed
+        What the step with the latest inference had found before it, for a policy that asks; None before the first.
 
     Raises
     ------
@@ -284,6 +312,7 @@ class Pipeline:
         self._rejections = Rejections(count)
         self._staging = Staging(names, rows, checked, self._rejections)
         self._safe = self._safe_commands_of(configuration, decoders)
+        self.observed: Observed | None = None
         self._is_stopped = False
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
@@ -408,6 +437,30 @@ class Pipeline:
             self._fresh_start[robot] = True
             self._last_ready_ns[robot] = NEVER_NS
 
+    def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
+        """Observe some robots once more while the policy acts, as their episodes began anew at the time of the tick.
+
+        Parameters
+        ----------
+        robots
+            Indices of robots that were ready, and that `reset` was called for.
+
+        Returns
+        -------
+        dict
+            The observations of all robots, as the policy gets them, with histories of these ones that start anew.
+        dict
+            By robot why its new readings cannot be used yet; its observation is then that of before.
+        """
+        observed = self.observed
+        assert observed is not None, "only a policy that acts can ask"
+        selections = self._select(observed.now_ns, observed.previous_ns)
+        reasons = {robot: selections[robot].reason for robot in robots if selections[robot].reason}
+        reasons |= self._staging([(robot, selections[robot].samples) for robot in robots if robot not in reasons])
+        restart = np.zeros(len(self.robots), bool)
+        restart[[robot for robot in robots if robot not in reasons]] = True
+        return self._inference.batch.begin_again(restart), reasons
+
     def warm_up(self) -> None:
         """Run the policy on example observations, see `Inference.warm_up`."""
         self._inference.warm_up()
@@ -483,6 +536,9 @@ class Pipeline:
             # No tick saw the gap when the process itself was stopped, or the clock was set.
             unseen_gap = ~self._fresh_start & (since_ready_ns > self._gap_ns)
             fresh_start = ready & (self._fresh_start | unseen_gap)
+            self.observed = Observed(
+                now_ns, previous_ns, tuple(states), tuple(reasons), ages_s, ready.copy(), fresh_start
+            )
             try:
                 inferred = self._infer(now_ns, fresh_start, unseen_gap)
                 finite = np.isfinite(inferred.commands).all(axis=1)
