@@ -47,7 +47,8 @@ class TouchSource:
         forces_n = np.zeros(self.size)
         for contact in message.contacts:
             cell = self._cell(contact.collision1.name)
-            forces_n[cell] += _normal_force_n(contact) if len(contact.wrenches) else self._unknown_n[cell]
+            force_n = normal_force_n(contact)
+            forces_n[cell] += self._unknown_n[cell] if force_n is None else force_n
         return np.minimum(forces_n, self._limit_n)
 
     def label(self, message: Any, index: int) -> str:
@@ -69,13 +70,20 @@ class TouchSource:
         return int(number[1])
 
 
-def _normal_force_n(contact: Any) -> float:
-    """Add up the forces of a contact along its normals, whichever of the two bodies they point to."""
-    forces = [
-        (wrench.body_1_wrench.force.x, wrench.body_1_wrench.force.y, wrench.body_1_wrench.force.z)
-        for wrench in contact.wrenches
-    ]
-    normals = [(normal.x, normal.y, normal.z) for normal in contact.normals]
-    if len(normals) != len(forces):
-        raise UnusableReading(f"{len(normals)} normals found for {len(forces)} wrenches")
-    return float(np.abs(np.einsum("ij,ij->i", forces, normals)).sum())
+def normal_force_n(contact: Any) -> float | None:
+    """Add up the forces of a contact along its normals, whichever of the two bodies they point to; None without any.
+
+    Raises
+    ------
+    UnusableReading
+        If there is not one normal for each force.
+    """
+    if not len(contact.wrenches):
+        return None
+    pushes = [wrench.body_1_wrench.force for wrench in contact.wrenches]
+    if len(contact.normals) != len(pushes):
+        raise UnusableReading(f"{len(contact.normals)} normals found for {len(pushes)} wrenches")
+    return sum(
+        abs(push.x * normal.x + push.y * normal.y + push.z * normal.z)
+        for push, normal in zip(pushes, contact.normals, strict=True)
+    )

@@ -1,0 +1,97 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The file of ros_gz_bridge: it connects what the SDF names with what the configuration reads, and nothing else."""
+
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from policy_node.configuration import Configuration, parse_configuration
+from policy_node.parameter_file import read_parameter_file
+from policy_node.share import share_path
+from policy_node.simulation.bridge import bridge_file, stop_topic
+from policy_node.simulation.sdf import rover_sdf, world_sdf
+
+ROBOTS = ["rover_0", "rover_1", "rover_2"]
+
+# Pairs that `parameter_bridge` converts, by ros_gz_bridge's mappings.py: versions 0.244.16 (Humble), 1.0.5 (Jazzy) and
+# 2.1.1 (Kilted) have them all; that of Humble also takes these names for its ignition.msgs.
+BRIDGEABLE = {
+    ("rosgraph_msgs/msg/Clock", "gz.msgs.Clock"),
+    ("sensor_msgs/msg/Image", "gz.msgs.Image"),
+    ("ros_gz_interfaces/msg/Contacts", "gz.msgs.Contacts"),
+    ("nav_msgs/msg/Odometry", "gz.msgs.Odometry"),
+    ("geometry_msgs/msg/Twist", "gz.msgs.Twist"),
+}
+# What a system of Gazebo publishes, and nobody in ROS wants.
+UNUSED = ("wheel_odometry", "wheel_tf", "tf")
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[dict[str, str]]:
+    return yaml.safe_load(bridge_file(ROBOTS))
+
+
+@pytest.fixture(scope="module")
+def configuration() -> Configuration:
+    return parse_configuration(read_parameter_file(share_path("config", "gazebo.yaml")) | {"robots": ROBOTS})
+
+
+def topics_of_the_models() -> dict[str, str]:
+    """Return what each topic that the SDF names carries, by the element in which it stands."""
+    carried = {}
+    for root in [ElementTree.fromstring(rover_sdf(robot)) for robot in ROBOTS]:
+        for sensor in root.iter("sensor"):
+            for topic in sensor.iter("topic"):
+                carried[str(topic.text)] = sensor.attrib["type"]
+        for system in root.iter("plugin"):
+            for element in system:
+                if element.tag.endswith("topic"):
+                    carried[str(element.text)] = element.tag
+    return {topic: kind for topic, kind in carried.items() if not topic.endswith(UNUSED)}
+
+
+def test_every_topic_of_the_models_is_bridged_and_nothing_else_but_the_clock(entries: list[dict[str, str]]) -> None:
+    kinds = {
+        "camera": ("gz.msgs.Image", "GZ_TO_ROS"),
+        "contact": ("gz.msgs.Contacts", "GZ_TO_ROS"),
+        "odom_topic": ("gz.msgs.Odometry", "GZ_TO_ROS"),
+        "topic": ("gz.msgs.Twist", "ROS_TO_GZ"),
+    }
+    named = {topic: kinds[kind] for topic, kind in topics_of_the_models().items()}
+    assert len(named) == 4 * len(ROBOTS)
+    bridged = {entry["gz_topic_name"]: (entry["gz_type_name"], entry["direction"]) for entry in entries}
+    assert bridged == named | {"/clock": ("gz.msgs.Clock", "GZ_TO_ROS")}
+
+
+def test_the_world_names_no_topics_but_those_of_its_rovers() -> None:
+    without = ElementTree.fromstring(world_sdf(2, seed=0, with_rovers=False))
+    assert not [element for element in without.iter() if element.tag.endswith("topic")]
+
+
+def test_every_pair_of_types_is_one_that_ros_gz_bridge_converts(entries: list[dict[str, str]]) -> None:
+    assert {(entry["ros_type_name"], entry["gz_type_name"]) for entry in entries} == BRIDGEABLE
+
+
+def test_the_node_finds_every_topic_that_it_reads_and_writes(
+    entries: list[dict[str, str]], configuration: Configuration
+) -> None:
+    from_gazebo = {
+        entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries if entry["direction"] == "GZ_TO_ROS"
+    }
+    to_gazebo = {
+        entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries if entry["direction"] == "ROS_TO_GZ"
+    }
+    read = {f"{robot}/{source.topic}": source.type for robot in ROBOTS for source in configuration.sources}
+    assert read.items() <= from_gazebo.items()
+    assert from_gazebo.keys() - read.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
+    written = {f"{robot}/{configuration.action.topic}" for robot in ROBOTS}
+    assert to_gazebo == dict.fromkeys(written | set(map(stop_topic, ROBOTS)), configuration.action.type)
+
+
+def test_gazebo_differs_from_mujoco_in_the_way_of_the_touch_alone() -> None:
+    gazebo, mujoco = (read_parameter_file(share_path("config", name)) for name in ("gazebo.yaml", "rover.yaml"))
+    differing = {name for name in gazebo.keys() | mujoco.keys() if gazebo.get(name) != mujoco.get(name)}
+    touch = "observations.touch"
+    assert differing == {f"{touch}.topic", f"{touch}.type", f"{touch}.field", f"{touch}.when_silent"}
