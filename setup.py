@@ -86,6 +86,7 @@ setup(
         "console_scripts": [
             "policy_node = policy_node.ros.node:main",
             "rover_sim = policy_node.simulation.rover_sim:main",
+            "gazebo_watch = policy_node.simulation.gazebo_watch:main",
             "policy_train = policy_node.tools.train:main",
             "policy_export = policy_node.tools.export:main",
             "policy_demo = policy_node.tools.demo:main",
