@@ -486,7 +486,9 @@ class Pipeline:
         self._staging = other._staging
         self._staging.rejections = self._rejections
 
-    def step(self, now_ns: int, clock: Callable[[], int] | None = None) -> FleetCommands:
+    def step(
+        self, now_ns: int, clock: Callable[[], int] | None = None, selections: Sequence[Selection] | None = None
+    ) -> FleetCommands:
         """Run one tick.
 
         Parameters
@@ -496,6 +498,8 @@ class Pipeline:
         clock
             That clock, read again after the inference: a command whose readings have become too old meanwhile is
             replaced. None: time stands still during the step.
+        selections
+            By robot the readings, when they were chosen before, as in a recording; None: they are chosen now.
 
         Raises
         ------
@@ -509,10 +513,11 @@ class Pipeline:
             # What was stamped before would pass for newer than it is.
             self._forget_samples(range(len(self.robots)))
         endangered = self._safe.update(now_ns, self._last_commands)
-        selections = self._select(now_ns, previous_ns)
-        if set_back_ns > 0:
-            reason = f"the clock was set back by {set_back_ns / 1e9:.3f} s"
-            selections = [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
+        if selections is None:
+            selections = self._select(now_ns, previous_ns)
+            if set_back_ns > 0:
+                reason = f"the clock was set back by {set_back_ns / 1e9:.3f} s"
+                selections = [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
         ages_s = np.array([selection.age_ns for selection in selections], np.float64) / 1e9
