@@ -34,13 +34,12 @@ from policy_node.policies import Policy
 from policy_node.ros.claims import Claims
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
-from policy_node.ros.messages import MessageTypeError, command_encoder
 from policy_node.ros.operation import Operation
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading, deploy, import_loaders
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy, import_loaders
 from policy_node.share import share_path
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
@@ -155,19 +154,7 @@ class PolicyNode(LifecycleNode):
         import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
-        action = configuration.action
-        try:
-            encoder = command_encoder(
-                action.type,
-                pipeline.components,
-                fields=action.fields,
-                joints=action.joints,
-                field=action.field,
-                frame_id=action.frame_id,
-                time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
-            )
-        except MessageTypeError as error:
-            raise ConfigurationError([f"action: {error}"]) from error
+        encoder = configured_encoder(configuration, pipeline.components)
         if policy.spec.mask:
             self.get_logger().warning(
                 "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "

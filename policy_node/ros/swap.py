@@ -36,7 +36,14 @@ from policy_node.engines import (
 from policy_node.failures import is_out_of_memory
 from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
+from policy_node.ros.messages import (
+    CommandEncoder,
+    MessageTypeError,
+    ReadingDecoder,
+    command_encoder,
+    reading_decoder,
+    reading_size,
+)
 from policy_node.ros.realtime import switch_interval
 from policy_node.specs import ArraySpec
 from policy_node.terms import Decode
@@ -86,7 +93,30 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
         Whatever the policy raises on its own example observations.
     """
     torch.set_num_threads(configuration.policy.threads)
-    policy = _load(configuration)
+    policy = load_configured(configuration)
+    layouts, decoders = pair(configuration, policy)
+    decode = {key: decoder.decode for key, decoder in decoders.items()}
+    pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
+    return Deployment(configuration, policy, decoders, pipeline, engine)
+
+
+def pair(
+    configuration: Configuration, policy: Policy
+) -> tuple[dict[str, ObservationLayout], dict[str, ReadingDecoder]]:
+    """Pair a policy with the configured sensors.
+
+    Returns
+    -------
+    dict
+        Layout by configured key, see `match_observations`.
+    dict
+        By the name of each source, and of the safe position: what reads its messages.
+
+    Raises
+    ------
+    ConfigurationError
+        When they do not fit.
+    """
     layouts = match_observations(configuration, policy, reading_sizes(configuration))
     specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
     problems: list[str] = []
@@ -110,9 +140,30 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
             problems.append(f"{prefix}{source.name}: {error}")
     if problems:
         raise ConfigurationError([*problems, side_by_side(configuration, policy)])
-    decode = {key: decoder.decode for key, decoder in decoders.items()}
-    pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
-    return Deployment(configuration, policy, decoders, pipeline, engine)
+    return layouts, decoders
+
+
+def configured_encoder(configuration: Configuration, components: int) -> CommandEncoder:
+    """Return what turns commands of so many components into the configured messages.
+
+    Raises
+    ------
+    ConfigurationError
+        When the message cannot carry them.
+    """
+    action = configuration.action
+    try:
+        return command_encoder(
+            action.type,
+            components,
+            fields=action.fields,
+            joints=action.joints,
+            field=action.field,
+            frame_id=action.frame_id,
+            time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
+        )
+    except MessageTypeError as error:
+        raise ConfigurationError([f"action: {error}"]) from error
 
 
 def _fit(
@@ -171,8 +222,14 @@ def _warmed_up(
     return pipeline, engine
 
 
-def _load(configuration: Configuration) -> Policy:
-    """Load the policy; errors name the parameter."""
+def load_configured(configuration: Configuration) -> Policy:
+    """Load the configured policy.
+
+    Raises
+    ------
+    ConfigurationError
+        When it cannot be loaded; names the parameter.
+    """
     try:
         select_device(configuration.policy.device)
     except PolicyError as error:
