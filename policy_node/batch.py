@@ -305,6 +305,11 @@ class ObservationBatch:
     device
         Where the policy runs. With CUDA the staging rows are pinned.
 
+    Attributes
+    ----------
+    latest
+        What the last step returned, valid until the next one; empty before the first.
+
     All that is kept stays where it is in memory, so that the steps can be recorded and repeated.
     """
 
@@ -318,6 +323,7 @@ class ObservationBatch:
             for term in layout.terms
             if term.configuration.kind == "previous_action"
         ]
+        self.latest: dict[str, torch.Tensor] = {}
         # [robots, components]
         self._previous_action: torch.Tensor | None = None
         if sizes:
@@ -370,7 +376,8 @@ class ObservationBatch:
         """
         if restart is not None and self._previous_action is not None:
             self._previous_action.masked_fill_(restart[:, None], 0.0)
-        return {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+        self.latest = {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+        return self.latest
 
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the observations of the last step again, with the staged rows as the first step of some robots.

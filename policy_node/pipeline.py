@@ -360,6 +360,14 @@ class Pipeline:
         """The policy that drives."""
         return self._inference.policy
 
+    @property
+    def observations(self) -> Mapping[str, torch.Tensor]:
+        """What the policy was given at the last step, `[robots, *space]` by key, valid until the next one.
+
+        Rows of robots that were not ready mean nothing.
+        """
+        return self._inference.batch.latest
+
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
