@@ -1,0 +1,208 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the rovers of Gazebo lack beside those of `rover_sim` (`gazebo_watch`).
+
+Gazebo's drive follows the last command for ever, so this process stops a rover whose commands cease. Nor does a beacon
+of Gazebo know that it was pressed: presses are counted here, from the contacts of the bumper, and Gazebo is told to
+stand the beacon somewhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Twist
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.utilities import remove_ros_args
+from std_msgs.msg import Int32
+
+from policy_node.options import number
+from policy_node.ros.contacts import CONTACTS, normal_force_n
+from policy_node.ros.fields import MessageTypeError, message_class
+from policy_node.ros.process import ros_process
+from policy_node.simulation.bridge import stop_topic
+from policy_node.simulation.description import ARENA
+from policy_node.simulation.layout import draw_beacon, draw_layout
+from policy_node.simulation.sdf import grid_origin_m
+
+COMMAND_TIMEOUT_S = 0.5
+CHECK_PERIOD_S = 0.1
+# A beacon that was not touched for so long can be pressed again.
+REARM_S = 0.25
+MOVE_TIMEOUT_MS = 5000
+
+
+class CommandTimeout:
+    """Stops a rover of Gazebo when nobody commands it any more.
+
+    Parameters
+    ----------
+    node
+        Its clock counts: simulated time where that is used.
+    robot
+        Namespace of the rover.
+    """
+
+    def __init__(self, node: Node, robot: str) -> None:
+        self._clock = node.get_clock()
+        self._commanded_at_ns: int | None = None
+        self._publisher = node.create_publisher(Twist, stop_topic(robot), 1)
+        self._subscription = node.create_subscription(Twist, f"{robot}/cmd_vel", self._note, 1)
+
+    def check(self) -> None:
+        """Send one command to stand still when the last one is too old."""
+        if self._commanded_at_ns is None:
+            return
+        silence_s = (self._clock.now().nanoseconds - self._commanded_at_ns) / 1e9
+        # Simulated time that jumps back began anew: nobody knows how old the command is.
+        if not 0.0 <= silence_s <= COMMAND_TIMEOUT_S:
+            self._publisher.publish(Twist())
+            self._commanded_at_ns = None
+
+    def _note(self, command: Twist) -> None:
+        self._commanded_at_ns = self._clock.now().nanoseconds
+
+
+class Beacon:
+    """Counts how often a rover presses its beacon, and lets it stand somewhere else after each press.
+
+    Parameters
+    ----------
+    node
+        Owner of the topics.
+    robot
+        Number of the rover, of its arena and of the beacon.
+    options
+        From the command line.
+    contacts_type
+        The message class of the bumper's contacts.
+    """
+
+    def __init__(self, node: Node, robot: int, options: argparse.Namespace, contacts_type: Any) -> None:
+        self.name = f"beacon_{robot}"
+        self.presses = 0
+        self._node = node
+        self._world = options.world
+        self._origin_m = grid_origin_m(robot, options.robots)
+        self._rng = np.random.default_rng(options.seed + robot)
+        self._layout = draw_layout(self._rng)
+        self._place_m = self._layout.beacon
+        self._touched_at_ns: int | None = None
+        self._move: subprocess.Popen[str] | None = None
+        qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._publisher = node.create_publisher(Int32, f"rover_{robot}/presses", qos)
+        self._publisher.publish(Int32(data=0))
+        self._subscription = node.create_subscription(contacts_type, f"rover_{robot}/bumper", self._touch, 1)
+
+    def check(self) -> None:
+        """Say when Gazebo did not move the beacon."""
+        if self._move is not None and self._move.poll() is not None:
+            said = self._move.communicate()[0]
+            if "true" not in said:
+                self._node.get_logger().warning(f"{self.name} stays where it is, Gazebo says: {said.strip()}")
+            self._move = None
+
+    def _touch(self, message: Any) -> None:
+        forces_n = [
+            normal_force_n(contact)
+            for contact in message.contacts
+            if contact.collision2.name.partition("::")[0] == self.name
+        ]
+        # Fortress tells no forces.
+        if not any(force_n is None or force_n > ARENA.press_force_n for force_n in forces_n):
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        if self._touched_at_ns is None or not 0 <= now_ns - self._touched_at_ns <= REARM_S * 1e9:
+            self.presses += 1
+            self._publisher.publish(Int32(data=self.presses))
+            self._node.get_logger().info(f"{self.name} pressed, {self.presses} in all")
+            self._stand_elsewhere()
+        self._touched_at_ns = now_ns
+
+    def _stand_elsewhere(self) -> None:
+        """Draw a place away from where the rover is, which touches the present one, and let Gazebo go there."""
+        while True:
+            drawn = draw_beacon(self._rng, self._layout.obstacles)
+            if drawn is not None and np.hypot(*np.subtract(drawn, self._place_m)) >= ARENA.beacon_distance_m:
+                break
+        self._place_m = drawn
+        x_m, y_m = np.add(drawn, self._origin_m)
+        request = f'name: "{self.name}", position: {{x: {x_m:.4f}, y: {y_m:.4f}}}, orientation: {{w: 1}}'
+        self._move = subprocess.Popen(
+            [*service_command(), "-s", f"/world/{self._world}/set_pose", "--req", request],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def service_command() -> list[str]:
+    """Return how Gazebo's service that sets a pose is called here, without its name and request.
+
+    Raises
+    ------
+    SystemExit
+        When Gazebo's command line is not there.
+    """
+    for program, package in (("gz", "gz.msgs"), ("ign", "ignition.msgs")):
+        if shutil.which(program):
+            types = ["--reqtype", f"{package}.Pose", "--reptype", f"{package}.Boolean"]
+            return [program, "service", *types, "--timeout", str(MOVE_TIMEOUT_MS)]
+    raise SystemExit("gazebo_watch: found neither `gz` nor `ign`, which move beacons; install and source Gazebo")
+
+
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options of `gazebo_watch`, without those for ROS."""
+    parser = argparse.ArgumentParser(
+        prog="gazebo_watch",
+        description="Stops rovers of Gazebo whose commands cease, counts presses of their beacons, and moves these.",
+    )
+    parser.add_argument("--robots", type=number(int, 1, 256), default=4, help="how many rovers there are (default 4)")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of the arenas' layouts (default 0)")
+    parser.add_argument("--world", default="", help="name of the world of arenas; empty: none, beacons are not watched")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch until SIGINT or SIGTERM."""
+    arguments = sys.argv if arguments is None else ["gazebo_watch", *arguments]
+    options = parse_options(remove_ros_args(list(arguments))[1:])
+    beacons: list[Beacon] = []
+    with ros_process(arguments) as stopping:
+        node = Node("gazebo_watch")
+        timeouts = [CommandTimeout(node, f"rover_{robot}") for robot in range(options.robots)]
+        if options.world:
+            service_command()
+            try:
+                contacts_type = message_class(CONTACTS)
+            except MessageTypeError as error:
+                raise SystemExit(f"gazebo_watch: {error}") from error
+            beacons = [Beacon(node, robot, options, contacts_type) for robot in range(options.robots)]
+
+        def check() -> None:
+            for timeout in timeouts:
+                timeout.check()
+            for beacon in beacons:
+                beacon.check()
+
+        node.create_timer(CHECK_PERIOD_S, check)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not stopping.is_set():
+            executor.spin_once(timeout_sec=0.2)
+        node.get_logger().info(f"{sum(beacon.presses for beacon in beacons)} presses")
+        executor.shutdown()
+        node.destroy_node()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
