@@ -312,14 +312,24 @@ class ScriptedFleet:
         self.commands: dict[str, list[Any]] = {robot: [] for robot in robots}
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         # With a depth of 1 Fast DDS asks for the acknowledgement of a reading at once, otherwise only every 3 s.
-        qos = QoSProfile(depth=1, reliability=reliability)
+        self._qos = qos = QoSProfile(depth=1, reliability=reliability)
+        self._namespace = namespace
         self._images: dict[str, Any] = {}
         self._touches: dict[str, Any] = {}
         for robot in robots:
             prefix = f"{namespace}/{robot}"
             self._images[robot] = peer.node.create_publisher(Image, f"{prefix}/camera/image_raw", qos)
-            self._touches[robot] = peer.node.create_publisher(JointState, f"{prefix}/touch", qos)
+            self.open_touch(robot)
             peer.node.create_subscription(command_type, f"{prefix}/cmd_vel", self.commands[robot].append, 100)
+
+    def open_touch(self, robot: str) -> None:
+        """Offer touch of a robot."""
+        topic = f"{self._namespace}/{robot}/touch"
+        self._touches[robot] = self._peer.node.create_publisher(JointState, topic, self._qos)
+
+    def close_touch(self, robot: str) -> None:
+        """Offer touch of a robot no more."""
+        self._peer.node.destroy_publisher(self._touches.pop(robot))
 
     def wait_until_heard(self) -> None:
         """Wait until the node has subscribed to every reading."""
