@@ -363,6 +363,13 @@ def test_observations_of_one_topic_do_not_share_it():
         ({f"{STATE}.gear.type": "sensor_msgs/msg/Image"}, f"{STATE}.gear.type: found an image"),
         ({f"{STATE}.history": 3, f"{STATE}.stack": 2}, f"{STATE}.history: found 3 beside a stack of 2"),
         ({f"{STATE}.terms": ["wish"]}, f"{STATE}.wish.max_age_s: no topic is synchronised"),
+        (
+            {f"{STATE}.terms": ["wish"], f"{STATE}.wish.max_age_s": 0.0, f"{STATE}.wish.when_silent": "zeros"},
+            f"{STATE}.wish.when_silent: no topic is synchronised",
+        ),
+        ({f"{STATE}.action.when_silent": "zeros"}, f"{STATE}.action.when_silent: given for a previous_action"),
+        ({f"{STATE}.gravity.when_silent": "zeros"}, f"{STATE}.gravity.when_silent: found zeros, which are no orient"),
+        ({f"{STATE}.wish.when_silent": "zero"}, f"{STATE}.wish.when_silent: found 'zero', but it must be one of"),
         ({f"{STATE}.terms": ["action"]}, "observations.keys: no topic is synchronised"),
         ({f"{STATE}.shape": [0]}, f"{STATE}.shape: found (0,), but it must be finite, 1 to 1e+06"),
         ({"action.low": [0.0], "action.high": [1.0, -1.0]}, "action.low: found [0.0], but the upper bounds are [1.0"),

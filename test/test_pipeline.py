@@ -621,6 +621,57 @@ def test_unheard_names_the_sensors_that_were_never_heard(tmp_path):
     assert rig.pipeline.unheard() == {}
 
 
+def test_the_silence_of_a_sensor_is_a_reading_of_zeros_while_its_publisher_is_there(tmp_path):
+    rig = Rig(tmp_path, FRAMES["image and vector"], stack=2, observation={"touch": {"when_silent": "zeros"}})
+    rng = np.random.default_rng(1)
+    assert rig.pipeline.keys == ("camera", "touch")
+    for robot in (0, 1):
+        rig.pipeline.set_present(robot, 1, True)
+    assert list(rig.pipeline.unheard()["robot_0"]) == ["camera"]
+    zeros = np.zeros(TOUCH.shape, TOUCH.dtype)
+    for tick in range(6):
+        fleet = [rig.draw(rng) for _ in range(3)]
+        silent = [(robot + tick) % 2 == 0 for robot in range(3)]
+        for robot, readings in enumerate(fleet):
+            rig.add(robot, "camera", readings["camera"])
+            if silent[robot]:
+                readings["touch"] = zeros
+            else:
+                rig.add(robot, "touch", readings["touch"])
+        result = rig.step()
+        # The third robot's sensor has no publisher.
+        assert result.states == (READY, READY, WAITING if silent[2] else READY)
+        rig.assert_expected(result, fleet)
+        for robot in range(2):
+            camera, touch = result.samples[robot]
+            assert camera.message is fleet[robot]["camera"]
+            assert touch.message is (None if silent[robot] else fleet[robot]["touch"])
+        assert (result.samples[2] == ()) == silent[2]
+    rig.pipeline.set_present(0, 1, False)
+    rig.add(0, "camera", rig.draw(rng)["camera"])
+    assert rig.step().states[0] is WAITING
+
+
+def test_the_readings_behind_a_command_are_those_that_the_policy_was_given(tmp_path, failing):
+    rig = failing_rig(tmp_path)
+    rng = np.random.default_rng(1)
+    fleet = [rig.draw(rng)["touch"] for _ in range(3)]
+    for robot in (0, 2):
+        rig.add(robot, "touch", fleet[robot])
+    result = rig.step()
+    assert [tuple(sample.message is fleet[robot] for sample in result.samples[robot]) for robot in range(3)] == [
+        (True,),
+        (),
+        (True,),
+    ]
+    assert result.positions == (None, None, None)
+    for robot in (0, 2):
+        rig.add(robot, "touch", fleet[robot])
+    failing("raise")
+    result = rig.step()
+    assert result.states[0] is FAULT and result.samples[0][0].message is fleet[0]
+
+
 def test_ages_are_those_of_the_oldest_reading(tmp_path):
     rig = Rig(tmp_path, FRAMES["image and vector"])
     readings = rig.draw(np.random.default_rng(0))

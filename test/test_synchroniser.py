@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_node.samples import SampleRing
-from policy_node.synchroniser import RobotState, Selection, select, with_newest
+from policy_node.samples import Sample, SampleRing
+from policy_node.synchroniser import RobotState, Selection, select, with_newest, with_silent
 
 NAMES = ("image", "touch", "odom")
 SLOP_NS = 30
@@ -245,3 +245,101 @@ def test_the_newest_reading_stays_until_there_is_a_newer_one():
         (sample,) = with_newest(ready, [ring], ["wish"], 10, 5, [100]).samples
         assert sample.stamp_ns == 3
     assert ring.stamps == [3]
+
+
+def choose_with_silent(
+    contacts: SampleRing, now_ns: int, previous_ns: int, age_ns: int = 10, present: bool = True, own_age_ns: int = 0
+) -> Selection:
+    """Choose for a robot whose synchronised reading is `age_ns` old and whose contact sensor may be silent."""
+    others = Selection(RobotState.READY, (Sample(now_ns - age_ns, "image"),), age_ns, "")
+    limits = (now_ns, previous_ns, SLOP_NS, MAX_AGE_NS)
+    return with_silent(others, [contacts], [present], ["contacts"], [own_age_ns], *limits)
+
+
+def silence_or_contact(stamps: list[int], now_ns: int, previous_ns: int, oldest_ns: int) -> object:
+    """Say what a contact sensor read, from all stamps that arrived; a word where the robot must not be driven."""
+    stamps = unreturned(stamps)
+    ahead = [stamp for stamp in stamps if stamp > now_ns + MAX_AGE_NS]
+    usable = [stamp for stamp in stamps if oldest_ns - SLOP_NS <= stamp <= now_ns + MAX_AGE_NS]
+    if usable:
+        return min(usable, key=lambda stamp: (abs(stamp - oldest_ns), -stamp))
+    if ahead:
+        return RobotState.REJECTED
+    return RobotState.STALE if stamps and max(stamps) < previous_ns - MAX_AGE_NS else None
+
+
+@settings(deadline=None, max_examples=300)
+@given(stamp_lists, st.integers(100, 400), st.integers(0, MAX_AGE_NS), st.integers(1, 250))
+def test_a_silent_sensor_reads_what_fits_the_others_or_zeros(contacts, now_ns, age_ns, period_ns):
+    previous_ns = now_ns - period_ns
+    selection = choose_with_silent(rings_of(contacts)[0], now_ns, previous_ns, age_ns)
+    expected = silence_or_contact(contacts, now_ns, previous_ns, now_ns - age_ns)
+    if isinstance(expected, RobotState):
+        assert selection.state is expected and "contacts" in selection.reason
+        return
+    assert (selection.state, selection.reason, selection.age_ns) == (RobotState.READY, "", age_ns)
+    reading = selection.samples[1]
+    assert reading.message == (None if expected is None else f"message of {expected}")
+    assert expected is None or reading.stamp_ns == expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(20, 60), st.integers(0, 40)), min_size=1, max_size=12))
+def test_a_burst_is_read_at_every_tick_while_it_lasts_and_ends_within_slop(periods):
+    """A contact sensor at every nanosecond of some spans, its queue far too short, the other sensor 25 ns late."""
+    (ring,) = rings_of([], length=4)
+    now_ns = 1000
+    last_contact_ns = None
+    for period_ns, touching_ns in periods:
+        previous_ns, now_ns = now_ns, now_ns + period_ns
+        touched = range(previous_ns, previous_ns + min(touching_ns, period_ns))
+        for stamp_ns in touched:
+            ring.append(stamp_ns, f"message of {stamp_ns}")
+            last_contact_ns = stamp_ns
+        selection = choose_with_silent(ring, now_ns, previous_ns, age_ns=25)
+        assert selection.state is RobotState.READY
+        is_contact = last_contact_ns is not None and last_contact_ns >= now_ns - 25 - SLOP_NS
+        assert (selection.samples[1].message is not None) == is_contact
+
+
+def test_without_its_publisher_silence_is_no_reading():
+    (ring,) = rings_of([])
+    selection = choose_with_silent(ring, 1000, 950, present=False)
+    assert (selection.state, selection.reason) == (
+        RobotState.WAITING,
+        "no message on contacts, and nobody publishes it",
+    )
+    # A reading that has come is used, whether or not its publisher is still there.
+    ring.append(990, "contact")
+    assert choose_with_silent(ring, 1000, 950, present=False).samples[1] == (990, "contact")
+
+
+def test_stamps_that_cannot_be_are_not_taken_for_silence():
+    assert "header stamp is zero" in choose_with_silent(rings_of([0])[0], 1000, 950).reason
+    (ring,) = rings_of([1101])
+    selection = choose_with_silent(ring, 1000, 950)
+    assert (selection.state, selection.refused) == (RobotState.REJECTED, 1)
+    # It is over once such messages do not come any more.
+    assert choose_with_silent(ring, 1050, 1000).state is RobotState.READY
+
+
+def test_a_contact_from_the_tolerated_future_lasts_no_longer_than_one_of_the_present():
+    (ring,) = rings_of([1000 + MAX_AGE_NS])
+    read = [
+        choose_with_silent(ring, now_ns, now_ns - 20).samples[1].message is not None for now_ns in (1000, 1020, 1060)
+    ]
+    assert read == [True, True, False]
+
+
+def test_a_limit_of_its_own_says_how_long_the_newest_reading_of_a_silent_sensor_lasts():
+    (ring,) = rings_of([900, 960])
+    assert choose_with_silent(ring, 1000, 950, own_age_ns=50).samples[1].stamp_ns == 960
+    assert choose_with_silent(ring, 1011, 1000, own_age_ns=50).samples[1].message is None
+
+
+def test_a_silent_sensor_makes_no_robot_ready_whose_others_are_not():
+    others = Selection(RobotState.STALE, (), None, "image: is old")
+    (ring,) = rings_of([990])
+    limits = (1000, 950, SLOP_NS, MAX_AGE_NS)
+    selection = with_silent(others, [ring], [True], ["contacts"], [0], *limits)
+    assert (selection.state, selection.reason) == (RobotState.STALE, "image: is old")
