@@ -22,6 +22,7 @@ import numpy as np
 
 from policy_node.options import number
 from policy_node.simulation.description import (
+    ARENA,
     BEACON,
     BUMPER,
     BUMPER_POSITION_M,
@@ -53,7 +54,6 @@ SDF_VERSION = "1.9"
 RENDER_ENGINES = ("ogre2", "ogre")
 CAMERA_RATE_HZ = 30.0
 ODOMETRY_RATE_HZ = 30.0
-PHYSICS_STEP_S = 0.004
 
 # A camera sees as far as across its arena; the next one begins beyond the corners of what it sees.
 CAMERA_FAR_M = round(2 * math.sqrt(2) * FLOOR_HALF_SIZE_M + 0.05, 1)
@@ -139,9 +139,9 @@ def world_sdf(robots: int, seed: int, render_engine: str = "ogre2", with_rovers:
     paint = _Paint(render_engine)
     world = ElementTree.Element("world", name="arenas")
     physics = _add(world, "physics", name="steps", type="dart")
-    _add(physics, "max_step_size", PHYSICS_STEP_S)
+    _add(physics, "max_step_size", ARENA.timestep_s)
     _add(physics, "real_time_factor", 1)
-    _add(physics, "real_time_update_rate", 1 / PHYSICS_STEP_S)
+    _add(physics, "real_time_update_rate", 1 / ARENA.timestep_s)
     for system in ("Physics", "UserCommands", "SceneBroadcaster", "Contact"):
         _system(world, system)
     _add(_system(world, "Sensors"), "render_engine", render_engine)
@@ -230,9 +230,6 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     _bumper_sensor(base, name)
     for wheel in WHEELS:
         _wheel(model, paint, wheel)
-    for cell in TOUCH_CELLS:
-        frame = _add(model, "frame", name=cell.name, attached_to="base_link")
-        _add(frame, "pose", *cell.position_m, 0, 0, cell.bearing_rad)
     _drive(model, name)
     _odometry(model, name)
     return model
@@ -292,7 +289,7 @@ def _camera(base: ElementTree.Element, name: str) -> None:
 def _bumper_sensor(base: ElementTree.Element, name: str) -> None:
     sensor = _add(base, "sensor", name="bumper_contacts", type="contact")
     _add(sensor, "always_on", "true")
-    _add(sensor, "update_rate", 1 / PHYSICS_STEP_S)
+    _add(sensor, "update_rate", 1 / ARENA.timestep_s)
     contact = _add(sensor, "contact")
     for cell in TOUCH_CELLS:
         _add(contact, "collision", cell.name)
