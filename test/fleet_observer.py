@@ -23,12 +23,18 @@ def observe(robots: list[str]) -> dict[str, list[str]]:
     for robot in robots:
         peer.node.create_subscription(Twist, f"/{robot}/cmd_vel", lambda command, robot=robot: note(robot, command), 10)
     peer.spin_until(lambda: len(moved) == len(robots), f"commands that move {robots}")
-    owners = {
-        robot: [info.node_name for info in peer.node.get_publishers_info_by_topic(f"/{robot}/cmd_vel")]
-        for robot in robots
-    }
+
+    def owners() -> dict[str, list[str]]:
+        return {
+            robot: [info.node_name for info in peer.node.get_publishers_info_by_topic(f"/{robot}/cmd_vel")]
+            for robot in robots
+        }
+
+    # Names of nodes come after their topics.
+    peer.spin_until(lambda: all("UNKNOWN" not in name for names in owners().values() for name in names), "their names")
+    found = owners()
     peer.destroy()
-    return owners
+    return found
 
 
 if __name__ == "__main__":

@@ -83,6 +83,14 @@ class MoodyFleet(ScriptedFleet):
             assert time.monotonic() < deadline_s, f"waited in vain for {what}"
             self.send(robots)
 
+    def wait_for_silence(self) -> None:
+        """Wait until commands have ceased, as they do when a tick hangs."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        self.clear()
+        while self._peer.spin_for(0.5, lambda: any(self.commands.values())):
+            assert time.monotonic() < deadline_s, "commands go on"
+            self.clear()
+
     def is_driven(self, *robots: str) -> bool:
         """Whether the newest command of each of some robots, or of all, comes from the policy."""
         newest = [self.newest(robot) for robot in robots or self.robots]

@@ -27,7 +27,7 @@ def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
     """Run the program with its temporary files in `folder`, which also tells its child processes from others."""
     environment = os.environ | {"TMPDIR": str(folder)}
     command = [sys.executable, "-m", "policy_node.tools.bench", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_both_loops_are_measured_over_dds(tmp_path):

@@ -34,12 +34,17 @@ def test_shards_command_every_robot_once_and_do_not_need_each_other(
         for shard in range(2)
     ]
     fleet.drive(lambda: all(fleet.commands.values()), "commands to every robot")
-    owners = {
-        robot: [info.node_name for info in peer.node.get_publishers_info_by_topic(f"/{robot}/cmd_vel")]
-        for robot in ROBOTS
-    }
-    assert all(len(names) == 1 for names in owners.values()), owners
-    parts = [[robot for robot in ROBOTS if owners[robot] == [f"shard_{shard}"]] for shard in range(2)]
+
+    def owners() -> dict[str, list[str]]:
+        return {
+            robot: [info.node_name for info in peer.node.get_publishers_info_by_topic(f"/{robot}/cmd_vel")]
+            for robot in ROBOTS
+        }
+
+    # Names of nodes come after their topics.
+    names = {"shard_0", "shard_1"}
+    peer.spin_until(lambda: all(len(found) == 1 and found[0] in names for found in owners().values()), "one owner each")
+    parts = [[robot for robot in ROBOTS if owners()[robot] == [f"shard_{shard}"]] for shard in range(2)]
     assert sorted(parts[0] + parts[1]) == list(ROBOTS)
     assert sorted(map(len, parts)) == [2, 3]
 

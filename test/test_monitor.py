@@ -25,7 +25,7 @@ def start_monitor(*arguments: str) -> subprocess.Popen[str]:
 def test_it_shows_every_robot_of_a_running_node(
     model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
-    start_node(parameters_of(model()[0], ROBOTS, {}), name="fleet")
+    start_node(parameters_of(model()[0], ROBOTS, {"synchronisation.max_age_s": 5.0}), name="fleet")
     fleet = ScriptedFleet(peer, ROBOTS)
     fleet.drive(lambda: all(fleet.commands.values()), "commands")
     wait_s = str(PATIENCE_S)

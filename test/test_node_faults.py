@@ -58,19 +58,25 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
 
     # One says a second what the node does.
     diagnostics.arrays.clear()
-    fleet.drive(lambda: len(diagnostics.arrays) == 3, "diagnostics")
+    fleet.drive(
+        lambda: (
+            len(diagnostics.arrays) >= 3
+            and diagnostics.values("policy_node: control").get("robots_ready") == "3"
+            and all(status(robot).get("state") == "READY" for robot in ROBOTS)
+        ),
+        "diagnostics of a fleet that is driven",
+    )
     names = {"policy_node: control", *(f"policy_node: {robot}" for robot in ROBOTS)}
     assert all({entry.name for entry in array.status} == names for array in diagnostics.arrays)
     control = diagnostics.values("policy_node: control")
-    assert control["robots_ready"] == "3"
     assert control["device"] == "cpu" and control["algorithm"] == "PPO"
     assert 0.0 < float(control["rate_hz"]) <= 25.0
     assert int(control["ticks"]) > 0 and int(control["missed_ticks"]) >= 0
     for timed in ("lateness", "tick", "take", "select", "stage", "infer", "guard", "publish", "stamp_to_command"):
         assert 0.0 <= float(control[f"{timed}_ms_p50"]) <= float(control[f"{timed}_ms_p99"])
     for robot in ROBOTS:
-        assert status(robot)["state"] == "READY" and status(robot)["rejected"] == "0"
-        assert 0.0 <= float(status(robot)["age_at_command_ms"]) <= 200.0
+        assert status(robot)["rejected"] == "0"
+        assert 0.0 <= float(status(robot)["age_at_command_ms"]) <= 500.0, "max_age_s"
 
     # Messages that cannot be used: one robot sends them, the others drive on.
     rng = np.random.default_rng(1)
@@ -85,15 +91,15 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
 
         def rejected(reason: str = reason) -> bool:
             found = status("robot_1")
-            return found["state"] == "REJECTED" and reason in found["reason"] and is_safe(fleet, "robot_1")
+            is_stopped = found["state"] == "REJECTED" and reason in found["reason"] and is_safe(fleet, "robot_1")
+            return is_stopped and drives(fleet, "robot_0") and drives(fleet, "robot_2")
 
         def send_bad(image: np.ndarray = bad_image, encoding: str = encoding, touch: np.ndarray = bad_touch) -> None:
             now_ns = peer.node.get_clock().now().nanoseconds
             fleet.publish_image("robot_1", now_ns, image, encoding)
             fleet.publish_touch("robot_1", now_ns, touch)
 
-        fleet.drive(rejected, f"robot_1 to be rejected: {reason}", ["robot_0", "robot_2"], send_bad)
-        assert drives(fleet, "robot_0") and drives(fleet, "robot_2")
+        fleet.drive(rejected, f"robot_1 alone to be rejected: {reason}", ["robot_0", "robot_2"], send_bad)
         process.wait_for(r"robot_1[^:]*: REJECTED, .*; when_stale: stop", start)
         fleet.drive(lambda: drives(fleet, "robot_1"), "robot_1 to drive again")
     assert int(status("robot_1")["rejected"]) > 0 and status("robot_0")["rejected"] == "0"
@@ -103,12 +109,14 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
     fleet.drive(lambda: is_safe(fleet, "robot_2"), "the safe command of a silent robot", ["robot_0", "robot_1"])
     fleet.drive(
         lambda: (
-            status("robot_2")["state"] == "STALE" and "max_age_s allows 0.500 s" in status("robot_2")["reason"]
+            status("robot_2")["state"] == "STALE"
+            and "max_age_s allows 0.500 s" in status("robot_2")["reason"]
+            and drives(fleet, "robot_0")
+            and drives(fleet, "robot_1")
         ),
-        "robot_2 to be called stale",
+        "robot_2 alone to be called stale",
         ["robot_0", "robot_1"],
     )
-    assert drives(fleet, "robot_0") and drives(fleet, "robot_1")
     process.wait_for(r"robot_2[^:]*: STALE, .* old, synchronisation\.max_age_s allows 0\.500 s", start)
     fleet.drive(lambda: drives(fleet, "robot_2"), "robot_2 to drive again")
     process.wait_for(r"robot_2[^:]*: READY", start)

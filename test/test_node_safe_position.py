@@ -28,6 +28,8 @@ def test_an_arm_is_stopped_where_it_is_and_starts_slowly_from_there(
         "action.safe_position_topic": "joint_states",
         "action.safe_position_joints": ["shoulder", "elbow"],
         "action.max_rate": [MAX_RATE],
+        # A pause of a busy machine is no silence.
+        "synchronisation.max_age_s": 2.0,
     }
     process = start_node(parameters_of(model()[0], [ROBOT], changes))
     fleet = ScriptedFleet(peer, [ROBOT], Float64MultiArray)

@@ -53,9 +53,8 @@ def test_the_fleet_stops_with_the_simulation_and_drives_again_with_it(
         peer.spin_until(lambda: all_are("STALE"), "the rovers to be stale")
         for received in commands.values():
             received.clear()
-        peer.spin_for(0.5)
+        peer.spin_until(lambda: all(len(received) >= 5 for received in commands.values()), "safe commands")
         for rover, received in commands.items():
-            assert received, f"{rover} got no safe command"
             assert not any(command_values(command).any() for command in received), f"{rover} was not stopped"
         assert node.alive
 
