@@ -65,7 +65,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     processes = []
 
-    def start(parameters: dict[str, Any], **options: str) -> NodeProcess:
+    def start(parameters: dict[str, Any], **options: Any) -> NodeProcess:
         process = NodeProcess(parameters, tmp_path / f"parameters_{len(processes)}.yaml", **options)
         processes.append(process)
         return process

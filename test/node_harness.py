@@ -42,6 +42,11 @@ RESEND_CLOCK_S = 0.25
 # Far beyond what anything here takes on a busy machine; every wait ends as soon as what it waits for is there.
 PATIENCE_S = 120.0
 
+# What the executable `policy_node` runs.
+NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
+# The same without the two seconds in which it listens for others that command its robots.
+NODE_ALONE = f"from policy_node.ros import claims; claims.DISCOVERY_S = 0.0; {NODE}"
+
 CELLS = 8
 OBSERVATION_SPACE = spaces.Dict(
     {
@@ -116,15 +121,23 @@ class NodeProcess:
         Where the parameter file is written.
     name, namespace
         Of the node.
+    alone
+        Whether no other node commands its robots, so that it need not wait to hear of one.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Any], file: Path, name: str = "policy_node", namespace: str = ""
+        self,
+        parameters: Mapping[str, Any],
+        file: Path,
+        name: str = "policy_node",
+        namespace: str = "",
+        alone: bool = True,
     ) -> None:
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
         self.full_name = f"{namespace}/{name}" if namespace else f"/{name}"
         remappings = ["-r", f"__node:={name}", *(["-r", f"__ns:={namespace}"] if namespace else [])]
-        command = [sys.executable, "-m", "policy_node.ros.node", "--ros-args", "--params-file", str(file), *remappings]
+        program = [sys.executable, "-c", NODE_ALONE if alone else NODE]
+        command = [*program, "--ros-args", "--params-file", str(file), *remappings]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._text = ""
         self._changed = threading.Condition()

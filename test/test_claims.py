@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two nodes that command the same robot: both say so, the later one leaves it alone, and takes over when it may."""
 
+import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
 
 from policy_node.process_environment import transport_environment
-from policy_node.ros.claims import EXPIRY_S, LINES_PERIOD_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
+from policy_node.ros.claims import EXPIRY_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
 
 StartNode = Callable[..., NodeProcess]
 # What the second node adds to its commands, also to safe ones, so that one can tell whose a command is.
@@ -34,13 +34,13 @@ class Pair:
         self._policy = policy
 
     def start_first(self) -> NodeProcess:
-        return self._start_node(moody_parameters(self._policy, ["alone", "shared"]), name="first")
+        return self._start_node(moody_parameters(self._policy, ["alone", "shared"]), name="first", alone=False)
 
     def start_second(self) -> NodeProcess:
         # Another name of the same topic.
         changes = {"action__offset": [OFFSET], "action__safe_command": [OFFSET, OFFSET]}
         parameters = moody_parameters(self._policy, ["/shared", "/other"], **changes)
-        return self._start_node(parameters, name="second")
+        return self._start_node(parameters, name="second", alone=False)
 
     def driven_by(self, robot: str) -> str:
         """Return who sent the newest command of a robot, if the policy did."""
@@ -178,7 +178,7 @@ def test_a_claim_has_not_expired_because_nobody_listened(claimants: tuple[Claima
 def test_a_node_that_was_paused_commands_nothing_before_it_has_listened(claimants: tuple[Claimant, Claimant]) -> None:
     first, second = claimants
     assert first.claims.holds
-    second.peer.spin_until(lambda: not second.owner, "the end of the claim that nobody repeats", EXPIRY_S + 2.0)
+    second.peer.spin_until(lambda: not second.owner, "the end of the claim that nobody repeats")
     assert second.claims.holds and not first.claims.holds
     first.peer.spin_until(lambda: first.owner == "/second", "the new order")
     assert not first.claims.holds
@@ -200,17 +200,19 @@ def test_two_that_begin_at_once_agree_before_either_commands(peer: Peer) -> None
         claimant.destroy()
 
 
-def test_a_flood_of_claims_is_neither_kept_nor_logged(peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_of_claims_is_neither_kept_nor_logged(
+    peer: Peer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long the flood takes here.
+    monkeypatch.setattr("policy_node.ros.claims.LINES_PERIOD_S", math.inf)
     claimant = Claimant("first")
     claimant.begin()
     hostile = peer.node.create_publisher(DiagnosticArray, TOPIC, claimant.claims._publisher.qos_profile)
     peer.spin_until(hostile.get_subscription_count, "the subscription")
     topics = frozenset({"/robot/cmd_vel", *(f"/{topic}" for topic in range(100))})
-    started_s = time.monotonic()
     for number in range(3 * MOST_NODES):
         hostile.publish(Claim(f"/hostile_{number}", str(number), 1, topics).message())
         claimant.peer.spin_for(0.02, lambda: False)
-    assert time.monotonic() - started_s < LINES_PERIOD_S, "lines of two periods"
     assert claimant.owner.startswith("/hostile")
     heard = claimant.claims._heard
     assert len(heard) == MOST_NODES
