@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover and the arena of Gazebo are those of MuJoCo: compared are the compiled model of one and the SDF of the other.
+"""The rover and the arena of Gazebo are those of MuJoCo: the compiled model is compared with the SDF.
 
 Both are read as a simulator reads them, not from the description of which they are made.
 """
@@ -187,13 +187,12 @@ def test_touch_cells_are_the_same():
         reaches_m = {name: reach_m(body, centre, ahead) for name, body in cells.items()}
         # Whatever is met in a direction, the bumpers meet it at the same distance, within a pixel of the camera.
         assert radius_m - 0.002 < max(reaches_m.values()) <= radius_m + 1e-6
-        for name, site in sites.items():
-            turn = np.zeros(9)
-            mujoco.mju_quat2Mat(turn, site.quat)
-            inside = (centre + radius_m * ahead - site.pos) @ turn.reshape(3, 3)
-            if np.all(np.abs(inside) <= site.size):
-                assert max(reaches_m, key=reaches_m.get) == name
-                felt.add(name)
+        foremost = max(reaches_m, key=reaches_m.get)
+        turn = np.zeros(9)
+        mujoco.mju_quat2Mat(turn, sites[foremost].quat)
+        inside = (centre + radius_m * ahead - sites[foremost].pos) @ turn.reshape(3, 3)
+        assert np.all(np.abs(inside) <= sites[foremost].size)
+        felt.add(foremost)
     assert felt == set(cells)
 
 
@@ -275,9 +274,7 @@ def test_everything_in_the_arena_has_the_same_shape_and_place():
         inside = Body(body.element, np.linalg.inv(transform(link)) @ body.matrix)
         assert_same_geometry(inside, MODEL.geom(name).id)
         np.testing.assert_allclose(visuals[f"{name}_visual"].matrix, body.matrix)
-        assert ElementTree.tostring(visuals[f"{name}_visual"].element.find("geometry")) == ElementTree.tostring(
-            body.element.find("geometry")
-        )
+        assert_same_geometry(Body(visuals[f"{name}_visual"].element, inside.matrix), MODEL.geom(name).id)
     kind, half_size_m = sizes(visuals["floor"].element)
     assert kind == "plane"
     np.testing.assert_allclose(half_size_m, MODEL.geom("floor").size[:2])
@@ -343,8 +340,8 @@ def srgb(linear):
     return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
 
 
-@settings(max_examples=25, deadline=None)
-@given(robots=st.integers(1, 6), seed=st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+@given(robots=st.integers(1, 3), seed=st.integers(0, 10_000))
 def test_equal_seeds_give_equal_layouts(robots, seed):
     world = ElementTree.fromstring(sdf.world_sdf(robots, seed)).find("world")
     for robot in range(robots):
