@@ -27,6 +27,7 @@ from policy_node.pipeline import FleetCommands
 from policy_node.timing import SteadyClock
 from policy_node.tools.replay_bag import Bag, BagError
 from policy_node.tools.replay_commands import CommandBag
+from policy_node.tools.replay_recording import find_recording
 from policy_node.tools.replay_report import ReplayLog, render, robot_reports
 from policy_node.tools.replay_run import Options, Replay, full_name, read_configuration
 from policy_node.tools.replay_schedule import Tick
@@ -69,7 +70,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="recorded: ticks follow the time at which messages were recorded; clock: the bag's /clock; stamp: each "
         "message arrives at its header stamp; arrival: each is stamped with the time at which it was recorded; auto "
-        "(default): clock where the parameters or the stamps are of simulated time, else recorded",
+        "(default): the very ticks of a recording of the node, clock where time is simulated, else recorded",
     )
     parser.add_argument(
         "--compare",
@@ -143,9 +144,10 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
         When bag and configuration cannot be read, or do not fit.
     """
     with Bag(options.bag) as bag:
-        configuration, simulated = read_configuration(options)
+        recording = find_recording(bag) if options.time == "auto" else None
+        configuration, simulated = read_configuration(options, recording.parameters if recording else None)
         with console.status(f"loading {configuration.policy.path}"):
-            replay = Replay(bag, configuration, simulated, options)
+            replay = Replay(bag, configuration, simulated, options, recording)
         for note in replay.notes:
             console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         yield replay
@@ -194,6 +196,8 @@ def run(
                         first_ns, began_ns = tick.time_ns, clock.now_ns()
                     clock.wait_until(began_ns + round((tick.time_ns - first_ns) / rate))
                 result = replay.step(tick)
+                if result is None:
+                    continue
                 for observer in observers:
                     observer(tick, result)
                 progress.advance(task)

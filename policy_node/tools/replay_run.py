@@ -16,14 +16,17 @@ from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
-from policy_node.parameter_file import read_parameter_file
+from policy_node.parameter_file import parse_parameters, read_parameter_file
 from policy_node.pipeline import FleetCommands
+from policy_node.recording_format import Tick as RecordedTick
 from policy_node.ros.parameters import resolve_path
 from policy_node.ros.subscriptions import sensor_qos, topic_of
 from policy_node.ros.swap import Deployment, deploy
 from policy_node.samples import UnusableReading
+from policy_node.synchroniser import RobotState, Selection
 from policy_node.tools.replay_bag import Bag, BagError, WantedTopic, check_topics
 from policy_node.tools.replay_commands import ReadCommand, command_reader, component_names
+from policy_node.tools.replay_recording import Recording, sample_of, selection_of
 from policy_node.tools.replay_report import Commands
 from policy_node.tools.replay_schedule import Arrival, Tick, ticks_at_rate, ticks_on_clock
 from policy_node.tools.replay_time import (
@@ -125,6 +128,8 @@ class Replay:
         From `read_configuration`.
     options
         What to replay, and how.
+    recording
+        What the bag is if the node has recorded it, and its ticks are to be replayed as they were; else None.
 
     Attributes
     ----------
@@ -147,8 +152,17 @@ class Replay:
         When bag and configuration do not fit.
     """
 
-    def __init__(self, bag: Bag, configuration: Configuration, simulated: bool, options: Options) -> None:
+    def __init__(
+        self,
+        bag: Bag,
+        configuration: Configuration,
+        simulated: bool,
+        options: Options,
+        recording: Recording | None = None,
+    ) -> None:
         self.bag = bag
+        self._recording = recording
+        self._last_recorded: RecordedTick | None = None
         self.notes: list[str] = []
         self.unread = 0
         self._configuration = configuration
@@ -165,16 +179,21 @@ class Replay:
         self._readers = self._command_readers(options)
         self._recorded: list[tuple[list[int], list[np.ndarray]]] = [([], []) for _ in robots]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
-        self._stamps: dict[str, Stamp] = {}
-        for sensor, (source, *_) in enumerate(configuration.sensors):
-            for topic, receivers in self._sensors.items():
-                if any(sensor == index for _, index in receivers):
-                    self._stamps[topic] = self.deployment.decoders[source.name].stamp_ns
-        self._offsets = measure_offsets(bag, self._stamps)
-        limits_ns = self._limits_ns()
-        limit_ns = max(limits_ns.values(), default=0)
-        self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
-        self._note_time(options.time, limits_ns)
+        self._stamps = self._stamps_by_topic()
+        self._offsets = measure_offsets(bag, self._stamps) if recording is None else {}
+        self.time = "ticks"
+        if recording is None:
+            limits_ns = self._limits_ns()
+            limit_ns = max(limits_ns.values(), default=0)
+            self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
+            self._note_time(options.time, limits_ns)
+
+    def _stamps_by_topic(self) -> dict[str, Stamp]:
+        stamps: dict[str, Stamp] = {}
+        for topic, receivers in self._sensors.items():
+            source = self._configuration.sensors[receivers[0][1]][0]
+            stamps[topic] = self.deployment.decoders[source.name].stamp_ns
+        return stamps
 
     def _wire(self, remaps: Mapping[str, str]) -> tuple[list[WantedTopic], dict[str, list[tuple[int, int]]]]:
         """Return which topics are wanted, and by topic the robots and sensors that read it."""
@@ -241,14 +260,18 @@ class Replay:
         """Yield the ticks of the bag with what arrives before each; also what is on some other topics."""
         topics = {*self.topics, *others}
         period_ns = self._configuration.period_ns
+        if self._recording is not None:
+            return self._recording.ticks(topics)
         if self.time == "clock":
             messages = self.bag.messages({*topics, CLOCK_TOPIC})
             return ticks_on_clock(arrivals_on_clock(messages, self._stamps), period_ns)
         arrivals = arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets)
         return ticks_at_rate(arrivals, period_ns)
 
-    def step(self, tick: Tick) -> FleetCommands:
-        """Hand the messages of a tick to the pipeline and run it."""
+    def step(self, tick: Tick) -> FleetCommands | None:
+        """Hand the messages of a tick to the pipeline and run it; None where only commands left between two ticks."""
+        if self._recording is not None:
+            return self._step_as_recorded(tick)
         if tick.restarts:
             self.pipeline.reset()
         newest: dict[tuple[int, int], deque[Arrival]] = {}
@@ -263,6 +286,70 @@ class Replay:
                 stamp_ns = tick.time_ns if arrival.stamp_ns is None else arrival.stamp_ns
                 self.pipeline.add(robot, sensor, stamp_ns, arrival.raw)
         return self.pipeline.step(tick.time_ns)
+
+    def _step_as_recorded(self, tick: Tick) -> FleetCommands | None:
+        """Run a recorded tick: the pipeline is told what the node's was told, and given what the node's had chosen."""
+        by_topic: dict[str, list[bytes]] = {}
+        for arrival in tick.arrivals:
+            by_topic.setdefault(arrival.topic, []).append(arrival.raw)
+            if arrival.topic in self._readers:
+                self._note_command(arrival)
+        recorded = tick.recorded
+        if recorded is None:
+            return None
+        self._note_gaps(recorded)
+        robots = [recorded.robots.get(name) for name in self._configuration.robots]
+        before = [robot.before if robot is not None else "" for robot in robots]
+        if "overruled" in before:
+            self.pipeline.note_overruled()
+        if before == ["reset"] * len(before):
+            self.pipeline.reset()
+        else:
+            self.pipeline.reset([index for index, what in enumerate(before) if what == "reset"])
+        if recorded.stopped:
+            self.pipeline.stop()
+        else:
+            self.pipeline.resume()
+        owners = {index: robot.left_to for index, robot in enumerate(robots) if robot is not None and robot.left_to}
+        self.pipeline.yield_robots(owners)
+        selections = []
+        for index, robot in enumerate(robots):
+            if robot is None:
+                selections.append(Selection(RobotState.WAITING, (), None, "the recording does not have it"))
+                continue
+            observed, position = self._sensor_topics(index)
+            if position is not None and position[0] in robot.readings:
+                sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
+                self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
+            selections.append(selection_of(robot, observed, by_topic))
+        return self.pipeline.step(tick.time_ns, selections=selections)
+
+    def _sensor_topics(self, robot: int) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
+        """Return name and topic of each sensor that is observed of a robot, and those of the safe position."""
+        topics = {
+            sensor: topic for topic, receivers in self._sensors.items() for index, sensor in receivers if index == robot
+        }
+        named = [(sources[0].name, topics[sensor]) for sensor, sources in enumerate(self._configuration.sensors)]
+        return (named, None) if self._configuration.safe_position is None else (named[:-1], named[-1])
+
+    def _note_gaps(self, recorded: RecordedTick) -> None:
+        """Note once what keeps a replay from being exact."""
+        last, self._last_recorded = self._last_recorded, recorded
+        if last is None:
+            return
+        if recorded.dropped > last.dropped:
+            self._note(
+                "ticks were not recorded, as the disk was too slow; after them commands may differ until the "
+                "robots' episodes begin anew"
+            )
+        if recorded.policy_sha256 != last.policy_sha256:
+            self._note("the policy was replaced while it was recorded; all ticks are replayed with one")
+        if recorded.number < last.number:
+            self._note("the node was activated again, or time was set back, while it was recorded")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _note_command(self, arrival: Arrival) -> None:
         robot, read = self._readers[arrival.topic]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from policy_node.recording_format import Tick as RecordedTick
 from policy_node.timing import Schedule
 
 # A longer silence of a whole bag is left out: by then every reading is too old.
@@ -45,11 +46,14 @@ class Tick:
         What has arrived since the tick before, in its order.
     restarts
         Whether time went back before it, so that everything begins anew.
+    recorded
+        What the node has recorded of it; None: it never ticked then.
     """
 
     time_ns: int
     arrivals: list[Arrival] = field(default_factory=list)
     restarts: bool = False
+    recorded: RecordedTick | None = None
 
 
 def ticks_at_rate(arrivals: Iterable[Arrival], period_ns: int) -> Iterator[Tick]:
