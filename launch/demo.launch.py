@@ -5,10 +5,10 @@
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
-from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from policy_node.launching import node_process, shared_arguments
 from policy_node.process_environment import memory_environment, transport_environment
 
 
@@ -25,9 +25,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "use_sim_time", default_value="false", description="Run all on simulated time, published on /clock"
             ),
-            DeclareLaunchArgument(
-                "log_level", default_value="info", description="Least severe messages logged: debug, info, warn, error"
-            ),
+            *shared_arguments("log_level"),
             IncludeLaunchDescription(
                 PathJoinSubstitution([share, "launch", "rover_sim.launch.py"]),
                 launch_arguments={
@@ -35,9 +33,7 @@ def generate_launch_description() -> LaunchDescription:
                     "use_sim_time": LaunchConfiguration("use_sim_time"),
                 }.items(),
             ),
-            Node(
-                package="policy_node",
-                executable="policy_node",
+            node_process(
                 parameters=[
                     LaunchConfiguration("params_file"),
                     {
@@ -49,10 +45,6 @@ def generate_launch_description() -> LaunchDescription:
                 ],
                 ros_arguments=["--log-level", LaunchConfiguration("log_level")],
                 additional_env={**transport_environment(), **memory_environment()},
-                # Loading a policy cannot be interrupted; nothing moves meanwhile.
-                sigterm_timeout="30",
-                output="screen",
-                emulate_tty=True,
             ),
         ]
     )

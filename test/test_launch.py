@@ -18,29 +18,61 @@ from geometry_msgs.msg import Twist
 from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import AnyLaunchDescriptionSource
+from launch.utilities import perform_substitutions
 from node_harness import PATIENCE_S, LifecycleClient
 
 from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.share import share_path
 
-LAUNCH_FILES = sorted((Path(__file__).resolve().parents[1] / "launch").glob("*.launch.py"))
+LAUNCH_FILES = sorted((Path(__file__).resolve().parents[1] / "launch").glob("*.launch.*"))
+# One launch file in the three languages of the launch system.
+POLICY_FILES = ("policy.launch.py", "policy.launch.xml", "policy.launch.yaml")
+
+
+def declared_arguments(file: Path) -> dict[str, tuple[str | None, str]]:
+    """Return default and description of each argument of a launch file."""
+    context = LaunchContext()
+    description = AnyLaunchDescriptionSource(str(file)).get_launch_description(context)
+    return {
+        argument.name: (
+            None if argument.default_value is None else perform_substitutions(context, argument.default_value),
+            argument.description,
+        )
+        for argument in description.entities
+        if isinstance(argument, DeclareLaunchArgument)
+    }
 
 
 @pytest.mark.parametrize("file", LAUNCH_FILES, ids=lambda file: file.name)
 def test_every_argument_is_described(file: Path) -> None:
-    description = AnyLaunchDescriptionSource(str(file)).get_launch_description(LaunchContext())
-    arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    shown = subprocess.run(
+        ["ros2", "launch", "policy_node", file.name, "--show-args"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    ).stdout
+    arguments = declared_arguments(file)
     assert arguments
-    assert all(argument.description for argument in arguments)
+    for name, (_, description) in arguments.items():
+        # What launch writes for arguments without one.
+        assert description != "no description given"
+        assert f"'{name}':" in shown and description in shown
+
+
+def test_the_policy_has_the_same_arguments_in_every_language() -> None:
+    first, *others = (declared_arguments(share_path("launch", name)) for name in POLICY_FILES)
+    assert others == [first, first]
 
 
 @pytest.fixture
 def launch() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Return a function that starts `ros2 launch policy_node`; all ends with the test."""
+    """Return a function that starts `ros2 launch` with a file of a package or a path; all ends with the test."""
     processes = []
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(["ros2", "launch", "policy_node", *arguments], start_new_session=True)
+    def start(*arguments: str, package: str | None = "policy_node") -> subprocess.Popen[bytes]:
+        file = [package] if package else []
+        process = subprocess.Popen(["ros2", "launch", *file, *arguments], start_new_session=True)
         processes.append(process)
         return process
 
@@ -121,6 +153,100 @@ def test_one_shard_runs_alone_with_the_environment_that_is_asked_for(
     (process,) = psutil.Process(fleet.pid).children()
     assert {"__node:=policy_node_2", "__ns:=/north"} <= set(process.cmdline())
     end(fleet)
+
+
+@pytest.mark.parametrize("included", POLICY_FILES)
+def test_somebody_elses_launch_file_starts_the_policy(
+    included: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Arguments arrive, what the environment sets already stays, and nothing leaks to the includer's own processes."""
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
+    file = tmp_path / "robot.launch.xml"
+    file.write_text(f"""<launch>
+        <include file="$(find-pkg-share policy_node)/launch/{included}">
+            <arg name="params_file" value="{share_path("config", "rover.yaml")}"/>
+            <arg name="namespace" value="north"/>
+            <arg name="use_sim_time" value="true"/>
+            <arg name="autostart" value="false"/>
+        </include>
+        <executable cmd="sleep 600" name="other"/>
+    </launch>""")
+    launched = launch(str(file), package=None)
+    client = LifecycleClient(peer, "/north/policy_node")
+    assert client.get("use_sim_time", "autostart", "control_rate_hz") == [True, False, 20.0]
+    assert client.state() == "unconfigured"
+    (node,) = (each for each in psutil.Process(launched.pid).children() if "__ns:=/north" in each.cmdline())
+    (other,) = (each for each in psutil.Process(launched.pid).children() if each.name() == "sleep")
+    expected = {**MALLOC_VARIABLES, "MALLOC_TOP_PAD_": "4096"}
+    environment = node.environ()
+    assert expected.items() <= environment.items()
+    assert environment[profile_variable()] == str(share_path("config", "fastdds.xml"))
+    assert other.environ()["MALLOC_TOP_PAD_"] == "4096"
+    assert not {"MALLOC_TRIM_THRESHOLD_", profile_variable()} & other.environ().keys()
+    end(launched)
+
+
+@pytest.mark.parametrize("file", POLICY_FILES)
+def test_a_profile_and_memory_of_ones_own_stay(
+    file: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.xml"
+    own.write_text(share_path("config", "fastdds.xml").read_text())
+    monkeypatch.setenv(profile_variable(), str(own))
+    launched = launch(file, FLEET[1], "malloc:=false", "autostart:=false")
+    (environment,) = environments(launched, peer, 1)
+    assert environment[profile_variable()] == str(own)
+    assert not MALLOC_VARIABLES.keys() & environment.keys()
+    end(launched)
+
+
+def test_on_board_arguments_override_the_parameter_file(
+    launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    options = ("robots:=[rover_7]", "device:=cpu", "priority:=20", "cpus:=[0]", "record:=runs", "autostart:=false")
+    launched = launch(
+        "onboard.launch.py", FLEET[1], *options, "rmw:=rmw_fastrtps_cpp", "respawn:=true", "respawn_delay_s:=0"
+    )
+    client = LifecycleClient(peer, "/policy_node")
+    names = ("robots", "policy.device", "realtime.priority", "realtime.cpus", "record.path", "control_rate_hz")
+    assert client.get(*names) == [["rover_7"], "cpu", 20, [0], "runs", 20.0]
+    (process,) = psutil.Process(launched.pid).children()
+    assert process.environ()["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"
+    process.kill()
+    peer.spin_until(
+        lambda: any(each.pid != process.pid for each in psutil.Process(launched.pid).children()), "the node again"
+    )
+    end(launched)
+
+
+def test_on_board_the_parameter_file_holds_where_no_argument_is_given(launch: Callable[..., Any], peer: Any) -> None:
+    launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
+    client = LifecycleClient(peer, "/policy_node")
+    names = ("robots", "policy.device", "realtime.priority", "record.path")
+    assert client.get(*names) == [[f"rover_{rover}" for rover in range(4)], "auto", 0, ""]
+    end(launched)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("priority:=high", "priority:=high: give a whole number from 0 to 99"),
+        ("cpus:=2,3", "cpus:=2,3: give a list such as [2,3], without spaces"),
+        ("cpus:=[two]", "cpus:=[two]: give a list such as [2,3], without spaces"),
+        ("robots:=rover_0", "robots:=rover_0: give a list such as [rover_0,rover_1], without spaces"),
+        ("respawn:=often", "respawn:=often: give true or false"),
+    ],
+)
+def test_on_board_arguments_that_cannot_be_are_refused(argument: str, said: str) -> None:
+    done = subprocess.run(
+        ["ros2", "launch", "policy_node", "onboard.launch.py", FLEET[1], argument],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
