@@ -3,96 +3,26 @@
 """Contacts of Gazebo to touch cells, with messages made of the definitions of ros_gz_interfaces."""
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from gazebo_contacts import STORE, contact, contacts_message
 from hypothesis import given
 from hypothesis import strategies as st
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from policy_node.ros.contacts import CONTACTS, TouchSource
 from policy_node.ros.messages import MessageTypeError, reading_decoder, reading_size
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
-# The definitions of ros_gz_interfaces, the same from Humble (0.244) to Jazzy (1.0) and Kilted (2.1).
-DEFINITIONS = {
-    "Entity": "uint64 id\nstring name\nuint8 type\n",
-    "JointWrench": "std_msgs/Header header\nstd_msgs/String body_1_name\nstd_msgs/UInt32 body_1_id\n"
-    "std_msgs/String body_2_name\nstd_msgs/UInt32 body_2_id\n"
-    "geometry_msgs/Wrench body_1_wrench\ngeometry_msgs/Wrench body_2_wrench\n",
-    "Contact": "ros_gz_interfaces/Entity collision1\nros_gz_interfaces/Entity collision2\n"
-    "geometry_msgs/Vector3[] positions\ngeometry_msgs/Vector3[] normals\nfloat64[] depths\n"
-    "ros_gz_interfaces/JointWrench[] wrenches\n",
-    "Contacts": "std_msgs/Header header\nros_gz_interfaces/Contact[] contacts\n",
-}
-STORE = get_typestore(Stores.ROS2_JAZZY)
-for name, definition in DEFINITIONS.items():
-    STORE.register(get_types_from_msg(definition, f"ros_gz_interfaces/msg/{name}"))
-
 CELLS, LIMIT_N = 8, 5.0
 TOUCH = ArraySpec("touch", (CELLS,), np.float32, 0.0, LIMIT_N)
-Vector = tuple[float, float, float]
-
-
-def make(type_name: str, **fields: Any) -> Any:
-    return STORE.types[type_name](**fields)
-
-
-def vector(xyz: Vector) -> Any:
-    return make("geometry_msgs/msg/Vector3", x=xyz[0], y=xyz[1], z=xyz[2])
-
-
-def wrench(force: Vector) -> Any:
-    def on_body(sign: float) -> Any:
-        pushed = vector((sign * force[0], sign * force[1], sign * force[2]))
-        return make("geometry_msgs/msg/Wrench", force=pushed, torque=vector((0.0, 0.0, 0.0)))
-
-    def text(data: str) -> Any:
-        return make("std_msgs/msg/String", data=data)
-
-    def number(data: int) -> Any:
-        return make("std_msgs/msg/UInt32", data=data)
-
-    return make(
-        "ros_gz_interfaces/msg/JointWrench",
-        header=header(),
-        body_1_name=text(""),
-        body_1_id=number(0),
-        body_2_name=text(""),
-        body_2_id=number(0),
-        body_1_wrench=on_body(1.0),
-        body_2_wrench=on_body(-1.0),
-    )
-
-
-def header() -> Any:
-    stamp = make("builtin_interfaces/msg/Time", sec=12, nanosec=340_000_000)
-    return make("std_msgs/msg/Header", stamp=stamp, frame_id="")
-
-
-def contact(collision: str, forces: Sequence[Vector] = (), normals: Sequence[Vector] = (), points: int = 1) -> Any:
-    """Make a contact as Gazebo does: as Fortress without forces, as newer ones with force and normal of each point."""
-
-    def entity(name: str) -> Any:
-        return make("ros_gz_interfaces/msg/Entity", id=7, name=name, type=5)
-
-    return make(
-        "ros_gz_interfaces/msg/Contact",
-        collision1=entity(collision),
-        collision2=entity("post_0::link::collision"),
-        positions=[vector((3.0, -1.0, 0.1))] * max(points, len(forces)),
-        normals=[vector(normal) for normal in normals],
-        depths=np.full(len(forces), 0.001),
-        wrenches=[wrench(force) for force in forces],
-    )
 
 
 def touch(*contacts: Any, spec: ArraySpec = TOUCH) -> np.ndarray:
     """Return the forces after a way through serialised bytes."""
-    raw = STORE.serialize_cdr(make(CONTACTS, header=header(), contacts=list(contacts)), CONTACTS)
+    raw = STORE.serialize_cdr(contacts_message(*contacts), CONTACTS)
     return TouchSource(spec).numbers(STORE.deserialize_cdr(raw, CONTACTS))
 
 
@@ -163,7 +93,7 @@ def test_the_missing_package_is_named() -> None:
 def test_a_message_of_the_installed_package_is_decoded() -> None:
     decoder = reading_decoder(CONTACTS, TOUCH, topic="bumper")
     pushed = contact("rover_0::base_link::touch_3", [(0.0, 2.0, 0.0)], [(0.0, 1.0, 0.0)])
-    raw = bytes(STORE.serialize_cdr(make(CONTACTS, header=header(), contacts=[pushed]), CONTACTS))
+    raw = bytes(STORE.serialize_cdr(contacts_message(pushed), CONTACTS))
     out = np.full(CELLS, 77, np.float32)
     decoder.decode(raw, out)
     assert out.tolist() == [0, 0, 0, 2, 0, 0, 0, 0]

@@ -82,11 +82,14 @@ class Beacon:
         Number of the rover, of its arena and of the beacon.
     options
         From the command line.
-    contacts_type
-        The message class of the bumper's contacts.
+
+    Attributes
+    ----------
+    presses
+        How often it was pressed.
     """
 
-    def __init__(self, node: Node, robot: int, options: argparse.Namespace, contacts_type: Any) -> None:
+    def __init__(self, node: Node, robot: int, options: argparse.Namespace) -> None:
         self.name = f"beacon_{robot}"
         self.presses = 0
         self._node = node
@@ -96,21 +99,26 @@ class Beacon:
         self._layout = draw_layout(self._rng)
         self._place_m = self._layout.beacon
         self._touched_at_ns: int | None = None
-        self._move: subprocess.Popen[str] | None = None
+        self._moves: list[subprocess.Popen[str]] = []
         qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publisher = node.create_publisher(Int32, f"rover_{robot}/presses", qos)
         self._publisher.publish(Int32(data=0))
-        self._subscription = node.create_subscription(contacts_type, f"rover_{robot}/bumper", self._touch, 1)
 
     def check(self) -> None:
         """Say when Gazebo did not move the beacon."""
-        if self._move is not None and self._move.poll() is not None:
-            said = self._move.communicate()[0]
+        for move in [move for move in self._moves if move.poll() is not None]:
+            self._moves.remove(move)
+            said = move.communicate()[0].strip()
             if "true" not in said:
-                self._node.get_logger().warning(f"{self.name} stays where it is, Gazebo says: {said.strip()}")
-            self._move = None
+                self._node.get_logger().warning(f"{self.name} stays where it is, Gazebo says: {said}")
 
-    def _touch(self, message: Any) -> None:
+    @property
+    def moving(self) -> bool:
+        """Whether Gazebo has not answered yet where the beacon shall stand."""
+        return bool(self._moves)
+
+    def touch(self, message: Any) -> None:
+        """Take a message of the rover's bumper."""
         forces_n = [
             normal_force_n(contact)
             for contact in message.contacts
@@ -136,12 +144,9 @@ class Beacon:
         self._place_m = drawn
         x_m, y_m = np.add(drawn, self._origin_m)
         request = f'name: "{self.name}", position: {{x: {x_m:.4f}, y: {y_m:.4f}}}, orientation: {{w: 1}}'
-        self._move = subprocess.Popen(
-            [*service_command(), "-s", f"/world/{self._world}/set_pose", "--req", request],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [*service_command(), "-s", f"/world/{self._world}/set_pose", "--req", request]
+        # It takes a moment, in which commands must not go unheard.
+        self._moves.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
 
 
 def service_command() -> list[str]:
@@ -185,7 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 contacts_type = message_class(CONTACTS)
             except MessageTypeError as error:
                 raise SystemExit(f"gazebo_watch: {error}") from error
-            beacons = [Beacon(node, robot, options, contacts_type) for robot in range(options.robots)]
+            beacons = [Beacon(node, robot, options) for robot in range(options.robots)]
+            for robot, beacon in enumerate(beacons):
+                node.create_subscription(contacts_type, f"rover_{robot}/bumper", beacon.touch, 1)
 
         def check() -> None:
             for timeout in timeouts:

@@ -1,0 +1,174 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The watch over the rovers of Gazebo: what stops them, and what counts as a press."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from gazebo_contacts import contact, contacts_message
+from geometry_msgs.msg import Twist, Vector3
+from node_harness import PATIENCE_S, Peer
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Int32
+
+from policy_node.simulation.bridge import stop_topic
+from policy_node.simulation.description import ARENA
+from policy_node.simulation.gazebo_watch import (
+    CHECK_PERIOD_S,
+    COMMAND_TIMEOUT_S,
+    REARM_S,
+    Beacon,
+    parse_options,
+    service_command,
+)
+from policy_node.simulation.sdf import grid_origin_m, layout_of
+
+FORWARD = Twist(linear=Vector3(x=0.4))
+
+
+@pytest.fixture
+def watched(ros: None) -> Iterator[subprocess.Popen[bytes]]:
+    """Return the watch over two rovers, on simulated time."""
+    options = ["--robots", "2", "--ros-args", "-p", "use_sim_time:=true"]
+    process = subprocess.Popen([sys.executable, "-m", "policy_node.simulation.gazebo_watch", *options])
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+class Gazebo:
+    """The clock of Gazebo, and the commands to stop that reach it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.time_s = 10.0
+        self.stops: dict[str, list[Twist]] = {"rover_0": [], "rover_1": []}
+        self._clock = peer.node.create_publisher(Clock, "/clock", 1)
+        self.commands = {robot: peer.node.create_publisher(Twist, f"{robot}/cmd_vel", 1) for robot in self.stops}
+        for robot, received in self.stops.items():
+            peer.node.create_subscription(Twist, stop_topic(robot), received.append, 10)
+        peer.spin_until(self._is_heard, "the watch's subscriptions")
+
+    def _is_heard(self) -> bool:
+        publishers = (self._clock, *self.commands.values())
+        return all(publisher.get_subscription_count() for publisher in publishers) and all(
+            self.peer.node.count_publishers(f"/{stop_topic(robot)}") for robot in self.stops
+        )
+
+    def advance(self, duration_s: float, commanded: str = "") -> None:
+        """Let simulated time go on in steps of 0.1 s, with a command to a rover at each of them."""
+        for _ in range(round(duration_s / CHECK_PERIOD_S)):
+            self.time_s += CHECK_PERIOD_S
+            self.set_time(self.time_s)
+            if commanded:
+                self.commands[commanded].publish(FORWARD)
+
+    def set_time(self, time_s: float) -> None:
+        self.time_s = time_s
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = divmod(round(time_s * 1e9), 10**9)
+        self._clock.publish(message)
+        self.peer.spin_for(0.02, lambda: False)
+
+    def go_on_until_stopped(self, robot: str) -> None:
+        """Let simulated time go on until a rover is told to stop."""
+        count = len(self.stops[robot])
+
+        def stopped() -> bool:
+            self.advance(CHECK_PERIOD_S)
+            return len(self.stops[robot]) > count
+
+        self.peer.spin_until(stopped, f"a command to stop {robot}")
+        assert self.stops[robot][-1] == Twist()
+
+
+def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(
+    peer: Peer, watched: subprocess.Popen[bytes]
+) -> None:
+    gazebo = Gazebo(peer)
+    gazebo.advance(1.0, commanded="rover_0")
+    gazebo.go_on_until_stopped("rover_0")
+    count = len(gazebo.stops["rover_0"])
+    gazebo.advance(3 * COMMAND_TIMEOUT_S)
+    assert len(gazebo.stops["rover_0"]) == count
+    assert not gazebo.stops["rover_1"], "a rover that nobody has commanded is left alone"
+    gazebo.advance(0.3, commanded="rover_0")
+    gazebo.go_on_until_stopped("rover_0")
+
+
+def test_simulated_time_that_begins_anew_stops_a_rover(peer: Peer, watched: subprocess.Popen[bytes]) -> None:
+    gazebo = Gazebo(peer)
+    gazebo.advance(0.5, commanded="rover_1")
+    gazebo.set_time(0.0)
+    gazebo.go_on_until_stopped("rover_1")
+
+
+def test_it_ends_in_order_when_told_to(peer: Peer, watched: subprocess.Popen[bytes]) -> None:
+    Gazebo(peer)
+    watched.send_signal(signal.SIGINT)
+    assert watched.wait(timeout=PATIENCE_S) == 0
+
+
+@pytest.fixture
+def moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file in which Gazebo's command line, of which a stand-in is installed, notes how it was called."""
+    calls, program = tmp_path / "calls", tmp_path / "gz"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {calls}\necho "data: true"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return calls
+
+
+def pressed(force_n: float | None, beacon: str = "beacon_1") -> Any:
+    """Make the bumper's message of a press; None for Fortress, which tells no forces."""
+    forces, normals = ([], []) if force_n is None else ([(force_n, 0.0, 0.0)], [(1.0, 0.0, 0.0)])
+    return contacts_message(
+        contact("rover_1::base_link::touch_0", forces, normals, touched=f"{beacon}::beacon::beacon")
+    )
+
+
+def test_a_press_is_counted_once_and_the_beacon_stands_elsewhere(ros: None, peer: Peer, moves: Path) -> None:
+    options = parse_options(["--robots", "4", "--seed", "7", "--world", "arenas"])
+    node = rclpy.create_node("watch")
+    beacon = Beacon(node, 1, options)
+    presses: list[Int32] = []
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    peer.node.create_subscription(Int32, "rover_1/presses", presses.append, qos)
+    beacon.touch(pressed(5.0, beacon="beacon_0"))
+    beacon.touch(pressed(0.5))
+    assert beacon.presses == 0, "not this beacon, and not hard enough"
+    for _ in range(3):
+        beacon.touch(pressed(5.0))
+    peer.spin_until(lambda: presses and presses[-1].data == 1, "the press")
+    peer.spin_until(moves.exists, "the beacon's move")
+    time.sleep(2 * REARM_S)
+    beacon.touch(pressed(None))
+    assert beacon.presses == 2
+    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the moves")
+    assert moves.read_text().count("/world/arenas/set_pose") == 2
+    places = [
+        (float(x), float(y))
+        for x, y in re.findall(r'name: "beacon_1", position: {x: (\S+), y: (\S+)}', moves.read_text())
+    ]
+    origin_m = grid_origin_m(1, 4)
+    for (x_m, y_m), before in zip(places, [np.add(origin_m, layout_of(1, 7).beacon), places[0]], strict=True):
+        assert np.abs(np.subtract((x_m, y_m), origin_m)).max() < ARENA.half_size_m
+        assert np.hypot(*np.subtract((x_m, y_m), before)) >= ARENA.beacon_distance_m - 1e-3
+    node.destroy_node()
+
+
+def test_without_gazebos_command_line_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="neither `gz` nor `ign`"):
+        service_command()
