@@ -1,0 +1,317 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bag of a recording: written in pieces that stay readable, whatever ends it.
+
+`python -m policy_node.recording_bag BAG` completes a bag that was cut off, in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from policy_node.recording_format import PARAMETERS_FILE, PARAMETERS_KEY
+
+METADATA_FILE = "metadata.yaml"
+VERSION = Writer.VERSION_LATEST
+# MCAP: what a file begins and ends with, and the codes of records.
+_MAGIC = b"\x89MCAP0\r\n"
+_RECORD = struct.Struct("<BQ")
+_FOOTER, _DATA_END = 0x02, 0x0F
+# The end of a file without a summary: no checksum of the data, a footer that points nowhere.
+_END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
+# Errors of a disk, a quota or a file that is full, and what then gives way at a time.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = 65_536
+_SEPARATOR = "/msg/"
+
+
+class UnknownType(ValueError):  # noqa: N818  what is unknown, not an error of the program
+    """No definition of a message type was found."""
+
+
+def typestore_of(types: Iterable[str]) -> Typestore:
+    """Return a typestore of message types and all that they are made of, as installed, else as rosbags has them.
+
+    Raises
+    ------
+    UnknownType
+        When neither has one of them.
+    """
+    known = get_typestore(Stores.LATEST).fielddefs
+    definitions: dict[str, Any] = {}
+    wanted = list(types)
+    while wanted:
+        name = wanted.pop()
+        if name in definitions:
+            continue
+        text = _installed_definition(name)
+        if text is not None:
+            definitions |= get_types_from_msg(text, name)
+        elif name in known:
+            definitions[name] = known[name]
+        else:
+            raise UnknownType(
+                f"{name}: there is no definition of it; source the workspace that has {name.split('/')[0]}"
+            )
+        wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
+    store = get_typestore(Stores.EMPTY)
+    store.register(definitions)
+    return store
+
+
+def _installed_definition(name: str) -> str | None:
+    package, _, message = name.partition(_SEPARATOR)
+    # Without a ROS installation, with none that is sourced, and where the package is not in it.
+    with suppress(ImportError, OSError, LookupError, ValueError):
+        from ament_index_python.packages import get_package_share_directory
+
+        return (Path(get_package_share_directory(package)) / "msg" / f"{message}.msg").read_text()
+    return None
+
+
+def _message_types(field: Any) -> Iterator[str]:
+    """Find the message types in what rosbags says of a field: nested tuples with their names."""
+    if isinstance(field, str):
+        if _SEPARATOR in field:
+            yield field
+    elif isinstance(field, Sequence):
+        for part in field:
+            yield from _message_types(part)
+
+
+class RecordingBag:
+    """A rosbag2 bag in MCAP that is being written.
+
+    Parameters
+    ----------
+    folder
+        Where it is to be; must not exist.
+    topics
+        Type by topic, in the order in which tools show them.
+    typestore
+        Has the types.
+    custom
+        What is to be said of the whole.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made.
+    """
+
+    def __init__(
+        self, folder: Path, topics: Mapping[str, str], typestore: Typestore, custom: Mapping[str, str]
+    ) -> None:
+        self.folder = folder
+        self._writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
+        for key, value in custom.items():
+            self._writer.set_custom_data(key, value)
+        self._writer.open()
+        storage = self._writer.storage
+        assert isinstance(storage, McapWriter)
+        self._storage = storage
+        self._connections = {
+            topic: self._writer.add_connection(topic, message_type, typestore=typestore)
+            for topic, message_type in topics.items()
+        }
+        (folder / PARAMETERS_FILE).write_text(custom.get(PARAMETERS_KEY, ""))
+        # What completes a bag that was cut off finds here what only the writer knows.
+        described = [(topic, of_type, typestore.hash_rihs01(of_type), 0) for topic, of_type in topics.items()]
+        _write_metadata(folder, storage.path.name, described, 0, 0, custom)
+
+    def write(self, topic: str, time_ns: int, raw: bytes | memoryview) -> None:
+        """Add a message; it is on the disk after the next `flush` at the latest."""
+        self._writer.write(self._connections[topic], time_ns, raw)
+
+    def flush(self) -> None:
+        """Hand all that was written over to the system, readable as it is.
+
+        Raises
+        ------
+        OSError
+            When that fails, or somebody has taken the file away.
+        """
+        if self._storage.chunk.msgs:
+            self._storage.close_chunk()
+        self._storage.bio.flush()
+        self._storage.path.stat()
+
+    def close(self) -> None:
+        """Write index and metadata."""
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """End after an error: what is complete on the disk stays, and is made a complete bag where that can be."""
+        # What its buffer still holds cannot be written either.
+        with suppress(Exception):
+            self._writer.abort()
+        complete(self.folder)
+
+
+def complete(folder: Path) -> int:
+    """Make a complete bag of one that was cut off, of all that can be read of it, in place.
+
+    Returns
+    -------
+    int
+        How many messages it has.
+
+    Raises
+    ------
+    ValueError
+        When there is no such bag, or its file is none of this format.
+    OSError
+        When it cannot be written.
+    """
+    file = folder / f"{folder.name}.mcap"
+    if not file.is_file():
+        raise ValueError(f"{folder}: found no {file.name} in it; give the folder of a recording")
+    with file.open("r+b", buffering=0) as stream:
+        if _is_complete(stream):
+            return _describe(file)
+        ends = list(_ends_of_records(stream))
+        if not ends:
+            raise ValueError(f"{file}: it does not begin as an MCAP file does; there is nothing to complete")
+        tried = ends[-1] + _ROOM
+        for end in reversed(ends):
+            # Where the disk is full, messages give way until there is room for the end.
+            if tried - end < _ROOM:
+                continue
+            tried = end
+            try:
+                stream.truncate(end)
+                stream.seek(end)
+                if stream.write(_END) == len(_END):
+                    return _describe(file)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+    raise OSError(errno.ENOSPC, "there is no room for the end of the file; make some and try again", str(file))
+
+
+def _describe(file: Path) -> int:
+    """Write the metadata of a file that is complete and return how many messages it has."""
+    folder = file.parent
+    metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
+    hashes = {
+        topic["topic_metadata"]["name"]: topic["topic_metadata"]["type_description_hash"]
+        for topic in metadata["topics_with_message_count"]
+    }
+    with Reader(file) as reader:
+        topics = [(each.topic, each.msgtype, hashes[each.topic], each.msgcount) for each in reader.connections]
+        count = reader.message_count
+        start_ns, end_ns = (reader.start_time, reader.end_time - 1) if count else (0, 0)
+    _write_metadata(folder, file.name, topics, start_ns, end_ns, metadata["custom_data"])
+    return count
+
+
+def _is_complete(stream: RawIOBase) -> bool:
+    size = stream.seek(0, os.SEEK_END)
+    if size < len(_MAGIC) + len(_END):
+        return False
+    stream.seek(-len(_MAGIC), os.SEEK_END)
+    return stream.read() == _MAGIC
+
+
+def _ends_of_records(stream: RawIOBase) -> Iterator[int]:
+    """Find where the complete records of a file end, up to the summary; the first is its header."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if stream.read(len(_MAGIC)) != _MAGIC:
+        return
+    position = len(_MAGIC)
+    while position + _RECORD.size <= size:
+        stream.seek(position)
+        code, length = _RECORD.unpack(stream.read(_RECORD.size))
+        position += _RECORD.size + length
+        if code in (_DATA_END, _FOOTER) or position > size:
+            return
+        yield position
+
+
+def _write_metadata(
+    folder: Path,
+    file: str,
+    topics: Sequence[tuple[str, str, str, int]],
+    start_ns: int,
+    end_ns: int,
+    custom: Mapping[str, str],
+) -> None:
+    """Write what rosbag2 says of a bag; of each topic its name, its type, the hash of that and its messages."""
+    count = sum(messages for *_, messages in topics)
+    times = {
+        "starting_time": {"nanoseconds_since_epoch": start_ns},
+        "duration": {"nanoseconds": end_ns - start_ns},
+        "message_count": count,
+    }
+    information = {
+        "version": VERSION,
+        "storage_identifier": "mcap",
+        "relative_file_paths": [file],
+        **times,
+        "topics_with_message_count": [
+            {
+                "topic_metadata": {
+                    "name": topic,
+                    "type": message_type,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": [],
+                    "type_description_hash": type_hash,
+                },
+                "message_count": messages,
+            }
+            for topic, message_type, type_hash, messages in topics
+        ],
+        "compression_format": "",
+        "compression_mode": "",
+        "files": [{"path": file, **times}],
+        "custom_data": dict(custom),
+        "ros_distro": "rosbags",
+    }
+    unfinished = folder / f"{METADATA_FILE}.tmp"
+    unfinished.write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False))
+    unfinished.replace(folder / METADATA_FILE)
+
+
+def unused_folder(parent: Path, name: str, seconds: float | None = None) -> Path:
+    """Return a folder that does not exist, named after who records and the time, UTC."""
+    moment = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(seconds))
+    names = (f"{name}_{moment}{f'_{number}' if number else ''}" for number in range(1_000_000))
+    return next(parent / each for each in names if not (parent / each).exists())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Complete bags that were cut off."""
+    parser = argparse.ArgumentParser(
+        prog="python -m policy_node.recording_bag",
+        description="Make complete bags of recordings that were cut off, of all that can be read of them, in place.",
+    )
+    parser.add_argument("bags", nargs="+", metavar="BAG", type=Path, help="folder of a recording that was cut off")
+    status = 0
+    for folder in parser.parse_args(arguments).bags:
+        try:
+            print(f"{folder}: complete, {complete(folder.resolve())} messages")
+        except (ValueError, OSError, ReaderError) as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
