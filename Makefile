@@ -50,9 +50,10 @@ $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim]"
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/demo.stamp
+$(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
 	@echo "installing the tools of the tests into $(VENV)"
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim,test]"
+	@test/gazebo_tools.sh $(VENV)/gazebo
 	@touch $@
 
 # A second environment with everything in it: one that borrowed from the first could import its ROS packages.
