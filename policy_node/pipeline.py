@@ -61,6 +61,9 @@ class FleetCommands:
         None; () where it was given none, or where they had become too old after it.
     positions
         By robot the reading of the safe position before this tick; None where none was usable or needed.
+    before
+        By robot what happened to its episode since the step before: nothing (empty), `reset` or `overruled`, see
+        `Pipeline.reset` and `Pipeline.note_overruled`.
     """
 
     commands: np.ndarray
@@ -71,6 +74,7 @@ class FleetCommands:
     stages_s: dict[str, float]
     samples: tuple[tuple[Sample, ...], ...]
     positions: tuple[Sample | None, ...]
+    before: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,6 +319,7 @@ class Pipeline:
         self.observed: Observed | None = None
         self._is_stopped = False
         self._owners: dict[int, str] = {}
+        self._before = [""] * count
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
         self.bounded_count, self.slowed_count = np.zeros((2, count), np.int64)
@@ -354,6 +359,16 @@ class Pipeline:
     def rejected_count(self) -> np.ndarray:
         """Messages that could not be used, `[robots]` int64; each counts once."""
         return self._rejections.count
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` holds."""
+        return self._is_stopped
+
+    @property
+    def owners(self) -> Mapping[int, str]:
+        """The robots that are left to other nodes, by their index, with the names of these; never changed in place."""
+        return self._owners
 
     @property
     def policy(self) -> Policy:
@@ -425,6 +440,8 @@ class Pipeline:
         if robots is None:
             robots = range(len(self.robots))
             self._last_step_ns = NEVER_NS
+        for robot in robots:
+            self._before[robot] = "reset"
         self._forget_samples(robots)
         self._last_commands[list(robots)] = np.nan
         self._safe.forget(robots)
@@ -434,6 +451,7 @@ class Pipeline:
 
         A robot stays where its safe command holds it.
         """
+        self._before = ["overruled"] * len(self.robots)
         self._forget_samples(range(len(self.robots)))
         self._last_commands = self.safe_commands.copy()
         self._safe.keep(~np.isnan(self.safe_commands).any(axis=1))
@@ -515,6 +533,7 @@ class Pipeline:
             When the device of the policy failed, or its memory ran out: no later tick can heal that.
         """
         started = time.perf_counter()
+        before, self._before = tuple(self._before), [""] * len(self.robots)
         previous_ns, self._last_step_ns = self._last_step_ns, now_ns
         set_back_ns = previous_ns - now_ns
         if set_back_ns > 0:
@@ -615,6 +634,7 @@ class Pipeline:
             },
             samples=samples,
             positions=self._safe.readings,
+            before=before,
         )
 
     def _select(self, now_ns: int, previous_ns: int) -> list[Selection]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 TICK_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 # The parameters of the node, as a file beside the messages that the node can be started with.
@@ -34,20 +34,19 @@ def ticks_topic(node: str) -> str:
     return f"{node}/ticks"
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """Which message of a tick a sensor's reading was.
 
     Attributes
     ----------
     stamp_ns
         Of the reading.
-    index
+    place
         Which of the messages of its topic that were recorded with the tick, counted from 0; None: the sensor's silence.
     """
 
     stamp_ns: int
-    index: int | None
+    place: int | None
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
 
 def _robot_values(robot: RobotTick) -> dict[str, str]:
     readings = {
-        f"{_READING_PREFIX}{sensor}": f"{reading.stamp_ns} {_SILENT if reading.index is None else reading.index}"
+        f"{_READING_PREFIX}{sensor}": f"{reading.stamp_ns} {_SILENT if reading.place is None else reading.place}"
         for sensor, reading in robot.readings.items()
     }
     return {
@@ -202,9 +201,9 @@ def _parse_robot(reason: str, values: Mapping[str, str]) -> RobotTick:
     readings = {}
     for key, value in values.items():
         if key.startswith(_READING_PREFIX):
-            stamp_ns, _, index = value.partition(" ")
+            stamp_ns, _, place = value.partition(" ")
             sensor = key.removeprefix(_READING_PREFIX)
-            readings[sensor] = Reading(int(stamp_ns), None if index == _SILENT else int(index))
+            readings[sensor] = Reading(int(stamp_ns), None if place == _SILENT else int(place))
     return RobotTick(
         state=values["state"],
         reason=reason,

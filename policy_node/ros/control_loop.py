@@ -20,6 +20,7 @@ from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import apply_realtime, name_thread
+from policy_node.ros.recording import Recording
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.watchdog import Watchdog
 from policy_node.synchroniser import RobotState
@@ -53,6 +54,8 @@ class ControlLoop:
         Called from the thread with an exception that ended it, after every robot got the safe command.
     may_command
         Whether other nodes still leave the robots to this one; asked before every command, from the thread.
+    recording
+        Takes note of every tick; None: nobody does.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ControlLoop:
         logger: RcutilsLogger,
         on_failure: Callable[[Exception], None],
         may_command: Callable[[], bool] = lambda: True,
+        recording: Recording | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._subscriptions = subscriptions
@@ -78,6 +82,7 @@ class ControlLoop:
         self._simulated = SimulatedClock(clock, self._stopping) if simulated else None
         self._on_failure = on_failure
         self._may_command = may_command
+        self._recording = recording
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
         period_s = configuration.period_ns / 1e9
         # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
@@ -302,6 +307,10 @@ class ControlLoop:
         for robot, state in enumerate(result.states):
             self.changes[robot] += state is not before[robot]
         self.latest = result
+        if self._recording is not None:
+            pipeline = self._pipeline
+            told = (pipeline.is_stopped, pipeline.owners, pipeline.policy.spec.sha256)
+            self._recording.note_tick(tick_time_ns, missed, result, *told)
 
     def _publish(self, result: FleetCommands, publish: np.ndarray, tick_time_ns: int, taken_s: float) -> None:
         """Send the commands; one whose readings have become too old while others were sent is replaced."""

@@ -25,6 +25,7 @@ from policy_node.load import DeviceLoad, ProcessLoad
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.recording import Recording
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.synchroniser import RobotState
 from policy_node.timing import TickRecord, column_percentiles, percentiles
@@ -107,6 +108,8 @@ class Reporter:
         What is reported.
     description
         Key and value pairs that change with the policy only, such as its file and device.
+    recording
+        What is recorded meanwhile; None: nothing is.
 
     Attributes
     ----------
@@ -122,6 +125,7 @@ class Reporter:
         loop: ControlLoop,
         sensors: SensorSubscriptions,
         description: dict[str, str],
+        recording: Recording | None = None,
     ) -> None:
         self._node = node
         self._configuration = configuration
@@ -129,6 +133,8 @@ class Reporter:
         self._loop = loop
         self._reception = sensors.reception
         self.description = description
+        self._recording = recording
+        self._dropped = 0
         self._logger = node.get_logger()
         self._name = node.get_fully_qualified_name().lstrip("/")
         robots = len(pipeline.robots)
@@ -306,7 +312,7 @@ class Reporter:
 
     def _node_status(self, report: _Report) -> DiagnosticStatus:
         records, latest, robots = report.records, report.latest, len(self._pipeline.robots)
-        findings = self._findings()
+        findings = self._findings() | self._recording_findings()
         missed_now = sum(record.missed for record in records)
         driven = latest is not None and not report.silence
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
@@ -336,6 +342,9 @@ class Reporter:
             values["batch_occupancy"] = inferences / (len(records) * robots)
             values |= _timing_values(records)
         values |= self._process.values() | self._device.values()
+        if self._recording is not None:
+            values["record_path"] = self._recording.folder or self._configuration.record.path
+            values |= {"recorded_ticks": self._recording.recorded, "record_dropped": self._recording.dropped}
         if self._configuration.shard:
             values["shard"] = self._configuration.shard
         return self._status("control", level, text, {**values, **findings, **self.description})
@@ -350,6 +359,19 @@ class Reporter:
                 self._found_at_s[key] = now_s
                 self._logger.warning(finding.text)
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
+
+    def _recording_findings(self) -> dict[str, str]:
+        """Return what is wrong with the recording; say in the log now and then that ticks are left out."""
+        if self._recording is None:
+            return {}
+        if self._recording.error:
+            return {"record_error": self._recording.error}
+        dropped, self._dropped = self._recording.dropped - self._dropped, self._recording.dropped
+        if not dropped:
+            return {}
+        text = f"{dropped} ticks were not recorded within a second, as {self._recording.folder} is written too slowly"
+        self._logger.warning(text, throttle_duration_sec=FINDING_PERIOD_S)
+        return {"record_slow": text}
 
     def _robot_status(self, robot: int, report: _Report, latest: FleetCommands) -> DiagnosticStatus:
         state = RobotState.FAULT if report.hangs else latest.states[robot]

@@ -38,6 +38,7 @@ from policy_node.ros.operation import Operation
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
+from policy_node.ros.recording import Recording, RecordingPlan, plan_recording
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy, import_loaders
 from policy_node.share import share_path
@@ -80,6 +81,8 @@ class PolicyNode(LifecycleNode):
         self._loop: ControlLoop | None = None
         self._claims: Claims | None = None
         self._reporter: Reporter | None = None
+        self._plan: RecordingPlan | None = None
+        self._recording: Recording | None = None
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
         # What holds while the node is active.
@@ -140,9 +143,11 @@ class PolicyNode(LifecycleNode):
     def _configure(self) -> None:
         # Values may have been set, or keys named, since the node was made.
         declare_parameters(self)
-        configuration = parse_configuration(read_parameters(self))
+        parameters = read_parameters(self)
+        configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
+        self._plan = plan_recording(self, configuration, parameters)
         # The claims of others arrive while the policy is being loaded.
         self._claims = Claims(
             self,
@@ -187,6 +192,10 @@ class PolicyNode(LifecycleNode):
         assert configuration and policy and pipeline and self._sensors and self._commands and self._claims
         claims = self._claims
         pipeline.reset()
+        if self._plan is not None:
+            self._recording = Recording(self._plan, policy.spec.sha256, self.get_logger())
+            self._commands.on_sent = self._recording.note_commands
+            self._recording.start()
         self._loop = ControlLoop(
             configuration,
             pipeline,
@@ -197,8 +206,11 @@ class PolicyNode(LifecycleNode):
             logger=self.get_logger(),
             on_failure=self._on_loop_failure,
             may_command=lambda: claims.holds,
+            recording=self._recording,
         )
-        self._reporter = Reporter(self, configuration, pipeline, self._loop, self._sensors, self._description())
+        self._reporter = Reporter(
+            self, configuration, pipeline, self._loop, self._sensors, self._description(), self._recording
+        )
         self._operation.attach(self._loop, pipeline)
         self._claims.begin(self._on_claims)
         self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
@@ -233,6 +245,7 @@ class PolicyNode(LifecycleNode):
     def _deactivate(self) -> None:
         loop, self._loop = self._loop, None
         reporter, self._reporter = self._reporter, None
+        recording, self._recording = self._recording, None
         self._operation.detach()
         try:
             if loop is not None:
@@ -247,6 +260,10 @@ class PolicyNode(LifecycleNode):
                 self._claims.end()
             if reporter is not None:
                 reporter.destroy()
+            if recording is not None:
+                if self._commands is not None:
+                    self._commands.on_sent = None
+                recording.end()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
@@ -256,7 +273,7 @@ class PolicyNode(LifecycleNode):
         sensors, self._sensors = self._sensors, None
         commands, self._commands = self._commands, None
         claims, self._claims = self._claims, None
-        self._configuration = self._policy = self._pipeline = None
+        self._configuration = self._policy = self._pipeline = self._plan = None
         if sensors is not None:
             sensors.destroy()
         if commands is not None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from rclpy.clock import Clock
@@ -43,6 +45,24 @@ def command_qos(deadline_s: float) -> QoSProfile:
     )
 
 
+class SentCommands(NamedTuple):
+    """Commands that were sent at one time.
+
+    Attributes
+    ----------
+    time_ns
+        Their stamp.
+    messages
+        By index of the robot, serialised.
+    of_tick
+        Whether they are what a tick decided on, not safe commands in place of that.
+    """
+
+    time_ns: int
+    messages: Mapping[int, bytes]
+    of_tick: bool
+
+
 class CommandPublishers:
     """Publishes rows of commands.
 
@@ -59,6 +79,8 @@ class CommandPublishers:
     ----------
     without_safe_command
         Robots for which there was no safe command when the robots were last stopped.
+    on_sent
+        Is told of what was sent, from the thread that sent it, before anything else is sent; None: nobody is.
     """
 
     def __init__(self, node: Node, configuration: Configuration, encoder: CommandEncoder) -> None:
@@ -70,6 +92,7 @@ class CommandPublishers:
         self._lock = threading.Lock()
         self._stopped = False
         self.without_safe_command: tuple[str, ...] = ()
+        self.on_sent: Callable[[SentCommands], None] | None = None
         self._publishers: list[Publisher] = []
         qos = command_qos(configuration.action.deadline_s)
         try:
@@ -106,15 +129,21 @@ class CommandPublishers:
             The first error of a publisher, after every other robot got its command.
         """
         with self._lock:
-            return [] if self._stopped else self._send(commands, publish, stamp_ns, until_s)
+            return [] if self._stopped else self._send(commands, publish, stamp_ns, until_s, of_tick=True)
 
     def _send(
-        self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
+        self,
+        commands: np.ndarray,
+        publish: np.ndarray,
+        stamp_ns: int,
+        until_s: np.ndarray | None = None,
+        of_tick: bool = False,
     ) -> list[int]:
         first_error: Exception | None = None
         robots = np.flatnonzero(publish).tolist()
         untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
         late: list[int] = []
+        sent: dict[int, bytes] = {}
         for robot, message, robot_until_s in zip(
             robots, self._encode(commands, robots, stamp_ns), untils_s, strict=True
         ):
@@ -124,8 +153,11 @@ class CommandPublishers:
             try:
                 # As `Publisher.publish` does, without its checks, which cost as much as the sending does.
                 self._publishers[robot].handle.publish_raw(message)
+                sent[robot] = message
             except Exception as error:  # one robot's trouble is not the others'
                 first_error = first_error or error
+        if self.on_sent is not None:
+            self.on_sent(SentCommands(stamp_ns, sent, of_tick))
         if first_error is not None:
             raise first_error
         return late
@@ -144,7 +176,9 @@ class CommandPublishers:
             The first error of a publisher, after every other robot got its command.
         """
         finite = np.isfinite(safe_commands).all(axis=1)
-        self.publish(safe_commands, finite, self._clock.now().nanoseconds)
+        with self._lock:
+            if not self._stopped:
+                self._send(safe_commands, finite, self._clock.now().nanoseconds)
 
     def resume(self) -> None:
         """Let commands through again after the robots were stopped."""
