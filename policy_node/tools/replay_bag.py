@@ -75,7 +75,7 @@ class Bag:
             ) from error
         self.topics: dict[str, BagTopic] = {}
         for connection in self._reader.connections:
-            known = self.topics.get(connection.topic, BagTopic(connection.msgtype, 0))
+            known = self.topics.get(connection.topic, BagTopic(_full_type(connection.msgtype), 0))
             self.topics[connection.topic] = BagTopic(known.type, known.messages + connection.msgcount)
         self.custom: dict[str, str] = dict(self._reader.storage.metadata.custom or {})  # type: ignore[attr-defined]
 
@@ -101,7 +101,7 @@ class Bag:
         chosen: list[Connection] = [
             connection
             for connection in self._reader.connections
-            if connection.topic in topics and connection.msgtype == self.topics[connection.topic].type
+            if connection.topic in topics and _full_type(connection.msgtype) == self.topics[connection.topic].type
         ]
         if not chosen:
             return
@@ -120,6 +120,12 @@ class Bag:
         if len(self.topics) > len(named):
             lines.append(f"  and {len(self.topics) - len(named)} more")
         return "\n".join(["the bag holds:", *(lines or ["  no topic"])])
+
+
+def _full_type(name: str) -> str:
+    """Return package/msg/Type also where a recorder has written package/Type."""
+    package, _, rest = name.partition("/")
+    return name if "/" in rest or not rest else f"{package}/msg/{rest}"
 
 
 class WantedTopic(NamedTuple):

@@ -32,6 +32,7 @@ from policy_node.tools.replay_schedule import Arrival, Tick, ticks_at_rate, tick
 from policy_node.tools.replay_time import (
     CLOCK_TOPIC,
     Stamp,
+    are_of_one_clock,
     arrivals_of,
     arrivals_on_clock,
     choose_time,
@@ -236,10 +237,13 @@ class Replay:
         bad = unfitting(self._offsets, self.time, limits_ns)
         if bad:
             measured = describe_offsets({topic: self._offsets[topic] for topic in bad})
+            by_stamp = (
+                "--time stamp (each message arrives at its header stamp), " if are_of_one_clock(self._offsets) else ""
+            )
             self.notes.append(
-                f"these readings are too old, or in the future, when they arrive:\n{measured}\ngive --time stamp "
-                f"(each message arrives at its header stamp), or --time arrival (each is stamped with the time of its "
-                f"recording), or a larger synchronisation.max_age_s"
+                f"these readings are too old, or in the future, when they arrive:\n{measured}\ngive {by_stamp}"
+                f"--time arrival (each message is stamped with the time of its recording), or a larger "
+                f"synchronisation.max_age_s"
             )
         empty = [topic for topic in self._sensors if not self.bag.topics[topic].messages]
         if empty:

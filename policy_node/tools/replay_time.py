@@ -135,9 +135,15 @@ def choose_time(asked: str, simulated: bool, with_clock: bool, offsets: Mapping[
     return "recorded"
 
 
-def _require_one_clock(offsets: Mapping[str, Offset]) -> None:
+def are_of_one_clock(offsets: Mapping[str, Offset]) -> bool:
+    """Whether the stamps of all topics may be of one clock, by which a replay can go."""
     values = [offset.to_record_ns for offset in offsets.values()]
-    if any(offset.zero for offset in offsets.values()) or (values and max(values) - min(values) > _ONE_CLOCK_NS):
+    spread_ns = max(values) - min(values) if values else 0
+    return spread_ns <= _ONE_CLOCK_NS and not any(offset.zero for offset in offsets.values())
+
+
+def _require_one_clock(offsets: Mapping[str, Offset]) -> None:
+    if not are_of_one_clock(offsets):
         raise BagError(
             "the header stamps are not of one clock, so that no time can follow them; give --time arrival, by which "
             f"each message is stamped with the time at which it was recorded\n{describe_offsets(offsets)}"
