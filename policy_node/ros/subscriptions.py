@@ -35,17 +35,19 @@ Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
 
 
-class _TakenAtTheTick(CallbackGroup):
+class TakenAtTheTick(CallbackGroup):
     """Keeps its subscriptions out of every executor's wait set: the tick thread takes their messages itself."""
 
     def can_execute(self, entity: object) -> bool:
+        """See `CallbackGroup`: never."""
         return False
 
     def beginning_execution(self, entity: object) -> bool:
+        """See `CallbackGroup`: never."""
         return False
 
     def ending_execution(self, entity: object) -> None:
-        pass
+        """See `CallbackGroup`."""
 
 
 def sensor_qos(source: SourceConfiguration) -> QoSProfile:
@@ -105,7 +107,7 @@ class SensorSubscriptions:
 
     def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
         self._node = node
-        group = _TakenAtTheTick()
+        group = TakenAtTheTick()
         kinds = [_kind(configuration, sources[0]) for sources in configuration.sensors]
         self.reception = Reception(configuration.robots, kinds)
         self._subscriptions: list[Subscription] = []
@@ -120,7 +122,7 @@ class SensorSubscriptions:
                     subscription = node.create_subscription(
                         decoder.message_type,
                         topic_of(name, source.topic),
-                        _never_called,
+                        never_called,
                         qos,
                         callback_group=group,
                         raw=True,
@@ -196,5 +198,6 @@ def _publisher_of(info: Mapping[str, Any]) -> bytes:
     return publisher["data"] if publisher else b""
 
 
-def _never_called(message: object) -> None:
+def never_called(message: object) -> None:
+    """Stand for the callback of a subscription that is taken from."""
     raise AssertionError("sensor subscriptions are drained by the tick thread, never by an executor")

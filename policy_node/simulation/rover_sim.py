@@ -168,6 +168,9 @@ class SimulatedRover:
             self.arena.reset()
             self._granted.append(header)
             asked = True
+        if asked:
+            # The number of the new episode is told, too.
+            self._published_presses = -1
         return asked
 
     def answer_resets(self) -> None:
@@ -384,7 +387,8 @@ class Lockstep:
     A tick: the sensors of all rovers are published with the time of the tick; when whoever subscribes them reliably has
     them, `/clock` tells that time; when every rover has its command, physics go on by one period. While a rover has no
     commander, time stands still. A commander that has only just come has its first tick one period after the first time
-    that it sees: until every rover got a command, times go on with rovers that stand still.
+    that it sees: until every rover got a command, times go on with rovers that stand still, and physics begin with the
+    next one.
 
     Parameters
     ----------
@@ -431,6 +435,8 @@ class Lockstep:
             time_ns += period_ns
             if not (self._wait_for_all() and self._publish(self._rovers, time_ns)):
                 break
+            # What a commander sent besides, as when it is told to stop, is none of this tick.
+            self._take_commands(self._rovers)
             self._clock.publish(Clock(clock=_time(time_ns)))
             if self._wait_for_commands(time_ns):
                 for rover in self._rovers:
@@ -485,11 +491,14 @@ class Lockstep:
                     return False
                 for rover in begun_anew:
                     rover.answer_resets()
-            waiting = [rover for rover in waiting if not rover.take_command()]
+            waiting = self._take_commands(waiting)
             if not waiting:
-                if self._commanders is None:
-                    self._commanders = [rover.commanders for rover in self._rovers]
-                return True
+                if self._commanders is not None:
+                    return True
+                # These may answer any of the times so far.
+                self._stopping.wait(RESEND_CLOCK_S)
+                self._commanders = [rover.commanders for rover in self._rovers]
+                return False
             now_s = time.monotonic()
             if now_s >= resend_s:
                 if self._commanders != [rover.commanders for rover in self._rovers]:
@@ -504,6 +513,11 @@ class Lockstep:
                 )
             time.sleep(min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, (now_s - began_s) / 10)))
         return False
+
+    @staticmethod
+    def _take_commands(rovers: Sequence[SimulatedRover]) -> list[SimulatedRover]:
+        """Obey the commands that are there, and return the rovers without."""
+        return [rover for rover in rovers if not rover.take_command()]
 
     def _say(self, text: str) -> None:
         self._logger.info(text, throttle_duration_sec=WAITING_PERIOD_S)
