@@ -73,6 +73,10 @@ _CAMERA_MASK = 0x0FFFFFFF & ~_HUMANS_ONLY
 
 _GRAVITY_M_S2 = 9.81
 
+# At this roughness Ogre 2 reflects almost alike to all sides: this part of what Lambert's law says.
+_OGRE2_ROUGHNESS = 0.5
+_OGRE2_DIFFUSE = 0.806
+
 
 def grid_origin_m(robot: int, robots: int) -> tuple[float, float]:
     """Say where the middle of a rover's arena is in the world; the arenas fill a square, row by row.
@@ -162,7 +166,8 @@ class _Paint:
 
     A surface shall be as bright as its colour times (ambient + diffuse * cosine). That is how Ogre 1 computes.
     Ogre 2 computes light in linear colours and encodes the result as sRGB: there, colours are given decoded, and the
-    ambient part as emission, which no property of the surface changes.
+    brightness is exact in the shade and on the floor, the largest surface. The ambient part is emission in both, as
+    the engines differ in what they make of ambient light.
     """
 
     def __init__(self, render_engine: str) -> None:
@@ -174,13 +179,14 @@ class _Paint:
         """Add the background and the one directional light."""
         scene = _add(world, "scene")
         _add(scene, "ambient", 0, 0, 0, 1)
-        _add(scene, "background", *self._encoded(SKY), 1)
+        _add(scene, "background", *self._decoded(SKY), 1)
         _add(scene, "shadows", "false")
         _add(scene, "grid", "false")
         _add(scene, "origin_visual", "false")
         light = _add(world, "light", name="sun", type="directional")
         _add(light, "pose", 0, 0, 5, 0, 0, 0)
         _add(light, "cast_shadows", "false")
+        _add(light, "intensity", 1 / _OGRE2_DIFFUSE if self._linear else 1)
         _add(light, "diffuse", *[self._diffuse()] * 3, 1)
         _add(light, "specular", 0, 0, 0, 1)
         _add(light, "direction", *LIGHT_DIRECTION)
@@ -192,21 +198,22 @@ class _Paint:
             _add(visual, "transparency", 1.0 - opacity)
         material = _add(visual, "material")
         _add(material, "ambient", 0, 0, 0, 1)
-        _add(material, "diffuse", *self._encoded(colour), 1)
+        _add(material, "diffuse", *self._decoded(colour), 1)
         _add(material, "specular", 0, 0, 0, 1)
-        _add(material, "emissive", *self._encoded([LIGHT_AMBIENT * part for part in colour]), 1)
+        _add(material, "emissive", *self._decoded([LIGHT_AMBIENT * part for part in colour]), 1)
         metal = _add(_add(material, "pbr"), "metal")
-        _add(metal, "roughness", 1)
+        _add(metal, "roughness", _OGRE2_ROUGHNESS)
         _add(metal, "metalness", 0)
 
-    def _encoded(self, colour: Sequence[float]) -> list[float]:
+    def _decoded(self, colour: Sequence[float]) -> list[float]:
         return [_linear(part) if self._linear else part for part in colour]
 
     def _diffuse(self) -> float:
         if not self._linear:
             return LIGHT_DIFFUSE
-        # Exact where the light falls straight on a white surface.
-        return _linear(LIGHT_AMBIENT + LIGHT_DIFFUSE) - _linear(LIGHT_AMBIENT)
+        on_the_floor = -LIGHT_DIRECTION[2] / math.hypot(*LIGHT_DIRECTION)
+        lit = _linear(LIGHT_AMBIENT + LIGHT_DIFFUSE * on_the_floor)
+        return (lit - _linear(LIGHT_AMBIENT)) / on_the_floor
 
 
 def _linear(encoded: float) -> float:
