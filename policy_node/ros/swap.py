@@ -291,7 +291,7 @@ class Loading:
 
     def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
         self.replaced = replaced
-        self.ended: Future[None] = executor.create_future()
+        self.ended: Future[None] = Future(executor=executor)
         self.duration_s = 0.0
         self._configuration = configuration
         self._beside = own_engine(replaced.policy)
