@@ -104,7 +104,7 @@ def ticks_on_clock(arrivals: Iterable[Arrival | int], period_ns: int) -> Iterato
             waiting = []
             schedule = Schedule(period_ns, arrival)
         now_ns = arrival
-        if now_ns >= schedule.deadline_ns:
+        while now_ns >= schedule.deadline_ns:
             yield Tick(now_ns, waiting, restarts)
             waiting, restarts = [], False
             schedule.advance(now_ns)
