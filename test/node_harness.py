@@ -123,6 +123,8 @@ class NodeProcess:
         Of the node.
     alone
         Whether no other node commands its robots, so that it need not wait to hear of one.
+    wrapper
+        Command that runs the one after it, as `prlimit` does, in place of itself.
     """
 
     def __init__(
@@ -132,12 +134,13 @@ class NodeProcess:
         name: str = "policy_node",
         namespace: str = "",
         alone: bool = True,
+        wrapper: Sequence[str] = (),
     ) -> None:
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
         self.full_name = f"{namespace}/{name}" if namespace else f"/{name}"
         remappings = ["-r", f"__node:={name}", *(["-r", f"__ns:={namespace}"] if namespace else [])]
         program = [sys.executable, "-c", NODE_ALONE if alone else NODE]
-        command = [*program, "--ros-args", "--params-file", str(file), *remappings]
+        command = [*wrapper, *program, "--ros-args", "--params-file", str(file), *remappings]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._text = ""
         self._changed = threading.Condition()
