@@ -32,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "headless",
                 default_value="false",
-                description="Without Gazebo's window; cameras are then drawn through EGL, without a display",
+                description="Without Gazebo's window; ogre2 then draws without a display, through EGL",
             ),
             DeclareLaunchArgument(
                 "world",
@@ -51,7 +51,8 @@ def generate_launch_description() -> LaunchDescription:
                 "render_engine",
                 default_value=RENDER_ENGINES[0],
                 choices=RENDER_ENGINES,
-                description="What draws the cameras' images in the generated world",
+                description="What draws the cameras' images of the generated world; ogre needs a display, such as "
+                "that of Xvfb",
             ),
             DeclareLaunchArgument(
                 "gz_args", default_value="", description="More arguments for Gazebo's command line, such as '-v 4'"
@@ -112,11 +113,14 @@ def start_fleet(context: LaunchContext) -> list[IncludeLaunchDescription | Node]
     bridge = folder / "bridge.yaml"
     bridge.write_text(bridge_file(robots), encoding="utf-8")
 
-    server_only = "-s --headless-rendering " if truth(context, "headless") else ""
+    options = ["-r"]
+    if truth(context, "headless"):
+        # Ogre 1 draws on a display only, which may be a virtual one.
+        options += ["-s", "--headless-rendering"] if engine == "ogre2" else ["-s"]
     gazebo = IncludeLaunchDescription(
         PathJoinSubstitution([FindPackageShare("ros_gz_sim"), "launch", "gz_sim.launch.py"]),
         launch_arguments={
-            "gz_args": f"-r {server_only}{text(context, 'gz_args')} {shlex.quote(str(world_file))}",
+            "gz_args": " ".join([*options, text(context, "gz_args"), shlex.quote(str(world_file))]),
             "on_exit_shutdown": "true",
         }.items(),
     )

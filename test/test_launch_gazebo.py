@@ -109,14 +109,19 @@ def test_arenas_rovers_bridge_watch_and_node_are_for_as_many_robots_as_asked_for
 
 
 def test_a_window_is_there_unless_headless_and_the_policy_can_be_another(expand: Expand, tmp_path: Path) -> None:
-    gazebo, nodes = expand(policy="/policies/other.bundle", autostart="false", render_engine="ogre")
+    gazebo, nodes = expand(policy="/policies/other.bundle", autostart="false")
     assert gazebo["gz_args"].split() == ["-r", str(tmp_path / "gazebo" / "world.sdf")]
     assert len(of(nodes, "create")) == 4
     (driver,) = of(nodes, "policy_node")
     assert parameters(driver)["policy.path"] == "/policies/other.bundle"
     assert parameters(driver)["autostart"] is False
-    engines = ElementTree.parse(tmp_path / "gazebo" / "world.sdf").iter("render_engine")
-    assert [engine.text for engine in engines] == ["ogre"]
+
+
+def test_ogre_1_draws_on_a_display_even_without_a_window(expand: Expand, tmp_path: Path) -> None:
+    gazebo, _ = expand(headless="true", render_engine="ogre")
+    world = tmp_path / "gazebo" / "world.sdf"
+    assert gazebo["gz_args"].split() == ["-r", "-s", str(world)]
+    assert [engine.text for engine in ElementTree.parse(world).iter("render_engine")] == ["ogre"]
 
 
 def test_world_and_robot_can_be_the_users_own(expand: Expand, tmp_path: Path) -> None:
