@@ -171,3 +171,24 @@ def test_nodes_in_two_namespaces_keep_apart(model: Model, peer: Peer, start_node
         lambda: {f"{namespace[1:]}/policy_node: robot_0" for namespace in namespaces} <= diagnostics.newest.keys(),
         "diagnostics of both nodes",
     )
+
+
+def test_a_robot_whose_readings_end_keeps_its_last_command_where_that_is_held(
+    model: Model, peer: Peer, start_node: StartNode
+) -> None:
+    changes = {
+        "action.safe_command": list(SAFE),
+        "action.when_stale": "hold",
+        "action.hold_s": 60.0,
+        "synchronisation.max_age_s": 0.5,
+    }
+    start_node(parameters_of(model()[0], ["robot_0"], changes))
+    fleet = ScriptedFleet(peer, ["robot_0"])
+    diagnostics = Diagnostics(peer)
+    fleet.drive(lambda: len(fleet.commands["robot_0"]) > 10 and drives(fleet, "robot_0"), "commands of the policy")
+    peer.spin_until(lambda: diagnostics.values("policy_node: robot_0").get("state") == "STALE", "a robot that is stale")
+    held = fleet.newest("robot_0")
+    assert held is not None and not is_safe(fleet, "robot_0")
+    fleet.clear()
+    peer.spin_until(lambda: len(fleet.commands["robot_0"]) > 20, "a second of commands")
+    assert all(np.array_equal(command_values(command), held) for command in fleet.commands["robot_0"])

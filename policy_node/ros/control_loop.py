@@ -316,7 +316,9 @@ class ControlLoop:
         """Send the commands; one whose readings have become too old while others were sent is replaced."""
         # Simulated time may stand still for as long as sending takes.
         max_age_s = self._configuration.synchronisation.max_age_s if self._simulated is None else math.inf
-        until_s = taken_s + max_age_s - result.ages_s
+        # Safe commands and those that are held are sent however old the readings are.
+        ready = [state is RobotState.READY for state in result.states]
+        until_s = np.where(ready, taken_s + max_age_s - result.ages_s, math.inf)
         late = self._publishers.publish(result.commands, publish, tick_time_ns, until_s)
         if late:
             self._publishers.send_safe(self._safe_commands(late))
