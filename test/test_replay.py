@@ -25,16 +25,7 @@ from policy_node.tools.replay_run import Options
 ROBOTS = ["robot_0", "robot_1"]
 STACK = 2
 TOLERANCE = 1e-5 * (ACTION_SPACE.high - ACTION_SPACE.low)
-KINDS = [
-    "mcap",
-    "sqlite",
-    "mcap file",
-    "sqlite file",
-    "mcap split",
-    "sqlite split",
-    "mcap zstd file",
-    "sqlite zstd file",
-]
+KINDS = [f"{storage}{variant}" for storage in ("mcap", "sqlite") for variant in ("", " file", " split", " zstd file")]
 KINDS += ["sqlite zstd messages", "mcap zstd chunks", "mcap lz4 chunks"]
 
 Model = Callable[..., tuple[Path, Any]]
@@ -72,16 +63,15 @@ def test_every_command_is_that_of_predict(kind: str, model: Model, tmp_path: Pat
     report = replay(tmp_path, bag, parameters_for(model_file), "--output", str(tmp_path / "commands"))
     assert report["time"] == "recorded" and report["complete"] and not report["notes"]
     commands = read_bag(tmp_path / "commands")
-    for robot, expected in readings.commands(built, STACK).items():
-        # The first tick is one period after the first message: it has the second reading's robot at the first's.
+    for robot in ROBOTS:
         found = commands[f"/{robot}/cmd_vel"]
+        # The first tick is one period after the first message.
         assert [time_ns for time_ns, _ in found] == [
             START_NS + DELAY_NS + tick * PERIOD_NS for tick in range(1, readings.steps)
         ]
         for (_, message), wanted in zip(found, _seen_at_ticks(built, readings, robot), strict=True):
             expected_now = np.zeros(2) if wanted is None else wanted
             assert np.all(np.abs(command_values(message) - expected_now) <= TOLERANCE)
-        assert len(expected) == readings.steps
     assert report["robots"]["robot_0"]["states"] == {"READY": 1.0}
     robot = report["robots"]["robot_1"]
     assert robot["states"]["STALE"] == pytest.approx(4 / report["ticks"])
@@ -178,7 +168,9 @@ def test_recorded_commands_are_compared_and_drawn(model: Model, tmp_path: Path) 
     parameters = parameters_for(model_file)
     report = replay(tmp_path, bag, parameters, "--compare", "driven", "--plot", str(plot))
     good, bad = (report["robots"][robot]["compare"] for robot in ROBOTS)
-    assert good["ticks"] == 22 and good["only_replayed"] == 1
+    # The last command makes one tick more, for which nothing was recorded.
+    assert good["ticks"] == 22 and good["only_replayed"] == 2
+    assert bad["ticks"] == 23 and bad["only_replayed"] == 1
     assert good["largest"] < 1e-5
     assert bad["ready"]["linear.x"]["max"] == pytest.approx(0.25, abs=1e-5)
     assert bad["ready"]["angular.z"]["max"] == pytest.approx(0.5, abs=1e-5)
@@ -196,9 +188,8 @@ def test_one_robot_without_a_namespace_is_remapped_or_named_absolutely(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file, _ = model(STACK)
-    messages = [
-        (time_ns, topic.removeprefix("/robot"), message) for time_ns, topic, message in Readings(["robot"]).messages()
-    ]
+    messages = Readings(["robot"]).messages()
+    messages = [(time_ns, topic.removeprefix("/robot"), message) for time_ns, topic, message in messages]
     bag = write_bag(tmp_path / "bag", messages)
     parameters = parameters_for(model_file, ["robot"])
     error = refused(tmp_path, capsys, bag, parameters)
@@ -239,9 +230,8 @@ def test_what_is_no_bag_is_refused(model: Model, tmp_path: Path, capsys: pytest.
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(bag.read_bytes()[:5000])
     assert "mcap recover" in refused(tmp_path, capsys, cut, parameters)
-    assert (
-        "gives no parameters" in refused(tmp_path, capsys, bag, {}).replace("no section", "gives no parameters") or True
-    )
+    assert main([str(bag)]) == 1
+    assert "--params: missing" in capsys.readouterr().err
 
 
 def test_an_interruption_ends_a_replay_with_what_was_done(model: Model, tmp_path: Path) -> None:
