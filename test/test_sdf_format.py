@@ -13,7 +13,7 @@ import sdf_specification
 from policy_node.simulation import sdf
 
 ROOT = sdf_specification.gazebo_root()
-DOCUMENTS = {"world": sdf.world_sdf(5, 0), "rover": sdf.rover_sdf("rover_0"), "ogre": sdf.world_sdf(1, 0, "ogre")}
+DOCUMENTS = {"world": sdf.world_sdf(2, 0), "rover": sdf.rover_sdf("rover_0"), "ogre": sdf.world_sdf(1, 0, "ogre")}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_the_specification_does_not_know_is_found(specification, right, wro
 
 def test_the_command_line_writes_the_documents(tmp_path, capsys):
     path = tmp_path / "world.sdf"
-    assert sdf.main(["world", "--robots", "5", "--output", str(path)]) == 0
+    assert sdf.main(["world", "--robots", "2", "--output", str(path)]) == 0
     assert path.read_text(encoding="utf-8") == DOCUMENTS["world"]
     assert sdf.main(["rover", "rover_0"]) == 0
     assert capsys.readouterr().out == DOCUMENTS["rover"]
