@@ -21,9 +21,20 @@ from policy_node.configuration import (
     observations_of,
     parameters_for,
 )
+from policy_node.ros.swap import SWAP_PARAMETERS
 from policy_node.share import share_path
 
 PACKAGE_SCHEME = "package://"
+# When a change of a parameter takes effect, where that is not configure alone.
+_READ = {
+    **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
+    "autostart": "read at the start of the process",
+}
+_LIST_TYPES = {
+    "list[str]": RosParameter.Type.STRING_ARRAY,
+    "list[int]": RosParameter.Type.INTEGER_ARRAY,
+    "list[float]": RosParameter.Type.DOUBLE_ARRAY,
+}
 
 
 def declare_parameters(node: Node) -> None:
@@ -34,10 +45,16 @@ def declare_parameters(node: Node) -> None:
     the same reason.
     """
     known = parameters_for(*observations_of(_values(node)))
+    lists: list[RosParameter] = []
     for name, parameter in known.items():
         descriptor = _descriptor(name, parameter)
         if not node.has_parameter(name):
-            default = parameter.default if not isinstance(parameter.default, tuple) else None
+            default = parameter.default
+            if isinstance(default, tuple):
+                # rclpy would take an empty list for one of bytes; one that is not set is null in what `ros2 param dump`
+                # writes, and the text None in what `ros2 param load` makes of it.
+                lists.append(RosParameter(name, _LIST_TYPES[parameter.type], list(default)))
+                default = None
             # Overrides are declared already; one that an operator has removed since must not come back.
             node.declare_parameter(name, default, descriptor, ignore_override=True)
             continue
@@ -47,6 +64,8 @@ def declare_parameters(node: Node) -> None:
             # The value lies outside the range: configure says so, with a remedy.
             descriptor.floating_point_range, descriptor.integer_range = [], []
             node.set_descriptor(name, descriptor)
+    if lists:
+        node.set_parameters_atomically(lists)
     for name, value in _values(node).items():
         if name in known or name in ROS_PARAMETERS or name.startswith(ROS_PARAMETER_PREFIXES):
             continue
@@ -54,7 +73,7 @@ def declare_parameters(node: Node) -> None:
         observed = parts[0] == "observations"
         # What the name would be of an observation without terms, or of a term.
         once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
-        if name in once and value == once[name].default:
+        if name in once and value == _default(once[name]):
             # Declared here for an observation or term that has been taken out since.
             node.undeclare_parameter(name)
         else:
@@ -132,12 +151,18 @@ def _values(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
     return values
 
 
+def _default(parameter: Parameter) -> Any:
+    return list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+
+
 def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
     unit = f" [{parameter.unit}]" if parameter.unit else ""
+    # Not read-only to ROS, which could then not be mended before the node is configured again.
+    when = _READ.get(name, "read at configure: cannot be changed while the node is configured")
     descriptor = ParameterDescriptor(
         name=name,
         description=parameter.description + unit,
-        additional_constraints=parameter.range_text,
+        additional_constraints="; ".join(filter(None, (parameter.range_text, when))),
         dynamic_typing=True,
     )
     if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "float":
