@@ -132,7 +132,6 @@ class DatasetWriter:
         self._dataset_id = dataset_id
         self._replayed_actions = replayed_actions
         self._rewards = rewards
-        self._period_ns = replay.deployment.configuration.period_ns
         spec = replay.deployment.policy.spec
         self._single = list(spec.observations) == ["observation"]
         self._observation_space, self._action_space = observation_space(spec), action_space(spec.action)
@@ -174,7 +173,7 @@ class DatasetWriter:
         commanded = np.ones(count, bool)
         if not self._replayed_actions:
             recorded = self._replay.recorded[robot]
-            matched = match_recorded(np.array(stretch.times_ns, np.int64), recorded, self._period_ns)
+            matched = match_recorded(np.array(stretch.times_ns, np.int64), recorded, self._replay.match_ns)
             commanded = matched >= 0
             commands = recorded.values[matched] if len(recorded.values) else commands
         first = 0

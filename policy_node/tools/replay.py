@@ -24,6 +24,7 @@ from policy_node.configuration import ConfigurationError
 from policy_node.options import number
 from policy_node.parameter_file import parse_override
 from policy_node.pipeline import FleetCommands
+from policy_node.recording_format import PARAMETERS_KEY
 from policy_node.timing import SteadyClock
 from policy_node.tools.replay_bag import Bag, BagError
 from policy_node.tools.replay_commands import CommandBag
@@ -145,7 +146,7 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
     """
     with Bag(options.bag) as bag:
         recording = find_recording(bag) if options.time == "auto" else None
-        configuration, simulated = read_configuration(options, recording.parameters if recording else None)
+        configuration, simulated = read_configuration(options, bag.custom.get(PARAMETERS_KEY))
         with console.status(f"loading {configuration.policy.path}"):
             replay = Replay(bag, configuration, simulated, options, recording)
         for note in replay.notes:
@@ -245,7 +246,7 @@ def _report(replay: Replay, log: ReplayLog, elapsed_s: float, complete: bool) ->
         "elapsed_s": elapsed_s,
         "ticks_per_s": len(times_ns) / elapsed_s,
         "unreadable_commands": replay.unread,
-        "robots": robot_reports(log, replay.recorded, configuration.period_ns, replay.names),
+        "robots": robot_reports(log, replay.recorded, replay.match_ns, replay.names),
     }
 
 
@@ -276,6 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BagError, ConfigurationError) as error:
         print(f"policy_replay: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while the policy was loaded
+        return 130
     except OSError as error:
         print(f"policy_replay: {error}; give another path", file=sys.stderr)
         return 1

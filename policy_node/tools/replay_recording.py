@@ -15,8 +15,6 @@ from policy_node.recording_format import (
     FORMAT,
     FORMAT_KEY,
     NODE_KEY,
-    PARAMETERS_KEY,
-    POLICY_KEY,
     TICK_TYPE,
     RobotTick,
     parse_tick,
@@ -39,20 +37,11 @@ class Recording:
         The bag.
     topic
         Of the ticks.
-
-    Attributes
-    ----------
-    parameters
-        The parameter file of the node; None where the bag does not have it, as a single file.
-    policy_sha256
-        Of the policy that drove; empty where the bag does not say it.
     """
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag = bag
         self._topic = topic
-        self.parameters = bag.custom.get(PARAMETERS_KEY)
-        self.policy_sha256 = bag.custom.get(POLICY_KEY, "")
 
     def ticks(self, topics: Collection[str]) -> Iterator[Tick]:
         """Yield the ticks, with the messages that were recorded with each on some topics.

@@ -76,8 +76,8 @@ def without_numbers(reason: str) -> str:
     return _NUMBER.sub("#", reason)
 
 
-def match_recorded(times_ns: np.ndarray, recorded: Commands, period_ns: int) -> np.ndarray:
-    """Find for each tick the command that was recorded at it or next after it, within less than one period.
+def match_recorded(times_ns: np.ndarray, recorded: Commands, within_ns: int) -> np.ndarray:
+    """Find for each tick the command that was recorded at it or next after it, less than a time later.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def match_recorded(times_ns: np.ndarray, recorded: Commands, period_ns: int) -> 
         Of the ticks, `[ticks]` int64.
     recorded
         One robot's recorded commands.
-    period_ns
-        Control period.
+    within_ns
+        That time, at most the control period, so that no command belongs to two ticks.
 
     Returns
     -------
@@ -97,12 +97,12 @@ def match_recorded(times_ns: np.ndarray, recorded: Commands, period_ns: int) -> 
     found = np.minimum(next_one, max(0, len(recorded.times_ns) - 1))
     there = next_one < len(recorded.times_ns)
     if len(recorded.times_ns):
-        there &= recorded.times_ns[found] < times_ns + period_ns
+        there &= recorded.times_ns[found] < times_ns + within_ns
     return np.where(there, found, -1)
 
 
-def compare(log: ReplayLog, robot: int, recorded: Commands, period_ns: int, names: Sequence[str]) -> dict[str, Any]:
-    """Compare the commands of a robot with recorded ones, tick by tick.
+def compare(log: ReplayLog, robot: int, recorded: Commands, within_ns: int, names: Sequence[str]) -> dict[str, Any]:
+    """Compare the commands of a robot with recorded ones, tick by tick; see `match_recorded` for `within_ns`.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def compare(log: ReplayLog, robot: int, recorded: Commands, period_ns: int, name
         which the policy commanded (`ready`).
     """
     times_ns, commands = log.times_ns, log.commands[:, robot]
-    matched = match_recorded(times_ns, recorded, period_ns)
+    matched = match_recorded(times_ns, recorded, within_ns)
     sent = ~np.isnan(commands).any(axis=1)
     both = sent & (matched >= 0)
     errors = np.abs(commands[both] - recorded.values[matched[both]])
@@ -142,7 +142,7 @@ def _errors(errors: np.ndarray, at_s: np.ndarray, names: Sequence[str]) -> dict[
 
 
 def robot_reports(
-    log: ReplayLog, recorded: Mapping[int, Commands], period_ns: int, names: Sequence[str]
+    log: ReplayLog, recorded: Mapping[int, Commands], within_ns: int, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Report every robot; see `compare` for what is said of recorded commands.
 
@@ -152,8 +152,8 @@ def robot_reports(
         Of the whole replay.
     recorded
         By the index of the robot, where there are any.
-    period_ns
-        Control period.
+    within_ns
+        See `match_recorded`.
     names
         Of the components.
     """
@@ -168,7 +168,7 @@ def robot_reports(
             "reasons": dict(log.reasons[robot].most_common()),
         }
         if robot in recorded:
-            reports[name]["compare"] = compare(log, robot, recorded[robot], period_ns, names)
+            reports[name]["compare"] = compare(log, robot, recorded[robot], within_ns, names)
     return reports
 
 

@@ -255,6 +255,11 @@ class Replay:
         return {*self._sensors, *self._readers}
 
     @property
+    def match_ns(self) -> int:
+        """How long after a tick its recorded command may come; in a recording it has the time of the tick."""
+        return 1 if self._recording is not None else self._configuration.period_ns
+
+    @property
     def expected_ticks(self) -> int:
         """About how many ticks there will be."""
         first_ns, last_ns = self.bag.span_ns
