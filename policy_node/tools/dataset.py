@@ -294,7 +294,7 @@ def place_of(output: str) -> tuple[Path | None, str]:
     folder, _, dataset_id = output.rpartition("/")
     try:
         minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: it has no version
         raise BagError(f"--output: found '{output}', but an id is a name with a version, such as rover-v0") from error
     return (Path(folder).resolve() if folder else None), dataset_id
 
