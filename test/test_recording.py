@@ -152,10 +152,11 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
                 assert stamp_ns == header.stamp.sec * 10**9 + header.stamp.nanosec
     assert overruled <= 2
     for robot, raw in received.items():
-        # The subscriber may have come a little later than the first command.
         commands = on(messages, f"/{robot}/cmd_vel")
         peer.spin_until(lambda raw=raw, last=commands[-1]: raw.messages[-1] == last, "the last command")
-        assert len(raw.messages) > 20 and commands[-len(raw.messages) :] == raw.messages
+        # A subscriber may come after the first one, and miss one that the next followed at once: topics keep the last.
+        recorded = iter(commands)
+        assert len(raw.messages) > 20 and all(message in recorded for message in raw.messages)
         assert command_values(deserialize_message(commands[-1], Twist)).tolist() == safe
 
 
