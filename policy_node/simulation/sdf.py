@@ -185,7 +185,8 @@ class _Paint:
         _add(scene, "origin_visual", "false")
         light = _add(world, "light", name="sun", type="directional")
         _add(light, "pose", 0, 0, 5, 0, 0, 0)
-        _add(light, "cast_shadows", "false")
+        # Ogre 1 leaves out lights without shadows; there are none, as nothing casts any.
+        _add(light, "cast_shadows", "true")
         _add(light, "intensity", 1 / _OGRE2_DIFFUSE if self._linear else 1)
         _add(light, "diffuse", *[self._diffuse()] * 3, 1)
         _add(light, "specular", 0, 0, 0, 1)
@@ -349,6 +350,7 @@ def _arena(name: str, paint: _Paint, origin_m: tuple[float, float], layout: Layo
     model = _static_model(name, *origin_m)
     link = _add(model, "link", name="arena")
     floor = _add(link, "visual", name="floor")
+    _add(floor, "cast_shadows", "false")
     paint.material(floor, "floor")
     plane = _add(_add(floor, "geometry"), "plane")
     _add(plane, "normal", 0, 0, 1)
