@@ -54,6 +54,7 @@ POLL_S = 0.25
 WAITING_PERIOD_S = 5.0
 # How often it looks for the readings of a new episode while time stands still.
 LOOK_S = 0.0005
+PROMPT_TURNS = 3
 # Beyond any tick: in lockstep time stands still while the learner computes, and so do the robots.
 NEVER_HANGS_S = 1e6
 # No policy is loaded where spaces are given; the parameter must be there.
@@ -369,14 +370,26 @@ class RosVecEnv(VecEnv):
             self._resets.ask(robot, self.running_seeds[robot])
         if not self._lockstep:
             self._signals.forget(robots)
-        while missing := self._missing(turn, () if self._lockstep else robots):
-            self._say_waiting(missing)
-            self._learner.let_pass(f"the learner waits: {'; '.join(missing)}")
-            turn = self._next_turn()
-        if robots and self._lockstep:
-            turn = self._begin_within(turn, robots)
+        begun: Turn | None = None
+        while begun is None:
+            while missing := self._missing(turn, () if self._lockstep else robots):
+                turn = self._pass(missing)
+            begun = self._begin_within(turn, robots) if robots and self._lockstep else turn
+            if begun is None:
+                # The simulation has a command ahead, or none yet: only answers that come at once put that right.
+                for _ in range(PROMPT_TURNS):
+                    turn = self._pass(["simulated time has gone on meanwhile"])
+                for robot in robots:
+                    if self._resets.since_ns(robot) is not None:
+                        self._resets.ask(robot, self.running_seeds[robot])
         self._steps[list(robots)] = 0
-        self._turn = turn
+        self._turn = begun
+
+    def _pass(self, missing: Sequence[str]) -> Turn:
+        """Let the present tick pass and return the next one."""
+        self._say_waiting(missing)
+        self._learner.let_pass(f"the learner waits: {'; '.join(missing)}")
+        return self._next_turn()
 
     def _missing(self, turn: Turn, robots: Sequence[int]) -> list[str]:
         """Return what is missing for all robots to be observed, these ones in their new episodes."""
@@ -395,31 +408,35 @@ class RosVecEnv(VecEnv):
         self._signals.take()
         return missing + [f"{text} was not heard" for text in self._signals.unheard(range(self.num_envs))]
 
-    def _begin_within(self, turn: Turn, robots: Sequence[int]) -> Turn:
-        """Reset some robots while time stands still, and observe them again."""
+    def _begin_within(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
+        """Reset some robots while time stands still, and observe them again; None when it does not stand still."""
+        now_ns, names = turn.observed.now_ns, self.configuration.robots
+        samples = _Samples(self._pipeline)
         self._signals.forget(robots)
 
         def forget() -> None:
-            self._sensors.take(self._pipeline, turn.observed.now_ns)
+            self._sensors.take(self._pipeline, now_ns)
             self._pipeline.reset(robots)
 
-        again = self._learner.observe_again(forget, robots)
-        for robot in robots:
-            while self._resets.since_ns(robot) is None:
-                self._say_waiting([f"{self.configuration.robots[robot]} has not begun anew"])
-                time.sleep(LOOK_S)
-        while True:
-            again = self._learner.observe_again(lambda: self._take(turn), robots)
-            self._signals.take()
-            missing = [f"{self.configuration.robots[robot]}: {reason}" for robot, reason in again.unusable.items()]
-            missing += self._signals.unheard(robots)
-            if not missing:
-                return again
-            self._say_waiting(missing)
-            time.sleep(LOOK_S)
+        def take() -> None:
+            self._sensors.take(samples, now_ns)
 
-    def _take(self, turn: Turn) -> None:
-        self._sensors.take(self._pipeline, turn.observed.now_ns)
+        self._learner.observe_again(forget, robots)
+        missing = ["nothing yet"]
+        while missing:
+            if self._node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
+                return None
+            asked = [robot for robot in robots if self._resets.since_ns(robot) is None]
+            missing = [f"{names[robot]} has not begun anew" for robot in asked]
+            if not missing:
+                turn = self._learner.observe_again(take, robots)
+                self._signals.take()
+                missing = [f"{names[robot]}: {reason}" for robot, reason in turn.unusable.items()]
+                missing += self._signals.unheard(robots)
+            if missing:
+                self._say_waiting(missing)
+                time.sleep(LOOK_S)
+        return turn if samples.newest_ns <= now_ns else None
 
     def _next_turn(self) -> Turn:
         """Wait for the next tick at which some robot is ready."""
@@ -523,6 +540,23 @@ class RosVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
         """Say that no robot is wrapped."""
         return [False for _ in self._get_indices(indices)]
+
+
+class _Samples:
+    """Hands samples on to a pipeline and notes their newest stamp."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.newest_ns = 0
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """See `Pipeline.add`."""
+        self.newest_ns = max(self.newest_ns, stamp_ns)
+        self._pipeline.add(robot, sensor, stamp_ns, message)
+
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        """See `Pipeline.set_present`."""
+        self._pipeline.set_present(robot, sensor, present)
 
 
 def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) -> tuple[Configuration, bool]:

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import NameValidationException
@@ -87,6 +87,16 @@ def check_topics(node: Node, configuration: Configuration) -> None:
         raise ConfigurationError(problems)
 
 
+class Intake(Protocol):
+    """Takes in what `SensorSubscriptions.take` hands over, as a pipeline does."""
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """See `Pipeline.add`."""
+
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        """See `Pipeline.set_present`."""
+
+
 class SensorSubscriptions:
     """One subscription per robot and sensor.
 
@@ -138,7 +148,7 @@ class SensorSubscriptions:
             self.destroy()
             raise
 
-    def take(self, pipeline: Pipeline, simulated_ns: int | None) -> None:
+    def take(self, pipeline: Pipeline | Intake, simulated_ns: int | None) -> None:
         """Hand every message that has arrived to the pipeline, and who publishes; called by the tick thread alone.
 
         Parameters

@@ -485,7 +485,9 @@ class Lockstep:
         began_s = time.monotonic()
         resend_s = began_s + RESEND_CLOCK_S
         while not self._stopping.is_set():
-            begun_anew = [rover for rover in self._rovers if rover.take_resets()]
+            # While times go on without physics, whoever asks could not tell to which time its new readings belong.
+            is_driven = self._commanders is not None
+            begun_anew = [rover for rover in self._rovers if is_driven and rover.take_resets()]
             if begun_anew:
                 if not self._publish(begun_anew, time_ns):
                     return False
@@ -501,7 +503,7 @@ class Lockstep:
                 return False
             now_s = time.monotonic()
             if now_s >= resend_s:
-                if self._commanders != [rover.commanders for rover in self._rovers]:
+                if self._has_new_commander():
                     self._commanders = None
                     return False
                 resend_s = now_s + RESEND_CLOCK_S
@@ -513,6 +515,13 @@ class Lockstep:
                 )
             time.sleep(min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, (now_s - began_s) / 10)))
         return False
+
+    def _has_new_commander(self) -> bool:
+        """Whether a rover has lost its commander or got another one, which may have seen no time yet."""
+        before, self._commanders = self._commanders, [rover.commanders for rover in self._rovers]
+        if before is None:
+            return True
+        return any(now == 0 or now > then for now, then in zip(self._commanders, before, strict=True))
 
     @staticmethod
     def _take_commands(rovers: Sequence[SimulatedRover]) -> list[SimulatedRover]:

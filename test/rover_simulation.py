@@ -1,0 +1,97 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The rover simulation as a process that tests start, and what they are told of it beside its sensors."""
+
+import contextlib
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from node_harness import PATIENCE_S
+
+from policy_node.configuration import flatten
+from policy_node.ros.environment import RosVecEnv, Step
+from policy_node.share import share_path
+from policy_node.simulation.environment import EPISODE_STEPS, FACING_WEIGHT, PRESS_REWARD, TIME_COST
+
+SIGNALS = {
+    "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
+    "beacon": {"topic": "beacon", "type": "std_msgs/msg/Float64MultiArray", "size": 2, "reliability": "reliable"},
+    "position": {
+        "topic": "odom",
+        "type": "nav_msgs/msg/Odometry",
+        "field": "pose.pose.position",
+        "reliability": "reliable",
+    },
+}
+
+
+@contextlib.contextmanager
+def rover_sim(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the simulation for as long as the context lasts; it must end in order."""
+    command = [sys.executable, "-m", "policy_node.simulation.rover_sim", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, text
+        assert "Traceback" not in text, text
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def rover_parameters(robots: int, **changes: Any) -> dict[str, Any]:
+    """Return the parameters of the demonstration's configuration without its policy, `__` for a dot in changes."""
+    document = yaml.safe_load(Path(share_path("config", "rover.yaml")).read_text())
+    parameters = flatten(document["/**"]["ros__parameters"])
+    del parameters["policy.path"]
+    return {
+        **parameters,
+        "robots": [f"rover_{robot}" for robot in range(robots)],
+        "policy.device": "cpu",
+        "observations.image.reliability": "reliable",
+        "observations.touch.reliability": "reliable",
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+
+
+def arena_reward(step: Step) -> np.ndarray:
+    """Return the reward of the arena's Gymnasium environment, from what the simulation tells."""
+    pressed = step.signals["presses"][:, 0] > 0
+    potential = np.where(pressed, FACING_WEIGHT, _potential(step.signals))
+    return potential - _potential(step.previous_signals) - TIME_COST + PRESS_REWARD * pressed
+
+
+def _potential(signals: Mapping[str, np.ndarray]) -> np.ndarray:
+    distance_m, bearing_rad = signals["beacon"].T
+    return FACING_WEIGHT * np.cos(bearing_rad) - distance_m
+
+
+def pressed(step: Step) -> np.ndarray:
+    """Return who has pressed the beacon, which ends an episode."""
+    return step.signals["presses"][:, 0] > 0
+
+
+def rover_env(parameters: Mapping[str, Any], **options: Any) -> RosVecEnv:
+    """Return the environment of simulated rovers in lockstep, with seeded resets, unless options say otherwise."""
+    return RosVecEnv(
+        parameters,
+        arena_reward,
+        pressed,
+        **{
+            "signals": SIGNALS,
+            "reset": {"topic": "reset", "type": "std_msgs/msg/Int64", "seeded": True},
+            "max_steps": EPISODE_STEPS,
+            "lockstep": True,
+            "episode_seeds": itertools.count(7),
+            **options,
+        },
+    )

@@ -1,0 +1,296 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Robots behind topics as an environment: simulated rovers in a process of their own, over DDS."""
+
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from geometry_msgs.msg import Twist
+from node_harness import Peer, command_values
+from rover_simulation import SIGNALS, arena_reward, pressed, rover_env, rover_parameters, rover_sim
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from policy_node.configuration import ConfigurationError
+from policy_node.ros.environment import RosVecEnv, Step
+from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
+from policy_node.simulation.rendering import make_renderer
+
+ROVERS = 4
+SPACES = {"observation_space": observation_space(), "action_space": action_space()}
+
+
+@pytest.fixture(scope="module")
+def lockstep() -> Iterator[None]:
+    """Keep four rovers in lockstep, for one environment after the other."""
+    with rover_sim("--lockstep", "--robots", str(ROVERS), "--seed", "3"):
+        yield
+
+
+@pytest.fixture
+def make_env() -> Iterator[Callable[..., RosVecEnv]]:
+    """Return `rover_env` for the rovers' own spaces; the environments are closed with the test."""
+    made: list[RosVecEnv] = []
+
+    def make(robots: int = ROVERS, parameters: dict[str, Any] | None = None, **options: Any) -> RosVecEnv:
+        made.append(rover_env(rover_parameters(robots, **(parameters or {})), **{**SPACES, **options}))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def drive(env: Any, steps: int, seed: int = 1) -> list[tuple[Any, ...]]:
+    """Drive randomly, each action held for a while, and return everything that the environment gave, as arrays."""
+    rng = np.random.default_rng(seed)
+    given: list[tuple[Any, ...]] = [(arrays(env.reset()), None, None, None)]
+    actions = np.zeros((ROVERS, 2), np.float32)
+    for step in range(steps):
+        if step % 10 == 0:
+            actions = rng.uniform(env.action_space.low, env.action_space.high, actions.shape).astype(np.float32)
+        observations, rewards, dones, infos = env.step(actions)
+        given.append((arrays(observations), rewards, dones, infos))
+    return given
+
+
+def arrays(observations: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {key: np.copy(torch.as_tensor(rows).numpy()) for key, rows in observations.items()}
+
+
+def test_over_dds_it_is_the_arena_bit_by_bit(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+    """Image, touch, reward, end and next beginning are those of the arena in the process itself."""
+    renderer = make_renderer(RoverArenaVecEnv(1, itertools.count()).tasks[0].arena.model, "auto").kind
+    arenas = RoverArenaVecEnv(ROVERS, itertools.count(7), renderer)
+    steps = 60
+    # Episodes end often enough for several resets of single rovers: by time, and one step apart.
+    over_dds = drive(make_env(max_steps=25), steps)
+    in_process: list[tuple[Any, ...]] = [(arrays(arenas.reset()), None, None, None)]
+    rng = np.random.default_rng(1)
+    actions = np.zeros((ROVERS, 2), np.float32)
+    for step in range(steps):
+        if step % 10 == 0:
+            actions = rng.uniform(action_space().low, action_space().high, actions.shape).astype(np.float32)
+        observations, rewards, dones, infos = arenas.step(actions)
+        # The arenas' own time limit is longer.
+        for row in range(ROVERS):
+            if arenas._lengths[row] >= 25 and not dones[row]:
+                infos[row]["terminal_observation"] = {key: rows[row].copy() for key, rows in observations.items()}
+                arenas._restart(row)
+                observations = arenas._observe()
+                dones[row] = True
+        in_process.append((arrays(observations), rewards, dones, infos))
+    moved = False
+    for step, (found, wanted) in enumerate(zip(over_dds, in_process, strict=True)):
+        for key in ("image", "touch"):
+            assert np.array_equal(found[0][key], wanted[0][key]), f"{key} at step {step}"
+        moved |= not np.array_equal(found[0]["image"], over_dds[0][0]["image"])
+        if step:
+            assert np.array_equal(found[1], wanted[1]), f"rewards at step {step}"
+            assert np.array_equal(found[2], wanted[2]), f"ends at step {step}"
+            for row in np.flatnonzero(found[2]):
+                last, wanted_last = (infos[row]["terminal_observation"] for infos in (found[3], wanted[3]))
+                assert np.array_equal(last["image"].numpy(), wanted_last["image"])
+    assert moved
+    assert sum(int(given[2].sum()) for given in over_dds[1:]) >= 2 * ROVERS
+    arenas.close()
+
+
+def test_two_drives_with_one_seed_are_equal(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+    def drives() -> list[tuple[Any, ...]]:
+        env = make_env(episode_seeds=None)
+        env.seed(11)
+        given = drive(env, 30)
+        env.close()
+        return given
+
+    for first, second in zip(drives(), drives(), strict=True):
+        assert all(np.array_equal(first[0][key], second[0][key]) for key in first[0])
+        assert np.array_equal(first[1], second[1])
+
+
+def test_it_keeps_the_contract_of_a_vec_env(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+    env = make_env(max_steps=4)
+    assert env.num_envs == ROVERS
+    assert env.get_attr("render_mode") == [None] * ROVERS
+    assert env.env_is_wrapped(PPO) == [False] * ROVERS  # type: ignore[arg-type]
+    assert env.seed(5) == [5, 6, 7, 8]
+    with pytest.raises(RuntimeError, match="call reset first"):
+        env.step(np.zeros((ROVERS, 2), np.float32))
+    observations = env.reset()
+
+    def check(shown: Any, rows: int | None) -> None:
+        assert list(shown) == list(env.observation_space.spaces)  # type: ignore[attr-defined]
+        for key, space in env.observation_space.spaces.items():  # type: ignore[attr-defined]
+            assert isinstance(shown[key], torch.Tensor)
+            for row in shown[key].numpy() if rows else [shown[key].numpy()]:
+                assert space.contains(row)
+            assert rows is None or len(shown[key]) == rows
+
+    check(observations, ROVERS)
+    with pytest.raises(ValueError, match=r"found \[4\], but Box"):
+        env.step(np.zeros(ROVERS, np.float32))
+    kept, before = observations, arrays(observations)
+    for step in range(1, 9):
+        actions = np.stack([env.action_space.sample() for _ in range(ROVERS)])
+        observations, rewards, dones, infos = env.step(actions)
+        check(observations, ROVERS)
+        assert rewards.shape == dones.shape == (ROVERS,)
+        assert rewards.dtype == np.float32
+        assert dones.dtype == bool
+        assert len(infos) == ROVERS
+        assert dones.all() == (step % 4 == 0)
+        for info, done in zip(infos, dones, strict=True):
+            assert ("terminal_observation" in info) is bool(done)
+            assert info["TimeLimit.truncated"] is bool(done)
+            assert info["state"] == "READY"
+            if done:
+                check(info["terminal_observation"], None)
+                assert info["episode"]["l"] == 4
+        if dones.all():
+            assert not any(
+                torch.equal(info["terminal_observation"]["image"], image)
+                for info, image in zip(infos, observations["image"], strict=True)
+            ), "the next episode has begun"
+    # What was shown stays as it was, whatever comes later.
+    assert np.array_equal(kept["image"].numpy(), before["image"])
+    env.close()
+    env.close()
+
+
+# Its buffers make arrays of tensors, of which NumPy 2 says that PyTorch will have to learn more.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_ppo_learns_in_it_unmodified(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+    env = make_env(max_steps=10)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=1, device="cpu")
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(2 * 16 * ROVERS)
+    assert model.num_timesteps == 2 * 16 * ROVERS
+    assert any(not torch.equal(*pair) for pair in zip(before, model.policy.parameters(), strict=True))
+    assert model.ep_info_buffer, "episodes that ended are known to the learner"
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=ROVERS, warn=False)
+    assert np.isfinite(mean)
+
+
+def test_a_plain_space_and_a_service_that_resets(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+    """A plain Box gives arrays, as Stable-Baselines3 takes no other, stacked here as the configuration says."""
+    touch = observation_space()["touch"]
+    stacked = type(touch)(0.0, float(touch.high.max()), (24,), np.float32)  # type: ignore[attr-defined]
+    parameters = rover_parameters(ROVERS, observations__touch__stack=3)
+    parameters = {name: value for name, value in parameters.items() if not name.startswith("observations.image")}
+    env = RosVecEnv(
+        {**parameters, "observations.keys": ["touch"]},
+        arena_reward,
+        pressed,
+        observation_space=stacked,
+        action_space=action_space(),
+        signals=SIGNALS,
+        reset={"service": "reset", "type": "std_srvs/srv/Trigger"},
+        max_steps=5,
+        lockstep=True,
+    )
+    try:
+        # The simulation waits until everything is observed, also what this policy leaves out.
+        images = [
+            env.node.create_subscription(_image(), f"rover_{robot}/camera/image_raw", lambda _: None, 1)
+            for robot in range(ROVERS)
+        ]
+        assert images
+        assert isinstance(env.reset(), np.ndarray)
+        rng = np.random.default_rng(2)
+        ends = 0
+        for _ in range(12):
+            observations, _, dones, infos = env.step(rng.uniform(-0.3, 0.6, (ROVERS, 2)).astype(np.float32))
+            assert isinstance(observations, np.ndarray)
+            assert observations.shape == (ROVERS, 24)
+            ends += int(dones.sum())
+            for row in np.flatnonzero(dones):
+                assert infos[row]["terminal_observation"].shape == (24,)
+                assert not observations[row, :16].any(), "a stack begins anew with its episode"
+        assert ends >= 2 * ROVERS
+    finally:
+        env.close()
+
+
+def _image() -> type:
+    from sensor_msgs.msg import Image
+
+    return Image
+
+
+def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) -> None:
+    """In real time: a silent robot is waited for, and one whose learner computes gets its safe command."""
+    commands: list[Twist] = []
+    peer.node.create_subscription(Twist, "rover_0/cmd_vel", commands.append, 100)
+    with rover_sim("--robots", "1", "--seed", "3") as simulation:
+        steps: list[Step] = []
+
+        def reward(step: Step) -> np.ndarray:
+            steps.append(step)
+            return np.ones(1)
+
+        env = RosVecEnv(
+            {**rover_parameters(1), **{f"observations.{key}.reliability": "best_effort" for key in ("image", "touch")}},
+            reward,
+            **SPACES,
+            reset={"service": "reset", "type": "std_srvs/srv/Trigger"},
+        )
+        try:
+            env.reset()
+            action = np.array([[0.1, 0.5]], np.float32)
+            while env.step(action)[2].any():
+                pass
+            # The simulation is silent for a second, which is longer than readings may be old.
+            simulation.send_signal(signal.SIGSTOP)
+            threading.Timer(1.0, simulation.send_signal, [signal.SIGCONT]).start()
+            infos: list[dict[str, Any]] = [{"state": "READY"}]
+            while infos[0]["state"] == "READY":
+                _, rewards, dones, infos = env.step(action)
+            assert infos[0]["state"] == "STALE"
+            assert "old" in infos[0]["reason"]
+            assert dones[0]
+            assert infos[0]["TimeLimit.truncated"]
+            assert rewards[0] == 0.0
+            last = infos[0]["terminal_observation"]
+            assert torch.equal(last["image"], steps[-1].previous_observations["image"][0])
+
+            # Nobody steps: the watchdog makes the robot safe.
+            env.step(action)
+            commands.clear()
+            peer.spin_until(
+                lambda: len(commands) > 2 and not command_values(commands[-1]).any(), "safe commands by the watchdog"
+            )
+            _, _, dones, infos = env.step(action)
+            assert dones[0], "the action was not what the robot did"
+            assert infos[0]["state"] != "READY"
+            env.step(action)
+            env.close()
+            peer.spin_until(lambda: not command_values(commands[-1]).any(), "the safe command at the end")
+        finally:
+            env.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observation_space": None}, "one is given without the other"),
+        ({"observation_space": None, "action_space": None}, "policy.path: missing"),
+        ({"signals": {"presses": {"topic": "presses"}}}, "signals.presses.type: missing"),
+        (
+            {"signals": {"beacon": {"topic": "b", "type": "std_msgs/msg/Float64MultiArray"}}},
+            "give their number as `size`",
+        ),
+        ({"reset": {"service": "reset"}}, "reset: found"),
+        ({"reset": {"topic": "reset", "type": "std_msgs/msg/Empty", "seeded": True}}, "no field `data`"),
+        ({"reset": {"service": "reset", "type": "std_msgs/msg/Empty"}}, "not the name of a service type"),
+    ],
+)
+def test_what_does_not_fit_is_named(make_env: Callable[..., RosVecEnv], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_env(**changes)
