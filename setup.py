@@ -37,7 +37,7 @@ onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
 # Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.
 bags = ["rosbags>=0.11"]
-dataset = [*bags, "minari[hdf5]>=0.5.4"]
+dataset = [*bags, "minari[hdf5]>=0.5"]
 
 # Utilisation of the GPU in diagnostics.
 gpu = ["nvidia-ml-py"]

@@ -23,6 +23,7 @@ from std_msgs.msg import Float32
 from policy_node.actions import CommandMapper
 from policy_node.configuration import ActionConfiguration, ConfigurationError, parse_configuration
 from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
+from policy_node.tools.dataset import keeps_images
 from policy_node.tools.dataset_actions import ActionInverse
 from policy_node.tools.replay import main
 
@@ -95,7 +96,8 @@ def test_a_dataset_holds_what_the_policy_was_given_and_what_was_done(
         image = expected["image"]
         if episode.observations["image"].shape != image.shape:
             image = np.moveaxis(image, -1, 1)
-        np.testing.assert_array_equal(episode.observations["image"], image)
+        if keeps_images():
+            np.testing.assert_array_equal(episode.observations["image"], image)
         np.testing.assert_array_equal(episode.observations["touch"], expected["touch"])
         steps = last - first - 1
         if actions == "recorded":

@@ -48,7 +48,7 @@ PYPI_NAMES = {
     "yaml": "pyyaml",
 }
 # Installed with pip, as the manifest says.
-WITHOUT_ROSDEP_KEY = {"onnx", "onnxruntime", "onnxscript", "pynvml", "safetensors"}
+WITHOUT_ROSDEP_KEY = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml", "rosbags", "safetensors"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 

@@ -9,6 +9,7 @@ was READY. Actions are the recorded commands, brought back to the policy's actio
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 import warnings
@@ -228,9 +229,13 @@ class DatasetWriter:
             action_space=self._action_space,
             algorithm_name=deployment.policy.spec.algorithm if self._replayed_actions else "recorded",
             description=f"{self._replay.bag.path.name}: {len(self._stretches)} robots, actions are {source}",
-            # Images as the policy saw them.
-            jpeg_encoding=False,
+            **({"jpeg_encoding": False} if keeps_images() else {}),
         )
+
+
+def keeps_images() -> bool:
+    """Whether images are stored as the policy saw them; Minari before 0.5.4, as on Python 3.10, makes JPEGs of them."""
+    return "jpeg_encoding" in inspect.signature(minari.create_dataset_from_buffers).parameters
 
 
 def observation_space(spec: PolicySpec) -> spaces.Space:
@@ -330,6 +335,8 @@ def main(argv: Sequence[str], console: Console) -> int:
     print(f"{path}: {writer.episodes} episodes, {writer.steps} steps; minari.load_dataset('{dataset_id}')")
     if folder is not None:
         print(f"  with MINARI_DATASETS_PATH={folder}")
+    if not keeps_images():
+        print("  images are JPEGs, not exactly what the policy saw; Minari 0.5.4 (Python 3.11) keeps them as they are")
     if writer.without_command:
         print(f"  {writer.without_command} ticks without a recorded command end an episode", file=sys.stderr)
     if writer.inverse.moved:
