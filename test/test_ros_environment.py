@@ -261,11 +261,14 @@ def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) 
             assert torch.equal(last["image"], steps[-1].previous_observations["image"][0])
 
             # Nobody steps: the watchdog makes the robot safe.
-            env.step(action)
-            commands.clear()
-            peer.spin_until(
-                lambda: len(commands) > 2 and not command_values(commands[-1]).any(), "safe commands by the watchdog"
-            )
+            env.step(2.0 * action)
+
+            def made_safe() -> bool:
+                sent = [tuple(command_values(command)) for command in commands]
+                driven = tuple(2.0 * action[0].astype(np.float64))
+                return driven in sent and sent[-1] == (0.0, 0.0)
+
+            peer.spin_until(made_safe, "safe commands by the watchdog")
             _, _, dones, infos = env.step(action)
             assert dones[0], "the action was not what the robot did"
             assert infos[0]["state"] != "READY"

@@ -102,6 +102,7 @@ class SimulatedRover:
     def __init__(self, node: Node, name: str, arena: Arena, watched: bool, sensor_qos: QoSProfile) -> None:
         self.name = name
         self.arena = arena
+        self._node = node
         self._commanded_at_s = -math.inf
         self._presses_at_s = -math.inf
         self._published_presses = -1
@@ -222,9 +223,14 @@ class SimulatedRover:
         return (*self.sensor_publishers, self._odometry_publisher, self._beacon_publisher, self._presses_publisher)
 
     @property
-    def commanders(self) -> int:
-        """How many publishers there are of its commands."""
-        return self._commands.get_publisher_count()
+    def is_commanded(self) -> bool:
+        """Whether anybody publishes its commands."""
+        return self._commands.get_publisher_count() > 0
+
+    def commanders(self) -> frozenset[bytes]:
+        """Return what identifies each publisher of its commands."""
+        endpoints = self._node.get_publishers_info_by_topic(self._commands.topic_name)
+        return frozenset(bytes(endpoint.endpoint_gid) for endpoint in endpoints)
 
 
 class Overview:
@@ -419,8 +425,8 @@ class Lockstep:
         self._stopping = stopping
         self._clock = node.create_publisher(Clock, "/clock", RELIABLE_QOS)
         self._progress = ProgressLog(node, rovers, speed=0.0)
-        # Publishers of the commands of each rover when all of them last got one; None: not since there were others.
-        self._commanders: list[int] | None = None
+        # Who publishes the commands of each rover, since all of them got one; None: not since there is somebody new.
+        self._commanders: list[frozenset[bytes]] | None = None
 
     def run(self, duration_s: float) -> None:
         """Simulate until told to stop, or for a duration, 0 being none."""
@@ -472,7 +478,7 @@ class Lockstep:
                 for publisher in rover.sensor_publishers
                 if not publisher.get_subscription_count()
             ]
-            missing += [f"a publisher of {rover.name}/cmd_vel" for rover in self._rovers if not rover.commanders]
+            missing += [f"a publisher of {rover.name}/cmd_vel" for rover in self._rovers if not rover.is_commanded]
             if not missing:
                 return True
             self._say(f"waits for {', '.join(missing)}")
@@ -499,7 +505,7 @@ class Lockstep:
                     return True
                 # These may answer any of the times so far.
                 self._stopping.wait(RESEND_CLOCK_S)
-                self._commanders = [rover.commanders for rover in self._rovers]
+                self._commanders = [rover.commanders() for rover in self._rovers]
                 return False
             now_s = time.monotonic()
             if now_s >= resend_s:
@@ -518,10 +524,10 @@ class Lockstep:
 
     def _has_new_commander(self) -> bool:
         """Whether a rover has lost its commander or got another one, which may have seen no time yet."""
-        before, self._commanders = self._commanders, [rover.commanders for rover in self._rovers]
+        before, self._commanders = self._commanders, [rover.commanders() for rover in self._rovers]
         if before is None:
             return True
-        return any(now == 0 or now > then for now, then in zip(self._commanders, before, strict=True))
+        return any(not now or now - then for now, then in zip(self._commanders, before, strict=True))
 
     @staticmethod
     def _take_commands(rovers: Sequence[SimulatedRover]) -> list[SimulatedRover]:
