@@ -204,7 +204,8 @@ def test_a_flood_of_claims_is_neither_kept_nor_logged(
     peer: Peer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However long the flood takes here.
-    monkeypatch.setattr("policy_node.ros.claims.LINES_PERIOD_S", math.inf)
+    for duration in ("LINES_PERIOD_S", "EXPIRY_S"):
+        monkeypatch.setattr(f"policy_node.ros.claims.{duration}", math.inf)
     claimant = Claimant("first")
     claimant.begin()
     hostile = peer.node.create_publisher(DiagnosticArray, TOPIC, claimant.claims._publisher.qos_profile)
