@@ -33,10 +33,10 @@ test:
 	@$(MAKE) --no-print-directory --keep-going lint test-kilted test-jazzy
 
 test-kilted: $(VENV)/test.stamp
-	$(VENV)/bin/pytest $(PYTEST_FLAGS)
+	$(VENV)/bin/pytest --rerun-show-tracebacks $(PYTEST_FLAGS)
 
 test-jazzy: $(JAZZY_VENV)/test.stamp
-	$(JAZZY_VENV)/bin/pytest -m ros $(PYTEST_FLAGS)
+	$(JAZZY_VENV)/bin/pytest --rerun-show-tracebacks -m ros $(PYTEST_FLAGS)
 
 bench: $(VENV)/test.stamp
 	doc/performance/measure.sh
