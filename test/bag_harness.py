@@ -109,9 +109,12 @@ def write_bag(path: Path, messages: Sequence[tuple[int, str, Any]], kind: str = 
     messages
         Time, topic and message.
     kind
-        `mcap` or `sqlite`, with `zstd file`, `zstd messages`, `zstd chunks`, `lz4 chunks`, `split` or `file` behind it.
+        `mcap` or `sqlite`, with `zstd file`, `zstd messages`, `zstd chunks`, `lz4 chunks` or `split` behind it; `file`
+        at the end, to open the file by itself.
     """
     storage, _, variant = kind.partition(" ")
+    is_file = variant.endswith("file") and variant != "zstd file"
+    variant = variant.removesuffix("file").strip() if is_file else variant
     if variant == "split":
         return _write_split(path, messages, storage)
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
@@ -133,7 +136,7 @@ def write_bag(path: Path, messages: Sequence[tuple[int, str, Any]], kind: str = 
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, type_of(message), typestore=typestore)
             writer.write(connections[topic], time_ns, serialize_message(message))
-    return next(file for file in path.iterdir() if file.suffix in (".mcap", ".db3")) if variant == "file" else path
+    return next(file for file in path.iterdir() if file.suffix in (".mcap", ".db3")) if is_file else path
 
 
 def _write_split(path: Path, messages: Sequence[tuple[int, str, Any]], storage: str) -> Path:

@@ -26,7 +26,7 @@ ROBOTS = ["robot_0", "robot_1"]
 STACK = 2
 TOLERANCE = 1e-5 * (ACTION_SPACE.high - ACTION_SPACE.low)
 KINDS = [f"{storage}{variant}" for storage in ("mcap", "sqlite") for variant in ("", " file", " split", " zstd file")]
-KINDS += ["sqlite zstd messages", "mcap zstd chunks", "mcap lz4 chunks"]
+KINDS += ["sqlite zstd messages", "mcap zstd messages file", "mcap zstd chunks", "mcap lz4 chunks"]
 
 Model = Callable[..., tuple[Path, Any]]
 

@@ -282,6 +282,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"policy_replay: {error}; give another path", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:  # Minari, or what draws
+        remedy = "pip install 'policy_node[dataset,sim]'"
+        print(f"policy_replay needs {error.name}, which is not installed; {remedy}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
 # So many topics of a bag are listed in an error.
 _TOPICS_NAMED = 60
+# What a compressed message begins with, and no serialised one.
+_ZSTD = bytes.fromhex("28b52ffd")
 _REMEDY = "give a folder with metadata.yaml, or its .mcap or .db3 file"
 
 
@@ -107,6 +110,9 @@ class Bag:
             return
         try:
             for connection, time_ns, raw in self._reader.messages(chosen):
+                # Only metadata.yaml says that messages are compressed; a file by itself does not.
+                if raw[:4] == _ZSTD:
+                    raw = DECOMPRESSORS["zstd"](raw, 0)
                 yield Message(time_ns, connection.topic, raw)
         # Storages and decompressors raise what they like.
         except (ReaderError, OSError, ValueError, ArithmeticError, AssertionError, RuntimeError, EOFError) as error:
