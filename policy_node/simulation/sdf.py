@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -46,7 +46,7 @@ from policy_node.simulation.description import (
     Post,
     Shape,
     Sphere,
-    TouchCell,
+    Vector,
 )
 from policy_node.simulation.layout import Layout, draw_layout
 
@@ -63,9 +63,10 @@ GRID_PITCH_M = float(math.ceil(math.sqrt(2) * CAMERA_FAR_M + 2 * FLOOR_HALF_SIZE
 _ON_THE_FLOOR = 0x01
 _AT_THE_BUMPER = 0x02
 
-# Gazebo names the collision that was touched, so each touch cell is one: a sphere that reaches out to the bumper's
-# surface in the middle of its sector, and remains 1.7 mm behind it where it meets the next.
-_CELL_OFFSET_M = 0.02
+# Gazebo names the collision that was touched, so each touch cell has its own: spheres that reach out to the bumper's
+# surface at their bearings. Between two, where they remain 0.1 mm behind it, posts must find no notch to rest in.
+_SPHERES_PER_CELL = 6
+_SPHERE_OFFSET_M = 0.04
 
 # Bits that Gazebo's render engines leave to the user; one of them is for humans only.
 _HUMANS_ONLY = 0x01000000
@@ -228,8 +229,8 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     _add(model, "pose", x_m, y_m, 0, 0, 0, yaw_rad)
     base = _add(model, "link", name="base_link")
     _inertia(base, HULL)
-    for cell in TOUCH_CELLS:
-        _touch_cell(base, cell)
+    for name_of_sphere, sphere, position_m in _bumper():
+        _collision(base, name_of_sphere, sphere, position_m, _AT_THE_BUMPER, friction=0)
     for caster in CASTERS:
         _collision(base, caster.name, caster.shape, caster.position_m, _ON_THE_FLOOR, friction=0)
     for part in (HULL, NOSE):
@@ -243,12 +244,16 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     return model
 
 
-def _touch_cell(base: ElementTree.Element, cell: TouchCell) -> None:
-    """Add a cell of the bumper; whatever touches the bumper from outside touches the cell of its bearing."""
+def _bumper() -> Iterator[tuple[str, Sphere, Vector]]:
+    """Make the spheres that are the bumper: name, which ends with that of the cell, shape and position."""
+    sphere = Sphere(BUMPER.radius_m - _SPHERE_OFFSET_M)
+    sector_rad = 2 * math.pi / len(TOUCH_CELLS)
     x_m, y_m, z_m = BUMPER_POSITION_M
-    x_m += _CELL_OFFSET_M * math.cos(cell.bearing_rad)
-    y_m += _CELL_OFFSET_M * math.sin(cell.bearing_rad)
-    _collision(base, cell.name, Sphere(BUMPER.radius_m - _CELL_OFFSET_M), (x_m, y_m, z_m), _AT_THE_BUMPER, friction=0)
+    for cell in TOUCH_CELLS:
+        for index in range(_SPHERES_PER_CELL):
+            bearing_rad = cell.bearing_rad + ((index + 0.5) / _SPHERES_PER_CELL - 0.5) * sector_rad
+            ahead_m, left_m = _SPHERE_OFFSET_M * math.cos(bearing_rad), _SPHERE_OFFSET_M * math.sin(bearing_rad)
+            yield f"bumper_{index}_{cell.name}", sphere, (x_m + ahead_m, y_m + left_m, z_m)
 
 
 def _wheel(model: ElementTree.Element, paint: _Paint, wheel: Part) -> None:
@@ -299,8 +304,8 @@ def _bumper_sensor(base: ElementTree.Element, name: str) -> None:
     _add(sensor, "always_on", "true")
     _add(sensor, "update_rate", 1 / ARENA.timestep_s)
     contact = _add(sensor, "contact")
-    for cell in TOUCH_CELLS:
-        _add(contact, "collision", cell.name)
+    for name_of_sphere, _, _ in _bumper():
+        _add(contact, "collision", name_of_sphere)
     _add(contact, "topic", f"/{name}/bumper_contacts")
 
 
