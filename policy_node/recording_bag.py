@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import os
 import struct
 import sys
@@ -126,6 +127,9 @@ class RecordingBag:
         storage = self._writer.storage
         assert isinstance(storage, McapWriter)
         self._storage = storage
+        # Nobody is to complete it meanwhile; not every file system knows locks.
+        with suppress(OSError):
+            fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._connections = {
             topic: self._writer.add_connection(topic, message_type, typestore=typestore)
             for topic, message_type in topics.items()
@@ -175,7 +179,7 @@ def complete(folder: Path) -> int:
     Raises
     ------
     ValueError
-        When there is no such bag, or its file is none of this format.
+        When there is no such bag, its file is none of this format, or it is being recorded.
     OSError
         When it cannot be written.
     """
@@ -183,6 +187,10 @@ def complete(folder: Path) -> int:
     if not file.is_file():
         raise ValueError(f"{folder}: found no {file.name} in it; give the folder of a recording")
     with file.open("r+b", buffering=0) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: it is being recorded; end that first") from error
         if _is_complete(stream):
             return _describe(file)
         ends = list(_ends_of_records(stream))

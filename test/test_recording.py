@@ -277,6 +277,7 @@ def plan(tmp_path: Path) -> RecordingPlan:
             **{f"/{robot}/cmd_vel": "geometry_msgs/msg/Twist" for robot in ROBOTS},
             TICKS: TICK_TYPE,
         },
+        typestore=typestore_of([TICK_TYPE, "geometry_msgs/msg/Twist"]),
         parameters="",
     )
 

@@ -62,6 +62,14 @@ def test_an_age_that_is_none_stays_none():
     assert math.isnan(parse_tick(message).robots["robot"].age_s)
 
 
+def test_a_bag_that_is_being_recorded_is_left_alone(tmp_path):
+    bag = RecordingBag(tmp_path / "bag", TOPICS, STORE, CUSTOM)
+    with pytest.raises(ValueError, match="it is being recorded; end that first"):
+        complete(tmp_path / "bag")
+    bag.close()
+    assert complete(tmp_path / "bag") == 0
+
+
 def write(folder: Path, count: int, flushed: int) -> list[tuple[str, int, bytes]]:
     """Write messages, flush after some of them, and leave the bag as it is when the process is killed."""
     bag = RecordingBag(folder, TOPICS, STORE, CUSTOM)
@@ -72,6 +80,7 @@ def write(folder: Path, count: int, flushed: int) -> list[tuple[str, int, bytes]
         bag.write(*written[-1])
         if number + 1 == flushed:
             bag.flush()
+    bag._writer.abort()
     return written
 
 

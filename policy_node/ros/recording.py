@@ -55,8 +55,8 @@ QUEUE_BYTES = 256 * 2**20
 QUEUE_COMMANDS = 1000
 # How much of a recording an end without notice may cost.
 FLUSH_S = 1.0
-# How long the end of a recording waits for what is still to be written.
-END_S = 5.0
+# How long begin and end of a recording wait for the disk.
+PATIENCE_S = 5.0
 
 
 class TickNote(NamedTuple):
@@ -91,6 +91,8 @@ class RecordingPlan:
         `[robots][sensors]` and `[robots]`, fully qualified.
     types
         Message type by topic.
+    typestore
+        Has the types.
     parameters
         All parameters of the node as a parameter file.
     """
@@ -102,6 +104,7 @@ class RecordingPlan:
     sensor_topics: tuple[tuple[str, ...], ...]
     command_topics: tuple[str, ...]
     types: Mapping[str, str]
+    typestore: Typestore
     parameters: str
 
 
@@ -150,7 +153,7 @@ def plan_recording(node: Node, configuration: Configuration, parameters: Mapping
     name = node.get_fully_qualified_name()
     types[ticks_topic(name)] = TICK_TYPE
     try:
-        typestore_of(types.values())
+        typestore = typestore_of(types.values())
     except UnknownType as error:
         raise ConfigurationError([f"record.path: found {path!r}, but of the message type {error}"]) from error
     return RecordingPlan(
@@ -161,6 +164,7 @@ def plan_recording(node: Node, configuration: Configuration, parameters: Mapping
         sensor_topics=tuple(sensor_topics),
         command_topics=tuple(command_topics),
         types=types,
+        typestore=typestore,
         parameters=yaml.safe_dump({"/**": {"ros__parameters": _plain(parameters)}}, sort_keys=False),
     )
 
@@ -210,11 +214,13 @@ class Recording:
         self._before: dict[int, str] = {}
         self._bag: RecordingBag | None = None
         self._last_ns = 0
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
     def start(self) -> None:
-        """Begin to record."""
+        """Begin to record; a large fleet's bag is begun before its ticks, unless the disk keeps it waiting."""
         self._thread.start()
+        self._begun.wait(PATIENCE_S)
 
     def note_commands(self, sent: SentCommands) -> None:
         """Take note of commands that were sent."""
@@ -270,9 +276,9 @@ class Recording:
         return commands
 
     def end(self) -> None:
-        """Write what waits, and the end of the bag; a disk that takes longer than `END_S` is left alone with it."""
+        """Write what waits, and the end of the bag; a disk that takes longer than `PATIENCE_S` is left alone."""
         self._ticks.put(None)
-        self._thread.join(END_S)
+        self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             self._logger.error(f"recording: {self.folder} is still being written; it may lack its end")
 
@@ -284,6 +290,8 @@ class Recording:
             self.error = f"{type(error).__name__}: {error} ({self.folder or self._plan.folder})"
             self._logger.error(f"recording ended: {self.error}; the robots are driven on, and nothing more is recorded")
             self._abandon()
+        finally:
+            self._begun.set()
 
     def _abandon(self) -> None:
         """Make the best of a bag that cannot be written any more, and forget what waits for it."""
@@ -298,9 +306,8 @@ class Recording:
             self._ticks.get()
 
     def _write_all(self) -> None:
-        from policy_node.recording_bag import RecordingBag, typestore_of, unused_folder
+        from policy_node.recording_bag import RecordingBag, unused_folder
 
-        typestore = typestore_of(self._plan.types.values())
         custom = {
             FORMAT_KEY: FORMAT,
             NODE_KEY: self._plan.name,
@@ -311,10 +318,11 @@ class Recording:
         def begin() -> RecordingBag:
             name = self._plan.name.strip("/").replace("/", "_")
             self.folder = unused_folder(self._plan.folder, name)
-            self._bag = bag = RecordingBag(self.folder, self._plan.types, typestore, custom)
+            self._bag = bag = RecordingBag(self.folder, self._plan.types, self._plan.typestore, custom)
             return bag
 
         bag = begin()
+        self._begun.set()
         flush_at_s = time.monotonic() + FLUSH_S
         while True:
             try:
@@ -329,7 +337,7 @@ class Recording:
                 bag.close()
                 bag = begin()
                 self._last_ns = note.time_ns
-            self._write_tick(bag, note, typestore)
+            self._write_tick(bag, note)
             self.recorded += 1
             self._written_bytes += note.size
             if time.monotonic() >= flush_at_s:
@@ -347,7 +355,7 @@ class Recording:
             for robot, message in sent.messages.items():
                 bag.write(topics[robot], self._last_ns, message)
 
-    def _write_tick(self, bag: RecordingBag, note: TickNote, typestore: Typestore) -> None:
+    def _write_tick(self, bag: RecordingBag, note: TickNote) -> None:
         """Write a tick: commands and readings first, then what it says of them, then what was sent after it began."""
         later = [sent for sent in note.commands if sent.time_ns > note.time_ns]
         self._write_commands(bag, [sent for sent in note.commands if sent.time_ns <= note.time_ns])
@@ -384,7 +392,7 @@ class Recording:
                 readings=readings,
             )
         own = (note.time_ns, note.number, note.missed, note.dropped, note.stopped, note.policy_sha256)
-        message = tick_message(Tick(*own, robots), plan.name, typestore.types)
-        bag.write(ticks_topic(plan.name), note.time_ns, typestore.serialize_cdr(message, TICK_TYPE))
+        message = tick_message(Tick(*own, robots), plan.name, plan.typestore.types)
+        bag.write(ticks_topic(plan.name), note.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
         self._last_ns = note.time_ns
         self._write_commands(bag, later)
