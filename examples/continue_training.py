@@ -1,0 +1,117 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Go on training a policy on robots behind topics: here the shipped one, on simulated rovers in lockstep.
+
+In one terminal ``rover_sim --lockstep --robots 4``, in another one ``python examples/continue_training.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+
+from policy_node.ros.environment import RosVecEnv, Step
+from policy_node.share import share_path
+
+ROVERS = [f"rover_{robot}" for robot in range(4)]
+PARAMETERS = {
+    "control_rate_hz": 20.0,
+    "robots": ROVERS,
+    "policy": {"path": str(share_path("models", "rover.bundle")), "device": "cpu"},
+    "observations": {
+        "keys": ["image", "touch"],
+        # Reliable: in lockstep the readings of a tick have arrived before the clock tells it.
+        "image": {"topic": "camera/image_raw", "type": "sensor_msgs/msg/Image", "reliability": "reliable"},
+        "touch": {
+            "topic": "touch",
+            "type": "sensor_msgs/msg/JointState",
+            "field": "effort",
+            "reliability": "reliable",
+        },
+    },
+    "synchronisation": {"slop_s": 0.03, "max_age_s": 0.2},
+    "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x", "angular.z"]},
+}
+# What the reward is computed from, and the policy does not see.
+SIGNALS = {
+    "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
+    # Distance in metres and bearing in radians, which only a simulation knows.
+    "beacon": {"topic": "beacon", "type": "std_msgs/msg/Float64MultiArray", "size": 2, "reliability": "reliable"},
+}
+EPISODE_STEPS = 400
+
+
+def potential(signals: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return how near to the beacon each rover is, and how well it faces it."""
+    distance_m, bearing_rad = signals["beacon"].T
+    return 0.3 * np.cos(bearing_rad) - distance_m
+
+
+def done(step: Step) -> np.ndarray:
+    """Return which rovers have pressed their beacon."""
+    return step.signals["presses"][:, 0] > 0
+
+
+def reward(step: Step) -> np.ndarray:
+    """Return progress, 5 for the press, and a little less for every step."""
+    pressed = done(step)
+    # The beacon that was pressed has moved already.
+    after = np.where(pressed, 0.3, potential(step.signals))
+    return after - potential(step.previous_signals) - 0.01 + 5.0 * pressed
+
+
+def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
+    """Drive without noise, and say how many of the episodes ended with a press, and the mean reward."""
+    env.seed(seed)
+    observations: Any = env.reset()
+    presses: list[bool] = []
+    returns: list[float] = []
+    while len(returns) < episodes:
+        observations, _, dones, infos = env.step(model.predict(observations, deterministic=True)[0])
+        for robot in np.flatnonzero(dones):
+            presses.append(not infos[robot]["TimeLimit.truncated"])
+            returns.append(infos[robot]["episode"]["r"])
+    return f"{sum(presses)} of {len(presses)} episodes with a press, mean reward {np.mean(returns):.2f}"
+
+
+def main() -> None:
+    """Evaluate, train, evaluate and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=share_path("models", "rover.zip"))
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of all rovers together (default 20000)")
+    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default 20)")
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--output", type=Path, default=Path("continued.zip"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    env = RosVecEnv(
+        PARAMETERS,
+        reward,
+        done,
+        signals=SIGNALS,
+        reset={"topic": "reset", "type": "std_msgs/msg/Int64", "seeded": True},
+        max_steps=EPISODE_STEPS,
+        lockstep=True,
+        # PPO keeps what it has seen in arrays.
+        tensors=False,
+    )
+    try:
+        # Small steps: what the policy has learnt is not to be lost before its new critic has settled.
+        changes = {"n_steps": 256, "batch_size": 256, "n_epochs": 4, "learning_rate": 5e-5, "clip_range": 0.1}
+        model = PPO.load(options.model, env=env, device="cpu", custom_objects=changes)
+        print("before:", evaluate(model, env, options.episodes, options.seed), flush=True)
+        model.learn(options.steps, progress_bar=True)
+        print("after: ", evaluate(model, env, options.episodes, options.seed), flush=True)
+        model.save(options.output)
+    finally:
+        env.close()
+
+
+if __name__ == "__main__":
+    main()
