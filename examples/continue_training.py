@@ -8,6 +8,7 @@ In one terminal ``rover_sim --lockstep --robots 4``, in another one ``python exa
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
     return f"{sum(presses)} of {len(presses)} episodes with a press, mean reward {np.mean(returns):.2f}"
 
 
+def measure(env: RosVecEnv, steps: int) -> str:
+    """Drive randomly and say how fast that goes."""
+    rng = np.random.default_rng(0)
+    env.reset()
+    started_s = time.monotonic()
+    for _ in range(steps):
+        low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+        env.step(rng.uniform(low, high, (env.num_envs, 2)).astype(np.float32))
+    per_s = steps / (time.monotonic() - started_s)
+    return f"{per_s:.0f} steps per second, {per_s * env.num_envs:.0f} of single rovers, with random actions"
+
+
 def main() -> None:
     """Evaluate, train, evaluate and save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,6 +101,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default 20)")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("continued.zip"))
+    parser.add_argument("--measure", type=int, default=0, metavar="STEPS", help="only drive randomly so many steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     env = RosVecEnv(
@@ -102,11 +116,18 @@ def main() -> None:
         tensors=False,
     )
     try:
+        if options.measure:
+            print(measure(env, options.measure))
+            return
         # Small steps: what the policy has learnt is not to be lost before its new critic has settled.
         changes = {"n_steps": 256, "batch_size": 256, "n_epochs": 4, "learning_rate": 5e-5, "clip_range": 0.1}
         model = PPO.load(options.model, env=env, device="cpu", custom_objects=changes)
         print("before:", evaluate(model, env, options.episodes, options.seed), flush=True)
+        started_s = time.monotonic()
         model.learn(options.steps, progress_bar=True)
+        print(
+            f"trained with {model.num_timesteps / (time.monotonic() - started_s):.0f} steps of single rovers per second"
+        )
         print("after: ", evaluate(model, env, options.episodes, options.seed), flush=True)
         model.save(options.output)
     finally:
