@@ -90,69 +90,106 @@ def require_gazebo(context: LaunchContext) -> None:
 
 def start_fleet(context: LaunchContext) -> list[IncludeLaunchDescription | Node]:
     """Write the files of this fleet, and return everything that uses them."""
-    count = whole_number(context, "robots", 1, 256)
-    seed = whole_number(context, "seed", 0, 2**31)
-    engine = text(context, "render_engine")
-    robots = [f"rover_{robot}" for robot in range(count)]
+    robots = [f"rover_{robot}" for robot in range(whole_number(context, "robots", 1, 256))]
     # The log of the launch is where what it was made of is looked for.
     folder = Path(launch_config.log_dir) / "gazebo"
     folder.mkdir(parents=True, exist_ok=True)
-
-    own_world = text(context, "world")
-    world_file = own_file("world", own_world) if own_world else folder / "world.sdf"
-    if not own_world:
-        world_file.write_text(world_sdf(count, seed, engine, with_rovers=False), encoding="utf-8")
-    world_name = name_of_world(world_file)
-    own_model = text(context, "model")
-    template = own_file("model", own_model).read_text(encoding="utf-8") if own_model else ""
-    models = {}
-    for robot in robots:
-        models[robot] = folder / f"{robot}.sdf"
-        sdf = template.replace("{robot}", robot) if own_model else rover_sdf(robot, engine)
-        models[robot].write_text(sdf, encoding="utf-8")
+    world = world_file(context, folder, len(robots))
+    models = model_files(context, folder, robots)
     bridge = folder / "bridge.yaml"
     bridge.write_text(bridge_file(robots), encoding="utf-8")
+    return [
+        simulation(context, world),
+        *spawned(context, world, models),
+        Node(
+            package="ros_gz_bridge",
+            executable="parameter_bridge",
+            name="gazebo_bridge",
+            parameters=[{"config_file": str(bridge)}],
+            additional_env=transport_environment(),
+            output="screen",
+        ),
+        watch(context, world, len(robots)),
+        driver(context, robots),
+    ]
 
+
+def world_file(context: LaunchContext, folder: Path, robots: int) -> Path:
+    """Return the file of the user's world, or write that of the arenas."""
+    if text(context, "world"):
+        return own_file("world", text(context, "world"))
+    file = folder / "world.sdf"
+    world = world_sdf(robots, seed_of(context), text(context, "render_engine"), with_rovers=False)
+    file.write_text(world, encoding="utf-8")
+    return file
+
+
+def model_files(context: LaunchContext, folder: Path, robots: list[str]) -> dict[str, Path]:
+    """Write the model of each robot."""
+    own = text(context, "model")
+    template = own_file("model", own).read_text(encoding="utf-8") if own else ""
+    files = {robot: folder / f"{robot}.sdf" for robot in robots}
+    for robot, file in files.items():
+        model = template.replace("{robot}", robot) if own else rover_sdf(robot, text(context, "render_engine"))
+        file.write_text(model, encoding="utf-8")
+    return files
+
+
+def simulation(context: LaunchContext, world: Path) -> IncludeLaunchDescription:
+    """Return what starts Gazebo."""
     options = ["-r"]
     if truth(context, "headless"):
         # Ogre 1 draws on a display only, which may be a virtual one.
-        options += ["-s", "--headless-rendering"] if engine == "ogre2" else ["-s"]
-    gazebo = IncludeLaunchDescription(
+        options += ["-s", "--headless-rendering"] if text(context, "render_engine") == "ogre2" else ["-s"]
+    return IncludeLaunchDescription(
         PathJoinSubstitution([FindPackageShare("ros_gz_sim"), "launch", "gz_sim.launch.py"]),
         launch_arguments={
-            "gz_args": " ".join([*options, text(context, "gz_args"), shlex.quote(str(world_file))]),
+            "gz_args": " ".join([*options, text(context, "gz_args"), shlex.quote(str(world))]),
             "on_exit_shutdown": "true",
         }.items(),
     )
-    simulated = {"parameters": [{"use_sim_time": True}], "output": "screen"}
-    spawn = [
-        Node(
-            package="ros_gz_sim",
-            executable="create",
-            name=f"create_{robot}",
-            arguments=["-world", world_name, "-name", robot, "-file", str(models[robot]), *place],
-            output="screen",
+
+
+def spawned(context: LaunchContext, world: Path, models: dict[str, Path]) -> list[Node]:
+    """Return what puts each robot into the world: at its start in its arena, or on a grid in a world of the user's."""
+    name, count, columns = name_of_world(world), len(models), math.ceil(math.sqrt(len(models)))
+    nodes = []
+    for index, (robot, model) in enumerate(models.items()):
+        if text(context, "world"):
+            x_m, y_m, yaw_rad = index % columns * SPACING_M, -(index // columns) * SPACING_M, 0.0
+        else:
+            x_m, y_m, yaw_rad = start_pose(index, count, seed_of(context))
+        place = ["-x", f"{x_m:.6f}", "-y", f"{y_m:.6f}", "-Y", f"{yaw_rad:.6f}"]
+        nodes.append(
+            Node(
+                package="ros_gz_sim",
+                executable="create",
+                name=f"create_{robot}",
+                arguments=["-world", name, "-name", robot, "-file", str(model), *place],
+                output="screen",
+            )
         )
-        for robot, place in zip(robots, places(count, seed, bool(own_world)), strict=True)
-    ]
-    connect = Node(
-        package="ros_gz_bridge",
-        executable="parameter_bridge",
-        name="gazebo_bridge",
-        parameters=[{"config_file": str(bridge)}],
-        additional_env=transport_environment(),
-        output="screen",
-    )
-    watch = Node(
+    return nodes
+
+
+def watch(context: LaunchContext, world: Path, robots: int) -> Node:
+    """Return what stops robots that nobody commands, and looks after the beacons of the arenas."""
+    arenas = [] if text(context, "world") else [f"--world={name_of_world(world)}"]
+    return Node(
         package="policy_node",
         executable="gazebo_watch",
-        arguments=[f"--robots={count}", f"--seed={seed}", *([] if own_world else [f"--world={world_name}"])],
+        arguments=[f"--robots={robots}", f"--seed={seed_of(context)}", *arenas],
+        parameters=[{"use_sim_time": True}],
+        additional_env=transport_environment(),
+        output="screen",
         emulate_tty=True,
-        **simulated,
     )
+
+
+def driver(context: LaunchContext, robots: list[str]) -> Node:
+    """Return the policy node."""
     policy = text(context, "policy")
-    environment = transport_environment() | (memory_environment() if truth(context, "malloc") else {})
-    drive = node_process(
+    return node_process(
         # The last value of a parameter holds: arguments override the file.
         parameters=[
             text(context, "params_file"),
@@ -164,9 +201,12 @@ def start_fleet(context: LaunchContext) -> list[IncludeLaunchDescription | Node]
             },
         ],
         ros_arguments=["--log-level", text(context, "log_level")],
-        additional_env=environment,
+        additional_env=transport_environment() | (memory_environment() if truth(context, "malloc") else {}),
     )
-    return [gazebo, *spawn, connect, watch, drive]
+
+
+def seed_of(context: LaunchContext) -> int:
+    return whole_number(context, "seed", 0, 2**31)
 
 
 def own_file(name: str, path: str) -> Path:
@@ -186,15 +226,3 @@ def name_of_world(file: Path) -> str:
     if world is None or not world.get("name"):
         raise RuntimeError(f"world:={file}: found no <world name=…> in <sdf>; give an SDF file of a world")
     return world.attrib["name"]
-
-
-def places(count: int, seed: int, in_own_world: bool) -> list[list[str]]:
-    """Return where each rover starts, as arguments of `create`."""
-    columns = math.ceil(math.sqrt(count))
-    poses = [
-        (robot % columns * SPACING_M, -(robot // columns) * SPACING_M, 0.0)
-        if in_own_world
-        else start_pose(robot, count, seed)
-        for robot in range(count)
-    ]
-    return [["-x", f"{x_m:.6f}", "-y", f"{y_m:.6f}", "-Y", f"{yaw_rad:.6f}"] for x_m, y_m, yaw_rad in poses]
