@@ -176,9 +176,10 @@ class Replay:
             for robot, sensor in receivers:
                 self.pipeline.set_present(robot, sensor, True)
         self.names = component_names(configuration.action, self.pipeline.components)
-        self.command_topics = [full_name(topic_of(robot, configuration.action.topic)) for robot in robots]
+        self.command_topics = [full_name(topic_of(robot, configuration.action.topic), remaps) for robot in robots]
         self._readers = self._command_readers(options)
         self._recorded: list[tuple[list[int], list[np.ndarray]]] = [([], []) for _ in robots]
+        self._sensor_topics = [self._topics_of(robot) for robot in range(len(robots))]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
         self._stamps = self._stamps_by_topic()
         self._offsets = measure_offsets(bag, self._stamps) if recording is None else {}
@@ -208,15 +209,22 @@ class Replay:
                 sensors.setdefault(topic, []).append((robot, sensor))
         return wanted, sensors
 
-    def _command_readers(self, options: Options) -> dict[str, tuple[int, ReadCommand]]:
-        """Return by topic of recorded commands whose they are, and what reads them."""
+    def _command_readers(self, options: Options) -> dict[str, tuple[list[int], ReadCommand]]:
+        """Return by topic of recorded commands with which robots they are compared, and what reads them."""
         action = self._configuration.action
-        readers = {}
+        readers: dict[str, tuple[list[int], ReadCommand]] = {}
         for robot, name in enumerate(self._configuration.robots):
             topic = full_name(topic_of(name, options.compare or action.topic), options.remaps)
-            if topic in self.bag.topics:
-                kind = self.bag.topics[topic].type
-                readers[topic] = (robot, command_reader(kind, action, self.pipeline.components, topic))
+            if topic in readers:
+                readers[topic][0].append(robot)
+            elif topic in self.bag.topics:
+                try:
+                    kind = self.bag.topics[topic].type
+                    readers[topic] = ([robot], command_reader(kind, action, self.pipeline.components, topic))
+                except BagError as error:
+                    if options.compare:
+                        raise
+                    self.notes.append(f"nothing is compared: {error}")
             elif options.compare:
                 raise BagError(f"--compare: {topic} is not in the bag\n{self.bag.describe()}")
         return readers
@@ -236,7 +244,7 @@ class Replay:
             self.notes.append(f"use_sim_time is set, but the bag has no {CLOCK_TOPIC}: ticks follow the header stamps")
         bad = unfitting(self._offsets, self.time, limits_ns)
         if bad:
-            measured = describe_offsets({topic: self._offsets[topic] for topic in bad})
+            measured = describe_offsets({topic: self._offsets[topic] for topic in bad}, to_clock=self.time == "clock")
             by_stamp = (
                 "--time stamp (each message arrives at its header stamp), " if are_of_one_clock(self._offsets) else ""
             )
@@ -326,14 +334,14 @@ class Replay:
             if robot is None:
                 selections.append(Selection(RobotState.WAITING, (), None, "the recording does not have it"))
                 continue
-            observed, position = self._sensor_topics(index)
+            observed, position = self._sensor_topics[index]
             if position is not None and position[0] in robot.readings:
                 sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
                 self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
         return self.pipeline.step(tick.time_ns, selections=selections)
 
-    def _sensor_topics(self, robot: int) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
+    def _topics_of(self, robot: int) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
         """Return name and topic of each sensor that is observed of a robot, and those of the safe position."""
         topics = {
             sensor: topic for topic, receivers in self._sensors.items() for index, sensor in receivers if index == robot
@@ -361,20 +369,21 @@ class Replay:
             self.notes.append(text)
 
     def _note_command(self, arrival: Arrival) -> None:
-        robot, read = self._readers[arrival.topic]
+        robots, read = self._readers[arrival.topic]
         try:
             command = read(arrival.raw)
         except UnusableReading:
             self.unread += 1
             return
-        times_ns, commands = self._recorded[robot]
-        times_ns.append(arrival.time_ns)
-        commands.append(command)
+        for robot in robots:
+            times_ns, commands = self._recorded[robot]
+            times_ns.append(arrival.time_ns)
+            commands.append(command)
 
     @property
     def recorded(self) -> dict[int, Commands]:
         """The recorded commands so far, by the index of the robot; only robots whose topic is in the bag."""
-        robots = {robot for robot, _ in self._readers.values()}
+        robots = {robot for robots, _ in self._readers.values() for robot in robots}
         return {robot: _in_order(*self._recorded[robot], self.pipeline.components) for robot in sorted(robots)}
 
 

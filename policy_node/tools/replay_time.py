@@ -152,18 +152,18 @@ def _require_one_clock(offsets: Mapping[str, Offset]) -> None:
         )
 
 
-def describe_offsets(offsets: Mapping[str, Offset]) -> str:
-    """Say how far the stamps of each topic lie from the time of recording, a line each."""
+def describe_offsets(offsets: Mapping[str, Offset], to_clock: bool = False) -> str:
+    """Say how far the stamps of each topic lie from the time of recording, or from simulated time, a line each."""
     width = max((len(topic) for topic in offsets), default=0)
-    return "\n".join(f"  {topic:<{width}}  {_described(offset)}" for topic, offset in sorted(offsets.items()))
+    return "\n".join(f"  {topic:<{width}}  {_described(offset, to_clock)}" for topic, offset in sorted(offsets.items()))
 
 
-def _described(offset: Offset) -> str:
+def _described(offset: Offset, to_clock: bool) -> str:
     if offset.zero:
         return "stamps are zero"
-    seconds = offset.to_record_ns / 1e9
-    side = "before" if seconds >= 0 else "after"
-    return f"stamps lie {abs(seconds):.3f} s {side} the time of recording"
+    seconds = ((offset.to_clock_ns if to_clock else offset.to_record_ns) or 0) / 1e9
+    what = "simulated time" if to_clock else "the time of recording"
+    return f"stamps lie {abs(seconds):.3f} s {'before' if seconds >= 0 else 'after'} {what}"
 
 
 def unfitting(offsets: Mapping[str, Offset], time: str, limits_ns: Mapping[str, int]) -> list[str]:
