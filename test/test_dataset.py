@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("minari", reason="minari is an extra: pip install 'policy_node[dataset]'")
+
 import minari
 import numpy as np
-import pytest
 import torch
 from bag_harness import DELAY_NS, PERIOD_NS, START_NS, Readings, twist, write_bag, write_parameters
 from gymnasium import spaces
