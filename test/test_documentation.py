@@ -11,7 +11,11 @@ import rclpy
 from rclpy.context import Context
 
 ROOT = Path(__file__).parents[1]
-FILES = ("README.md", "doc/configuration.md", "config/rover.yaml", "config/quadruped.yaml")
+FILES = (
+    "README.md",
+    "doc/configuration.md",
+    *(f"config/{name}.yaml" for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera")),
+)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -119,7 +119,7 @@ def test_every_executable_explains_itself(name, module, function):
 
 
 def licensed_files() -> list[Path]:
-    folders = ["policy_node", "launch", "config", "test", ".ci"]
+    folders = ["policy_node", "launch", "config", "deploy", "test", ".ci"]
     inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".yaml", ""}]
     top = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "Makefile")]
     top += ROOT.glob("constraints*.txt")
