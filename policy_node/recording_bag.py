@@ -14,15 +14,17 @@ import os
 import struct
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from io import RawIOBase
+from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
-from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import CompressionMode, Reader, ReaderError, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -33,7 +35,16 @@ VERSION = Writer.VERSION_LATEST
 # MCAP: what a file begins and ends with, and the codes of records.
 _MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
-_FOOTER, _DATA_END = 0x02, 0x0F
+_FOOTER, _MESSAGE_CODE, _CHUNK_CODE, _INDEX_CODE, _DATA_END = 0x02, 0x05, 0x06, 0x07, 0x0F
+# Code, length; channel, sequence, time of recording, time of publishing.
+_MESSAGE = struct.Struct("<BQHIQQ")
+# Code, length; times of the first and the last message, size, no checksum, no compression, size again.
+_CHUNK = struct.Struct("<BQQQQIIQ")
+# Code, length; channel, bytes that follow.
+_INDEX = struct.Struct("<BQHI")
+_CHUNK_BYTES = 2**20
+# As many as Linux takes in one call.
+_MOST_PARTS = 1024
 # The end of a file without a summary: no checksum of the data, a footer that points nowhere.
 _END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
 # Errors of a disk, a quota or a file that is full, and what then gives way at a time.
@@ -96,6 +107,80 @@ def _message_types(field: Any) -> Iterator[str]:
             yield from _message_types(part)
 
 
+class _UncopiedMcap(McapWriter):
+    """Writes chunks straight from the messages, without the interpreter.
+
+    The library joins them first: copies of large images, during which no other thread of Python runs, not even a tick.
+    """
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        super().__init__(path, compression)
+        self._parts: list[bytes | memoryview] = []
+        self._size = 0
+
+    def write(self, connection: Connection, timestamp: int, data: bytes | memoryview) -> None:
+        """Add a message, which must not change before its chunk is closed."""
+        chunk, channel = self.chunk, connection.id
+        self.message_start_time = min(timestamp, self.message_start_time)
+        self.message_end_time = max(timestamp, self.message_end_time)
+        self.channel_stats[channel] += 1
+        chunk.message_start_time = min(timestamp, chunk.message_start_time)
+        chunk.message_end_time = max(timestamp, chunk.message_end_time)
+        # Schemas and channels come first, in the library's own buffer.
+        chunk.msgs[channel].append((timestamp, chunk.bio.tell() + self._size))
+        size = _MESSAGE.size - _RECORD.size + len(data)
+        self._parts += (_MESSAGE.pack(_MESSAGE_CODE, size, channel, 0, timestamp, timestamp), data)
+        self._size += _RECORD.size + size
+        if self._size > _CHUNK_BYTES:
+            self.close_chunk()
+
+    def close_chunk(self) -> None:
+        """Write what was added since the last chunk, and where each message of it is."""
+        chunk, parts = self.chunk, [self.chunk.bio.getvalue(), *self._parts]
+        size = chunk.bio.tell() + self._size
+        start = self.bio.tell()
+        times = (chunk.message_start_time, chunk.message_end_time)
+        head = _CHUNK.pack(_CHUNK_CODE, _CHUNK.size - _RECORD.size + size, *times, size, 0, 0, size)
+        self.bio.flush()
+        _write_parts(self.bio.fileno(), [head, *parts])
+        end = self.bio.seek(0, os.SEEK_END)
+        offsets = []
+        for channel, messages in chunk.msgs.items():
+            offsets.append((channel, self.bio.tell()))
+            places = b"".join(struct.pack("<QQ", *place) for place in messages)
+            self.bio.write(_INDEX.pack(_INDEX_CODE, _INDEX.size - _RECORD.size + len(places), channel, len(places)))
+            self.bio.write(places)
+        index = BytesIO()
+        index.write(struct.pack("<QQQQI", *times, start, end - start, len(offsets) * 10))
+        index.write(b"".join(struct.pack("<HQ", *offset) for offset in offsets))
+        index.write(struct.pack("<QIQQ", self.bio.tell() - end, 0, size, size))
+        self.chunks.append(index)
+        self._parts, self._size = [], 0
+        self.chunk = PendingChunk(2**63 - 1, 0, BytesIO(), defaultdict(list))
+
+    def close(self, version: int, metadata: str) -> None:
+        """Write the last chunk and the summary."""
+        if self._parts:
+            self.close_chunk()
+        super().close(version, metadata)
+
+
+def _write_parts(file: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Write all parts, one after the other, as one write."""
+    for first in range(0, len(parts), _MOST_PARTS):
+        rest = [memoryview(part) for part in parts[first : first + _MOST_PARTS]]
+        while rest:
+            written = os.writev(file, rest)
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][written:]
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _UncopiedMcap}  # noqa: RUF012  as the library has it
+
+
 class RecordingBag:
     """A rosbag2 bag in MCAP that is being written.
 
@@ -120,12 +205,12 @@ class RecordingBag:
         self, folder: Path, topics: Mapping[str, str], typestore: Typestore, custom: Mapping[str, str]
     ) -> None:
         self.folder = folder
-        self._writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer = _Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
         for key, value in custom.items():
             self._writer.set_custom_data(key, value)
         self._writer.open()
         storage = self._writer.storage
-        assert isinstance(storage, McapWriter)
+        assert isinstance(storage, _UncopiedMcap)
         self._storage = storage
         # Nobody is to complete it meanwhile; not every file system knows locks.
         with suppress(OSError):

@@ -43,6 +43,7 @@ ticks = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(ticks)
 def test_a_tick_is_read_as_it_was_written(tick):
     message = tick_message(tick, "/fleet/policy_node", STORE.types)
