@@ -184,6 +184,22 @@ def test_recorded_commands_are_compared_and_drawn(model: Model, tmp_path: Path) 
     assert replay(tmp_path, bag, parameters)["robots"]["robot_0"]["compare"] == good
 
 
+def test_one_topic_is_compared_with_all_robots_and_what_cannot_be_compared_is_told(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_file, _ = model(STACK)
+    readings = Readings(ROBOTS)
+    driven = [(START_NS + tick * PERIOD_NS + 5_000_000, "/driven", twist([0.1, 0.2])) for tick in range(2, 20)]
+    messages = sorted([*readings.messages(), *driven], key=lambda entry: entry[0])
+    bag = write_bag(tmp_path / "bag", messages)
+    parameters = parameters_for(model_file)
+    report = replay(tmp_path, bag, parameters, "--compare", "/driven")
+    assert [report["robots"][robot]["compare"]["ticks"] for robot in ROBOTS] == [len(driven)] * 2
+    # What the configuration would command lies in the bag as something else: no reason not to replay.
+    report = replay(tmp_path, bag, parameters | {"action.topic": "touch"})
+    assert "nothing is compared" in report["notes"][0] and "compare" not in report["robots"]["robot_0"]
+
+
 def test_one_robot_without_a_namespace_is_remapped_or_named_absolutely(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,7 +188,7 @@ def run(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=replay.expected_ticks)
         try:
             for position, tick in enumerate(replay.ticks(others)):
