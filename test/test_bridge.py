@@ -10,7 +10,7 @@ import yaml
 from policy_node.configuration import Configuration, parse_configuration
 from policy_node.parameter_file import read_parameter_file
 from policy_node.share import share_path
-from policy_node.simulation.bridge import bridge_file, stop_topic
+from policy_node.simulation.bridge import bridge_file, enable_topic
 from policy_node.simulation.sdf import rover_sdf, world_sdf
 
 ROBOTS = ["rover_0", "rover_1", "rover_2"]
@@ -23,6 +23,7 @@ BRIDGEABLE = {
     ("ros_gz_interfaces/msg/Contacts", "gz.msgs.Contacts"),
     ("nav_msgs/msg/Odometry", "gz.msgs.Odometry"),
     ("geometry_msgs/msg/Twist", "gz.msgs.Twist"),
+    ("std_msgs/msg/Bool", "gz.msgs.Boolean"),
 }
 # What a system of Gazebo publishes, and nobody in ROS wants.
 UNUSED = ("wheel_odometry", "wheel_tf", "tf")
@@ -62,7 +63,10 @@ def test_every_topic_of_the_models_is_bridged_and_nothing_else_but_the_clock(ent
     named = {topic: kinds[kind] for topic, kind in topics_of_the_models().items()}
     assert len(named) == 4 * len(ROBOTS)
     bridged = {entry["gz_topic_name"]: (entry["gz_type_name"], entry["direction"]) for entry in entries}
-    assert bridged == named | {"/clock": ("gz.msgs.Clock", "GZ_TO_ROS")}
+    # Gazebo refuses to publish a topic twice in one bridge.
+    assert len(bridged) == len(entries)
+    by_default = {f"/model/{robot}/enable": ("gz.msgs.Boolean", "ROS_TO_GZ") for robot in ROBOTS}
+    assert bridged == named | by_default | {"/clock": ("gz.msgs.Clock", "GZ_TO_ROS")}
 
 
 def test_the_world_names_no_topics_but_those_of_its_rovers() -> None:
@@ -86,8 +90,8 @@ def test_the_node_finds_every_topic_that_it_reads_and_writes(
     read = {f"{robot}/{source.topic}": source.type for robot in ROBOTS for source in configuration.sources}
     assert read.items() <= from_gazebo.items()
     assert from_gazebo.keys() - read.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
-    written = {f"{robot}/{configuration.action.topic}" for robot in ROBOTS}
-    assert to_gazebo == dict.fromkeys(written | set(map(stop_topic, ROBOTS)), configuration.action.type)
+    written = {f"{robot}/{configuration.action.topic}": configuration.action.type for robot in ROBOTS}
+    assert to_gazebo == written | {enable_topic(robot): "std_msgs/msg/Bool" for robot in ROBOTS}
 
 
 def test_gazebo_differs_from_mujoco_in_the_way_of_the_touch_alone() -> None:

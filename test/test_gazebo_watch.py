@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from geometry_msgs.msg import Twist, Vector3
 from node_harness import PATIENCE_S, Peer
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Int32
+from std_msgs.msg import Bool, Int32
 
-from policy_node.simulation.bridge import stop_topic
+from policy_node.simulation.bridge import enable_topic
 from policy_node.simulation.description import ARENA
 from policy_node.simulation.gazebo_watch import (
     CHECK_PERIOD_S,
@@ -48,22 +49,27 @@ def watched(ros: None) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class Gazebo:
-    """The clock of Gazebo, and the commands to stop that reach it."""
+    """The clock of Gazebo, and what reaches its drives to make them forget their commands."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.time_s = 10.0
-        self.stops: dict[str, list[Twist]] = {"rover_0": [], "rover_1": []}
+        self.stops: dict[str, list[bool]] = {"rover_0": [], "rover_1": []}
         self._clock = peer.node.create_publisher(Clock, "/clock", 1)
         self.commands = {robot: peer.node.create_publisher(Twist, f"{robot}/cmd_vel", 1) for robot in self.stops}
         for robot, received in self.stops.items():
-            peer.node.create_subscription(Twist, stop_topic(robot), received.append, 10)
+            note = partial(self._note, received)
+            peer.node.create_subscription(Bool, enable_topic(robot), note, 10)
         peer.spin_until(self._is_heard, "the watch's subscriptions")
+
+    @staticmethod
+    def _note(received: list[bool], message: Bool) -> None:
+        received.append(message.data)
 
     def _is_heard(self) -> bool:
         publishers = (self._clock, *self.commands.values())
         return all(publisher.get_subscription_count() for publisher in publishers) and all(
-            self.peer.node.count_publishers(f"/{stop_topic(robot)}") for robot in self.stops
+            self.peer.node.count_publishers(f"/{enable_topic(robot)}") for robot in self.stops
         )
 
     def advance(self, duration_s: float, commanded: str = "") -> None:
@@ -87,10 +93,10 @@ class Gazebo:
 
         def stopped() -> bool:
             self.advance(CHECK_PERIOD_S)
-            return len(self.stops[robot]) > count
+            return len(self.stops[robot]) >= count + 2
 
         self.peer.spin_until(stopped, f"a command to stop {robot}")
-        assert self.stops[robot][-1] == Twist()
+        assert self.stops[robot][-2:] == [False, True]
 
 
 def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(

@@ -30,16 +30,15 @@ class BridgedTopic:
     publisher_queue: int
 
 
-def stop_topic(robot: str) -> str:
-    """Return the ROS topic of the commands that stop a rover when nobody else commands it."""
-    return f"{robot}/stop"
+def enable_topic(robot: str) -> str:
+    """Return the ROS topic of what lets a rover's drive forget its command (false) and take new ones (true)."""
+    return f"{robot}/enable"
 
 
 def bridged_topics(robots: Sequence[str]) -> list[BridgedTopic]:
     """Return what is bridged: the clock, and of every rover camera, contacts, odometry and commands."""
     topics = [_topic("/clock", "/clock", "rosgraph_msgs/msg/Clock", "gz.msgs.Clock", GZ_TO_ROS)]
     for robot in robots:
-        commands = f"/model/{robot}/cmd_vel"
         topics += [
             _topic(
                 f"{robot}/camera/image_raw", f"/{robot}/camera", "sensor_msgs/msg/Image", "gz.msgs.Image", GZ_TO_ROS
@@ -52,8 +51,17 @@ def bridged_topics(robots: Sequence[str]) -> list[BridgedTopic]:
                 GZ_TO_ROS,
             ),
             _topic(f"{robot}/odom", f"/model/{robot}/odometry", "nav_msgs/msg/Odometry", "gz.msgs.Odometry", GZ_TO_ROS),
-            _topic(f"{robot}/cmd_vel", commands, "geometry_msgs/msg/Twist", "gz.msgs.Twist", ROS_TO_GZ),
-            _topic(stop_topic(robot), commands, "geometry_msgs/msg/Twist", "gz.msgs.Twist", ROS_TO_GZ),
+            _topic(
+                f"{robot}/cmd_vel", f"/model/{robot}/cmd_vel", "geometry_msgs/msg/Twist", "gz.msgs.Twist", ROS_TO_GZ
+            ),
+            _topic(
+                enable_topic(robot),
+                f"/model/{robot}/enable",
+                "std_msgs/msg/Bool",
+                "gz.msgs.Boolean",
+                ROS_TO_GZ,
+                queue=10,
+            ),
         ]
     return topics
 
@@ -64,7 +72,7 @@ def bridge_file(robots: Sequence[str]) -> str:
 
 
 def _topic(
-    ros: str, gz: str, ros_type: str, gz_type: str, direction: Literal["GZ_TO_ROS", "ROS_TO_GZ"]
+    ros: str, gz: str, ros_type: str, gz_type: str, direction: Literal["GZ_TO_ROS", "ROS_TO_GZ"], queue: int = 1
 ) -> BridgedTopic:
-    # Only the newest counts, for commands and sensors alike: what waits in a queue grows old.
-    return BridgedTopic(ros, gz, ros_type, gz_type, direction, subscriber_queue=1, publisher_queue=1)
+    # Of commands and readings only the newest counts: what waits in a queue grows old.
+    return BridgedTopic(ros, gz, ros_type, gz_type, direction, subscriber_queue=queue, publisher_queue=queue)

@@ -22,13 +22,13 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
-from std_msgs.msg import Int32
+from std_msgs.msg import Bool, Int32
 
 from policy_node.options import number
 from policy_node.ros.contacts import CONTACTS, normal_force_n
 from policy_node.ros.fields import MessageTypeError, message_class
 from policy_node.ros.process import ros_process
-from policy_node.simulation.bridge import stop_topic
+from policy_node.simulation.bridge import enable_topic
 from policy_node.simulation.description import ARENA
 from policy_node.simulation.layout import draw_beacon, draw_layout
 from policy_node.simulation.sdf import grid_origin_m
@@ -54,17 +54,19 @@ class CommandTimeout:
     def __init__(self, node: Node, robot: str) -> None:
         self._clock = node.get_clock()
         self._commanded_at_ns: int | None = None
-        self._publisher = node.create_publisher(Twist, stop_topic(robot), 1)
+        # Gazebo's drive stands still while it is disabled. Publishing commands would be a second voice on their topic.
+        self._publisher = node.create_publisher(Bool, enable_topic(robot), 10)
         self._subscription = node.create_subscription(Twist, f"{robot}/cmd_vel", self._note, 1)
 
     def check(self) -> None:
-        """Send one command to stand still when the last one is too old."""
+        """Let the drive forget a command that is too old."""
         if self._commanded_at_ns is None:
             return
         silence_s = (self._clock.now().nanoseconds - self._commanded_at_ns) / 1e9
         # Simulated time that jumps back began anew: nobody knows how old the command is.
         if not 0.0 <= silence_s <= COMMAND_TIMEOUT_S:
-            self._publisher.publish(Twist())
+            for enabled in (False, True):
+                self._publisher.publish(Bool(data=enabled))
             self._commanded_at_ns = None
 
     def _note(self, command: Twist) -> None:
