@@ -400,7 +400,6 @@ class RosVecEnv(VecEnv):
         ]
         for robot in robots:
             since_ns = self._resets.since_ns(robot)
-            # Simulated time may have gone on by less than the message of a reading took.
             if since_ns is None:
                 missing.append(f"{names[robot]} has not begun anew")
             elif observed.now_ns - observed.ages_s[robot] * 1e9 < since_ns:
