@@ -149,9 +149,16 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
         configuration, simulated = read_configuration(options, bag.custom.get(PARAMETERS_KEY))
         with console.status(f"loading {configuration.policy.path}"):
             replay = Replay(bag, configuration, simulated, options, recording)
-        for note in replay.notes:
-            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        known = len(replay.notes)
+        _show_notes(replay.notes, console)
         yield replay
+        # What only the replay itself has shown.
+        _show_notes(replay.notes[known:], console)
+
+
+def _show_notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -336,8 +337,10 @@ class Replay:
                 continue
             observed, position = self._sensor_topics[index]
             if position is not None and position[0] in robot.readings:
-                sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
-                self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
+                # Where a damaged bag lacks the message, the robot's position is not known, as it may be on the robot.
+                with contextlib.suppress(UnusableReading):
+                    sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
+                    self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
         return self.pipeline.step(tick.time_ns, selections=selections)
 
