@@ -6,7 +6,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from policy_node.launching import node_process, shared_arguments, text, truth, whole_number
+from policy_node.launching import listed, node_process, shared_arguments, text, truth, whole_number
 from policy_node.process_environment import memory_environment, transport_environment
 
 ALL = "all"
@@ -51,7 +51,7 @@ def start_shards(context: LaunchContext) -> list[Node]:
     """Return the nodes of the shards that belong here."""
     count = whole_number(context, "shards", 1, 1000)
     shards = range(count) if text(context, "index") == ALL else [whole_number(context, "index", 0, count - 1)]
-    devices = [device.strip() for device in text(context, "devices").strip("[]").split(",") if device.strip()]
+    devices = listed(context, "devices", str, "[cuda:0,cuda:1]")
     server = text(context, "discovery_server")
     environment = transport_environment()
     if truth(context, "malloc"):

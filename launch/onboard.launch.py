@@ -70,9 +70,9 @@ def start_node(context: LaunchContext) -> list[Node]:
     if text(context, "rmw"):
         environment["RMW_IMPLEMENTATION"] = text(context, "rmw")
     parameters: dict[str, Any] = {name: truth(context, name) for name in ("use_sim_time", "autostart")}
-    if robots := listed(context, "robots", str):
+    if robots := listed(context, "robots", str, "[rover_0,rover_1]"):
         parameters["robots"] = robots
-    if cpus := listed(context, "cpus", int):
+    if cpus := listed(context, "cpus", int, "[2,3]"):
         parameters["realtime.cpus"] = cpus
     if text(context, "priority"):
         parameters["realtime.priority"] = whole_number(context, "priority", 0, 99)

@@ -71,20 +71,21 @@ def whole_number(context: LaunchContext, name: str, lowest: int, highest: int) -
     return int(given)
 
 
-def listed(context: LaunchContext, name: str, kind: type) -> list[Any]:
-    """Return the value of a launch argument that is a list such as `[2,3]`; empty for nothing.
+def listed(context: LaunchContext, name: str, kind: type, example: str) -> list[Any]:
+    """Return the value of a launch argument that is a list such as the example; empty where nothing is given.
 
     Raises
     ------
     RuntimeError
-        When it is no list, or one of anything else than `kind`.
+        When it is no list, an empty one, or one of anything else than `kind`.
     """
     given = text(context, name)
+    if not given:
+        return []
     try:
-        values = yaml.safe_load(given) or []
+        values = yaml.safe_load(given)
     except yaml.YAMLError:
         values = None
-    if not isinstance(values, list) or not all(type(value) is kind for value in values):
-        example = "[2,3]" if kind is int else "[rover_0,rover_1]"
+    if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
         raise RuntimeError(f"{name}:={given}: give a list such as {example}, without spaces")
     return values

@@ -24,7 +24,9 @@ from node_harness import PATIENCE_S, LifecycleClient
 from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.share import share_path
 
-LAUNCH_FILES = sorted((Path(__file__).resolve().parents[1] / "launch").glob("*.launch.*"))
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.*"))
+UNIT = ROOT / "deploy" / "policy_node.service"
 # One launch file in the three languages of the launch system.
 POLICY_FILES = ("policy.launch.py", "policy.launch.xml", "policy.launch.yaml")
 
@@ -109,7 +111,12 @@ def end(launched: subprocess.Popen[bytes]) -> None:
 def environments(launched: subprocess.Popen[bytes], peer: Any, count: int) -> list[dict[str, str]]:
     """Return the environment of each process that a launch file has started, as soon as there are enough."""
     process = psutil.Process(launched.pid)
-    peer.spin_until(lambda: len(process.children()) == count, f"{count} processes")
+
+    def have_begun() -> bool:
+        # Between fork and exec a child is still a copy of launch.
+        return sum(child.cmdline() != process.cmdline() for child in process.children()) == count
+
+    peer.spin_until(have_begun, f"{count} processes")
     return [child.environ() for child in process.children()]
 
 
@@ -220,6 +227,15 @@ def test_on_board_arguments_override_the_parameter_file(
     end(launched)
 
 
+def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: Callable[..., Any], peer: Any) -> None:
+    launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
+    environments(launched, peer, 1)
+    (process,) = psutil.Process(launched.pid).children()
+    process.kill()
+    assert launched.wait(timeout=PATIENCE_S) == 0, "a failure: Restart=on-failure would do"
+    assert "\nRestart=always\n" in UNIT.read_text()
+
+
 def test_on_board_the_parameter_file_holds_where_no_argument_is_given(launch: Callable[..., Any], peer: Any) -> None:
     launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
     client = LifecycleClient(peer, "/policy_node")
@@ -234,6 +250,7 @@ def test_on_board_the_parameter_file_holds_where_no_argument_is_given(launch: Ca
         ("priority:=high", "priority:=high: give a whole number from 0 to 99"),
         ("cpus:=2,3", "cpus:=2,3: give a list such as [2,3], without spaces"),
         ("cpus:=[two]", "cpus:=[two]: give a list such as [2,3], without spaces"),
+        ("cpus:=0", "cpus:=0: give a list such as [2,3], without spaces"),
         ("robots:=rover_0", "robots:=rover_0: give a list such as [rover_0,rover_1], without spaces"),
         ("respawn:=often", "respawn:=often: give true or false"),
     ],
@@ -255,6 +272,7 @@ def test_on_board_arguments_that_cannot_be_are_refused(argument: str, said: str)
         ("shards:=none", "shards:=none: give a whole number from 1 to 1000"),
         ("index:=2", "index:=2: give a whole number from 0 to 1"),
         ("autostart:=maybe", "autostart:=maybe: give true or false"),
+        ("devices:=cuda:0", "devices:=cuda:0: give a list such as [cuda:0,cuda:1], without spaces"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(argument: str, said: str) -> None:
