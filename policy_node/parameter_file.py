@@ -43,7 +43,7 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
         When the file cannot be read, or has nothing for the node.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"parameter file '{path}' cannot be read: {error}; give the path of one"]) from error
     return parse_parameters(text, f"parameter file '{path}'", node)
