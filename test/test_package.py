@@ -34,6 +34,7 @@ ROSDEP_KEYS = {
     "numpy": "python3-numpy",
     "psutil": "python3-psutil",
     "rich": "python3-rich",
+    "rosbags": "python3-rosbags-pip",
     "stable_baselines3": "python3-stable-baselines3-pip",
     "torch": "python3-pytorch-pip",
     "tqdm": "python3-tqdm",
@@ -48,7 +49,7 @@ PYPI_NAMES = {
     "yaml": "pyyaml",
 }
 # Installed with pip, as the manifest says.
-WITHOUT_ROSDEP_KEY = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml", "rosbags", "safetensors"}
+WITHOUT_ROSDEP_KEY = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml", "safetensors"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 
