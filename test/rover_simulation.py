@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from node_harness import PATIENCE_S
 
-from policy_node.configuration import flatten
+from policy_node.parameter_file import read_parameter_file
 from policy_node.ros.environment import RosVecEnv, Step
 from policy_node.share import share_path
 from policy_node.simulation.environment import EPISODE_STEPS, FACING_WEIGHT, PRESS_REWARD, TIME_COST
@@ -50,8 +48,7 @@ def rover_sim(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 def rover_parameters(robots: int, **changes: Any) -> dict[str, Any]:
     """Return the parameters of the demonstration's configuration without its policy, `__` for a dot in changes."""
-    document = yaml.safe_load(Path(share_path("config", "rover.yaml")).read_text())
-    parameters = flatten(document["/**"]["ros__parameters"])
+    parameters = read_parameter_file(share_path("config", "rover.yaml"))
     del parameters["policy.path"]
     return {
         **parameters,
