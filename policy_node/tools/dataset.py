@@ -19,16 +19,16 @@ from typing import Any
 
 import minari
 import numpy as np
-from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
 from policy_node.pipeline import FleetCommands
+from policy_node.policies.spaces import action_space, observation_space
 from policy_node.ros.fields import MessageTypeError
 from policy_node.ros.messages import ReadingDecoder, reading_decoder
 from policy_node.ros.subscriptions import topic_of
 from policy_node.samples import UnusableReading
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
 from policy_node.tools.dataset_actions import ActionInverse
 from policy_node.tools.replay import add_common_options, open_replay, options_of, run
@@ -236,27 +236,6 @@ class DatasetWriter:
 def keeps_images() -> bool:
     """Whether images are stored as the policy saw them; Minari before 0.5.4, as on Python 3.10, makes JPEGs of them."""
     return "jpeg_encoding" in inspect.signature(minari.create_dataset_from_buffers).parameters
-
-
-def observation_space(spec: PolicySpec) -> spaces.Space:
-    """Return the policy's observation space; of a single observation without a Dict."""
-    boxes: dict[str, spaces.Space] = {key: _box(array) for key, array in spec.observations.items()}
-    return boxes["observation"] if list(boxes) == ["observation"] else spaces.Dict(boxes)
-
-
-def action_space(action: ActionSpec) -> spaces.Space:
-    """Return the policy's action space."""
-    if isinstance(action, ArraySpec):
-        return _box(action)
-    return (
-        spaces.Discrete(action.n)
-        if isinstance(action, DiscreteSpec)
-        else spaces.MultiDiscrete(np.array(action.choices))
-    )
-
-
-def _box(array: ArraySpec) -> spaces.Box:
-    return spaces.Box(array.low, array.high, array.shape, array.dtype.type)
 
 
 def make_parser() -> argparse.ArgumentParser:
