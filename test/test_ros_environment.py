@@ -6,11 +6,13 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from geometry_msgs.msg import Twist
 from node_harness import Peer, command_values
 from rover_simulation import SIGNALS, arena_reward, pressed, rover_env, rover_parameters, rover_sim
@@ -277,6 +279,18 @@ def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) 
             peer.spin_until(lambda: not command_values(commands[-1]).any(), "the safe command at the end")
         finally:
             env.close()
+
+
+def test_a_parameter_file_is_read_as_the_node_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "rovers.yaml"
+    section = {**rover_parameters(1), "synchronisation.slop_s": 0.03}
+    text = yaml.safe_dump({"/other_node": {"ros__parameters": {"speed": 1}}, "/**": {"ros__parameters": section}})
+    file.write_text(text.replace("slop_s: 0.03", "slop_s: 3e-2"))
+    env = RosVecEnv(file, arena_reward, **SPACES)
+    env.close()
+    assert env.configuration.robots == ("rover_0",) and env.configuration.synchronisation.slop_s == 0.03
+    with pytest.raises(ConfigurationError, match=r"use_sim_time: found 'yes'"):
+        RosVecEnv({**section, "use_sim_time": "yes"}, arena_reward, **SPACES)
 
 
 @pytest.mark.parametrize(

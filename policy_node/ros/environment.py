@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import rclpy
 import torch
-import yaml
 from gymnasium import spaces
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -31,19 +30,21 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.configuration import Configuration, ConfigurationError, flatten, parse_configuration
 from policy_node.learner import Learner, Turn
+from policy_node.parameter_file import read_parameter_file
 from policy_node.pipeline import Pipeline
 from policy_node.policies import PolicyError, select_device
+from policy_node.policies import spaces as spaces_of
 from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.claims import Claims
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.parameters import resolve_path
+from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.resets import Resets
 from policy_node.ros.signals import Signals
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
 from policy_node.ros.swap import configured_encoder, load_configured, pair
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.specs import PolicySpec
 from policy_node.synchroniser import RobotState
 
 Observations: TypeAlias = "dict[str, torch.Tensor] | dict[str, np.ndarray] | np.ndarray"
@@ -174,8 +175,8 @@ class RosVecEnv(VecEnv):
         spec, device = _spec_of(configuration, observation_space, action_space)
         super().__init__(
             len(configuration.robots),
-            observation_space or _observation_space(spec),
-            action_space or _space_of(spec.action),
+            observation_space or spaces_of.observation_space(spec),
+            action_space or spaces_of.action_space(spec.action),
         )
         self._reward, self._done = reward, done
         self._max_steps = max_steps
@@ -562,21 +563,9 @@ def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) ->
     """Return the configuration, and whether its parameters ask for simulated time."""
     if isinstance(config, Configuration):
         return config, False
-    values: Any = config
-    if not isinstance(config, Mapping):
-        try:
-            document = yaml.safe_load(Path(config).read_text())
-            values = next(iter(document.values()))["ros__parameters"]
-        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, StopIteration) as error:
-            raise ConfigurationError(
-                [f"{config}: cannot be read as a parameter file ({error}); begin it with `/**:` and `ros__parameters:`"]
-            ) from error
-    flat = flatten(values)
-    flat.setdefault("policy.path", NO_POLICY)
-    for name in ("policy.path", "policy.vecnormalize"):
-        if isinstance(flat.get(name), str) and flat[name]:
-            flat[name] = resolve_path(flat[name], name)
-    return parse_configuration(flat), flat.get("use_sim_time") is True
+    values = flatten(config) if isinstance(config, Mapping) else read_parameter_file(Path(config))
+    values = with_resolved_paths({"policy.path": NO_POLICY, **values})
+    return parse_configuration(values), uses_sim_time(values)
 
 
 def _spec_of(
@@ -601,17 +590,3 @@ def _spec_of(
         return PolicySpec(observations, action_spec(action_space, "action_space"), "learner", ""), device
     except PolicyError as error:
         raise ConfigurationError([str(error)]) from error
-
-
-def _observation_space(spec: PolicySpec) -> spaces.Space:
-    boxes: dict[str, spaces.Space] = {
-        key: spaces.Box(array.low, array.high, array.shape, array.dtype.type)  # type: ignore[type-var]
-        for key, array in spec.observations.items()
-    }
-    return boxes["observation"] if list(boxes) == ["observation"] else spaces.Dict(boxes)
-
-
-def _space_of(action: ActionSpec) -> spaces.Space:
-    if isinstance(action, ArraySpec):
-        return spaces.Box(action.low, action.high, action.shape, action.dtype.type)  # type: ignore[type-var]
-    return spaces.Discrete(action.n) if isinstance(action, DiscreteSpec) else spaces.MultiDiscrete(list(action.choices))

@@ -25,6 +25,7 @@ from policy_node.ros.swap import SWAP_PARAMETERS
 from policy_node.share import share_path
 
 PACKAGE_SCHEME = "package://"
+POLICY_PATHS = ("policy.path", "policy.vecnormalize")
 # When a change of a parameter takes effect, where that is not configure alone.
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
@@ -102,11 +103,27 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
-    for name in ("policy.path", "policy.vecnormalize", "record.path"):
-        path = values.get(name)
-        if isinstance(path, str) and path:
-            values[name] = resolve_path(path, name)
-    return values
+    return with_resolved_paths(values, (*POLICY_PATHS, "record.path"))
+
+
+def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:
+    """Return parameters by dotted name with `resolve_path` done to those that are named."""
+    paths = {name: values[name] for name in names if isinstance(values.get(name), str) and values[name]}
+    return {**values, **{name: resolve_path(path, name) for name, path in paths.items()}}
+
+
+def uses_sim_time(values: Mapping[str, Any]) -> bool:
+    """Whether parameters by dotted name, as from a file, have `use_sim_time`.
+
+    Raises
+    ------
+    ConfigurationError
+        When it is not a boolean.
+    """
+    simulated = values.get("use_sim_time", False)
+    if not isinstance(simulated, bool):
+        raise ConfigurationError([f"use_sim_time: found {simulated!r}, but it must be a boolean; give true or false"])
+    return simulated
 
 
 def resolve_path(path: str, parameter: str) -> str:

@@ -20,7 +20,7 @@ from policy_node.configuration import Configuration, ConfigurationError, parse_c
 from policy_node.parameter_file import parse_parameters, read_parameter_file
 from policy_node.pipeline import FleetCommands
 from policy_node.recording_format import Tick as RecordedTick
-from policy_node.ros.parameters import resolve_path
+from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos, topic_of
 from policy_node.ros.swap import Deployment, deploy
 from policy_node.samples import UnusableReading
@@ -95,13 +95,7 @@ def read_configuration(options: Options, recorded: str | None) -> tuple[Configur
     else:
         raise ConfigurationError(["--params: missing, and the bag has no parameters; give the parameter file"])
     values.update(options.overrides)
-    for name in ("policy.path", "policy.vecnormalize"):
-        if isinstance(values.get(name), str) and values[name]:
-            values[name] = resolve_path(values[name], name)
-    simulated = values.get("use_sim_time", False)
-    if not isinstance(simulated, bool):
-        raise ConfigurationError([f"use_sim_time: found {simulated!r}, but it must be a boolean"])
-    return parse_configuration(values), simulated
+    return parse_configuration(with_resolved_paths(values)), uses_sim_time(values)
 
 
 def full_name(topic: str, remaps: Mapping[str, str] | None = None) -> str:
