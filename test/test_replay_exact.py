@@ -21,7 +21,7 @@ from stable_baselines3 import PPO
 
 from policy_node.configuration import parse_configuration
 from policy_node.recording_bag import typestore_of
-from policy_node.recording_format import TICK_TYPE
+from policy_node.recording_format import TICK_TYPE, ticks_topic
 from policy_node.ros.messages import command_encoder
 from policy_node.ros.publishers import SentCommands
 from policy_node.ros.recording import Recording, RecordingPlan
@@ -33,6 +33,9 @@ from policy_node.tools.untrained import SpacesOnly
 ROBOTS = ("arm_0", "arm_1", "arm_2")
 JOINTS = ["shoulder", "elbow"]
 PERIOD_NS = 50_000_000
+# Relative topics are those of its namespace.
+NAMESPACE = "/fleet"
+NODE = f"{NAMESPACE}/policy_node"
 TICKS = 120
 TYPE = "sensor_msgs/msg/JointState"
 
@@ -80,17 +83,17 @@ def reading(rng: np.random.Generator, stamp_ns: int, damaged: bool = False) -> b
 def plan_of(folder: Path, parameters: dict[str, Any]) -> RecordingPlan:
     configuration = parse_configuration(parameters)
     sensors = [sources[0] for sources in configuration.sensors]
-    topics = tuple(tuple(f"/{robot}/{source.topic}" for source in sensors) for robot in ROBOTS)
-    commands = tuple(f"/{robot}/command" for robot in ROBOTS)
+    topics = tuple(tuple(f"{NAMESPACE}/{robot}/{source.topic}" for source in sensors) for robot in ROBOTS)
+    commands = tuple(f"{NAMESPACE}/{robot}/command" for robot in ROBOTS)
     types = {topic: TYPE for of in (*topics, commands) for topic in of}
     return RecordingPlan(
         folder=folder,
-        name="/policy_node",
+        name=NODE,
         robots=ROBOTS,
         sensors=tuple(source.name for source in sensors),
         sensor_topics=topics,
         command_topics=commands,
-        types={**types, "/policy_node/ticks": TICK_TYPE},
+        types={**types, ticks_topic(NODE): TICK_TYPE},
         typestore=typestore_of([TICK_TYPE, TYPE]),
         parameters=yaml.safe_dump({"/**": {"ros__parameters": parameters}}),
     )

@@ -13,7 +13,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from policy_node.pipeline import FleetCommands
 from policy_node.policies.spaces import action_space, observation_space
 from policy_node.ros.fields import MessageTypeError
 from policy_node.ros.messages import ReadingDecoder, reading_decoder
-from policy_node.ros.subscriptions import topic_of
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
@@ -34,7 +33,7 @@ from policy_node.tools.dataset_actions import ActionInverse
 from policy_node.tools.replay import add_common_options, open_replay, options_of, run
 from policy_node.tools.replay_bag import BagError
 from policy_node.tools.replay_report import match_recorded
-from policy_node.tools.replay_run import Replay, full_name
+from policy_node.tools.replay_run import Replay
 from policy_node.tools.replay_schedule import Tick
 
 # An episode of fewer steps teaches nothing; each step needs the observation after it, too.
@@ -56,7 +55,7 @@ class Rewards:
     Attributes
     ----------
     topics
-        By fully qualified name the index of the robot.
+        By fully qualified name the indices of the robots.
 
     Raises
     ------
@@ -64,11 +63,12 @@ class Rewards:
         When the bag lacks a topic, or it has no such number.
     """
 
-    def __init__(self, replay: Replay, topic: str, field: str, remaps: Mapping[str, str]) -> None:
-        self.topics: dict[str, int] = {}
+    def __init__(self, replay: Replay, topic: str, field: str) -> None:
+        self.topics: dict[str, list[int]] = {}
+        self._robots = len(replay.pipeline.robots)
         self._decoders: dict[str, ReadingDecoder] = {}
         for robot, name in enumerate(replay.pipeline.robots):
-            full = full_name(topic_of(name, topic), remaps)
+            full = replay.topic_name(name, topic)
             if full not in replay.bag.topics:
                 raise BagError(f"--reward-topic: {full} is not in the bag\n{replay.bag.describe()}")
             spec = ArraySpec("reward", (1,), np.float64, -np.inf, np.inf)
@@ -77,13 +77,11 @@ class Rewards:
                 self._decoders[full] = reading_decoder(kind, spec, topic=full, field=field)
             except MessageTypeError as error:
                 raise BagError(f"--reward-topic: {error}; give --reward-field") from error
-            self.topics[full] = robot
-        # [robots]: since the last tick.
-        self.sums = np.zeros(len(replay.pipeline.robots))
+            self.topics.setdefault(full, []).append(robot)
 
     def take(self, tick: Tick) -> np.ndarray:
         """Return the sums `[robots]` of what has come since the tick before."""
-        sums = np.zeros_like(self.sums)
+        sums = np.zeros(self._robots)
         for arrival in tick.arrivals:
             if arrival.topic in self.topics:
                 reward = np.zeros(1)
@@ -303,7 +301,7 @@ def main(argv: Sequence[str], console: Console) -> int:
             )
         rewards = None
         if arguments.reward_topic:
-            rewards = Rewards(replay, arguments.reward_topic, arguments.reward_field, options.remaps)
+            rewards = Rewards(replay, arguments.reward_topic, arguments.reward_field)
         writer = DatasetWriter(replay, dataset_id, replayed_actions, rewards)
         run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()

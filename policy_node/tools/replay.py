@@ -24,7 +24,6 @@ from policy_node.configuration import ConfigurationError
 from policy_node.options import number
 from policy_node.parameter_file import parse_override
 from policy_node.pipeline import FleetCommands
-from policy_node.recording_format import PARAMETERS_KEY
 from policy_node.timing import SteadyClock
 from policy_node.tools.replay_bag import Bag, BagError
 from policy_node.tools.replay_commands import CommandBag
@@ -146,7 +145,7 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
     """
     with Bag(options.bag) as bag:
         recording = find_recording(bag) if options.time == "auto" else None
-        configuration, simulated = read_configuration(options, bag.custom.get(PARAMETERS_KEY))
+        configuration, simulated = read_configuration(options, bag.custom)
         with console.status(f"loading {configuration.policy.path}"):
             replay = Replay(bag, configuration, simulated, options, recording)
         known = len(replay.notes)

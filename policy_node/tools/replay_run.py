@@ -19,6 +19,7 @@ from rclpy.expand_topic_name import expand_topic_name
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
 from policy_node.parameter_file import parse_parameters, read_parameter_file
 from policy_node.pipeline import FleetCommands
+from policy_node.recording_format import NODE_KEY, PARAMETERS_KEY
 from policy_node.recording_format import Tick as RecordedTick
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos, topic_of
@@ -43,7 +44,8 @@ from policy_node.tools.replay_time import (
     unfitting,
 )
 
-NODE_NAME, NODE_NAMESPACE = "policy_node", "/"
+# Whose names a configuration has, unless the bag says which node recorded it.
+NODE = "/policy_node"
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,15 @@ class Options:
     compare: str | None = None
 
 
-def read_configuration(options: Options, recorded: str | None) -> tuple[Configuration, bool]:
+def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Configuration, bool]:
     """Return the configuration of a replay, and whether it has `use_sim_time`.
 
     Parameters
     ----------
     options
         From the command line.
-    recorded
-        The parameter file that lies in the bag, if there is one.
+    custom
+        What the recorder has written beside the messages: the node keeps its name and its parameters there.
 
     Raises
     ------
@@ -89,25 +91,26 @@ def read_configuration(options: Options, recorded: str | None) -> tuple[Configur
         When a parameter cannot be used, or there are none.
     """
     if options.params is not None:
-        values = read_parameter_file(options.params)
-    elif recorded is not None:
-        values = parse_parameters(recorded, "the parameters in the bag")
+        values = read_parameter_file(options.params, custom.get(NODE_KEY, NODE))
+    elif PARAMETERS_KEY in custom:
+        values = parse_parameters(custom[PARAMETERS_KEY], "the parameters in the bag")
     else:
         raise ConfigurationError(["--params: missing, and the bag has no parameters; give the parameter file"])
     values.update(options.overrides)
     return parse_configuration(with_resolved_paths(values)), uses_sim_time(values)
 
 
-def full_name(topic: str, remaps: Mapping[str, str] | None = None) -> str:
-    """Return the fully qualified name of a topic, remapped.
+def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = NODE) -> str:
+    """Return the fully qualified name that a topic has for a node, remapped.
 
     Raises
     ------
     BagError
         When it is not the name of a topic.
     """
+    namespace, _, node_name = node.rpartition("/")
     try:
-        name = expand_topic_name(topic, NODE_NAME, NODE_NAMESPACE)
+        name = expand_topic_name(topic, node_name, namespace or "/")
     except NameValidationException as error:
         raise BagError(f"topic {topic!r}: {str(error).splitlines()[0]} give a name such as camera/image_raw") from error
     return (remaps or {}).get(name, name)
@@ -157,13 +160,15 @@ class Replay:
         recording: Recording | None = None,
     ) -> None:
         self.bag = bag
+        self._remaps = options.remaps
+        self._node = bag.custom.get(NODE_KEY, NODE)
         self._recording = recording
         self._last_recorded: RecordedTick | None = None
         self.notes: list[str] = []
         self.unread = 0
         self._configuration = configuration
-        robots, remaps = configuration.robots, options.remaps
-        wanted, self._sensors = self._wire(remaps)
+        robots = configuration.robots
+        wanted, self._sensors = self._wire()
         check_topics(bag, wanted, robots)
         self.deployment: Deployment = deploy(configuration)
         self.pipeline = self.deployment.pipeline
@@ -171,7 +176,7 @@ class Replay:
             for robot, sensor in receivers:
                 self.pipeline.set_present(robot, sensor, True)
         self.names = component_names(configuration.action, self.pipeline.components)
-        self.command_topics = [full_name(topic_of(robot, configuration.action.topic), remaps) for robot in robots]
+        self.command_topics = [self.topic_name(robot, configuration.action.topic) for robot in robots]
         self._readers = self._command_readers(options)
         self._recorded: list[tuple[list[int], list[np.ndarray]]] = [([], []) for _ in robots]
         self._sensor_topics = [self._topics_of(robot) for robot in range(len(robots))]
@@ -192,13 +197,17 @@ class Replay:
             stamps[topic] = self.deployment.decoders[source.name].stamp_ns
         return stamps
 
-    def _wire(self, remaps: Mapping[str, str]) -> tuple[list[WantedTopic], dict[str, list[tuple[int, int]]]]:
+    def topic_name(self, robot: str, topic: str) -> str:
+        """Return the name in the bag of a topic, relative to a robot or absolute."""
+        return full_name(topic_of(robot, topic), self._remaps, self._node)
+
+    def _wire(self) -> tuple[list[WantedTopic], dict[str, list[tuple[int, int]]]]:
         """Return which topics are wanted, and by topic the robots and sensors that read it."""
         wanted = []
         sensors: dict[str, list[tuple[int, int]]] = {}
         for robot, name in enumerate(self._configuration.robots):
             for sensor, (source, *_) in enumerate(self._configuration.sensors):
-                topic = full_name(topic_of(name, source.topic), remaps)
+                topic = self.topic_name(name, source.topic)
                 prefix = "" if source is self._configuration.safe_position else "observations."
                 wanted.append(WantedTopic(f"{prefix}{source.name}", name, topic, source.type))
                 sensors.setdefault(topic, []).append((robot, sensor))
@@ -209,7 +218,7 @@ class Replay:
         action = self._configuration.action
         readers: dict[str, tuple[list[int], ReadCommand]] = {}
         for robot, name in enumerate(self._configuration.robots):
-            topic = full_name(topic_of(name, options.compare or action.topic), options.remaps)
+            topic = self.topic_name(name, options.compare or action.topic)
             if topic in readers:
                 readers[topic][0].append(robot)
             elif topic in self.bag.topics:
