@@ -8,9 +8,12 @@ one status about the node, then one per robot, each with keys and values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from policy_node.synchroniser import RobotState
 
 TICK_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 # The parameters of the node, as a file beside the messages that the node can be started with.
@@ -24,6 +27,7 @@ FORMAT = "1"
 
 _OK, _WARN, _ERROR = 0, 1, 2
 _LEVELS = {"READY": _OK, "REJECTED": _ERROR, "FAULT": _ERROR}
+_EVENTS = ("", "reset", "overruled")
 _READING_PREFIX = "sample."
 _SILENT = "silent"
 _BOOLEANS = {True: "true", False: "false"}
@@ -201,14 +205,19 @@ def _parse_robot(reason: str, values: Mapping[str, str]) -> RobotTick:
     readings = {}
     for key, value in values.items():
         if key.startswith(_READING_PREFIX):
-            stamp_ns, _, place = value.partition(" ")
-            sensor = key.removeprefix(_READING_PREFIX)
-            readings[sensor] = Reading(int(stamp_ns), None if place == _SILENT else int(place))
+            stamp, _, place = value.partition(" ")
+            reading = Reading(int(stamp), None if place == _SILENT else int(place))
+            if abs(reading.stamp_ns) >= 2**63 or (reading.place or 0) < 0:
+                raise ValueError(f"{key} is {value!r}")
+            readings[key.removeprefix(_READING_PREFIX)] = reading
+    state, before, age_s = values["state"], values["before"], float(values["age_s"])
+    if state not in RobotState.__members__ or before not in _EVENTS or math.isinf(age_s):
+        raise ValueError(f"state is {state!r}, before {before!r}, age_s {age_s}")
     return RobotTick(
-        state=values["state"],
+        state=state,
         reason=reason,
-        age_s=float(values["age_s"]),
-        before=values["before"],
+        age_s=age_s,
+        before=before,
         left_to=values["left_to"],
         sent=values["sent"] == _BOOLEANS[True],
         readings=readings,

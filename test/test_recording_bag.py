@@ -58,6 +58,26 @@ def test_a_message_that_is_no_tick_is_refused():
         parse_tick(message)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("state", "DRIVING"),
+        ("before", "forgotten"),
+        ("age_s", "inf"),
+        ("sample.touch", "5 -1"),
+        ("sample.touch", f"{2**63} 0"),
+        ("sample.touch", "5"),
+    ],
+)
+def test_a_tick_that_cannot_have_been_is_refused(key, value):
+    robot = RobotTick("READY", age_s=0.1, readings={"touch": Reading(5, 0)})
+    message = tick_message(Tick(0, 0, 0, 0, False, "", {"robot": robot}), "/policy_node", STORE.types)
+    (pair,) = [pair for pair in message.status[1].values if pair.key == key]
+    pair.value = value
+    with pytest.raises(ValueError, match="is not of this format"):
+        parse_tick(message)
+
+
 def test_an_age_that_is_none_stays_none():
     message = tick_message(Tick(0, 0, 0, 0, False, "", {"robot": RobotTick("WAITING")}), "/policy_node", STORE.types)
     assert math.isnan(parse_tick(message).robots["robot"].age_s)
