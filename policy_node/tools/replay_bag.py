@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
 # So many topics of a bag are listed in an error.
@@ -19,6 +19,10 @@ _TOPICS_NAMED = 60
 # What a compressed message begins with, and no serialised one.
 _ZSTD = bytes.fromhex("28b52ffd")
 _REMEDY = "give a folder with metadata.yaml, or its .mcap or .db3 file"
+_MENDING = (
+    "a recording of the node that was cut off is completed with `python -m policy_node.recording_bag BAG`, any other "
+    "bag mended with `mcap recover` or `ros2 bag reindex`"
+)
 
 
 class BagError(ValueError):
@@ -67,15 +71,10 @@ class Bag:
             self._reader = Reader(path)
             self._reader.open()
         except FileNotFoundError as error:
-            raise BagError(
-                f"bag '{path}': {error}; give a folder with metadata.yaml, or its .mcap or .db3 file"
-            ) from error
+            raise BagError(f"bag '{path}': {error}; {_REMEDY}") from error
         # Whatever a damaged file makes the reader raise.
         except Exception as error:
-            raise BagError(
-                f"bag '{path}' cannot be read: {error}; {_REMEDY}; a recording that was cut off is mended with "
-                f"`ros2 bag reindex` or `mcap recover`"
-            ) from error
+            raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_MENDING}") from error
         self.topics: dict[str, BagTopic] = {}
         for connection in self._reader.connections:
             known = self.topics.get(connection.topic, BagTopic(_full_type(connection.msgtype), 0))
@@ -115,8 +114,8 @@ class Bag:
                     raw = DECOMPRESSORS["zstd"](raw, 0)
                 yield Message(time_ns, connection.topic, raw)
         # Storages and decompressors raise what they like.
-        except (ReaderError, OSError, ValueError, ArithmeticError, AssertionError, RuntimeError, EOFError) as error:
-            raise BagError(f"bag '{self.path}' is damaged: {error}; mend it with `ros2 bag reindex`") from error
+        except Exception as error:
+            raise BagError(f"bag '{self.path}' is damaged: {type(error).__name__}: {error}; {_MENDING}") from error
 
     def describe(self) -> str:
         """List the topics with their types, a line each."""
