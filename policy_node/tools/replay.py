@@ -223,9 +223,9 @@ def replay_bag(arguments: argparse.Namespace, console: Console) -> dict[str, Any
         observers: list[Observer] = [lambda tick, result: log.add(tick.time_ns, result)]
         if arguments.output:
             custom = {"policy_sha256": replay.deployment.policy.spec.sha256, "replayed": str(options.bag)}
-            action, components = configuration.action, replay.pipeline.components
+            components = replay.pipeline.components
             output = stack.enter_context(
-                CommandBag(arguments.output, action, replay.command_topics, components, custom)
+                CommandBag(arguments.output, configuration, replay.command_topics, components, custom)
             )
             observers.append(lambda tick, result: output.write(tick.time_ns, result.commands, result.publish))
         elapsed_s, complete = run(replay, observers, arguments.rate, console)

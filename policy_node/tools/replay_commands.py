@@ -23,11 +23,13 @@ from policy_node.configuration import (
     TWIST,
     TWIST_STAMPED,
     ActionConfiguration,
+    Configuration,
 )
 from policy_node.ros.cdr import body_end
 from policy_node.ros.fields import message_class
-from policy_node.ros.messages import MessageTypeError, command_encoder, reading_decoder
+from policy_node.ros.messages import MessageTypeError, reading_decoder
 from policy_node.ros.serialised import fleet_encoder
+from policy_node.ros.swap import configured_encoder
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.tools.replay_bag import BagError
@@ -113,8 +115,8 @@ class CommandBag:
     ----------
     path
         The folder to make.
-    action
-        How commands are sent.
+    configuration
+        Says how commands are sent.
     topics
         By robot, fully qualified.
     components
@@ -129,28 +131,27 @@ class CommandBag:
     """
 
     def __init__(
-        self, path: Path, action: ActionConfiguration, topics: Sequence[str], components: int, custom: Mapping[str, str]
+        self,
+        path: Path,
+        configuration: Configuration,
+        topics: Sequence[str],
+        components: int,
+        custom: Mapping[str, str],
     ) -> None:
-        encoder = command_encoder(
-            action.type,
-            components,
-            fields=action.fields,
-            joints=action.joints,
-            field=action.field,
-            frame_id=action.frame_id,
-            time_from_start_s=action.time_from_start_s,
-        )
+        encoder = configured_encoder(configuration, components)
         self._encode = fleet_encoder(encoder, len(topics))
         try:
-            self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
             for name, value in custom.items():
                 self._writer.set_custom_data(name, value)
             self._writer.open()
         except (WriterError, OSError) as error:
             raise BagError(f"--output {path}: {error}; give a folder that is not there yet") from error
-        typestore = get_typestore(Stores.ROS2_JAZZY)
+        typestore = get_typestore(Stores.LATEST)
         self._connections = [
-            self._writer.add_connection(topic, action.type, typestore=typestore, offered_qos_profiles=[_qos()])
+            self._writer.add_connection(
+                topic, configuration.action.type, typestore=typestore, offered_qos_profiles=[_qos()]
+            )
             for topic in topics
         ]
 
