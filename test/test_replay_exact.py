@@ -99,9 +99,8 @@ def plan_of(folder: Path, parameters: dict[str, Any]) -> RecordingPlan:
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(seed)
+def make_policy(file: Path, seed: int) -> Path:
+    """Save a policy whose commands depend much on what it is given."""
     model = PPO(
         "MlpPolicy",
         SpacesOnly(spaces.Box(-np.inf, np.inf, (20,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)),
@@ -112,12 +111,18 @@ def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_pat
     )
     with torch.no_grad():
         model.policy.action_net.weight.mul_(100.0)
-    model.save(tmp_path / "policy.zip")
-    parameters = parameters_of(tmp_path / "policy.zip")
+    model.save(file)
+    return file
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed))
     deployment = deploy(parse_configuration(parameters))
-    pipeline = deployment.pipeline
+    pipeline, sha256 = deployment.pipeline, deployment.policy.spec.sha256
     encode = fleet_encoder(command_encoder(TYPE, 2, joints=JOINTS, time_from_start_s=0.05), len(ROBOTS))
-    recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
+    recording = Recording(plan_of(tmp_path, parameters), sha256, rclpy.logging.get_logger("test"))
     recording.start()
     sensors = len(deployment.configuration.sensors)
     for robot in range(len(ROBOTS)):
@@ -150,7 +155,7 @@ def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_pat
             robots = np.flatnonzero(result.publish).tolist()
             messages = encode(result.commands, robots, now_ns)
             recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))
-        recording.note_tick(now_ns, 0, result, pipeline.is_stopped, pipeline.owners, "0" * 64)
+        recording.note_tick(now_ns, 0, result, pipeline.is_stopped, pipeline.owners, sha256)
     recording.end()
     assert not recording.error and not recording.dropped
     assert recording.folder is not None
@@ -164,3 +169,17 @@ def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_pat
     for robot in report["robots"].values():
         assert robot["compare"]["ticks"] > TICKS / 4
         assert robot["compare"]["largest"] == 0.0
+
+
+def test_another_policy_than_the_one_that_drove_is_told(tmp_path: Path) -> None:
+    parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed=0))
+    pipeline = deploy(parse_configuration(parameters)).pipeline
+    recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
+    recording.start()
+    recording.note_tick(PERIOD_NS, 0, pipeline.step(PERIOD_NS), False, {}, "0" * 64)
+    recording.end()
+    report_file = tmp_path / "report.json"
+    assert main([str(recording.folder), "--json", str(report_file)]) == 0
+    assert json.loads(report_file.read_text())["notes"] == [
+        "the policy is another one than drove when this was recorded"
+    ]

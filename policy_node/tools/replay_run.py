@@ -359,6 +359,8 @@ class Replay:
         """Note once what keeps a replay from being exact."""
         last, self._last_recorded = self._last_recorded, recorded
         if last is None:
+            if recorded.policy_sha256 != self.deployment.policy.spec.sha256:
+                self._note("the policy is another one than drove when this was recorded")
             return
         if recorded.dropped > last.dropped:
             self._note(
