@@ -69,16 +69,23 @@ def test_commands_and_diagnostics_can_be_watched(node: None) -> None:
     assert "/diagnostics" in say("/rover_0/cmd_vel", "topic", "list", *DIRECTLY)
     info = say("Publisher count: 1", "topic", "info", "--verbose", "/rover_0/cmd_vel", *DIRECTLY)
     assert "Reliability: RELIABLE" in info and "geometry_msgs/msg/Twist" in info
-    assert "linear:" in say("angular:", "topic", "echo", "--once", "/rover_0/cmd_vel", "geometry_msgs/msg/Twist")
+    assert "linear:" in say(
+        "angular:", "topic", "echo", "--once", "/rover_0/cmd_vel", "geometry_msgs/msg/Twist", *DIRECTLY
+    )
     diagnostics = say(
-        "policy_node: rover_0", "topic", "echo", "--once", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"
+        "policy_node: rover_0",
+        *("topic", "echo", "--once", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"),
+        *DIRECTLY,
     )
     assert "WAITING" in diagnostics
 
 
 def test_the_rate_of_the_commands_can_be_measured(node: None) -> None:
     with subprocess.Popen(
-        ["ros2", "topic", "hz", "/rover_0/cmd_vel"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["timeout", str(PATIENCE_S), "ros2", "topic", "hz", "/rover_0/cmd_vel"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as measuring:
         assert measuring.stdout is not None
         assert any("average rate" in line for line in measuring.stdout)
@@ -93,7 +100,8 @@ def test_operators_stop_and_resume_the_fleet(node: None) -> None:
 def test_every_parameter_describes_itself(node: None) -> None:
     listed = say("control_rate_hz", "param", "list", NODE, *DIRECTLY)
     assert "observations.touch.when_silent" in listed
-    said = say("Hz", "param", "describe", NODE, "control_rate_hz", "policy.engine", "policy.threads", "policy.path")
+    names = ("control_rate_hz", "policy.engine", "policy.threads", "policy.path")
+    said = say("Hz", "param", "describe", NODE, *names, *DIRECTLY)
     rate, engine, threads, path = said.split("Parameter name: ")[1:]
     assert "Rate of the control tick. [Hz]" in rate
     assert "Min value: 0.1" in rate and "Max value: 1000.0" in rate
