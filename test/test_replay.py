@@ -236,6 +236,19 @@ def test_what_a_bag_lacks_is_named(model: Model, tmp_path: Path, capsys: pytest.
     (tmp_path / "there").mkdir()
     error = refused(tmp_path, capsys, bag, parameters_for(model_file), "--output", str(tmp_path / "there"))
     assert "give a folder that is not there yet" in error
+    error = refused(tmp_path, capsys, bag, parameters_for(model_file), "--plot", "drive.xyz")
+    assert "--plot: found 'drive.xyz'" in error and "png" in error
+
+
+def test_the_report_is_there_also_where_nothing_can_be_drawn(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_file, _ = model(STACK)
+    bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())
+    params = write_parameters(tmp_path / "parameters.yaml", parameters_for(model_file))
+    assert main([str(bag), "--params", str(params), "--plot", str(tmp_path / "nowhere" / "drive.png")]) == 1
+    said = capsys.readouterr()
+    assert "robot_0: 23 ticks, READY 100.0%" in said.out and "give another path" in said.err
 
 
 def test_what_is_no_bag_is_refused(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

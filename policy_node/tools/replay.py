@@ -213,9 +213,14 @@ def run(
     return time.perf_counter() - started_s, True
 
 
-def replay_bag(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Replay a bag as the command line says and return the report."""
+def replay_bag(arguments: argparse.Namespace, console: Console) -> None:
+    """Replay a bag and report as the command line says."""
     options = options_of(arguments)
+    if arguments.plot:
+        # What it lacks is said before the replay, not after it.
+        from policy_node.tools.replay_plot import check_format, plot_commands
+
+        check_format(arguments.plot)
     with ExitStack() as stack:
         replay = stack.enter_context(open_replay(options, console))
         configuration = replay.deployment.configuration
@@ -230,11 +235,11 @@ def replay_bag(arguments: argparse.Namespace, console: Console) -> dict[str, Any
             observers.append(lambda tick, result: output.write(tick.time_ns, result.commands, result.publish))
         elapsed_s, complete = run(replay, observers, arguments.rate, console)
         report = _report(replay, log, elapsed_s, complete)
+        _show(report)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
         if arguments.plot:
-            from policy_node.tools.replay_plot import plot_commands
-
             plot_commands(log, replay.recorded, replay.names, configuration.period_ns, arguments.plot)
-    return report
 
 
 def _report(replay: Replay, log: ReplayLog, elapsed_s: float, complete: bool) -> dict[str, Any]:
@@ -275,11 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from policy_node.tools.dataset import main as to_dataset
 
             return to_dataset(words[1:], console)
-        arguments = make_parser().parse_args(words)
-        report = replay_bag(arguments, console)
-        _show(report)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        replay_bag(make_parser().parse_args(words), console)
     except (BagError, ConfigurationError) as error:
         print(f"policy_replay: {error}", file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from policy_node.synchroniser import RobotState
 from policy_node.tools.bench_plots import BASELINE, NODE, STYLE
+from policy_node.tools.replay_bag import BagError
 from policy_node.tools.replay_report import STATES, Commands, ReplayLog
 
 # What a robot's time is shaded with where the policy does not command it.
@@ -28,6 +29,21 @@ _SHADES = {
 }
 # A figure of more rows is too high for the library that draws it.
 MOST_ROBOTS = 64
+
+
+def check_format(file: Path) -> None:
+    """Check that an image can be written whose name ends so.
+
+    Raises
+    ------
+    BagError
+        When it cannot.
+    """
+    formats = Figure().canvas.get_supported_filetypes()
+    if file.suffix[1:].lower() not in formats:
+        raise BagError(
+            f"--plot: found '{file}', but its name must end as an image's does: {', '.join(sorted(formats))}"
+        )
 
 
 def plot_commands(
