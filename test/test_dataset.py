@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,33 @@ def make_bag(folder: Path, commands: dict[str, list[np.ndarray]], rewards: bool 
 
 
 READINGS = Readings(ROBOTS, STEPS, {"robot_1": SILENT})
+
+
+def test_a_long_stretch_goes_on_in_another_episode(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_file, _ = model()
+    commands = {"robot_0": list(np.random.default_rng(5).uniform(-0.2, 0.5, (STEPS - 1, 2)))}
+    bag = make_bag(tmp_path / "bag", commands, rewards=True)
+    params = write_parameters(tmp_path / "parameters.yaml", parameters_of(model_file, ["robot_0"], {}))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    monkeypatch.setattr("policy_node.tools.dataset.MOST_STEPS", 7)
+    output = tmp_path / "datasets" / "drive-v0"
+    arguments = ["to-dataset", str(bag), "--params", str(params), "--output", str(output), "--reward-topic", "reward"]
+    assert main(arguments) == 0
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
+    episodes = list(minari.load_dataset("drive-v0"))
+    assert [len(episode.rewards) for episode in episodes] == [7, 7, 5]
+    for before, after in pairwise(episodes):
+        np.testing.assert_array_equal(before.observations["touch"][-1], after.observations["touch"][0])
+        assert before.infos["time_ns"][-1] == after.infos["time_ns"][0]
+    # No step is lost, and none is there twice.
+    actions = np.concatenate([episode.actions for episode in episodes])
+    np.testing.assert_allclose(actions, commands["robot_0"], atol=1e-6)
+    np.testing.assert_array_equal(
+        np.concatenate([episode.rewards for episode in episodes]), 2.0 * np.arange(1, len(actions) + 1)
+    )
 
 
 @pytest.mark.parametrize("actions", ["recorded", "policy"])

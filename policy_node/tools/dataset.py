@@ -38,6 +38,8 @@ from policy_node.tools.replay_schedule import Tick
 
 # An episode of fewer steps teaches nothing; each step needs the observation after it, too.
 LEAST_STEPS = 1
+# Until it is written, an episode is kept in memory: one of images takes some 50 MB.
+MOST_STEPS = 1000
 
 
 class Rewards:
@@ -94,7 +96,7 @@ class Rewards:
 
 
 class _Stretch:
-    """The ticks of one robot since it is READY."""
+    """The ticks of one robot since it is READY, as many as make an episode."""
 
     def __init__(self) -> None:
         self.times_ns: list[int] = []
@@ -102,6 +104,12 @@ class _Stretch:
         self.commands: list[np.ndarray] = []
         # Of the step that ends with each observation but the first.
         self.rewards: list[float] = []
+
+    def add(self, time_ns: int, observation: dict[str, np.ndarray], command: np.ndarray) -> None:
+        """Add a tick."""
+        self.times_ns.append(time_ns)
+        self.observations.append(observation)
+        self.commands.append(command)
 
 
 class DatasetWriter:
@@ -153,9 +161,13 @@ class DatasetWriter:
             stretch = self._stretches[robot]
             if stretch.times_ns:
                 stretch.rewards.append(float(rewards[robot]))
-            stretch.times_ns.append(tick.time_ns)
-            stretch.observations.append({key: array[robot].copy() for key, array in observations.items()})
-            stretch.commands.append(result.commands[robot].copy())
+            observation = {key: array[robot].copy() for key, array in observations.items()}
+            entry = (tick.time_ns, observation, result.commands[robot].copy())
+            stretch.add(*entry)
+            if len(stretch.times_ns) > MOST_STEPS:
+                self._end(robot)
+                # The next episode goes on from what the last action has led to.
+                self._stretches[robot].add(*entry)
 
     def finish(self) -> None:
         """Write what has not ended."""
@@ -171,7 +183,7 @@ class DatasetWriter:
         commands = np.array(stretch.commands)
         commanded = np.ones(count, bool)
         if not self._replayed_actions:
-            recorded = self._replay.recorded[robot]
+            recorded = self._replay.recorded_of(robot)
             matched = match_recorded(np.array(stretch.times_ns, np.int64), recorded, self._replay.match_ns)
             commanded = matched >= 0
             commands = recorded.values[matched] if len(recorded.values) else commands
@@ -293,7 +305,7 @@ def main(argv: Sequence[str], console: Console) -> int:
         raise BagError(f"--output: {path} exists already; give another name or version")
     with open_replay(options, console) as replay:
         replayed_actions = arguments.actions == "policy"
-        silent = [name for robot, name in enumerate(replay.pipeline.robots) if robot not in replay.recorded]
+        silent = [name for robot, name in enumerate(replay.pipeline.robots) if robot not in replay.compared]
         if silent and not replayed_actions:
             raise BagError(
                 f"--actions recorded: the bag has no commands of {', '.join(silent)}; name their topic with --compare, "
@@ -303,7 +315,7 @@ def main(argv: Sequence[str], console: Console) -> int:
         if arguments.reward_topic:
             rewards = Rewards(replay, arguments.reward_topic, arguments.reward_field)
         writer = DatasetWriter(replay, dataset_id, replayed_actions, rewards)
-        run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
+        _, complete = run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()
     if not writer.episodes:
         raise BagError(
@@ -314,6 +326,8 @@ def main(argv: Sequence[str], console: Console) -> int:
         print(f"  with MINARI_DATASETS_PATH={folder}")
     if not keeps_images():
         print("  images are JPEGs, not exactly what the policy saw; Minari 0.5.4 (Python 3.11) keeps them as they are")
+    if not complete:
+        print("  ended early: what comes later in the bag is not in it", file=sys.stderr)
     if writer.without_command:
         print(f"  {writer.without_command} ticks without a recorded command end an episode", file=sys.stderr)
     if writer.inverse.moved:

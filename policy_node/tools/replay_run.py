@@ -391,8 +391,16 @@ class Replay:
     @property
     def recorded(self) -> dict[int, Commands]:
         """The recorded commands so far, by the index of the robot; only robots whose topic is in the bag."""
-        robots = {robot for robots, _ in self._readers.values() for robot in robots}
-        return {robot: _in_order(*self._recorded[robot], self.pipeline.components) for robot in sorted(robots)}
+        return {robot: self.recorded_of(robot) for robot in self.compared}
+
+    @property
+    def compared(self) -> list[int]:
+        """The indices of the robots whose recorded commands are in the bag."""
+        return sorted({robot for robots, _ in self._readers.values() for robot in robots})
+
+    def recorded_of(self, robot: int) -> Commands:
+        """Return the recorded commands of one robot so far."""
+        return _in_order(*self._recorded[robot], self.pipeline.components)
 
 
 def _in_order(times_ns: list[int], commands: list[np.ndarray], components: int) -> Commands:
