@@ -17,7 +17,12 @@ _PARAMETERS = "ros__parameters"
 
 
 class _RosLoader(yaml.SafeLoader):
-    """Takes `1e-3` for a number, as ROS does, where YAML 1.1 wants a point before the exponent."""
+    """Takes `1e-3` for a number, where YAML 1.1 wants a point before the exponent, and no aliases, both as ROS does."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (`*name`), which ROS does not know; write out what it stands for")
+        return super().compose_node(parent, index)
 
 
 _RosLoader.add_implicit_resolver(
@@ -53,8 +58,8 @@ def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict
     """Return the parameters in a text as `read_parameter_file` does; `source` is named in errors."""
     try:
         content = yaml.load(text, _RosLoader)
-    except yaml.YAMLError as error:
-        raise ConfigurationError([f"{source} is no YAML: {error}"]) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError([f"{source} is no YAML that ROS can read: {error}"]) from error
     sections = list(_sections(content, "")) if isinstance(content, Mapping) else []
     matching = [parameters for pattern, parameters in sections if _matches(pattern, node)]
     if not matching and len(sections) == 1:
@@ -83,7 +88,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ValueError(f"found '{text}', but a parameter is given as NAME:=VALUE, such as policy.path:=my.bundle")
     try:
         return name, yaml.load(value, _RosLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"found '{text}', whose value is no YAML") from error
 
 

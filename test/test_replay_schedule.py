@@ -156,7 +156,7 @@ def test_a_single_section_of_another_name_counts() -> None:
     assert parse_parameters("my_node: {ros__parameters: {a: [x, y]}}", "file") == {"a": ["x", "y"]}
 
 
-@pytest.mark.parametrize("text", ["", "a", "{", "- 1", "a: {b: 1}"])
+@pytest.mark.parametrize("text", ["", "a", "{", "- 1", "a: {b: 1}", "/**: &a {ros__parameters: *a}", "[" * 5000])
 def test_what_is_no_parameter_file_is_refused_with_its_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"my\.yaml"):
         parse_parameters(text, "my.yaml")
