@@ -128,6 +128,11 @@ def model_files(context: LaunchContext, folder: Path, robots: list[str]) -> dict
     """Write the model of each robot."""
     own = text(context, "model")
     template = own_file("model", own).read_text(encoding="utf-8") if own else ""
+    if own and len(robots) > 1 and "{robot}" not in template:
+        raise RuntimeError(
+            f"model:={own}: found no {{robot}}, so that {len(robots)} robots would share their topics; write {{robot}} "
+            f"in place of the robot's name, as in <topic>/{{robot}}/camera</topic>"
+        )
     files = {robot: folder / f"{robot}.sdf" for robot in robots}
     for robot, file in files.items():
         model = template.replace("{robot}", robot) if own else rover_sdf(robot, text(context, "render_engine"))

@@ -153,7 +153,8 @@ def test_a_press_is_counted_once_and_the_beacon_stands_elsewhere(ros: None, peer
     peer.node.create_subscription(Int32, "rover_1/presses", presses.append, qos)
     beacon.touch(pressed(5.0, beacon="beacon_0"))
     beacon.touch(pressed(0.5))
-    assert beacon.presses == 0, "not this beacon, and not hard enough"
+    beacon.touch(contacts_message(contact("touch_0", [(5.0, 0.0, 0.0)], touched="beacon_1::beacon::beacon")))
+    assert beacon.presses == 0, "not this beacon, not hard enough, and a force without its normal"
     for _ in range(3):
         beacon.touch(pressed(5.0))
     peer.spin_until(lambda: presses and presses[-1].data == 1, "the press")

@@ -146,6 +146,7 @@ def test_world_and_robot_can_be_the_users_own(expand: Expand, tmp_path: Path) ->
         ({"headless": "maybe"}, "headless:=maybe: give true or false"),
         ({"world": "/nowhere.sdf"}, "world:=/nowhere.sdf: there is no such file"),
         ({"model": "/nowhere.sdf"}, "model:=/nowhere.sdf: there is no such file"),
+        ({"model": str(share_path("config", "fastdds.xml"))}, "found no {robot}, so that 4 robots would share"),
         ({"world": str(share_path("config", "rover.yaml"))}, "this is no XML"),
         ({"world": str(share_path("config", "fastdds.xml"))}, "found no <world name=…> in <sdf>"),
     ],

@@ -28,6 +28,7 @@ from policy_node.options import number
 from policy_node.ros.contacts import CONTACTS, normal_force_n
 from policy_node.ros.fields import MessageTypeError, message_class
 from policy_node.ros.process import ros_process
+from policy_node.samples import UnusableReading
 from policy_node.simulation.bridge import enable_topic
 from policy_node.simulation.description import ARENA
 from policy_node.simulation.layout import draw_beacon, draw_layout
@@ -38,6 +39,7 @@ CHECK_PERIOD_S = 0.1
 # A beacon that was not touched for so long can be pressed again.
 REARM_S = 0.25
 MOVE_TIMEOUT_MS = 5000
+WARNING_PERIOD_S = 10.0
 
 
 class CommandTimeout:
@@ -121,11 +123,18 @@ class Beacon:
 
     def touch(self, message: Any) -> None:
         """Take a message of the rover's bumper."""
-        forces_n = [
-            normal_force_n(contact)
-            for contact in message.contacts
-            if contact.collision2.name.partition("::")[0] == self.name
-        ]
+        try:
+            forces_n = [
+                normal_force_n(contact)
+                for contact in message.contacts
+                if contact.collision2.name.partition("::")[0] == self.name
+            ]
+        except UnusableReading as error:
+            # It must not end the process, which stops rovers.
+            self._node.get_logger().warning(
+                f"{self.name}: contacts not counted, {error}", throttle_duration_sec=WARNING_PERIOD_S
+            )
+            return
         # Fortress tells no forces.
         if not any(force_n is None or force_n > ARENA.press_force_n for force_n in forces_n):
             return
