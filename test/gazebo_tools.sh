@@ -21,8 +21,7 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 archives=$folder/archives
 mkdir -p "$archives/partial" "$folder/lists/partial"
-# APT_OPTIONS: such as another list of installed packages.
-apt=(-qq -o Debug::NoLocking=1 -o "Dir::Cache::archives=$archives" ${APT_OPTIONS:-})
+apt=(-qq -o Debug::NoLocking=1 -o "Dir::Cache::archives=$archives")
 
 download() {
     # The library's package is named by its version; of the development package only the command is needed.
