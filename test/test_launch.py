@@ -113,8 +113,8 @@ def environments(launched: subprocess.Popen[bytes], peer: Any, count: int) -> li
     process = psutil.Process(launched.pid)
 
     def have_begun() -> bool:
-        # Between fork and exec a child is still a copy of launch.
-        return sum(child.cmdline() != process.cmdline() for child in process.children()) == count
+        # Before its first thread a child may still be a copy of launch, which loses a SIGINT that comes this early.
+        return sum(child.num_threads() > 1 for child in process.children()) == count
 
     peer.spin_until(have_begun, f"{count} processes")
     return [child.environ() for child in process.children()]
