@@ -204,7 +204,9 @@ def test_a_plain_space_and_a_service_that_resets(lockstep: None, make_env: Calla
             for robot in range(ROVERS)
         ]
         assert images
+        env.seed(5)
         assert isinstance(env.reset(), np.ndarray)
+        assert env.running_seeds == [-1] * ROVERS, "an empty request carries no seed"
         rng = np.random.default_rng(2)
         ends = 0
         for _ in range(12):

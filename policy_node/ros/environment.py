@@ -367,7 +367,7 @@ class RosVecEnv(VecEnv):
             given = seeds[robot] if seeds is not None else None
             if self._episode_seeds is not None:
                 given = next(self._episode_seeds)
-            self.running_seeds[robot] = -1 if given is None else int(given)
+            self.running_seeds[robot] = -1 if given is None or not self._resets.is_seeded else int(given)
             self._resets.ask(robot, self.running_seeds[robot])
         if not self._lockstep:
             self._signals.forget(robots)

@@ -30,7 +30,7 @@ class Resets:
     Parameters
     ----------
     node
-        Owner of clients or publishers; an executor spins it.
+        Owner of clients or publishers, as long as it lives; an executor spins it.
     robots
         Names of the robots.
     reset
@@ -133,13 +133,6 @@ class Resets:
             self._ask_again_s[robot] = time.monotonic() + RETRY_S
 
         return on_answer
-
-    def destroy(self) -> None:
-        """Close services and topics."""
-        for client in self._clients:
-            self._node.destroy_client(client)
-        for publisher in self._publishers:
-            self._node.destroy_publisher(publisher)
 
 
 def service_class(type_name: str) -> Any:

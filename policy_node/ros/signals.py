@@ -24,7 +24,7 @@ class Signals:
     Parameters
     ----------
     node
-        Owner of the subscriptions.
+        Owner of the subscriptions, as long as it lives.
     robots
         Names of the robots.
     signals
@@ -43,12 +43,11 @@ class Signals:
         self._robots = tuple(robots)
         self._values: dict[str, np.ndarray] = {}
         self._takes: list[tuple[str, int, int, Any, ReadingDecoder]] = []
-        self._subscriptions = []
         group = TakenAtTheTick()
         own = {name: {key: given.get(key) for key in ("latched", "size")} for name, given in signals.items()}
         for source in _parse(robots, signals):
-            decoder = _decoder(source, own[source.key]["size"])
-            self._values[source.key] = np.full((len(robots), decoder[1]), np.nan)
+            decoder, size = _decoder(source, own[source.key]["size"])
+            self._values[source.key] = np.full((len(robots), size), np.nan)
             qos = sensor_qos(source)
             if own[source.key]["latched"]:
                 qos = QoSProfile(
@@ -59,15 +58,14 @@ class Signals:
                 )
             for robot, name in enumerate(robots):
                 subscription = node.create_subscription(
-                    decoder[0].message_type,
+                    decoder.message_type,
                     topic_of(name, source.topic),
                     never_called,
                     qos,
                     callback_group=group,
                     raw=True,
                 )
-                self._subscriptions.append(subscription)
-                self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder[0]))
+                self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder))
 
     def take(self) -> dict[str, np.ndarray]:
         """Read what has arrived.
@@ -108,13 +106,6 @@ class Signals:
             for robot in robots
             if np.isnan(values[robot]).any()
         ]
-
-    def destroy(self) -> None:
-        """Remove the subscriptions from the node."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
-        self._takes.clear()
 
 
 def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> tuple[ObservationConfiguration, ...]:

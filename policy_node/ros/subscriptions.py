@@ -20,7 +20,6 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.configuration import Configuration, ConfigurationError, SourceConfiguration
-from policy_node.pipeline import Pipeline
 from policy_node.reception import Reception, SensorKind, Stream
 from policy_node.ros.messages import ReadingDecoder
 
@@ -148,7 +147,7 @@ class SensorSubscriptions:
             self.destroy()
             raise
 
-    def take(self, pipeline: Pipeline | Intake, simulated_ns: int | None) -> None:
+    def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
         """Hand every message that has arrived to the pipeline, and who publishes; called by the tick thread alone.
 
         Parameters
