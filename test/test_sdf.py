@@ -387,7 +387,16 @@ def test_no_camera_sees_another_arena(robots):
     sight_m = far_m / np.cos(float(camera.findtext("horizontal_fov")) / 2)
     for one, other in itertools.combinations(origins_m, 2):
         assert np.abs(one - other).max() - 2 * half_size_m >= sight_m
-    assert tuple(origins_m[0]) == (0.0, 0.0)
+
+
+@given(robots=st.integers(1, 256))
+@settings(max_examples=20, deadline=None)
+def test_nothing_stands_where_contacts_are_overlooked(robots):
+    half_size_m = float(MODEL.geom("floor").size[0])
+    for robot in range(robots):
+        origin_m = np.array(sdf.grid_origin_m(robot, robots))
+        # The square metre at the origin of the world, in which ODE misses contacts of a bumper with a wall.
+        assert np.any((origin_m + half_size_m < 0.0) | (origin_m - half_size_m > 1.0))
 
 
 def test_an_unknown_render_engine_is_refused():

@@ -59,6 +59,10 @@ ODOMETRY_RATE_HZ = 30.0
 CAMERA_FAR_M = round(2 * math.sqrt(2) * FLOOR_HALF_SIZE_M + 0.05, 1)
 GRID_PITCH_M = float(math.ceil(math.sqrt(2) * CAMERA_FAR_M + 2 * FLOOR_HALF_SIZE_M))
 
+# ODE, with which Gazebo's physics looks for contacts, overlooks those of what reaches below z = 0, as the bumper does,
+# with what is 0.5 m to 1 m long and stands in the square of x and y from 0 m to 1 m: there must be no arena.
+_FIRST_ARENA_X_M = GRID_PITCH_M / 2
+
 # The bumper reaches below the floor, where nothing may stop it: each touches only what has a bit in common.
 _ON_THE_FLOOR = 0x01
 _AT_THE_BUMPER = 0x02
@@ -82,6 +86,8 @@ _OGRE2_DIFFUSE = 0.806
 def grid_origin_m(robot: int, robots: int) -> tuple[float, float]:
     """Say where the middle of a rover's arena is in the world; the arenas fill a square, row by row.
 
+    The origin of the world is in none of them.
+
     Parameters
     ----------
     robot
@@ -91,7 +97,7 @@ def grid_origin_m(robot: int, robots: int) -> tuple[float, float]:
     """
     columns = math.ceil(math.sqrt(robots))
     row, column = divmod(robot, columns)
-    return column * GRID_PITCH_M, -row * GRID_PITCH_M
+    return _FIRST_ARENA_X_M + column * GRID_PITCH_M, -row * GRID_PITCH_M
 
 
 def layout_of(robot: int, seed: int) -> Layout:
