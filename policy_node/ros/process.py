@@ -51,7 +51,8 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     stopping = threading.Event()
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        stopping.set()
+        # From another thread: the interrupted one may hold the lock of the event, as it does now and then in `wait`.
+        threading.Thread(target=stopping.set, name="stop").start()
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.
     with open_ros(arguments):
