@@ -301,16 +301,22 @@ def complete(folder: Path) -> int:
 def _describe(file: Path) -> int:
     """Write the metadata of a file that is complete and return how many messages it has."""
     folder = file.parent
-    metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
-    hashes = {
-        topic["topic_metadata"]["name"]: topic["topic_metadata"]["type_description_hash"]
-        for topic in metadata["topics_with_message_count"]
-    }
+    try:
+        metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
+        described = [topic["topic_metadata"] for topic in metadata["topics_with_message_count"]]
+        hashes = {topic["name"]: topic["type_description_hash"] for topic in described}
+        custom = metadata["custom_data"]
+    # As after a loss of power.
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / METADATA_FILE} cannot be read ({error}); the messages are whole again: delete it, and let "
+            f"`ros2 bag reindex` make another one"
+        ) from error
     with Reader(file) as reader:
         topics = [(each.topic, each.msgtype, hashes[each.topic], each.msgcount) for each in reader.connections]
         count = reader.message_count
         start_ns, end_ns = (reader.start_time, reader.end_time - 1) if count else (0, 0)
-    _write_metadata(folder, file.name, topics, start_ns, end_ns, metadata["custom_data"])
+    _write_metadata(folder, file.name, topics, start_ns, end_ns, custom)
     return count
 
 

@@ -151,6 +151,19 @@ def test_whatever_is_cut_off_the_rest_is_read(tmp_path_factory, data):
     assert complete(folder) == count and read(folder) == messages
 
 
+@pytest.mark.parametrize("text", [None, "", "{", "rosbag2_bagfile_information: {version: 9}"])
+def test_lost_metadata_is_told_and_the_messages_are_whole(tmp_path, text):
+    written = write(tmp_path / "bag", 5, 5)
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.unlink()
+    if text is not None:
+        metadata.write_text(text)
+    with pytest.raises(ValueError, match=r"(?s)metadata\.yaml cannot be read .*`ros2 bag reindex`"):
+        complete(tmp_path / "bag")
+    with Reader(tmp_path / "bag" / "bag.mcap") as reader:
+        assert reader.message_count == len(written)
+
+
 def test_a_bag_is_completed_from_the_command_line(tmp_path, capsys):
     written = write(tmp_path / "bag", 10, 10)
     assert main([str(tmp_path / "bag")]) == 0

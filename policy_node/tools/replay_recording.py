@@ -91,7 +91,9 @@ def find_recording(bag: Bag) -> Recording | None:
         topics = [ticks_topic(bag.custom[NODE_KEY])]
     else:
         topics = [
-            name for name, topic in bag.topics.items() if topic.type == TICK_TYPE and name == ticks_topic(name[:-6])
+            name
+            for name, topic in bag.topics.items()
+            if topic.type == TICK_TYPE and name == ticks_topic(name.rpartition("/")[0])
         ]
     return Recording(bag, topics[0]) if topics and topics[0] in bag.topics else None
 
