@@ -65,7 +65,7 @@ class Learner:
         self.spec = spec
         self.device = device
         self._pipeline: Pipeline | None = None
-        self._turns: SimpleQueue[Turn] = SimpleQueue()
+        self._turns: SimpleQueue[Turn | Exception] = SimpleQueue()
         self._answers: SimpleQueue[_Answer] = SimpleQueue()
         self._reason = "the learner has not begun"
 
@@ -80,7 +80,7 @@ class Learner:
     def next_turn(self, timeout_s: float) -> Turn | None:
         """Wait for the next tick at which some robot is ready; None when there was none in time."""
         try:
-            return self._turns.get(timeout=timeout_s)
+            return _turn_of(self._turns.get(timeout=timeout_s))
         except Empty:
             return None
 
@@ -103,9 +103,14 @@ class Learner:
             Called by the tick thread first, to hand what has arrived to the pipeline.
         robots
             Indices of those robots, see `Pipeline.observe_again`.
+
+        Raises
+        ------
+        RuntimeError
+            When that fails, which also ends the tick.
         """
         self._answers.put((take, robots))
-        return self._turns.get()
+        return _turn_of(self._turns.get())
 
     def end(self) -> None:
         """Let this and all later ticks pass."""
@@ -140,8 +145,13 @@ class Learner:
             if isinstance(answer, torch.Tensor):
                 return answer, state
             take, robots = answer
-            take()
-            observations, unusable = pipeline.observe_again(robots)
+            try:
+                take()
+                observations, unusable = pipeline.observe_again(robots)
+            except Exception as error:
+                # The learner would wait for ever.
+                self._turns.put(error)
+                raise
 
     def _example(self, robots: int) -> torch.Tensor:
         action = self.spec.action
@@ -150,6 +160,12 @@ class Learner:
         else:
             drawn = np.zeros((robots, len(action.choices)) if hasattr(action, "choices") else robots, np.int64)
         return torch.from_numpy(drawn).to(self.device)
+
+
+def _turn_of(shown: Turn | Exception) -> Turn:
+    if isinstance(shown, Exception):
+        raise RuntimeError(f"the robots cannot be observed: {type(shown).__name__}: {shown}") from shown
+    return shown
 
 
 def _copied(observations: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

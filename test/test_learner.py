@@ -2,12 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Episodes of single robots that begin anew within a step, without another step of the others."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 
 from policy_node.batch import ObservationBatch, ObservationLayout
-from policy_node.specs import ArraySpec
+from policy_node.learner import Learner
+from policy_node.pipeline import Pipeline
+from policy_node.specs import ArraySpec, PolicySpec
 
 ROBOTS, STEPS = 3, 3
 IMAGE = ArraySpec("image", (2, 4, 3), np.uint8, 0, 255)
@@ -50,3 +56,20 @@ def test_who_begins_again_shows_a_first_step_and_the_others_what_they_showed(lay
         stage(either, frames)
     nobody = np.zeros(ROBOTS, bool)
     assert torch.equal(batch.push(nobody)["key"][began], fresh.push(nobody)["key"][began])
+
+
+def test_what_fails_while_the_robots_are_observed_again_reaches_the_learner_too() -> None:
+    learner = Learner(PolicySpec({"vector": VECTOR}, VECTOR, "a learner", ""), torch.device("cpu"))
+    # All that it asks of a pipeline before the failure.
+    learner.attach(cast(Pipeline, SimpleNamespace(observed="a tick")))
+    learner.begin()
+
+    def take() -> None:
+        raise OSError("the middleware is gone")
+
+    with ThreadPoolExecutor(1) as thread:
+        tick = thread.submit(learner, {"vector": torch.zeros(1, 5)}, None)
+        assert learner.next_turn(60.0) is not None
+        with pytest.raises(RuntimeError, match="OSError: the middleware is gone"):
+            learner.observe_again(take, [0])
+        assert isinstance(tick.exception(60.0), OSError)
