@@ -51,6 +51,7 @@ def observation_configuration(key: str, message_type: str, stack: int) -> Observ
         depth=0,
         reliability="reliable",
         max_age_s=0.0,
+        when_silent="stale",
         terms=(),
     )
 
