@@ -143,9 +143,7 @@ def test_a_duration_ends_it_as_fast_as_it_can(start_sim: Callable[..., Simulatio
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(
-    peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals
-) -> None:
+def test_a_signal_ends_it_cleanly(peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals) -> None:
     touches = received(peer, JointState, "rover_0/touch", BEST_EFFORT)
     sim = start_sim("--robots", "1", "--renderer", "raycast", "--ros-args", "--log-level", "info")
     peer.spin_until(lambda: touches, "the simulation")
@@ -166,9 +164,7 @@ def test_a_signal_ends_it_cleanly(
         (["--renderer", "glx"], "invalid choice: 'glx'"),
     ],
 )
-def test_a_wrong_option_is_named(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         parse_options(arguments)
     assert message in capsys.readouterr().err

@@ -193,9 +193,7 @@ def draw_fleet(recording: Recording, file: Path) -> None:
     step = 1
     while True:
         shown = frames[::step]
-        shown[0].save(
-            file, save_all=True, append_images=shown[1:], duration=FRAME_MS * step, loop=0, optimize=False
-        )
+        shown[0].save(file, save_all=True, append_images=shown[1:], duration=FRAME_MS * step, loop=0, optimize=False)
         if file.stat().st_size <= MAX_GIF_BYTES or len(shown) < 10:
             return
         step *= 2
