@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("minari", reason="minari is an extra: pip install 'policy_node[dataset]'")
+pytest.importorskip("minari", reason="minari is an extra: pip install 'minari[hdf5]'")
 
 import minari
 import numpy as np

@@ -281,7 +281,9 @@ def test_the_missing_package_is_named(saved: Maker, monkeypatch: pytest.MonkeyPa
     for module in [name for name in sys.modules if name.split(".")[0] == "sb3_contrib"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    with pytest.raises(PolicyError, match=r"needs sb3_contrib.*, which is not installed; pip install"):
+    with pytest.raises(
+        PolicyError, match=r"needs sb3_contrib.*, which is not installed; pip install --upgrade sb3-contrib"
+    ):
         load_policy(file)
 
 

@@ -121,7 +121,7 @@ def _onnxruntime(network: PolicyNetwork, example: tuple[torch.Tensor, ...], poli
     try:
         from policy_node.policies.onnx import runs_on_gpu, session_engine
     except ModuleNotFoundError as error:
-        raise EngineError(f"{error.name} is not installed; pip install 'policy_node[onnx]'") from error
+        raise EngineError(f"{error.name} is not installed; pip install onnx onnxruntime onnxscript") from error
     if policy.device.type == "cuda" and not runs_on_gpu():
         raise EngineError("the installed onnxruntime cannot use a GPU; install onnxruntime-gpu in its place")
     content = io.BytesIO()

@@ -150,7 +150,7 @@ def _load_foreign(
         except ModuleNotFoundError as error:
             raise PolicyError(
                 f"policy file '{path}' is an ONNX file, for which {error.name} is not installed; "
-                "pip install 'policy_node[onnx]'"
+                "pip install onnx onnxruntime onnxscript"
             ) from error
         if any_device and not runs_on_gpu():
             device = torch.device("cpu")

@@ -174,7 +174,7 @@ def load_bundle(
         raise
     except ImportError as error:
         raise PolicyError(
-            f"policy file '{path}' is of sb3-contrib, which is not installed; pip install 'policy_node[contrib]'"
+            f"policy file '{path}' is of sb3-contrib, which is not installed; pip install sb3-contrib"
         ) from error
     except Exception as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error

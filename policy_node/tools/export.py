@@ -235,7 +235,7 @@ def _write_described(policy: Sb3Policy, format: str, golden: GoldenVectors, outp
             write(network, tuple(example), description, output)
     except ModuleNotFoundError as error:
         raise PolicyError(
-            f"format {format} needs {error.name}, which is not installed; pip install 'policy_node[onnx]'"
+            f"format {format} needs {error.name}, which is not installed; pip install onnx onnxruntime onnxscript"
         ) from error
     except OSError:
         raise

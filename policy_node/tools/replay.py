@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"policy_replay: {error}; give another path", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:  # Minari, or what draws
-        remedy = "pip install 'policy_node[dataset,sim]'"
+        remedy = "pip install rosbags 'minari[hdf5]' matplotlib"
         print(f"policy_replay needs {error.name}, which is not installed; {remedy}", file=sys.stderr)
         return 1
     return 0

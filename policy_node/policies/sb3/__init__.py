@@ -267,8 +267,7 @@ def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "sb3_contrib":
             raise PolicyError(
-                f"policy file '{path}' needs {error.name}, which is not installed; "
-                "pip install --upgrade 'policy_node[contrib]'"
+                f"policy file '{path}' needs {error.name}, which is not installed; pip install --upgrade sb3-contrib"
             ) from error
         raise PolicyError(
             f"'{name}' in policy file '{path}' cannot be restored ({type(error).__name__}: {error}); "
