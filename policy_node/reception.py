@@ -20,6 +20,8 @@ WINDOW_S = 5.0
 # Below these a sensor has hiccups, not a problem.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
+# So old no message becomes on its way: its stamp is of another clock.
+_OTHER_CLOCK_S = 3600.0
 # Of how many publishers of one topic the last message is remembered.
 _MAX_PUBLISHERS = 8
 _ROBOTS_NAMED = 5
@@ -242,7 +244,9 @@ class Reception:
         received = sum(rows[robot].received for robot in concerned)
         age_s = sum(rows[robot].late_ages_ns for robot in concerned) / late / 1e9
         remedy = "see that the clocks agree and that the publisher stamps the time of the measurement"
-        if kind.is_image:
+        if age_s > _OTHER_CLOCK_S:
+            remedy = "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock"
+        elif kind.is_image:
             remedy += ", publish compressed or smaller images, or fewer of them"
         text = (
             f"{kind.name}: {late} of {received} messages on {kind.topic} within {elapsed_s:.1f} s were {age_s:.3f} s "

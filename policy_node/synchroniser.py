@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 from policy_node.samples import Sample, SampleRing
 
+# Simulations count from 0 and last days at most; the real time of any machine is beyond the first year after 1970.
+_LONGEST_SIMULATION_NS = 30 * 86_400 * 10**9
+_EARLIEST_REAL_NS = 365 * 86_400 * 10**9
+
 
 class RobotState(Enum):
     """What the node can do for a robot at this tick."""
@@ -127,6 +131,11 @@ def _select_carefully(
 def _old_reason(name: str, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
     if stamp_ns == 0:
         return f"{name}: its header stamp is zero; the publisher must set it to the time of the measurement"
+    if stamp_ns < _LONGEST_SIMULATION_NS and stamp_ns + age_ns > _EARLIEST_REAL_NS:
+        return (
+            f"{name}: its stamp, {stamp_ns / 1e9:.3f} s, is simulated time, but this node runs in real time; start the "
+            f"node with use_sim_time: true"
+        )
     return f"{name}: is {age_ns / 1e9:.3f} s old, {limit} allows {max_age_ns / 1e9:.3f} s"
 
 

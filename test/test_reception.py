@@ -107,6 +107,15 @@ def test_messages_that_arrive_too_late_are_told_with_their_age() -> None:
     )
 
 
+def test_stamps_of_simulated_time_are_named_as_such() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(20):
+        tick(reception, [sequence], age_s=1.795e9)
+    (finding,) = reception.findings()
+    assert "simulated or recorded time" in finding.text and "use_sim_time: true" in finding.text
+    assert "clocks agree" not in finding.text and "compressed" not in finding.text
+
+
 def test_without_sequence_numbers_only_lateness_is_judged() -> None:
     reception = reception_of(CAMERA)
     for _ in range(20):

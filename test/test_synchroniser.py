@@ -160,6 +160,13 @@ def test_limits_are_inclusive_and_reasons_name_the_sensor(sensors, now_ns, state
     assert reason in selection.reason
 
 
+@pytest.mark.parametrize(("now_s", "says_so"), [(1.795e9, True), (4000.0, False)])
+def test_stamps_of_simulated_time_are_named_as_such(now_s: float, says_so: bool) -> None:
+    reason = choose(rings_of([12_250_000_000]), round(now_s * 1e9)).reason
+    assert ("12.250 s, is simulated time" in reason and "use_sim_time: true" in reason) is says_so
+    assert ("s old" in reason) is not says_so
+
+
 def test_a_clock_that_runs_ahead_makes_no_reading_fresher_than_it_is():
     """A stamp in the tolerated future counts from when it was first seen there, also when it is sent again."""
     rings = rings_of([MAX_AGE_NS])
