@@ -54,6 +54,20 @@ _SOURCE_PARAMETERS = tuple(
     )
 )
 
+# Types that a misspelt one may mean, by their names in lower case, with and without the package.
+_USUAL_TYPES = {
+    spelling.lower(): name
+    for name in (
+        *IMAGE_TYPES,
+        *COMMAND_TYPES,
+        "nav_msgs/msg/Odometry",
+        "sensor_msgs/msg/Imu",
+        "sensor_msgs/msg/LaserScan",
+        "sensor_msgs/msg/Range",
+    )
+    for spelling in (name, name.rpartition("/")[2])
+}
+
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
     "bool": "a boolean",
@@ -513,12 +527,13 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
         if terms.get(key):
             problems += _check_terms(checked, key, terms[key])
             continue
-        if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES:
+        misspelt = _check_type(checked, prefix)
+        if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES and not misspelt:
             problems.append(
                 f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} "
                 f"have one; remove it"
             )
-        problems += _check_source(checked, prefix)
+        problems += misspelt or _check_source(checked, prefix)
     prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
     observed = [prefix for prefix in prefixes if checked[f"{prefix}topic"]]
     if not problems and all(
@@ -624,6 +639,20 @@ def _check_bounds(name: str, low: tuple[float, ...], high: tuple[float, ...]) ->
     return []
 
 
+def _check_type(checked: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return what is wrong with the spelling of a message type, such as one of ROS 1; an empty one is missing."""
+    found = checked[prefix + "type"]
+    well_formed = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
+    if not found or (well_formed.fullmatch(found) and _USUAL_TYPES.get(found.lower(), found) == found):
+        return []
+    package, _, rest = found.partition("/")
+    spelled = f"{package}/msg/{rest.rpartition('/')[2]}" if rest else found
+    close = difflib.get_close_matches(spelled.lower(), _USUAL_TYPES, n=1, cutoff=0.95)
+    meant = _USUAL_TYPES[close[0]] if close else spelled if well_formed.fullmatch(spelled) else ""
+    remedy = f"did you mean {meant}?" if meant else "as in sensor_msgs/msg/Image"
+    return [f"{prefix}type: found {found!r}, but a type is spelled package/msg/Type; {remedy}"]
+
+
 def _check_source(checked: Mapping[str, Any], prefix: str) -> list[str]:
     """Return what is wrong with what is read from one topic."""
     problems = []
@@ -668,7 +697,7 @@ def _check_terms(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -
                 for name in ("topic", "type")
                 if not checked[prefix + name]
             ]
-            problems += _check_source(checked, prefix)
+            problems += _check_type(checked, prefix) or _check_source(checked, prefix)
         if checked[prefix + "type"] in IMAGE_TYPES:
             problems.append(f"{prefix}type: found an image, but terms are numbers; give it an observation of its own")
         if kind == "projected_gravity" and checked[prefix + "when_silent"] == "zeros":

@@ -234,6 +234,27 @@ def test_an_unknown_parameter_is_named_with_its_remedy(name, value, remedy):
     assert remedy in problem
 
 
+@pytest.mark.parametrize(
+    ("found", "remedy"),
+    [
+        ("sensor_msgs/JointState", "did you mean sensor_msgs/msg/JointState?"),
+        ("sensor_msgs/msg/Jointstate", "did you mean sensor_msgs/msg/JointState?"),
+        ("Sensor_msgs/msg/jointState", "did you mean sensor_msgs/msg/JointState?"),
+        ("sensor_msg/JointState", "did you mean sensor_msgs/msg/JointState?"),
+        ("JointState", "did you mean sensor_msgs/msg/JointState?"),
+        ("sensor_msgs/Range", "did you mean sensor_msgs/msg/Range?"),
+        ("my_robot/Whiskers", "did you mean my_robot/msg/Whiskers?"),
+        ("my robot", "as in sensor_msgs/msg/Image"),
+    ],
+)
+def test_a_misspelt_type_is_the_only_problem_of_its_topic(found: str, remedy: str) -> None:
+    said = f"found {found!r}, but a type is spelled package/msg/Type; {remedy}"
+    # The joints that are given with it are right.
+    assert problems_of(rovers({"observations.touch.type": found})) == (f"observations.touch.type: {said}",)
+    terms = {f"{STATE}.position.type": found, f"{STATE}.position.joints": ["a"]}
+    assert problems_of(walkers(terms)) == (f"{STATE}.position.type: {said}",)
+
+
 @pytest.mark.parametrize("name", [p.name.replace("<key>", "image") for p in PARAMETERS if p.default is None])
 def test_a_missing_parameter_is_named(name):
     assert any(problem.startswith(f"{name}: missing; give a") for problem in problems_of(rovers(without=(name,))))
