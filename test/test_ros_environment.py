@@ -3,6 +3,7 @@
 """Robots behind topics as an environment: simulated rovers in a process of their own, over DDS."""
 
 import itertools
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 import yaml
 from geometry_msgs.msg import Twist
 from node_harness import Peer, command_values
+from rclpy.qos import ReliabilityPolicy
 from rover_simulation import SIGNALS, arena_reward, pressed, rover_env, rover_parameters, rover_sim
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -226,6 +228,36 @@ def _image() -> type:
     from sensor_msgs.msg import Image
 
     return Image
+
+
+def test_in_lockstep_everything_is_subscribed_reliably(make_env: Callable[..., RosVecEnv]) -> None:
+    """Also what says otherwise, and terms: readings that are lost or come after the clock would go unnoticed."""
+    terms = {"topic": "touch", "type": "sensor_msgs/msg/JointState", "field": "effort"}
+    parameters = rover_parameters(1, observations__image__reliability="best_effort")
+    parameters = {name: value for name, value in parameters.items() if not name.startswith("observations.touch")}
+    parameters |= {"observations.touch.terms": ["cells"]}
+    parameters |= {f"observations.touch.cells.{name}": value for name, value in terms.items()}
+    env = RosVecEnv(
+        parameters,
+        arena_reward,
+        **SPACES,
+        signals={"presses": {"topic": "presses", "type": "std_msgs/msg/Int32"}},
+        lockstep=True,
+    )
+    try:
+        for topic in ("camera/image_raw", "touch", "presses"):
+            (subscription,) = env.node.get_subscriptions_info_by_topic(f"/rover_0/{topic}")
+            assert subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
+    finally:
+        env.close()
+
+
+def test_the_program_of_the_documentation_runs(peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "doc" / "ros_environment.md").read_text()
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "lockstep=True" in block)
+    with rover_sim("--lockstep", "--robots", "1"):
+        exec(program, {})
+    assert "'state': 'READY'" in capsys.readouterr().out
 
 
 def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) -> None:

@@ -124,7 +124,8 @@ class RosVecEnv(VecEnv):
     max_steps
         Steps after which a robot is reset and its episode truncated; 0: never.
     lockstep
-        Whether simulated time waits for the commands of every tick, as `rover_sim --lockstep` does.
+        Whether simulated time waits for the commands of every tick, as `rover_sim --lockstep` does. All observations
+        and signals are then subscribed reliably, whatever their `reliability` says.
     use_sim_time
         Whether ticks follow `/clock`; None: as the parameters say, and in lockstep.
     tensors
@@ -169,7 +170,8 @@ class RosVecEnv(VecEnv):
         configuration, simulated = _configuration_of(config)
         simulated = lockstep or (simulated if use_sim_time is None else use_sim_time)
         if lockstep:
-            configuration = replace(configuration, watchdog_timeout_s=NEVER_HANGS_S)
+            configuration = replace(_subscribed_reliably(configuration), watchdog_timeout_s=NEVER_HANGS_S)
+            signals = {signal: {**given, "reliability": "reliable"} for signal, given in (signals or {}).items()}
         self.configuration = configuration
         self.render_mode = None
         spec, device = _spec_of(configuration, observation_space, action_space)
@@ -566,6 +568,19 @@ def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) ->
     values = flatten(config) if isinstance(config, Mapping) else read_parameter_file(Path(config))
     values = with_resolved_paths({"policy.path": NO_POLICY, **values})
     return parse_configuration(values), uses_sim_time(values)
+
+
+def _subscribed_reliably(configuration: Configuration) -> Configuration:
+    """Return the configuration with reliable observations: others may arrive after the clock has told their time."""
+    observations = tuple(
+        replace(
+            observation,
+            reliability="reliable",
+            terms=tuple(replace(term, reliability="reliable") for term in observation.terms),
+        )
+        for observation in configuration.observations
+    )
+    return replace(configuration, observations=observations)
 
 
 def _spec_of(
