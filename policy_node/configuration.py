@@ -357,6 +357,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES):
             problems.append(_unknown(name, flat[name], known))
     checked = {name: _check(name, parameter, flat, problems) for name, parameter in known.items()}
+    problems = _with_misspelt_keys(problems, flat, keys)
     required = [name for name, parameter in known.items() if parameter.default is None]
     if not any(name in flat for name in required):
         problems = [
@@ -445,6 +446,22 @@ def _unknown(name: str, value: Any, known: Mapping[str, Parameter]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(sorted(known))}"
     return f"{name}: found {value!r}, but there is no such parameter; {remedy}"
+
+
+def _with_misspelt_keys(problems: list[str], flat: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Put one problem in place of all that follow from a key that is spelled otherwise where it is described."""
+    described = [name.split(".")[1] for name in flat if name.startswith("observations.") and name.count(".") > 1]
+    unnamed = sorted(set(described) - set(keys))
+    for key in keys:
+        prefix = f"observations.{key}."
+        if any(flat.get(f"{prefix}{name}") for name in ("topic", "type", "terms")):
+            continue
+        for close in difflib.get_close_matches(key, unnamed, n=1):
+            follow = (prefix, f"observations.{close}.")
+            problems = [problem for problem in problems if not problem.startswith(follow)]
+            problems.append(f"observations.keys: found {key!r}, of which nothing is given; did you mean {close!r}?")
+            unnamed.remove(close)
+    return problems
 
 
 def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: list[str]) -> Any:

@@ -255,6 +255,21 @@ def test_a_misspelt_type_is_the_only_problem_of_its_topic(found: str, remedy: st
     assert problems_of(walkers(terms)) == (f"{STATE}.position.type: {said}",)
 
 
+@pytest.mark.parametrize(
+    ("values", "found", "meant"),
+    [
+        (rovers({"observations.keys": ["image", "tuch"]}), "tuch", "touch"),
+        # As ROS gives it, with the defaults of what is declared.
+        (rovers({"observations.keys": ["image", "tuch"], "observations.tuch.terms": []}), "tuch", "touch"),
+        (walkers({"observations.keys": ["stat"]}), "stat", "state"),
+    ],
+)
+def test_a_misspelt_key_is_one_problem(values: dict[str, Any], found: str, meant: str) -> None:
+    assert problems_of(values) == (
+        f"observations.keys: found {found!r}, of which nothing is given; did you mean {meant!r}?",
+    )
+
+
 @pytest.mark.parametrize("name", [p.name.replace("<key>", "image") for p in PARAMETERS if p.default is None])
 def test_a_missing_parameter_is_named(name):
     assert any(problem.startswith(f"{name}: missing; give a") for problem in problems_of(rovers(without=(name,))))
