@@ -3,12 +3,12 @@
 """The simulated rovers, and one policy that drives them all."""
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from policy_node.launching import node_process, shared_arguments
+from policy_node.launching import node_process, require_parameter_file, shared_arguments
 from policy_node.process_environment import memory_environment, transport_environment
 
 
@@ -26,6 +26,7 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time", default_value="false", description="Run all on simulated time, published on /clock"
             ),
             *shared_arguments("log_level"),
+            OpaqueFunction(function=require_parameter_file),
             IncludeLaunchDescription(
                 PathJoinSubstitution([share, "launch", "rover_sim.launch.py"]),
                 launch_arguments={

@@ -6,7 +6,15 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from policy_node.launching import listed, node_process, shared_arguments, text, truth, whole_number
+from policy_node.launching import (
+    listed,
+    node_process,
+    require_parameter_file,
+    shared_arguments,
+    text,
+    truth,
+    whole_number,
+)
 from policy_node.process_environment import memory_environment, transport_environment
 
 ALL = "all"
@@ -42,6 +50,7 @@ def generate_launch_description() -> LaunchDescription:
                 "nodes find each other by themselves",
             ),
             *shared_arguments("namespace", "use_sim_time", "autostart", "malloc", "log_level"),
+            OpaqueFunction(function=require_parameter_file),
             OpaqueFunction(function=start_shards),
         ]
     )

@@ -16,7 +16,7 @@ from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from policy_node.launching import node_process, shared_arguments, text, truth, whole_number
+from policy_node.launching import node_process, require_parameter_file, shared_arguments, text, truth, whole_number
 from policy_node.process_environment import memory_environment, transport_environment
 from policy_node.simulation.bridge import bridge_file
 from policy_node.simulation.sdf import RENDER_ENGINES, rover_sdf, start_pose, world_sdf
@@ -67,6 +67,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             *shared_arguments("autostart", "malloc", "log_level"),
             OpaqueFunction(function=require_gazebo),
+            OpaqueFunction(function=require_parameter_file),
             OpaqueFunction(function=start_fleet),
         ]
     )

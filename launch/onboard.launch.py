@@ -8,7 +8,15 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from policy_node.launching import listed, node_process, shared_arguments, text, truth, whole_number
+from policy_node.launching import (
+    listed,
+    node_process,
+    require_parameter_file,
+    shared_arguments,
+    text,
+    truth,
+    whole_number,
+)
 from policy_node.process_environment import memory_environment, transport_environment
 
 
@@ -57,6 +65,7 @@ def generate_launch_description() -> LaunchDescription:
                 description="ROS middleware, such as rmw_fastrtps_cpp; empty: that of the environment",
             ),
             *shared_arguments("namespace", "use_sim_time", "autostart", "malloc", "log_level"),
+            OpaqueFunction(function=require_parameter_file),
             OpaqueFunction(function=start_node),
         ]
     )

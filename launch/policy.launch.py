@@ -3,12 +3,12 @@
 """One policy for a fleet: the node alone, configured by a parameter file."""
 
 from launch import LaunchDescription
-from launch.actions import GroupAction, SetEnvironmentVariable
+from launch.actions import GroupAction, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.parameter_descriptions import ParameterValue
 
-from policy_node.launching import node_process, shared_arguments
+from policy_node.launching import node_process, require_parameter_file, shared_arguments
 from policy_node.process_environment import memory_environment, transport_environment
 
 
@@ -16,6 +16,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *shared_arguments("params_file", "use_sim_time", "namespace", "autostart", "malloc", "log_level"),
+            OpaqueFunction(function=require_parameter_file),
             # The group keeps these variables from whatever else a launch file starts that includes this one.
             GroupAction(
                 [

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,6 +48,13 @@ def node_process(**changes: Any) -> Node:
 def text(context: LaunchContext, name: str) -> str:
     """Return the value of a launch argument as it was given."""
     return LaunchConfiguration(name).perform(context).strip()
+
+
+def require_parameter_file(context: LaunchContext) -> None:
+    """Raise a RuntimeError where the parameter file is missing, of which launch would only warn."""
+    given = text(context, "params_file")
+    if not Path(given).is_file():
+        raise RuntimeError(f"params_file:={given}: there is no such file; give the path of a ROS parameter file (YAML)")
 
 
 def truth(context: LaunchContext, name: str) -> bool:

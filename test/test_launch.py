@@ -281,3 +281,16 @@ def test_arguments_that_cannot_be_are_refused(argument: str, said: str) -> None:
     )
     assert done.returncode == 1
     assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", [*POLICY_FILES, "demo.launch.py", "fleet.launch.py", "onboard.launch.py"])
+def test_a_parameter_file_that_is_missing_ends_the_launch(file: str) -> None:
+    done = subprocess.run(
+        ["ros2", "launch", "policy_node", file, "params_file:=missing.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 1
+    said = "params_file:=missing.yaml: there is no such file" if file.endswith(".py") else "'missing.yaml'"
+    assert said in done.stdout + done.stderr
