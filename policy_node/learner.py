@@ -59,6 +59,11 @@ class Learner:
         What is observed and how robots act.
     device
         Where the observations are.
+
+    Attributes
+    ----------
+    awaited
+        Whether a tick waits for the learner.
     """
 
     def __init__(self, spec: PolicySpec, device: torch.device) -> None:
@@ -68,6 +73,7 @@ class Learner:
         self._turns: SimpleQueue[Turn | Exception] = SimpleQueue()
         self._answers: SimpleQueue[_Answer] = SimpleQueue()
         self._reason = "the learner has not begun"
+        self.awaited = False
 
     def attach(self, pipeline: Pipeline) -> None:
         """Name the pipeline that this is the policy of, before its first step."""
@@ -139,7 +145,9 @@ class Learner:
         unusable: dict[int, str] = {}
         while True:
             self._turns.put(Turn(_copied(observations), pipeline.observed, unusable))
+            self.awaited = True
             answer: Any = self._answers.get()
+            self.awaited = False
             if isinstance(answer, LearnerPauses):
                 raise answer
             if isinstance(answer, torch.Tensor):

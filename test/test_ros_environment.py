@@ -260,7 +260,9 @@ def test_the_program_of_the_documentation_runs(peer: Peer, capsys: pytest.Captur
     assert "'state': 'READY'" in capsys.readouterr().out
 
 
-def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) -> None:
+def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(
+    peer: Peer, capfd: pytest.CaptureFixture[str]
+) -> None:
     """In real time: a silent robot is waited for, and one whose learner computes gets its safe command."""
     commands: list[Twist] = []
     peer.node.create_subscription(Twist, "rover_0/cmd_vel", commands.append, 100)
@@ -311,6 +313,7 @@ def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(peer: Peer) 
             env.step(action)
             env.close()
             peer.spin_until(lambda: not command_values(commands[-1]).any(), "the safe command at the end")
+            assert capfd.readouterr().err.count("nobody called step for") == 1
         finally:
             env.close()
 

@@ -118,3 +118,19 @@ def test_it_acts_for_as_long_as_a_tick_hangs_although_acting_fails(acts: Acts) -
     count = acts.count
     acts.acted.clear()
     assert not acts.acted.wait(0.2) and acts.count == count
+
+
+def test_a_tick_with_an_excuse_is_no_error_and_is_said_once(acts: Acts, capfd: pytest.CaptureFixture[str]) -> None:
+    watchdog = Watchdog(0.05, 0.01, acts, get_logger("watchdog"), excuse=lambda: "somebody thinks")
+    watchdog.start()
+    for _ in range(3):
+        acts.acted.clear()
+        watchdog.begin_tick()
+        assert acts.acted.wait(PATIENCE_S)
+        watchdog.end_tick()
+        # Longer than the watchdog takes to see that the tick is over, as a rule: else there is one excuse less.
+        acts.acted.wait(0.1)
+    watchdog.end()
+    said = capfd.readouterr().err
+    assert said.count("somebody thinks") == 1
+    assert "the tick" not in said

@@ -56,6 +56,8 @@ class ControlLoop:
         Whether other nodes still leave the robots to this one; asked before every command, from the thread.
     recording
         Takes note of every tick; None: nobody does.
+    excuse
+        Says why a tick takes so long where that is no fault, see `Watchdog`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class ControlLoop:
         on_failure: Callable[[Exception], None],
         may_command: Callable[[], bool] = lambda: True,
         recording: Recording | None = None,
+        excuse: Callable[[], str] = lambda: "",
     ) -> None:
         self._pipeline = pipeline
         self._subscriptions = subscriptions
@@ -88,7 +91,12 @@ class ControlLoop:
         # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
         priority = replace(configuration.realtime, cpus=())
         self._watchdog = Watchdog(
-            configuration.watchdog_timeout_s, period_s, self._make_safe, logger, lambda: apply_realtime(priority)
+            configuration.watchdog_timeout_s,
+            period_s,
+            self._make_safe,
+            logger,
+            lambda: apply_realtime(priority),
+            excuse,
         )
         self.statistics = TickStatistics()
         self.latest: FleetCommands | None = None

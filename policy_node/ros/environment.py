@@ -253,6 +253,7 @@ class RosVecEnv(VecEnv):
             on_failure=self._on_failure,
             # In lockstep a robot stands still while this process is paused.
             may_command=lambda: self._lockstep or claims.holds,
+            excuse=self._why_the_tick_waits,
         )
         self._spinning.start()
         claims.begin(loop.yield_robots)
@@ -261,6 +262,15 @@ class RosVecEnv(VecEnv):
 
     def _on_failure(self, error: Exception) -> None:
         self._logger.fatal(f"the control loop ended: {type(error).__name__}: {error}; every robot got its safe command")
+
+    def _why_the_tick_waits(self) -> str:
+        if not self._learner.awaited:
+            return ""
+        return (
+            f"nobody called step for {self.configuration.watchdog_timeout_s:.3f} s (watchdog.timeout_s): the robots "
+            f"get their safe commands until somebody does, and that step ends their episodes as truncated; "
+            f"this is said once"
+        )
 
     @property
     def node(self) -> Node:

@@ -37,6 +37,9 @@ class Watchdog:
         Is told when a tick begins to hang, and when it returns.
     prepare
         Called first in the thread, which needs the priority of the thread that it watches.
+    excuse
+        Says why a tick takes so long where that is no fault, else nothing. An excuse is logged in the place of the
+        error, and only the first one.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class Watchdog:
         act: Callable[[], None],
         logger: RcutilsLogger,
         prepare: Callable[[], None] = lambda: None,
+        excuse: Callable[[], str] = lambda: "",
     ) -> None:
         self._timeout_s = timeout_s
         self._period_s = period_s
         self._act = act
         self._logger = logger
         self._prepare = prepare
+        self._excuse = excuse
         self._began_s: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -83,12 +88,14 @@ class Watchdog:
     def _run(self) -> None:
         self._prepare()
         hanging_s: float | None = None
+        excuse = ""
         wait_s = self._timeout_s
         while not self._ended.wait(wait_s):
             began_s = self._began_s
             now_s = time.monotonic()
             if hanging_s is not None and began_s != hanging_s:
-                self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
+                if not excuse:
+                    self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
                 hanging_s = None
             # A tick that begins just after this look is over, or seen in time, at the next one.
             age_s = 0.0 if began_s is None else now_s - began_s
@@ -98,10 +105,14 @@ class Watchdog:
             wait_s = self._period_s
             if hanging_s is None:
                 hanging_s = began_s
-                self._logger.error(
-                    f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots get "
-                    f"their safe commands until it returns"
-                )
+                excuse = self._excuse()
+                if excuse:
+                    self._logger.warning(excuse, once=True)
+                else:
+                    self._logger.error(
+                        f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots "
+                        f"get their safe commands until it returns"
+                    )
             try:
                 self._act()
             except Exception as error:  # the next attempt may succeed
