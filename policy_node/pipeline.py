@@ -591,7 +591,11 @@ class Pipeline:
                 # NaN where a robot has no readings: those are not ready.
                 outdated = ready & (ages_s * 1e9 + elapsed_ns > self._max_age_ns)
                 for robot in np.flatnonzero(outdated).tolist():
-                    reason = f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s"
+                    reason = (
+                        f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s: they are "
+                        f"{ages_s[robot] + elapsed_ns / 1e9:.3f} s old, synchronisation.max_age_s allows "
+                        f"{self._max_age_ns / 1e9:.3f} s"
+                    )
                     states[robot], reasons[robot] = RobotState.STALE, reason
                 ready &= ~outdated
             if inferred is not None:

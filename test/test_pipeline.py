@@ -422,7 +422,9 @@ def test_a_command_whose_readings_became_too_old_during_the_tick_is_replaced(tmp
     in_time = LATENCY_NS + elapsed_ns <= rig.configuration.synchronisation.max_age_s * 1e9
     assert in_time == (elapsed_ns < OLD_NS)
     assert result.states == ((READY if in_time else STALE),) * 3
-    assert all("while the tick took" in reason for reason in result.reasons) is not in_time
+    took = f"too old while the tick took {elapsed_ns / 1e9:.3f} s: they are {(LATENCY_NS + elapsed_ns) / 1e9:.3f} s old"
+    limit = f"synchronisation.max_age_s allows {rig.configuration.synchronisation.max_age_s:.3f} s"
+    assert all(took in reason and limit in reason for reason in result.reasons) is not in_time
     assert in_time or result.commands.tolist() == [SAFE] * 3
 
 

@@ -111,7 +111,8 @@ class Watchdog:
                 else:
                     self._logger.error(
                         f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots "
-                        f"get their safe commands until it returns"
+                        f"get their safe commands until it returns; if that happens often, relieve the machine, choose "
+                        f"a faster policy, or raise watchdog.timeout_s"
                     )
             try:
                 self._act()
