@@ -47,7 +47,7 @@ lint: $(VENV)/test.stamp
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim]"
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim,bags]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
