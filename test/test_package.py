@@ -5,6 +5,7 @@
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -117,6 +118,41 @@ def test_every_executable_explains_itself(name, module, function):
     run = subprocess.run([sys.executable, "-c", script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert "usage" in run.stdout.lower(), name
+
+
+@pytest.mark.parametrize(
+    "name, module, remedy",
+    [
+        ("policy_replay", "rosbags", "pip install rosbags"),
+        ("rover_sim", "mujoco", 'pip install ".[sim]"'),
+        ("policy_monitor", "rclpy", 'pip install ".[ros]"'),
+    ],
+)
+def test_an_executable_names_what_it_lacks(name: str, module: str, remedy: str) -> None:
+    # As if the module were not installed.
+    hidden = (
+        "class Hidden:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == '{module}': raise ModuleNotFoundError(name, name=name)\n"
+    )
+    script = f"import sys\n{hidden}sys.meta_path.insert(0, Hidden())\nfrom policy_node import executables\n"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{script}sys.exit(executables.{name}())"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"{name} needs {module}, which is not installed; ") and remedy in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_an_executable_ends_quietly_when_it_is_interrupted_while_it_loads(tmp_path: Path) -> None:
+    # In place of what takes long to import.
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    script = "import sys; from policy_node.executables import policy_train; sys.exit(policy_train())"
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (130, b"", b"")
 
 
 def licensed_files() -> list[Path]:

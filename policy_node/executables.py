@@ -1,0 +1,58 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The executables of the package: each says in one line what it lacks, and ends quietly at Ctrl-C while it loads."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import partial
+
+# What a plain installation may lack, with what brings it.
+REMEDIES = {
+    "rclpy": 'source a ROS 2 installation, or pip install ".[ros]" in the copy of policy_node',
+    "rosbags": "pip install rosbags",
+    **dict.fromkeys(
+        ("matplotlib", "mujoco", "PIL", "psutil", "tensorboard", "tqdm"),
+        'pip install ".[sim]" in the copy of policy_node',
+    ),
+}
+INTERRUPTED = 130
+
+
+def run(name: str, module: str) -> int:
+    """Run an executable.
+
+    Parameters
+    ----------
+    name
+        As the user calls it.
+    module
+        Has the `main` that runs it.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    try:
+        return importlib.import_module(module).main()
+    except ModuleNotFoundError as error:
+        lacking = (error.name or "").partition(".")[0]
+        if lacking not in REMEDIES:
+            raise
+        print(f"{name} needs {lacking}, which is not installed; {REMEDIES[lacking]}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+policy_node = partial(run, "policy_node", "policy_node.ros.node")
+rover_sim = partial(run, "rover_sim", "policy_node.simulation.rover_sim")
+gazebo_watch = partial(run, "gazebo_watch", "policy_node.simulation.gazebo_watch")
+policy_train = partial(run, "policy_train", "policy_node.tools.train")
+policy_export = partial(run, "policy_export", "policy_node.tools.export")
+policy_demo = partial(run, "policy_demo", "policy_node.tools.demo")
+policy_bench = partial(run, "policy_bench", "policy_node.tools.bench")
+policy_monitor = partial(run, "policy_monitor", "policy_node.tools.monitor")
+policy_replay = partial(run, "policy_replay", "policy_node.tools.replay")
