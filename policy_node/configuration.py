@@ -43,6 +43,9 @@ class ConfigurationError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+# What errors and diagnostics call the sensor that reads `action.safe_position_topic`.
+SAFE_POSITION = "action.safe_position"
+
 _DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
 
 # An observation made of terms has none of these: its terms do.
@@ -277,7 +280,7 @@ class Configuration:
         if not self.action.safe_position_topic:
             return None
         return SourceConfiguration(
-            key="action.safe_position",
+            key=SAFE_POSITION,
             topic=self.action.safe_position_topic,
             type=JOINT_STATE,
             field="position",

@@ -38,6 +38,23 @@ def test_the_reason_names_topic_found_and_wanted(peer: Peer, tmp_path) -> None:
     peer.spin_until(lambda: why("two") == "", "no reason for a publisher that fits")
 
 
+def test_the_safe_position_is_named_by_its_parameter(peer: Peer, tmp_path) -> None:
+    arm = {"type": "sensor_msgs/msg/JointState", "fields": [], "joints": ["a", "b"], "safe_command": []}
+    changes = {f"action.{name}": value for name, value in {**arm, "safe_position_topic": "state"}.items()}
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ("five",), changes))
+    position = configuration.safe_position
+    assert position is not None
+    peer.node.create_publisher(Twist, "/five/state", 1)
+    wanted = "but action.safe_position_topic needs one of sensor_msgs/msg/JointState"
+    peer.spin_until(
+        lambda: (
+            why_silent(peer.node, "five", position, ("five",))
+            == f"/five/state carries geometry_msgs/msg/Twist, {wanted}"
+        ),
+        "the type",
+    )
+
+
 def test_a_topic_with_two_publishers_is_named_with_them(peer: Peer, tmp_path) -> None:
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ("three", "four"), {}))
     image = next(source for source in configuration.sources if source.name == "image")

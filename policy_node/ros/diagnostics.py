@@ -20,7 +20,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from policy_node.configuration import Configuration
+from policy_node.configuration import Configuration, SourceConfiguration
 from policy_node.load import DeviceLoad, ProcessLoad
 from policy_node.pipeline import FleetCommands, Pipeline
 from policy_node.ros.control_loop import ControlLoop
@@ -230,8 +230,13 @@ class Reporter:
         by_name = {sources[0].name: sources[0] for sources in self._configuration.sensors}
         silent = []
         for robot, keys in unheard.items():
+            # Two sensors may read one topic; an observation comes first.
+            by_topic: dict[str, SourceConfiguration] = {}
+            for key in keys:
+                by_topic.setdefault(by_name[key].topic, by_name[key])
             whys = [
-                (by_name[key].topic, why_silent(self._node, robot, by_name[key], self._pipeline.robots)) for key in keys
+                (topic, why_silent(self._node, robot, source, self._pipeline.robots))
+                for topic, source in by_topic.items()
             ]
             silent.append(f"{robot}: " + ", ".join(f"{topic} ({why})" if why else topic for topic, why in whys))
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-from policy_node.configuration import SourceConfiguration
+from policy_node.configuration import SAFE_POSITION, SourceConfiguration
 from policy_node.ros.subscriptions import topic_of
 
 
@@ -41,7 +41,10 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
         return f"no publisher on {topic}{found}"
     types = {publisher.topic_type for publisher in publishers}
     if source.type not in types:
-        return f"{topic} carries {', '.join(sorted(types))}, but observations.{source.name}.type is {source.type}"
+        found = f"{topic} carries {', '.join(sorted(types))}"
+        if source.name == SAFE_POSITION:
+            return f"{found}, but action.safe_position_topic needs one of {source.type}"
+        return f"{found}, but observations.{source.name}.type is {source.type}"
     best_effort = all(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers)
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
