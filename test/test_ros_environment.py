@@ -6,6 +6,7 @@ import itertools
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import pytest
 import torch
 import yaml
 from geometry_msgs.msg import Twist
-from node_harness import Peer, command_values
+from node_harness import PATIENCE_S, Peer, command_values
 from rclpy.qos import ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from rover_simulation import SIGNALS, arena_reward, pressed, rover_env, rover_parameters, rover_sim
+from sensor_msgs.msg import JointState
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from policy_node.configuration import ConfigurationError
+from policy_node.ros import environment
 from policy_node.ros.environment import RosVecEnv, Step
 from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
 from policy_node.simulation.rendering import make_renderer
@@ -328,6 +332,75 @@ def test_a_parameter_file_is_read_as_the_node_reads_it(tmp_path: Path) -> None:
     assert env.configuration.robots == ("rover_0",) and env.configuration.synchronisation.slop_s == 0.03
     with pytest.raises(ConfigurationError, match=r"use_sim_time: found 'yes'"):
         RosVecEnv({**section, "use_sim_time": "yes"}, arena_reward, **SPACES)
+
+
+class Said(Exception):  # noqa: N818  what ends the wait of the environment
+    pass
+
+
+class Listener:
+    """Takes the place of the environment's logger and ends its wait when it warns of what is looked for."""
+
+    def __init__(self, *wanted: str) -> None:
+        self._wanted = wanted
+        self._until_s = time.monotonic() + PATIENCE_S
+        self._heard: list[str] = []
+
+    def info(self, text: str) -> None:
+        self._heard.append(text)
+        assert time.monotonic() < self._until_s, self._heard
+
+    def warning(self, text: str) -> None:
+        if all(wanted in text for wanted in self._wanted):
+            raise Said
+        self.info(text)
+
+
+@pytest.fixture
+def waits_saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what resets an environment that waits, until it warns of all texts given."""
+    monkeypatch.setattr(environment, "WAITING_PERIOD_S", 0.2)
+
+    def wait(env: RosVecEnv, *wanted: str) -> None:
+        monkeypatch.setattr(env, "_logger", Listener(*wanted))
+        with pytest.raises(Said):
+            env.reset()
+
+    return wait
+
+
+def test_topics_without_publisher_are_named_and_time_that_the_environment_does_not_follow(
+    peer: Peer, make_env: Callable[..., RosVecEnv], waits_saying: Callable[..., None]
+) -> None:
+    env = make_env(1, lockstep=False)
+    waits_saying(env, "no publisher on /rover_0/camera/image_raw", "no publisher on /rover_0/presses")
+    peer.node.create_publisher(Clock, "/clock", 1)
+    waits_saying(env, "/clock has a publisher, but", "lockstep=True", "use_sim_time=True")
+
+
+def test_readings_that_do_not_fit_are_a_warning(
+    peer: Peer, make_env: Callable[..., RosVecEnv], waits_saying: Callable[..., None]
+) -> None:
+    images = peer.node.create_publisher(_image(), "/rover_0/camera/image_raw", 1)
+    touches = peer.node.create_publisher(JointState, "/rover_0/touch", 1)
+    ended = threading.Event()
+
+    def publish() -> None:
+        while not ended.wait(0.02):
+            stamp = peer.node.get_clock().now().to_msg()
+            image = _image()(height=64, width=64, encoding="rgb8", step=192, data=bytes(192 * 64))
+            for publisher, message in ((images, image), (touches, JointState(effort=[0.0] * 3))):
+                message.header.stamp = stamp
+                publisher.publish(message)
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    try:
+        env = make_env(1, {"synchronisation.max_age_s": 5.0}, lockstep=False)
+        waits_saying(env, "rover_0 is REJECTED: touch")
+    finally:
+        ended.set()
+        publishing.join()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ it does here, too: readings that are too old, commands beyond their limits, a le
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.claims import Claims
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.graph import why_silent
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.resets import Resets
@@ -197,6 +199,8 @@ class RosVecEnv(VecEnv):
         self._began_s = np.zeros(self.num_envs)
         # When the learner last had the turn, on the monotonic clock.
         self._observed_s = time.monotonic()
+        # When the environment last said for whom it waits.
+        self._said_s = -math.inf
 
         self._closed = False
         self._ending = threading.Event()
@@ -474,9 +478,33 @@ class RosVecEnv(VecEnv):
         return turn
 
     def _say_waiting(self, missing: Sequence[str]) -> None:
-        """Say for whom the learner waits, when that takes long."""
-        if time.monotonic() - self._observed_s > WAITING_PERIOD_S:
-            self._logger.info(f"waiting: {'; '.join(missing)}", throttle_duration_sec=WAITING_PERIOD_S)
+        """Say for whom the learner waits, when that takes long; as a warning where it will not pass by itself."""
+        assert self._loop is not None
+        now_s = time.monotonic()
+        if now_s - max(self._observed_s, self._said_s) <= WAITING_PERIOD_S:
+            return
+        self._said_s = now_s
+        latest, whys = self._loop.latest, self._why_waiting()
+        text = f"waiting: {'; '.join([*missing, *whys])}"
+        if whys or (latest is not None and RobotState.REJECTED in latest.states):
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+    def _why_waiting(self) -> list[str]:
+        """Return what keeps readings from arriving, as far as the graph tells."""
+        assert self._loop is not None
+        latest, robots = self._loop.latest, self.configuration.robots
+        whys = []
+        if not self._loop.simulated and self._node.count_publishers("/clock"):
+            whys.append(
+                "/clock has a publisher, but the environment runs on real time: make it with lockstep=True where time "
+                "waits for the commands, as with `rover_sim --lockstep`, else with use_sim_time=True"
+            )
+        for robot, name in enumerate(robots):
+            if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
+                whys += [why_silent(self._node, name, source, robots) for source, *_ in self.configuration.sensors]
+        return [why for why in whys if why] + self._signals.why_unheard()
 
     def _turn_begun(self) -> None:
         assert self._turn is not None

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from policy_node.configuration import ConfigurationError, ObservationConfiguration, parse_configuration
+from policy_node.ros.graph import why_silent
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos, topic_of
 from policy_node.samples import UnusableReading
@@ -45,7 +46,8 @@ class Signals:
         self._takes: list[tuple[str, int, int, Any, ReadingDecoder]] = []
         group = TakenAtTheTick()
         own = {name: {key: given.get(key) for key in ("latched", "size")} for name, given in signals.items()}
-        for source in _parse(robots, signals):
+        self._sources = _parse(robots, signals)
+        for source in self._sources:
             decoder, size = _decoder(source, own[source.key]["size"])
             self._values[source.key] = np.full((len(robots), size), np.nan)
             qos = sensor_qos(source)
@@ -106,6 +108,16 @@ class Signals:
             for robot in robots
             if np.isnan(values[robot]).any()
         ]
+
+    def why_unheard(self) -> list[str]:
+        """Return why signals that are missing cannot be heard, as far as the graph tells."""
+        whys = [
+            why_silent(self._node, name, source, self._robots)
+            for source in self._sources
+            for robot, name in enumerate(self._robots)
+            if np.isnan(self._values[source.key][robot]).any()
+        ]
+        return [why.replace("observations.", "signals.") for why in whys if why]
 
 
 def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> tuple[ObservationConfiguration, ...]:
