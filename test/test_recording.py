@@ -176,7 +176,10 @@ def test_each_activation_records_a_bag_whatever_became_of_the_others(
     wait_for_ticks(10)
     assert lifecycle.change("deactivate")
     (first,) = folder.iterdir()
-    assert len(ticks_of(read(first))) > 10
+    recorded = len(ticks_of(read(first)))
+    assert recorded > 10
+    process.wait_for(f"recording into {first}")
+    process.wait_for(f"recorded {recorded} ticks, 0 left out; the last bag: {first}")
 
     assert lifecycle.change("activate")
     wait_for_ticks(0)

@@ -187,7 +187,7 @@ class Recording:
     policy_sha256
         Of the policy at the start.
     logger
-        Is told when the recording ends with an error.
+        Is told of each bag, and how the recording ended.
 
     Attributes
     ----------
@@ -281,6 +281,8 @@ class Recording:
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             self._logger.error(f"recording: {self.folder} is still being written; it may lack its end")
+        elif not self.error:
+            self._logger.info(f"recorded {self.recorded} ticks, {self.dropped} left out; the last bag: {self.folder}")
 
     def _run(self) -> None:
         name_thread("recording")
@@ -319,6 +321,7 @@ class Recording:
             name = self._plan.name.strip("/").replace("/", "_")
             self.folder = unused_folder(self._plan.folder, name)
             self._bag = bag = RecordingBag(self.folder, self._plan.types, self._plan.typestore, custom)
+            self._logger.info(f"recording into {self.folder}")
             return bag
 
         bag = begin()
