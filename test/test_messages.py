@@ -509,6 +509,15 @@ def test_a_joint_state_that_lacks_what_is_chosen_is_unusable(message: JointState
         decode(JOINT_STATE, message, (2,), "float32", joints=["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [(["a", "b", "c"], "; choose them in `joints`, in the order of training; found are a, b, c"), ([], "")],
+)
+def test_joints_that_a_message_names_can_be_chosen(names: list[str], remedy: str) -> None:
+    with pytest.raises(UnusableReading, match=f"3 numbers found, the policy takes 2{remedy}$"):
+        decode(JOINT_STATE, JointState(name=names, position=[1.0, 2.0, 3.0]), (2,), "float32")
+
+
 @pytest.mark.parametrize("limits", [(0.0, 0.0), (5.0, 1.0), (0.0, math.inf), (math.nan, 5.0), (0.0, math.nan)])
 def test_distances_without_usable_limits_are_unusable(limits: tuple[float, float]) -> None:
     scan = LaserScan(range_min=limits[0], range_max=limits[1], ranges=[1.0])

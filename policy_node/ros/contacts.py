@@ -55,6 +55,10 @@ class TouchSource:
         """Say which cell a force is on."""
         return f"the force on cell {index}"
 
+    def remedy(self, message: Any) -> str:
+        """Say nothing: every message has one force per cell."""
+        return ""
+
     def located(self, layout: Layout) -> ReadNumbers | None:
         """Return None: what a message means depends on names that differ from contact to contact."""
         return None

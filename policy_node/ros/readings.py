@@ -43,6 +43,9 @@ class NumberSource(Protocol):
     def label(self, message: Any, index: int) -> str:
         """Say which number of a message that is, as in ``effort of joint 'touch_3'``."""
 
+    def remedy(self, message: Any) -> str:
+        """Say how to choose from a message that has too many numbers, after a semicolon; empty where one cannot."""
+
     @property
     def compared(self) -> Sequence[str]:
         """Paths of the strings on which it depends where the numbers are."""
@@ -129,7 +132,8 @@ class VectorReader:
         with np.errstate(invalid="ignore"):
             numbers = self._source.numbers(message)
             if len(numbers) != self._size:
-                raise UnusableReading(f"{len(numbers)} numbers found, the policy takes {self._size}")
+                remedy = self._source.remedy(message) if len(numbers) > self._size else ""
+                raise UnusableReading(f"{len(numbers)} numbers found, the policy takes {self._size}{remedy}")
             # NaN compares as False, so this finds it too.
             usable = (numbers >= self._low) & (numbers <= self._high)
         if not usable.all():
@@ -191,6 +195,10 @@ class FieldSource:
                 return f"{field.path}[{index}]" if field.is_array else field.path
             index -= length
         raise IndexError(index)
+
+    def remedy(self, message: Any) -> str:
+        """See `NumberSource`."""
+        return ""
 
 
 class RangeSource(FieldSource):
@@ -283,6 +291,12 @@ class JointSource:
     def label(self, message: Any, index: int) -> str:
         """Say the field and the joint of a value."""
         return f"{self._field} of joint '{self._joints[index]}'" if self._joints else f"{self._field}[{index}]"
+
+    def remedy(self, message: Any) -> str:
+        """Say that joints can be chosen where the message names them."""
+        if self._joints or not message.name:
+            return ""
+        return f"; choose them in `joints`, in the order of training; found are {', '.join(message.name[:20])}"
 
 
 def require_unique(what: str, names: Sequence[str]) -> None:
