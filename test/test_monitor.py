@@ -53,7 +53,9 @@ def test_it_says_clearly_when_no_node_is_heard(more: list[str]) -> None:
     monitor = start_monitor("--once", "--timeout-s", "1", "--node", "/nobody", *more)
     output, errors = monitor.communicate(timeout=PATIENCE_S)
     assert monitor.returncode == 1
-    assert "/nobody is not heard on /diagnostics" in errors
+    first, why = errors.splitlines()
+    assert first == "listening to /diagnostics, for 1 s at most …"
+    assert "/nobody is not heard on /diagnostics" in why
     assert output == ("{}\n" if more else "")
     assert "Traceback" not in errors
 

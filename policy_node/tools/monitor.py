@@ -201,6 +201,11 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
         + (f", shard {values['shard']}" if "shard" in values else ""),
         f"policy {values.get('policy', NOTHING)}, SHA-256 {values.get('policy_sha256', NOTHING)[:12]}…",
     ]
+    if "record_path" in values:
+        lines.append(
+            f"recording into {values['record_path']}: {values.get('recorded_ticks', NOTHING)} ticks, "
+            f"{values.get('record_dropped', NOTHING)} left out"
+        )
     problems = [
         value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
     ]
@@ -255,6 +260,7 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
     """
     started_s = time.monotonic()
     if options.once:
+        print(f"listening to /diagnostics, for {options.timeout_s:g} s at most …", file=sys.stderr, flush=True)
         while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
             view.take()
             # Several nodes report within a second of each other.
