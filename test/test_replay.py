@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -255,6 +256,15 @@ def test_what_is_no_bag_is_refused(model: Model, tmp_path: Path, capsys: pytest.
     parameters = parameters_for(model(STACK)[0])
     assert "does not exist" in refused(tmp_path, capsys, tmp_path / "nowhere", parameters)
     assert "metadata" in refused(tmp_path, capsys, tmp_path, parameters)
+    # The folder of `record.path`, with the bags of several activations.
+    for age, name in enumerate(("newest", "older", "oldest")):
+        metadata = tmp_path / "recordings" / name / "metadata.yaml"
+        metadata.parent.mkdir(parents=True)
+        metadata.touch()
+        os.utime(metadata, (1e9 - age, 1e9 - age))
+    recordings = tmp_path / "recordings"
+    named = f"newest first: {recordings / 'newest'}, {recordings / 'older'}, {recordings / 'oldest'}\n"
+    assert refused(tmp_path, capsys, recordings, parameters).endswith(named)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages(), "mcap file")
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(bag.read_bytes()[:5000])

@@ -16,6 +16,8 @@ from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
 # So many topics of a bag are listed in an error.
 _TOPICS_NAMED = 60
+# And so many bags of a folder.
+_BAGS_NAMED = 10
 # What a compressed message begins with, and no serialised one.
 _ZSTD = bytes.fromhex("28b52ffd")
 _REMEDY = "give a folder with metadata.yaml, or its .mcap or .db3 file"
@@ -71,7 +73,7 @@ class Bag:
             self._reader = Reader(path)
             self._reader.open()
         except FileNotFoundError as error:
-            raise BagError(f"bag '{path}': {error}; {_REMEDY}") from error
+            raise BagError(f"bag '{path}': {_bags_inside(path) or f'{error}; {_REMEDY}'}") from error
         # Whatever a damaged file makes the reader raise.
         except Exception as error:
             raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_MENDING}") from error
@@ -125,6 +127,16 @@ class Bag:
         if len(self.topics) > len(named):
             lines.append(f"  and {len(self.topics) - len(named)} more")
         return "\n".join(["the bag holds:", *(lines or ["  no topic"])])
+
+
+def _bags_inside(folder: Path) -> str:
+    """Name the bags of a folder that is none itself, such as that of `record.path`; empty where it has none."""
+    files = sorted(folder.glob("*/metadata.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
+    if not files:
+        return ""
+    named = [str(file.parent) for file in files[:_BAGS_NAMED]]
+    more = f" and {len(files) - len(named)} more" if len(files) > len(named) else ""
+    return f"this is a folder of bags; give one of them, newest first: {', '.join(named)}{more}"
 
 
 def _full_type(name: str) -> str:
