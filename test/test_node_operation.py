@@ -41,6 +41,10 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
     fleet = MoodyFleet(peer, ROBOTS)
     assert "nothing to resume" in operator.ask("resume")
     assert "no robot is driven now" in operator.ask("reset")
+    reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
+    peer.spin_until(reset.get_subscription_count, "the node's subscription")
+    reset.publish(String(data="robot_0"))
+    process.wait_for("~/reset: found 'robot_0', but the node is not active; activation begins anew")
     assert "stopped; no robot is driven now" in operator.ask("stop")
     for _ in range(2):
         assert operator.change("configure") and operator.change("activate")
@@ -65,7 +69,7 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
     fleet.live(lambda: diagnostics.values("policy_node: robot_1").get("state") == "STOPPED", "the state in diagnostics")
     assert {tuple(command_values(command)) for command in fleet.commands["robot_1"]} == {SAFE}
     assert "already stopped; 2 of 2" in operator.ask("stop")
-    assert operator.ask("resume") == "resumed; the policy drives 2 robots again"
+    assert operator.ask("resume") == "resumed; the policy drives each of the 2 robots whose data are good"
     fleet.live(fleet.is_driven, "commands of the policy")
     assert process.send(signal.SIGINT) == 0
 

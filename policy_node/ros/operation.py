@@ -86,7 +86,7 @@ class Operation:
         if self._loop is None:
             return True, "resumed; no robot is driven now, the policy will drive after activation"
         self._loop.resume_robots()
-        return True, f"resumed; the policy drives {len(self._robots)} robots again"
+        return True, f"resumed; the policy drives each of the {len(self._robots)} robots whose data are good"
 
     def _reset(self) -> Answer:
         if self._loop is None:
@@ -96,16 +96,22 @@ class Operation:
 
     def _on_reset(self, message: String) -> None:
         name = message.data.strip("/")
+        if self._loop is None:
+            self._logger.warning(
+                f"~/reset: found {name[:SHOWN_CHARACTERS]!r}, but the node is not active; activation begins anew",
+                throttle_duration_sec=COMPLAINT_PERIOD_S,
+            )
+            return
         known = [robot.strip("/") for robot in self._robots]
-        if self._loop is not None and name in known:
+        if name in known:
             self._loop.reset_robots([known.index(name)])
             now_s = time.monotonic()
             if now_s - self._reset_said_s.get(name, -math.inf) >= COMPLAINT_PERIOD_S:
                 self._reset_said_s[name] = now_s
                 self._logger.warning(f"~/reset: history and memory of {name} begin anew")
             return
-        allowed = f"driven are {', '.join(known)}" if self._loop is not None else "no robot is driven now"
         self._logger.warning(
-            f"~/reset: found {name[:SHOWN_CHARACTERS]!r}, which is no robot of this node; {allowed}",
+            f"~/reset: found {name[:SHOWN_CHARACTERS]!r}, which is no robot of this node; driven are "
+            f"{', '.join(known)}",
             throttle_duration_sec=COMPLAINT_PERIOD_S,
         )
