@@ -95,7 +95,8 @@ def plan_of(folder: Path, parameters: dict[str, Any]) -> RecordingPlan:
         command_topics=commands,
         types={**types, ticks_topic(NODE): TICK_TYPE},
         typestore=typestore_of([TICK_TYPE, TYPE]),
-        parameters=yaml.safe_dump({"/**": {"ros__parameters": parameters}}),
+        # Copied, as what stands there twice would become an alias, which ROS does not know.
+        parameters=yaml.safe_dump(json.loads(json.dumps({"/**": {"ros__parameters": parameters}}))),
     )
 
 
