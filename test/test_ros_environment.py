@@ -34,9 +34,9 @@ ROVERS = 4
 SPACES = {"observation_space": observation_space(), "action_space": action_space()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lockstep() -> Iterator[None]:
-    """Keep four rovers in lockstep, for one environment after the other."""
+    """Keep four rovers in lockstep; they end with the test, as others are about topics that nobody publishes."""
     with rover_sim("--lockstep", "--robots", str(ROVERS), "--seed", "3"):
         yield
 
