@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -177,6 +178,33 @@ def test_transparent_obstacles_are_felt_but_not_seen_by_the_rover(model, kind):
     arena.data.mocap_pos[model.mocap["post_0"]] = 0.6, 0.0, 0.0
     arena.advance(0.01)
     assert np.any(renderer.camera(arena) != nothing)
+    renderer.close()
+
+
+def test_what_is_left_out_of_the_cameras_image_does_not_change_it(model):
+    renderer = renderer_or_skip(model, "egl")
+    # The whole scene, drawn in the same context.
+    option = mujoco.MjvOption()
+    option.geomgroup[1:] = 0
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera_id
+    scene = mujoco.MjvScene(model.model, maxgeom=100)
+    for flag in ("SHADOW", "REFLECTION", "FOG"):
+        scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
+    viewport, expected = mujoco.MjrRect(0, 0, 64, 64), np.empty((64, 64, 3), np.uint8)
+    given = np.empty((64, 64, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        arena = Arena(model, seed)
+        for _ in range(20):
+            # Anywhere, also inside of what stands there.
+            arena.data.qpos[:] = *rng.uniform(-1.9, 1.9, 2), rng.uniform(-np.pi, np.pi)
+            mujoco.mj_forward(model.model, arena.data)
+            assert renderer.camera(arena, given) is given
+            mujoco.mjv_updateScene(model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+            mujoco.mjr_render(viewport, scene, renderer._render_context)
+            mujoco.mjr_readPixels(expected, None, viewport, renderer._render_context)
+            np.testing.assert_array_equal(given, expected[::-1])
     renderer.close()
 
 
