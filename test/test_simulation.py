@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -13,6 +14,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_stab
 
 from policy_node.simulation import rendering
 from policy_node.simulation.arena import Arena
+from policy_node.simulation.cameras import Cameras
 from policy_node.simulation.description import ARENA, OBSTACLES, ROVER
 from policy_node.simulation.environment import EPISODE_STEPS, RoverArenaEnv, RoverArenaVecEnv
 from policy_node.simulation.layout import clearance_m, draw_layout
@@ -180,6 +182,33 @@ def test_transparent_obstacles_are_felt_but_not_seen_by_the_rover(model, kind):
     renderer.close()
 
 
+def test_what_is_left_out_of_the_cameras_image_does_not_change_it(model):
+    renderer = renderer_or_skip(model, "egl")
+    # The whole scene, drawn in the same context.
+    option = mujoco.MjvOption()
+    option.geomgroup[1:] = 0
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera_id
+    scene = mujoco.MjvScene(model.model, maxgeom=100)
+    for flag in ("SHADOW", "REFLECTION", "FOG"):
+        scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
+    viewport, expected = mujoco.MjrRect(0, 0, 64, 64), np.empty((64, 64, 3), np.uint8)
+    given = np.empty((64, 64, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        arena = Arena(model, seed)
+        for _ in range(20):
+            # Anywhere, also inside of what stands there.
+            arena.data.qpos[:] = *rng.uniform(-1.9, 1.9, 2), rng.uniform(-np.pi, np.pi)
+            mujoco.mj_forward(model.model, arena.data)
+            assert renderer.camera(arena, given) is given
+            mujoco.mjv_updateScene(model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+            mujoco.mjr_render(viewport, scene, renderer._render_context)
+            mujoco.mjr_readPixels(expected, None, viewport, renderer._render_context)
+            np.testing.assert_array_equal(given, expected[::-1])
+    renderer.close()
+
+
 def is_beacon(image):
     red, green, blue = (image[..., channel].astype(int) for channel in range(3))
     return (red > 80) & (green < 60) & (blue < 60)
@@ -243,6 +272,10 @@ def test_a_process_may_end_with_a_renderer_open(model):
         "model = ArenaModel()\n"
         "kept = [make_renderer(model, 'egl') for _ in range(2)]\n"
         "kept[0].camera(Arena(model, 0))\n"
+        "from policy_node.simulation.cameras import Cameras\n"
+        "cameras = Cameras(model, 'egl', threads=3)\n"
+        "images = np.zeros((6, 64, 64, 3), np.uint8)\n"
+        "cameras.draw([(Arena(model, 0), image) for image in images])\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -327,6 +360,35 @@ def test_the_vectorised_environment_restarts_by_itself():
     assert np.any(observations["image"][1] != expected["image"])
     assert sorted(arenas.running_seeds) == [53, 54, 55]
     arenas.close()
+
+
+@pytest.mark.parametrize("kind", ["egl", "raycast"])
+def test_threads_do_not_change_what_is_observed(model, kind):
+    renderer_or_skip(model, kind).close()
+    one, three = (RoverArenaVecEnv(5, itertools.count(7), kind, threads) for threads in (1, 3))
+    first, second = one.reset(), three.reset()
+    for _ in range(10):
+        for key in ("image", "touch"):
+            np.testing.assert_array_equal(first[key], second[key])
+        actions = one.action_space.sample()[None].repeat(5, axis=0)
+        kept = first["image"].copy()
+        following, second = one.step(actions)[0], three.step(actions)[0]
+        # What was observed before belongs to the caller.
+        np.testing.assert_array_equal(first["image"], kept)
+        first = following
+    one.close()
+    three.close()
+
+
+def test_an_error_while_drawing_reaches_the_caller(model):
+    cameras = Cameras(model, "raycast", threads=2)
+    arenas = [Arena(model, seed) for seed in range(4)]
+    with pytest.raises(ValueError, match="broadcast"):
+        cameras.draw([(arena, np.empty((3, 3, 3), np.uint8)) for arena in arenas])
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    cameras.draw(list(zip(arenas, images, strict=True)))
+    assert images.any(axis=(1, 2, 3)).all()
+    cameras.close()
 
 
 def test_the_scripted_driver_presses_most_beacons():

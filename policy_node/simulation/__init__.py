@@ -6,3 +6,5 @@ import os
 
 # MuJoCo picks its OpenGL platform while it is imported; rendering.py opens EGL itself, so the import can never fail.
 os.environ.setdefault("MUJOCO_GL", "disable")
+# Images of a rover are small: in software OpenGL, threads that share one cost more than they gain.
+os.environ.setdefault("LP_NUM_THREADS", "0")

@@ -25,6 +25,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.simulation.arena import Arena
+from policy_node.simulation.cameras import Cameras, Job
 from policy_node.simulation.description import ROVER
 from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import make_renderer
@@ -161,7 +162,9 @@ class RoverArenaEnv(gymnasium.Env):
 
 
 class RoverArenaVecEnv(VecEnv):
-    """Many rovers, each in its own arena, with one model and one renderer in one process.
+    """Many rovers, each in its own arena, with one model in one process, drawn by several threads.
+
+    All values of a step are in arrays over the arenas, which belong to the caller.
 
     An arena whose episode ends starts the next one by itself; the last observation is then in the info as
     ``terminal_observation``, and ``TimeLimit.truncated`` says whether only the time ran out.
@@ -174,21 +177,29 @@ class RoverArenaVecEnv(VecEnv):
         One seed for every episode that starts, in the order of starting.
     renderer
         Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
+    threads
+        How many threads draw; 0 means one for each CPU of this process. The images do not depend on it.
 
     Attributes
     ----------
+    cameras
+        What draws the arenas.
+    renderer
+        The renderer of the calling thread.
     tasks
         The task of each arena.
     running_seeds
         The seed of the running episode of each arena.
     """
 
-    def __init__(self, arenas: int, episode_seeds: Iterator[int], renderer: str = "auto") -> None:
+    def __init__(self, arenas: int, episode_seeds: Iterator[int], renderer: str = "auto", threads: int = 0) -> None:
         model = ArenaModel()
         self.render_mode = None
         super().__init__(arenas, observation_space(), action_space())
+        self._spaces = observation_space().spaces
         self.tasks = [RoverTask(model) for _ in range(arenas)]
-        self.renderer = make_renderer(model, renderer)
+        self.cameras = Cameras(model, renderer, threads)
+        self.renderer = self.cameras.renderer
         self._episode_seeds = episode_seeds
         self._actions = np.zeros((arenas, 2), np.float32)
         self.running_seeds = [0] * arenas
@@ -197,9 +208,9 @@ class RoverArenaVecEnv(VecEnv):
 
     def reset(self) -> Observation:
         """Start an episode in every arena: image uint8 [arenas, 64, 64, 3], touch float32 [arenas, 8]."""
-        for row in range(self.num_envs):
-            self._restart(row)
-        return self._observe()
+        observations = self._empty_observations()
+        self.cameras.draw(list(self._all_restarted(observations)))
+        return observations
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, float32 [arenas, 2], for `step_wait`."""
@@ -207,31 +218,20 @@ class RoverArenaVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Drive all rovers for one control period: observations, rewards [arenas], dones [arenas], infos."""
+        observations = self._empty_observations()
         rewards = np.zeros(self.num_envs, np.float32)
         dones = np.zeros(self.num_envs, bool)
-        infos = []
-        for row, task in enumerate(self.tasks):
-            rewards[row], terminated, truncated, info = task.step(self._actions[row])
-            dones[row] = terminated or truncated
-            self._returns[row] += rewards[row]
-            self._lengths[row] += 1
-            info["TimeLimit.truncated"] = truncated
-            if dones[row]:
-                info["terminal_observation"] = self._observe_one(row)
-                # The key under which Stable-Baselines3 looks for finished episodes.
-                info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": info["time_s"]}
-                info["seed"] = self.running_seeds[row]
-                self._restart(row)
-            infos.append(info)
-        return self._observe(), rewards, dones, infos
+        infos: list[dict[str, Any]] = []
+        self.cameras.draw(list(self._all_moved(observations, rewards, dones, infos)))
+        return observations, rewards, dones, infos
 
     def restart_seeds(self, episode_seeds: Iterator[int]) -> None:
         """Take the seeds of all episodes that start from now on from another sequence."""
         self._episode_seeds = episode_seeds
 
     def close(self) -> None:
-        """Free the renderer."""
-        self.renderer.close()
+        """End the threads and free the renderers."""
+        self.cameras.close()
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """Return an attribute of the tasks; the attribute `render_mode` is the same for all."""
@@ -254,6 +254,32 @@ class RoverArenaVecEnv(VecEnv):
         """Say that no task is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
+    def _all_restarted(self, observations: Observation) -> Iterator[Job]:
+        """Start an episode in every arena, and yield each one for its image."""
+        for row in range(self.num_envs):
+            self._restart(row)
+            yield self._observe(row, observations)
+
+    def _all_moved(
+        self, observations: Observation, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> Iterator[Job]:
+        """Drive every rover for one control period, fill in what came of it, and yield each arena for its image."""
+        for row, task in enumerate(self.tasks):
+            reward, terminated, truncated, info = task.step(self._actions[row])
+            rewards[row] = reward
+            dones[row] = terminated or truncated
+            self._returns[row] += rewards[row]
+            self._lengths[row] += 1
+            info["TimeLimit.truncated"] = truncated
+            if dones[row]:
+                info["terminal_observation"] = self._last_observation(row)
+                # The key under which Stable-Baselines3 looks for finished episodes.
+                info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": info["time_s"]}
+                info["seed"] = self.running_seeds[row]
+                self._restart(row)
+            infos.append(info)
+            yield self._observe(row, observations)
+
     def _restart(self, row: int) -> None:
         seed = next(self._episode_seeds)
         self.running_seeds[row] = seed
@@ -261,10 +287,18 @@ class RoverArenaVecEnv(VecEnv):
         self._returns[row] = 0.0
         self._lengths[row] = 0
 
-    def _observe_one(self, row: int) -> Observation:
+    def _empty_observations(self) -> Observation:
+        """Return arrays for one observation of every arena."""
+        return {
+            key: np.empty((self.num_envs, *(space.shape or ())), space.dtype) for key, space in self._spaces.items()
+        }
+
+    def _observe(self, row: int, observations: Observation) -> Job:
+        """Fill in what one rover feels, and say where its image belongs."""
+        arena = self.tasks[row].arena
+        observations["touch"][row] = arena.touch_n
+        return arena, observations["image"][row]
+
+    def _last_observation(self, row: int) -> Observation:
         arena = self.tasks[row].arena
         return {"image": self.renderer.camera(arena), "touch": arena.touch_n.copy()}
-
-    def _observe(self) -> Observation:
-        rows = [self._observe_one(row) for row in range(self.num_envs)]
-        return {key: np.stack([row[key] for row in rows]) for key in ("image", "touch")}

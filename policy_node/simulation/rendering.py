@@ -17,6 +17,7 @@ import sys
 import weakref
 from typing import Any, Protocol
 
+import cv2
 import mujoco
 import numpy as np
 
@@ -41,8 +42,11 @@ class Renderer(Protocol):
 
     kind: str
 
-    def camera(self, arena: Arena) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+    def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
+
+    def release(self) -> None:
+        """Let another thread draw from now on."""
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
@@ -123,7 +127,11 @@ def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
 
 
 class EglRenderer:
-    """Draws with OpenGL through EGL, on the GPU where there is one, else in software."""
+    """Draws with OpenGL through EGL, on the GPU where there is one, else in software.
+
+    In software every vertex costs, so the camera's image leaves out what is beside its view, and the sky: that is where
+    nothing was drawn, as no surface is black. The image is the same, bit by bit, as with all of it.
+    """
 
     kind = "egl"
 
@@ -151,35 +159,71 @@ class EglRenderer:
         self._camera_option = mujoco.MjvOption()
         self._camera_option.geomgroup[:] = 0
         self._camera_option.geomgroup[0] = 1
+        self._drawn_geoms = np.flatnonzero(model.model.geom_group == 0)
+        self._scene_geoms = self._scene.geoms
+        # Planes have no size; this is as good as endless.
+        is_plane = model.model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+        self._half_sizes_m = np.where(is_plane[:, None], 1e3, model.model.geom_aabb[:, 3:])[:, :, None]
+        half_view = np.radians(ROVER.camera_field_of_view_deg) / 2
+        self._view_sides = np.array([[side * np.cos(half_view), 0.0, -np.sin(half_view)] for side in (-1.0, 1.0)])
+        self._camera_viewport = mujoco.MjrRect(0, 0, ROVER.camera_size_px, ROVER.camera_size_px)
+        self._pixels = np.empty((ROVER.camera_size_px, ROVER.camera_size_px, 3), np.uint8)
+        self._black_is_sky = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
+        self._black_is_sky[0, 0] = model.model.tex_data[:3]
         self._overhead_option = mujoco.MjvOption()
         self._overhead_option.geomgroup[:] = 0
         self._overhead_option.geomgroup[[0, CAMERA_GROUP_HIDDEN, ROVER_GROUP]] = 1
         self._overhead_camera = _overhead_camera()
 
-    def camera(self, arena: Arena) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
-        return self._draw(arena, self._camera, self._camera_option, ROVER.camera_size_px)
+    def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
+        if image is None:
+            image = np.empty_like(self._pixels)
+        self._update(arena, self._camera, self._camera_option, sky=False)
+        for place in np.flatnonzero(self._is_beside_view(arena)[self._drawn_geoms]).tolist():
+            self._scene_geoms[place].type = mujoco.mjtGeom.mjGEOM_NONE
+        mujoco.mjr_render(self._camera_viewport, self._scene, self._render_context)
+        mujoco.mjr_readPixels(self._pixels, None, self._camera_viewport, self._render_context)
+        np.copyto(image, cv2.LUT(self._pixels, self._black_is_sky)[::-1])
+        return image
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
-        return self._draw(arena, self._overhead_camera, self._overhead_option, size_px)
+        if not 0 < size_px <= _MAX_SIZE_PX:
+            raise ValueError(f"size_px: {size_px} is outside 1 to {_MAX_SIZE_PX}")
+        viewport = mujoco.MjrRect(0, 0, size_px, size_px)
+        self._update(arena, self._overhead_camera, self._overhead_option, sky=True)
+        mujoco.mjr_render(viewport, self._scene, self._render_context)
+        image = np.empty((size_px, size_px, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, viewport, self._render_context)
+        return np.ascontiguousarray(image[::-1])
+
+    def release(self) -> None:
+        """Let another thread draw from now on: a context is current in one thread at a time."""
+        from mujoco.egl import egl_ext
+
+        egl_ext.eglReleaseThread()
 
     def close(self) -> None:
         """Free the OpenGL context; calling it again does nothing."""
         self._free()
 
-    def _draw(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, size_px: int) -> np.ndarray:
-        if not 0 < size_px <= _MAX_SIZE_PX:
-            raise ValueError(f"size_px: {size_px} is outside 1 to {_MAX_SIZE_PX}")
+    def _update(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, *, sky: bool) -> None:
+        """Make the scene that is to be drawn."""
         self._context.make_current()
-        viewport = mujoco.MjrRect(0, 0, size_px, size_px)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
         mujoco.mjv_updateScene(
             self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        mujoco.mjr_render(viewport, self._scene, self._render_context)
-        image = np.empty((size_px, size_px, 3), np.uint8)
-        mujoco.mjr_readPixels(image, None, viewport, self._render_context)
-        return np.ascontiguousarray(image[::-1])
+
+    def _is_beside_view(self, arena: Arena) -> np.ndarray:
+        """Say which geoms are wholly to the left or to the right of what the rover's camera sees, bool [geoms]."""
+        data, camera = arena.data, self._model.camera_id
+        # Normals of the view's two sides, inwards; a geom's box reaches along them as far as its half sizes do.
+        normals = self._view_sides @ data.cam_xmat[camera].reshape(3, 3).T
+        centres_m = (data.geom_xpos - data.cam_xpos[camera]) @ normals.T
+        reaches_m = np.abs(normals @ data.geom_xmat.reshape(-1, 3, 3)) @ self._half_sizes_m
+        return (centres_m + reaches_m[:, :, 0] < 0.0).any(axis=1)
 
 
 class RaycastRenderer:
@@ -206,12 +250,16 @@ class RaycastRenderer:
         half_width = np.tan(np.radians(ROVER.camera_field_of_view_deg) / 2)
         self._camera_rays = self._pixel_grid(ROVER.camera_size_px, half_width)
 
-    def camera(self, arena: Arena) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3]."""
+    def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
+        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
         axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
         rays = self._camera_rays @ axes.T
         colours = self._cast(arena, arena.data.cam_xpos[self._model.camera_id], rays, self._camera_groups)[0]
-        return self._image(colours, ROVER.camera_size_px)
+        drawn = self._image(colours, ROVER.camera_size_px)
+        if image is None:
+            return drawn
+        np.copyto(image, drawn)
+        return image
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
@@ -225,6 +273,9 @@ class RaycastRenderer:
             behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
+
+    def release(self) -> None:
+        """Do nothing: any thread may draw."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""

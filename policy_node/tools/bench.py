@@ -12,11 +12,11 @@ from types import FrameType
 
 from rich.console import Console
 
-from policy_node.tools import bench_fleet, bench_pipeline, bench_policy, bench_scale, chaos
+from policy_node.tools import bench_fleet, bench_pipeline, bench_policy, bench_scale, bench_train, chaos
 from policy_node.tools.child import ToolError
 
 # Each adds its command with `add_parser(subparsers)`, which sets `run`: from the parsed arguments to the exit status.
-COMMANDS = (bench_fleet, bench_pipeline, bench_policy, bench_scale, chaos)
+COMMANDS = (bench_fleet, bench_pipeline, bench_policy, bench_scale, bench_train, chaos)
 
 
 def parser() -> argparse.ArgumentParser:
