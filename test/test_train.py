@@ -10,7 +10,8 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from policy_node.simulation.environment import action_space, observation_space
-from policy_node.tools.train import episode_seeds, main, wilson_interval
+from policy_node.tools.train import episode_seeds, main
+from policy_node.tools.train_evaluate import wilson_interval
 from policy_node.tools.untrained import untrained_model
 
 MODEL = Path(__file__).parents[1] / "models" / "rover.zip"
