@@ -9,7 +9,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +35,29 @@ SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 DRIVERS = ("policy", "scripted", "random", "still")
 _RANDOM_HOLD_STEPS = 20
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How one episode ended.
+
+    Attributes
+    ----------
+    seed
+        Of the episode.
+    success
+        Whether the beacon was pressed in time.
+    time_s
+        Simulated time from the start to the end: to the press, if it succeeded.
+    collisions
+        How often the bumper came into contact with anything but the beacon.
+    """
+
+    seed: int
+    success: bool
+    time_s: float
+    collisions: int
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -44,7 +68,70 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = rate + z * z / (2 * trials)
     half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return (centre - half) / scale, (centre + half) / scale
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+
+
+def bootstrap_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+    """Compute the 95 % interval of a mean by the bootstrap: the percentiles of the means of 10 000 resamples.
+
+    The resamples are drawn with a fixed seed: equal values give equal intervals. Fewer than two values give None.
+    """
+    if len(values) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    given = np.asarray(values, float)
+    means = [given[rng.integers(given.size, size=given.size)].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Return what came of at least one episode, as `policy_train evaluate` and `policy_demo evaluate` report it.
+
+    Returns
+    -------
+    dict
+        ``episodes``, ``first_seed``; ``successes``, ``success_rate`` and ``success_interval_95`` (Wilson);
+        ``mean_time_to_press_s`` of the episodes that succeeded and ``time_to_press_interval_95_s``;
+        ``mean_collisions`` of all episodes and ``collisions_interval_95``, both intervals by the bootstrap;
+        ``failed_seeds``; and ``results``, each episode in the order of the seeds. A mean without values, and an
+        interval with fewer than two, is None.
+    """
+    ordered = sorted(results, key=lambda result: result.seed)
+    times_s = [result.time_s for result in ordered if result.success]
+    collisions = [result.collisions for result in ordered]
+    return {
+        "episodes": len(ordered),
+        "first_seed": ordered[0].seed,
+        "successes": len(times_s),
+        "success_rate": len(times_s) / len(ordered),
+        "success_interval_95": wilson_interval(len(times_s), len(ordered)),
+        "mean_time_to_press_s": float(np.mean(times_s)) if times_s else None,
+        "time_to_press_interval_95_s": bootstrap_interval(times_s),
+        "mean_collisions": float(np.mean(collisions)),
+        "collisions_interval_95": bootstrap_interval(collisions),
+        "failed_seeds": [result.seed for result in ordered if not result.success],
+        "results": [asdict(result) for result in ordered],
+    }
+
+
+def describe_summary(summary: Mapping[str, Any]) -> str:
+    """Say in two lines what `summarise_episodes` found."""
+    rate, (low, high) = summary["success_rate"], summary["success_interval_95"]
+    time_to_press = "no press"
+    if summary["mean_time_to_press_s"] is not None:
+        time_to_press = f"mean time to the press {summary['mean_time_to_press_s']:.1f} s"
+        time_to_press += _interval_in_words(summary["time_to_press_interval_95_s"], " s")
+    return (
+        f"{summary['successes']} of {summary['episodes']} episodes succeeded: {100 * rate:.1f} % "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)\n"
+        f"{time_to_press}, collisions per episode {summary['mean_collisions']:.1f}"
+        + _interval_in_words(summary["collisions_interval_95"])
+    )
+
+
+def _interval_in_words(interval: tuple[float, float] | None, unit: str = "") -> str:
+    return f" ({interval[0]:.1f} to {interval[1]:.1f}{unit})" if interval else ""
 
 
 def load_model(path: Path, device: str) -> PPO:
@@ -112,45 +199,31 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     arenas = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer)
     drive = make_driver(options, arenas)
     observations = arenas.reset()
-    results: dict[int, dict[str, Any]] = {}
+    results: dict[int, EpisodeResult] = {}
     wanted = range(options.seed, options.seed + options.episodes)
     started = time.monotonic()
+    # Episodes start in the order of their seeds, and all that are wanted are waited for: none counts for being short.
     while len(results) < options.episodes:
         arenas.step_async(drive(observations))
         observations, _, dones, infos = arenas.step_wait()
         for row in np.flatnonzero(dones):
-            if infos[row]["seed"] in wanted:
-                results[infos[row]["seed"]] = infos[row]
+            seed, info = infos[row]["seed"], infos[row]
+            if seed in wanted:
+                results[seed] = EpisodeResult(seed, bool(info["is_success"]), info["time_s"], info["collisions"])
     elapsed_s = time.monotonic() - started
     arenas.close()
-    episodes = [results[seed] for seed in wanted]
-    presses = sum(episode["is_success"] for episode in episodes)
-    times_s = [episode["time_s"] for episode in episodes if episode["is_success"]]
-    low, high = wilson_interval(presses, options.episodes)
     report = {
         "driver": options.driver,
         "model": str(options.model) if options.model else None,
         "renderer": arenas.renderer.kind,
-        "episodes": options.episodes,
-        "first_seed": options.seed,
         "control_rate_hz": 1 / CONTROL_PERIOD_S,
-        "successes": presses,
-        "success_rate": presses / options.episodes,
-        "success_interval_95": [low, high],
-        "mean_time_to_press_s": float(np.mean(times_s)) if times_s else None,
-        "mean_collisions": float(np.mean([episode["collisions"] for episode in episodes])),
-        "failed_seeds": [seed for seed in wanted if not results[seed]["is_success"]],
+        **summarise_episodes(list(results.values())),
         "wall_time_s": elapsed_s,
     }
     print(
-        f"{options.driver}: {presses} of {options.episodes} episodes succeeded: "
-        f"{100 * presses / options.episodes:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-        f"seeds {wanted.start} to {wanted.stop - 1}, renderer {arenas.renderer.kind}"
+        f"{options.driver}, seeds {wanted.start} to {wanted.stop - 1}, renderer {arenas.renderer.kind}:",
+        describe_summary(report),
     )
-    if times_s:
-        print(
-            f"mean time to the press {np.mean(times_s):.1f} s, collisions per episode {report['mean_collisions']:.1f}"
-        )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
