@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 
-from policy_node.simulation.environment import action_space, observation_space
+from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
 from policy_node.tools.train import main
+from policy_node.tools.train_drivers import PolicyDriver, load_model
 from policy_node.tools.train_evaluate import (
     EpisodeResult,
     bootstrap_interval,
@@ -16,7 +19,8 @@ from policy_node.tools.train_evaluate import (
     summarise_episodes,
     wilson_interval,
 )
-from policy_node.tools.untrained import untrained_model
+from policy_node.tools.train_observations import observed_arenas
+from policy_node.tools.untrained import SpacesOnly, untrained_model
 
 MODEL = Path(__file__).parents[1] / "models" / "rover.zip"
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--threads", "1"]
@@ -87,14 +91,75 @@ def test_a_model_that_cannot_drive_the_rover_is_refused_in_one_line(tmp_path):
         print(refusal.value)
 
 
-def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_arenas(tmp_path):
+@pytest.mark.parametrize("driver", ["scripted", "random"])
+def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_arenas(tmp_path, driver):
     results = []
     for arenas in ("1", "4"):
         report = tmp_path / f"{arenas}.json"
-        main(["evaluate", "--driver", "scripted", "--episodes", "6", "--arenas", arenas, "--json", str(report)])
-        results.append(json.loads(report.read_text()))
-    for key in ("successes", "mean_time_to_press_s", "mean_collisions", "failed_seeds"):
-        assert results[0][key] == results[1][key]
+        main(["evaluate", "--driver", driver, "--episodes", "6", "--arenas", arenas, "--json", str(report)])
+        results.append(json.loads(report.read_text())["results"])
+    assert results[0] == results[1]
+    assert [result["seed"] for result in results[0]] == list(range(1000, 1006))
+    assert len({(result["time_s"], result["collisions"]) for result in results[0]}) > 1
+
+
+def variant(keys, stack, algorithm=PPO):
+    """Make an untrained model that takes the latest observations of some sensors."""
+    arenas = observed_arenas(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)
+    space = arenas.observation_space
+    arenas.close()
+    if algorithm is PPO:
+        return untrained_model(space, action_space())
+    return RecurrentPPO("MultiInputLstmPolicy", SpacesOnly(space, action_space()), n_steps=2, batch_size=2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stack", "algorithm"),
+    [(["image"], 1, PPO), (["touch"], 1, PPO), (["image", "touch"], 4, PPO), (["image", "touch"], 1, RecurrentPPO)],
+)
+def test_every_variant_of_a_policy_is_evaluated_with_the_observations_that_it_takes(tmp_path, keys, stack, algorithm):
+    variant(keys, stack, algorithm).save(tmp_path / "model.zip")
+    model, found_keys, found_stack = load_model(tmp_path / "model.zip", "cpu")
+    assert (type(model), found_keys, found_stack) == (algorithm, keys, stack)
+    report = tmp_path / "report.json"
+    main(["evaluate", str(tmp_path / "model.zip"), "--episodes", "1", "--json", str(report), *SMALL])
+    assert len(json.loads(report.read_text())["results"]) == 1
+
+
+def seen(arenas, rng):
+    return {
+        key: rng.integers(space.low, space.high, (arenas, *space.shape)).astype(space.dtype)
+        for key, space in variant(["image", "touch"], 1).observation_space.spaces.items()
+    }
+
+
+def test_a_recurrent_policy_remembers_an_episode_and_forgets_it_with_the_next():
+    model, rng = variant(["image", "touch"], 1, RecurrentPPO), np.random.default_rng(0)
+    before, now = seen(2, rng), seen(2, rng)
+    fresh = PolicyDriver(model)(now, np.array([True, True]))
+    drive = PolicyDriver(model)
+    drive(before, np.array([True, True]))
+    actions = drive(now, np.array([False, True]))
+    assert np.allclose(actions[1], fresh[1], atol=1e-6)
+    assert not np.allclose(actions[0], fresh[0], atol=1e-6)
+
+
+def test_a_blanked_observation_makes_no_difference_and_the_others_do():
+    model, rng, starts = variant(["image", "touch"], 1), np.random.default_rng(0), np.array([True])
+    one, other = seen(1, rng), seen(1, rng)
+    drive = PolicyDriver(model, blanked="touch")
+    silent = PolicyDriver(model)({**one, "touch": np.zeros((1, 8), np.float32)}, starts)
+    assert np.array_equal(drive(one, starts), silent)
+    assert np.array_equal(drive({**one, "touch": other["touch"]}, starts), silent)
+    assert not np.array_equal(drive({**one, "image": other["image"]}, starts), silent)
+
+
+def test_blanking_what_nobody_reads_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--blank touch needs a MODEL"):
+        main(["evaluate", "--driver", "still", "--blank", "touch"])
+    variant(["image"], 1).save(tmp_path / "model.zip")
+    with pytest.raises(SystemExit, match=r"--blank touch: '.*model.zip' takes only image$"):
+        main(["evaluate", str(tmp_path / "model.zip"), "--blank", "touch", *SMALL])
 
 
 def test_the_shipped_policy_is_small_and_drives_well(tmp_path):

@@ -9,32 +9,22 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.options import number
-from policy_node.policies import PolicyError, load_policy
-from policy_node.simulation.environment import (
-    CONTROL_PERIOD_S,
-    Observation,
-    RoverArenaVecEnv,
-    action_space,
-    observation_space,
-)
-from policy_node.simulation.scripted import scripted_command
+from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.tools.train_drivers import REFERENCES, Driver, PolicyDriver, load_model, make_driver
+from policy_node.tools.train_observations import observed_arenas
 
 SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-DRIVERS = ("policy", "scripted", "random", "still")
-_RANDOM_HOLD_STEPS = 20
 _RESAMPLES = 10_000
 
 
@@ -134,100 +124,67 @@ def _interval_in_words(interval: tuple[float, float] | None, unit: str = "") -> 
     return f" ({interval[0]:.1f} to {interval[1]:.1f}{unit})" if interval else ""
 
 
-def load_model(path: Path, device: str) -> PPO:
-    """Load a PPO model that drives the rover.
-
-    Raises
-    ------
-    SystemExit
-        When the file is missing, damaged or no PPO zip, its spaces are not the rover's, or the device does not exist.
-    """
-    # Our own loader first: it says in one line what is wrong with the file and what to do.
-    try:
-        spec = load_policy(path, device, format="sb3").spec
-    except PolicyError as error:
-        raise SystemExit(f"evaluate: {error}") from error
-    remedy = "give a model that policy_train trained, such as models/rover.zip"
-    if spec.algorithm != "PPO":
-        raise SystemExit(f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed is PPO; {remedy}")
-    model = PPO.load(path, device=device)
-    arena: dict[str, Any] = dict(observation_space().spaces)
-    # Stable-Baselines3 keeps images with their channels first.
-    transposed = {
-        key: VecTransposeImage.transpose_space(space) if key == "image" else space for key, space in arena.items()
-    }
-    channels_first = spaces.Dict(transposed)
-    if model.observation_space not in (observation_space(), channels_first) or model.action_space != action_space():
-        inputs = "; ".join(str(array) for array in spec.observations.values())
-        raise SystemExit(
-            f"evaluate: policy file '{path}' takes {inputs} and gives {spec.action}; the rover gives "
-            f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in transposed.items())} "
-            f"and takes {action_space()}; {remedy}"
-        )
-    return model
-
-
-def make_driver(options: argparse.Namespace, arenas: RoverArenaVecEnv) -> Callable[[Observation], np.ndarray]:
-    """Return the function from observations of all arenas to actions [arenas, 2] that is to be evaluated."""
-    if options.driver == "policy":
-        model = load_model(options.model, options.device)
-        return lambda observations: model.predict(observations, deterministic=True)[0]
-    if options.driver == "scripted":
-        return lambda _: np.array([scripted_command(task.arena) for task in arenas.tasks], np.float32)
-    held = np.zeros((arenas.num_envs, 2), np.float32)
-    if options.driver == "still":
-        return lambda _: held
-    rng = np.random.default_rng(options.seed)
-    space = action_space()
-    calls = itertools.count()
-
-    def drive_randomly(_: Observation) -> np.ndarray:
-        if next(calls) % _RANDOM_HOLD_STEPS == 0:
-            held[:] = rng.uniform(space.low, space.high, held.shape)
-        return held
-
-    return drive_randomly
-
-
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Drive one episode per seed and return what came of it; see `policy_train evaluate --help`."""
     if (options.model is None) == (options.driver == "policy"):
         raise SystemExit("evaluate: give a MODEL, or another --driver than 'policy', and not both")
+    if options.blank and options.model is None:
+        raise SystemExit(f"evaluate: --blank {options.blank} needs a MODEL; the {options.driver} driver reads nothing")
     if options.threads:
         torch.set_num_threads(options.threads)
     count = min(options.arenas, options.episodes)
-    arenas = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer)
-    drive = make_driver(options, arenas)
-    observations = arenas.reset()
-    results: dict[int, EpisodeResult] = {}
+    rovers = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer)
+    arenas: VecEnv = rovers
+    if options.model is None:
+        drive = make_driver(options.driver, rovers)
+    else:
+        model, keys, stack = load_model(options.model, options.device)
+        if options.blank and options.blank not in keys:
+            raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
+        arenas = observed_arenas(arenas, keys, stack)
+        drive = PolicyDriver(model, options.blank)
     wanted = range(options.seed, options.seed + options.episodes)
     started = time.monotonic()
-    # Episodes start in the order of their seeds, and all that are wanted are waited for: none counts for being short.
-    while len(results) < options.episodes:
-        arenas.step_async(drive(observations))
-        observations, _, dones, infos = arenas.step_wait()
-        for row in np.flatnonzero(dones):
-            seed, info = infos[row]["seed"], infos[row]
-            if seed in wanted:
-                results[seed] = EpisodeResult(seed, bool(info["is_success"]), info["time_s"], info["collisions"])
+    results = drive_episodes(arenas, drive, wanted)
     elapsed_s = time.monotonic() - started
     arenas.close()
     report = {
         "driver": options.driver,
         "model": str(options.model) if options.model else None,
-        "renderer": arenas.renderer.kind,
+        "renderer": rovers.renderer.kind,
+        "blanked": options.blank,
         "control_rate_hz": 1 / CONTROL_PERIOD_S,
-        **summarise_episodes(list(results.values())),
+        **summarise_episodes(results),
         "wall_time_s": elapsed_s,
     }
+    without = f", {options.blank} blanked" if options.blank else ""
     print(
-        f"{options.driver}, seeds {wanted.start} to {wanted.stop - 1}, renderer {arenas.renderer.kind}:",
+        f"{options.driver}{without}, seeds {wanted.start} to {wanted.stop - 1}, renderer {rovers.renderer.kind}:",
         describe_summary(report),
     )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def drive_episodes(arenas: VecEnv, drive: Driver, wanted: range) -> list[EpisodeResult]:
+    """Drive the episodes of the wanted seeds, in the order in which they end.
+
+    Arenas start their episodes in the order of the seeds, from the first wanted one on, and the longest wanted one is
+    waited for. So each wanted seed counts once, and no other, however many arenas there are.
+    """
+    observations = arenas.reset()
+    starts = np.ones(arenas.num_envs, bool)
+    results: list[EpisodeResult] = []
+    while len(results) < len(wanted):
+        assert isinstance(observations, dict)
+        observations, _, starts, infos = arenas.step(drive(observations, starts))
+        for row in np.flatnonzero(starts):
+            seed, info = infos[row]["seed"], infos[row]
+            if seed in wanted:
+                results.append(EpisodeResult(seed, bool(info["is_success"]), info["time_s"], info["collisions"]))
+    return results
 
 
 def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
@@ -238,8 +195,11 @@ def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
         help="evaluate a policy or a reference",
         description="Drive one episode per seed; a success is a beacon pressed within 20 s.",
     )
-    evaluation.add_argument("model", type=Path, nargs="?", help="PPO zip")
+    evaluation.add_argument("model", type=Path, nargs="?", help="PPO or RecurrentPPO zip")
     evaluation.add_argument("--episodes", type=number(int, 1), default=100, help="how many (default 100)")
     evaluation.add_argument("--seed", type=int, default=1000, help="seed of the first episode (default 1000)")
-    evaluation.add_argument("--driver", choices=DRIVERS, default="policy", help="who drives (default policy)")
+    evaluation.add_argument(
+        "--driver", choices=("policy", *REFERENCES), default="policy", help="who drives (default policy)"
+    )
+    evaluation.add_argument("--blank", choices=("touch", "image"), help="let the policy read zeros in place of this")
     evaluation.add_argument("--json", type=Path, help="file for the result")
