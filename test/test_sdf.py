@@ -227,11 +227,11 @@ def test_the_bumper_feels_the_same_things():
     }
     for sphere in spheres:
         assert {name for name, other in others.items() if mask(other.element) & mask(sphere.element)} == felt
-    # Neither scrapes at the other: MuJoCo's contact has a normal force only.
-    assert geom.condim == 1
+    # Of two bodies that touch, Gazebo takes the lesser friction, and MuJoCo that of the bumper, which has priority.
+    assert geom.condim == 3
     for body in (*spheres, *(others[name] for name in felt)):
-        assert numbers(body.element, "surface/friction/ode/mu") == 0
-        assert numbers(body.element, "surface/friction/ode/mu2") == 0
+        assert numbers(body.element, "surface/friction/ode/mu") == geom.friction[0]
+        assert numbers(body.element, "surface/friction/ode/mu2") == geom.friction[0]
 
 
 def mask(collision):

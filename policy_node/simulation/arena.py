@@ -12,7 +12,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from policy_node.simulation.description import ARENA, ROVER
+from policy_node.simulation.conditions import Appearance, EpisodeConditions
+from policy_node.simulation.description import ARENA, ROVER, Obstacle
 from policy_node.simulation.layout import Layout, draw_beacon, draw_layout
 from policy_node.simulation.mujoco_model import ArenaModel
 
@@ -25,7 +26,7 @@ class Arena:
     Parameters
     ----------
     model
-        The compiled model, shared with other arenas.
+        The compiled model, shared with other arenas as long as `set_conditions` is not called.
     seed
         Seed of the layouts; None draws one from the operating system.
 
@@ -39,12 +40,15 @@ class Arena:
         How often the bumper came into contact with anything but the beacon since `reset`.
     layout
         What stands where.
+    appearance
+        How it looks to the rover's camera; None is as described.
     """
 
     def __init__(self, model: ArenaModel, seed: int | None = None) -> None:
         self.model = model
         self.data = mujoco.MjData(model.model)
         self._rng = np.random.default_rng(seed)
+        self.appearance: Appearance | None = None
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -65,6 +69,19 @@ class Arena:
         self._place("beacon", *self.layout.beacon, 0.0)
         data.qpos[:] = self.layout.rover
         mujoco.mj_forward(self.model.model, data)
+
+    def spawn_rng(self) -> np.random.Generator:
+        """Make another source of randomness, which depends on the seed and changes nothing of what follows here."""
+        return self._rng.spawn(1)[0]
+
+    def set_conditions(self, conditions: EpisodeConditions) -> None:
+        """Change surfaces and looks; the model must be of this arena alone."""
+        self.model.set_surfaces(conditions.bumper_friction, conditions.grip)
+        self.appearance = conditions.appearance
+
+    def is_transparent(self, obstacle: Obstacle) -> bool:
+        """Say whether the camera looks through an obstacle."""
+        return obstacle.transparent or (self.appearance is not None and obstacle.name in self.appearance.unseen)
 
     def command(self, linear_m_s: float, angular_rad_s: float) -> None:
         """Set the target velocities, clipped to the limits of the rover, until the next call."""

@@ -5,7 +5,8 @@
 `mujoco_model.py` makes the MuJoCo model of it, `sdf.py` the model and the world of Gazebo.
 
 The rover is driven by two wheels; the traction of each, limited in force, pulls its side towards the commanded speed.
-Sideways the tyres scrub, so that the rover slides along what it pushes against. Obstacles are smooth.
+Sideways the tyres scrub, so that the rover can slide along what it pushes against; but its bumper is rubber, and rubs:
+a rover that does not turn away from what it pushes against sticks to it.
 
 Frames follow REP 103: x forward, y left, z up, angles counter-clockwise. The rover's origin is on the floor, between
 its wheels; an arena's is in its middle.
@@ -39,6 +40,7 @@ class RoverDimensions:
     wheel_gain_n_s_m: float = 30.0
     wheel_force_n: float = 10.0
     scrub_n_s_m: float = 60.0
+    bumper_friction: float = 0.4
     max_linear_m_s: float = 0.6
     max_reverse_m_s: float = 0.3
     max_angular_rad_s: float = 2.0

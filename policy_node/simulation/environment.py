@@ -13,6 +13,8 @@ bearing, minus 0.01 for the time; 5 more for the press. Both first terms are dif
 to what start and end give, whatever the path.
 
 An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated).
+
+Under `Conditions` other than the nominal ones each episode draws its own; they are the same for equal seeds.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.simulation.arena import Arena
+from policy_node.simulation.camera_link import CameraLink
 from policy_node.simulation.cameras import Cameras, Job
+from policy_node.simulation.conditions import NOMINAL, Conditions
 from policy_node.simulation.description import ROVER
 from policy_node.simulation.mujoco_model import ArenaModel
-from policy_node.simulation.rendering import make_renderer
+from policy_node.simulation.rendering import Renderer, make_renderer
 
 CONTROL_PERIOD_S = 0.05
 EPISODE_S = 20.0
@@ -65,21 +69,33 @@ class RoverTask:
     ----------
     model
         The compiled model.
+    conditions
+        From what those of an episode are drawn.
 
     Attributes
     ----------
     arena
         The arena of the rover.
+    camera_link
+        The way of its images, under the conditions of the episode.
     """
 
-    def __init__(self, model: ArenaModel) -> None:
-        self.arena = Arena(model)
+    def __init__(self, model: ArenaModel, conditions: Conditions = NOMINAL) -> None:
+        # Surfaces are part of the model.
+        self.arena = Arena(model if conditions == NOMINAL else model.copy())
+        self.camera_link = CameraLink()
+        self._conditions = conditions
         self._steps = 0
         self._potential = 0.0
 
     def reset(self, seed: int | None = None) -> None:
         """Start a new episode; None continues the arena's own random sequence."""
         self.arena.reset(seed)
+        rng = self.arena.spawn_rng()
+        drawn = self._conditions.draw(rng)
+        if self._conditions != NOMINAL:
+            self.arena.set_conditions(drawn)
+        self.camera_link.restart(round(drawn.camera_latency_s / CONTROL_PERIOD_S), drawn.dropped_images, rng)
         self._steps = 0
         self._potential = self._current_potential()
 
@@ -126,16 +142,20 @@ class RoverArenaEnv(gymnasium.Env):
         Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
     render_mode
         None, or ``"rgb_array"`` for the arena from above.
+    conditions
+        From what those of an episode are drawn.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD_S)}  # noqa: RUF012
 
-    def __init__(self, renderer: str = "auto", render_mode: str | None = None) -> None:
+    def __init__(
+        self, renderer: str = "auto", render_mode: str | None = None, conditions: Conditions = NOMINAL
+    ) -> None:
         model = ArenaModel()
         self.observation_space = observation_space()
         self.action_space = action_space()
         self.render_mode = render_mode
-        self.task = RoverTask(model)
+        self.task = RoverTask(model, conditions)
         self._renderer = make_renderer(model, renderer)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
@@ -158,7 +178,15 @@ class RoverArenaEnv(gymnasium.Env):
         self._renderer.close()
 
     def _observe(self) -> Observation:
-        return {"image": self._renderer.camera(self.task.arena), "touch": self.task.arena.touch_n.copy()}
+        return observe(self.task, self._renderer)
+
+
+def observe(task: RoverTask, renderer: Renderer) -> Observation:
+    """Draw what the rover's camera sees and return what its policy gets, once in every control period."""
+    image = task.camera_link.send()
+    if image is not None:
+        renderer.camera(task.arena, image)
+    return {"image": task.camera_link.receive().copy(), "touch": task.arena.touch_n.copy()}
 
 
 class RoverArenaVecEnv(VecEnv):
@@ -179,6 +207,8 @@ class RoverArenaVecEnv(VecEnv):
         Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
     threads
         How many threads draw; 0 means one for each CPU of this process. The images do not depend on it.
+    conditions
+        From what those of an episode are drawn.
 
     Attributes
     ----------
@@ -192,12 +222,18 @@ class RoverArenaVecEnv(VecEnv):
         The seed of the running episode of each arena.
     """
 
-    def __init__(self, arenas: int, episode_seeds: Iterator[int], renderer: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        arenas: int,
+        episode_seeds: Iterator[int],
+        renderer: str = "auto",
+        threads: int = 1,
+        conditions: Conditions = NOMINAL,
+    ) -> None:
         model = ArenaModel()
         self.render_mode = None
         super().__init__(arenas, observation_space(), action_space())
-        self._spaces = observation_space().spaces
-        self.tasks = [RoverTask(model) for _ in range(arenas)]
+        self.tasks = [RoverTask(model, conditions) for _ in range(arenas)]
         self.cameras = Cameras(model, renderer, threads)
         self.renderer = self.cameras.renderer
         self._episode_seeds = episode_seeds
@@ -208,9 +244,9 @@ class RoverArenaVecEnv(VecEnv):
 
     def reset(self) -> Observation:
         """Start an episode in every arena: image uint8 [arenas, 64, 64, 3], touch float32 [arenas, 8]."""
-        observations = self._empty_observations()
-        self.cameras.draw(list(self._all_restarted(observations)))
-        return observations
+        for row in range(self.num_envs):
+            self._restart(row)
+        return self._observe()
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, float32 [arenas, 2], for `step_wait`."""
@@ -218,12 +254,24 @@ class RoverArenaVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Drive all rovers for one control period: observations, rewards [arenas], dones [arenas], infos."""
-        observations = self._empty_observations()
         rewards = np.zeros(self.num_envs, np.float32)
         dones = np.zeros(self.num_envs, bool)
         infos: list[dict[str, Any]] = []
-        self.cameras.draw(list(self._all_moved(observations, rewards, dones, infos)))
-        return observations, rewards, dones, infos
+        for row, task in enumerate(self.tasks):
+            reward, terminated, truncated, info = task.step(self._actions[row])
+            rewards[row] = reward
+            dones[row] = terminated or truncated
+            self._returns[row] += rewards[row]
+            self._lengths[row] += 1
+            info["TimeLimit.truncated"] = truncated
+            if dones[row]:
+                info["terminal_observation"] = observe(task, self.renderer)
+                # The key under which Stable-Baselines3 looks for finished episodes.
+                info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": info["time_s"]}
+                info["seed"] = self.running_seeds[row]
+                self._restart(row)
+            infos.append(info)
+        return self._observe(), rewards, dones, infos
 
     def restart_seeds(self, episode_seeds: Iterator[int]) -> None:
         """Take the seeds of all episodes that start from now on from another sequence."""
@@ -254,32 +302,6 @@ class RoverArenaVecEnv(VecEnv):
         """Say that no task is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
-    def _all_restarted(self, observations: Observation) -> Iterator[Job]:
-        """Start an episode in every arena, and yield each one for its image."""
-        for row in range(self.num_envs):
-            self._restart(row)
-            yield self._observe(row, observations)
-
-    def _all_moved(
-        self, observations: Observation, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> Iterator[Job]:
-        """Drive every rover for one control period, fill in what came of it, and yield each arena for its image."""
-        for row, task in enumerate(self.tasks):
-            reward, terminated, truncated, info = task.step(self._actions[row])
-            rewards[row] = reward
-            dones[row] = terminated or truncated
-            self._returns[row] += rewards[row]
-            self._lengths[row] += 1
-            info["TimeLimit.truncated"] = truncated
-            if dones[row]:
-                info["terminal_observation"] = self._last_observation(row)
-                # The key under which Stable-Baselines3 looks for finished episodes.
-                info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": info["time_s"]}
-                info["seed"] = self.running_seeds[row]
-                self._restart(row)
-            infos.append(info)
-            yield self._observe(row, observations)
-
     def _restart(self, row: int) -> None:
         seed = next(self._episode_seeds)
         self.running_seeds[row] = seed
@@ -287,18 +309,13 @@ class RoverArenaVecEnv(VecEnv):
         self._returns[row] = 0.0
         self._lengths[row] = 0
 
-    def _empty_observations(self) -> Observation:
-        """Return arrays for one observation of every arena."""
-        return {
-            key: np.empty((self.num_envs, *(space.shape or ())), space.dtype) for key, space in self._spaces.items()
-        }
-
-    def _observe(self, row: int, observations: Observation) -> Job:
-        """Fill in what one rover feels, and say where its image belongs."""
-        arena = self.tasks[row].arena
-        observations["touch"][row] = arena.touch_n
-        return arena, observations["image"][row]
-
-    def _last_observation(self, row: int) -> Observation:
-        arena = self.tasks[row].arena
-        return {"image": self.renderer.camera(arena), "touch": arena.touch_n.copy()}
+    def _observe(self) -> Observation:
+        """Draw what all cameras see, and return what the policy gets."""
+        jobs: list[Job] = []
+        for task in self.tasks:
+            image = task.camera_link.send()
+            if image is not None:
+                jobs.append((task.arena, image))
+        self.cameras.draw(jobs)
+        images = np.stack([task.camera_link.receive() for task in self.tasks])
+        return {"image": images, "touch": np.stack([task.arena.touch_n for task in self.tasks])}

@@ -8,6 +8,7 @@ are poses of mocap bodies, which belong to the data of each arena.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import mujoco
@@ -145,7 +146,8 @@ def _model_xml() -> str:
       <joint name="yaw" type="hinge" axis="0 0 1"/>
       <site name="axle" group="5"/>
       <geom name="bumper" type="sphere" size="{BUMPER.radius_m}" pos="{_numbers(*BUMPER_POSITION_M)}" group="5"
-            contype="2" conaffinity="1" condim="1" priority="2" mass="0" rgba="0 0 0 0"/>
+            contype="2" conaffinity="1" condim="3" friction="{ROVER.bumper_friction}" priority="2" mass="0"
+            rgba="0 0 0 0"/>
       <geom name="{HULL.name}" {_geometry(HULL)} class="rover" material="{HULL.material}"
             mass="{HULL.mass_kg}" contype="0" conaffinity="0"/>
       <geom name="{NOSE.name}" {_geometry(NOSE)} class="rover" material="{NOSE.material}" mass="0"
@@ -173,7 +175,7 @@ def _rounded(values: tuple[float, ...]) -> str:
 
 
 class ArenaModel:
-    """The compiled model and the numbers needed to use it; shared, and never changed, by all arenas.
+    """The compiled model and the numbers needed to use it; arenas share it, or have a copy each to change its surfaces.
 
     Attributes
     ----------
@@ -183,6 +185,10 @@ class ArenaModel:
         From the name of an obstacle, or ``"beacon"``, to its row in the mocap arrays.
     camera_id
         Number of the rover's camera in the model.
+    geom_names
+        Name of every geom, by number.
+    geom_materials
+        Name of the material of every geom that has one, by number.
     """
 
     def __init__(self) -> None:
@@ -190,3 +196,31 @@ class ArenaModel:
         names = [obstacle.name for obstacle in OBSTACLES] + ["beacon"]
         self.mocap = {name: int(self.model.body(name).mocapid[0]) for name in names}
         self.camera_id = self.model.camera("camera").id
+        geoms = range(self.model.ngeom)
+        self.geom_names = [self.model.geom(geom).name for geom in geoms]
+        materials = self.model.geom_matid.tolist()
+        self.geom_materials = {geom: self.model.mat(materials[geom]).name for geom in geoms if materials[geom] >= 0}
+        self._bumper = self.model.geom("bumper").id
+        self._nominal = self.model
+
+    def copy(self) -> ArenaModel:
+        """Return a model of the same things, whose surfaces can be changed apart."""
+        twin = copy.copy(self)
+        twin.model = copy.copy(self.model)
+        return twin
+
+    def set_surfaces(self, bumper_friction: float, grip: float) -> None:
+        """Change what the surfaces are made of.
+
+        Parameters
+        ----------
+        bumper_friction
+            Coefficient between the bumper and what it touches.
+        grip
+            Factor on the forces of all tyres on the floor.
+        """
+        model, nominal = self.model, self._nominal
+        model.geom_friction[self._bumper, 0] = bumper_friction
+        model.actuator_gainprm[:, 0] = grip * nominal.actuator_gainprm[:, 0]
+        model.actuator_biasprm[:, 2] = grip * nominal.actuator_biasprm[:, 2]
+        model.actuator_forcerange[:] = grip * nominal.actuator_forcerange

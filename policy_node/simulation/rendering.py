@@ -9,12 +9,14 @@ Both show flat colours under one directional light, without shadows or reflectio
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import logging
 import os
 import subprocess
 import sys
 import weakref
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cv2
@@ -22,6 +24,7 @@ import mujoco
 import numpy as np
 
 from policy_node.simulation.arena import Arena
+from policy_node.simulation.conditions import Appearance
 from policy_node.simulation.description import ARENA, ROVER
 from policy_node.simulation.mujoco_model import CAMERA_GROUP_HIDDEN, ROVER_GROUP, ArenaModel
 
@@ -180,15 +183,21 @@ class EglRenderer:
         if image is None:
             image = np.empty_like(self._pixels)
         self._update(arena, self._camera, self._camera_option, sky=False)
+        appearance = arena.appearance
+        if appearance is not None:
+            self._paint(appearance)
         for place in np.flatnonzero(self._is_beside_view(arena)[self._drawn_geoms]).tolist():
             self._scene_geoms[place].type = mujoco.mjtGeom.mjGEOM_NONE
         mujoco.mjr_render(self._camera_viewport, self._scene, self._render_context)
         mujoco.mjr_readPixels(self._pixels, None, self._camera_viewport, self._render_context)
+        if appearance is not None:
+            self._black_is_sky[0, 0] = np.rint(np.array(appearance.sky) * 255.0)
         np.copyto(image, cv2.LUT(self._pixels, self._black_is_sky)[::-1])
         return image
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
+        # As described, whatever it looks like to the rover's camera: this picture is for people.
         if not 0 < size_px <= _MAX_SIZE_PX:
             raise ValueError(f"size_px: {size_px} is outside 1 to {_MAX_SIZE_PX}")
         viewport = mujoco.MjrRect(0, 0, size_px, size_px)
@@ -216,6 +225,19 @@ class EglRenderer:
             self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
 
+    def _paint(self, appearance: Appearance) -> None:
+        """Give the scene another look, and leave out what is transparent."""
+        light = self._scene.lights[0]
+        light.dir[:] = appearance.light_direction
+        light.ambient[:] = appearance.ambient
+        light.diffuse[:] = appearance.diffuse
+        for place, geom in enumerate(self._drawn_geoms.tolist()):
+            drawn = self._scene_geoms[place]
+            if self._model.geom_names[geom] in appearance.unseen:
+                drawn.type = mujoco.mjtGeom.mjGEOM_NONE
+            else:
+                drawn.rgba[:3] = appearance.colours[self._model.geom_materials[geom]]
+
     def _is_beside_view(self, arena: Arena) -> np.ndarray:
         """Say which geoms are wholly to the left or to the right of what the rover's camera sees, bool [geoms]."""
         data, camera = arena.data, self._model.camera_id
@@ -226,6 +248,16 @@ class EglRenderer:
         return (centres_m + reaches_m[:, :, 0] < 0.0).any(axis=1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Paint:
+    """Colours [geoms and sky, 3] in 0 to 1, strengths of the light [3], and the direction towards it."""
+
+    colours: np.ndarray
+    ambient: np.ndarray
+    diffuse: np.ndarray
+    to_light: np.ndarray
+
+
 class RaycastRenderer:
     """Draws by casting one ray per pixel with MuJoCo's own geometry; needs no OpenGL."""
 
@@ -234,16 +266,19 @@ class RaycastRenderer:
     def __init__(self, model: ArenaModel) -> None:
         physics = model.model
         self._model = model
+        # Which groups the rays meet is part of the model.
+        self._geoms = copy.copy(physics)
         rgba = physics.geom_rgba.copy()
         has_material = physics.geom_matid >= 0
         rgba[has_material] = physics.mat_rgba[physics.geom_matid[has_material]]
         sky = physics.tex_data[:3].astype(float) / 255.0
         # One more row, for the rays that hit nothing: index -1.
-        self._colours = np.vstack([rgba[:, :3], sky])
+        colours = np.vstack([rgba[:, :3], sky])
+        to_light = -physics.light_dir[0] / np.linalg.norm(physics.light_dir[0])
         self._opacity = np.append(rgba[:, 3], 1.0)
-        self._ambient = physics.light_ambient[0].astype(float)
-        self._diffuse = physics.light_diffuse[0].astype(float)
-        self._to_light = -physics.light_dir[0] / np.linalg.norm(physics.light_dir[0])
+        self._paint = _Paint(
+            colours, physics.light_ambient[0].astype(float), physics.light_diffuse[0].astype(float), to_light
+        )
         self._camera_groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
         self._overhead_groups = np.array([1, 1, 1, 0, 0, 0], np.uint8)
         self._opaque_groups = np.array([1, 0, 1, 0, 0, 0], np.uint8)
@@ -254,7 +289,13 @@ class RaycastRenderer:
         """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
         axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
         rays = self._camera_rays @ axes.T
-        colours = self._cast(arena, arena.data.cam_xpos[self._model.camera_id], rays, self._camera_groups)[0]
+        eye = arena.data.cam_xpos[self._model.camera_id]
+        paint = self._paint
+        if arena.appearance is not None:
+            paint = self._painted(arena.appearance)
+            self._hide(arena.appearance.unseen)
+        colours = self._cast(arena, eye, rays, self._camera_groups, paint)[0]
+        self._hide(frozenset())
         drawn = self._image(colours, ROVER.camera_size_px)
         if image is None:
             return drawn
@@ -267,10 +308,10 @@ class RaycastRenderer:
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
         rays = self._pixel_grid(size_px, _OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
-        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups)
+        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups, self._paint)
         tinted = opacity[:, 0] < 1.0
         if tinted.any():
-            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups)
+            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups, self._paint)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
 
@@ -288,8 +329,24 @@ class RaycastRenderer:
         rays = np.stack([right.ravel(), -down.ravel(), -np.ones(size_px * size_px)], axis=1)
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
+    def _painted(self, appearance: Appearance) -> _Paint:
+        """Make the colours and the light of another look."""
+        colours = self._paint.colours.copy()
+        for geom, material in self._model.geom_materials.items():
+            colours[geom] = appearance.colours[material]
+        colours[-1] = appearance.sky
+        to_light = -np.array(appearance.light_direction)
+        to_light /= np.linalg.norm(to_light)
+        return _Paint(colours, np.full(3, appearance.ambient), np.full(3, appearance.diffuse), to_light)
+
+    def _hide(self, names: frozenset[str]) -> None:
+        """Let rays of the camera pass through geoms, and through no others that it sees."""
+        self._geoms.geom_group[:] = self._model.model.geom_group
+        for name in names:
+            self._geoms.geom_group[self._geoms.geom(name).id] = CAMERA_GROUP_HIDDEN
+
     def _cast(
-        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray
+        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray, paint: _Paint
     ) -> tuple[np.ndarray, np.ndarray]:
         """Colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] of what the rays [pixels, 3] meet first."""
         count = len(rays)
@@ -297,12 +354,12 @@ class RaycastRenderer:
         distances = np.empty(count)
         normals = np.zeros(count * 3)
         mujoco.mj_multiRay(
-            self._model.model, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
+            self._geoms, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
         )
-        facing = np.maximum(normals.reshape(count, 3) @ self._to_light, 0.0)
-        light = self._ambient + facing[:, None] * self._diffuse
+        facing = np.maximum(normals.reshape(count, 3) @ paint.to_light, 0.0)
+        light = paint.ambient + facing[:, None] * paint.diffuse
         light[geoms < 0] = 1.0
-        return self._colours[geoms] * light, self._opacity[geoms][:, None]
+        return paint.colours[geoms] * light, self._opacity[geoms][:, None]
 
     @staticmethod
     def _image(colours: np.ndarray, size_px: int) -> np.ndarray:

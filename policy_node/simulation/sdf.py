@@ -236,7 +236,7 @@ def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> Elemen
     base = _add(model, "link", name="base_link")
     _inertia(base, HULL)
     for name_of_sphere, sphere, position_m in _bumper():
-        _collision(base, name_of_sphere, sphere, position_m, _AT_THE_BUMPER, friction=0)
+        _collision(base, name_of_sphere, sphere, position_m, _AT_THE_BUMPER, ROVER.bumper_friction)
     for caster in CASTERS:
         _collision(base, caster.name, caster.shape, caster.position_m, _ON_THE_FLOOR, friction=0)
     for part in (HULL, NOSE):
@@ -390,8 +390,8 @@ def _static_model(name: str, x_m: float, y_m: float) -> ElementTree.Element:
 
 
 def _obstruction(link: ElementTree.Element, paint: _Paint, part: Part, flags: int | None = None) -> None:
-    """Add a smooth thing that stops the bumper."""
-    _collision(link, part.name, part.shape, part.position_m, _AT_THE_BUMPER, friction=0)
+    """Add a thing that stops the bumper, and at which it rubs."""
+    _collision(link, part.name, part.shape, part.position_m, _AT_THE_BUMPER, ROVER.bumper_friction)
     _visual(link, paint, part, flags)
 
 
