@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from policy_node.timing import percentiles
+from policy_node.tools.animation import BACKGROUND, FAINT, PRESSED, TEXT, font, save_animation
 
 GRID_PX = 384
 GAP_PX = 16
@@ -26,11 +26,6 @@ COLOURS = 96
 MAX_GIF_BYTES = 6_000_000
 # How long the border of a rover lights up after a press.
 FLASH_S = 1.0
-
-BACKGROUND = (24, 26, 31)
-TEXT = (236, 239, 244)
-FAINT = (150, 156, 168)
-PRESSED = (255, 82, 82)
 
 TIMING_FIGURES = ("lateness_ms", "tick_ms", "stamp_to_command_ms")
 
@@ -183,20 +178,8 @@ def draw_fleet(recording: Recording, file: Path) -> None:
     """Draw the animation: on the left what the rovers see, on the right their arenas from above."""
     painter = _Painter(recording)
     pictures = [painter.paint(frame) for frame in recording.frames]
-    # One palette for all frames: what does not move keeps its colours and costs nothing.
-    samples = pictures[:: max(1, len(pictures) // 8)]
-    strip = Image.new("RGB", (samples[0].width, sum(picture.height for picture in samples)))
-    for index, picture in enumerate(samples):
-        strip.paste(picture, (0, index * picture.height))
-    palette = strip.quantize(COLOURS, dither=Image.Dither.NONE)
-    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    step = 1
-    while True:
-        shown = frames[::step]
-        shown[0].save(file, save_all=True, append_images=shown[1:], duration=FRAME_MS * step, loop=0, optimize=False)
-        if file.stat().st_size <= MAX_GIF_BYTES or len(shown) < 10:
-            return
-        step *= 2
+    durations_ms = [FRAME_MS] * len(pictures)
+    save_animation(pictures, durations_ms, file, colours=COLOURS, most_bytes=MAX_GIF_BYTES)
 
 
 class _Painter:
@@ -210,10 +193,9 @@ class _Painter:
         self._columns = math.ceil(math.sqrt(len(recording.robots)))
         self._rows = math.ceil(len(recording.robots) / self._columns)
         self._cell_px = GRID_PX // self._columns
-        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        self._title_font = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), 17)
-        self._text_font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), 13)
-        self._label_font = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), min(13, max(8, self._cell_px // 9)))
+        self._title_font = font(17, bold=True)
+        self._text_font = font(13)
+        self._label_font = font(min(13, max(8, self._cell_px // 9)), bold=True)
         # Small tiles have room for the number alone, and in an arena a label must not hide a beacon.
         numbers = [name.rpartition("_")[2] for name in recording.robots]
         self._camera_labels = recording.robots if self._cell_px >= 90 else numbers
