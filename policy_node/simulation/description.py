@@ -6,7 +6,7 @@
 
 The rover is driven by two wheels; the traction of each, limited in force, pulls its side towards the commanded speed.
 Sideways the tyres scrub, so that the rover can slide along what it pushes against; but its bumper is rubber, and rubs:
-a rover that does not turn away from what it pushes against sticks to it.
+a rover that pushes against something is turned to face it, and sticks.
 
 Frames follow REP 103: x forward, y left, z up, angles counter-clockwise. The rover's origin is on the floor, between
 its wheels; an arena's is in its middle.
