@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("auto", "egl", "raycast")
 _OVERHEAD_HEIGHT_M = 12.0
-_OVERHEAD_HALF_WIDTH_M = ARENA.half_size_m + 0.1
+OVERHEAD_HALF_WIDTH_M = ARENA.half_size_m + 0.1
 _MAX_SIZE_PX = 640
 
 
@@ -306,7 +306,7 @@ class RaycastRenderer:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
         # From far above, rays through one point differ little from parallel ones.
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
-        rays = self._pixel_grid(size_px, _OVERHEAD_HALF_WIDTH_M / height_m)
+        rays = self._pixel_grid(size_px, OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
         colours, opacity = self._cast(arena, eye, rays, self._overhead_groups, self._paint)
         tinted = opacity[:, 0] < 1.0
