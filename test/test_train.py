@@ -2,65 +2,229 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 import json
+import os
+import signal
 
+import numpy as np
 import pytest
+import torch
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
-from policy_node.simulation.environment import action_space
-from policy_node.tools.train import episode_seeds, main
-from policy_node.tools.train_evaluate import wilson_interval
+from policy_node.simulation.environment import RoverArenaVecEnv, action_space
+from policy_node.tools.train import STOPPED, main
+from policy_node.tools.train_checkpoint import read_state
+from policy_node.tools.train_imitation import rounds_of
+from policy_node.tools.train_observations import observed_arenas
+from policy_node.tools.train_plan import EpisodeSeeds
+from policy_node.tools.train_progress import TrainingProgress
+from policy_node.tools.train_samples import SEQUENCE_STEPS, Samples
 
-SMALL = ["--arenas", "2", "--renderer", "raycast", "--threads", "1"]
+SMALL = ["--arenas", "2", "--renderer", "raycast"]
+IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
+QUICK = [*SMALL, *IMITATION, "--quiet", "--evaluate", "0"]
 
 
 def test_training_never_sees_small_seeds():
-    seeds = list(itertools.islice(episode_seeds(0), 1000))
+    seeds = list(itertools.islice(EpisodeSeeds(0), 1000))
     assert min(seeds) >= 2**32
-    assert seeds == list(itertools.islice(episode_seeds(0), 1000))
-    assert seeds != list(itertools.islice(episode_seeds(1), 1000))
+    assert seeds == list(itertools.islice(EpisodeSeeds(0), 1000))
+    assert seeds != list(itertools.islice(EpisodeSeeds(1), 1000))
 
 
-def test_training_can_be_resumed_and_its_result_evaluated(tmp_path, capsys):
-    imitation = ["--imitation-steps", "64", "--imitation-rounds", "2", "--imitation-epochs", "1"]
-    train = ["--output", str(tmp_path), "--checkpoint-steps", "512", *imitation, *SMALL]
-    main(["--steps", "512", "--quiet", *train])
-    first = PPO.load(tmp_path / "rover.zip")
-    assert first.num_timesteps == 512
-    checkpoint = tmp_path / "rover_512_steps.zip"
-    assert (tmp_path / "rover.zip").stat().st_size < checkpoint.stat().st_size / 2
-    assert list(tmp_path.glob("ppo_*/events.out.tfevents.*"))
-    main(["train", "--steps", "1024", "--resume", *train])
-    assert f"resuming from {checkpoint}" in capsys.readouterr().out
-    second = PPO.load(tmp_path / "rover.zip")
-    assert second.num_timesteps == 1024
-    assert second.observation_space["image"].shape == (3, 64, 64)
-    assert second.action_space == action_space()
-
-    report = tmp_path / "reports" / "evaluation.json"
-    evaluation = ["--episodes", "3", "--seed", "2000", "--json", str(report), *SMALL]
-    assert main(["evaluate", str(tmp_path / "rover.zip"), *evaluation]) == 0
-    result = json.loads(report.read_text())
-    assert result["episodes"] == 3
-    assert result["success_interval_95"] == list(wilson_interval(result["successes"], 3))
-    assert f"{result['successes']} of 3 episodes succeeded" in capsys.readouterr().out
+def test_the_seeds_go_on_with_the_running_episodes():
+    seeds = EpisodeSeeds(0)
+    first = [next(seeds) for _ in range(5)]
+    state = seeds.state(first[3:])
+    again = EpisodeSeeds(7)
+    again.restore(state)
+    assert [next(again) for _ in range(2)] == first[3:]
+    assert next(again) == next(seeds)
 
 
-def test_an_interrupted_imitation_goes_on_with_the_missing_rounds(tmp_path, capsys):
-    imitation = ["--imitation-steps", "96", "--imitation-rounds", "3", "--imitation-epochs", "1"]
-    train = ["--output", str(tmp_path), "--steps", "0", "--quiet", *imitation, *SMALL]
-    main(train)
-    assert list((tmp_path / "imitation").glob("events.out.tfevents.*"))
-    for later in ("imitation_2_rounds.zip", "imitation_3_rounds.zip", "rover_0_steps.zip"):
-        (tmp_path / later).unlink()
-    capsys.readouterr()
-    main([*train, "--resume"])
-    said = capsys.readouterr().out
-    assert "imitation_1_rounds.zip with round 2 of 3 of the imitation" in said
-    assert "imitation 1/3" not in said and "imitation 2/3" in said and "imitation 3/3" in said
-    main([*train, "--resume"])
-    assert "of the imitation" not in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("variant", "kind", "shapes"),
+    [
+        ([], PPO, {"image": (3, 64, 64), "touch": (8,)}),
+        (["--observations", "image"], PPO, {"image": (3, 64, 64)}),
+        (["--stack", "2"], PPO, {"image": (6, 64, 64), "touch": (16,)}),
+        (["--recurrent"], RecurrentPPO, {"image": (3, 64, 64), "touch": (8,)}),
+    ],
+)
+def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant, kind, shapes):
+    output = ["--output", str(tmp_path)]
+    assert main([*output, *QUICK, "--steps", "512", "--value-steps", "0", *variant]) == 0
+    model = kind.load(tmp_path / "rover.zip")
+    assert {key: space.shape for key, space in model.observation_space.spaces.items()} == shapes
+    assert model.action_space == action_space()
+    assert model.num_timesteps == 512
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["steps"] for point in curve] == [128, 256, 384, 384, 512]
+    assert [point["phase"] for point in curve] == ["imitation"] * 4 + ["ppo"]
+    assert not (tmp_path / "samples").exists()
 
 
-def test_resuming_from_nothing_says_what_to_do(tmp_path):
+def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp_path):
+    arguments = [
+        "--output",
+        str(tmp_path),
+        *SMALL,
+        "--imitation-steps",
+        "0",
+        "--steps",
+        "512",
+        "--quiet",
+        "--seed",
+        "3",
+    ]
+    assert main([*arguments, "--evaluate", "2"]) == 0
+    training = json.loads((tmp_path / "training.json").read_text())
+    assert training["command"].startswith("policy_train --output") and training["seed"] == 3
+    assert training["steps"] == {"imitation": 0, "ppo": 512}
+    assert training["versions"]["torch"] == torch.__version__
+    text = (tmp_path / "rover.md").read_text()
+    assert training["command"] in text
+    for conditions in ("nominal", "randomised"):
+        found = json.loads((tmp_path / f"evaluation_{conditions}.json").read_text())
+        assert found["conditions"] == conditions and found["episodes"] == 2
+        assert f"- conditions {conditions}: {found['successes']} of 2 episodes succeeded" in text
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Let the signal with which a shell ends programs come at a point of the learning curve."""
+
+    def arrange(points: int) -> None:
+        original = TrainingProgress.add_point
+
+        def add_point(self: TrainingProgress) -> dict:
+            point = original(self)
+            if len(self.curve) == points:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return point
+
+        monkeypatch.setattr(TrainingProgress, "add_point", add_point)
+
+    return arrange
+
+
+@pytest.mark.parametrize("variant", [[], ["--recurrent"]])
+def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after, variant):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", *variant]
+    stop_after(2)
+    assert main(arguments) == STOPPED
+    state = read_state(tmp_path)
+    assert state["imitation"]["round"] == 2
+    assert state["imitation"]["samples"] == 128
+    updates = {float(moments["step"]) for moments in state["imitation"]["optimiser"]["state"].values()}
+    assert max(updates) >= 1
+    seen = np.load(tmp_path / "samples" / "touch.npy")[:128].copy()
+    targets = np.load(tmp_path / "samples" / "target.npy")[:128].copy()
+    assert np.abs(targets).max(axis=(1, 2)).min() > 0
+
+    stop_after(3)
+    assert main([*arguments, "--resume"]) == STOPPED
+    after = read_state(tmp_path)
+    assert after["imitation"]["samples"] == 192
+    assert max(float(moments["step"]) for moments in after["imitation"]["optimiser"]["state"].values()) > max(updates)
+    assert np.array_equal(np.load(tmp_path / "samples" / "touch.npy")[:128], seen)
+    assert np.array_equal(np.load(tmp_path / "samples" / "target.npy")[:128], targets)
+
+    assert main([*arguments, "--resume"]) == 0
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["steps"] for point in curve] == [128, 256, 384, 384]
+    elapsed_s = [point["elapsed_s"] for point in curve]
+    assert elapsed_s == sorted(elapsed_s)
+
+
+def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_after):
+    arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--steps", "1024", "--value-steps", "0"]
+    stop_after(1)
+    assert main(arguments) == STOPPED
+    state = read_state(tmp_path)
+    assert state["steps"] == 512
+    steps = max(float(moments["step"]) for moments in state["optimiser"]["state"].values())
+    assert steps >= 1
+    assert main([*arguments, "--resume"]) == 0
+    assert PPO.load(tmp_path / "rover.zip").num_timesteps == 1024
+    finished = read_state(tmp_path)
+    assert max(float(moments["step"]) for moments in finished["optimiser"]["state"].values()) > steps
+    assert [point["steps"] for point in json.loads((tmp_path / "curve.json").read_text())] == [512, 1024]
+
+
+def test_at_first_ppo_teaches_the_value_function_only(tmp_path):
+    arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--value-steps", "512"]
+    assert main([*arguments, "--steps", "0"]) == 0
+    before = PPO.load(tmp_path / "rover.zip").policy.state_dict()
+    assert main([*arguments, "--steps", "512"]) == 0
+    after = PPO.load(tmp_path / "rover.zip").policy.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("value_net" in name for name in changed)
+
+
+def test_resuming_from_nothing_or_another_training_says_what_to_do(tmp_path):
+    arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--steps", "0"]
     with pytest.raises(SystemExit, match="train without --resume first"):
-        main(["--resume", "--output", str(tmp_path), *SMALL])
+        main([*arguments, "--resume"])
+    main(arguments)
+    with pytest.raises(SystemExit, match=r"--stack 1, found 2; give the same, or another --output"):
+        main([*arguments, "--resume", "--stack", "2"])
+
+
+def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
+    arenas = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
+    samples = Samples(tmp_path, 40, 2, ("image", "touch"), 3, None)
+    seen = {}
+    observations, ages = arenas.reset(), np.zeros(2, np.int32)
+    for step in range(40):
+        # The targets say which sample it is.
+        targets = np.array([[step, row] for row in range(2)], np.float32)
+        samples.add(observations, targets, ages, None)
+        for row in range(2):
+            seen[step, row] = {key: values[row].copy() for key, values in observations.items()}
+        if step == 20:
+            observations, ages = arenas.reset(), np.zeros(2, np.int32)
+            continue
+        observations, _, dones, _ = arenas.step(np.full((2, 2), 0.5, np.float32))
+        ages = np.where(dones, 0, ages + 1)
+    batch = samples.draw(200, np.random.default_rng(0), torch.device("cpu"))
+    assert batch.states is None
+    for sample, (step, row) in enumerate(batch.targets.int().tolist()):
+        for key, values in seen[step, row].items():
+            assert np.array_equal(batch.observations[key][sample].numpy(), values), (key, step, row)
+
+
+def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
+    samples = Samples(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
+    for step in range(3 * SEQUENCE_STEPS):
+        targets = np.array([[step, row] for row in range(2)], np.float32)
+        hidden = torch.tensor([[[step + row / 2] * 4 for row in range(2)]])
+        ages = np.array([step % 40, step % 25], np.int32)
+        samples.add({"touch": np.full((2, 8), step, np.float32)}, targets, ages, (hidden, -hidden))
+    batch = samples.draw(4 * SEQUENCE_STEPS, np.random.default_rng(0), torch.device("cpu"))
+    steps, rows = batch.targets.reshape(4, SEQUENCE_STEPS, 2).permute(2, 0, 1)
+    assert torch.equal(steps, steps[:, :1] + torch.arange(SEQUENCE_STEPS))
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert torch.equal(batch.observations["touch"][:, 0], batch.targets[:, 0])
+    expected = (steps[:, 0] + rows[:, 0] / 2)[None, :, None].expand(1, 4, 4)
+    assert torch.equal(batch.states[0], expected) and torch.equal(batch.states[1], -expected)
+    period = torch.where(rows == 0, 40, 25)
+    assert torch.equal(batch.starts.reshape(4, SEQUENCE_STEPS), (steps % period == 0).float())
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack):
+    ours = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
+    theirs = VecFrameStack(VecTransposeImage(RoverArenaVecEnv(2, itertools.count(5), "raycast")), stack)
+    assert list(ours.observation_space.spaces) == ["image"]
+    assert np.array_equal(ours.reset()["image"], theirs.reset()["image"])
+    for _ in range(3):
+        actions = np.full((2, 2), 0.5, np.float32)
+        assert np.array_equal(ours.step(actions)[0]["image"], theirs.step(actions)[0]["image"])
+
+
+def test_the_last_quarter_of_the_rounds_only_learns():
+    assert rounds_of(384, 2) == (3, 4)
+    assert rounds_of(200_000, 16) == (196, 262)
+    assert rounds_of(0, 16) == (0, 0)

@@ -32,7 +32,7 @@ from policy_node.simulation.environment import RoverArenaEnv, RoverArenaVecEnv
 from policy_node.simulation.rendering import KINDS, RendererError
 from policy_node.tools.bench_report import SubParsers, machine, progress_bar, write_figures
 from policy_node.tools.child import ToolError
-from policy_node.tools.train import make_model
+from policy_node.tools.train_model import make_model
 
 OURS = "policy_node"
 OTHERS = ("DummyVecEnv", "SubprocVecEnv")
@@ -142,7 +142,8 @@ def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
 def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
     """Let all environments collect in turn; return their rates, what ours gains, and where its time goes."""
     ours = RoverArenaVecEnv(arenas, itertools.count(), options.renderer, options.threads)
-    model = make_model(ours, argparse.Namespace(output=Path(), seed=0, device="cpu"))
+    model = make_model(ours)
+    assert isinstance(model, PPO)
     makers: list[Callable[[], gymnasium.Env]] = [partial(RoverArenaEnv, ours.renderer.kind) for _ in range(arenas)]
     collectors = {OURS: Collector(ours, model)}
     try:

@@ -2,240 +2,124 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train and evaluate the policy that drives the rover (`policy_train`).
 
-Training has two parts. First the policy imitates the scripted driver: the policy itself drives, more and more of the
+Training has two phases. First the policy imitates the scripted driver: the policy itself drives, more and more of the
 time, and the driver says at each step what it would have done (DAgger). Then PPO improves the policy on the reward of
-the task. The result is an ordinary Stable-Baselines3 PPO zip.
+the task. The result is an ordinary zip of Stable-Baselines3, of PPO or, with a memory, of RecurrentPPO.
+
+A training that was stopped, by whatever, goes on from its latest checkpoint with everything that it had collected and
+learnt by then. Only the episodes that were running begin anew, with the same seeds, so that its further course is not
+bit for bit that of a training without interruption.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.utils import LinearSchedule
-from tqdm import tqdm
 
 from policy_node.options import number
-from policy_node.simulation.environment import RoverArenaVecEnv, observation_space
 from policy_node.simulation.rendering import KINDS
-from policy_node.simulation.scripted import scripted_command
-from policy_node.tools import train_evaluate
+from policy_node.tools import train_evaluate, train_imitation, train_ppo
+from policy_node.tools.train_plan import Plan
+from policy_node.tools.train_progress import TrainingProgress
+from policy_node.tools.train_record import describe_model, record_training
+from policy_node.tools.train_run import TrainingRun
 
-DISCOUNT = 0.99
-STEPS_PER_UPDATE = 256
-
-
-def episode_seeds(seed: int) -> Iterator[int]:
-    """Endless random episode seeds for training, all above 2**32, so that no small seed is ever trained on."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield int(rng.integers(2**32, 2**62))
-
-
-def make_model(arenas: RoverArenaVecEnv, options: argparse.Namespace) -> PPO:
-    """Make an untrained PPO model with the default feature extractors of Stable-Baselines3."""
-    return PPO(
-        "MultiInputPolicy",
-        arenas,
-        learning_rate=LinearSchedule(2.5e-4, 2e-5, 1.0),
-        n_steps=STEPS_PER_UPDATE,
-        batch_size=min(512, STEPS_PER_UPDATE * arenas.num_envs),
-        n_epochs=3,
-        gamma=DISCOUNT,
-        gae_lambda=0.95,
-        clip_range=0.15,
-        ent_coef=0.0,
-        target_kl=0.03,
-        policy_kwargs={"net_arch": [256], "log_std_init": -1.2},
-        tensorboard_log=str(options.output),
-        seed=options.seed,
-        device=options.device,
-    )
+OBSERVATIONS = ("image+touch", "image")
+TRAINING_CONDITIONS = ("nominal", "randomised")
+STOPPED = 130
+# A pass over a sample takes about a third of the time of collecting it.
+_PASSES_LIKE_A_STEP = 3
 
 
-class Imitation:
-    """The samples of the imitation, and what is learnt from them.
-
-    Parameters
-    ----------
-    model
-        The model whose policy learns.
-    arenas
-        Where it drives.
-    capacity
-        How many samples there will be.
-    seed
-        Seed of the mixture of drivers and of the order of the samples.
-    progress
-        Called with the number of samples just collected or learnt from.
-    """
-
-    def __init__(
-        self, model: PPO, arenas: RoverArenaVecEnv, capacity: int, seed: int, progress: Callable[[int], object]
-    ) -> None:
-        spaces = observation_space().spaces
-        self._model = model
-        self._arenas = arenas
-        self._rng = np.random.default_rng(seed)
-        self._observations = {
-            key: np.empty((capacity, *(space.shape or ())), space.dtype) for key, space in spaces.items()
-        }
-        self._targets = np.empty((capacity, 2), np.float32)
-        self._returns = np.empty(capacity, np.float32)
-        self._size = 0
-        self._progress = progress
-        self._current = arenas.reset()
-        policy: ActorCriticPolicy = model.policy
-        self._optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
-
-    def collect(self, steps: int, driver_share: float) -> float:
-        """Drive for a number of steps per arena, the scripted driver in a share of the arenas, and keep the samples.
-
-        Returns the success rate of the episodes that ended in arenas driven by the policy, NaN if none did.
-        """
-        arenas = self._arenas.num_envs
-        rewards = np.zeros((steps, arenas), np.float32)
-        dones = np.zeros((steps, arenas), bool)
-        driven = self._rng.random(arenas) < driver_share
-        successes = []
-        start = self._size
-        for step in range(steps):
-            rows = slice(start + step * arenas, start + (step + 1) * arenas)
-            for key, values in self._current.items():
-                self._observations[key][rows] = values
-            wanted = np.array([scripted_command(task.arena) for task in self._arenas.tasks], np.float32)
-            self._targets[rows] = wanted
-            own, _ = self._model.predict(self._current, deterministic=self._rng.random() < 0.5)
-            actions = np.where(driven[:, None], wanted, own)
-            self._arenas.step_async(actions)
-            self._current, rewards[step], dones[step], infos = self._arenas.step_wait()
-            successes += [infos[row]["is_success"] for row in range(arenas) if dones[step, row] and not driven[row]]
-            self._progress(arenas)
-        with torch.no_grad():
-            tensors, _ = self._model.policy.obs_to_tensor(self._current)
-            following = self._model.policy.predict_values(tensors).cpu().numpy()[:, 0]
-        returns = self._returns[start : start + steps * arenas].reshape(steps, arenas)
-        for step in reversed(range(steps)):
-            following = rewards[step] + DISCOUNT * following * ~dones[step]
-            returns[step] = following
-        self._size += steps * arenas
-        return float(np.mean(successes)) if successes else float("nan")
-
-    def learn(self, epochs: int, value_from: int) -> float:
-        """Fit actions on all samples, and values on the samples from a row on; return the mean error of the actions."""
-        policy: ActorCriticPolicy = self._model.policy
-        policy.set_training_mode(True)
-        errors = []
-        for _ in range(epochs):
-            order = self._rng.permutation(self._size)
-            for begin in range(0, self._size, 256):
-                rows = np.sort(order[begin : begin + 256])
-                observations, _ = policy.obs_to_tensor({key: kept[rows] for key, kept in self._observations.items()})
-                targets = torch.as_tensor(self._targets[rows], device=policy.device)
-                returns = torch.as_tensor(self._returns[rows], device=policy.device)
-                known = torch.as_tensor(rows >= value_from, device=policy.device).float()
-                for_actions, for_values = policy.mlp_extractor(policy.extract_features(observations))
-                mean, values = policy.action_net(for_actions), policy.value_net(for_values)[:, 0]
-                # Speeds matter more per unit than turn rates, whose range is wider.
-                errors_per_action = torch.nn.functional.smooth_l1_loss(mean, targets, reduction="none", beta=0.5)
-                action_loss = (errors_per_action * errors_per_action.new_tensor([2.0, 1.0])).mean()
-                value_loss = (known * (values - returns) ** 2).mean()
-                loss = action_loss + 0.02 * value_loss
-                self._optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-                self._optimiser.step()
-                errors.append(float(action_loss.detach()))
-                self._progress(len(rows))
-        policy.set_training_mode(False)
-        return float(np.mean(errors[-(self._size // 256 + 1) :]))
-
-
-def imitate(model: PPO, arenas: RoverArenaVecEnv, options: argparse.Namespace, done: int) -> None:
-    """Teach the policy to drive as the scripted driver does, in the rounds after the first `done` ones."""
-    rounds = options.imitation_rounds
-    per_round = max(options.imitation_steps // (arenas.num_envs * rounds), 1) * arenas.num_envs
-    # Every round collects, and then learns some epochs from all samples up to then.
-    total = sum(per_round * (1 + options.imitation_epochs * kept) for kept in range(1, rounds - done + 1))
-    logger = configure(str(options.output / "imitation"), ["tensorboard"])
-    with tqdm(total=total, desc="imitation", unit=" samples", disable=options.quiet) as bar:
-        imitation = Imitation(model, arenas, per_round * (rounds - done), options.seed + done, bar.update)
-        for finished in range(done, rounds):
-            success = imitation.collect(per_round // arenas.num_envs, driver_share=max(1.0 - finished / 2, 0.1))
-            # Only the latest rounds show the returns of a policy like the present one.
-            error = imitation.learn(options.imitation_epochs, max(finished - done - 2, 0) * per_round)
-            samples = (finished + 1) * per_round
-            logger.record("imitation/success_rate_while_collecting", success)
-            logger.record("imitation/action_error", error)
-            logger.dump(samples)
-            bar.write(
-                f"imitation {finished + 1}/{rounds}: {samples} samples, "
-                f"success while collecting {100 * success:.0f} %, error {error:.4f}"
-            )
-            sys.stdout.flush()
-            model.save(options.output / f"imitation_{finished + 1}_rounds.zip")
-    logger.close()
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path, int | None]:
-    """Find the checkpoint of PPO with the most steps, else that of the imitation with the most rounds.
+def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
+    """Train a policy and save it as `rover.zip` in the output folder.
 
     Returns
     -------
-    Path, int | None
-        The file, and the finished rounds of an imitation; None for a checkpoint of PPO.
+    TrainingProgress | None
+        The progress at the end; None when the training was asked to stop before.
     """
-    for pattern in ("rover_*_steps.zip", "imitation_*_rounds.zip"):
-        numbered = {int(path.stem.split("_")[1]): path for path in folder.glob(pattern)}
-        if numbered:
-            newest = max(numbered)
-            return numbered[newest], newest if pattern.startswith("imitation") else None
-    raise SystemExit(f"--resume: {folder} holds no checkpoint; train without --resume first")
+    plan.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(plan.threads)
+    work = {
+        train_imitation.PHASE: plan.imitation_steps * (1 + plan.imitation_passes / _PASSES_LIKE_A_STEP),
+        train_ppo.PHASE: plan.steps * 2.0,
+    }
+    with TrainingProgress({phase: amount for phase, amount in work.items() if amount}, quiet) as progress:
+        run = TrainingRun(plan, progress)
+        if resume:
+            run.restore()
+            progress.say(f"resuming after {progress.elapsed_s / 60:.0f} minutes of training")
+        with run.stop.listening():
+            finished = _imitate(run) and train_ppo.improve(run)
+        run.arenas.close()
+        if not finished:
+            progress.say(f"stopped; --resume goes on from the checkpoint in {plan.output}")
+            return None
+        run.save_checkpoint()
+        # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
+        run.model.policy.optimizer.state.clear()
+        run.model.save(plan.output / "rover.zip")
+        progress.say(f"saved {plan.output / 'rover.zip'} after {progress.elapsed_s / 60:.0f} minutes")
+        return progress
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train a policy and save it as `rover.zip` in the output folder."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    arenas = RoverArenaVecEnv(options.arenas, episode_seeds(options.seed), options.renderer)
-    rounds = options.imitation_rounds if options.imitation_steps else 0
-    done = 0
-    if options.resume:
-        checkpoint, finished = newest_checkpoint(options.output)
-        done = rounds if finished is None else finished
-        going_on = f" with round {done + 1} of {rounds} of the imitation, on new samples only" if done < rounds else ""
-        print(f"resuming from {checkpoint}{going_on}", flush=True)
-        model = PPO.load(checkpoint, env=arenas, device=options.device, tensorboard_log=str(options.output))
-        arenas.restart_seeds(episode_seeds(options.seed + done + model.num_timesteps))
-    else:
-        model = make_model(arenas, options)
-    if done < rounds:
-        imitate(model, arenas, options, done)
-    remaining = options.steps - model.num_timesteps
-    if remaining > 0:
-        save = CheckpointCallback(max(options.checkpoint_steps // options.arenas, 1), str(options.output), "rover")
-        model.learn(
-            remaining,
-            callback=save,
-            reset_num_timesteps=False,
-            progress_bar=not options.quiet,
-            tb_log_name="ppo",
-        )
-    model.save(options.output / f"rover_{model.num_timesteps}_steps.zip")
-    # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
-    model.policy.optimizer.state.clear()
-    model.save(options.output / "rover.zip")
-    arenas.close()
-    print(f"saved {options.output / 'rover.zip'} after {model.num_timesteps} steps", flush=True)
+def _imitate(run: TrainingRun) -> bool:
+    """Go through the imitation, or what is left of it; False when the training is to stop before its end."""
+    if not run.plan.imitation_steps or run.imitation_state == {}:
+        return True
+    return train_imitation.Imitation(run).learn()
+
+
+def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Train, write down how the policy was made, and evaluate it."""
+    keys = tuple(options.observations.split("+"))
+    plan = Plan(
+        output=options.output,
+        seed=options.seed,
+        arenas=options.arenas,
+        keys=keys,
+        stack=options.stack,
+        recurrent=options.recurrent,
+        conditions=options.conditions,
+        imitation_steps=options.imitation_steps,
+        imitation_passes=options.imitation_passes,
+        steps=options.steps,
+        value_steps=options.value_steps,
+        renderer=options.renderer,
+        device=options.device,
+        threads=options.threads,
+        checkpoint_s=options.checkpoint_s,
+    )
+    progress = train(plan, options.resume, options.quiet)
+    if progress is None:
+        return STOPPED
+    given = [word for word in words if word not in ("train", "--resume", "--quiet")]
+    training = record_training(
+        plan.output,
+        shlex.join(["policy_train", *given]),
+        plan.seed,
+        {train_imitation.PHASE: plan.imitation_steps, train_ppo.PHASE: plan.steps},
+        progress.elapsed_s,
+        progress.curve,
+    )
+    describe_model(plan.output, training, progress.curve, {})
+    if options.evaluate:
+        shared = ["--arenas", str(plan.arenas), "--renderer", plan.renderer, "--device", plan.device]
+        wanted = [*shared, "--threads", str(plan.threads), "--episodes", str(options.evaluate)]
+        found = {}
+        for conditions in TRAINING_CONDITIONS:
+            file = plan.output / f"evaluation_{conditions}.json"
+            evaluation = ["evaluate", str(plan.output / "rover.zip"), *wanted]
+            evaluation += ["--conditions", conditions, "--json", str(file)]
+            found[f"conditions {conditions}"] = train_evaluate.evaluate(make_parser().parse_args(evaluation))
+        describe_model(plan.output, training, progress.curve, found)
+    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -245,31 +129,85 @@ def make_parser() -> argparse.ArgumentParser:
     shared.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
     shared.add_argument("--device", default="cpu", help="device of the policy: cpu, cuda or auto (default cpu)")
     shared.add_argument(
-        "--threads", type=int, default=0, help="threads of PyTorch; 1 is best on a busy machine (default 0: it decides)"
+        "--threads",
+        type=number(int, 1),
+        default=1,
+        help="threads that draw, and threads of PyTorch; two trainings with one each do more than one with two "
+        "(default 1)",
     )
     parser = argparse.ArgumentParser(
         prog="policy_train",
         description="Train the policy that drives the rover, or evaluate one. Without a subcommand it trains.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser(
-        "train", parents=[shared], help="train a policy (the default)", description="Train a policy."
-    )
-    training.add_argument("--steps", type=int, default=800_000, help="steps of PPO, over all arenas (default 800000)")
-    training.add_argument("--seed", type=int, default=0, help="seed of layouts and learning (default 0)")
-    training.add_argument(
-        "--output", type=Path, default=Path("runs/rover"), help="folder for model, checkpoints, TensorBoard logs"
-    )
-    training.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
-    training.add_argument(
-        "--imitation-steps", type=int, default=84_000, help="steps of imitation before PPO; 0: none (default 84000)"
-    )
-    training.add_argument("--imitation-rounds", type=number(int, 1), default=7, help="rounds of imitation (default 7)")
-    training.add_argument("--imitation-epochs", type=number(int, 1), default=3, help="epochs per round (default 3)")
-    training.add_argument("--checkpoint-steps", type=number(int, 1), default=50_000, help="steps between checkpoints")
-    training.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_training(commands.add_parser("train", parents=[shared], help="train a policy (the default)"))
     train_evaluate.add_parser(commands, shared)
     return parser
+
+
+def _add_training(training: argparse.ArgumentParser) -> None:
+    training.description = (
+        "Train a policy, first by imitation of a scripted driver, then by PPO. A training that was stopped, by "
+        "whatever, goes on with --resume from its latest checkpoint with all that it had collected and learnt by then; "
+        "only running episodes begin anew. Ctrl-C saves a checkpoint at the end of the present round, a second one "
+        "ends at once."
+    )
+    training.add_argument("--seed", type=number(int, 0), default=0, help="seed of layouts and learning (default 0)")
+    training.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/rover"),
+        help="folder for model, curve, checkpoints and logs of TensorBoard (default runs/rover)",
+    )
+    training.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    training.add_argument(
+        "--observations",
+        choices=OBSERVATIONS,
+        default=OBSERVATIONS[0],
+        help="what the policy is given (default image+touch)",
+    )
+    training.add_argument(
+        "--stack", type=number(int, 1), default=1, help="how many of the latest observations (default 1)"
+    )
+    training.add_argument("--recurrent", action="store_true", help="a policy with a memory (RecurrentPPO)")
+    training.add_argument(
+        "--conditions",
+        choices=TRAINING_CONDITIONS,
+        default="randomised",
+        help="under which it is trained (default randomised)",
+    )
+    training.add_argument(
+        "--imitation-steps",
+        type=number(int, 0),
+        default=200_000,
+        help="steps of imitation before PPO, over all arenas; 0: none (default 200000)",
+    )
+    training.add_argument(
+        "--imitation-passes",
+        type=number(float, 0),
+        default=12.0,
+        help="how often each of them is learnt from, on average (default 12)",
+    )
+    training.add_argument(
+        "--steps", type=number(int, 0), default=1_000_000, help="steps of PPO, over all arenas (default 1000000)"
+    )
+    training.add_argument(
+        "--value-steps",
+        type=number(int, 0),
+        default=65_536,
+        help="how many of them at first teach the value function only (default 65536)",
+    )
+    training.add_argument(
+        "--checkpoint-s", type=number(float, 0), default=60.0, help="time between checkpoints (default 60)"
+    )
+    training.add_argument(
+        "--evaluate",
+        type=number(int, 0),
+        default=500,
+        help="episodes of each evaluation at the end, under nominal and under randomised conditions; 0: none "
+        "(default 500)",
+    )
+    training.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,9 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.insert(0, "train")
     options = make_parser().parse_args(words)
     if options.command == "train":
-        train(options)
-    else:
-        train_evaluate.evaluate(options)
+        return train_and_record(options, words)
+    train_evaluate.evaluate(options)
     return 0
 
 

@@ -1,0 +1,62 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The models that are trained: PPO of Stable-Baselines3, with a memory RecurrentPPO of sb3-contrib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+STEPS_PER_UPDATE = 256
+MINIBATCH = 512
+
+
+def make_model(
+    arenas: VecEnv,
+    seed: int = 0,
+    device: str = "cpu",
+    recurrent: bool = False,
+    log_folder: Path | None = None,
+) -> PPO | RecurrentPPO:
+    """Make an untrained model with the default feature extractors of Stable-Baselines3.
+
+    Parameters
+    ----------
+    arenas
+        Where it drives.
+    seed
+        Seed of the networks and of learning.
+    device
+        Where the networks are computed.
+    recurrent
+        Whether the policy has a memory (LSTM).
+    log_folder
+        For the logs of TensorBoard; None: none.
+    """
+    kind, policy = (RecurrentPPO, "MultiInputLstmPolicy") if recurrent else (PPO, "MultiInputPolicy")
+    settings: dict[str, Any] = {
+        # Small steps, since the policy that imitation leaves is good already.
+        "learning_rate": LinearSchedule(2.5e-4, 2e-5, 1.0),
+        "clip_range": 0.15,
+        "target_kl": 0.03,
+        "n_steps": STEPS_PER_UPDATE,
+        "batch_size": min(MINIBATCH, STEPS_PER_UPDATE * arenas.num_envs),
+        "n_epochs": 3,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.0,
+        "policy_kwargs": {"net_arch": [256], "log_std_init": -1.2},
+    }
+    return kind(
+        policy,
+        arenas,
+        tensorboard_log=str(log_folder) if log_folder else None,
+        seed=seed,
+        device=device,
+        **settings,
+    )

@@ -1,0 +1,167 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far a training is and how well the policy drives: bars or lines while it runs, and the learning curve."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+RECENT_EPISODES = 200
+LINE_EVERY_S = 30.0
+_RATE_OVER_S = 120.0
+
+
+class TrainingProgress:
+    """Shows how far a training is, and keeps its learning curve.
+
+    Bars on a terminal; a line every half minute where the output goes to a pipe or file.
+
+    Parameters
+    ----------
+    work
+        The expected work of each phase, in any unit.
+    quiet
+        Whether nothing is shown.
+
+    Attributes
+    ----------
+    curve
+        A point for every round of each phase.
+    """
+
+    def __init__(self, work: Mapping[str, float], quiet: bool) -> None:
+        self.curve: list[dict[str, Any]] = []
+        self._work = work
+        self._recent: deque[tuple[bool, float]] = deque(maxlen=RECENT_EPISODES)
+        self._before_s = 0.0
+        self._started_s = time.monotonic()
+        self._phase = ""
+        self._steps = 0
+        self._total = 0
+        self._point = (0, self._started_s)
+        self._begun = (0.0, self._started_s)
+        self._line_due_s = self._started_s + LINE_EVERY_S
+        console = Console(stderr=True)
+        self._lines = not quiet and not console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            speed_estimate_period=_RATE_OVER_S,
+        )
+        self._overall = self._bars.add_task("training", total=sum(work.values()), figures="")
+        self._bar = self._overall
+
+    def __enter__(self) -> TrainingProgress:
+        """Show the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the bars as they are."""
+        self._bars.stop()
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the training has run, with its parts before it was interrupted."""
+        return self._before_s + time.monotonic() - self._started_s
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successes among the latest episodes that the policy drove; None before the first."""
+        return sum(success for success, _ in self._recent) / len(self._recent) if self._recent else None
+
+    @property
+    def mean_time_to_press_s(self) -> float | None:
+        """Mean time to the press in those of them that succeeded."""
+        times_s = [time_s for success, time_s in self._recent if success]
+        return sum(times_s) / len(times_s) if times_s else None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a training that goes on needs of the progress."""
+        return {"elapsed_s": self.elapsed_s, "curve": self.curve, "recent": list(self._recent)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._before_s = state["elapsed_s"]
+        self.curve = list(state["curve"])
+        self._recent.extend((success, time_s) for success, time_s in state["recent"])
+
+    def begin(self, phase: str, steps: int, total: int, share: float) -> None:
+        """Begin a phase, of which some steps and a share of the work may be done already."""
+        now_s = time.monotonic()
+        self._phase, self._steps, self._total = phase, steps, total
+        self._point = (steps, now_s)
+        self._begun = (share, now_s)
+        self._bar = self._bars.add_task(phase, total=self._work[phase], figures="")
+        self.move(steps, share)
+
+    def move(self, steps: int, share: float) -> None:
+        """Note the steps of the phase and the share of its work that are done by now."""
+        self._steps = steps
+        done = self._work[self._phase] * share
+        earlier = sum(point_work for phase, point_work in self._finished_work())
+        self._bars.update(self._bar, completed=done, figures=self._figures())
+        self._bars.update(self._overall, completed=earlier + done)
+        now_s = time.monotonic()
+        if self._lines and now_s >= self._line_due_s:
+            self._line_due_s = now_s + LINE_EVERY_S
+            print(self._line(share, now_s), file=sys.stderr, flush=True)
+
+    def finish_episode(self, info: Mapping[str, Any]) -> None:
+        """Note an episode that the policy drove to its end."""
+        self._recent.append((bool(info["is_success"]), float(info["time_s"])))
+
+    def add_point(self) -> dict[str, Any]:
+        """Add a point to the learning curve, and return it."""
+        steps, since_s = self._point
+        now_s = time.monotonic()
+        point = {
+            "phase": self._phase,
+            "steps": self._steps,
+            "elapsed_s": round(self.elapsed_s, 1),
+            "success_rate": self.success_rate,
+            "mean_time_to_press_s": self.mean_time_to_press_s,
+            "steps_per_s": round((self._steps - steps) / max(now_s - since_s, 1e-9), 1),
+        }
+        self._point = (self._steps, now_s)
+        self.curve.append(point)
+        return point
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        if self._bars.disable:
+            print(text, flush=True)
+        else:
+            self._bars.console.print(text, markup=False, highlight=False)
+
+    def _finished_work(self) -> list[tuple[str, float]]:
+        phases = list(self._work)
+        return [(phase, self._work[phase]) for phase in phases[: phases.index(self._phase)]]
+
+    def _figures(self) -> str:
+        rate = f"{self.curve[-1]['steps_per_s']:.0f} steps/s" if self.curve else ""
+        success = "" if self.success_rate is None else f"success {100 * self.success_rate:.0f} %"
+        return "  ".join(figure for figure in (f"{self._steps}/{self._total} steps", rate, success) if figure)
+
+    def _line(self, share: float, now_s: float) -> str:
+        share_begun, begun_s = self._begun
+        gained = share - share_begun
+        left = f", {(now_s - begun_s) * (1 - share) / gained / 60:.0f} min left of it" if gained > 0 else ""
+        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}{left}, {self.elapsed_s / 60:.0f} min in all"

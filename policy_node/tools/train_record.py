@@ -1,0 +1,137 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What stands beside a trained model: how it was made, with what, how it learnt, and how well it drives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from policy_node.tools.bench_report import machine
+from policy_node.tools.train_evaluate import describe_summary
+
+_MORE_PACKAGES = ("sb3-contrib", "gymnasium", "mujoco")
+# About as many points of the curve stand in the text.
+_POINTS_IN_TEXT = 12
+
+
+def record_training(
+    folder: Path, command: str, seed: int, steps: Mapping[str, int], wall_time_s: float, curve: Sequence[Mapping]
+) -> dict[str, Any]:
+    """Write `curve.json` and `training.json` into the folder of a model, and return the latter.
+
+    Parameters
+    ----------
+    folder
+        Where the model is.
+    command
+        The command that trained it.
+    seed
+        Its seed.
+    steps
+        Steps of each phase.
+    wall_time_s
+        How long the training took, with its parts before interruptions.
+    curve
+        The points of the learning curve.
+    """
+    found = machine()
+    training = {
+        "command": command,
+        "commit": _commit(),
+        "seed": seed,
+        "steps": dict(steps),
+        "wall_time_s": round(wall_time_s, 1),
+        "cpu": found["cpu"],
+        "cores": found["cores"],
+        "versions": {
+            **{name: found[name] for name in ("python", "torch", "stable-baselines3", "numpy", "policy_node")},
+            **{name: version(name) for name in _MORE_PACKAGES},
+        },
+    }
+    _write_json(folder / "curve.json", list(curve))
+    _write_json(folder / "training.json", training)
+    return training
+
+
+def describe_model(
+    folder: Path, training: Mapping[str, Any], curve: Sequence[Mapping], evaluations: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write the text beside the model, `rover.md`.
+
+    Parameters
+    ----------
+    folder
+        Where the model is.
+    training
+        What `record_training` returned.
+    curve
+        The points of the learning curve.
+    evaluations
+        What evaluations found, by what was evaluated.
+    """
+    steps = ", ".join(f"{count} steps of {phase}" for phase, count in training["steps"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in training["versions"].items())
+    lines = [
+        "# rover.zip",
+        "",
+        "A policy that drives the rover, trained by",
+        "",
+        f"    {training['command']}",
+        "",
+        f"- commit {training['commit'] or 'unknown'}, seed {training['seed']}",
+        f"- {steps}",
+        f"- {training['wall_time_s'] / 60:.0f} minutes on {training['cores']} cores of {training['cpu']}",
+        f"- {versions}",
+        "",
+        "## How it learnt",
+        "Success and time to the press are those of the latest 200 episodes that the policy drove, while it explored.",
+        "",
+        "| phase | steps | minutes | success | time to the press | steps/s |",
+        "|---|---|---|---|---|---|",
+        *(_row(point) for point in _some(curve)),
+        "",
+    ]
+    if evaluations:
+        lines += ["## How well it drives", ""]
+        for name, summary in evaluations.items():
+            lines += [f"- {name}: {describe_summary(summary)}".replace("\n", "; ")]
+        lines += [""]
+    (folder / "rover.md").write_text("\n".join(lines))
+
+
+def _row(point: Mapping[str, Any]) -> str:
+    success = "–" if point["success_rate"] is None else f"{100 * point['success_rate']:.1f} %"
+    time_s = "–" if point["mean_time_to_press_s"] is None else f"{point['mean_time_to_press_s']:.1f} s"
+    cells = (point["phase"], point["steps"], f"{point['elapsed_s'] / 60:.1f}", success, time_s, point["steps_per_s"])
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _some(curve: Sequence[Mapping]) -> list[Mapping]:
+    """Choose points at equal distances, with the last one of each phase."""
+    every = max(len(curve) // _POINTS_IN_TEXT, 1)
+    last = {point["phase"]: index for index, point in enumerate(curve)}
+    return [point for index, point in enumerate(curve) if index % every == 0 or index in last.values()]
+
+
+def _commit() -> str | None:
+    """Return the commit of the code that runs, marked where files differ from it; None without a repository."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() or None
+
+
+def _write_json(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
