@@ -14,7 +14,7 @@ from node_harness import NodeProcess, Peer
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rover_simulation import rover_parameters, rover_sim
-from std_msgs.msg import Int64
+from std_msgs.msg import Float64MultiArray, Int64
 
 from policy_node.simulation.arena import Arena, ArenaModel
 
@@ -118,3 +118,28 @@ def test_time_waits_for_a_commander_that_died_and_goes_on_with_the_next(
         x, y, yaw = arena.pose
         start = (x, y, math.sin(yaw / 2), math.cos(yaw / 2))
         peer.spin_until(lambda: start in drive.poses["rover_1"], "the rover to begin the episode of the seed")
+
+
+def test_a_reset_with_a_pause_begins_the_episode_at_rest_for_the_rover_and_for_the_node(
+    peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    """The first step of an episode follows its own first readings, and no command of the episode before."""
+    told: list[Values] = []
+    peer.node.create_subscription(
+        Float64MultiArray, "rover_0/episode", lambda message: told.append(tuple(message.data)), QUEUE
+    )
+    resets = peer.node.create_publisher(Int64, "rover_0/reset", 1)
+    with rover_sim("--lockstep", "--robots", "1", "--seed", "5", "--reset-pause-s", "0.3"):
+        start_node({**parameters(), "robots": ["rover_0"]})
+        episodes: list[list[Values]] = []
+        peer.spin_until(lambda: len({values[1] for values in told}) > PART, "the rover to drive")
+        for seed in (6, 7, 6):
+            told.clear()
+            resets.publish(Int64(data=seed))
+            of_seed = functools.partial(lambda seed: [values for values in told if values[0] == seed], seed)
+            peer.spin_until(lambda: len(of_seed()) > PART, "the episode of the seed")  # noqa: B023
+            episodes.append(of_seed()[:PART])
+    assert episodes[0] == episodes[2]
+    assert [round(values[1], 9) for values in episodes[0]] == [round(0.05 * step, 9) for step in range(PART)]
+    assert episodes[0][0][4:] == (0.0, 0.0), "it stood still"
+    assert all(any(values[4:]) for values in episodes[0][1:]), "and drove with the first command"

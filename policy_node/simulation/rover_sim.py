@@ -97,12 +97,21 @@ class SimulatedRover:
         Whether commands that offer a deadline stop the rover when they miss it; it is one of real time.
     sensor_qos
         With which camera and touch are published.
+    reset_pause_s
+        How long the rover rests, and is silent, after a reset.
     """
 
-    def __init__(self, node: Node, name: str, arena: Arena, watched: bool, sensor_qos: QoSProfile) -> None:
+    def __init__(
+        self, node: Node, name: str, arena: Arena, watched: bool, sensor_qos: QoSProfile, reset_pause_s: float = 0.0
+    ) -> None:
         self.name = name
         self.arena = arena
         self._node = node
+        self._reset_pause_ns = round(reset_pause_s * 1e9)
+        self._rest_ns = 0
+        # That of the latest reset, negative without one.
+        self._seed = -1
+        self._command = (0.0, 0.0)
         self._commanded_at_s = -math.inf
         self._presses_at_s = -math.inf
         self._published_presses = -1
@@ -111,6 +120,7 @@ class SimulatedRover:
         self._odometry_publisher = node.create_publisher(Odometry, f"{name}/odom", RELIABLE_QOS)
         self._beacon_publisher = node.create_publisher(Float64MultiArray, f"{name}/beacon", RELIABLE_QOS)
         self._presses_publisher = node.create_publisher(Int32, f"{name}/presses", PRESSES_QOS)
+        self._episode_publisher = node.create_publisher(Float64MultiArray, f"{name}/episode", RELIABLE_QOS)
         # No executor spins the node: the newest command is taken when the physics go on.
         self._commands = node.create_subscription(Twist, f"{name}/cmd_vel", _never_called, RELIABLE_QOS)
         self._watch = CommandWatch(node, Twist, f"{name}/cmd_vel", WATCHED_S) if watched else None
@@ -139,9 +149,26 @@ class SimulatedRover:
         if self.take_command():
             self._commanded_at_s = now_s
         elif self._is_abandoned(now_s - self._commanded_at_s):
-            self.arena.command(0.0, 0.0)
-        self.arena.advance(duration_s)
+            self._obey(0.0, 0.0)
+        presses = self.arena.presses
+        self.go_on(duration_s)
         self.publish_presses(now_s)
+        if self.arena.presses > presses:
+            self._publish_episode()
+
+    @property
+    def rests(self) -> bool:
+        """Whether the rover is silent and stands still, as it was reset a little while ago."""
+        return self._rest_ns > 0
+
+    def go_on(self, duration_s: float) -> None:
+        """Let the physics go on with the present command, or the rover rest."""
+        if not self.rests:
+            self.arena.advance(duration_s)
+            return
+        self._rest_ns -= round(duration_s * 1e9)
+        # What is commanded meanwhile was for the episode before.
+        self._obey(0.0, 0.0)
 
     def take_command(self) -> bool:
         """Obey the newest command; return whether there is one."""
@@ -152,27 +179,36 @@ class SimulatedRover:
         linear, angular = command.linear.x, command.angular.z
         # A rover that is told nonsense stands still.
         valid = math.isfinite(linear) and math.isfinite(angular)
-        self.arena.command(linear if valid else 0.0, angular if valid else 0.0)
+        self._obey(linear if valid else 0.0, angular if valid else 0.0)
         return True
+
+    def _obey(self, linear_m_s: float, angular_rad_s: float) -> None:
+        self._command = (linear_m_s, angular_rad_s)
+        self.arena.command(linear_m_s, angular_rad_s)
 
     def take_resets(self) -> bool:
         """Begin an episode anew if somebody asked for it, and return whether that is so; see `answer_resets`."""
         asked = False
         while (taken := self._resets.handle.take_message(Int64, False)) is not None:
-            seed: int = taken[0].data
-            self.arena.reset(seed if seed >= 0 else None)
+            self._begin_anew(taken[0].data)
             asked = True
         while True:
             request, header = self._reset_service.handle.service_take_request(Trigger.Request)
             if request is None:
                 break
-            self.arena.reset()
+            self._begin_anew(-1)
             self._granted.append(header)
             asked = True
         if asked:
             # The number of the new episode is told, too.
             self._published_presses = -1
         return asked
+
+    def _begin_anew(self, seed: int) -> None:
+        """Begin an episode of a seed, or of one that the rover draws where that is negative, after the pause."""
+        self.arena.reset(seed if seed >= 0 else None)
+        self._seed = seed
+        self._rest_ns = self._reset_pause_ns
 
     def answer_resets(self) -> None:
         """Answer those who asked through the service: whatever is stamped from now on is of the new episode."""
@@ -209,8 +245,16 @@ class SimulatedRover:
         if self._beacon_publisher.get_subscription_count():
             # For rewards: distance in metres, bearing in radians. No sensor of the rover tells it.
             self._beacon_publisher.publish(Float64MultiArray(data=self.arena.beacon_polar))
+        self._publish_episode()
         # The image last: whoever has it can count on the touch of the same moment.
         self._image_publisher.publish(self._image)
+
+    def _publish_episode(self) -> None:
+        """Tell whoever judges the episode how it goes: seed, time in s, presses, collisions, and the last command."""
+        if self._episode_publisher.get_subscription_count():
+            arena = self.arena
+            values = (self._seed, arena.time_s, arena.presses, arena.collisions, *self._command)
+            self._episode_publisher.publish(Float64MultiArray(data=[float(value) for value in values]))
 
     @property
     def sensor_publishers(self) -> tuple[Publisher, Publisher]:
@@ -220,7 +264,8 @@ class SimulatedRover:
     @property
     def publishers(self) -> tuple[Publisher, ...]:
         """Those of everything that is read of the rover."""
-        return (*self.sensor_publishers, self._odometry_publisher, self._beacon_publisher, self._presses_publisher)
+        told = (self._odometry_publisher, self._beacon_publisher, self._presses_publisher, self._episode_publisher)
+        return (*self.sensor_publishers, *told)
 
     @property
     def is_commanded(self) -> bool:
@@ -326,7 +371,7 @@ def simulate(
     # With a depth of 1 Fast DDS asks for the acknowledgement of a reading at once, otherwise only every 3 s.
     sensor_qos = RELIABLE_QOS if options.lockstep else SENSOR_QOS
     rovers = [
-        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), not options.clock, sensor_qos)
+        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), not options.clock, sensor_qos, options.reset_pause_s)
         for robot, seed in enumerate(seeds)
     ]
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
@@ -375,7 +420,7 @@ def _simulate_on_time(
             if rover.take_resets():
                 rover.answer_resets()
             rover.advance(slot_s, simulated_s if options.clock else time.monotonic())
-            if (robot - slot) % slots == 0:
+            if (robot - slot) % slots == 0 and not rover.rests:
                 rover.publish_sensors(renderer, stamp)
         overview.update(simulated_s, stamp)
         progress.update(simulated_s)
@@ -446,7 +491,7 @@ class Lockstep:
             self._clock.publish(Clock(clock=_time(time_ns)))
             if self._wait_for_commands(time_ns):
                 for rover in self._rovers:
-                    rover.arena.advance(1.0 / self._rate_hz)
+                    rover.go_on(1.0 / self._rate_hz)
                 steps += 1
             self._overview.update(time_ns / 1e9, _time(time_ns))
             self._progress.update(steps / self._rate_hz)
@@ -455,7 +500,8 @@ class Lockstep:
         _log_end(self._logger, self._rovers, steps / self._rate_hz)
 
     def _publish(self, rovers: Sequence[SimulatedRover], time_ns: int) -> bool:
-        """Publish everything that is read of some rovers, and wait until it has arrived; False: told to stop."""
+        """Publish what is read of those rovers that do not rest, and wait until it has arrived; False: told to stop."""
+        rovers = [rover for rover in rovers if not rover.rests]
         for rover in rovers:
             rover.publish_presses(time_ns / 1e9)
             rover.publish_sensors(self._renderer, _time(time_ns))
@@ -589,6 +635,13 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         "--lockstep",
         action="store_true",
         help="let time wait for the commands of all rovers at every control period; with --clock, whatever the --speed",
+    )
+    parser.add_argument(
+        "--reset-pause-s",
+        type=number(float, 0, 60),
+        default=0.0,
+        help="simulated seconds for which a rover that was reset stands still and is silent, so that whoever drives "
+        "it begins anew as well, as after any gap in the readings (default 0)",
     )
     parser.add_argument(
         "--duration-s",
