@@ -103,6 +103,15 @@ def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_ar
     assert len({(result["time_s"], result["collisions"]) for result in results[0]}) > 1
 
 
+def test_an_evaluation_says_under_which_conditions_and_with_what_blanked(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    seen = ["--conditions", "transparent", "--blank", "touch", "--episodes", "1", "--json", str(report)]
+    main(["evaluate", str(MODEL), *seen, *SMALL])
+    result = json.loads(report.read_text())
+    assert (result["conditions"], result["blanked"], result["driver"]) == ("transparent", "touch", "policy")
+    assert "transparent conditions, touch blanked, seeds 1000 to 1000" in capsys.readouterr().out
+
+
 def variant(keys, stack, algorithm=PPO):
     """Make an untrained model that takes the latest observations of some sensors."""
     arenas = observed_arenas(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)

@@ -19,8 +19,10 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.options import number
+from policy_node.simulation.conditions import CONDITIONS
 from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
 from policy_node.tools.train_drivers import REFERENCES, Driver, PolicyDriver, load_model, make_driver
+from policy_node.tools.train_gif import MOST_DRAWN_EPISODES, EpisodeRecorder, draw_episodes
 from policy_node.tools.train_observations import observed_arenas
 
 SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -132,9 +134,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"evaluate: --blank {options.blank} needs a MODEL; the {options.driver} driver reads nothing")
     if options.threads:
         torch.set_num_threads(options.threads)
-    count = min(options.arenas, options.episodes)
-    rovers = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer)
+    episodes = options.episodes or (1 if options.gif else 100)
+    wanted = range(options.seed, options.seed + episodes)
+    count = min(options.arenas, episodes)
+    conditions = CONDITIONS[options.conditions]
+    rovers = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer, conditions=conditions)
     arenas: VecEnv = rovers
+    if options.gif:
+        arenas = recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank)
     if options.model is None:
         drive = make_driver(options.driver, rovers)
     else:
@@ -143,7 +150,6 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
         arenas = observed_arenas(arenas, keys, stack)
         drive = PolicyDriver(model, options.blank)
-    wanted = range(options.seed, options.seed + options.episodes)
     started = time.monotonic()
     results = drive_episodes(arenas, drive, wanted)
     elapsed_s = time.monotonic() - started
@@ -152,16 +158,20 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "driver": options.driver,
         "model": str(options.model) if options.model else None,
         "renderer": rovers.renderer.kind,
+        "conditions": options.conditions,
         "blanked": options.blank,
         "control_rate_hz": 1 / CONTROL_PERIOD_S,
         **summarise_episodes(results),
         "wall_time_s": elapsed_s,
     }
-    without = f", {options.blank} blanked" if options.blank else ""
+    circumstances = [f"{options.conditions} conditions", *([f"{options.blank} blanked"] if options.blank else [])]
     print(
-        f"{options.driver}{without}, seeds {wanted.start} to {wanted.stop - 1}, renderer {rovers.renderer.kind}:",
-        describe_summary(report),
+        f"{', '.join([options.driver, *circumstances])}, seeds {wanted.start} to {wanted.stop - 1}, "
+        f"renderer {rovers.renderer.kind}: {describe_summary(report)}"
     )
+    if options.gif:
+        who = options.model.name if options.model else f"{options.driver} driver"
+        draw_episodes(recorder.episodes, who, ", ".join(circumstances), options.gif)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -172,7 +182,8 @@ def drive_episodes(arenas: VecEnv, drive: Driver, wanted: range) -> list[Episode
     """Drive the episodes of the wanted seeds, in the order in which they end.
 
     Arenas start their episodes in the order of the seeds, from the first wanted one on, and the longest wanted one is
-    waited for. So each wanted seed counts once, and no other, however many arenas there are.
+    waited for. So each wanted seed counts once, and no other, however many arenas there are. An episode itself may come
+    out differently with another number of them, since the sums of a network are rounded otherwise in another batch.
     """
     observations = arenas.reset()
     starts = np.ones(arenas.num_envs, bool)
@@ -196,10 +207,14 @@ def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
         description="Drive one episode per seed; a success is a beacon pressed within 20 s.",
     )
     evaluation.add_argument("model", type=Path, nargs="?", help="PPO or RecurrentPPO zip")
-    evaluation.add_argument("--episodes", type=number(int, 1), default=100, help="how many (default 100)")
+    evaluation.add_argument("--episodes", type=number(int, 1), help="how many (default 100, with --gif 1)")
     evaluation.add_argument("--seed", type=int, default=1000, help="seed of the first episode (default 1000)")
     evaluation.add_argument(
         "--driver", choices=("policy", *REFERENCES), default="policy", help="who drives (default policy)"
     )
+    evaluation.add_argument(
+        "--conditions", choices=CONDITIONS, default="nominal", help="conditions of the episodes (default nominal)"
+    )
     evaluation.add_argument("--blank", choices=("touch", "image"), help="let the policy read zeros in place of this")
     evaluation.add_argument("--json", type=Path, help="file for the result")
+    evaluation.add_argument("--gif", type=Path, help="file for an animation of the first episodes, at most three")
