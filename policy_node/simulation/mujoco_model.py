@@ -119,7 +119,7 @@ def _model_xml() -> str:
   <visual>
     <headlight active="0"/>
     <global offwidth="640" offheight="640" orthographic="true" fovy="{2 * FLOOR_HALF_SIZE_M}"/>
-    <quality shadowsize="0" offsamples="0"/>
+    <quality shadowsize="0" offsamples="0" numquads="1"/>
     <map znear="{ROVER.camera_near_m / _EXTENT_M}" zfar="20"/>
   </visual>
   <default>

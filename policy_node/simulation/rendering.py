@@ -25,7 +25,7 @@ import numpy as np
 
 from policy_node.simulation.arena import Arena
 from policy_node.simulation.conditions import Appearance
-from policy_node.simulation.description import ARENA, ROVER
+from policy_node.simulation.description import ARENA, FLOOR_HALF_SIZE_M, ROVER
 from policy_node.simulation.mujoco_model import CAMERA_GROUP_HIDDEN, ROVER_GROUP, ArenaModel
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ KINDS = ("auto", "egl", "raycast")
 _OVERHEAD_HEIGHT_M = 12.0
 OVERHEAD_HALF_WIDTH_M = ARENA.half_size_m + 0.1
 _MAX_SIZE_PX = 640
+_FLOOR_BOX_HALF_SIZE_M = (FLOOR_HALF_SIZE_M, FLOOR_HALF_SIZE_M, 0.05)
 
 
 class RendererError(RuntimeError):
@@ -133,7 +134,8 @@ class EglRenderer:
     """Draws with OpenGL through EGL, on the GPU where there is one, else in software.
 
     In software every vertex costs, so the camera's image leaves out what is beside its view, and the sky: that is where
-    nothing was drawn, as no surface is black. The image is the same, bit by bit, as with all of it.
+    nothing was drawn, as no surface is black; and its floor is the top of a box, as MuJoCo makes planes of many pieces.
+    The image is the same, bit by bit, as with all of it.
     """
 
     kind = "egl"
@@ -164,6 +166,7 @@ class EglRenderer:
         self._camera_option.geomgroup[0] = 1
         self._drawn_geoms = np.flatnonzero(model.model.geom_group == 0)
         self._scene_geoms = self._scene.geoms
+        self._floor_place = self._drawn_geoms.tolist().index(model.model.geom("floor").id)
         # Planes have no size; this is as good as endless.
         is_plane = model.model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._half_sizes_m = np.where(is_plane[:, None], 1e3, model.model.geom_aabb[:, 3:])[:, :, None]
@@ -183,6 +186,10 @@ class EglRenderer:
         if image is None:
             image = np.empty_like(self._pixels)
         self._update(arena, self._camera, self._camera_option, sky=False)
+        floor = self._scene_geoms[self._floor_place]
+        floor.type = mujoco.mjtGeom.mjGEOM_BOX
+        floor.size[:] = _FLOOR_BOX_HALF_SIZE_M
+        floor.pos[2] = -_FLOOR_BOX_HALF_SIZE_M[2]
         appearance = arena.appearance
         if appearance is not None:
             self._paint(appearance)
