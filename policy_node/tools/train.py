@@ -106,7 +106,6 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         plan.seed,
         {train_imitation.PHASE: plan.imitation_steps, train_ppo.PHASE: plan.steps},
         progress.elapsed_s,
-        progress.curve,
     )
     describe_model(plan.output, training, progress.curve, {})
     if options.evaluate:

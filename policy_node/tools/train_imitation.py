@@ -59,6 +59,10 @@ class Imitation:
         self._collecting, self._rounds = rounds_of(plan.imitation_steps, plan.arenas)
         self._round = 0
         self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=LEARNING_RATE)
+        # Convolutions of processors that have them are quicker in short floats; the weights stay as they are.
+        self._short_floats = self._policy.device.type == "cpu" and torch.cpu.get_capabilities().get(
+            "avx512_bf16", False
+        )
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
         memory = None
         if isinstance(run.model.policy, RecurrentActorCriticPolicy):
@@ -174,13 +178,14 @@ class Imitation:
         return float(np.mean(errors)) if errors else math.nan
 
     def _update(self, batch: Minibatch) -> float:
-        if batch.states is None:
-            distribution = self._policy.get_distribution(batch.observations)
-        else:
-            distribution, _ = self._policy.get_distribution(batch.observations, batch.states, batch.starts)
-        errors = torch.nn.functional.smooth_l1_loss(
-            distribution.distribution.mean, batch.targets, reduction="none", beta=0.5
-        )
+        policy = self._policy
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._short_floats):
+            features = policy.extract_features(batch.observations)
+        latent = features.float()
+        if batch.states is not None:
+            latent, _ = policy._process_sequence(latent, batch.states, batch.starts, policy.lstm_actor)
+        means = policy.action_net(policy.mlp_extractor.forward_actor(latent))
+        errors = torch.nn.functional.smooth_l1_loss(means, batch.targets, reduction="none", beta=0.5)
         # Speeds matter more per unit than turn rates, whose range is wider.
         loss = (errors * errors.new_tensor([2.0, 1.0])).mean()
         self._optimiser.zero_grad()

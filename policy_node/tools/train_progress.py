@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -143,6 +145,10 @@ class TrainingProgress:
         self._point = (self._steps, now_s)
         self.curve.append(point)
         return point
+
+    def write_curve(self, folder: Path) -> None:
+        """Write `curve.json` into a folder."""
+        (folder / "curve.json").write_text(json.dumps(self.curve, indent=2) + "\n")
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

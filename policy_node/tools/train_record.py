@@ -20,9 +20,9 @@ _POINTS_IN_TEXT = 12
 
 
 def record_training(
-    folder: Path, command: str, seed: int, steps: Mapping[str, int], wall_time_s: float, curve: Sequence[Mapping]
+    folder: Path, command: str, seed: int, steps: Mapping[str, int], wall_time_s: float
 ) -> dict[str, Any]:
-    """Write `curve.json` and `training.json` into the folder of a model, and return the latter.
+    """Write `training.json` into the folder of a model, and return what it says.
 
     Parameters
     ----------
@@ -36,8 +36,6 @@ def record_training(
         Steps of each phase.
     wall_time_s
         How long the training took, with its parts before interruptions.
-    curve
-        The points of the learning curve.
     """
     found = machine()
     training = {
@@ -53,8 +51,7 @@ def record_training(
             **{name: version(name) for name in _MORE_PACKAGES},
         },
     }
-    _write_json(folder / "curve.json", list(curve))
-    _write_json(folder / "training.json", training)
+    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
     return training
 
 
@@ -131,7 +128,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() or None
-
-
-def _write_json(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n")

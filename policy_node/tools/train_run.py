@@ -108,4 +108,5 @@ class TrainingRun:
         new = self.plan.output / "checkpoint.new.zip"
         self.model.save(new)
         os.replace(new, self.plan.output / "checkpoint.zip")
+        self.progress.write_curve(self.plan.output)
         self._saved_s = time.monotonic()
