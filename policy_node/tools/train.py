@@ -23,7 +23,7 @@ import torch
 
 from policy_node.options import number
 from policy_node.simulation.rendering import KINDS
-from policy_node.tools import train_evaluate, train_imitation, train_ppo
+from policy_node.tools import train_evaluate, train_imitation, train_ppo, train_report
 from policy_node.tools.train_plan import Plan
 from policy_node.tools.train_progress import TrainingProgress
 from policy_node.tools.train_record import describe_model, record_training
@@ -136,11 +136,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="policy_train",
-        description="Train the policy that drives the rover, or evaluate one. Without a subcommand it trains.",
+        description="Train the policy that drives the rover, evaluate one, or compare several. Without a subcommand it "
+        "trains.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_training(commands.add_parser("train", parents=[shared], help="train a policy (the default)"))
     train_evaluate.add_parser(commands, shared)
+    train_report.add_parser(commands)
     return parser
 
 
@@ -212,12 +214,15 @@ def _add_training(training: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `policy_train`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] not in ("train", "evaluate", "-h", "--help"):
+    if not words or words[0] not in ("train", "evaluate", "report", "-h", "--help"):
         words.insert(0, "train")
     options = make_parser().parse_args(words)
     if options.command == "train":
         return train_and_record(options, words)
-    train_evaluate.evaluate(options)
+    if options.command == "evaluate":
+        train_evaluate.evaluate(options)
+    else:
+        train_report.report(options)
     return 0
 
 

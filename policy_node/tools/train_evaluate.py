@@ -132,13 +132,13 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("evaluate: give a MODEL, or another --driver than 'policy', and not both")
     if options.blank and options.model is None:
         raise SystemExit(f"evaluate: --blank {options.blank} needs a MODEL; the {options.driver} driver reads nothing")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     episodes = options.episodes or (1 if options.gif else 100)
     wanted = range(options.seed, options.seed + episodes)
     count = min(options.arenas, episodes)
     conditions = CONDITIONS[options.conditions]
-    rovers = RoverArenaVecEnv(count, itertools.count(options.seed), options.renderer, conditions=conditions)
+    seeds = itertools.count(options.seed)
+    rovers = RoverArenaVecEnv(count, seeds, options.renderer, options.threads, conditions)
     arenas: VecEnv = rovers
     if options.gif:
         arenas = recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank)

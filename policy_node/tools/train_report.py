@@ -1,0 +1,225 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compare trained policies (`policy_train report`): their learning curves in a plot, their evaluations in a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from policy_node.simulation.conditions import CONDITIONS
+from policy_node.tools.bench_plots import STYLE
+
+SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+PLOT = "learning_curves.png"
+TABLE = "table.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+_HEAD = ("conditions", "driver", "success", "mean time to the press", "collisions per episode")
+_PHASES: dict[str, Literal["--", "-"]] = {"imitation": "--", "ppo": "-"}
+_SUCCESS_TICKS = (0, 50, 80, 90, 95, 98, 100)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a folder holds of a training, or of references.
+
+    Attributes
+    ----------
+    name
+        What it is called in plot and table.
+    curve
+        The points of the learning curve; empty for references.
+    training
+        How it was trained, with what and where; empty for references.
+    evaluations
+        The reports of `policy_train evaluate`.
+    """
+
+    name: str
+    curve: list[dict[str, Any]]
+    training: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+
+
+def read_run(text: str) -> Run:
+    """Read a folder, given as `FOLDER` or `NAME=FOLDER`.
+
+    Raises
+    ------
+    SystemExit
+        When the folder holds neither a learning curve nor an evaluation.
+    """
+    name, separator, path = text.partition("=")
+    folder = Path(path if separator else text)
+    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    evaluations = [report for report in reports if isinstance(report, dict) and "success_interval_95" in report]
+    curve, training = (
+        json.loads(file.read_text()) if file.exists() else empty
+        for file, empty in ((folder / "curve.json", []), (folder / "training.json", {}))
+    )
+    if not curve and not evaluations:
+        raise SystemExit(
+            f"report: '{folder}' holds no curve.json and no evaluation; give the --output of policy_train train, or a "
+            "folder with files that policy_train evaluate --json wrote"
+        )
+    return Run(name if separator else folder.resolve().name, curve, training, evaluations)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the plot and the table into the output folder, and the table into a page; see the command's help."""
+    runs = [read_run(text) for text in options.folders]
+    options.output.mkdir(parents=True, exist_ok=True)
+    table = variants_table(runs)
+    (options.output / TABLE).write_text(table)
+    print(table, end="")
+    if options.page:
+        fill_page(options.page, table)
+    trained = [run for run in runs if run.curve]
+    if trained:
+        plot_curves(trained, options.output / PLOT)
+
+
+def variants_table(runs: Sequence[Run]) -> str:
+    """Return the evaluations of all runs as a table in Markdown.
+
+    Those under the same conditions are beside each other, policies in the order of the runs and then the references.
+    """
+    order = list(CONDITIONS)
+    rows = sorted(
+        (
+            (
+                evaluation["blanked"] or "",
+                order.index(evaluation["conditions"]),
+                evaluation["driver"] != "policy",
+                place,
+            ),
+            _row(run.name, evaluation),
+        )
+        for place, run in enumerate(runs)
+        for evaluation in run.evaluations
+    )
+    lines = [_HEAD, ("---",) * len(_HEAD), *(row for _, row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _row(name: str, evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one evaluation, each figure with its 95 % interval."""
+    blanked = f", {evaluation['blanked']} blanked" if evaluation["blanked"] else ""
+    success = f"{100 * evaluation['success_rate']:.1f} % ({evaluation['successes']} of {evaluation['episodes']})"
+    success_percent = [100 * end for end in evaluation["success_interval_95"]]
+    time_s, collisions = evaluation["mean_time_to_press_s"], evaluation["mean_collisions"]
+    return (
+        evaluation["conditions"] + blanked,
+        name if evaluation["driver"] == "policy" else f"{evaluation['driver']} driver",
+        success + _interval(success_percent, 1, " %"),
+        "–" if time_s is None else f"{time_s:.2f} s" + _interval(evaluation["time_to_press_interval_95_s"], 2, " s"),
+        f"{collisions:.2f}" + _interval(evaluation["collisions_interval_95"], 2, ""),
+    )
+
+
+def _interval(ends: Sequence[float] | None, digits: int, unit: str) -> str:
+    return f", {ends[0]:.{digits}f} to {ends[1]:.{digits}f}{unit}" if ends else ""
+
+
+def fill_page(page: Path, table: str) -> None:
+    """Put the table between the two marks of a page, in place of what is there.
+
+    Raises
+    ------
+    SystemExit
+        When the page does not have each mark once, in their order.
+    """
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end or text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"report: '{page}' needs the lines {BEGIN} and {END} once each, around the place of the table")
+    page.write_text(f"{before}{begin}\n{table}{end}{after}")
+
+
+def plot_curves(runs: Sequence[Run], file: Path) -> None:
+    """Draw how the success of trainings grew, over their steps and over the time that they took."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        over_steps, over_time = figure.subplots(1, 2, sharey=True)
+        for place, run in enumerate(runs):
+            _draw_curve(over_steps, over_time, run, f"C{place}")
+        for axes, label in ((over_steps, "steps, thousands"), (over_time, "wall time, minutes")):
+            axes.set_xlabel(label)
+            axes.set_xlim(left=0.0)
+            axes.grid()
+        # The last percents, in which policies differ, take as much room as the first half.
+        over_steps.set_yscale("function", functions=(lambda rate: -np.log(104.0 - rate), lambda y: 104.0 - np.exp(-y)))
+        over_steps.set_ylim(0.0, 100.5)
+        over_steps.set_yticks(_SUCCESS_TICKS, [f"{tick} %" for tick in _SUCCESS_TICKS])
+        over_steps.minorticks_off()
+        over_steps.set_ylabel("success of the latest 200 episodes")
+        phases = [Line2D([], [], color=STYLE["text.color"], linestyle=style) for style in _PHASES.values()]
+        over_steps.legend(phases, ["imitation", "PPO"], loc="lower right")
+        over_time.legend(loc="lower right")
+        figure.suptitle("Success while training, when policies also explore")
+        figure.supxlabel("\n".join(dict.fromkeys(_machine(run.training) for run in runs if run.training)), fontsize=7.5)
+        figure.savefig(file, dpi=150, transparent=True)
+
+
+def _draw_curve(over_steps: Axes, over_time: Axes, run: Run, colour: str) -> None:
+    """Draw one training, its phases after each other, in both panels."""
+    steps_before = 0
+    joint: list[tuple[float, float, float]] = []
+    for phase, style in _PHASES.items():
+        points = [point for point in run.curve if point["phase"] == phase]
+        if not points:
+            continue
+        drawn = joint + [
+            ((steps_before + point["steps"]) / 1e3, point["elapsed_s"] / 60, 100 * point["success_rate"])
+            for point in points
+            if point["success_rate"] is not None
+        ]
+        steps_before += points[-1]["steps"]
+        # The next phase goes on from where this one has led.
+        joint = drawn[-1:]
+        steps, minutes, success = zip(*drawn, strict=True) if drawn else ((), (), ())
+        over_steps.plot(steps, success, style, color=colour, linewidth=1.5)
+        over_time.plot(minutes, success, style, color=colour, linewidth=1.5)
+    over_time.plot([], [], color=colour, label=run.name)
+
+
+def _machine(training: Mapping[str, Any]) -> str:
+    """Say with what and where a policy was trained."""
+    versions = training["versions"]
+    return (
+        f"{training['cpu']}, {training['cores']} cores; Python {versions['python']}, PyTorch {versions['torch']}, "
+        f"Stable-Baselines3 {versions['stable-baselines3']}, MuJoCo {versions['mujoco']}"
+    )
+
+
+def add_parser(commands: SubParsers) -> None:
+    """Add the subcommand `report`."""
+    parser = commands.add_parser(
+        "report",
+        help="compare trained policies in a plot and a table",
+        description="Compare trained policies, and references: their learning curves in a plot, and their evaluations, "
+        "each figure with its 95 % interval, in a table in Markdown, which is printed too.",
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="[NAME=]FOLDER",
+        help="folder with the curve.json of a training, reports of policy_train evaluate --json, or both; it is called "
+        "by NAME or by its own name",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help=f"folder for {PLOT} and {TABLE}, such as doc/training"
+    )
+    parser.add_argument("--page", type=Path, help=f"page to put the table into, between {BEGIN} and {END}")
