@@ -180,8 +180,8 @@ def _add_training(training: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--imitation-steps",
         type=number(int, 0),
-        default=200_000,
-        help="steps of imitation before PPO, over all arenas; 0: none (default 200000)",
+        default=160_000,
+        help="steps of imitation before PPO, over all arenas; 0: none (default 160000)",
     )
     training.add_argument(
         "--imitation-passes",
@@ -190,7 +190,7 @@ def _add_training(training: argparse.ArgumentParser) -> None:
         help="how often each of them is learnt from, on average (default 12)",
     )
     training.add_argument(
-        "--steps", type=number(int, 0), default=1_000_000, help="steps of PPO, over all arenas (default 1000000)"
+        "--steps", type=number(int, 0), default=300_000, help="steps of PPO, over all arenas (default 300000)"
     )
     training.add_argument(
         "--value-steps",
