@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -29,18 +28,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from sensor_msgs.msg import Image
-from std_msgs.msg import Float64MultiArray, Int32
+from std_msgs.msg import Int32
 
 from policy_node.options import number
 from policy_node.process_environment import memory_environment, transport_environment
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
-from policy_node.share import share_path
 from policy_node.simulation.rendering import KINDS
 from policy_node.tools.child import Child, ToolError
+from policy_node.tools.demo_node import (
+    START_TIMEOUT_S,
+    NodeMonitor,
+    never_called,
+    node_arguments,
+    take,
+    wait_until_driving,
+)
 from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
 
-START_TIMEOUT_S = 60.0
 LOOK_PERIOD_S = 0.25
 # How often the node reports.
 REPORT_PERIOD_S = 1.0
@@ -51,8 +56,6 @@ SENSOR_RATE_HZ = 30.0
 MAX_FRAMES = 160
 # Above this share of missed ticks the machine is too slow for the demonstration.
 MANY_MISSED_PERCENT = 1.0
-
-NODE_NAME = "policy_node"
 
 
 class RawFrame(NamedTuple):
@@ -79,7 +82,7 @@ class Counters:
     cpu_s: dict[str, float]
 
 
-class FleetMonitor:
+class FleetMonitor(NodeMonitor):
     """Takes what simulation and node publish, when it is asked to; nothing is done in between.
 
     Parameters
@@ -91,22 +94,15 @@ class FleetMonitor:
     """
 
     def __init__(self, node: Node, robots: Sequence[str]) -> None:
-        self.robots = tuple(robots)
-        self.control: dict[str, str] = {}
-        self.reported_s = 0.0
-        self.robot_values: dict[str, dict[str, str]] = {robot: {} for robot in robots}
+        super().__init__(node, robots)
         self.presses = [0] * len(self.robots)
-        self.timing_ms: list[np.ndarray] = []
-        queue = QoSProfile(depth=20)
         newest = QoSProfile(depth=1)
         newest_image = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
         def subscribe(message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> Subscription:
-            return node.create_subscription(message_type, topic, _never_called, qos, raw=raw)
+            return node.create_subscription(message_type, topic, never_called, qos, raw=raw)
 
-        self._diagnostics = subscribe(DiagnosticArray, "/diagnostics", queue)
-        self._timing = subscribe(Float64MultiArray, f"{NODE_NAME}/timing", queue)
         self._presses = [subscribe(Int32, f"{robot}/presses", latched) for robot in robots]
         self._cameras = [subscribe(Image, f"{robot}/camera/image_raw", newest_image, raw=True) for robot in robots]
         self._overview = subscribe(Image, "overview/image_raw", newest, raw=True)
@@ -115,55 +111,18 @@ class FleetMonitor:
 
     def take(self) -> bool:
         """Take everything that has arrived; return whether the node has reported."""
-        reported = False
-        while (message := _take(self._diagnostics)) is not None:
-            reported |= self._note_diagnostics(message)
-        while (message := _take(self._timing)) is not None:
-            self.timing_ms.append(np.array(message.data).reshape([dimension.size for dimension in message.layout.dim]))
+        reported = super().take()
         for robot, subscription in enumerate(self._presses):
-            if (message := _take(subscription)) is not None:
+            if (message := take(subscription)) is not None:
                 self.presses[robot] = message.data
         for robot, subscription in enumerate(self._cameras):
-            self._raw_cameras[robot] = _take(subscription) or self._raw_cameras[robot]
-        self._raw_overview = _take(self._overview) or self._raw_overview
+            self._raw_cameras[robot] = take(subscription) or self._raw_cameras[robot]
+        self._raw_overview = take(self._overview) or self._raw_overview
         return reported
-
-    def _note_diagnostics(self, message: DiagnosticArray) -> bool:
-        reported = False
-        for status in message.status:
-            owner, _, part = status.name.rpartition(": ")
-            if owner != NODE_NAME:
-                continue
-            values = {pair.key: pair.value for pair in status.values}
-            if part == "control":
-                self.control = values
-                self.reported_s = message.header.stamp.sec + message.header.stamp.nanosec / 1e9
-                reported = True
-            elif part in self.robot_values:
-                self.robot_values[part] = values
-        return reported
-
-    def not_ready(self) -> list[str]:
-        """Return the robots that the node does not drive, with what it says of them."""
-        return [
-            f"{robot}: {values.get('state', 'not heard of')}"
-            + (f", {values['reason']}" if values.get("reason") else "")
-            for robot, values in self.robot_values.items()
-            if values.get("state") != "READY"
-        ]
 
     def frame(self, time_s: float) -> RawFrame:
         """Return what is to be seen now."""
         return RawFrame(time_s, list(self._raw_cameras), self._raw_overview, list(self.presses))
-
-
-def _take(subscription: Subscription) -> Any:
-    taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-    return None if taken is None else taken[0]
-
-
-def _never_called(message: object) -> None:
-    raise AssertionError("messages are taken when the demonstration looks, never by an executor")
 
 
 class Display:
@@ -290,9 +249,9 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
         log = folder / "rover_sim.log"
         children["simulation"] = Child("rover_sim", _simulation_arguments(options), log, transport)
         log = folder / "policy_node.log"
-        children["node"] = Child("policy_node", _node_arguments(options, robots), log, {**transport, **memory})
+        children["node"] = Child("policy_node", node_arguments(robots, options.model), log, {**transport, **memory})
         console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
-        _wait_until_driving(monitor, children, stopping)
+        wait_until_driving(monitor, children, stopping)
         with Display(console, monitor, options.duration_s) as display:
             measurement.run(options.duration_s, display, stopping)
     except ToolError as error:
@@ -323,33 +282,6 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
 def _simulation_arguments(options: argparse.Namespace) -> list[str]:
     arguments = ["-m", "policy_node.simulation.rover_sim", "--robots", str(options.robots)]
     return [*arguments, "--rate-hz", str(SENSOR_RATE_HZ), "--seed", str(options.seed), "--renderer", options.renderer]
-
-
-def _node_arguments(options: argparse.Namespace, robots: Sequence[str]) -> list[str]:
-    overrides = [f"robots:=[{', '.join(robots)}]"]
-    if options.model is not None:
-        # Whoever names a file of one's own trusts it.
-        overrides += [f"policy.path:={options.model.resolve()}", "policy.trusted:=true"]
-    return [
-        *("-m", "policy_node.ros.node", "--ros-args", "--params-file", str(share_path("config", "rover.yaml"))),
-        *(argument for override in overrides for argument in ("-p", override)),
-    ]
-
-
-def _wait_until_driving(monitor: FleetMonitor, children: dict[str, Child], stopping: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while not stopping():
-        if monitor.take() and not monitor.not_ready():
-            return
-        for child in children.values():
-            child.check()
-        if "configure failed" in (log := children["node"].tail()):
-            raise ToolError(f"the node cannot drive:\n{log}")
-        if time.monotonic() > deadline_s:
-            said = "; ".join(monitor.not_ready()) if monitor.control else "the node has published nothing"
-            logs = "\n".join(f"--- {child.log}\n{child.tail()}" for child in children.values())
-            raise ToolError(f"the rovers do not drive after {START_TIMEOUT_S:g} s: {said}\n{logs}")
-        time.sleep(LOOK_PERIOD_S)
 
 
 class Measurement:
@@ -502,7 +434,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     SystemExit
         When an option is unknown or not allowed; the message says what is.
     """
-    parser = argparse.ArgumentParser(prog="policy_demo", description="One policy drives simulated rovers over ROS 2.")
+    parser = argparse.ArgumentParser(
+        prog="policy_demo",
+        description="One policy drives simulated rovers over ROS 2. `policy_demo evaluate` lets it play whole episodes "
+        "and compares them with the same ones in process.",
+    )
     parser.add_argument("--robots", type=number(int, 1), default=4, help="how many rovers (default 4)")
     parser.add_argument("--duration-s", type=number(float, 1), default=30.0, help="seconds to measure (default 30)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the results (demo_output)")
@@ -514,8 +450,14 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; Ctrl-C ends it early, with what there is until then."""
-    options = parse_options(arguments)
+    """Run the demonstration, or `policy_demo evaluate`; Ctrl-C ends it early, with what there is until then."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["evaluate"]:
+        # What trains policies takes seconds to import.
+        from policy_node.tools.demo_evaluate import main as evaluate
+
+        return evaluate(words[1:])
+    options = parse_options(words)
     keep_to_itself()
     with ros_process() as stopping:
         return run_demo(options, Console(), stopping.is_set)
