@@ -26,6 +26,7 @@ PLOT = "learning_curves.png"
 TABLE = "table.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 _HEAD = ("conditions", "driver", "success", "mean time to the press", "collisions per episode")
+_OF_EVALUATION = {"driver", "conditions", "blanked", "success_interval_95", "results"}
 _PHASES: dict[str, Literal["--", "-"]] = {"imitation": "--", "ppo": "-"}
 _SUCCESS_TICKS = (0, 50, 80, 90, 95, 98, 100)
 
@@ -63,7 +64,7 @@ def read_run(text: str) -> Run:
     name, separator, path = text.partition("=")
     folder = Path(path if separator else text)
     reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    evaluations = [report for report in reports if isinstance(report, dict) and "success_interval_95" in report]
+    evaluations = [report for report in reports if isinstance(report, dict) and report.keys() >= _OF_EVALUATION]
     curve, training = (
         json.loads(file.read_text()) if file.exists() else empty
         for file, empty in ((folder / "curve.json", []), (folder / "training.json", {}))
@@ -80,11 +81,12 @@ def report(options: argparse.Namespace) -> None:
     """Write the plot and the table into the output folder, and the table into a page; see the command's help."""
     runs = [read_run(text) for text in options.folders]
     options.output.mkdir(parents=True, exist_ok=True)
-    table = variants_table(runs)
-    (options.output / TABLE).write_text(table)
-    print(table, end="")
-    if options.page:
-        fill_page(options.page, table)
+    if any(run.evaluations for run in runs):
+        table = variants_table(runs)
+        (options.output / TABLE).write_text(table)
+        print(table, end="")
+        if options.page:
+            fill_page(options.page, table)
     trained = [run for run in runs if run.curve]
     if trained:
         plot_curves(trained, options.output / PLOT)
