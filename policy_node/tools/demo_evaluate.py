@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rich.console import Console
@@ -166,6 +167,8 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     int
         0 when the goal is reached; else the reason was printed.
     """
+    # Of few rovers' small networks more threads only wait for each other.
+    torch.set_num_threads(1)
     seeds = range(options.seed, options.seed + options.episodes)
     robots = [f"rover_{robot}" for robot in range(min(options.robots, options.episodes))]
     renderer = make_renderer(ArenaModel(), options.renderer)
@@ -197,7 +200,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         **summary,
         **measured,
         "in_process": summary_in_process,
-        "success_difference_points": 100 * (summary["success_rate"] - summary_in_process["success_rate"]),
+        "success_difference_points": round(100 * (summary["success_rate"] - summary_in_process["success_rate"]), 6),
         "same_results_in_process": sum(result in in_process for result in results),
         "actions": comparison.report() if comparison is not None else None,
         "reached": not problems,
