@@ -36,6 +36,7 @@ ROSDEP_KEYS = {
     "psutil": "python3-psutil",
     "rich": "python3-rich",
     "rosbags": "python3-rosbags-pip",
+    "sb3_contrib": "python3-sb3-contrib-pip",
     "stable_baselines3": "python3-stable-baselines3-pip",
     "torch": "python3-pytorch-pip",
     "tqdm": "python3-tqdm",
@@ -46,6 +47,7 @@ PYPI_NAMES = {
     "cv2": "opencv-python-headless",
     "google": "protobuf",
     "pynvml": "nvidia-ml-py",
+    "sb3_contrib": "sb3-contrib",
     "stable_baselines3": "stable-baselines3",
     "yaml": "pyyaml",
 }

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecTransposeImage
@@ -23,6 +24,7 @@ from policy_node.simulation.scripted import scripted_command
 # Takes the observations of all arenas and whether an episode begins in each, bool [arenas]; gives actions [arenas, 2].
 Driver: TypeAlias = Callable[[Observation, np.ndarray], np.ndarray]
 
+_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "RecurrentPPO": RecurrentPPO}
 REFERENCES = ("scripted", "random", "still")
 _RANDOM_HOLD_STEPS = 20
 
@@ -47,11 +49,12 @@ def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
     except PolicyError as error:
         raise SystemExit(f"evaluate: {error}") from error
     remedy = "give a model that policy_train trained, such as models/rover.zip"
-    if spec.algorithm not in ("PPO", "RecurrentPPO"):
+    if spec.algorithm not in _ALGORITHMS:
         raise SystemExit(
-            f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed are PPO and RecurrentPPO; {remedy}"
+            f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed are {' and '.join(_ALGORITHMS)}; "
+            f"{remedy}"
         )
-    model = _algorithm(spec.algorithm).load(path, device=device)
+    model = _ALGORITHMS[spec.algorithm].load(path, device=device)
     arena = observation_space().spaces
     given = {key: space for key, space in arena.items() if key in spec.observations}
     taken = model.observation_space
@@ -126,14 +129,6 @@ class _RandomDriver:
             self._held[row] = self._rngs[row].uniform(self._space.low, self._space.high)
         self._steps += 1
         return self._held.copy()
-
-
-def _algorithm(name: str) -> type[BaseAlgorithm]:
-    if name == "PPO":
-        return PPO
-    from sb3_contrib import RecurrentPPO
-
-    return RecurrentPPO
 
 
 def _observed_space(given: dict[str, Any], stack: int) -> spaces.Dict:
