@@ -60,8 +60,8 @@ def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant,
     assert model.action_space == action_space()
     assert model.num_timesteps == 512
     curve = json.loads((tmp_path / "curve.json").read_text())
-    assert [point["steps"] for point in curve] == [128, 256, 384, 384, 512]
-    assert [point["phase"] for point in curve] == ["imitation"] * 4 + ["ppo"]
+    assert [point["steps"] for point in curve if point["phase"] == "imitation"] == [128, 256, 384, 384]
+    assert (curve[-1]["phase"], curve[-1]["steps"]) == ("ppo", 512)
     assert not (tmp_path / "samples").exists()
 
 

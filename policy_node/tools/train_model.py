@@ -14,6 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 STEPS_PER_UPDATE = 256
 MINIBATCH = 512
+# A memory is learnt one step after the other, which takes the longer the longer its sequences are.
+RECURRENT_STEPS_PER_UPDATE = 64
+RECURRENT_MINIBATCH = 1024
 
 
 def make_model(
@@ -39,18 +42,22 @@ def make_model(
         For the logs of TensorBoard; None: none.
     """
     kind, policy = (RecurrentPPO, "MultiInputLstmPolicy") if recurrent else (PPO, "MultiInputPolicy")
+    steps = RECURRENT_STEPS_PER_UPDATE if recurrent else STEPS_PER_UPDATE
+    minibatch = RECURRENT_MINIBATCH if recurrent else MINIBATCH
+    # The value function reads the memory of the policy, which halves the time that memories take.
+    memory = {"shared_lstm": True, "enable_critic_lstm": False} if recurrent else {}
     settings: dict[str, Any] = {
         # Small steps, since the policy that imitation leaves is good already.
         "learning_rate": LinearSchedule(2.5e-4, 2e-5, 1.0),
         "clip_range": 0.15,
         "target_kl": 0.03,
-        "n_steps": STEPS_PER_UPDATE,
-        "batch_size": min(MINIBATCH, STEPS_PER_UPDATE * arenas.num_envs),
+        "n_steps": steps,
+        "batch_size": min(minibatch, steps * arenas.num_envs),
         "n_epochs": 3,
         "gamma": 0.99,
         "gae_lambda": 0.95,
         "ent_coef": 0.0,
-        "policy_kwargs": {"net_arch": [256], "log_std_init": -1.2},
+        "policy_kwargs": {"net_arch": [256], "log_std_init": -1.2, **memory},
     }
     return kind(
         policy,

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from policy_node.tools.train_run import TrainingRun
 
 PHASE = "ppo"
-_VALUE_PARTS = ("value_net.", "mlp_extractor.value_net.", "lstm_critic.", "critic.")
+_VALUE_PARTS = ("value_net.", "mlp_extractor.value_net.")
 
 
 class Improvement(BaseCallback):
