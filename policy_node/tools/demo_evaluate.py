@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rich.console import Console
@@ -39,7 +40,7 @@ from policy_node.simulation.rendering import KINDS, make_renderer
 from policy_node.timing import percentiles
 from policy_node.tools.child import Child, ToolError
 from policy_node.tools.demo_episodes import Dealer, Report, ages_while_driven_ms
-from policy_node.tools.demo_node import NodeMonitor, never_called, node_arguments, take, wait_until_driving
+from policy_node.tools.demo_node import NodeMonitor, never_called, take, wait_until_driving
 from policy_node.tools.demo_parity import Comparison, Reference, shortcomings
 from policy_node.tools.train_evaluate import describe_summary, summarise_episodes
 
@@ -270,7 +271,10 @@ def play(
         simulation = [*("-m", "policy_node.simulation.rover_sim"), *_simulation_arguments(options, robots, renderer)]
         children["simulation"] = Child("rover_sim", simulation, folder / "rover_sim.log", transport)
         held.callback(children["simulation"].stop)
-        drives = node_arguments(robots, options.model, _parameters(options.lockstep, reference))
+        parameters = node_parameters(robots, options.model, options.lockstep, reference.keys, reference.stack)
+        file = folder / "policy_node.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        drives = ["-m", "policy_node.ros.node", "--ros-args", "--params-file", str(file)]
         children["node"] = Child("policy_node", drives, folder / "policy_node.log", {**transport, **memory})
         # Before the simulation, so that its safe commands still find their rovers.
         held.callback(children["node"].stop)
@@ -327,14 +331,33 @@ def _simulation_arguments(options: argparse.Namespace, robots: Sequence[str], re
     ]
 
 
-def _parameters(lockstep: bool, reference: Reference) -> dict[str, str]:
-    """Return what the node needs to know beside `config/rover.yaml`: what the policy observes, and whose time it is."""
-    parameters = {"observations.keys": f"[{', '.join(reference.keys)}]"}
-    if reference.stack > 1:
-        parameters |= {f"observations.{key}.stack": str(reference.stack) for key in reference.keys}
+def node_parameters(
+    robots: Sequence[str], model: Path | None, lockstep: bool, keys: Sequence[str], stack: int
+) -> dict[str, Any]:
+    """Return the parameters of the node by dotted name: those of the demonstration, for the policy at hand.
+
+    Parameters
+    ----------
+    robots
+        Namespaces.
+    model
+        The policy to run; None: the one that `config/rover.yaml` names.
+    lockstep
+        Whether time waits for the commands of every tick.
+    keys, stack
+        Which observations the policy takes, and how many of the latest ones.
+    """
+    given = read_parameter_file(share_path("config", "rover.yaml"))
+    left_out = tuple(f"observations.{key}." for key in given["observations.keys"] if key not in keys)
+    parameters = {name: value for name, value in given.items() if not name.startswith(left_out)}
+    parameters |= {"robots": list(robots), "observations.keys": list(keys)}
+    parameters |= {f"observations.{key}.stack": stack for key in keys}
     if lockstep:
-        parameters |= {f"observations.{key}.reliability": "reliable" for key in reference.keys}
-        parameters |= {"use_sim_time": "true", "watchdog.timeout_s": f"{PATIENT_S:.1f}"}
+        parameters |= {f"observations.{key}.reliability": "reliable" for key in keys}
+        parameters |= {"use_sim_time": True, "watchdog.timeout_s": PATIENT_S}
+    if model is not None:
+        # Whoever names a file of one's own trusts it.
+        parameters |= {"policy.path": str(model.resolve()), "policy.trusted": True}
     return parameters
 
 
@@ -434,7 +457,9 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--renderer", choices=KINDS, default="auto", help="auto: EGL where it works, else ray casting")
     parser.add_argument("--json", type=Path, help="file for the result")
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the logs (demo_output)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder of logs and parameters (demo_output)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 120.0
 LOOK_PERIOD_S = 0.25
 
 
-def node_arguments(robots: Sequence[str], model: Path | None, parameters: Mapping[str, str] | None = None) -> list[str]:
+def node_arguments(robots: Sequence[str], model: Path | None) -> list[str]:
     """Return the arguments of Python with which the node drives rovers.
 
     Parameters
@@ -33,16 +33,14 @@ def node_arguments(robots: Sequence[str], model: Path | None, parameters: Mappin
         Namespaces.
     model
         The policy to run; None: the one that `config/rover.yaml` names.
-    parameters
-        Other values than those of that file, in YAML, by dotted name.
     """
-    overrides = {"robots": f"[{', '.join(robots)}]", **(parameters or {})}
+    overrides = [f"robots:=[{', '.join(robots)}]"]
     if model is not None:
         # Whoever names a file of one's own trusts it.
-        overrides |= {"policy.path": str(model.resolve()), "policy.trusted": "true"}
+        overrides += [f"policy.path:={model.resolve()}", "policy.trusted:=true"]
     return [
         *("-m", "policy_node.ros.node", "--ros-args", "--params-file", str(share_path("config", "rover.yaml"))),
-        *(argument for name, value in overrides.items() for argument in ("-p", f"{name}:={value}")),
+        *(argument for override in overrides for argument in ("-p", override)),
     ]
 
 
