@@ -80,7 +80,9 @@ def test_a_touched_cell_lights_up_where_it_is_on_the_rover(tmp_path, cell, to_th
     touch_n = np.zeros(8, np.float32)
     touch_n[cell] = 5.0
     blank = np.zeros((64, 64, 3), np.uint8)
-    moment = Moment(0.1, blank, touch_n, np.zeros(2, np.float32), np.zeros((384, 384, 3), np.uint8), (0.0, 0.0))
+    moment = Moment(
+        0.1, blank, touch_n, np.zeros(2, np.float32), np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), (0.0, 0.0)
+    )
     draw_episodes({1: RecordedEpisode([moment], success=False)}, "driver", "", tmp_path / "still.gif")
     with Image.open(tmp_path / "still.gif") as still:
         panel = np.asarray(still.convert("RGB"), float)[TOP_PX : TOP_PX + PANEL_PX, GAP_PX + PANEL_PX + GAP_PX :][

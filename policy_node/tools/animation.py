@@ -52,7 +52,7 @@ def save_animation(
     while True:
         shown = frames[::step]
         shown_ms = [sum(durations_ms[start : start + step]) for start in range(0, len(frames), step)]
-        shown[0].save(file, save_all=True, append_images=shown[1:], duration=shown_ms, loop=0, optimize=False)
+        shown[0].save(file, "GIF", save_all=True, append_images=shown[1:], duration=shown_ms, loop=0, optimize=False)
         if file.stat().st_size <= most_bytes or len(shown) < 10:
             return
         step *= 2

@@ -135,21 +135,15 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     episodes = options.episodes or (1 if options.gif else 100)
     wanted = range(options.seed, options.seed + episodes)
-    count = min(options.arenas, episodes)
-    conditions = CONDITIONS[options.conditions]
-    seeds = itertools.count(options.seed)
-    rovers = RoverArenaVecEnv(count, seeds, options.renderer, options.threads, conditions)
-    arenas: VecEnv = rovers
-    if options.gif:
-        arenas = recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank)
-    if options.model is None:
-        drive = make_driver(options.driver, rovers)
-    else:
-        model, keys, stack = load_model(options.model, options.device)
-        if options.blank and options.blank not in keys:
-            raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
-        arenas = observed_arenas(arenas, keys, stack)
-        drive = PolicyDriver(model, options.blank)
+    rovers = RoverArenaVecEnv(
+        min(options.arenas, episodes),
+        itertools.count(options.seed),
+        options.renderer,
+        options.threads,
+        CONDITIONS[options.conditions],
+    )
+    recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank) if options.gif else None
+    arenas, drive = _arenas_and_driver(options, rovers, recorder or rovers)
     started = time.monotonic()
     results = drive_episodes(arenas, drive, wanted)
     elapsed_s = time.monotonic() - started
@@ -164,18 +158,28 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         **summarise_episodes(results),
         "wall_time_s": elapsed_s,
     }
-    circumstances = [f"{options.conditions} conditions", *([f"{options.blank} blanked"] if options.blank else [])]
+    circumstances = f"{options.conditions} conditions" + (f", {options.blank} blanked" if options.blank else "")
     print(
-        f"{', '.join([options.driver, *circumstances])}, seeds {wanted.start} to {wanted.stop - 1}, "
+        f"{options.driver}, {circumstances}, seeds {wanted.start} to {wanted.stop - 1}, "
         f"renderer {rovers.renderer.kind}: {describe_summary(report)}"
     )
-    if options.gif:
-        who = options.model.name if options.model else f"{options.driver} driver"
-        draw_episodes(recorder.episodes, who, ", ".join(circumstances), options.gif)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if recorder:
+        who = options.model.name if options.model else f"{options.driver} driver"
+        draw_episodes(recorder.episodes, who, circumstances, options.gif)
     return report
+
+
+def _arenas_and_driver(options: argparse.Namespace, rovers: RoverArenaVecEnv, shown: VecEnv) -> tuple[VecEnv, Driver]:
+    """Return the arenas as who is to drive there takes them, and who drives."""
+    if options.model is None:
+        return shown, make_driver(options.driver, rovers)
+    model, keys, stack = load_model(options.model, options.device)
+    if options.blank and options.blank not in keys:
+        raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
+    return observed_arenas(shown, keys, stack), PolicyDriver(model, options.blank)
 
 
 def drive_episodes(arenas: VecEnv, drive: Driver, wanted: range) -> list[EpisodeResult]:

@@ -68,7 +68,7 @@ class Moment:
     action
         What it commands: forward speed in m/s, turn rate in rad/s.
     arena
-        From above, uint8 [height, width, 3].
+        From above, uint8 [192, 192, 3].
     position_m
         Of the rover in its arena, x and y.
     """
@@ -234,9 +234,9 @@ class _Painter:
         for cell, force_n in enumerate(moment.touch_n):
             # Pillow counts degrees clockwise from the right.
             start = -90.0 - cell_deg * (cell + 1)
-            draw.pieslice(_disc(middle, outer), start + 1.0, start + cell_deg - 1.0, _force_colour(force_n))
-        draw.ellipse(_disc(middle, inner + 0.012 * size), BACKGROUND)
-        draw.ellipse(_disc(middle, inner), _GROUND)
+            draw.pieslice(_disc((middle, middle), outer), start + 1.0, start + cell_deg - 1.0, _force_colour(force_n))
+        draw.ellipse(_disc((middle, middle), inner + 0.012 * size), BACKGROUND)
+        draw.ellipse(_disc((middle, middle), inner), _GROUND)
         nose = [
             (middle, middle - 0.19 * size),
             *((middle + side * 0.07 * size, middle - 0.07 * size) for side in (-1, 1)),
@@ -306,20 +306,21 @@ class _Painter:
         draw.text((CHART_PX - 6, top + 5), limits_in_words, FAINT, self._small_font, anchor="ra")
 
     def _arena(self, index: int) -> Image.Image:
-        """Paint the arena with the path of the rover."""
+        """Paint the arena with the rover marked, and its path."""
         panel = Image.fromarray(self._episode.moments[index].arena)
-        draw = ImageDraw.Draw(panel)
+        marks = Image.new("RGBA", (_OVERHEAD_PX, _OVERHEAD_PX))
+        draw = ImageDraw.Draw(marks)
         path = [_overhead_px(moment.position_m) for moment in self._episode.moments[: index + 1]]
         if len(path) > 1:
             draw.line(path, _PATH, width=3, joint="curve")
-        x_px, y_px = path[-1]
-        reach_px = _PX_PER_M * ROVER.radius_m + 3
-        draw.ellipse((x_px - reach_px, y_px - reach_px, x_px + reach_px, y_px + reach_px), outline=_PATH, width=3)
-        return panel.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS)
+        draw.ellipse(_disc(path[-1], _PX_PER_M * ROVER.radius_m + 3), outline=_PATH, width=3)
+        marks = marks.resize(panel.size, Image.Resampling.LANCZOS)
+        panel.paste(marks, mask=marks)
+        return panel
 
 
 def _overhead(arena: Arena, renderer: Renderer) -> np.ndarray:
-    """Draw an arena from above, turquoise what the camera does not see: RGB uint8 [height, width, 3]."""
+    """Draw an arena from above, turquoise what the camera does not see: RGB uint8 [192, 192, 3]."""
     picture = Image.fromarray(renderer.overhead(arena, _OVERHEAD_PX))
     draw = ImageDraw.Draw(picture)
     for placed in arena.layout.obstacles:
@@ -327,9 +328,9 @@ def _overhead(arena: Arena, renderer: Renderer) -> np.ndarray:
             reach_px = _PX_PER_M * placed.obstacle.radius_m
             points_px = [_overhead_px(point) for point in placed.outline_m]
             draw.line(points_px, _UNSEEN, width=round(2 * reach_px))
-            for x_px, y_px in points_px:
-                draw.ellipse((x_px - reach_px, y_px - reach_px, x_px + reach_px, y_px + reach_px), _UNSEEN)
-    return np.asarray(picture)
+            for point_px in points_px:
+                draw.ellipse(_disc(point_px, reach_px), _UNSEEN)
+    return np.asarray(picture.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS))
 
 
 def _overhead_px(position_m: tuple[float, float]) -> tuple[float, float]:
@@ -337,8 +338,9 @@ def _overhead_px(position_m: tuple[float, float]) -> tuple[float, float]:
     return _OVERHEAD_PX / 2 + _PX_PER_M * position_m[0], _OVERHEAD_PX / 2 - _PX_PER_M * position_m[1]
 
 
-def _disc(middle: float, radius: float) -> tuple[float, float, float, float]:
-    return middle - radius, middle - radius, middle + radius, middle + radius
+def _disc(centre: tuple[float, float], radius: float) -> tuple[float, float, float, float]:
+    """Return the box around a disc, as Pillow wants it."""
+    return centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius
 
 
 def _force_colour(force_n: float) -> Colour:
