@@ -228,3 +228,24 @@ def test_the_last_quarter_of_the_rounds_only_learns():
     assert rounds_of(384, 2) == (3, 4)
     assert rounds_of(200_000, 16) == (196, 262)
     assert rounds_of(0, 16) == (0, 0)
+
+
+def test_in_a_pipe_progress_is_lines_with_steps_success_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr("policy_node.tools.train_progress.LINE_EVERY_S", 0.0)
+    with TrainingProgress({"imitation": 100.0, "ppo": 300.0}, quiet=False) as progress:
+        progress.begin("imitation", 0, 1000, 0.0)
+        progress.finish_episode({"is_success": True, "time_s": 4.0})
+        progress.finish_episode({"is_success": False, "time_s": 20.0})
+        progress.move(500, 0.5)
+        point = progress.add_point()
+    assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("imitation: 50 %  500/1000 steps  success 50 %, 0 min so far, 0 min left of it, 0 of all")
+
+
+def test_quiet_progress_says_nothing(capsys):
+    with TrainingProgress({"ppo": 1.0}, quiet=True) as progress:
+        progress.begin("ppo", 0, 10, 0.0)
+        progress.move(10, 1.0)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""

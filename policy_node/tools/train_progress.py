@@ -49,7 +49,8 @@ class TrainingProgress:
         self._steps = 0
         self._total = 0
         self._point = (0, self._started_s)
-        self._begun = (0.0, self._started_s)
+        self._phase_begun = (0.0, self._started_s)
+        self._begun: tuple[float, float] | None = None
         self._line_due_s = self._started_s + LINE_EVERY_S
         console = Console(stderr=True)
         self._lines = not quiet and not console.is_terminal
@@ -110,7 +111,8 @@ class TrainingProgress:
         now_s = time.monotonic()
         self._phase, self._steps, self._total = phase, steps, total
         self._point = (steps, now_s)
-        self._begun = (share, now_s)
+        self._phase_begun = (share, now_s)
+        self._begun = self._begun or (self._work_before() + share * self._work[phase], now_s)
         self._bar = self._bars.add_task(phase, total=self._work[phase], figures="")
         self.move(steps, share)
 
@@ -118,9 +120,8 @@ class TrainingProgress:
         """Note the steps of the phase and the share of its work that are done by now."""
         self._steps = steps
         done = self._work[self._phase] * share
-        earlier = sum(point_work for phase, point_work in self._finished_work())
         self._bars.update(self._bar, completed=done, figures=self._figures())
-        self._bars.update(self._overall, completed=earlier + done)
+        self._bars.update(self._overall, completed=self._work_before() + done)
         now_s = time.monotonic()
         if self._lines and now_s >= self._line_due_s:
             self._line_due_s = now_s + LINE_EVERY_S
@@ -157,9 +158,10 @@ class TrainingProgress:
         else:
             self._bars.console.print(text, markup=False, highlight=False)
 
-    def _finished_work(self) -> list[tuple[str, float]]:
+    def _work_before(self) -> float:
+        """Return the work of the phases before the present one."""
         phases = list(self._work)
-        return [(phase, self._work[phase]) for phase in phases[: phases.index(self._phase)]]
+        return sum(self._work[phase] for phase in phases[: phases.index(self._phase)])
 
     def _figures(self) -> str:
         rate = f"{self.curve[-1]['steps_per_s']:.0f} steps/s" if self.curve else ""
@@ -167,7 +169,15 @@ class TrainingProgress:
         return "  ".join(figure for figure in (f"{self._steps}/{self._total} steps", rate, success) if figure)
 
     def _line(self, share: float, now_s: float) -> str:
-        share_begun, begun_s = self._begun
-        gained = share - share_begun
-        left = f", {(now_s - begun_s) * (1 - share) / gained / 60:.0f} min left of it" if gained > 0 else ""
-        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}{left}, {self.elapsed_s / 60:.0f} min in all"
+        done, total = self._work_before() + share * self._work[self._phase], sum(self._work.values())
+        left = ""
+        if self._begun and share > self._phase_begun[0]:
+            of_phase = _minutes_left(self._phase_begun, share, 1.0, now_s)
+            left = f", {of_phase} min left of it, {_minutes_left(self._begun, done, total, now_s)} of all"
+        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}, {self.elapsed_s / 60:.0f} min so far{left}"
+
+
+def _minutes_left(begun: tuple[float, float], done: float, total: float, now_s: float) -> str:
+    """Say how long the rest takes at the pace since the beginning, of which amount and time are given."""
+    amount, since_s = begun
+    return f"{(now_s - since_s) * (total - done) / (done - amount) / 60:.0f}"
