@@ -14,6 +14,7 @@ import numpy as np
 
 from policy_node.simulation.conditions import Appearance, EpisodeConditions
 from policy_node.simulation.description import ARENA, ROVER, Obstacle
+from policy_node.simulation.foam import fading, told_n
 from policy_node.simulation.layout import Layout, draw_beacon, draw_layout
 from policy_node.simulation.mujoco_model import ArenaModel
 
@@ -97,11 +98,11 @@ class Arena:
         self._due_s -= steps * ARENA.timestep_s
         data = self.data
         touch_n = self.touch_n.astype(np.float64)
-        fading = np.exp(-ARENA.timestep_s / ROVER.touch_recovery_s)
+        fading_per_step = fading(ARENA.timestep_s)
         for _ in range(steps):
             mujoco.mj_step(self.model.model, data)
             forces_n = data.sensordata[: ROVER.touch_cells]
-            np.maximum(forces_n, touch_n * fading, out=touch_n)
+            np.maximum(forces_n, touch_n * fading_per_step, out=touch_n)
             touching = bool(forces_n.max() > 0.0) and data.sensordata[ROVER.touch_cells] == 0.0
             self.collisions += int(touching and not self._touching)
             self._touching = touching
@@ -111,8 +112,7 @@ class Arena:
                 self._move_beacon()
             # The sensor still shows the old contact in the step in which the beacon moves.
             self._armed = not pressing
-        touch_n[touch_n < ROVER.touch_threshold_n] = 0.0
-        self.touch_n = touch_n.astype(np.float32)
+        self.touch_n = told_n(touch_n)
 
     @property
     def pose(self) -> tuple[float, float, float]:
