@@ -48,9 +48,11 @@ def make_model(
     memory = {"shared_lstm": True, "enable_critic_lstm": False} if recurrent else {}
     settings: dict[str, Any] = {
         # Small steps, since the policy that imitation leaves is good already.
-        "learning_rate": LinearSchedule(2.5e-4, 2e-5, 1.0),
-        "clip_range": 0.15,
-        "target_kl": 0.03,
+        "learning_rate": LinearSchedule(1e-4, 1e-5, 1.0),
+        "clip_range": 0.1,
+        "target_kl": 0.015,
+        # Values share the features with the actions, and must not carry them away.
+        "vf_coef": 0.05,
         "n_steps": steps,
         "batch_size": min(minibatch, steps * arenas.num_envs),
         "n_epochs": 3,
