@@ -59,7 +59,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "params_file",
-                default_value=PathJoinSubstitution([FindPackageShare("policy_node"), "config", "gazebo.yaml"]),
+                default_value=PathJoinSubstitution([FindPackageShare("policy_node"), "config", "rover.yaml"]),
                 description="ROS parameter file (YAML) of the policy; `robots` overrides the one in it",
             ),
             DeclareLaunchArgument(
@@ -179,12 +179,12 @@ def spawned(context: LaunchContext, world: Path, models: dict[str, Path]) -> lis
 
 
 def watch(context: LaunchContext, world: Path, robots: int) -> Node:
-    """Return what stops robots that nobody commands, and looks after the beacons of the arenas."""
+    """Return what stops robots that nobody commands, tells their touch, and looks after the beacons of the arenas."""
     arenas = [] if text(context, "world") else [f"--world={name_of_world(world)}"]
     return Node(
         package="policy_node",
         executable="gazebo_watch",
-        arguments=[f"--robots={robots}", f"--seed={seed_of(context)}", *arenas],
+        arguments=[f"--robots={robots}", f"--seed={seed_of(context)}", "--touch", *arenas],
         parameters=[{"use_sim_time": True}],
         additional_env=transport_environment(),
         output="screen",

@@ -49,7 +49,7 @@ def wrench(force: Vector) -> Any:
 
     return make(
         "ros_gz_interfaces/msg/JointWrench",
-        header=header(),
+        header=header(0),
         body_1_name=text(""),
         body_1_id=number(0),
         body_2_name=text(""),
@@ -59,8 +59,9 @@ def wrench(force: Vector) -> Any:
     )
 
 
-def header() -> Any:
-    stamp = make("builtin_interfaces/msg/Time", sec=12, nanosec=340_000_000)
+def header(stamp_ns: int) -> Any:
+    sec, nanosec = divmod(stamp_ns, 10**9)
+    stamp = make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
     return make("std_msgs/msg/Header", stamp=stamp, frame_id="")
 
 
@@ -87,6 +88,6 @@ def contact(
     )
 
 
-def contacts_message(*contacts: Any) -> Any:
+def contacts_message(*contacts: Any, stamp_ns: int = 12_340_000_000) -> Any:
     """Make the message of a sensor."""
-    return make(CONTACTS, header=header(), contacts=list(contacts))
+    return make(CONTACTS, header=header(stamp_ns), contacts=list(contacts))

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file of ros_gz_bridge: it connects what the SDF names with what the configuration reads, and nothing else."""
 
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from policy_node.configuration import Configuration, parse_configuration
-from policy_node.parameter_file import read_parameter_file
+from policy_node.parameter_file import parse_parameters, read_parameter_file
+from policy_node.ros.contacts import CONTACTS
 from policy_node.share import share_path
 from policy_node.simulation.bridge import bridge_file, enable_topic
 from policy_node.simulation.sdf import rover_sdf, world_sdf
@@ -25,6 +28,8 @@ BRIDGEABLE = {
     ("geometry_msgs/msg/Twist", "gz.msgs.Twist"),
     ("std_msgs/msg/Bool", "gz.msgs.Boolean"),
 }
+# What `gazebo_watch` makes of the contacts.
+TOLD_BY_THE_WATCH = {"touch": "sensor_msgs/msg/JointState"}
 # What a system of Gazebo publishes, and nobody in ROS wants.
 UNUSED = ("wheel_odometry", "wheel_tf", "tf")
 
@@ -36,7 +41,15 @@ def entries() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def configuration() -> Configuration:
-    return parse_configuration(read_parameter_file(share_path("config", "gazebo.yaml")) | {"robots": ROBOTS})
+    return parse_configuration(read_parameter_file(share_path("config", "rover.yaml")) | {"robots": ROBOTS})
+
+
+@pytest.fixture(scope="module")
+def direct() -> Configuration:
+    """Return the configuration that the documentation shows for a policy that reads Gazebo's contacts themselves."""
+    text = (Path(__file__).parents[1] / "doc" / "gazebo.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return parse_configuration(parse_parameters(shown, "doc/gazebo.md") | {"robots": ROBOTS})
 
 
 def topics_of_the_models() -> dict[str, str]:
@@ -78,6 +91,10 @@ def test_every_pair_of_types_is_one_that_ros_gz_bridge_converts(entries: list[di
     assert {(entry["ros_type_name"], entry["gz_type_name"]) for entry in entries} == BRIDGEABLE
 
 
+def of_each_robot(topics: dict[str, str]) -> dict[str, str]:
+    return {f"{robot}/{topic}": type_name for robot in ROBOTS for topic, type_name in topics.items()}
+
+
 def test_the_node_finds_every_topic_that_it_reads_and_writes(
     entries: list[dict[str, str]], configuration: Configuration
 ) -> None:
@@ -87,15 +104,21 @@ def test_the_node_finds_every_topic_that_it_reads_and_writes(
     to_gazebo = {
         entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries if entry["direction"] == "ROS_TO_GZ"
     }
-    read = {f"{robot}/{source.topic}": source.type for robot in ROBOTS for source in configuration.sources}
-    assert read.items() <= from_gazebo.items()
-    assert from_gazebo.keys() - read.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
-    written = {f"{robot}/{configuration.action.topic}": configuration.action.type for robot in ROBOTS}
+    read = of_each_robot({source.topic: source.type for source in configuration.sources})
+    assert read.items() <= (from_gazebo | of_each_robot(TOLD_BY_THE_WATCH)).items()
+    # Whereof the watch makes the touch.
+    contacts = of_each_robot({"bumper": CONTACTS})
+    assert contacts.items() <= from_gazebo.items()
+    assert from_gazebo.keys() - read.keys() - contacts.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
+    written = of_each_robot({configuration.action.topic: configuration.action.type})
     assert to_gazebo == written | {enable_topic(robot): "std_msgs/msg/Bool" for robot in ROBOTS}
 
 
-def test_gazebo_differs_from_mujoco_in_the_way_of_the_touch_alone() -> None:
-    gazebo, mujoco = (read_parameter_file(share_path("config", name)) for name in ("gazebo.yaml", "rover.yaml"))
-    differing = {name for name in gazebo.keys() | mujoco.keys() if gazebo.get(name) != mujoco.get(name)}
-    touch = "observations.touch"
-    assert differing == {f"{touch}.topic", f"{touch}.type", f"{touch}.field", f"{touch}.when_silent"}
+def test_a_node_that_reads_the_contacts_themselves_finds_them(
+    entries: list[dict[str, str]], direct: Configuration
+) -> None:
+    bridged = {entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries}
+    read = of_each_robot({source.topic: source.type for source in direct.sources})
+    assert CONTACTS in read.values()
+    assert read.items() <= bridged.items()
+    assert [source.topic for source in direct.sources if source.may_be_silent] == ["bumper"]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 FILES = (
     "README.md",
     "doc/configuration.md",
+    "doc/gazebo.md",
     *(f"config/{name}.yaml" for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera")),
 )
 

@@ -15,26 +15,31 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from gazebo_contacts import contact, contacts_message
 from geometry_msgs.msg import Twist, Vector3
 from node_harness import PATIENCE_S, Peer
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Bool, Int32
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Header, Int32
 
 from policy_node.simulation.bridge import enable_topic
-from policy_node.simulation.description import ARENA
+from policy_node.simulation.description import ARENA, ROVER
+from policy_node.simulation.foam import fading
 from policy_node.simulation.gazebo_watch import (
     CHECK_PERIOD_S,
     COMMAND_TIMEOUT_S,
     REARM_S,
     Beacon,
+    Bumper,
     parse_options,
     service_command,
 )
 from policy_node.simulation.sdf import grid_origin_m, layout_of
 
 FORWARD = Twist(linear=Vector3(x=0.4))
+IMAGE_PERIOD_NS = 33_333_333
 
 
 @pytest.fixture
@@ -124,6 +129,85 @@ def test_it_ends_in_order_when_told_to(peer: Peer, watched: subprocess.Popen[byt
     Gazebo(peer)
     watched.send_signal(signal.SIGINT)
     assert watched.wait(timeout=PATIENCE_S) == 0
+
+
+def image(at_ns: int) -> Image:
+    """Make an image of the camera, of which only the stamp matters."""
+    sec, nanosec = divmod(at_ns, 10**9)
+    return Image(header=Header(stamp=Time(sec=sec, nanosec=nanosec)))
+
+
+def pushed(cell: int, at_ns: int, force_n: float = 3.0) -> Any:
+    """Make the bumper's message of a contact in front of a cell."""
+    name = f"rover_1::base_link::bumper_0_touch_{cell}"
+    return contacts_message(contact(name, [(force_n, 0.0, 0.0)], [(1.0, 0.0, 0.0)]), stamp_ns=at_ns)
+
+
+UNREADABLE = contacts_message(contact("rover_1::base_link::chassis"))
+
+
+class Listener:
+    """Hears the touch of rover_1."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.told: list[JointState] = []
+        self._peer = peer
+        peer.node.create_subscription(JointState, "rover_1/touch", self.told.append, qos_profile_sensor_data)
+        peer.spin_until(lambda: peer.node.count_publishers("/rover_1/touch"), "the bumper's publisher")
+
+    def hears(self, at_ns: int) -> JointState:
+        """Wait for what is felt at a time."""
+
+        def is_there() -> bool:
+            return any(stamp_ns(message) == at_ns for message in self.told)
+
+        self._peer.spin_until(is_there, f"the touch at {at_ns} ns")
+        return next(message for message in self.told if stamp_ns(message) == at_ns)
+
+
+def stamp_ns(message: JointState) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def test_touch_is_told_with_each_image_and_fades_after_the_contact(peer: Peer) -> None:
+    bumper, listener = Bumper(peer.node, "rover_1"), Listener(peer)
+    camera = peer.node.create_publisher(Image, "rover_1/camera/image_raw", 1)
+    peer.spin_until(camera.get_subscription_count, "the bumper's subscription")
+    begin_ns = 7 * 10**9
+    bumper.touch(pushed(6, begin_ns))
+    camera.publish(image(begin_ns))
+    first = listener.hears(begin_ns)
+    assert (list(first.name), first.header.frame_id) == ([f"touch_{cell}" for cell in range(8)], "rover_1/bumper")
+    assert list(first.effort) == [0, 0, 0, 0, 0, 0, 3, 0]
+    bumper.tell(image(begin_ns + IMAGE_PERIOD_NS))
+    assert listener.hears(begin_ns + IMAGE_PERIOD_NS).effort[6] == pytest.approx(3.0 * fading(IMAGE_PERIOD_NS / 1e9))
+    bumper.tell(image(begin_ns + 2 * 10**9))
+    assert not any(listener.hears(begin_ns + 2 * 10**9).effort)
+
+
+def test_a_contact_without_force_presses_a_cell_to_its_limit(peer: Peer) -> None:
+    bumper, listener = Bumper(peer.node, "rover_1"), Listener(peer)
+    bumper.touch(contacts_message(contact("rover_1::base_link::bumper_5_touch_2"), stamp_ns=10**9))
+    bumper.tell(image(10**9))
+    assert listener.hears(10**9).effort[2] == ROVER.touch_limit_n
+
+
+def test_touch_is_silent_while_contacts_cannot_be_read(peer: Peer) -> None:
+    bumper, listener = Bumper(peer.node, "rover_1"), Listener(peer)
+    bumper.touch(UNREADABLE)
+    bumper.tell(image(13 * 10**9))
+    bumper.touch(pushed(0, 14 * 10**9))
+    bumper.tell(image(14 * 10**9))
+    assert listener.hears(14 * 10**9).effort[0] == 3.0
+    assert len(listener.told) == 1
+
+
+def test_contacts_of_another_bumper_are_left_alone_where_nobody_wants_its_touch(peer: Peer) -> None:
+    bumper = Bumper(peer.node, "rover_1")
+    bumper.touch(UNREADABLE)
+    listener = Listener(peer)
+    bumper.tell(image(13 * 10**9))
+    listener.hears(13 * 10**9)
 
 
 @pytest.fixture

@@ -102,9 +102,9 @@ def test_arenas_rovers_bridge_watch_and_node_are_for_as_many_robots_as_asked_for
     (bridge,), (watch,), (driver,) = (of(nodes, name) for name in ("parameter_bridge", "gazebo_watch", "policy_node"))
     robots = ["rover_0", "rover_1", "rover_2"]
     assert Path(parameters(bridge)["config_file"]).read_text() == bridge_file(robots)
-    assert {"--robots=3", "--seed=5", "--world=arenas"} <= set(command_line(watch))
+    assert {"--robots=3", "--seed=5", "--touch", "--world=arenas"} <= set(command_line(watch))
     assert parameters(watch)["use_sim_time"] is True
-    configured = read_parameter_file(share_path("config", "gazebo.yaml"))
+    configured = read_parameter_file(share_path("config", "rover.yaml"))
     assert parameters(driver) == configured | {"robots": robots, "use_sim_time": True, "autostart": True}
 
 

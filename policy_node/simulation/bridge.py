@@ -49,6 +49,7 @@ def bridged_topics(robots: Sequence[str]) -> list[BridgedTopic]:
                 "ros_gz_interfaces/msg/Contacts",
                 "gz.msgs.Contacts",
                 GZ_TO_ROS,
+                queue=10,
             ),
             _topic(f"{robot}/odom", f"/model/{robot}/odometry", "nav_msgs/msg/Odometry", "gz.msgs.Odometry", GZ_TO_ROS),
             _topic(
@@ -74,5 +75,5 @@ def bridge_file(robots: Sequence[str]) -> str:
 def _topic(
     ros: str, gz: str, ros_type: str, gz_type: str, direction: Literal["GZ_TO_ROS", "ROS_TO_GZ"], queue: int = 1
 ) -> BridgedTopic:
-    # Of commands and readings only the newest counts: what waits in a queue grows old.
+    # Of commands and images only the newest counts: what waits in a queue grows old. Each contact counts.
     return BridgedTopic(ros, gz, ros_type, gz_type, direction, subscriber_queue=queue, publisher_queue=queue)

@@ -2,38 +2,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the rovers of Gazebo lack beside those of `rover_sim` (`gazebo_watch`).
 
-Gazebo's drive follows the last command for ever, so this process stops a rover whose commands cease. Nor does a beacon
-of Gazebo know that it was pressed: presses are counted here, from the contacts of the bumper, and Gazebo is told to
-stand the beacon somewhere else.
+Gazebo's drive follows the last command for ever, so this process stops a rover whose commands cease. Gazebo's contacts
+end with the touch, where the foam of the bumper springs back slowly: its readings are made here, of the contacts. Nor
+does a beacon of Gazebo know that it was pressed: presses are counted here, too, and Gazebo is told to stand the beacon
+somewhere else.
 """
 
 from __future__ import annotations
 
 import argparse
+import array
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Int32
 
 from policy_node.options import number
-from policy_node.ros.contacts import CONTACTS, normal_force_n
+from policy_node.ros.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.ros.fields import MessageTypeError, message_class
 from policy_node.ros.process import ros_process
 from policy_node.samples import UnusableReading
 from policy_node.simulation.bridge import enable_topic
-from policy_node.simulation.description import ARENA
+from policy_node.simulation.description import ARENA, ROVER, TOUCH_CELLS
+from policy_node.simulation.foam import Foam
 from policy_node.simulation.layout import draw_beacon, draw_layout
 from policy_node.simulation.sdf import grid_origin_m
+from policy_node.specs import ArraySpec
 
+CELL_FORCES = ArraySpec("touch", (ROVER.touch_cells,), np.float32, 0.0, ROVER.touch_limit_n)
+# The contacts of this many physics steps may wait: a brief one between two that last must not be missed.
+CONTACTS_QUEUE = 10
 COMMAND_TIMEOUT_S = 0.5
 CHECK_PERIOD_S = 0.1
 # A beacon that was not touched for so long can be pressed again.
@@ -73,6 +83,53 @@ class CommandTimeout:
 
     def _note(self, command: Twist) -> None:
         self._commanded_at_ns = self._clock.now().nanoseconds
+
+
+class Bumper:
+    """Tells what the touch cells of a rover of Gazebo feel, as `rover_sim` does: with each image, and its stamp.
+
+    While contacts cannot be read it tells nothing, so that whoever needs the touch knows that it has none.
+
+    Parameters
+    ----------
+    node
+        Owner of the topics.
+    robot
+        Namespace of the rover.
+    """
+
+    def __init__(self, node: Node, robot: str) -> None:
+        self._node = node
+        self._source = TouchSource(CELL_FORCES)
+        self._foam = Foam()
+        self._is_readable = True
+        self._touch = JointState(name=[cell.name for cell in TOUCH_CELLS])
+        self._touch.header.frame_id = f"{robot}/bumper"
+        self._publisher = node.create_publisher(JointState, f"{robot}/touch", qos_profile_sensor_data)
+        # Gazebo draws an image after the step that it shows, so the contacts of that step are there before.
+        self._images = node.create_subscription(Image, f"{robot}/camera/image_raw", self.tell, 1)
+
+    def touch(self, message: Any) -> None:
+        """Take a message of the rover's contact sensor."""
+        # A robot of the user's own may have another bumper, whose contacts nobody wants to have read here.
+        if not self._publisher.get_subscription_count():
+            return
+        try:
+            self._foam.press(self._source.numbers(message), nanoseconds(message.header.stamp))
+            self._is_readable = True
+        except UnusableReading as error:
+            self._is_readable = False
+            self._node.get_logger().warning(
+                f"{self._publisher.topic_name} falls silent: {error}", throttle_duration_sec=WARNING_PERIOD_S
+            )
+
+    def tell(self, image: Image) -> None:
+        """Tell what is felt at the time of an image of the rover's camera."""
+        if not self._is_readable:
+            return
+        self._touch.header.stamp = image.header.stamp
+        self._touch.effort = array.array("d", self._foam.reading_n(nanoseconds(image.header.stamp)).tolist())
+        self._publisher.publish(self._touch)
 
 
 class Beacon:
@@ -160,6 +217,11 @@ class Beacon:
         self._moves.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
 
 
+def nanoseconds(stamp: Time) -> int:
+    """Return a stamp as nanoseconds."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def service_command() -> list[str]:
     """Return how Gazebo's service that sets a pose is called here, without its name and request.
 
@@ -179,31 +241,57 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the options of `gazebo_watch`, without those for ROS."""
     parser = argparse.ArgumentParser(
         prog="gazebo_watch",
-        description="Stops rovers of Gazebo whose commands cease, counts presses of their beacons, and moves these.",
+        description="Stops rovers of Gazebo whose commands cease, tells their touch, counts presses of their beacons, "
+        "and moves these.",
     )
     parser.add_argument("--robots", type=number(int, 1, 256), default=4, help="how many rovers there are (default 4)")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of the arenas' layouts (default 0)")
+    parser.add_argument(
+        "--touch", action="store_true", help="tell on rover_0/touch and so on what the foam of the bumpers feels"
+    )
     parser.add_argument("--world", default="", help="name of the world of arenas; empty: none, beacons are not watched")
     return parser.parse_args(arguments)
+
+
+def subscribe_to_contacts(node: Node, robots: int, bumpers: Sequence[Bumper], beacons: Sequence[Beacon]) -> None:
+    """Let each rover's bumper and beacon hear of the rover's contacts, those of them that are watched.
+
+    Raises
+    ------
+    SystemExit
+        When the type of the contacts is not installed.
+    """
+    try:
+        contacts_type = message_class(CONTACTS)
+    except MessageTypeError as error:
+        raise SystemExit(f"gazebo_watch: {error}") from error
+    for robot in range(robots):
+        listeners = [watched[robot].touch for watched in (bumpers, beacons) if watched]
+        node.create_subscription(contacts_type, f"rover_{robot}/bumper", partial(tell_all, listeners), CONTACTS_QUEUE)
+
+
+def tell_all(listeners: Sequence[Callable[[Any], None]], message: Any) -> None:
+    """Hand a message to each of those who listen."""
+    for listener in listeners:
+        listener(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Watch until SIGINT or SIGTERM."""
     arguments = sys.argv if arguments is None else ["gazebo_watch", *arguments]
     options = parse_options(remove_ros_args(list(arguments))[1:])
+    bumpers: list[Bumper] = []
     beacons: list[Beacon] = []
     with ros_process(arguments) as stopping:
         node = Node("gazebo_watch")
         timeouts = [CommandTimeout(node, f"rover_{robot}") for robot in range(options.robots)]
+        if options.touch:
+            bumpers = [Bumper(node, f"rover_{robot}") for robot in range(options.robots)]
         if options.world:
             service_command()
-            try:
-                contacts_type = message_class(CONTACTS)
-            except MessageTypeError as error:
-                raise SystemExit(f"gazebo_watch: {error}") from error
             beacons = [Beacon(node, robot, options) for robot in range(options.robots)]
-            for robot, beacon in enumerate(beacons):
-                node.create_subscription(contacts_type, f"rover_{robot}/bumper", beacon.touch, 1)
+        if bumpers or beacons:
+            subscribe_to_contacts(node, options.robots, bumpers, beacons)
 
         def check() -> None:
             for timeout in timeouts:
