@@ -18,6 +18,9 @@ from policy_node.simulation.foam import fading, told_n
 from policy_node.simulation.layout import Layout, draw_beacon, draw_layout
 from policy_node.simulation.mujoco_model import ArenaModel
 
+# A bumper that rubs chatters.
+COLLISION_GAP_S = 0.2
+
 
 class Arena:
     """One rover in its own arena.
@@ -38,7 +41,8 @@ class Arena:
     presses
         How often the beacon was pressed since `reset`.
     collisions
-        How often the bumper came into contact with anything but the beacon since `reset`.
+        How often the bumper came into contact with anything but the beacon since `reset`; contacts with less than
+        `COLLISION_GAP_S` between them are one.
     layout
         What stands where.
     appearance
@@ -59,7 +63,7 @@ class Arena:
         self.layout = draw_layout(self._rng)
         self.presses = 0
         self.collisions = 0
-        self._touching = False
+        self._touched_s = -np.inf
         self._armed = True
         self._due_s = 0.0
         self.touch_n = np.zeros(ROVER.touch_cells, np.float32)
@@ -104,8 +108,9 @@ class Arena:
             forces_n = data.sensordata[: ROVER.touch_cells]
             np.maximum(forces_n, touch_n * fading_per_step, out=touch_n)
             touching = bool(forces_n.max() > 0.0) and data.sensordata[ROVER.touch_cells] == 0.0
-            self.collisions += int(touching and not self._touching)
-            self._touching = touching
+            if touching:
+                self.collisions += int(data.time - self._touched_s > COLLISION_GAP_S)
+                self._touched_s = data.time
             pressing = data.sensordata[ROVER.touch_cells] > ARENA.press_force_n
             if pressing and self._armed:
                 self.presses += 1
