@@ -115,8 +115,8 @@ def reference_path(model: Path | None) -> Path:
     """
     if model is None:
         return share_path("models", "rover.zip")
-    path = model if model.suffix == ".zip" else model.with_suffix(".zip")
-    if not path.is_file():
+    path = model.with_suffix(".zip")
+    if path != model and not path.is_file():
         raise ToolError(
             f"--model: found '{model}', but '{path}' is not there, with which its actions are compared; give the zip "
             "that policy_train wrote, or lay it beside the other file"

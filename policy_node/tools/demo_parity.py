@@ -83,7 +83,9 @@ class Reference:
         count = min(self._arenas, len(seeds))
         rovers = RoverArenaVecEnv(count, itertools.count(seeds.start), self._renderer, threads=1)
         with closing(observed_arenas(rovers, self.keys, self.stack)) as arenas:
-            return drive_episodes(arenas, _counting(make_driver(rovers), rovers, seeds, progress), seeds)
+            results = drive_episodes(arenas, _counting(make_driver(rovers), rovers, seeds, progress), seeds)
+        progress(len(seeds))
+        return results
 
 
 @dataclass
