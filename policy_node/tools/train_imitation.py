@@ -60,9 +60,8 @@ class Imitation:
         self._round = 0
         self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=LEARNING_RATE)
         # Convolutions of processors that have them are quicker in short floats; the weights stay as they are.
-        self._short_floats = self._policy.device.type == "cpu" and torch.cpu.get_capabilities().get(
-            "avx512_bf16", False
-        )
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()
+        self._short_floats = self._policy.device.type == "cpu" and abilities.get("avx512_bf16", False)
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
         memory = None
         if isinstance(run.model.policy, RecurrentActorCriticPolicy):
