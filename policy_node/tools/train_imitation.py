@@ -60,7 +60,7 @@ class Imitation:
         self._round = 0
         self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=LEARNING_RATE)
         # Convolutions of processors that have them are quicker in short floats; the weights stay as they are.
-        abilities = getattr(torch.cpu, "get_capabilities", dict)()
+        abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         self._short_floats = self._policy.device.type == "cpu" and abilities.get("avx512_bf16", False)
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
         memory = None
