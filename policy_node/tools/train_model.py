@@ -56,7 +56,7 @@ def make_model(
         "n_steps": steps,
         "batch_size": min(minibatch, steps * arenas.num_envs),
         "n_epochs": 3,
-        "gamma": 0.99,
+        "gamma": 0.998,
         "gae_lambda": 0.95,
         "ent_coef": 0.0,
         "policy_kwargs": {"net_arch": [256], "log_std_init": -1.2, **memory},
