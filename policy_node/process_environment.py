@@ -1,9 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The environment variables with which a fleet's processes lose no images and keep their memory."""
+"""The settings with which a fleet's processes lose no images and keep their memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -20,6 +21,8 @@ MALLOC_VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+# Their numbers in malloc.h.
+_MALLOC_OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3}
 
 
 def profile_variable() -> str:
@@ -43,3 +46,12 @@ def transport_environment(profile: Path | None = None) -> dict[str, str]:
 def memory_environment() -> dict[str, str]:
     """Return what makes glibc keep the memory of large messages, except what the environment sets already."""
     return {name: value for name, value in MALLOC_VARIABLES.items() if name not in os.environ}
+
+
+def keep_memory() -> None:
+    """Make glibc keep the memory of large arrays in this process, except what the environment sets already."""
+    # Other C libraries have no such option.
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option:
+        for name, value in memory_environment().items():
+            set_option(_MALLOC_OPTIONS[name], int(value))

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from policy_node.options import number
+from policy_node.process_environment import keep_memory
 from policy_node.simulation.rendering import KINDS
 from policy_node.tools import train_evaluate, train_imitation, train_ppo, train_report
 from policy_node.tools.train_plan import Plan
@@ -45,6 +46,7 @@ def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
         The progress at the end; None when the training was asked to stop before.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
+    keep_memory()
     torch.set_num_threads(plan.threads)
     work = {
         train_imitation.PHASE: plan.imitation_steps * (1 + plan.imitation_passes / _PASSES_LIKE_A_STEP),
