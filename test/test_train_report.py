@@ -65,16 +65,31 @@ def test_the_plot_shows_a_curve_for_each_training(runs):
         assert (pixels == (*colour, 255)).all(axis=-1).any()
 
 
-def test_the_table_takes_its_place_in_a_page_again_and_again(runs, tmp_path, capsys):
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nan older table\n{END}\nafter\n")
+def test_the_tables_take_their_places_in_pages_again_and_again(runs, tmp_path, capsys):
+    whole, short = tmp_path / "whole.md", tmp_path / "short.md"
+    begin, end = BEGIN.format("table"), END.format("table")
+    whole.write_text(f"before\n{begin}\nan older table\n{end}\nafter\n")
+    short.write_text(f"{BEGIN.format('successes')}\n{END.format('successes')}\n")
     for _ in range(2):
-        table, _ = report(runs, "--page", str(page))
-        assert page.read_text() == f"before\n{BEGIN}\n{table}{END}\nafter\n"
-    page.write_text("no place for it")
-    with pytest.raises(SystemExit, match=r"page.md' needs the lines <!-- table: begin --> and"):
-        report(runs, "--page", str(page))
-    assert page.read_text() == "no place for it"
+        table, _ = report(runs, str(runs / "references"), "--page", str(whole), "--page", str(short))
+        assert whole.read_text() == f"before\n{begin}\n{table}{end}\nafter\n"
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in short.read_text().splitlines()[1:-1]]
+        assert rows[0] == ["success", "nominal", "nominal, touch blanked"]
+        assert [row[0] for row in rows[2:]] == ["image + touch", "blind", "scripted driver"]
+        # Each driver in the columns in which it was evaluated.
+        assert [[bool(cell) for cell in row[1:]] for row in rows[2:]] == [[True, True], [True, False], [True, False]]
+
+
+def test_a_page_without_a_place_or_with_half_of_one_is_left_alone(runs, tmp_path):
+    page = tmp_path / "page.md"
+    for text, said in (
+        ("no place for it", r"page.md' has no place for a table; mark it by the lines <!-- table: begin --> and"),
+        (BEGIN.format("table"), r"page.md' needs the lines <!-- table: begin --> and <!-- table: end --> once each"),
+    ):
+        page.write_text(text)
+        with pytest.raises(SystemExit, match=said):
+            report(runs, "--page", str(page))
+        assert page.read_text() == text
 
 
 def test_a_folder_with_nothing_to_report_is_named(tmp_path):

@@ -24,7 +24,8 @@ SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 PLOT = "learning_curves.png"
 TABLE = "table.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+# What a page has around the place of a table.
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 _HEAD = ("conditions", "driver", "success", "mean time to the press", "collisions per episode")
 _OF_EVALUATION = {"driver", "conditions", "blanked", "success_interval_95", "results"}
 _PHASES: dict[str, Literal["--", "-"]] = {"imitation": "--", "ppo": "-"}
@@ -85,8 +86,8 @@ def report(options: argparse.Namespace) -> None:
         table = variants_table(runs)
         (options.output / TABLE).write_text(table)
         print(table, end="")
-        if options.page:
-            fill_page(options.page, table)
+        for page in options.page:
+            fill_page(page, {"table": table, "successes": successes_table(runs)})
     trained = [run for run in runs if run.curve]
     if trained:
         plot_curves(trained, options.output / PLOT)
@@ -115,15 +116,46 @@ def variants_table(runs: Sequence[Run]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def successes_table(runs: Sequence[Run]) -> str:
+    """Return how often each driver succeeded under each of the conditions, as a table in Markdown."""
+    order = list(CONDITIONS)
+    columns = sorted(
+        {(evaluation["blanked"] or "", evaluation["conditions"]) for run in runs for evaluation in run.evaluations},
+        key=lambda column: (column[0], order.index(column[1])),
+    )
+    cells: dict[tuple[bool, str], dict[tuple[str, str], str]] = {}
+    for run in runs:
+        for evaluation in run.evaluations:
+            driver = (evaluation["driver"] != "policy", _driver(run.name, evaluation))
+            low, high = (100 * end for end in evaluation["success_interval_95"])
+            cell = f"{100 * evaluation['success_rate']:.1f} % ({low:.1f} to {high:.1f})"
+            cells.setdefault(driver, {})[evaluation["blanked"] or "", evaluation["conditions"]] = cell
+    # Sorting keeps the order of the runs, and puts references last.
+    drivers = sorted(cells, key=lambda driver: driver[0])
+    lines = [
+        ("success", *(conditions + _blanked(blanked) for blanked, conditions in columns)),
+        ("---",) * (len(columns) + 1),
+        *((name, *(cells[reference, name].get(column, "") for column in columns)) for reference, name in drivers),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _driver(name: str, evaluation: Mapping[str, Any]) -> str:
+    return name if evaluation["driver"] == "policy" else f"{evaluation['driver']} driver"
+
+
+def _blanked(key: str | None) -> str:
+    return f", {key} blanked" if key else ""
+
+
 def _row(name: str, evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of one evaluation, each figure with its 95 % interval."""
-    blanked = f", {evaluation['blanked']} blanked" if evaluation["blanked"] else ""
     success = f"{100 * evaluation['success_rate']:.1f} % ({evaluation['successes']} of {evaluation['episodes']})"
     success_percent = [100 * end for end in evaluation["success_interval_95"]]
     time_s, collisions = evaluation["mean_time_to_press_s"], evaluation["mean_collisions"]
     return (
-        evaluation["conditions"] + blanked,
-        name if evaluation["driver"] == "policy" else f"{evaluation['driver']} driver",
+        evaluation["conditions"] + _blanked(evaluation["blanked"]),
+        _driver(name, evaluation),
         success + _interval(success_percent, 1, " %"),
         "–" if time_s is None else f"{time_s:.2f} s" + _interval(evaluation["time_to_press_interval_95_s"], 2, " s"),
         f"{collisions:.2f}" + _interval(evaluation["collisions_interval_95"], 2, ""),
@@ -134,20 +166,30 @@ def _interval(ends: Sequence[float] | None, digits: int, unit: str) -> str:
     return f", {ends[0]:.{digits}f} to {ends[1]:.{digits}f}{unit}" if ends else ""
 
 
-def fill_page(page: Path, table: str) -> None:
-    """Put the table between the two marks of a page, in place of what is there.
+def fill_page(page: Path, tables: Mapping[str, str]) -> None:
+    """Put tables between the two marks that a page has for each of them, in place of what is there.
 
     Raises
     ------
     SystemExit
-        When the page does not have each mark once, in their order.
+        When the page has marks of no table, or only one of two, or one of them twice.
     """
     text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end or text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"report: '{page}' needs the lines {BEGIN} and {END} once each, around the place of the table")
-    page.write_text(f"{before}{begin}\n{table}{end}{after}")
+    marks = {name: (BEGIN.format(name), END.format(name)) for name in tables}
+    wanted = [name for name, (begin, end) in marks.items() if begin in text or end in text]
+    for name in wanted:
+        begin, end = marks[name]
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found or text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(
+                f"report: '{page}' needs the lines {begin} and {end} once each, around the place of the table"
+            )
+        text = f"{before}{begin}\n{tables[name]}{end}{after}"
+    if not wanted:
+        allowed = " or ".join(" and ".join(pair) for pair in marks.values())
+        raise SystemExit(f"report: '{page}' has no place for a table; mark it by the lines {allowed}")
+    page.write_text(text)
 
 
 def plot_curves(runs: Sequence[Run], file: Path) -> None:
@@ -224,4 +266,11 @@ def add_parser(commands: SubParsers) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help=f"folder for {PLOT} and {TABLE}, such as doc/training"
     )
-    parser.add_argument("--page", type=Path, help=f"page to put the table into, between {BEGIN} and {END}")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        action="append",
+        default=[],
+        help=f"page to put the table into, between {BEGIN.format('table')} and {END.format('table')}, and the "
+        f"successes alone between {BEGIN.format('successes')} and {END.format('successes')}; can be given several times",
+    )
