@@ -272,5 +272,5 @@ def add_parser(commands: SubParsers) -> None:
         action="append",
         default=[],
         help=f"page to put the table into, between {BEGIN.format('table')} and {END.format('table')}, and the "
-        f"successes alone between {BEGIN.format('successes')} and {END.format('successes')}; can be given several times",
+        f"successes alone between {BEGIN.format('successes')} and {END.format('successes')}; may be repeated",
     )
