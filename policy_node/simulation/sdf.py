@@ -153,8 +153,8 @@ def world_sdf(robots: int, seed: int, render_engine: str = "ogre2", with_rovers:
     _add(physics, "max_step_size", ARENA.timestep_s)
     _add(physics, "real_time_factor", 1)
     _add(physics, "real_time_update_rate", 1 / ARENA.timestep_s)
-    # DART's usual solver limits friction by the forces that there would be without any friction: a bumper that is pushed
-    # by wheels, which push by friction, would slide along everything.
+    # DART's usual solver limits friction by the forces that there would be without any: a bumper that is pushed by
+    # wheels, which push by friction, would slide along everything.
     _add(_add(_add(physics, "dart"), "solver"), "solver_type", "pgs")
     for system in ("Physics", "UserCommands", "SceneBroadcaster", "Contact"):
         _system(world, system)
