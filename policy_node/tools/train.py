@@ -114,7 +114,7 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         shared = ["--arenas", str(plan.arenas), "--renderer", plan.renderer, "--device", plan.device]
         wanted = [*shared, "--threads", str(plan.threads), "--episodes", str(options.evaluate)]
         found = {}
-        for conditions in TRAINING_CONDITIONS:
+        for conditions in EVALUATED_CONDITIONS:
             file = plan.output / f"evaluation_{conditions}.json"
             evaluation = ["evaluate", str(plan.output / "rover.zip"), *wanted]
             evaluation += ["--conditions", conditions, "--json", str(file)]
@@ -192,7 +192,10 @@ def _add_training(training: argparse.ArgumentParser) -> None:
         help="how often each of them is learnt from, on average (default 12)",
     )
     training.add_argument(
-        "--steps", type=number(int, 0), default=300_000, help="steps of PPO, over all arenas (default 300000)"
+        "--steps",
+        type=number(int, 0),
+        default=0,
+        help="steps of PPO after it, over all arenas; 0: none, as it makes the shipped policy no better (default 0)",
     )
     training.add_argument(
         "--value-steps",

@@ -48,7 +48,7 @@ def make_model(
     memory = {"shared_lstm": True, "enable_critic_lstm": False} if recurrent else {}
     settings: dict[str, Any] = {
         # Small steps, since the policy that imitation leaves is good already.
-        "learning_rate": LinearSchedule(1e-4, 1e-5, 1.0),
+        "learning_rate": LinearSchedule(5e-5, 5e-6, 1.0),
         "clip_range": 0.1,
         "target_kl": 0.015,
         # Values share the features with the actions, and must not carry them away.

@@ -8,11 +8,17 @@ policy.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policy_node.tools.train_run import TrainingRun
 
 PHASE = "ppo"
+# Standard deviation of the actions, in m/s and rad/s, around those of a policy that imitation has taught: the 0.3 with
+# which the imitation explores to find mistakes would make most of them here.
+EXPLORATION = 0.1
 _VALUE_PARTS = ("value_net.", "mlp_extractor.value_net.")
 
 
@@ -69,6 +75,9 @@ def improve(run: TrainingRun) -> bool:
     if left <= 0:
         return True
     run.progress.begin(PHASE, model.num_timesteps, run.plan.steps, model.num_timesteps / run.plan.steps)
+    if run.plan.imitation_steps and model.num_timesteps == 0:
+        with torch.no_grad():
+            model.policy.log_std.fill_(math.log(EXPLORATION))
     watching = Improvement(run)
     model.learn(left, callback=watching, reset_num_timesteps=False, tb_log_name=PHASE)
     return not watching.stopped
