@@ -87,7 +87,7 @@ def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp
     assert training["versions"]["torch"] == torch.__version__
     text = (tmp_path / "rover.md").read_text()
     assert training["command"] in text
-    for conditions in ("nominal", "randomised"):
+    for conditions in ("nominal", "adverse"):
         found = json.loads((tmp_path / f"evaluation_{conditions}.json").read_text())
         assert found["conditions"] == conditions and found["episodes"] == 2
         assert f"- conditions {conditions}: {found['successes']} of 2 episodes succeeded" in text

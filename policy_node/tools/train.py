@@ -3,8 +3,9 @@
 """Train and evaluate the policy that drives the rover (`policy_train`).
 
 Training has two phases. First the policy imitates the scripted driver: the policy itself drives, more and more of the
-time, and the driver says at each step what it would have done (DAgger). Then PPO improves the policy on the reward of
-the task. The result is an ordinary zip of Stable-Baselines3, of PPO or, with a memory, of RecurrentPPO.
+time, and the driver says at each step what it would have done (DAgger). Then PPO goes on, on the reward of the task,
+for as many steps as are asked for. The result is an ordinary zip of Stable-Baselines3, of PPO or, with a memory, of
+RecurrentPPO.
 
 A training that was stopped, by whatever, goes on from its latest checkpoint with everything that it had collected and
 learnt by then. Only the episodes that were running begin anew, with the same seeds, so that its further course is not
@@ -32,6 +33,7 @@ from policy_node.tools.train_run import TrainingRun
 
 OBSERVATIONS = ("image+touch", "image")
 TRAINING_CONDITIONS = ("nominal", "randomised")
+EVALUATED_CONDITIONS = ("nominal", "adverse")
 STOPPED = 130
 # A pass over a sample takes about a third of the time of collecting it.
 _PASSES_LIKE_A_STEP = 3
@@ -150,7 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_training(training: argparse.ArgumentParser) -> None:
     training.description = (
-        "Train a policy, first by imitation of a scripted driver, then by PPO. A training that was stopped, by "
+        "Train a policy, by imitation of a scripted driver and, with --steps, by PPO. A training that was stopped, by "
         "whatever, goes on with --resume from its latest checkpoint with all that it had collected and learnt by then; "
         "only running episodes begin anew. Ctrl-C saves a checkpoint at the end of the present round, a second one "
         "ends at once."
@@ -210,7 +212,7 @@ def _add_training(training: argparse.ArgumentParser) -> None:
         "--evaluate",
         type=number(int, 0),
         default=500,
-        help="episodes of each evaluation at the end, under nominal and under randomised conditions; 0: none "
+        help="episodes of each evaluation at the end, under nominal and under adverse conditions; 0: none "
         "(default 500)",
     )
     training.add_argument("--quiet", action="store_true", help="show no progress")
