@@ -82,6 +82,9 @@ def test_the_goal_is_missed_where_the_rates_or_an_action_differ_by_more_than_is_
     assert comparison.first is not None
     assert comparison.first["step"] == 4
     assert not shortcomings(1.0, 1.0, None), "in real time no actions are compared"
+    unusable = Comparison()
+    unusable.note(7, 5, np.array([0.0, 0.0]), np.array([0.0, np.nan]))
+    assert "1 of 1 actions differ by more than 1e-05, at most by inf" in shortcomings(1.0, 1.0, unusable)[0]
 
 
 def report(seed: int, time_s: float, presses: int = 0, collisions: int = 0, linear_m_s: float = 0.0) -> Report:

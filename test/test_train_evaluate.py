@@ -75,6 +75,12 @@ def test_evaluating_needs_either_a_model_or_a_driver(arguments):
         main(["evaluate", *arguments])
 
 
+def test_seeds_are_whole_numbers_from_zero(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--driver", "still", "--seed", "-1"])
+    assert "argument --seed: found '-1', allowed is a whole number of at least 0" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_drive_the_rover_is_refused_in_one_line(tmp_path):
     other = spaces.Dict({"touch": spaces.Box(0.0, 1.0, (3,), np.float32)})
     untrained_model(other, action_space()).save(tmp_path / "inputs.zip")

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from policy_node.ros.process import ros_process
 from policy_node.share import share_path
 from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import KINDS, RendererError, make_renderer
+from policy_node.tools.bench_report import write_figures
 from policy_node.tools.child import ToolError
 from policy_node.tools.demo_episodes import Dealer
 from policy_node.tools.demo_parity import Comparison, Reference, shortcomings
@@ -93,8 +93,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     }
     _print_report(console, report, comparison)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_figures(options.json, report)
     return _complain(console, problems)
 
 

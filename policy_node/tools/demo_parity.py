@@ -115,7 +115,8 @@ class Comparison:
 
     def note(self, seed: int, step: int, command: np.ndarray, action: np.ndarray) -> None:
         """Compare what was commanded with the action of the policy, both [2]."""
-        difference = float(np.abs(command - action).max())
+        # What is no number is as far away as can be.
+        difference = float(np.nan_to_num(np.abs(command - action), nan=np.inf).max())
         self.steps += 1
         self.equal_steps += difference == 0.0
         self.largest_difference = max(self.largest_difference, difference)

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from policy_node.options import number
 from policy_node.simulation.conditions import CONDITIONS
 from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.tools.bench_report import SubParsers, write_figures
 from policy_node.tools.train_drivers import REFERENCES, Driver, PolicyDriver, load_model, make_driver
 from policy_node.tools.train_gif import MOST_DRAWN_EPISODES, EpisodeRecorder, draw_episodes
 from policy_node.tools.train_observations import observed_arenas
-
-SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _RESAMPLES = 10_000
 
@@ -164,8 +162,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         f"renderer {rovers.renderer.kind}: {describe_summary(report)}"
     )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_figures(options.json, report)
     if recorder:
         who = options.model.name if options.model else f"{options.driver} driver"
         draw_episodes(recorder.episodes, who, circumstances, options.gif)
@@ -212,7 +209,9 @@ def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
     )
     evaluation.add_argument("model", type=Path, nargs="?", help="PPO or RecurrentPPO zip")
     evaluation.add_argument("--episodes", type=number(int, 1), help="how many (default 100, with --gif 1)")
-    evaluation.add_argument("--seed", type=int, default=1000, help="seed of the first episode (default 1000)")
+    evaluation.add_argument(
+        "--seed", type=number(int, 0), default=1000, help="seed of the first episode (default 1000)"
+    )
     evaluation.add_argument(
         "--driver", choices=("policy", *REFERENCES), default="policy", help="who drives (default policy)"
     )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -19,8 +19,7 @@ from matplotlib.lines import Line2D
 
 from policy_node.simulation.conditions import CONDITIONS
 from policy_node.tools.bench_plots import STYLE
-
-SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from policy_node.tools.bench_report import SubParsers
 
 PLOT = "learning_curves.png"
 TABLE = "table.md"
