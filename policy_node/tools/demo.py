@@ -37,6 +37,8 @@ from policy_node.ros.process import ros_process
 from policy_node.simulation.rendering import KINDS
 from policy_node.tools.child import Child, ToolError
 from policy_node.tools.demo_node import (
+    LOOK_PERIOD_S,
+    SENSOR_RATE_HZ,
     START_TIMEOUT_S,
     NodeMonitor,
     never_called,
@@ -46,12 +48,9 @@ from policy_node.tools.demo_node import (
 )
 from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
 
-LOOK_PERIOD_S = 0.25
 # How often the node reports.
 REPORT_PERIOD_S = 1.0
 LINE_PERIOD_S = 5.0
-# How often the rovers of the demonstration sense.
-SENSOR_RATE_HZ = 30.0
 # When there are as many frames every second one is dropped, and from then on only half as many are taken.
 MAX_FRAMES = 160
 # Above this share of missed ticks the machine is too slow for the demonstration.

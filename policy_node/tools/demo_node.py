@@ -22,6 +22,8 @@ from policy_node.tools.child import Child, ToolError
 NODE_NAME = "policy_node"
 START_TIMEOUT_S = 120.0
 LOOK_PERIOD_S = 0.25
+# How often the rovers of the demonstration sense.
+SENSOR_RATE_HZ = 30.0
 
 
 def node_arguments(robots: Sequence[str], model: Path | None) -> list[str]:

@@ -32,7 +32,7 @@ from policy_node.share import share_path
 from policy_node.timing import percentiles
 from policy_node.tools.child import Child, ToolError
 from policy_node.tools.demo_episodes import Dealer, Report, ages_while_driven_ms
-from policy_node.tools.demo_node import NodeMonitor, never_called, take, wait_until_driving
+from policy_node.tools.demo_node import SENSOR_RATE_HZ, NodeMonitor, never_called, take, wait_until_driving
 from policy_node.tools.demo_progress import EpisodeProgress
 
 # How often it is looked for reports: in lockstep time goes on until a rover whose episode has ended is reset.
@@ -44,7 +44,6 @@ SILENCE_S = 120.0
 SPARE_PERIODS = 6
 SPARE_PERIODS_IN_LOCKSTEP = 2
 REPORTS = 2000
-SENSOR_RATE_HZ = 30.0
 # No tick may pass for hanging that waits for another process.
 PATIENT_S = 60.0
 
