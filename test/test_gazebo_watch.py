@@ -244,9 +244,13 @@ def test_a_press_is_counted_once_and_the_beacon_stands_elsewhere(ros: None, peer
     peer.spin_until(lambda: presses and presses[-1].data == 1, "the press")
     peer.spin_until(moves.exists, "the beacon's move")
     time.sleep(2 * REARM_S)
+    beacon.touch(pressed(5.0))
+    assert beacon.presses == 1, "nobody has heard yet that it stands elsewhere"
+    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the first move")
+    time.sleep(2 * REARM_S)
     beacon.touch(pressed(None))
     assert beacon.presses == 2
-    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the moves")
+    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the second move")
     assert moves.read_text().count("/world/arenas/set_pose") == 2
     places = [
         (float(x), float(y))

@@ -196,7 +196,9 @@ class Beacon:
         if not any(force_n is None or force_n > ARENA.press_force_n for force_n in forces_n):
             return
         now_ns = self._node.get_clock().now().nanoseconds
-        if self._touched_at_ns is None or not 0 <= now_ns - self._touched_at_ns <= REARM_S * 1e9:
+        is_new = self._touched_at_ns is None or not 0 <= now_ns - self._touched_at_ns <= REARM_S * 1e9
+        # A rover that bounces off a beacon that has not gone yet presses it once.
+        if is_new and not self.moving:
             self.presses += 1
             self._publisher.publish(Int32(data=self.presses))
             self._node.get_logger().info(f"{self.name} pressed, {self.presses} in all")
