@@ -140,6 +140,56 @@ def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after
     assert elapsed_s == sorted(elapsed_s)
 
 
+@pytest.fixture
+def die_after(monkeypatch):
+    """Let the training end at a point of the learning curve, without a word, as when it is killed."""
+
+    def arrange(points: int) -> None:
+        original = TrainingProgress.add_point
+
+        def add_point(self: TrainingProgress) -> dict:
+            point = original(self)
+            if len(self.curve) == points:
+                raise KeyboardInterrupt
+            return point
+
+        monkeypatch.setattr(TrainingProgress, "add_point", add_point)
+
+    return arrange
+
+
+def test_a_killed_imitation_goes_on_from_its_latest_checkpoint(tmp_path, die_after, monkeypatch):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", "--checkpoint-s", "0"]
+    die_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    state = read_state(tmp_path)["imitation"]
+    assert (state["round"], state["samples"]) == (1, 64)
+    monkeypatch.undo()
+    assert main([*arguments, "--resume"]) == 0
+    assert [point["steps"] for point in json.loads((tmp_path / "curve.json").read_text())] == [128, 256, 384, 384]
+
+
+def test_nobody_goes_on_from_the_checkpoint_of_a_training_that_was_overwritten(tmp_path, stop_after, die_after):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
+    stop_after(2)
+    assert main(arguments) == STOPPED
+    die_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    with pytest.raises(SystemExit, match="train without --resume first"):
+        main([*arguments, "--resume"])
+
+
+def test_samples_that_are_missing_are_named(tmp_path, stop_after):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
+    stop_after(1)
+    assert main(arguments) == STOPPED
+    (tmp_path / "samples" / "image.npy").unlink()
+    with pytest.raises(SystemExit, match=r"image.npy' is missing, which the checkpoint needs; train without --resume"):
+        main([*arguments, "--resume"])
+
+
 def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--steps", "1024", "--value-steps", "0"]
     stop_after(1)
@@ -172,6 +222,15 @@ def test_resuming_from_nothing_or_another_training_says_what_to_do(tmp_path):
     main(arguments)
     with pytest.raises(SystemExit, match=r"--stack 1, found 2; give the same, or another --output"):
         main([*arguments, "--resume", "--stack", "2"])
+    with pytest.raises(SystemExit, match=r"--steps 0, found 512; give the same"):
+        main([*arguments, "--resume", "--steps", "512"])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_path, device):
+    with pytest.raises(SystemExit, match=f"^train: device is '{device}'"):
+        main(["--output", str(tmp_path / "new"), *QUICK, "--device", device])
+    assert not (tmp_path / "new").exists()
 
 
 def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,11 @@ from pathlib import Path
 import torch
 
 from policy_node.options import number
+from policy_node.policies import PolicyError, select_device
 from policy_node.process_environment import keep_memory
-from policy_node.simulation.rendering import KINDS
+from policy_node.simulation.rendering import KINDS, RendererError
 from policy_node.tools import train_evaluate, train_imitation, train_ppo, train_report
+from policy_node.tools.train_checkpoint import remove_state
 from policy_node.tools.train_plan import Plan
 from policy_node.tools.train_progress import TrainingProgress
 from policy_node.tools.train_record import describe_model, record_training
@@ -59,6 +62,8 @@ def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
         if resume:
             run.restore()
             progress.say(f"resuming after {progress.elapsed_s / 60:.0f} minutes of training")
+        else:
+            remove_state(plan.output)
         with run.stop.listening():
             finished = _imitate(run) and train_ppo.improve(run)
         run.arenas.close()
@@ -75,9 +80,11 @@ def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
 
 def _imitate(run: TrainingRun) -> bool:
     """Go through the imitation, or what is left of it; False when the training is to stop before its end."""
-    if not run.plan.imitation_steps or run.imitation_state == {}:
-        return True
-    return train_imitation.Imitation(run).learn()
+    is_over = not run.plan.imitation_steps or run.imitation_state == {}
+    if not is_over and not train_imitation.Imitation(run).learn():
+        return False
+    shutil.rmtree(run.plan.output / train_imitation.SAMPLES, ignore_errors=True)
+    return True
 
 
 def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
@@ -96,14 +103,14 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         steps=options.steps,
         value_steps=options.value_steps,
         renderer=options.renderer,
-        device=options.device,
+        device=str(select_device(options.device)),
         threads=options.threads,
         checkpoint_s=options.checkpoint_s,
     )
     progress = train(plan, options.resume, options.quiet)
     if progress is None:
         return STOPPED
-    given = [word for word in words if word not in ("train", "--resume", "--quiet")]
+    given = [word for word in words[1:] if word not in ("--resume", "--quiet")]
     training = record_training(
         plan.output,
         shlex.join(["policy_train", *given]),
@@ -224,12 +231,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] not in ("train", "evaluate", "report", "-h", "--help"):
         words.insert(0, "train")
     options = make_parser().parse_args(words)
-    if options.command == "train":
-        return train_and_record(options, words)
-    if options.command == "evaluate":
-        train_evaluate.evaluate(options)
-    else:
-        train_report.report(options)
+    try:
+        if options.command == "train":
+            return train_and_record(options, words)
+        if options.command == "evaluate":
+            train_evaluate.evaluate(options)
+        else:
+            train_report.report(options)
+    except (PolicyError, RendererError) as error:
+        raise SystemExit(f"{options.command}: {error}") from error
     return 0
 
 

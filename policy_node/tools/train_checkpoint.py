@@ -56,6 +56,11 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     os.replace(new, folder / STATE_FILE)
 
 
+def remove_state(folder: Path) -> None:
+    """Remove the state of an earlier training: its samples are overwritten, so that nobody can go on from it."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """Read the state of a training.
 

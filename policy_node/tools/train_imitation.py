@@ -10,14 +10,13 @@ quarter of the rounds only learns.
 from __future__ import annotations
 
 import math
-import shutil
 from typing import Any
 
 import numpy as np
 import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import obs_as_tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from policy_node.simulation.environment import action_space
 from policy_node.simulation.scripted import scripted_command
@@ -26,6 +25,8 @@ from policy_node.tools.train_run import TrainingRun
 from policy_node.tools.train_samples import SEQUENCE_STEPS, Minibatch, Samples
 
 PHASE = "imitation"
+# The folder of what is learnt from, until the phase ends.
+SAMPLES = "samples"
 # Steps of every arena in a round; whole sequences of a memory.
 ROUND_STEPS = 2 * SEQUENCE_STEPS
 LEARNING_RATE = 1e-3
@@ -70,7 +71,7 @@ class Imitation:
             zeros = torch.zeros(lstm.num_layers, plan.arenas, lstm.hidden_size, device=run.model.device)
             self._memory = (zeros, zeros)
         self._samples = Samples(
-            plan.output / "samples",
+            plan.output / SAMPLES,
             self._collecting * ROUND_STEPS,
             plan.arenas,
             plan.keys,
@@ -90,29 +91,26 @@ class Imitation:
     def learn(self) -> bool:
         """Go through all rounds that are left; False when the training is to stop before."""
         run = self._run
-        logger = configure(str(run.plan.output / PHASE), ["tensorboard"])
         run.progress.begin(PHASE, self._steps(), run.plan.imitation_steps, self._round / self._rounds)
-        while self._round < self._rounds:
-            if self._round < self._collecting:
-                self._collect()
-            error = self._learn_from_samples()
-            self._round += 1
-            run.progress.move(self._steps(), self._round / self._rounds)
-            point = run.progress.add_point()
-            logger.record("imitation/action_error", error)
-            if point["success_rate"] is not None:
-                logger.record("imitation/success_rate", point["success_rate"])
-            logger.dump(self._round)
-            if run.checkpoint_due():
-                run.imitation_state = self._state()
-                run.save_checkpoint()
-            if run.stop.asked:
-                return False
-        logger.close()
+        with SummaryWriter(run.plan.output / PHASE) as log:
+            while self._round < self._rounds:
+                if self._round < self._collecting:
+                    self._collect()
+                error = self._learn_from_samples()
+                self._round += 1
+                run.progress.move(self._steps(), self._round / self._rounds)
+                point = run.progress.add_point()
+                log.add_scalar("imitation/action_error", error, self._round)
+                if point["success_rate"] is not None:
+                    log.add_scalar("imitation/success_rate", point["success_rate"], self._round)
+                if run.checkpoint_due():
+                    run.imitation_state = self._state()
+                    run.save_checkpoint()
+                if run.stop.asked:
+                    return False
+        run.model.save(run.plan.output / "imitation.zip")
         run.imitation_state = {}
         run.save_checkpoint()
-        run.model.save(run.plan.output / "imitation.zip")
-        shutil.rmtree(run.plan.output / "samples")
         return True
 
     def _steps(self) -> int:

@@ -80,6 +80,8 @@ class Plan:
             "--conditions": self.conditions,
             "--imitation-steps": self.imitation_steps,
             "--imitation-passes": self.imitation_passes,
+            "--steps": self.steps,
+            "--value-steps": self.value_steps,
         }
 
 

@@ -168,5 +168,7 @@ class Samples:
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype | None) -> np.ndarray:
         path = self._folder / f"{name}.npy"
         if self._resume:
+            if not path.exists():
+                raise SystemExit(f"--resume: '{path}' is missing, which the checkpoint needs; train without --resume")
             return np.asarray(np.lib.format.open_memmap(path, mode="r+"))
         return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
