@@ -27,7 +27,7 @@ ros = [
 ]
 
 # The rover arena and the tools around it: training, demonstration, benchmark.
-sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "sb3-contrib>=2.8", "tensorboard", "tqdm"]
+sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "sb3-contrib>=2.8", "tensorboard"]
 
 # For policies of RecurrentPPO, MaskablePPO, TRPO, TQC, CrossQ, QRDQN and ARS.
 contrib = ["sb3-contrib>=2.8"]

@@ -13,7 +13,7 @@ REMEDIES = {
     "rclpy": 'source a ROS 2 installation, or pip install ".[ros]" in the copy of policy_node',
     "rosbags": "pip install rosbags",
     **dict.fromkeys(
-        ("matplotlib", "mujoco", "PIL", "psutil", "sb3_contrib", "tensorboard", "tqdm"),
+        ("matplotlib", "mujoco", "PIL", "psutil", "sb3_contrib", "tensorboard"),
         'pip install ".[sim]" in the copy of policy_node',
     ),
 }

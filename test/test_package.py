@@ -39,7 +39,6 @@ ROSDEP_KEYS = {
     "sb3_contrib": "python3-sb3-contrib-pip",
     "stable_baselines3": "python3-stable-baselines3-pip",
     "torch": "python3-pytorch-pip",
-    "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
 }
 PYPI_NAMES = {
