@@ -1,11 +1,13 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from renderers import renderer_or_skip
 
 from policy_node.simulation.arena import Arena
 from policy_node.simulation.camera_link import CameraLink
@@ -93,7 +95,7 @@ def test_surfaces_are_of_one_arena_alone(model):
 
 @pytest.mark.parametrize("kind", ["egl", "raycast"])
 def test_transparent_obstacles_are_left_out_of_the_image(model, kind):
-    renderer = make_renderer(model, kind)
+    renderer = renderer_or_skip(model, kind)
     task = RoverTask(model, TRANSPARENT)
     differences = 0
     for seed in range(8):
@@ -112,7 +114,7 @@ def test_transparent_obstacles_are_left_out_of_the_image(model, kind):
 
 
 def test_both_renderers_draw_the_same_looks(model):
-    renderers = [make_renderer(model, kind) for kind in ("egl", "raycast")]
+    renderers = [renderer_or_skip(model, kind) for kind in ("egl", "raycast")]
     task = RoverTask(model, RANDOMISED)
     looks = set()
     for seed in range(6):
@@ -215,3 +217,36 @@ def test_a_rover_that_pushes_on_is_turned_to_face_it_and_sticks_where_the_bumper
     slid_m = arena.pose[1] - along_m
     assert (slid_m > 0.05) == slides
     assert (np.degrees(heading_rad) > 55.0) == slides
+
+
+def range_in_words(low, high, unit="", sign=""):
+    return f"{sign}{low:g}{unit}" if low == high else f"{sign}{low:g} to {high:g}{unit}"
+
+
+def in_words(conditions):
+    """Write the ranges of conditions as the documentation does."""
+    latencies = [f"{1000 * latency_s:g}" for latency_s in conditions.camera_latencies_s]
+    late = " or ".join(filter(None, [", ".join(latencies[:-1]), latencies[-1]]))
+
+    def change(limit):
+        return f"±{limit:g}" if limit else "as described"
+
+    return [
+        f"{late} ms" if late != "0" else "0",
+        range_in_words(*(100 * share for share in conditions.dropped_images), " %"),
+        change(conditions.colour_change),
+        change(conditions.beacon_colour_change),
+        range_in_words(*conditions.light, sign="×") if conditions.light != (1.0, 1.0) else "as described",
+        f"up to {conditions.light_tilt_deg:g}° off" if conditions.light_tilt_deg else "as described",
+        range_in_words(*conditions.bumper_friction),
+        range_in_words(*conditions.grip, sign="×"),
+        f"{100 * conditions.transparent:g} %",
+    ]
+
+
+def test_the_documented_ranges_are_those_that_are_drawn_from():
+    page = (Path(__file__).parents[1] / "doc" / "training.md").read_text()
+    head = "| | `nominal` | `randomised` (training) | `adverse` |"
+    rows = page.split(head)[1].split("\n\n")[0].splitlines()[2:]
+    documented = [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in rows]
+    assert documented == [list(row) for row in zip(*map(in_words, (NOMINAL, RANDOMISED, ADVERSE)), strict=True)]

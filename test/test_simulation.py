@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from renderers import renderer_or_skip
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
 
 from policy_node.simulation import rendering
@@ -152,13 +153,6 @@ def test_a_press_counts_and_moves_the_beacon(model):
     for _ in drive(arena, 0.0, 0.0, 0.5):
         pass
     assert arena.presses == 1
-
-
-def renderer_or_skip(model, kind):
-    try:
-        return make_renderer(model, kind)
-    except RendererError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("kind", ["egl", "raycast"])
