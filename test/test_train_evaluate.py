@@ -1,6 +1,7 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
-from policy_node.tools.train import main
-from policy_node.tools.train_drivers import PolicyDriver, load_model
+from policy_node.tools.output import check_file
+from policy_node.tools.train import main, make_parser
+from policy_node.tools.train_drivers import PolicyDriver, load_model, make_driver
 from policy_node.tools.train_evaluate import (
     EpisodeResult,
     bootstrap_interval,
     describe_summary,
+    drive_episodes,
+    evaluate,
     summarise_episodes,
     wilson_interval,
 )
@@ -175,6 +179,60 @@ def test_blanking_what_nobody_reads_is_refused(tmp_path):
     variant(["image"], 1).save(tmp_path / "model.zip")
     with pytest.raises(SystemExit, match=r"--blank touch: '.*model.zip' takes only image$"):
         main(["evaluate", str(tmp_path / "model.zip"), "--blank", "touch", *SMALL])
+
+
+def test_progress_goes_to_standard_error_and_the_result_to_standard_output(capsys):
+    main(["evaluate", "--driver", "still", "--episodes", "2", "--conditions", "randomised", *SMALL])
+    shown = capsys.readouterr()
+    assert shown.err == "evaluating 2 episodes under randomised conditions …\n"
+    assert shown.out.startswith("still, randomised conditions, seeds 1000 to 1001")
+
+
+def test_a_quiet_caller_is_shown_no_progress(capsys):
+    evaluate(make_parser().parse_args(["evaluate", "--driver", "still", "--episodes", "1", *SMALL]), quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_tells_after_every_step_how_many_episodes_ended_and_succeeded():
+    arenas = RoverArenaVecEnv(2, iter(range(1002, 1100)), "raycast")
+    told = []
+    results = drive_episodes(
+        arenas, make_driver("scripted", arenas), range(1002, 1005), lambda *counts: told.append(counts)
+    )
+    arenas.close()
+    assert told[0] == (0, 0)
+    assert told[-1] == (3, sum(result.success for result in results))
+    assert {ended for ended, _ in told} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "said"),
+    [
+        ("--json", ".", r"which cannot be written \(Is a directory\); give a file in a folder that can"),
+        ("--json", "file/report.json", r"which cannot be written \(.*\); give a file in a folder that can"),
+        ("--gif", "/proc/one.gif", r"which cannot be written \(.*\); give a file in a folder that can"),
+        ("--gif", "one.mp4", r"allowed is a name that ends in \.gif; give such a one"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anybody_drives(tmp_path, capsys, option, file, said):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=rf"^evaluate: {option}: found '{re.escape(str(tmp_path / file))}', {said}$"):
+        main(["evaluate", "--driver", "still", "--episodes", "1", option, str(tmp_path / file), *SMALL])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_trying_whether_files_can_be_written_leaves_them_as_they_were(tmp_path):
+    (tmp_path / "old.json").write_text("kept")
+    for name in ("old.json", "new.json"):
+        check_file("--json", tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "kept"
+
+
+def test_times_are_written_without_the_errors_of_sums():
+    summary = summarise_episodes([EpisodeResult(1, True, 4.4999999999999485, 0)])
+    assert summary["results"][0]["time_s"] == 4.5
+    assert summary["mean_time_to_press_s"] == 4.4999999999999485
 
 
 def test_the_shipped_policy_is_small_and_drives_well(tmp_path):

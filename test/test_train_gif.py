@@ -94,6 +94,25 @@ def test_a_touched_cell_lights_up_where_it_is_on_the_rover(tmp_path, cell, to_th
     assert np.sign(PANEL_PX / 2 - rows.mean()) == to_the_front
 
 
+def test_what_a_policy_does_not_take_is_said_beneath_it(recorders, tmp_path):
+    moment = recorders[0][0].episodes[1002].moments[1]
+    # Beneath camera and bumper: grey words, the colours of the scale of forces, or nothing.
+    for unread, beneath in (
+        ((), ("nothing", "colours")),
+        (("touch",), ("nothing", "words")),
+        (("image",), ("words", "colours")),
+    ):
+        draw_episodes({1: RecordedEpisode([moment], success=False)}, "driver", "", tmp_path / "still.gif", unread)
+        with Image.open(tmp_path / "still.gif") as still:
+            strip = np.asarray(still.convert("RGB"), int)[TOP_PX + PANEL_PX + 2 :]
+        found = []
+        for left in (GAP_PX, 2 * GAP_PX + PANEL_PX):
+            red, _, blue = np.moveaxis(strip[:, left : left + PANEL_PX], -1, 0)
+            drawn = "words" if np.ptp(red) > 50 else "nothing"
+            found.append("colours" if (red - blue).max() > 100 else drawn)
+        assert tuple(found) == beneath
+
+
 def test_evaluating_with_an_animation_drives_one_episode_unless_told_otherwise(tmp_path, capsys):
     main(["evaluate", "--driver", "scripted", "--seed", "1004", "--gif", str(tmp_path / "one.gif")])
     assert "of 1 episodes succeeded" in capsys.readouterr().out

@@ -23,14 +23,17 @@ class EpisodeProgress:
         What is being done.
     episodes
         How many there are.
+    line_period_s
+        How long after a line the next one follows, in seconds.
     """
 
-    def __init__(self, console: Console, what: str, episodes: int) -> None:
+    def __init__(self, console: Console, what: str, episodes: int, line_period_s: float = LINE_PERIOD_S) -> None:
         self._console = console
         self._what = what
         self._episodes = episodes
+        self._line_period_s = line_period_s
         self._began_s = time.monotonic()
-        self._line_at_s = self._began_s + LINE_PERIOD_S
+        self._line_at_s = self._began_s + line_period_s
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bars = Progress(
@@ -55,7 +58,7 @@ class EpisodeProgress:
         now_s = time.monotonic()
         if self._console.is_terminal or now_s < self._line_at_s:
             return
-        self._line_at_s = now_s + LINE_PERIOD_S
+        self._line_at_s = now_s + self._line_period_s
         left = "" if not ended else f"{(now_s - self._began_s) * (self._episodes - ended) / ended:.0f} s left"
         parts = [f"{self._what}: {ended} of {self._episodes} episodes", figures, left]
         self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)

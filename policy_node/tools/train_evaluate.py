@@ -8,24 +8,30 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.options import number
 from policy_node.simulation.conditions import CONDITIONS
-from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv, observation_space
 from policy_node.tools.bench_report import SubParsers, write_figures
+from policy_node.tools.demo_progress import EpisodeProgress
+from policy_node.tools.output import check_file
 from policy_node.tools.train_drivers import REFERENCES, Driver, PolicyDriver, load_model, make_driver
 from policy_node.tools.train_gif import MOST_DRAWN_EPISODES, EpisodeRecorder, draw_episodes
 from policy_node.tools.train_observations import observed_arenas
 
+LINE_EVERY_S = 30.0
 _RESAMPLES = 10_000
+# Simulated times are sums of time steps; what is rounded off is far below any of them.
+_TIME_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "mean_collisions": float(np.mean(collisions)),
         "collisions_interval_95": bootstrap_interval(collisions),
         "failed_seeds": [result.seed for result in ordered if not result.success],
-        "results": [asdict(result) for result in ordered],
+        "results": [asdict(result) | {"time_s": round(result.time_s, _TIME_DIGITS)} for result in ordered],
     }
 
 
@@ -124,12 +130,24 @@ def _interval_in_words(interval: tuple[float, float] | None, unit: str = "") -> 
     return f" ({interval[0]:.1f} to {interval[1]:.1f}{unit})" if interval else ""
 
 
-def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Drive one episode per seed and return what came of it; see `policy_train evaluate --help`."""
+def evaluate(options: argparse.Namespace, quiet: bool = False) -> dict[str, Any]:
+    """Drive one episode per seed and return what came of it; see `policy_train evaluate --help`.
+
+    Parameters
+    ----------
+    options
+        From the command line.
+    quiet
+        Whether no progress is shown.
+    """
     if (options.model is None) == (options.driver == "policy"):
         raise SystemExit("evaluate: give a MODEL, or another --driver than 'policy', and not both")
     if options.blank and options.model is None:
         raise SystemExit(f"evaluate: --blank {options.blank} needs a MODEL; the {options.driver} driver reads nothing")
+    if options.json:
+        check_file("evaluate: --json", options.json)
+    if options.gif:
+        check_file("evaluate: --gif", options.gif, ".gif")
     torch.set_num_threads(options.threads)
     episodes = options.episodes or (1 if options.gif else 100)
     wanted = range(options.seed, options.seed + episodes)
@@ -141,9 +159,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         CONDITIONS[options.conditions],
     )
     recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank) if options.gif else None
-    arenas, drive = _arenas_and_driver(options, rovers, recorder or rovers)
+    arenas, drive, unread = _arenas_and_driver(options, rovers, recorder or rovers)
     started = time.monotonic()
-    results = drive_episodes(arenas, drive, wanted)
+    with _progress(options.conditions, episodes, quiet) as progress:
+        results = drive_episodes(arenas, drive, wanted, progress.show)
     elapsed_s = time.monotonic() - started
     arenas.close()
     report = {
@@ -165,30 +184,57 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         write_figures(options.json, report)
     if recorder:
         who = options.model.name if options.model else f"{options.driver} driver"
-        draw_episodes(recorder.episodes, who, circumstances, options.gif)
+        draw_episodes(recorder.episodes, who, circumstances, options.gif, unread)
     return report
 
 
-def _arenas_and_driver(options: argparse.Namespace, rovers: RoverArenaVecEnv, shown: VecEnv) -> tuple[VecEnv, Driver]:
-    """Return the arenas as who is to drive there takes them, and who drives."""
+def _progress(conditions: str, episodes: int, quiet: bool) -> EpisodeProgress:
+    """Begin to show how far the episodes are, beside the result: on standard error."""
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        console.print(
+            f"evaluating {episodes} episodes under {conditions} conditions …", highlight=False, soft_wrap=True
+        )
+    return EpisodeProgress(console, "evaluating", episodes, LINE_EVERY_S)
+
+
+def _arenas_and_driver(
+    options: argparse.Namespace, rovers: RoverArenaVecEnv, shown: VecEnv
+) -> tuple[VecEnv, Driver, set[str]]:
+    """Return the arenas as who is to drive there takes them, who drives, and what of the rover a policy leaves out."""
     if options.model is None:
-        return shown, make_driver(options.driver, rovers)
+        return shown, make_driver(options.driver, rovers), set()
     model, keys, stack = load_model(options.model, options.device)
     if options.blank and options.blank not in keys:
         raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
-    return observed_arenas(shown, keys, stack), PolicyDriver(model, options.blank)
+    unread = set(observation_space().spaces) - set(keys)
+    return observed_arenas(shown, keys, stack), PolicyDriver(model, options.blank), unread
 
 
-def drive_episodes(arenas: VecEnv, drive: Driver, wanted: range) -> list[EpisodeResult]:
+def drive_episodes(
+    arenas: VecEnv, drive: Driver, wanted: range, progress: Callable[[int, int], None] | None = None
+) -> list[EpisodeResult]:
     """Drive the episodes of the wanted seeds, in the order in which they end.
 
     Arenas start their episodes in the order of the seeds, from the first wanted one on, and the longest wanted one is
     waited for. So each wanted seed counts once, and no other, however many arenas there are. An episode itself may come
     out differently with another number of them, since the sums of a network are rounded otherwise in another batch.
+
+    Parameters
+    ----------
+    arenas
+        As the driver takes them.
+    drive
+        Who drives.
+    wanted
+        Seeds of the episodes.
+    progress
+        Told after every step how many of the episodes have ended, and how many of them succeeded.
     """
     observations = arenas.reset()
     starts = np.ones(arenas.num_envs, bool)
     results: list[EpisodeResult] = []
+    successes = 0
     while len(results) < len(wanted):
         assert isinstance(observations, dict)
         observations, _, starts, infos = arenas.step(drive(observations, starts))
@@ -196,6 +242,9 @@ def drive_episodes(arenas: VecEnv, drive: Driver, wanted: range) -> list[Episode
             seed, info = infos[row]["seed"], infos[row]
             if seed in wanted:
                 results.append(EpisodeResult(seed, bool(info["is_success"]), info["time_s"], info["collisions"]))
+                successes += results[-1].success
+        if progress:
+            progress(len(results), successes)
     return results
 
 
@@ -220,4 +269,6 @@ def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
     )
     evaluation.add_argument("--blank", choices=("touch", "image"), help="let the policy read zeros in place of this")
     evaluation.add_argument("--json", type=Path, help="file for the result")
-    evaluation.add_argument("--gif", type=Path, help="file for an animation of the first episodes, at most three")
+    evaluation.add_argument(
+        "--gif", type=Path, help="file for an animation of the first episodes, at most three; its name ends in .gif"
+    )

@@ -165,12 +165,32 @@ class EpisodeRecorder(VecEnvWrapper):
         self.episodes[seed].moments.append(moment)
 
 
-def draw_episodes(episodes: Mapping[int, RecordedEpisode], driver: str, circumstances: str, file: Path) -> None:
-    """Draw episodes, by their seeds, one after the other in real time, with a title that says who drives and how."""
+def draw_episodes(
+    episodes: Mapping[int, RecordedEpisode],
+    driver: str,
+    circumstances: str,
+    file: Path,
+    unread: Collection[str] = (),
+) -> None:
+    """Draw episodes one after the other in real time, with a title that says who drives and how.
+
+    Parameters
+    ----------
+    episodes
+        By their seeds.
+    driver
+        Who drives.
+    circumstances
+        How.
+    file
+        The GIF.
+    unread
+        Observations that the driver does not take, which is said beneath them.
+    """
     pictures: list[Image.Image] = []
     durations_ms: list[int] = []
     for seed, episode in episodes.items():
-        painter = _Painter(episode, f"{driver}, seed {seed}", circumstances)
+        painter = _Painter(episode, f"{driver}, seed {seed}", circumstances, unread)
         pictures += [painter.paint(index) for index in range(len(episode.moments))]
         durations_ms += [FRAME_MS] * (len(episode.moments) - 1) + [LAST_FRAME_MS]
     save_animation(pictures, durations_ms, file, colours=COLOURS, most_bytes=MAX_GIF_BYTES)
@@ -179,8 +199,9 @@ def draw_episodes(episodes: Mapping[int, RecordedEpisode], driver: str, circumst
 class _Painter:
     """Paints the moments of one episode."""
 
-    def __init__(self, episode: RecordedEpisode, title: str, subtitle: str) -> None:
+    def __init__(self, episode: RecordedEpisode, title: str, subtitle: str, unread: Collection[str]) -> None:
         self._episode = episode
+        self._unread = unread
         self._title = title
         self._subtitle = subtitle
         self._end_s = episode.moments[-1].time_s
@@ -213,7 +234,11 @@ class _Painter:
             draw.text((left, 42), caption, FAINT, self._text_font)
             picture.paste(panel, (left, TOP_PX))
             left += panel.width + GAP_PX
-        self._force_scale(draw, 2 * GAP_PX + PANEL_PX)
+        for key, left in (("image", GAP_PX), ("touch", 2 * GAP_PX + PANEL_PX)):
+            if key in self._unread:
+                draw.text((left, TOP_PX + PANEL_PX + 9), "not read by this policy", FAINT, self._small_font)
+        if "touch" not in self._unread:
+            self._force_scale(draw, 2 * GAP_PX + PANEL_PX)
         arena_left = WIDTH_PX - GAP_PX - PANEL_PX
         draw.text((arena_left, TOP_PX + PANEL_PX + 9), "turquoise: unseen by the camera", FAINT, self._small_font)
         if ended and self._episode.success:
