@@ -77,7 +77,7 @@ def test_the_tables_take_their_places_in_pages_again_and_again(runs, tmp_path, c
         assert rows[0] == ["success", "nominal", "nominal, touch blanked"]
         assert [row[0] for row in rows[2:]] == ["image + touch", "blind", "scripted driver"]
         # Each driver in the columns in which it was evaluated.
-        assert [[bool(cell) for cell in row[1:]] for row in rows[2:]] == [[True, True], [True, False], [True, False]]
+        assert [[cell != "–" for cell in row[1:]] for row in rows[2:]] == [[True, True], [True, False], [True, False]]
 
 
 def test_a_page_without_a_place_or_with_half_of_one_is_left_alone(runs, tmp_path):
@@ -90,6 +90,75 @@ def test_a_page_without_a_place_or_with_half_of_one_is_left_alone(runs, tmp_path
         with pytest.raises(SystemExit, match=said):
             report(runs, "--page", str(page))
         assert page.read_text() == text
+
+
+def test_a_page_or_folder_that_cannot_be_written_is_refused_before_anything_is_written(runs, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    output = tmp_path / "output"
+    for options, said in (
+        (["--output", str(output), "--page", str(tmp_path / "missing.md")], r"--page: found '.*missing\.md', which"),
+        (["--output", str(output), "--page", str(tmp_path / "folder")], r"--page: found '.*folder', which cannot"),
+        (["--output", str(tmp_path / "file" / "below")], r"--output: found '.*below', which cannot be written into"),
+    ):
+        with pytest.raises(SystemExit, match=rf"^report: {said}[^\n]*; give a [^\n]*$"):
+            main(["report", str(runs / "both"), *options])
+    assert capsys.readouterr().out == ""
+    assert not list(output.iterdir())
+
+
+def test_folders_of_one_name_are_told_apart_by_others(runs, tmp_path):
+    (tmp_path / "both").symlink_to(runs / "blind")
+    with pytest.raises(SystemExit, match="2 folders are called 'same', which could not be told apart; name them: NAME"):
+        main(["report", f"same={runs / 'both'}", f"same={runs / 'blind'}", "--output", str(tmp_path / "report")])
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "curve.json").write_text("[{")
+    with pytest.raises(SystemExit, match=r"report: '.*curve\.json' cannot be read as JSON .*; write it again"):
+        main(["report", str(tmp_path), "--output", str(tmp_path)])
+
+
+def write_curve(folder, *successes):
+    """Write the curve of an imitation with these rates of success."""
+    folder.mkdir()
+    points = [
+        {"phase": "imitation", "steps": 1000 * step, "elapsed_s": 60.0 * step, "success_rate": success}
+        for step, success in enumerate(successes)
+    ]
+    (folder / "curve.json").write_text(json.dumps(points))
+
+
+def colours_over_steps(plot):
+    """Count the pixels of the first two colours in the left panel, whose legend names no run."""
+    with Image.open(plot) as image:
+        pixels = np.asarray(image.convert("RGBA"))[:, : image.width // 2]
+    colours = ((0x2F, 0x81, 0xF7), (0xDB, 0x6D, 0x28))
+    return [int((pixels == (*colour, 255)).all(axis=-1).sum()) for colour in colours]
+
+
+def test_curves_without_evaluations_are_drawn_and_nothing_else_is_written(tmp_path, capsys):
+    write_curve(tmp_path / "run", None, 0.5, 0.9)
+    main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report")])
+    assert [file.name for file in (tmp_path / "report").iterdir()] == [PLOT]
+    assert "no evaluations, so that only the plot was written" in capsys.readouterr().err
+
+
+def test_a_curve_is_not_hidden_by_a_later_one_that_begins_alike(tmp_path):
+    write_curve(tmp_path / "short", None, 0.5, 0.9)
+    write_curve(tmp_path / "long", None, 0.5, 0.9, 0.95)
+    main(["report", str(tmp_path / "short"), str(tmp_path / "long"), "--output", str(tmp_path / "report")])
+    assert min(colours_over_steps(tmp_path / "report" / PLOT)) > 500
+
+
+def test_a_curve_without_any_success_is_drawn_as_broad_as_others(tmp_path):
+    drawn = []
+    for name, success in (("never", 0.0), ("often", 0.9)):
+        write_curve(tmp_path / name, success, success)
+        main(["report", str(tmp_path / name), "--output", str(tmp_path / "report")])
+        drawn.append(colours_over_steps(tmp_path / "report" / PLOT)[0])
+    assert drawn[0] == pytest.approx(drawn[1], rel=0.1)
 
 
 def test_a_folder_with_nothing_to_report_is_named(tmp_path):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from matplotlib.lines import Line2D
 from policy_node.simulation.conditions import CONDITIONS
 from policy_node.tools.bench_plots import STYLE
 from policy_node.tools.bench_report import SubParsers
+from policy_node.tools.output import check_file, check_folder
 
 PLOT = "learning_curves.png"
 TABLE = "table.md"
@@ -29,6 +32,9 @@ _HEAD = ("conditions", "driver", "success", "mean time to the press", "collision
 _OF_EVALUATION = {"driver", "conditions", "blanked", "success_interval_95", "results"}
 _PHASES: dict[str, Literal["--", "-"]] = {"imitation": "--", "ppo": "-"}
 _SUCCESS_TICKS = (0, 50, 80, 90, 95, 98, 100)
+# With room for the lines at both ends.
+_SUCCESS_LIMITS = (-6.0, 100.5)
+_LINE_WIDTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,14 @@ def read_run(text: str) -> Run:
     Raises
     ------
     SystemExit
-        When the folder holds neither a learning curve nor an evaluation.
+        When the folder holds neither a learning curve nor an evaluation, or a file that is no JSON.
     """
     name, separator, path = text.partition("=")
     folder = Path(path if separator else text)
-    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    reports = [_read_json(file) for file in sorted(folder.glob("*.json"))]
     evaluations = [report for report in reports if isinstance(report, dict) and report.keys() >= _OF_EVALUATION]
     curve, training = (
-        json.loads(file.read_text()) if file.exists() else empty
+        _read_json(file) if file.exists() else empty
         for file, empty in ((folder / "curve.json", []), (folder / "training.json", {}))
     )
     if not curve and not evaluations:
@@ -77,19 +83,40 @@ def read_run(text: str) -> Run:
     return Run(name if separator else folder.resolve().name, curve, training, evaluations)
 
 
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"report: '{file}' cannot be read as JSON ({error}); write it again or take it away"
+        ) from error
+
+
 def report(options: argparse.Namespace) -> None:
     """Write the plot and the table into the output folder, and the table into a page; see the command's help."""
     runs = [read_run(text) for text in options.folders]
-    options.output.mkdir(parents=True, exist_ok=True)
-    if any(run.evaluations for run in runs):
-        table = variants_table(runs)
-        (options.output / TABLE).write_text(table)
-        print(table, end="")
-        for page in options.page:
-            fill_page(page, {"table": table, "successes": successes_table(runs)})
-    trained = [run for run in runs if run.curve]
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise SystemExit(
+                f"report: {count} folders are called '{name}', which could not be told apart; name them: NAME=FOLDER"
+            )
+    check_folder("report: --output", options.output)
+    evaluated, trained = any(run.evaluations for run in runs), [run for run in runs if run.curve]
+    tables = {"table": variants_table(runs), "successes": successes_table(runs)}
+    pages = {page: filled_page(page, tables) for page in options.page}
+    if evaluated:
+        (options.output / TABLE).write_text(tables["table"])
+        print(tables["table"], end="")
+        for page, text in pages.items():
+            page.write_text(text)
     if trained:
         plot_curves(trained, options.output / PLOT)
+    if not evaluated:
+        print(
+            f"report: the folders hold no evaluations, so that only the plot was written, '{options.output / PLOT}'; "
+            "policy_train evaluate --json FOLDER/NAME.json adds one",
+            file=sys.stderr,
+        )
 
 
 def variants_table(runs: Sequence[Run]) -> str:
@@ -134,7 +161,7 @@ def successes_table(runs: Sequence[Run]) -> str:
     lines = [
         ("success", *(conditions + _blanked(blanked) for blanked, conditions in columns)),
         ("---",) * (len(columns) + 1),
-        *((name, *(cells[reference, name].get(column, "") for column in columns)) for reference, name in drivers),
+        *((name, *(cells[reference, name].get(column, "–") for column in columns)) for reference, name in drivers),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -165,15 +192,19 @@ def _interval(ends: Sequence[float] | None, digits: int, unit: str) -> str:
     return f", {ends[0]:.{digits}f} to {ends[1]:.{digits}f}{unit}" if ends else ""
 
 
-def fill_page(page: Path, tables: Mapping[str, str]) -> None:
-    """Put tables between the two marks that a page has for each of them, in place of what is there.
+def filled_page(page: Path, tables: Mapping[str, str]) -> str:
+    """Return a page with tables between the two marks that it has for each of them, in place of what is there.
 
     Raises
     ------
     SystemExit
-        When the page has marks of no table, or only one of two, or one of them twice.
+        When the page cannot be read or written, or has marks of no table, or only one of two, or one of them twice.
     """
-    text = page.read_text()
+    try:
+        text = page.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"report: --page: found '{page}', which cannot be read ({error}); give a page") from error
+    check_file("report: --page", page)
     marks = {name: (BEGIN.format(name), END.format(name)) for name in tables}
     wanted = [name for name, (begin, end) in marks.items() if begin in text or end in text]
     for name in wanted:
@@ -188,7 +219,7 @@ def fill_page(page: Path, tables: Mapping[str, str]) -> None:
     if not wanted:
         allowed = " or ".join(" and ".join(pair) for pair in marks.values())
         raise SystemExit(f"report: '{page}' has no place for a table; mark it by the lines {allowed}")
-    page.write_text(text)
+    return text
 
 
 def plot_curves(runs: Sequence[Run], file: Path) -> None:
@@ -197,17 +228,17 @@ def plot_curves(runs: Sequence[Run], file: Path) -> None:
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         over_steps, over_time = figure.subplots(1, 2, sharey=True)
         for place, run in enumerate(runs):
-            _draw_curve(over_steps, over_time, run, f"C{place}")
+            _draw_curve(over_steps, over_time, run, f"C{place}", runs[place + 1 :])
         for axes, label in ((over_steps, "steps, thousands"), (over_time, "wall time, minutes")):
             axes.set_xlabel(label)
             axes.set_xlim(left=0.0)
             axes.grid()
         # The last percents, in which policies differ, take as much room as the first half.
         over_steps.set_yscale("function", functions=(lambda rate: -np.log(104.0 - rate), lambda y: 104.0 - np.exp(-y)))
-        over_steps.set_ylim(0.0, 100.5)
+        over_steps.set_ylim(*_SUCCESS_LIMITS)
         over_steps.set_yticks(_SUCCESS_TICKS, [f"{tick} %" for tick in _SUCCESS_TICKS])
         over_steps.minorticks_off()
-        over_steps.set_ylabel("success of the latest 200 episodes")
+        over_steps.set_ylabel("success of the latest 200 episodes, stretched scale")
         phases = [Line2D([], [], color=STYLE["text.color"], linestyle=style) for style in _PHASES.values()]
         over_steps.legend(phases, ["imitation", "PPO"], loc="lower right")
         over_time.legend(loc="lower right")
@@ -216,8 +247,8 @@ def plot_curves(runs: Sequence[Run], file: Path) -> None:
         figure.savefig(file, dpi=150, transparent=True)
 
 
-def _draw_curve(over_steps: Axes, over_time: Axes, run: Run, colour: str) -> None:
-    """Draw one training, its phases after each other, in both panels."""
+def _draw_curve(over_steps: Axes, over_time: Axes, run: Run, colour: str, later: Sequence[Run]) -> None:
+    """Draw one training, its phases after each other, in both panels; wider where later ones will lie upon it."""
     steps_before = 0
     joint: list[tuple[float, float, float]] = []
     for phase, style in _PHASES.items():
@@ -233,9 +264,16 @@ def _draw_curve(over_steps: Axes, over_time: Axes, run: Run, colour: str) -> Non
         # The next phase goes on from where this one has led.
         joint = drawn[-1:]
         steps, minutes, success = zip(*drawn, strict=True) if drawn else ((), (), ())
-        over_steps.plot(steps, success, style, color=colour, linewidth=1.5)
-        over_time.plot(minutes, success, style, color=colour, linewidth=1.5)
+        upon = sum(_successes(run, phase) <= _successes(other, phase) for other in later)
+        width = _LINE_WIDTH * (1 + 1.5 * upon)
+        over_steps.plot(steps, success, style, color=colour, linewidth=width)
+        over_time.plot(minutes, success, style, color=colour, linewidth=width)
     over_time.plot([], [], color=colour, label=run.name)
+
+
+def _successes(run: Run, phase: str) -> set[tuple[int, float | None]]:
+    """Return the points of a phase over its steps."""
+    return {(point["steps"], point["success_rate"]) for point in run.curve if point["phase"] == phase}
 
 
 def _machine(training: Mapping[str, Any]) -> str:
