@@ -3,6 +3,7 @@
 """Episodes that the policy plays over DDS: who plays which one, what came of it, and what it did in process."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from node_harness import PATIENCE_S
 from policy_node.simulation.environment import EPISODE_S, EPISODE_STEPS
 from policy_node.tools.child import ToolError
 from policy_node.tools.demo_episodes import Dealer, Episode, Report, ages_while_driven_ms
-from policy_node.tools.demo_evaluate import reference_path
+from policy_node.tools.demo_evaluate import main, reference_path
 from policy_node.tools.demo_parity import ACTION_TOLERANCE, Comparison, Reference, shortcomings
 from policy_node.tools.train_evaluate import EpisodeResult
 
@@ -48,6 +49,31 @@ def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: 
     assert report["success_rate"] == in_process["success_rate"] >= 2 / 3
     assert report["reached"]
     assert f"actions compared at {steps} steps" in demo.stdout
+
+
+@pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
+def test_ctrl_c_ends_it_with_exit_status_130(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    command = [
+        *(sys.executable, "-m", "policy_node.tools.demo", "evaluate", "--robots", "1", "--renderer", "raycast"),
+        *("--episodes", "1000", "--json", str(file), "--output", str(tmp_path)),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        told = [demo.stdout.readline()]
+        demo.send_signal(signal.SIGINT)
+        told += demo.stdout.readlines()
+        assert demo.wait(PATIENCE_S) == 130, "".join(told)
+    assert told[0].startswith("starting the simulation and the node"), "".join(told)
+    assert told[-1] == "policy_demo evaluate: stopped, nothing is compared\n", "".join(told)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--output"])
+def test_what_cannot_be_written_is_refused_before_anything_is_started(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=rf"^policy_demo evaluate: {option}: found '.*below', which cannot be written"):
+        main([option, str(tmp_path / "file" / "below")])
 
 
 @pytest.fixture(scope="module")

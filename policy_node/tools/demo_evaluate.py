@@ -24,7 +24,10 @@ from policy_node.tools.demo_episodes import Dealer
 from policy_node.tools.demo_parity import Comparison, Reference, shortcomings
 from policy_node.tools.demo_play import Fleet, Play
 from policy_node.tools.demo_progress import EpisodeProgress
+from policy_node.tools.output import check_file, check_folder
 from policy_node.tools.train_evaluate import describe_summary, summarise_episodes
+
+STOPPED = 130
 
 
 def run_evaluation(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> int:
@@ -43,6 +46,11 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     -------
     int
         0 when the goal is reached; else the reason was printed.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When it ended early.
     """
     # Of small networks and few rovers more threads only wait for each other.
     torch.set_num_threads(1)
@@ -61,15 +69,18 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         with Fleet(play, dealer, console, stopping) as fleet:
             measured = fleet.run()
     except (ToolError, RendererError) as error:
+        # On a terminal Ctrl-C ends the processes, too.
+        if stopping():
+            raise KeyboardInterrupt from error
         return _complain(console, [str(error)])
     if dealer.running:
-        return _complain(console, [f"ended after {len(dealer.finished)} of {len(seeds)} episodes: nothing is compared"])
+        raise KeyboardInterrupt
     with EpisodeProgress(console, "in process", len(seeds)) as progress:
-        in_process = reference.play(seeds, progress.show)
+        in_process = reference.play(seeds, _until(stopping, progress))
     comparison = None
     if options.lockstep:
         with EpisodeProgress(console, "comparing", len(seeds)) as progress:
-            comparison = reference.retrace(dealer.finished, progress.show)
+            comparison = reference.retrace(dealer.finished, _until(stopping, progress))
     results = [episode.result for episode in dealer.finished]
     summary, summary_in_process = summarise_episodes(results), summarise_episodes(in_process)
     problems = shortcomings(summary["success_rate"], summary_in_process["success_rate"], comparison)
@@ -95,6 +106,17 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     if options.json:
         write_figures(options.json, report)
     return _complain(console, problems)
+
+
+def _until(stopping: Callable[[], bool], progress: EpisodeProgress) -> Callable[[int], None]:
+    """Return what shows the progress and raises KeyboardInterrupt once it is to end early."""
+
+    def show(ended: int) -> None:
+        if stopping():
+            raise KeyboardInterrupt
+        progress.show(ended)
+
+    return show
 
 
 def _kind_of_renderer(asked: str) -> str:
@@ -166,7 +188,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="policy_demo evaluate",
         description="Let a policy play whole episodes through the node, over DDS, and compare them with the same ones "
-        "in process; the exit status is 1 where they differ by more than is allowed.",
+        "in process; the exit status is 1 where they differ by more than is allowed, and 130 after Ctrl-C.",
     )
     parser.add_argument("--episodes", type=number(int, 1), default=100, help="how many (default 100)")
     parser.add_argument("--robots", type=number(int, 1, 256), default=8, help="how many rovers play them (default 8)")
@@ -199,8 +221,16 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the evaluation; Ctrl-C ends it."""
+    """Run the evaluation; Ctrl-C ends it with exit status 130."""
     options = parse_options(arguments)
+    if options.json:
+        check_file("policy_demo evaluate: --json", options.json)
+    check_folder("policy_demo evaluate: --output", options.output)
     keep_to_itself()
+    console = Console()
     with ros_process() as stopping:
-        return run_evaluation(options, Console(), stopping.is_set)
+        try:
+            return run_evaluation(options, console, stopping.is_set)
+        except KeyboardInterrupt:
+            console.print("policy_demo evaluate: stopped, nothing is compared")
+            return STOPPED
