@@ -7,7 +7,7 @@ import json
 import pytest
 
 from policy_node.tools import bench
-from policy_node.tools.bench_train import OTHERS, OURS
+from policy_node.tools.bench_train import COLLECTING, OTHERS, OURS, RATIO
 
 
 def test_all_environments_are_measured_in_one_run(tmp_path, capsys):
@@ -24,8 +24,10 @@ def test_all_environments_are_measured_in_one_run(tmp_path, capsys):
             assert measured["cpu_us_per_step"] > 0
         assert 0 < row["times_the_better"]["p25"] <= row["times_the_better"]["p50"]
         assert all(part > 0 for part in row["parts_cpu_us_per_step"].values())
+        assert list(row["parts_cpu_us_per_step"])[-2:] == [COLLECTING, "learning"], "the sum follows its parts"
     assert plot.stat().st_size > 0
-    assert "times the better" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in RATIO.splitlines())
 
 
 @pytest.mark.parametrize("arenas", ["0", "4,-1", "many"])
@@ -33,3 +35,11 @@ def test_numbers_of_arenas_are_checked(arenas, capsys):
     with pytest.raises(SystemExit):
         bench.main(["train", "--arenas", arenas])
     assert "such as 1,4,16,64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_files_are_tried_before_anything_is_measured(tmp_path, option, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=rf"^policy_bench train: {option}: found '.*below', which cannot be written"):
+        bench.main(["train", option, str(tmp_path / "file" / "below")])
+    assert capsys.readouterr().out == ""

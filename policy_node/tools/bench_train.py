@@ -32,6 +32,7 @@ from policy_node.simulation.environment import RoverArenaEnv, RoverArenaVecEnv
 from policy_node.simulation.rendering import KINDS, RendererError
 from policy_node.tools.bench_report import SubParsers, machine, progress_bar, write_figures
 from policy_node.tools.child import ToolError
+from policy_node.tools.output import check_file
 from policy_node.tools.train_model import make_model
 
 OURS = "policy_node"
@@ -42,6 +43,9 @@ TURN_S = 0.3
 WARM_UP_STEPS = 3
 # Repetitions of each part of a step; the fastest counts, as others can only slow a part down.
 REPETITIONS = 5
+# As the tables name them.
+RATIO = "× the better\nof the others"
+COLLECTING = "collecting, in all"
 
 
 @dataclass(frozen=True)
@@ -202,10 +206,10 @@ def parts_us(ours: RoverArenaVecEnv, model: PPO, collector: Collector) -> dict[s
             task.step(action)
 
     return {
-        "a step of all": _fastest_us(collector.step) / ours.num_envs,
         "physics and reward": _fastest_us(move) / ours.num_envs,
         "images": _fastest_us(lambda: ours.cameras.draw(jobs)) / ours.num_envs,
         "forward pass": _fastest_us(lambda: act(model, observations)) / ours.num_envs,
+        COLLECTING: _fastest_us(collector.step) / ours.num_envs,
         # Every step is learnt from once in each epoch.
         "learning": _fastest_us(learn) / batch * model.n_epochs,
     }
@@ -223,7 +227,7 @@ def _fastest_us(part: Callable[[], object]) -> float:
 def table(figures: dict[str, Any]) -> Table:
     """Show a line for each number of arenas."""
     result = Table(title="environment steps per second while collecting (CPU µs per step)")
-    for name in ("arenas", OURS, *OTHERS, "times the better"):
+    for name in ("arenas", OURS, *OTHERS, RATIO):
         result.add_column(name, justify="right", no_wrap=True)
     for row in figures["rows"]:
         ratio = row["times_the_better"]
@@ -239,8 +243,8 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def parts_table(figures: dict[str, Any]) -> Table:
-    """Show where the time of a training step of ours goes."""
-    result = Table(title=f"CPU µs per environment step of training with {OURS}")
+    """Show where the time of a training step of ours goes: parts of collecting, all of it, and learning apart."""
+    result = Table(title=f"CPU µs per environment step with {OURS}: collecting, and learning")
     names = list(figures["rows"][0]["parts_cpu_us_per_step"])
     for name in ("arenas", *names):
         result.add_column(name, justify="right")
@@ -268,7 +272,9 @@ def draw(figures: dict[str, Any], file: Path) -> None:
         rates.grid()
         rates.legend()
         below = np.zeros(len(rows))
-        for name in list(rows[0]["parts_cpu_us_per_step"])[1:]:
+        for name in rows[0]["parts_cpu_us_per_step"]:
+            if name == COLLECTING:
+                continue
             heights = [row["parts_cpu_us_per_step"][name] for row in rows]
             parts.bar(labels, heights, bottom=below, label=name)
             below += heights
@@ -300,7 +306,13 @@ def add_parser(subparsers: SubParsers) -> None:
         "--seconds", type=number(float, 0), default=6.0, help="measured time of each environment (default 6)"
     )
     train.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
-    train.add_argument("--threads", type=number(int, 0), default=0, help="default 0: one for each CPU")
+    train.add_argument(
+        "--threads",
+        type=number(int, 0),
+        default=0,
+        help="threads that draw in ours, and threads of PyTorch in all; 0: one for each CPU, as SubprocVecEnv, with a "
+        "process for each arena, takes all of them, too (default 0; policy_train: 1)",
+    )
     train.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
     train.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there (default: nowhere)")
     train.set_defaults(run=run)
@@ -308,6 +320,9 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run `policy_bench train`."""
+    for option, file in (("--json", given.json), ("--plot", given.plot)):
+        if file:
+            check_file(f"policy_bench train: {option}", file)
     console = Console()
     figures = run_train(TrainOptions(given.arenas, given.seconds, given.renderer, given.threads), console)
     console.print(table(figures))
