@@ -1,11 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
+import argparse
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +23,13 @@ from policy_node.tools.train_checkpoint import read_state
 from policy_node.tools.train_imitation import rounds_of
 from policy_node.tools.train_observations import observed_arenas
 from policy_node.tools.train_plan import EpisodeSeeds
-from policy_node.tools.train_progress import TrainingProgress
+from policy_node.tools.train_progress import TrainingProgress, describe_duration
+from policy_node.tools.train_record import describe_model
 from policy_node.tools.train_samples import SEQUENCE_STEPS, Samples
 
 SMALL = ["--arenas", "2", "--renderer", "raycast"]
 IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
+UNKNOWN = {"success_rate": None, "mean_time_to_press_s": None}
 QUICK = [*SMALL, *IMITATION, "--quiet", "--evaluate", "0"]
 
 
@@ -62,7 +67,10 @@ def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant,
     assert model.action_space == action_space()
     assert model.num_timesteps == 512
     curve = json.loads((tmp_path / "curve.json").read_text())
-    assert [point["steps"] for point in curve if point["phase"] == "imitation"] == [128, 256, 384, 384]
+    imitation = [point for point in curve if point["phase"] == "imitation"]
+    assert [point["steps"] for point in imitation] == [128, 256, 384, 384]
+    # The last round only learns.
+    assert imitation[-1]["steps_per_s"] is None and all(point["steps_per_s"] > 0 for point in imitation[:-1])
     assert (curve[-1]["phase"], curve[-1]["steps"]) == ("ppo", 512)
     assert not (tmp_path / "samples").exists()
 
@@ -76,6 +84,8 @@ def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp
         "0",
         "--steps",
         "512",
+        "--value-steps",
+        "0",
         "--quiet",
         "--seed",
         "3",
@@ -83,6 +93,7 @@ def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp
     assert main([*arguments, "--evaluate", "2"]) == 0
     training = json.loads((tmp_path / "training.json").read_text())
     assert training["command"].startswith("policy_train --output") and training["seed"] == 3
+    assert training["runs"] == [{"command": training["command"], "commit": training["commit"]}]
     assert training["steps"] == {"imitation": 0, "ppo": 512}
     assert training["versions"]["torch"] == torch.__version__
     text = (tmp_path / "rover.md").read_text()
@@ -140,9 +151,40 @@ def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after
     assert elapsed_s == sorted(elapsed_s)
 
 
+def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp_path, stop_after, monkeypatch, capsys):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
+    first = [word for word in arguments if word != "--quiet"]
+    stop_after(1)
+    monkeypatch.setattr("policy_node.tools.train.running_commit", lambda: "a")
+    assert main(arguments) == STOPPED
+    monkeypatch.undo()
+    monkeypatch.setattr("policy_node.tools.train.running_commit", lambda: "b")
+    said = capsys.readouterr().out.splitlines()[-1].partition("go on with: ")[2]
+    assert shlex.split(said) == ["policy_train", *arguments, "--resume"]
+    assert main(shlex.split(said)[1:]) == 0
+    training = json.loads((tmp_path / "training.json").read_text())
+    commands = [shlex.join(["policy_train", *first, *more]) for more in ([], ["--resume"])]
+    assert training["runs"] == [{"command": commands[0], "commit": "a"}, {"command": commands[1], "commit": "b"}]
+    assert (training["command"], training["commit"]) == (commands[0], "a")
+
+    monkeypatch.setattr("policy_node.tools.train.running_commit", lambda: "c")
+    model = (tmp_path / "rover.zip").read_bytes()
+    assert main([*arguments[:-4], "--quiet", "--steps", "0", "--resume", "--evaluate", "1"]) == 0
+    assert json.loads((tmp_path / "training.json").read_text()) == training
+    assert read_state(tmp_path)["runs"] == training["runs"]
+    assert (tmp_path / "rover.zip").read_bytes() == model
+    text = (tmp_path / "rover.md").read_text()
+    assert "- commit a, seed 0" in text and f"- continued by `{commands[1]}`, commit b" in text
+    assert "of 1 episodes succeeded" in text
+
+
+class Killed(BaseException):
+    """Ends a training without a word."""
+
+
 @pytest.fixture
 def die_after(monkeypatch):
-    """Let the training end at a point of the learning curve, without a word, as when it is killed."""
+    """Let the training end at a point of the learning curve, as when it is killed."""
 
     def arrange(points: int) -> None:
         original = TrainingProgress.add_point
@@ -150,7 +192,7 @@ def die_after(monkeypatch):
         def add_point(self: TrainingProgress) -> dict:
             point = original(self)
             if len(self.curve) == points:
-                raise KeyboardInterrupt
+                raise Killed
             return point
 
         monkeypatch.setattr(TrainingProgress, "add_point", add_point)
@@ -161,7 +203,7 @@ def die_after(monkeypatch):
 def test_a_killed_imitation_goes_on_from_its_latest_checkpoint(tmp_path, die_after, monkeypatch):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", "--checkpoint-s", "0"]
     die_after(2)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         main(arguments)
     state = read_state(tmp_path)["imitation"]
     assert (state["round"], state["samples"]) == (1, 64)
@@ -175,10 +217,78 @@ def test_nobody_goes_on_from_the_checkpoint_of_a_training_that_was_overwritten(t
     stop_after(2)
     assert main(arguments) == STOPPED
     die_after(1)
-    with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+    with pytest.raises(Killed):
+        main([*arguments, "--overwrite"])
     with pytest.raises(SystemExit, match="train without --resume first"):
         main([*arguments, "--resume"])
+
+
+def test_a_training_is_only_overwritten_when_asked_for_and_then_leaves_nothing(tmp_path, stop_after):
+    arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
+    stop_after(1)
+    assert main(arguments) == STOPPED
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(SystemExit, match=r"holds a training already \(checkpoint.pt\); give --resume .* --overwrite"):
+        main(arguments)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+
+    for name in ("notes.txt", "evaluation_nominal.json", "rover.md", "training.json", "imitation.zip"):
+        (tmp_path / name).write_text("earlier")
+    (tmp_path / "ppo_1").mkdir()
+    nothing = [*arguments[:2], *QUICK, "--imitation-steps", "0", "--steps", "0"]
+    assert main([*nothing, "--overwrite"]) == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {
+        "notes.txt",
+        "checkpoint.pt",
+        "checkpoint.zip",
+        "curve.json",
+        "rover.zip",
+        "training.json",
+        "rover.md",
+    }
+    assert "earlier" not in (tmp_path / "rover.md").read_text()
+
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(SystemExit, match=r"\(rover.zip, training.json\); give --overwrite"):
+        main(nothing)
+
+
+@pytest.mark.parametrize("steps", ["1", "512"])
+def test_steps_that_would_not_change_the_policy_are_refused(tmp_path, steps):
+    with pytest.raises(SystemExit, match=f"^train: --steps {steps} would change nothing .* --value-steps 512"):
+        main(["--output", str(tmp_path / "new"), *QUICK, "--steps", steps, "--value-steps", "512"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_second_interrupt_ends_at_once_in_one_line_and_leaves_no_half_file(tmp_path, monkeypatch, capfd):
+    def interrupted_save(self: PPO, path: Path) -> None:
+        path.write_bytes(b"half a model")
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(PPO, "save", interrupted_save)
+    assert main(["--output", str(tmp_path), *QUICK, "--steps", "0"]) == STOPPED
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "stopped\n")
+    assert list(tmp_path.glob("*.zip")) == []
+
+
+def test_an_interrupted_evaluation_leaves_the_trained_model(tmp_path, monkeypatch, capfd):
+    def interrupted(options: argparse.Namespace, quiet: bool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("policy_node.tools.train_evaluate.evaluate", interrupted)
+    arguments = ["--output", str(tmp_path), *SMALL, "--imitation-steps", "0", "--quiet", "--evaluate", "1"]
+    assert main(arguments) == STOPPED
+    assert capfd.readouterr().err == "stopped\n"
+    assert PPO.load(tmp_path / "rover.zip").num_timesteps == 0
+
+
+def test_the_help_says_where_the_options_of_the_training_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "policy_train train --help" in capsys.readouterr().out
 
 
 def test_samples_that_are_missing_are_named(tmp_path, stop_after):
@@ -186,7 +296,7 @@ def test_samples_that_are_missing_are_named(tmp_path, stop_after):
     stop_after(1)
     assert main(arguments) == STOPPED
     (tmp_path / "samples" / "image.npy").unlink()
-    with pytest.raises(SystemExit, match=r"image.npy' is missing, which the checkpoint needs; train without --resume"):
+    with pytest.raises(SystemExit, match=r"image.npy' is missing, which the checkpoint needs; train with --overwrite"):
         main([*arguments, "--resume"])
 
 
@@ -205,14 +315,19 @@ def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_af
     assert [point["steps"] for point in json.loads((tmp_path / "curve.json").read_text())] == [512, 1024]
 
 
-def test_at_first_ppo_teaches_the_value_function_only(tmp_path):
+def test_at_first_ppo_teaches_the_value_function_only(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--value-steps", "512"]
     assert main([*arguments, "--steps", "0"]) == 0
     before = PPO.load(tmp_path / "rover.zip").policy.state_dict()
-    assert main([*arguments, "--steps", "512"]) == 0
-    after = PPO.load(tmp_path / "rover.zip").policy.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    arguments += ["--steps", "1024"]
+    stop_after(1)
+    assert main([*arguments, "--overwrite"]) == STOPPED
+    taught = read_state(tmp_path)["policy"]
+    changed = {name for name in before if not torch.equal(before[name], taught[name])}
     assert changed and all("value_net" in name for name in changed)
+    assert main([*arguments, "--resume"]) == 0
+    after = PPO.load(tmp_path / "rover.zip").policy.state_dict()
+    assert not torch.equal(after["action_net.weight"], before["action_net.weight"])
 
 
 def test_resuming_from_nothing_or_another_training_says_what_to_do(tmp_path):
@@ -223,7 +338,7 @@ def test_resuming_from_nothing_or_another_training_says_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match=r"--stack 1, found 2; give the same, or another --output"):
         main([*arguments, "--resume", "--stack", "2"])
     with pytest.raises(SystemExit, match=r"--steps 0, found 512; give the same"):
-        main([*arguments, "--resume", "--steps", "512"])
+        main([*arguments, "--resume", "--steps", "512", "--value-steps", "0"])
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
@@ -295,13 +410,49 @@ def test_in_a_pipe_progress_is_lines_with_steps_success_and_time_left(capsys, mo
     monkeypatch.setattr("policy_node.tools.train_progress.LINE_EVERY_S", 0.0)
     with TrainingProgress({"imitation": 100.0, "ppo": 300.0}, quiet=False) as progress:
         progress.begin("imitation", 0, 1000, 0.0)
-        progress.finish_episode({"is_success": True, "time_s": 4.0})
-        progress.finish_episode({"is_success": False, "time_s": 20.0})
+        for episode in range(19):
+            progress.finish_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
         progress.move(500, 0.5)
+        few = progress.add_point()
+        progress.finish_episode({"is_success": True, "time_s": 4.0})
         point = progress.add_point()
-    assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("imitation: 50 %  500/1000 steps  success 50 %, 0 min so far, 0 min left of it, 0 of all")
+        progress.move(500, 0.75)
+    assert few["success_rate"] is None and few["mean_time_to_press_s"] is None and few["steps_per_s"] > 0
+    assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0 and point["steps_per_s"] is None
+    lines = capsys.readouterr().err.splitlines()
+    assert "success" not in lines[-2]
+    last = "imitation: 75 %  500/1000 steps  – steps/s  success 50 %, 0 seconds so far, 0 seconds left of it, 0 seconds"
+    assert lines[-1] == f"{last} of all"
+
+
+def test_durations_are_in_seconds_below_two_minutes():
+    assert [describe_duration(duration_s) for duration_s in (12.3, 119.0, 150.0, 1234.0)] == [
+        "12 seconds",
+        "119 seconds",
+        "2 minutes",
+        "21 minutes",
+    ]
+
+
+def test_the_text_has_one_row_for_equal_steps(tmp_path):
+    curve = [
+        {"phase": "imitation", "steps": steps, "elapsed_s": elapsed_s, "steps_per_s": rate, **UNKNOWN}
+        for steps, elapsed_s, rate in ((128, 6.0, 20.0), (256, 12.0, 20.0), (256, 18.0, None), (256, 24.0, None))
+    ]
+    run = {"command": "policy_train", "commit": None}
+    training = {
+        **run,
+        "runs": [run],
+        "seed": 0,
+        "steps": {},
+        "wall_time_s": 24.0,
+        "cores": 1,
+        "cpu": "-",
+        "versions": {},
+    }
+    describe_model(tmp_path, training, curve, {})
+    rows = [line for line in (tmp_path / "rover.md").read_text().splitlines() if line.startswith("| imitation")]
+    assert rows == ["| imitation | 128 | 0.1 | – | – | 20.0 |", "| imitation | 256 | 0.4 | – | – | – |"]
 
 
 def test_quiet_progress_says_nothing(capsys):

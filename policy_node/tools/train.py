@@ -28,10 +28,10 @@ from policy_node.policies import PolicyError, select_device
 from policy_node.process_environment import keep_memory
 from policy_node.simulation.rendering import KINDS, RendererError
 from policy_node.tools import train_evaluate, train_imitation, train_ppo, train_report
-from policy_node.tools.train_checkpoint import remove_state
+from policy_node.tools.train_checkpoint import MODEL_FILE, refuse_to_overwrite, remove_training
 from policy_node.tools.train_plan import Plan
-from policy_node.tools.train_progress import TrainingProgress
-from policy_node.tools.train_record import describe_model, record_training
+from policy_node.tools.train_progress import TrainingProgress, describe_duration
+from policy_node.tools.train_record import describe_model, read_training, record_training, running_commit
 from policy_node.tools.train_run import TrainingRun
 
 OBSERVATIONS = ("image+touch", "image")
@@ -42,14 +42,29 @@ STOPPED = 130
 _PASSES_LIKE_A_STEP = 3
 
 
-def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
+def train(plan: Plan, words: Sequence[str], resume: bool, overwrite: bool, quiet: bool) -> TrainingRun | None:
     """Train a policy and save it as `rover.zip` in the output folder.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    words
+        The command, word by word.
+    resume
+        Whether to go on from the checkpoint in the output folder.
+    overwrite
+        Whether to delete the training that it holds.
+    quiet
+        Whether no progress is shown.
 
     Returns
     -------
-    TrainingProgress | None
-        The progress at the end; None when the training was asked to stop before.
+    TrainingRun | None
+        The training at its end; None when it was asked to stop before.
     """
+    if not resume and not overwrite:
+        refuse_to_overwrite(plan.output)
     plan.output.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.set_num_threads(plan.threads)
@@ -61,27 +76,37 @@ def train(plan: Plan, resume: bool, quiet: bool) -> TrainingProgress | None:
         run = TrainingRun(plan, progress)
         if resume:
             run.restore()
-            progress.say(f"resuming after {progress.elapsed_s / 60:.0f} minutes of training")
-        else:
-            remove_state(plan.output)
+            progress.say(f"resuming after {describe_duration(progress.elapsed_s)} of training")
+        if overwrite:
+            remove_training(plan.output)
+        learns = not run.is_over()
+        if learns or not run.runs:
+            run.runs.append({"command": _without(words, "--quiet", "--overwrite"), "commit": running_commit()})
         with run.stop.listening():
             finished = _imitate(run) and train_ppo.improve(run)
         run.arenas.close()
         if not finished:
-            progress.say(f"stopped; --resume goes on from the checkpoint in {plan.output}")
+            progress.say(f"stopped; go on with: {_without(words, '--resume', '--overwrite')} --resume")
             return None
-        run.save_checkpoint()
-        # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
-        run.model.policy.optimizer.state.clear()
-        run.model.save(plan.output / "rover.zip")
-        progress.say(f"saved {plan.output / 'rover.zip'} after {progress.elapsed_s / 60:.0f} minutes")
-        return progress
+        if learns or not (plan.output / MODEL_FILE).exists():
+            run.save_checkpoint()
+            # The moments of the optimiser, two thirds of the file, matter to --resume only, which uses the checkpoint.
+            run.model.policy.optimizer.state.clear()
+            run.save_model(MODEL_FILE)
+            progress.say(f"saved {plan.output / MODEL_FILE} after {describe_duration(progress.elapsed_s)}")
+        else:
+            progress.say(f"{plan.output / MODEL_FILE} is trained already")
+        return run
+
+
+def _without(words: Sequence[str], *options: str) -> str:
+    """Return the command without some of its options, as a shell takes it."""
+    return shlex.join(["policy_train", *(word for word in words if word not in options)])
 
 
 def _imitate(run: TrainingRun) -> bool:
     """Go through the imitation, or what is left of it; False when the training is to stop before its end."""
-    is_over = not run.plan.imitation_steps or run.imitation_state == {}
-    if not is_over and not train_imitation.Imitation(run).learn():
+    if not run.imitation_is_over() and not train_imitation.Imitation(run).learn():
         return False
     shutil.rmtree(run.plan.output / train_imitation.SAMPLES, ignore_errors=True)
     return True
@@ -89,12 +114,16 @@ def _imitate(run: TrainingRun) -> bool:
 
 def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Train, write down how the policy was made, and evaluate it."""
-    keys = tuple(options.observations.split("+"))
+    if 0 < options.steps <= options.value_steps:
+        raise SystemExit(
+            f"train: --steps {options.steps} would change nothing of the policy, as the first --value-steps "
+            f"{options.value_steps} of them teach the value function only; give more --steps, or fewer --value-steps"
+        )
     plan = Plan(
         output=options.output,
         seed=options.seed,
         arenas=options.arenas,
-        keys=keys,
+        keys=tuple(options.observations.split("+")),
         stack=options.stack,
         recurrent=options.recurrent,
         conditions=options.conditions,
@@ -107,28 +136,26 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         threads=options.threads,
         checkpoint_s=options.checkpoint_s,
     )
-    progress = train(plan, options.resume, options.quiet)
-    if progress is None:
+    run = train(plan, words[1:], options.resume, options.overwrite, options.quiet)
+    if run is None:
         return STOPPED
-    given = [word for word in words[1:] if word not in ("--resume", "--quiet")]
-    training = record_training(
-        plan.output,
-        shlex.join(["policy_train", *given]),
-        plan.seed,
-        {train_imitation.PHASE: plan.imitation_steps, train_ppo.PHASE: plan.steps},
-        progress.elapsed_s,
-    )
-    describe_model(plan.output, training, progress.curve, {})
+    curve = run.progress.curve
+    training = read_training(plan.output) if options.resume else None
+    if training is None:
+        steps = {train_imitation.PHASE: plan.imitation_steps, train_ppo.PHASE: plan.steps}
+        training = record_training(plan.output, run.runs, plan.seed, steps, run.progress.elapsed_s)
+        describe_model(plan.output, training, curve, {})
     if options.evaluate:
         shared = ["--arenas", str(plan.arenas), "--renderer", plan.renderer, "--device", plan.device]
         wanted = [*shared, "--threads", str(plan.threads), "--episodes", str(options.evaluate)]
         found = {}
         for conditions in EVALUATED_CONDITIONS:
             file = plan.output / f"evaluation_{conditions}.json"
-            evaluation = ["evaluate", str(plan.output / "rover.zip"), *wanted]
+            evaluation = ["evaluate", str(plan.output / MODEL_FILE), *wanted]
             evaluation += ["--conditions", conditions, "--json", str(file)]
-            found[f"conditions {conditions}"] = train_evaluate.evaluate(make_parser().parse_args(evaluation))
-        describe_model(plan.output, training, progress.curve, found)
+            given = make_parser().parse_args(evaluation)
+            found[f"conditions {conditions}"] = train_evaluate.evaluate(given, options.quiet)
+        describe_model(plan.output, training, curve, found)
     return 0
 
 
@@ -149,9 +176,12 @@ def make_parser() -> argparse.ArgumentParser:
         prog="policy_train",
         description="Train the policy that drives the rover, evaluate one, or compare several. Without a subcommand it "
         "trains.",
+        epilog="All options of the training: policy_train train --help",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_training(commands.add_parser("train", parents=[shared], help="train a policy (the default)"))
+    _add_training(
+        commands.add_parser("train", parents=[shared], help="train a policy (the default)", allow_abbrev=False)
+    )
     train_evaluate.add_parser(commands, shared)
     train_report.add_parser(commands)
     return parser
@@ -171,7 +201,11 @@ def _add_training(training: argparse.ArgumentParser) -> None:
         default=Path("runs/rover"),
         help="folder for model, curve, checkpoints and logs of TensorBoard (default runs/rover)",
     )
-    training.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    earlier = training.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    earlier.add_argument(
+        "--overwrite", action="store_true", help="first delete the training that the output folder holds"
+    )
     training.add_argument(
         "--observations",
         choices=OBSERVATIONS,
@@ -210,7 +244,7 @@ def _add_training(training: argparse.ArgumentParser) -> None:
         "--value-steps",
         type=number(int, 0),
         default=65_536,
-        help="how many of them at first teach the value function only (default 65536)",
+        help="how many of them at first teach the value function only; --steps must be more (default 65536)",
     )
     training.add_argument(
         "--checkpoint-s", type=number(float, 0), default=60.0, help="time between checkpoints (default 60)"
@@ -240,6 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train_report.report(options)
     except (PolicyError, RendererError) as error:
         raise SystemExit(f"{options.command}: {error}") from error
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
     return 0
 
 

@@ -1,11 +1,15 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training: all that it needs to go on, replaced in one piece, and the wish that it stops."""
+"""The files of a training: all that it needs to go on, replaced in one piece, and what the next one must not mix with.
+
+Also the wish that it stops.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +21,24 @@ import numpy as np
 import torch
 
 STATE_FILE = "checkpoint.pt"
+MODEL_FILE = "rover.zip"
+RECORD_FILE = "training.json"
+_WRITTEN = (
+    STATE_FILE,
+    MODEL_FILE,
+    RECORD_FILE,
+    "checkpoint.zip",
+    "imitation.zip",
+    # What a killed training had not finished.
+    "*.new.pt",
+    "*.new.zip",
+    "curve.json",
+    "rover.md",
+    "evaluation_*.json",
+    "samples",
+    "imitation",
+    "ppo_*",
+)
 
 
 class StopRequest:
@@ -41,6 +63,17 @@ class StopRequest:
         self.asked = True
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a file to write, which then replaces another in one piece; one that was not finished is removed."""
+    new = path.with_name(f"{path.stem}.new{path.suffix}")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Replace the state of the training in one piece, with the random generators that all share."""
     numpy_state: Any = np.random.get_state()
@@ -51,14 +84,35 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(gauss)],
         "python": [version, list(words), next_gauss],
     }
-    new = folder / f"{STATE_FILE}.new"
-    torch.save({**state, "generators": generators}, new)
-    os.replace(new, folder / STATE_FILE)
+    with replaced(folder / STATE_FILE) as new:
+        torch.save({**state, "generators": generators}, new)
 
 
-def remove_state(folder: Path) -> None:
-    """Remove the state of an earlier training: its samples are overwritten, so that nobody can go on from it."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
+def refuse_to_overwrite(folder: Path) -> None:
+    """Refuse a folder that holds a training.
+
+    Raises
+    ------
+    SystemExit
+        When it does.
+    """
+    found = [name for name in (STATE_FILE, MODEL_FILE, RECORD_FILE) if (folder / name).exists()]
+    if found:
+        go_on = "--resume to go on with it, " if STATE_FILE in found else ""
+        raise SystemExit(
+            f"train: --output {folder} holds a training already ({', '.join(found)}); give {go_on}--overwrite to "
+            "delete it and begin anew, or another --output"
+        )
+
+
+def remove_training(folder: Path) -> None:
+    """Remove all that an earlier training has written into its folder, and nothing else."""
+    for pattern in _WRITTEN:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

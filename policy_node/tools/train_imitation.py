@@ -108,7 +108,7 @@ class Imitation:
                     run.save_checkpoint()
                 if run.stop.asked:
                     return False
-        run.model.save(run.plan.output / "imitation.zip")
+        run.save_model("imitation.zip")
         run.imitation_state = {}
         run.save_checkpoint()
         return True

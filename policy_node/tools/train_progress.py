@@ -14,11 +14,34 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 RECENT_EPISODES = 200
+# Fewer say nothing about how well the policy drives.
+LEAST_EPISODES = 20
 LINE_EVERY_S = 30.0
 _RATE_OVER_S = 120.0
+
+
+class _FiguresColumn(ProgressColumn):
+    """The figures of a phase; for the whole training, which has none, how long it has taken and how long it will."""
+
+    def render(self, task: Task) -> Text:
+        """Return what stands beside the bar of a task."""
+        if task.fields["figures"]:
+            return Text(task.fields["figures"])
+        elapsed, remaining = TimeElapsedColumn().render(task), TimeRemainingColumn().render(task)
+        return Text.assemble(elapsed, " so far, ", remaining, " left")
 
 
 class TrainingProgress:
@@ -58,10 +81,7 @@ class TrainingProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _FiguresColumn(),
             console=console,
             disable=quiet or not console.is_terminal,
             speed_estimate_period=_RATE_OVER_S,
@@ -87,14 +107,15 @@ class TrainingProgress:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of successes among the latest episodes that the policy drove; None before the first."""
-        return sum(success for success, _ in self._recent) / len(self._recent) if self._recent else None
+        """Share of successes among the latest episodes that the policy drove; None while they are few."""
+        enough = len(self._recent) >= LEAST_EPISODES
+        return sum(success for success, _ in self._recent) / len(self._recent) if enough else None
 
     @property
     def mean_time_to_press_s(self) -> float | None:
-        """Mean time to the press in those of them that succeeded."""
+        """Mean time to the press in those of them that succeeded; None while they are few, or when none did."""
         times_s = [time_s for success, time_s in self._recent if success]
-        return sum(times_s) / len(times_s) if times_s else None
+        return sum(times_s) / len(times_s) if times_s and len(self._recent) >= LEAST_EPISODES else None
 
     def state(self) -> dict[str, Any]:
         """Return what a training that goes on needs of the progress."""
@@ -135,13 +156,15 @@ class TrainingProgress:
         """Add a point to the learning curve, and return it."""
         steps, since_s = self._point
         now_s = time.monotonic()
+        done = self._steps - steps
         point = {
             "phase": self._phase,
             "steps": self._steps,
             "elapsed_s": round(self.elapsed_s, 1),
             "success_rate": self.success_rate,
             "mean_time_to_press_s": self.mean_time_to_press_s,
-            "steps_per_s": round((self._steps - steps) / max(now_s - since_s, 1e-9), 1),
+            # None where the policy only learns from the steps that there are.
+            "steps_per_s": round(done / max(now_s - since_s, 1e-9), 1) if done else None,
         }
         self._point = (self._steps, now_s)
         self.curve.append(point)
@@ -156,7 +179,8 @@ class TrainingProgress:
         if self._bars.disable:
             print(text, flush=True)
         else:
-            self._bars.console.print(text, markup=False, highlight=False)
+            # Commands are copied from here, in one piece.
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _work_before(self) -> float:
         """Return the work of the phases before the present one."""
@@ -164,7 +188,10 @@ class TrainingProgress:
         return sum(self._work[phase] for phase in phases[: phases.index(self._phase)])
 
     def _figures(self) -> str:
-        rate = f"{self.curve[-1]['steps_per_s']:.0f} steps/s" if self.curve else ""
+        rate = ""
+        if self.curve:
+            steps_per_s = self.curve[-1]["steps_per_s"]
+            rate = "– steps/s" if steps_per_s is None else f"{steps_per_s:.0f} steps/s"
         success = "" if self.success_rate is None else f"success {100 * self.success_rate:.0f} %"
         return "  ".join(figure for figure in (f"{self._steps}/{self._total} steps", rate, success) if figure)
 
@@ -172,12 +199,18 @@ class TrainingProgress:
         done, total = self._work_before() + share * self._work[self._phase], sum(self._work.values())
         left = ""
         if self._begun and share > self._phase_begun[0]:
-            of_phase = _minutes_left(self._phase_begun, share, 1.0, now_s)
-            left = f", {of_phase} min left of it, {_minutes_left(self._begun, done, total, now_s)} of all"
-        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}, {self.elapsed_s / 60:.0f} min so far{left}"
+            of_phase = _time_left(self._phase_begun, share, 1.0, now_s)
+            left = f", {of_phase} left of it, {_time_left(self._begun, done, total, now_s)} of all"
+        so_far = describe_duration(self.elapsed_s)
+        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}, {so_far} so far{left}"
 
 
-def _minutes_left(begun: tuple[float, float], done: float, total: float, now_s: float) -> str:
+def describe_duration(duration_s: float) -> str:
+    """Say how long something takes: below two minutes in seconds."""
+    return f"{duration_s:.0f} seconds" if duration_s < 120 else f"{duration_s / 60:.0f} minutes"
+
+
+def _time_left(begun: tuple[float, float], done: float, total: float, now_s: float) -> str:
     """Say how long the rest takes at the pace since the beginning, of which amount and time are given."""
     amount, since_s = begun
-    return f"{(now_s - since_s) * (total - done) / (done - amount) / 60:.0f}"
+    return describe_duration((now_s - since_s) * (total - done) / (done - amount))

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from policy_node.tools.bench_report import machine
+from policy_node.tools.train_checkpoint import RECORD_FILE
 from policy_node.tools.train_evaluate import describe_summary
+from policy_node.tools.train_progress import LEAST_EPISODES, RECENT_EPISODES, describe_duration
 
 _MORE_PACKAGES = ("sb3-contrib", "gymnasium", "mujoco")
 # About as many points of the curve stand in the text.
@@ -20,7 +22,7 @@ _POINTS_IN_TEXT = 12
 
 
 def record_training(
-    folder: Path, command: str, seed: int, steps: Mapping[str, int], wall_time_s: float
+    folder: Path, runs: Sequence[Mapping[str, str | None]], seed: int, steps: Mapping[str, int], wall_time_s: float
 ) -> dict[str, Any]:
     """Write `training.json` into the folder of a model, and return what it says.
 
@@ -28,8 +30,8 @@ def record_training(
     ----------
     folder
         Where the model is.
-    command
-        The command that trained it.
+    runs
+        Command and commit of each part of the training; the first one says how it was made, the others went on.
     seed
         Its seed.
     steps
@@ -39,8 +41,9 @@ def record_training(
     """
     found = machine()
     training = {
-        "command": command,
-        "commit": _commit(),
+        "command": runs[0]["command"],
+        "commit": runs[0]["commit"],
+        "runs": list(runs),
         "seed": seed,
         "steps": dict(steps),
         "wall_time_s": round(wall_time_s, 1),
@@ -51,8 +54,14 @@ def record_training(
             **{name: version(name) for name in _MORE_PACKAGES},
         },
     }
-    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    (folder / RECORD_FILE).write_text(json.dumps(training, indent=2) + "\n")
     return training
+
+
+def read_training(folder: Path) -> dict[str, Any] | None:
+    """Read what `record_training` wrote; None when it wrote nothing."""
+    file = folder / RECORD_FILE
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def describe_model(
@@ -81,12 +90,14 @@ def describe_model(
         f"    {training['command']}",
         "",
         f"- commit {training['commit'] or 'unknown'}, seed {training['seed']}",
+        *(f"- continued by `{run['command']}`, commit {run['commit'] or 'unknown'}" for run in training["runs"][1:]),
         f"- {steps}",
-        f"- {training['wall_time_s'] / 60:.0f} minutes on {training['cores']} cores of {training['cpu']}",
+        f"- {describe_duration(training['wall_time_s'])} on {training['cores']} cores of {training['cpu']}",
         f"- {versions}",
         "",
         "## How it learnt",
-        "Success and time to the press are those of the latest 200 episodes that the policy drove, while it explored.",
+        f"Success and time to the press are those of the latest {RECENT_EPISODES} episodes that the policy drove, "
+        f"while it explored, from {LEAST_EPISODES} of them on.",
         "",
         "| phase | steps | minutes | success | time to the press | steps/s |",
         "|---|---|---|---|---|---|",
@@ -104,18 +115,20 @@ def describe_model(
 def _row(point: Mapping[str, Any]) -> str:
     success = "–" if point["success_rate"] is None else f"{100 * point['success_rate']:.1f} %"
     time_s = "–" if point["mean_time_to_press_s"] is None else f"{point['mean_time_to_press_s']:.1f} s"
-    cells = (point["phase"], point["steps"], f"{point['elapsed_s'] / 60:.1f}", success, time_s, point["steps_per_s"])
+    rate = "–" if point["steps_per_s"] is None else point["steps_per_s"]
+    cells = (point["phase"], point["steps"], f"{point['elapsed_s'] / 60:.1f}", success, time_s, rate)
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def _some(curve: Sequence[Mapping]) -> list[Mapping]:
-    """Choose points at equal distances, with the last one of each phase."""
-    every = max(len(curve) // _POINTS_IN_TEXT, 1)
-    last = {point["phase"]: index for index, point in enumerate(curve)}
-    return [point for index, point in enumerate(curve) if index % every == 0 or index in last.values()]
+    """Choose points at equal distances, with the last one of each phase; of those of equal steps, the last."""
+    points = list({(point["phase"], point["steps"]): point for point in curve}.values())
+    every = max(len(points) // _POINTS_IN_TEXT, 1)
+    last = {point["phase"]: index for index, point in enumerate(points)}
+    return [point for index, point in enumerate(points) if index % every == 0 or index in last.values()]
 
 
-def _commit() -> str | None:
+def running_commit() -> str | None:
     """Return the commit of the code that runs, marked where files differ from it; None without a repository."""
     folder = Path(__file__).parent
     try:

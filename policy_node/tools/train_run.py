@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.simulation.conditions import CONDITIONS
 from policy_node.simulation.environment import RoverArenaVecEnv
-from policy_node.tools.train_checkpoint import StopRequest, read_state, restore_generators, write_state
+from policy_node.tools.train_checkpoint import StopRequest, read_state, replaced, restore_generators, write_state
 from policy_node.tools.train_model import make_model
 from policy_node.tools.train_observations import observed_arenas
 from policy_node.tools.train_plan import EpisodeSeeds, Plan
@@ -45,6 +44,8 @@ class TrainingRun:
         Whether it is to stop.
     imitation_state
         What the imitation goes on from: None before it has begun, and empty after its end.
+    runs
+        Command and commit of each part of the training so far.
     """
 
     def __init__(self, plan: Plan, progress: TrainingProgress) -> None:
@@ -60,6 +61,7 @@ class TrainingRun:
             self.observed, plan.seed, plan.device, plan.recurrent, log_folder=plan.output
         )
         self.imitation_state: dict[str, Any] | None = None
+        self.runs: list[dict[str, str | None]] = []
         self._saved_s = time.monotonic()
 
     def restore(self) -> None:
@@ -82,9 +84,18 @@ class TrainingRun:
         self.model.num_timesteps = state["steps"]
         self.model._n_updates = state["updates"]
         self.imitation_state = state["imitation"]
+        self.runs = state["runs"]
         self._seeds.restore(state["seeds"])
         self.progress.restore(state["progress"])
         restore_generators(state)
+
+    def imitation_is_over(self) -> bool:
+        """Tell whether nothing of the imitation is left, or none was asked for."""
+        return not self.plan.imitation_steps or self.imitation_state == {}
+
+    def is_over(self) -> bool:
+        """Tell whether nothing is left to learn."""
+        return self.imitation_is_over() and self.model.num_timesteps >= self.plan.steps
 
     def checkpoint_due(self) -> bool:
         """Tell whether it is time for a checkpoint, or the last chance for one."""
@@ -103,10 +114,14 @@ class TrainingRun:
                 "imitation": self.imitation_state,
                 "seeds": self._seeds.state(self.arenas.running_seeds),
                 "progress": self.progress.state(),
+                "runs": self.runs,
             },
         )
-        new = self.plan.output / "checkpoint.new.zip"
-        self.model.save(new)
-        os.replace(new, self.plan.output / "checkpoint.zip")
+        self.save_model("checkpoint.zip")
         self.progress.write_curve(self.plan.output)
         self._saved_s = time.monotonic()
+
+    def save_model(self, name: str) -> None:
+        """Save the model as it is now in the output folder, in one piece."""
+        with replaced(self.plan.output / name) as new:
+            self.model.save(new)

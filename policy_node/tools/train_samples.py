@@ -169,6 +169,6 @@ class Samples:
         path = self._folder / f"{name}.npy"
         if self._resume:
             if not path.exists():
-                raise SystemExit(f"--resume: '{path}' is missing, which the checkpoint needs; train without --resume")
+                raise SystemExit(f"--resume: '{path}' is missing, which the checkpoint needs; train with --overwrite")
             return np.asarray(np.lib.format.open_memmap(path, mode="r+"))
         return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
