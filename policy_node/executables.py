@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from functools import partial
+from types import FrameType
 
 # What a plain installation may lack, with what brings it.
 REMEDIES = {
@@ -36,7 +39,13 @@ def run(name: str, module: str) -> int:
         The exit status.
     """
     try:
-        return importlib.import_module(module).main()
+        # A library that is interrupted while it loads makes other errors of it, with long traces.
+        before = signal.signal(signal.SIGINT, _end_at_once)
+        try:
+            main = importlib.import_module(module).main
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return main()
     except ModuleNotFoundError as error:
         lacking = (error.name or "").partition(".")[0]
         if lacking not in REMEDIES:
@@ -45,6 +54,10 @@ def run(name: str, module: str) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 policy_node = partial(run, "policy_node", "policy_node.ros.node")
