@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_harness import PATIENCE_S
+from rich.console import Console
 
 from policy_node.simulation.environment import EPISODE_S, EPISODE_STEPS
 from policy_node.tools.child import ToolError
 from policy_node.tools.demo_episodes import Dealer, Episode, Report, ages_while_driven_ms
-from policy_node.tools.demo_evaluate import main, reference_path
+from policy_node.tools.demo_evaluate import main, reference_path, until_stopped
 from policy_node.tools.demo_parity import ACTION_TOLERANCE, Comparison, Reference, shortcomings
+from policy_node.tools.demo_progress import EpisodeProgress
 from policy_node.tools.train_evaluate import EpisodeResult
 
 SEEDS = range(1000, 1003)
@@ -96,6 +98,12 @@ def test_the_policy_in_process_is_asked_at_every_step_of_an_episode_that_went_an
     assert f"of {EPISODE_STEPS} actions differ by more than 1e-05" in sentences[0]
     assert "the first one at step 0 of seed 1000" in sentences[0]
     assert "seeds 1000: rover_sim does not simulate as the environment does" in sentences[1]
+
+
+def test_it_can_be_stopped_in_process_too(reference: Reference) -> None:
+    progress = EpisodeProgress(Console(quiet=True), "in process", len(SEEDS))
+    with pytest.raises(KeyboardInterrupt):
+        reference.play(SEEDS, until_stopped(lambda: True, progress))
 
 
 def test_the_goal_is_missed_where_the_rates_or_an_action_differ_by_more_than_is_allowed() -> None:

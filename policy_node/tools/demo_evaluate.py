@@ -76,11 +76,11 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     if dealer.running:
         raise KeyboardInterrupt
     with EpisodeProgress(console, "in process", len(seeds)) as progress:
-        in_process = reference.play(seeds, _until(stopping, progress))
+        in_process = reference.play(seeds, until_stopped(stopping, progress))
     comparison = None
     if options.lockstep:
         with EpisodeProgress(console, "comparing", len(seeds)) as progress:
-            comparison = reference.retrace(dealer.finished, _until(stopping, progress))
+            comparison = reference.retrace(dealer.finished, until_stopped(stopping, progress))
     results = [episode.result for episode in dealer.finished]
     summary, summary_in_process = summarise_episodes(results), summarise_episodes(in_process)
     problems = shortcomings(summary["success_rate"], summary_in_process["success_rate"], comparison)
@@ -108,7 +108,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     return _complain(console, problems)
 
 
-def _until(stopping: Callable[[], bool], progress: EpisodeProgress) -> Callable[[int], None]:
+def until_stopped(stopping: Callable[[], bool], progress: EpisodeProgress) -> Callable[[int], None]:
     """Return what shows the progress and raises KeyboardInterrupt once it is to end early."""
 
     def show(ended: int) -> None:

@@ -203,7 +203,10 @@ def filled_page(page: Path, tables: Mapping[str, str]) -> str:
     try:
         text = page.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"report: --page: found '{page}', which cannot be read ({error}); give a page") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SystemExit(
+            f"report: --page: found '{page}', which cannot be read ({reason}); give a page that is there, with marks"
+        ) from error
     check_file("report: --page", page)
     marks = {name: (BEGIN.format(name), END.format(name)) for name in tables}
     wanted = [name for name, (begin, end) in marks.items() if begin in text or end in text]
