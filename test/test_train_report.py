@@ -10,7 +10,8 @@ from policy_node.tools.train import main
 from policy_node.tools.train_report import BEGIN, END, PLOT, TABLE
 
 SMALL = ["--arenas", "2", "--renderer", "raycast"]
-TINY = [*SMALL, "--imitation-steps", "384", "--imitation-passes", "1", "--steps", "512", "--quiet", "--evaluate", "0"]
+LEARNING = ["--imitation-steps", "384", "--imitation-passes", "1", "--steps", "512", "--value-steps", "0"]
+TINY = [*SMALL, *LEARNING, "--quiet", "--evaluate", "0"]
 
 
 @pytest.fixture(scope="module")
