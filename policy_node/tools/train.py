@@ -76,10 +76,11 @@ def train(plan: Plan, words: Sequence[str], resume: bool, overwrite: bool, quiet
         run = TrainingRun(plan, progress)
         if resume:
             run.restore()
-            progress.say(f"resuming after {describe_duration(progress.elapsed_s)} of training")
         if overwrite:
             remove_training(plan.output)
         learns = not run.is_over()
+        if resume and learns:
+            progress.say(f"resuming after {describe_duration(progress.elapsed_s)} of training")
         if learns or not run.runs:
             run.runs.append({"command": _without(words, "--quiet", "--overwrite"), "commit": running_commit()})
         with run.stop.listening():
