@@ -9,7 +9,7 @@ Tobin et al. 2017, https://arxiv.org/abs/1703.06907). All draws of an episode co
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -167,15 +167,6 @@ RANDOMISED = Conditions(
     transparent=0.25,
 )
 # The same world with a bad camera link: always late, and every fifth image lost.
-ADVERSE = Conditions(
-    camera_latencies_s=(0.05,),
-    dropped_images=(0.2, 0.2),
-    colour_change=RANDOMISED.colour_change,
-    beacon_colour_change=RANDOMISED.beacon_colour_change,
-    light=RANDOMISED.light,
-    light_tilt_deg=RANDOMISED.light_tilt_deg,
-    bumper_friction=RANDOMISED.bumper_friction,
-    grip=RANDOMISED.grip,
-)
+ADVERSE = replace(RANDOMISED, camera_latencies_s=(0.05,), dropped_images=(0.2, 0.2), transparent=0.0)
 TRANSPARENT = Conditions(transparent=1.0)
 CONDITIONS = {"nominal": NOMINAL, "randomised": RANDOMISED, "adverse": ADVERSE, "transparent": TRANSPARENT}
