@@ -11,6 +11,8 @@ import sys
 from functools import partial
 from types import FrameType
 
+from policy_node.options import INTERRUPTED
+
 # What a plain installation may lack, with what brings it.
 REMEDIES = {
     "rclpy": 'source a ROS 2 installation, or pip install ".[ros]" in the copy of policy_node',
@@ -20,7 +22,6 @@ REMEDIES = {
         'pip install ".[sim]" in the copy of policy_node',
     ),
 }
-INTERRUPTED = 130
 
 
 def run(name: str, module: str) -> int:

@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+# The exit status after Ctrl-C, as of shells.
+INTERRUPTED = 130
+
 
 def number(kind: type[int] | type[float], minimum: float, maximum: float = math.inf) -> Callable[[str], Any]:
     """Return a parser of finite numbers from `minimum` to `maximum`, as the `type` of an option of argparse."""

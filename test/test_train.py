@@ -17,8 +17,9 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
+from policy_node.options import INTERRUPTED
 from policy_node.simulation.environment import RoverArenaVecEnv, action_space
-from policy_node.tools.train import STOPPED, main
+from policy_node.tools.train import main
 from policy_node.tools.train_checkpoint import read_state
 from policy_node.tools.train_imitation import rounds_of
 from policy_node.tools.train_observations import observed_arenas
@@ -126,7 +127,7 @@ def stop_after(monkeypatch):
 def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after, variant):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", *variant]
     stop_after(2)
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     state = read_state(tmp_path)
     assert state["imitation"]["round"] == 2
     assert state["imitation"]["samples"] == 128
@@ -137,7 +138,7 @@ def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after
     assert np.abs(targets).max(axis=(1, 2)).min() > 0
 
     stop_after(3)
-    assert main([*arguments, "--resume"]) == STOPPED
+    assert main([*arguments, "--resume"]) == INTERRUPTED
     after = read_state(tmp_path)
     assert after["imitation"]["samples"] == 192
     assert max(float(moments["step"]) for moments in after["imitation"]["optimiser"]["state"].values()) > max(updates)
@@ -156,7 +157,7 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     first = [word for word in arguments if word != "--quiet"]
     stop_after(1)
     monkeypatch.setattr("policy_node.tools.train.running_commit", lambda: "a")
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     monkeypatch.undo()
     monkeypatch.setattr("policy_node.tools.train.running_commit", lambda: "b")
     said = capsys.readouterr().out.splitlines()[-1].partition("go on with: ")[2]
@@ -215,7 +216,7 @@ def test_a_killed_imitation_goes_on_from_its_latest_checkpoint(tmp_path, die_aft
 def test_nobody_goes_on_from_the_checkpoint_of_a_training_that_was_overwritten(tmp_path, stop_after, die_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     stop_after(2)
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     die_after(1)
     with pytest.raises(Killed):
         main([*arguments, "--overwrite"])
@@ -226,7 +227,7 @@ def test_nobody_goes_on_from_the_checkpoint_of_a_training_that_was_overwritten(t
 def test_a_training_is_only_overwritten_when_asked_for_and_then_leaves_nothing(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     stop_after(1)
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(SystemExit, match=r"holds a training already \(checkpoint.pt\); give --resume .* --overwrite"):
         main(arguments)
@@ -268,7 +269,7 @@ def test_a_second_interrupt_ends_at_once_in_one_line_and_leaves_no_half_file(tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(PPO, "save", interrupted_save)
-    assert main(["--output", str(tmp_path), *QUICK, "--steps", "0"]) == STOPPED
+    assert main(["--output", str(tmp_path), *QUICK, "--steps", "0"]) == INTERRUPTED
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "stopped\n")
     assert list(tmp_path.glob("*.zip")) == []
@@ -280,7 +281,7 @@ def test_an_interrupted_evaluation_leaves_the_trained_model(tmp_path, monkeypatc
 
     monkeypatch.setattr("policy_node.tools.train_evaluate.evaluate", interrupted)
     arguments = ["--output", str(tmp_path), *SMALL, "--imitation-steps", "0", "--quiet", "--evaluate", "1"]
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     assert capfd.readouterr().err == "stopped\n"
     assert PPO.load(tmp_path / "rover.zip").num_timesteps == 0
 
@@ -294,7 +295,7 @@ def test_the_help_says_where_the_options_of_the_training_are(capsys):
 def test_samples_that_are_missing_are_named(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     stop_after(1)
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     (tmp_path / "samples" / "image.npy").unlink()
     with pytest.raises(SystemExit, match=r"image.npy' is missing, which the checkpoint needs; train with --overwrite"):
         main([*arguments, "--resume"])
@@ -303,7 +304,7 @@ def test_samples_that_are_missing_are_named(tmp_path, stop_after):
 def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--steps", "1024", "--value-steps", "0"]
     stop_after(1)
-    assert main(arguments) == STOPPED
+    assert main(arguments) == INTERRUPTED
     state = read_state(tmp_path)
     assert state["steps"] == 512
     steps = max(float(moments["step"]) for moments in state["optimiser"]["state"].values())
@@ -321,7 +322,7 @@ def test_at_first_ppo_teaches_the_value_function_only(tmp_path, stop_after):
     before = PPO.load(tmp_path / "rover.zip").policy.state_dict()
     arguments += ["--steps", "1024"]
     stop_after(1)
-    assert main([*arguments, "--overwrite"]) == STOPPED
+    assert main([*arguments, "--overwrite"]) == INTERRUPTED
     taught = read_state(tmp_path)["policy"]
     changed = {name for name in before if not torch.equal(before[name], taught[name])}
     assert changed and all("value_net" in name for name in changed)

@@ -46,6 +46,7 @@ from policy_node.tools.demo_node import (
     take,
     wait_until_driving,
 )
+from policy_node.tools.demo_progress import complain
 from policy_node.tools.demo_report import Frame, Recording, summarise, write_report
 
 # How often the node reports.
@@ -273,9 +274,7 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
         problems.append("ended before anything was measured")
     if recording is not None and not recording.frames:
         problems.append("no image of a camera came: there is no fleet.gif")
-    for problem in problems:
-        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 1 if problems else 0
+    return complain(console, problems)
 
 
 def _simulation_arguments(options: argparse.Namespace) -> list[str]:

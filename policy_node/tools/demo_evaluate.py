@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from policy_node.options import number
+from policy_node.options import INTERRUPTED, number
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
 from policy_node.share import share_path
@@ -23,11 +23,9 @@ from policy_node.tools.child import ToolError
 from policy_node.tools.demo_episodes import Dealer
 from policy_node.tools.demo_parity import Comparison, Reference, shortcomings
 from policy_node.tools.demo_play import Fleet, Play
-from policy_node.tools.demo_progress import EpisodeProgress
+from policy_node.tools.demo_progress import EpisodeProgress, complain
 from policy_node.tools.output import check_file, check_folder
 from policy_node.tools.train_evaluate import describe_summary, summarise_episodes
-
-STOPPED = 130
 
 
 def run_evaluation(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> int:
@@ -72,7 +70,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         # On a terminal Ctrl-C ends the processes, too.
         if stopping():
             raise KeyboardInterrupt from error
-        return _complain(console, [str(error)])
+        return complain(console, [str(error)])
     if dealer.running:
         raise KeyboardInterrupt
     with EpisodeProgress(console, "in process", len(seeds)) as progress:
@@ -105,7 +103,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     _print_report(console, report, comparison)
     if options.json:
         write_figures(options.json, report)
-    return _complain(console, problems)
+    return complain(console, problems)
 
 
 def until_stopped(stopping: Callable[[], bool], progress: EpisodeProgress) -> Callable[[int], None]:
@@ -171,12 +169,6 @@ def _print_report(console: Console, report: dict[str, Any], comparison: Comparis
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _complain(console: Console, problems: Sequence[str]) -> int:
-    for problem in problems:
-        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 1 if problems else 0
-
-
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the options of `policy_demo evaluate`.
 
@@ -233,4 +225,4 @@ def main(arguments: Sequence[str]) -> int:
             return run_evaluation(options, console, stopping.is_set)
         except KeyboardInterrupt:
             console.print("policy_demo evaluate: stopped, nothing is compared")
-            return STOPPED
+            return INTERRUPTED

@@ -1,10 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far a number of episodes is: a bar on a terminal, elsewhere a line every few seconds."""
+"""What the demonstration tells in a console: how far a number of episodes is, and what went wrong."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -62,3 +63,10 @@ class EpisodeProgress:
         left = "" if not ended else f"{(now_s - self._began_s) * (self._episodes - ended) / ended:.0f} s left"
         parts = [f"{self._what}: {ended} of {self._episodes} episodes", figures, left]
         self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+
+
+def complain(console: Console, problems: Sequence[str]) -> int:
+    """Tell what went wrong, if anything did; return the exit status."""
+    for problem in problems:
+        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if problems else 0

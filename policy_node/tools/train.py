@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from policy_node.options import number
+from policy_node.options import INTERRUPTED, number
 from policy_node.policies import PolicyError, select_device
 from policy_node.process_environment import keep_memory
 from policy_node.simulation.rendering import KINDS, RendererError
@@ -37,7 +37,6 @@ from policy_node.tools.train_run import TrainingRun
 OBSERVATIONS = ("image+touch", "image")
 TRAINING_CONDITIONS = ("nominal", "randomised")
 EVALUATED_CONDITIONS = ("nominal", "adverse")
-STOPPED = 130
 # A pass over a sample takes about a third of the time of collecting it.
 _PASSES_LIKE_A_STEP = 3
 
@@ -139,7 +138,7 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
     )
     run = train(plan, words[1:], options.resume, options.overwrite, options.quiet)
     if run is None:
-        return STOPPED
+        return INTERRUPTED
     curve = run.progress.curve
     training = read_training(plan.output) if options.resume else None
     if training is None:
@@ -277,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"{options.command}: {error}") from error
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return STOPPED
+        return INTERRUPTED
     return 0
 
 
