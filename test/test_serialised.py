@@ -1,7 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patched messages are, byte by byte, those that the typed commands serialise to."""
+"""Patched messages say, bit by bit, what the typed commands serialise to."""
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from geometry_msgs.msg import Twist
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 
 from policy_node.ros.messages import command_encoder
 from policy_node.ros.serialised import PatchedMessages, TypedMessages, find_layout, fleet_encoder
@@ -20,6 +22,11 @@ VELOCITY_FIELDS = [f"{part}.{axis}" for part in ("linear", "angular") for axis i
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 STAMPS_NS = st.integers(0, 2**31 * 10**9 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def said(messages: Sequence[bytes], message_type: Any) -> list[tuple[int, str]]:
+    """Return length and content of messages; the gaps before aligned values hold what was in the memory before."""
+    return [(len(message), repr(deserialize_message(message, message_type))) for message in messages]
 
 
 @st.composite
@@ -54,14 +61,32 @@ def test_every_command_type_is_patched_bit_by_bit(encoder: Any, data: st.DataObj
         commands = data.draw(arrays(np.float64, (robots, encoder.components), elements=FINITE), "commands")
         chosen = data.draw(st.lists(st.integers(0, robots - 1), unique=True), "chosen")
         stamp_ns = data.draw(STAMPS_NS, "stamp")
-        assert patched(commands, chosen, stamp_ns) == typed(commands, chosen, stamp_ns)
+        messages, expected = patched(commands, chosen, stamp_ns), typed(commands, chosen, stamp_ns)
+        assert said(messages, encoder.message_type) == said(expected, encoder.message_type)
 
 
 @pytest.mark.parametrize("value", [-0.0, 5e-324, -2.2250738585072014e-308, 1.7976931348623157e308])
 def test_signed_zeros_and_the_ends_of_the_range_keep_their_bits(value: float) -> None:
     encoder = command_encoder("geometry_msgs/msg/Twist", 2, fields=["linear.x", "angular.z"], time_from_start_s=0.1)
     commands = np.full((1, 2), value)
+    # This type has no gaps.
     assert fleet_encoder(encoder, 1)(commands, [0], 0) == TypedMessages(encoder)(commands, [0], 0)
+
+
+def test_what_stands_in_gaps_between_values_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four bytes of encapsulation, three lengths of four bytes, and a gap of four before the first float64.
+    gap = slice(16, 20)
+    rng = random.Random(1)
+
+    def with_noise(message: Any) -> bytes:
+        serialised = bytearray(serialize_message(message))
+        serialised[gap] = rng.randbytes(4)
+        return bytes(serialised)
+
+    monkeypatch.setattr("policy_node.ros.serialised.serialize_message", with_noise)
+    encoder = command_encoder("std_msgs/msg/Float64MultiArray", 3, time_from_start_s=0.1)
+    layout = find_layout(encoder)
+    assert layout is not None and layout.offsets == (20, 28, 36)
 
 
 class Doubling:
@@ -91,6 +116,7 @@ class Twice:
 @pytest.mark.parametrize("encoder", [Doubling(), Twice()])
 def test_messages_of_an_unknown_layout_are_serialised_one_by_one(encoder: Any) -> None:
     assert find_layout(encoder) is None
+    # A Twist has no gaps.
     commands = np.array([[1.5], [-0.25]])
     messages = fleet_encoder(encoder, 2)(commands, [1, 0], 0)
     assert messages == [serialize_message(encoder(row, 0)) for row in commands[[1, 0]]]

@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 
 from policy_node.ros.messages import CommandEncoder
 
-# No byte of these is 0: where they stand every byte of a message of zeros changes.
-_PROBE = struct.unpack("=d", bytes([0x12, 0x34, 0x56, 0x78, 0x9A, 0x6B, 0x6C, 0x6D]))[0]
+# Bytes that nothing else in a message consists of, and what is serialised to them.
+_PROBE_BYTES = bytes([0x12, 0x34, 0x56, 0x78, 0x9A, 0x6B, 0x6C, 0x6D])
+_PROBE = struct.unpack("=d", _PROBE_BYTES)[0]
+_PROBE_STAMP_BYTES = struct.pack("=iI", 0x11223344, 0x15263748)
 _PROBE_STAMP_NS = 0x11223344 * 1_000_000_000 + 0x15263748
-_WORD = 8
 # With these a layout is compared with the typed messages.
 _CHECKED = (-0.0, 5e-324, -1.7976931348623157e308, 1 / 3, 2.5)
 _CHECKED_STAMPS_NS = (0, 1_999_999_999, (2**31 - 1) * 1_000_000_000 + 999_999_999)
@@ -100,34 +102,31 @@ def fleet_encoder(encoder: CommandEncoder, robots: int) -> FleetEncoder:
 def find_layout(encoder: CommandEncoder) -> Layout | None:
     """Find out where numbers and stamp stand in the messages of an encoder.
 
+    Whole messages are not compared byte by byte: what stands in the gaps before aligned values is left to chance.
+
     Returns
     -------
     Layout | None
         None when messages that are patched by it would not be those of the encoder.
     """
-    zeros = np.zeros(encoder.components)
+    components = encoder.components
 
-    def serialised(command: np.ndarray, stamp_ns: int = 0) -> bytes:
-        return serialize_message(encoder(command, stamp_ns))
+    def places(command: np.ndarray, stamp_ns: int, pattern: bytes) -> list[int]:
+        message = serialize_message(encoder(command, stamp_ns))
+        return [match.start() for match in re.finditer(re.escape(pattern), message)]
 
-    template, stamped = serialised(zeros), serialised(zeros, _PROBE_STAMP_NS)
-    stamp_offset = None if stamped == template else _changed_word(template, stamped)
-    offsets = [_changed_word(template, serialised(row)) for row in np.eye(encoder.components) * _PROBE]
-    if -1 in (*offsets, stamp_offset):
+    stamps = places(np.zeros(components), _PROBE_STAMP_NS, _PROBE_STAMP_BYTES)
+    offsets = [places(row, 0, _PROBE_BYTES) for row in np.eye(components) * _PROBE]
+    if len(stamps) > 1 or any(len(found) != 1 for found in offsets):
         return None
-    layout = Layout(template, tuple(offsets), stamp_offset)
+    template = serialize_message(encoder(np.zeros(components), 0))
+    layout = Layout(template, tuple(found[0] for found in offsets), stamps[0] if stamps else None)
     patched = PatchedMessages(layout, 1)
     for stamp_ns in _CHECKED_STAMPS_NS:
         for first in range(len(_CHECKED)):
-            command = np.resize(np.roll(_CHECKED, first), encoder.components)
-            if patched(command[np.newaxis], [0], stamp_ns) != [serialised(command, stamp_ns)]:
+            command = np.resize(np.roll(_CHECKED, first), components)
+            message = deserialize_message(patched(command[np.newaxis], [0], stamp_ns)[0], encoder.message_type)
+            # Their texts tell -0.0 from 0.0.
+            if repr(message) != repr(encoder(command, stamp_ns)):
                 return None
     return layout
-
-
-def _changed_word(one: bytes, other: bytes) -> int:
-    """Return where eight bytes differ, -1 when anything else does."""
-    if len(one) != len(other):
-        return -1
-    changed = [index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
-    return changed[0] if changed and changed == list(range(changed[0], changed[0] + _WORD)) else -1
