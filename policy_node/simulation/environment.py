@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover arena as Gymnasium environment, single and vectorised.
+"""The rover arena as Gymnasium environment; `vectorised.py` has many of them.
 
 Observation: a dict of ``image``, uint8 [64, 64, 3] (RGB, what the camera sees), and ``touch``, float32 [8] (newtons,
 the bumper cells of `policy_node.simulation.description`).
@@ -19,20 +19,18 @@ Under `Conditions` other than the nominal ones each episode draws its own; they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.simulation.arena import Arena
 from policy_node.simulation.camera_link import CameraLink
-from policy_node.simulation.cameras import Cameras, Job
 from policy_node.simulation.conditions import NOMINAL, Conditions
 from policy_node.simulation.description import ROVER
 from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import Renderer, make_renderer
+from policy_node.simulation.scripted import scripted_command
 
 CONTROL_PERIOD_S = 0.05
 EPISODE_S = 20.0
@@ -128,6 +126,10 @@ class RoverTask:
         info = {"is_success": pressed, "time_s": arena.time_s, "collisions": arena.collisions}
         return reward, pressed, truncated, info
 
+    def scripted_command(self) -> tuple[float, float]:
+        """Return what the scripted driver would do now: linear_m_s, angular_rad_s."""
+        return scripted_command(self.arena)
+
     def _current_potential(self) -> float:
         distance_m, bearing_rad = self.arena.beacon_polar
         return FACING_WEIGHT * float(np.cos(bearing_rad)) - distance_m
@@ -187,135 +189,3 @@ def observe(task: RoverTask, renderer: Renderer) -> Observation:
     if image is not None:
         renderer.camera(task.arena, image)
     return {"image": task.camera_link.receive().copy(), "touch": task.arena.touch_n.copy()}
-
-
-class RoverArenaVecEnv(VecEnv):
-    """Many rovers, each in its own arena, with one model in one process, drawn by several threads.
-
-    All values of a step are in arrays over the arenas, which belong to the caller.
-
-    An arena whose episode ends starts the next one by itself; the last observation is then in the info as
-    ``terminal_observation``, and ``TimeLimit.truncated`` says whether only the time ran out.
-
-    Parameters
-    ----------
-    arenas
-        How many.
-    episode_seeds
-        One seed for every episode that starts, in the order of starting.
-    renderer
-        Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
-    threads
-        How many threads draw; 0 means one for each CPU of this process. The images do not depend on it.
-    conditions
-        From what those of an episode are drawn.
-
-    Attributes
-    ----------
-    cameras
-        What draws the arenas.
-    renderer
-        The renderer of the calling thread.
-    tasks
-        The task of each arena.
-    running_seeds
-        The seed of the running episode of each arena.
-    """
-
-    def __init__(
-        self,
-        arenas: int,
-        episode_seeds: Iterator[int],
-        renderer: str = "auto",
-        threads: int = 1,
-        conditions: Conditions = NOMINAL,
-    ) -> None:
-        model = ArenaModel()
-        self.render_mode = None
-        super().__init__(arenas, observation_space(), action_space())
-        self.tasks = [RoverTask(model, conditions) for _ in range(arenas)]
-        self.cameras = Cameras(model, renderer, threads)
-        self.renderer = self.cameras.renderer
-        self._episode_seeds = episode_seeds
-        self._actions = np.zeros((arenas, 2), np.float32)
-        self.running_seeds = [0] * arenas
-        self._returns = np.zeros(arenas)
-        self._lengths = np.zeros(arenas, int)
-
-    def reset(self) -> Observation:
-        """Start an episode in every arena: image uint8 [arenas, 64, 64, 3], touch float32 [arenas, 8]."""
-        for row in range(self.num_envs):
-            self._restart(row)
-        return self._observe()
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions, float32 [arenas, 2], for `step_wait`."""
-        self._actions = actions
-
-    def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Drive all rovers for one control period: observations, rewards [arenas], dones [arenas], infos."""
-        rewards = np.zeros(self.num_envs, np.float32)
-        dones = np.zeros(self.num_envs, bool)
-        infos: list[dict[str, Any]] = []
-        for row, task in enumerate(self.tasks):
-            reward, terminated, truncated, info = task.step(self._actions[row])
-            rewards[row] = reward
-            dones[row] = terminated or truncated
-            self._returns[row] += rewards[row]
-            self._lengths[row] += 1
-            info["TimeLimit.truncated"] = truncated
-            if dones[row]:
-                info["terminal_observation"] = observe(task, self.renderer)
-                # The key under which Stable-Baselines3 looks for finished episodes.
-                info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": info["time_s"]}
-                info["seed"] = self.running_seeds[row]
-                self._restart(row)
-            infos.append(info)
-        return self._observe(), rewards, dones, infos
-
-    def restart_seeds(self, episode_seeds: Iterator[int]) -> None:
-        """Take the seeds of all episodes that start from now on from another sequence."""
-        self._episode_seeds = episode_seeds
-
-    def close(self) -> None:
-        """End the threads and free the renderers."""
-        self.cameras.close()
-
-    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """Return an attribute of the tasks; the attribute `render_mode` is the same for all."""
-        if attr_name == "render_mode":
-            return [self.render_mode for _ in self._get_indices(indices)]
-        return [getattr(self.tasks[row], attr_name) for row in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
-        """Set an attribute of the tasks."""
-        for row in self._get_indices(indices):
-            setattr(self.tasks[row], attr_name, value)
-
-    def env_method(
-        self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
-    ) -> list[Any]:
-        """Call a method of the tasks."""
-        return [getattr(self.tasks[row], method_name)(*arguments, **keywords) for row in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
-        """Say that no task is wrapped."""
-        return [False for _ in self._get_indices(indices)]
-
-    def _restart(self, row: int) -> None:
-        seed = next(self._episode_seeds)
-        self.running_seeds[row] = seed
-        self.tasks[row].reset(seed)
-        self._returns[row] = 0.0
-        self._lengths[row] = 0
-
-    def _observe(self) -> Observation:
-        """Draw what all cameras see, and return what the policy gets."""
-        jobs: list[Job] = []
-        for task in self.tasks:
-            image = task.camera_link.send()
-            if image is not None:
-                jobs.append((task.arena, image))
-        self.cameras.draw(jobs)
-        images = np.stack([task.camera_link.receive() for task in self.tasks])
-        return {"image": images, "touch": np.stack([task.arena.touch_n for task in self.tasks])}

@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,9 +49,6 @@ class Renderer(Protocol):
 
     def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
         """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
-
-    def release(self) -> None:
-        """Let another thread draw from now on."""
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
@@ -122,12 +120,28 @@ def _overhead_camera() -> mujoco.MjvCamera:
     return camera
 
 
+class _Current(threading.local):
+    """The OpenGL context that is current in each thread; making it so again would take a tenth of an image's time."""
+
+    context: Any = None
+
+    def make(self, context: Any) -> None:
+        """Make a context current."""
+        if self.context is not context:
+            context.make_current()
+            self.context = context
+
+
+_current = _Current()
+
+
 def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
     """Free what was made in an OpenGL context, and the context."""
     # What is freed is named by numbers that mean other things in the context of another renderer.
-    context.make_current()
+    _current.make(context)
     render_context.free()
     context.free()
+    _current.context = None
 
 
 class EglRenderer:
@@ -144,7 +158,7 @@ class EglRenderer:
         from mujoco.egl import GLContext
 
         self._context = GLContext(_MAX_SIZE_PX, _MAX_SIZE_PX)
-        self._context.make_current()
+        _current.make(self._context)
         self._model = model
         self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
         # Called at the end of this object or of the process, whichever is first. The exit handler of `finalize` would
@@ -214,19 +228,13 @@ class EglRenderer:
         mujoco.mjr_readPixels(image, None, viewport, self._render_context)
         return np.ascontiguousarray(image[::-1])
 
-    def release(self) -> None:
-        """Let another thread draw from now on: a context is current in one thread at a time."""
-        from mujoco.egl import egl_ext
-
-        egl_ext.eglReleaseThread()
-
     def close(self) -> None:
         """Free the OpenGL context; calling it again does nothing."""
         self._free()
 
     def _update(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, *, sky: bool) -> None:
         """Make the scene that is to be drawn."""
-        self._context.make_current()
+        _current.make(self._context)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
         mujoco.mjv_updateScene(
             self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
@@ -321,9 +329,6 @@ class RaycastRenderer:
             behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups, self._paint)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
-
-    def release(self) -> None:
-        """Do nothing: any thread may draw."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""

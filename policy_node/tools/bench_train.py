@@ -12,6 +12,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecTransposeImage
 
 from policy_node.options import number
-from policy_node.simulation.environment import RoverArenaEnv, RoverArenaVecEnv
+from policy_node.process_environment import keep_memory
+from policy_node.simulation.environment import RoverArenaEnv
 from policy_node.simulation.rendering import KINDS, RendererError
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.bench_report import SubParsers, machine, progress_bar, write_figures
 from policy_node.tools.child import ToolError
 from policy_node.tools.output import check_file
@@ -41,11 +44,12 @@ OTHERS = ("DummyVecEnv", "SubprocVecEnv")
 TURN_S = 0.3
 # Of the first steps, in which drivers and PyTorch allocate what they need.
 WARM_UP_STEPS = 3
+# Of the arenas; those of Stable-Baselines3 count seeds on from here, too.
+FIRST_SEED = 0
 # Repetitions of each part of a step; the fastest counts, as others can only slow a part down.
 REPETITIONS = 5
 # As the tables name them.
 RATIO = "× the better\nof the others"
-COLLECTING = "collecting, in all"
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,16 @@ class TrainOptions:
         Measured time of each number of arenas and environment.
     renderer
         Kind of the renderer.
+    processes
+        Processes of ours; 0 means one for each CPU.
     threads
-        Threads that draw in ours, and threads of PyTorch in all; 0 means one for each CPU.
+        Threads of PyTorch in all; 0 means one for each CPU.
     """
 
     arenas: tuple[int, ...]
     seconds: float
     renderer: str
+    processes: int
     threads: int
 
 
@@ -84,6 +91,8 @@ class Collector:
     def __init__(self, arenas: VecEnv, model: PPO) -> None:
         self.arenas = VecTransposeImage(arenas)
         self._model = model
+        # The same arenas for all: an image takes two to four times as long where much is near.
+        self.arenas.seed(FIRST_SEED)
         self._observations: Any = self.arenas.reset()
         for _ in range(WARM_UP_STEPS):
             self.step()
@@ -128,6 +137,8 @@ def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
     ToolError
         When the renderer cannot be had here.
     """
+    # As policy_train does.
+    keep_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = []
@@ -145,7 +156,7 @@ def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
 
 def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
     """Let all environments collect in turn; return their rates, what ours gains, and where its time goes."""
-    ours = RoverArenaVecEnv(arenas, itertools.count(), options.renderer, options.threads)
+    ours = RoverArenaVecEnv(arenas, itertools.count(FIRST_SEED), options.renderer, options.processes)
     model = make_model(ours)
     assert isinstance(model, PPO)
     makers: list[Callable[[], gymnasium.Env]] = [partial(RoverArenaEnv, ours.renderer.kind) for _ in range(arenas)]
@@ -157,7 +168,6 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
         for _ in range(max(2, round(options.seconds / TURN_S))):
             for name, collector in collectors.items():
                 turns[name].append(collector.collect(TURN_S))
-        parts = parts_us(ours, model, collectors[OURS])
     finally:
         for collector in collectors.values():
             collector.arenas.close()
@@ -174,7 +184,7 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
         },
         # Of every round the ratio to the better of the two, so that no other load can favour one of them.
         "times_the_better": quartiles([own / max(others) for own, *others in zip(*rates.values(), strict=True)]),
-        "parts_cpu_us_per_step": parts,
+        "parts_cpu_us_per_step": parts_us(arenas, model, ours.renderer.kind),
     }
 
 
@@ -184,35 +194,38 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
     return {"p25": float(low), "p50": float(median), "p75": float(high)}
 
 
-def parts_us(ours: RoverArenaVecEnv, model: PPO, collector: Collector) -> dict[str, float]:
-    """Return the CPU time in microseconds per environment step of the parts of training; this ends the episodes."""
-    observations: Any = collector.arenas.reset()
-    actions = act(model, observations)
-    images = np.empty((ours.num_envs, *ours.observation_space["image"].shape), np.uint8)  # type: ignore[index]
-    jobs = [(task.arena, image) for task, image in zip(ours.tasks, images, strict=True)]
-    batch = model.batch_size
-    rows = np.arange(batch) % ours.num_envs
-    minibatch = obs_as_tensor({key: values[rows] for key, values in observations.items()}, model.device)
-    minibatch_actions = torch.as_tensor(actions[rows])
+def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
+    """Return the CPU time in microseconds per environment step of the parts of training, in one process."""
+    arenas = RoverArenaVecEnv(count, itertools.count(FIRST_SEED), renderer)
+    with closing(VecTransposeImage(arenas)) as transposed:
+        observations: Any = transposed.reset()
+        actions = act(model, observations)
+        batch = model.batch_size
+        rows = np.arange(batch) % count
+        minibatch = obs_as_tensor({key: values[rows] for key, values in observations.items()}, model.device)
+        minibatch_actions = torch.as_tensor(actions[rows])
 
-    def learn() -> None:
-        values, probabilities, _ = model.policy.evaluate_actions(minibatch, minibatch_actions)
-        model.policy.optimizer.zero_grad()
-        (values.mean() + probabilities.mean()).backward()
-        model.policy.optimizer.step()
+        def learn() -> None:
+            values, probabilities, _ = model.policy.evaluate_actions(minibatch, minibatch_actions)
+            model.policy.optimizer.zero_grad()
+            (values.mean() + probabilities.mean()).backward()
+            model.policy.optimizer.step()
 
-    def move() -> None:
-        for task, action in zip(ours.tasks, actions, strict=True):
-            task.step(action)
+        def move() -> None:
+            for task, action in zip(arenas.tasks, actions, strict=True):
+                task.step(action)
 
-    return {
-        "physics and reward": _fastest_us(move) / ours.num_envs,
-        "images": _fastest_us(lambda: ours.cameras.draw(jobs)) / ours.num_envs,
-        "forward pass": _fastest_us(lambda: act(model, observations)) / ours.num_envs,
-        COLLECTING: _fastest_us(collector.step) / ours.num_envs,
-        # Every step is learnt from once in each epoch.
-        "learning": _fastest_us(learn) / batch * model.n_epochs,
-    }
+        def draw() -> None:
+            for task in arenas.tasks:
+                arenas.renderer.camera(task.arena)
+
+        return {
+            "physics and reward": _fastest_us(move) / count,
+            "images": _fastest_us(draw) / count,
+            "forward pass": _fastest_us(lambda: act(model, observations)) / count,
+            # Every step is learnt from once in each epoch.
+            "learning": _fastest_us(learn) / batch * model.n_epochs,
+        }
 
 
 def _fastest_us(part: Callable[[], object]) -> float:
@@ -243,8 +256,8 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def parts_table(figures: dict[str, Any]) -> Table:
-    """Show where the time of a training step of ours goes: parts of collecting, all of it, and learning apart."""
-    result = Table(title=f"CPU µs per environment step with {OURS}: collecting, and learning")
+    """Show where the time of a training step of ours goes."""
+    result = Table(title=f"CPU µs per environment step with {OURS}")
     names = list(figures["rows"][0]["parts_cpu_us_per_step"])
     for name in ("arenas", *names):
         result.add_column(name, justify="right")
@@ -273,8 +286,6 @@ def draw(figures: dict[str, Any], file: Path) -> None:
         rates.legend()
         below = np.zeros(len(rows))
         for name in rows[0]["parts_cpu_us_per_step"]:
-            if name == COLLECTING:
-                continue
             heights = [row["parts_cpu_us_per_step"][name] for row in rows]
             parts.bar(labels, heights, bottom=below, label=name)
             below += heights
@@ -307,11 +318,13 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     train.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
     train.add_argument(
+        "--processes", type=number(int, 0), default=0, help="processes of ours; 0: one for each CPU (default 0)"
+    )
+    train.add_argument(
         "--threads",
         type=number(int, 0),
         default=0,
-        help="threads that draw in ours, and threads of PyTorch in all; 0: one for each CPU, as SubprocVecEnv, with a "
-        "process for each arena, takes all of them, too (default 0; policy_train: 1)",
+        help="threads of PyTorch, in all; 0: one for each CPU (default 0; policy_train: 1)",
     )
     train.add_argument("--json", type=Path, metavar="FILE", help="write the figures there (default: nowhere)")
     train.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there (default: nowhere)")
@@ -324,7 +337,9 @@ def run(given: argparse.Namespace) -> int:
         if file:
             check_file(f"policy_bench train: {option}", file)
     console = Console()
-    figures = run_train(TrainOptions(given.arenas, given.seconds, given.renderer, given.threads), console)
+    figures = run_train(
+        TrainOptions(given.arenas, given.seconds, given.renderer, given.processes, given.threads), console
+    )
     console.print(table(figures))
     console.print(parts_table(figures))
     if given.json:

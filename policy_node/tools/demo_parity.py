@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from policy_node.simulation.environment import Observation, RoverArenaVecEnv
+from policy_node.simulation.environment import Observation
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.demo_episodes import Episode
 from policy_node.tools.train_drivers import Driver, PolicyDriver, load_model
 from policy_node.tools.train_evaluate import EpisodeResult, drive_episodes
@@ -81,7 +82,7 @@ class Reference:
         self, seeds: range, make_driver: Callable[[RoverArenaVecEnv], Driver], progress: Progress
     ) -> list[EpisodeResult]:
         count = min(self._arenas, len(seeds))
-        rovers = RoverArenaVecEnv(count, itertools.count(seeds.start), self._renderer, threads=1)
+        rovers = RoverArenaVecEnv(count, itertools.count(seeds.start), self._renderer)
         with closing(observed_arenas(rovers, self.keys, self.stack)) as arenas:
             results = drive_episodes(arenas, _counting(make_driver(rovers), rovers, seeds, progress), seeds)
         progress(len(seeds))

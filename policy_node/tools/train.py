@@ -133,6 +133,7 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         value_steps=options.value_steps,
         renderer=options.renderer,
         device=str(select_device(options.device)),
+        processes=options.processes,
         threads=options.threads,
         checkpoint_s=options.checkpoint_s,
     )
@@ -147,12 +148,12 @@ def train_and_record(options: argparse.Namespace, words: Sequence[str]) -> int:
         describe_model(plan.output, training, curve, {})
     if options.evaluate:
         shared = ["--arenas", str(plan.arenas), "--renderer", plan.renderer, "--device", plan.device]
-        wanted = [*shared, "--threads", str(plan.threads), "--episodes", str(options.evaluate)]
+        shared += ["--processes", str(plan.processes), "--threads", str(plan.threads)]
         found = {}
         for conditions in EVALUATED_CONDITIONS:
             file = plan.output / f"evaluation_{conditions}.json"
-            evaluation = ["evaluate", str(plan.output / MODEL_FILE), *wanted]
-            evaluation += ["--conditions", conditions, "--json", str(file)]
+            evaluation = ["evaluate", str(plan.output / MODEL_FILE), *shared]
+            evaluation += ["--episodes", str(options.evaluate), "--conditions", conditions, "--json", str(file)]
             given = make_parser().parse_args(evaluation)
             found[f"conditions {conditions}"] = train_evaluate.evaluate(given, options.quiet)
         describe_model(plan.output, training, curve, found)
@@ -166,11 +167,17 @@ def make_parser() -> argparse.ArgumentParser:
     shared.add_argument("--renderer", choices=KINDS, default="auto", help="how camera images are made (default auto)")
     shared.add_argument("--device", default="cpu", help="device of the policy: cpu, cuda or auto (default cpu)")
     shared.add_argument(
+        "--processes",
+        type=number(int, 0),
+        default=0,
+        help="processes that simulate and draw the arenas; what comes of them does not depend on it; 0: one for each "
+        "CPU (default 0)",
+    )
+    shared.add_argument(
         "--threads",
         type=number(int, 1),
         default=1,
-        help="threads that draw, and threads of PyTorch; two trainings with one each do more than one with two "
-        "(default 1)",
+        help="threads of PyTorch; in what they add up, and so in what is learnt, one and several differ (default 1)",
     )
     parser = argparse.ArgumentParser(
         prog="policy_train",

@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.policies import PolicyError, load_policy
-from policy_node.simulation.environment import Observation, RoverArenaVecEnv, action_space, observation_space
-from policy_node.simulation.scripted import scripted_command
+from policy_node.simulation.environment import Observation, action_space, observation_space
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 
 # Takes the observations of all arenas and whether an episode begins in each, bool [arenas]; gives actions [arenas, 2].
 Driver: TypeAlias = Callable[[Observation, np.ndarray], np.ndarray]
@@ -78,7 +78,7 @@ def make_driver(name: str, arenas: RoverArenaVecEnv) -> Driver:
     The random commands of an episode follow from its seed, so that they do not depend on the number of arenas.
     """
     if name == "scripted":
-        return lambda *_: np.array([scripted_command(task.arena) for task in arenas.tasks], np.float32)
+        return lambda *_: np.array(arenas.env_method("scripted_command"), np.float32)
     if name == "random":
         return _RandomDriver(arenas)
     still = np.zeros((arenas.num_envs, 2), np.float32)

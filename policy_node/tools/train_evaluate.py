@@ -9,6 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.options import number
 from policy_node.simulation.conditions import CONDITIONS
-from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv, observation_space
+from policy_node.simulation.environment import CONTROL_PERIOD_S, observation_space
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.bench_report import SubParsers, write_figures
 from policy_node.tools.demo_progress import EpisodeProgress
 from policy_node.tools.output import check_file
@@ -155,16 +157,17 @@ def evaluate(options: argparse.Namespace, quiet: bool = False) -> dict[str, Any]
         min(options.arenas, episodes),
         itertools.count(options.seed),
         options.renderer,
-        options.threads,
+        # Only rovers of this process can be recorded.
+        1 if options.gif else options.processes,
         CONDITIONS[options.conditions],
     )
     recorder = EpisodeRecorder(rovers, wanted[:MOST_DRAWN_EPISODES], options.blank) if options.gif else None
-    arenas, drive, unread = _arenas_and_driver(options, rovers, recorder or rovers)
-    started = time.monotonic()
-    with _progress(options.conditions, episodes, quiet) as progress:
-        results = drive_episodes(arenas, drive, wanted, progress.show)
-    elapsed_s = time.monotonic() - started
-    arenas.close()
+    with closing(rovers):
+        observed, drive, unread = _arenas_and_driver(options, rovers, recorder or rovers)
+        started = time.monotonic()
+        with _progress(options.conditions, episodes, quiet) as progress:
+            results = drive_episodes(observed, drive, wanted, progress.show)
+        elapsed_s = time.monotonic() - started
     report = {
         "driver": options.driver,
         "model": str(options.model) if options.model else None,

@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from policy_node.simulation.arena import Arena
 from policy_node.simulation.description import ROVER
-from policy_node.simulation.environment import CONTROL_PERIOD_S, RoverArenaVecEnv
+from policy_node.simulation.environment import CONTROL_PERIOD_S
 from policy_node.simulation.rendering import OVERHEAD_HALF_WIDTH_M, Renderer
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.animation import BACKGROUND, FAINT, PRESSED, TEXT, font, save_animation
 
 # One picture for so many control periods.

@@ -19,7 +19,6 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from policy_node.simulation.environment import action_space
-from policy_node.simulation.scripted import scripted_command
 from policy_node.tools.train_model import MINIBATCH
 from policy_node.tools.train_run import TrainingRun
 from policy_node.tools.train_samples import SEQUENCE_STEPS, Minibatch, Samples
@@ -137,7 +136,7 @@ class Imitation:
         """Drive for the steps of a round and keep what was seen and what the driver would have done."""
         space = action_space()
         for _ in range(ROUND_STEPS):
-            wanted = np.array([scripted_command(task.arena) for task in self._run.arenas.tasks], np.float32)
+            wanted = np.array(self._run.arenas.env_method("scripted_command"), np.float32)
             self._samples.add(self._observations, wanted, self._ages, self._memory)
             own = self._act()
             actions = np.where(self._driven[:, None], wanted, own).clip(space.low, space.high)

@@ -47,8 +47,10 @@ class Plan:
         Kind of the renderer.
     device
         Device of the networks.
+    processes
+        Processes that simulate and draw the arenas; 0: one for each CPU.
     threads
-        Threads that draw, and threads of PyTorch.
+        Threads of PyTorch.
     checkpoint_s
         Time between checkpoints.
     """
@@ -66,6 +68,7 @@ class Plan:
     value_steps: int
     renderer: str
     device: str
+    processes: int
     threads: int
     checkpoint_s: float
 

@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.simulation.conditions import CONDITIONS
-from policy_node.simulation.environment import RoverArenaVecEnv
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.train_checkpoint import StopRequest, read_state, replaced, restore_generators, write_state
 from policy_node.tools.train_model import make_model
 from policy_node.tools.train_observations import observed_arenas
@@ -54,7 +54,7 @@ class TrainingRun:
         self.stop = StopRequest()
         self._seeds = EpisodeSeeds(plan.seed)
         self.arenas = RoverArenaVecEnv(
-            plan.arenas, self._seeds, plan.renderer, plan.threads, CONDITIONS[plan.conditions]
+            plan.arenas, self._seeds, plan.renderer, plan.processes, CONDITIONS[plan.conditions]
         )
         self.observed: VecEnv = observed_arenas(self.arenas, plan.keys, plan.stack)
         self.model: PPO | RecurrentPPO = make_model(
