@@ -7,7 +7,7 @@ import json
 import pytest
 
 from policy_node.tools import bench
-from policy_node.tools.bench_train import COLLECTING, OTHERS, OURS, RATIO
+from policy_node.tools.bench_train import OTHERS, OURS, RATIO
 
 
 def test_all_environments_are_measured_in_one_run(tmp_path, capsys):
@@ -24,7 +24,6 @@ def test_all_environments_are_measured_in_one_run(tmp_path, capsys):
             assert measured["cpu_us_per_step"] > 0
         assert 0 < row["times_the_better"]["p25"] <= row["times_the_better"]["p50"]
         assert all(part > 0 for part in row["parts_cpu_us_per_step"].values())
-        assert list(row["parts_cpu_us_per_step"])[-2:] == [COLLECTING, "learning"], "the sum follows its parts"
     assert plot.stat().st_size > 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in RATIO.splitlines())

@@ -13,9 +13,10 @@ from policy_node.simulation.arena import Arena
 from policy_node.simulation.camera_link import CameraLink
 from policy_node.simulation.conditions import ADVERSE, CONDITIONS, DARKEST, NOMINAL, RANDOMISED, TRANSPARENT, Conditions
 from policy_node.simulation.description import LIGHT_DIRECTION, MATERIALS, OBSTACLES, ROVER
-from policy_node.simulation.environment import RoverArenaEnv, RoverArenaVecEnv, RoverTask, observe
+from policy_node.simulation.environment import RoverArenaEnv, RoverTask, observe
 from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import make_renderer
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 
 SEEDS = st.integers(0, 2**62)
 

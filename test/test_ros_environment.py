@@ -27,8 +27,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from policy_node.configuration import ConfigurationError
 from policy_node.ros import environment
 from policy_node.ros.environment import RosVecEnv, Step
-from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
+from policy_node.simulation.environment import action_space, observation_space
 from policy_node.simulation.rendering import make_renderer
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 
 ROVERS = 4
 SPACES = {"observation_space": observation_space(), "action_space": action_space()}

@@ -15,9 +15,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_stab
 
 from policy_node.simulation import rendering
 from policy_node.simulation.arena import Arena
-from policy_node.simulation.cameras import Cameras
 from policy_node.simulation.description import ARENA, OBSTACLES, ROVER
-from policy_node.simulation.environment import EPISODE_STEPS, RoverArenaEnv, RoverArenaVecEnv
+from policy_node.simulation.environment import RoverArenaEnv, RoverTask
 from policy_node.simulation.layout import clearance_m, draw_layout
 from policy_node.simulation.mujoco_model import ArenaModel
 from policy_node.simulation.rendering import RendererError, make_renderer
@@ -266,10 +265,6 @@ def test_a_process_may_end_with_a_renderer_open(model):
         "model = ArenaModel()\n"
         "kept = [make_renderer(model, 'egl') for _ in range(2)]\n"
         "kept[0].camera(Arena(model, 0))\n"
-        "from policy_node.simulation.cameras import Cameras\n"
-        "cameras = Cameras(model, 'egl', threads=3)\n"
-        "images = np.zeros((6, 64, 64, 3), np.uint8)\n"
-        "cameras.draw([(Arena(model, 0), image) for image in images])\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -319,77 +314,10 @@ def test_the_reward_adds_up_to_progress_time_and_press():
     assert total == pytest.approx(distance + 0.3 * (1 - np.cos(bearing)) + 5.0 - 0.01 * steps)
 
 
-def test_the_vectorised_environment_restarts_by_itself():
-    arenas = RoverArenaVecEnv(3, itertools.count(50), "raycast")
-    observations = arenas.reset()
-    assert observations["image"].shape == (3, 64, 64, 3)
-    assert observations["touch"].shape == (3, 8)
-    assert arenas.running_seeds == [50, 51, 52]
-    single = RoverArenaEnv(renderer="raycast")
-    expected, _ = single.reset(seed=51)
-    np.testing.assert_array_equal(observations["image"][1], expected["image"])
-    # The first rover is driven to its beacon, the others stand still until their time is up.
-    ended = {}
-    for step in range(EPISODE_STEPS):
-        actions = np.zeros((3, 2), np.float32)
-        if 0 not in ended:
-            actions[0] = scripted_command(arenas.tasks[0].arena)
-        observations, rewards, dones, infos = arenas.step(actions)
-        assert (rewards.shape, dones.shape) == ((3,), (3,))
-        for row in np.flatnonzero(dones):
-            ended.setdefault(int(row), (step, infos[row]))
-    assert set(ended) == {0, 1, 2}
-    step, info = ended[0]
-    assert step < EPISODE_STEPS - 1
-    assert info["is_success"]
-    assert not info["TimeLimit.truncated"]
-    for row in (1, 2):
-        step, info = ended[row]
-        assert step == EPISODE_STEPS - 1
-        assert info["TimeLimit.truncated"]
-        assert info["episode"]["l"] == EPISODE_STEPS
-        assert info["seed"] == 50 + row
-    # The terminal observation is of the old episode, the returned one of the new.
-    np.testing.assert_array_equal(ended[1][1]["terminal_observation"]["image"], expected["image"])
-    assert np.any(observations["image"][1] != expected["image"])
-    assert sorted(arenas.running_seeds) == [53, 54, 55]
-    arenas.close()
-
-
-@pytest.mark.parametrize("kind", ["egl", "raycast"])
-def test_threads_do_not_change_what_is_observed(model, kind):
-    renderer_or_skip(model, kind).close()
-    one, three = (RoverArenaVecEnv(5, itertools.count(7), kind, threads) for threads in (1, 3))
-    first, second = one.reset(), three.reset()
-    for _ in range(10):
-        for key in ("image", "touch"):
-            np.testing.assert_array_equal(first[key], second[key])
-        actions = one.action_space.sample()[None].repeat(5, axis=0)
-        kept = first["image"].copy()
-        following, second = one.step(actions)[0], three.step(actions)[0]
-        # What was observed before belongs to the caller.
-        np.testing.assert_array_equal(first["image"], kept)
-        first = following
-    one.close()
-    three.close()
-
-
-def test_an_error_while_drawing_reaches_the_caller(model):
-    cameras = Cameras(model, "raycast", threads=2)
-    arenas = [Arena(model, seed) for seed in range(4)]
-    with pytest.raises(ValueError, match="broadcast"):
-        cameras.draw([(arena, np.empty((3, 3, 3), np.uint8)) for arena in arenas])
-    images = np.zeros((4, 64, 64, 3), np.uint8)
-    cameras.draw(list(zip(arenas, images, strict=True)))
-    assert images.any(axis=(1, 2, 3)).all()
-    cameras.close()
-
-
 def test_the_scripted_driver_presses_most_beacons():
-    arenas = RoverArenaVecEnv(1, itertools.count(), "raycast")
+    task = RoverTask(ArenaModel())
     presses = 0
     for seed in range(20):
-        task = arenas.tasks[0]
         task.reset(seed)
         ended = False
         while not ended:

@@ -15,20 +15,23 @@ import pytest
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
 from policy_node.options import INTERRUPTED
-from policy_node.simulation.environment import RoverArenaVecEnv, action_space
+from policy_node.simulation.environment import action_space
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.train import main
 from policy_node.tools.train_checkpoint import read_state
 from policy_node.tools.train_imitation import rounds_of
+from policy_node.tools.train_model import make_model, recorded_forward
 from policy_node.tools.train_observations import observed_arenas
 from policy_node.tools.train_plan import EpisodeSeeds
 from policy_node.tools.train_progress import TrainingProgress, describe_duration
 from policy_node.tools.train_record import describe_model
 from policy_node.tools.train_samples import SEQUENCE_STEPS, Samples
 
-SMALL = ["--arenas", "2", "--renderer", "raycast"]
+SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
 UNKNOWN = {"success_rate": None, "mean_time_to_press_s": None}
 QUICK = [*SMALL, *IMITATION, "--quiet", "--evaluate", "0"]
@@ -74,6 +77,41 @@ def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant,
     assert imitation[-1]["steps_per_s"] is None and all(point["steps_per_s"] > 0 for point in imitation[:-1])
     assert (curve[-1]["phase"], curve[-1]["steps"]) == ("ppo", 512)
     assert not (tmp_path / "samples").exists()
+
+
+def test_what_is_learnt_does_not_depend_on_the_number_of_processes(tmp_path):
+    learnt = []
+    for processes in ("1", "2"):
+        output = tmp_path / processes
+        assert (
+            main(["--output", str(output), *QUICK, "--processes", processes, "--steps", "512", "--value-steps", "0"])
+            == 0
+        )
+        learnt.append(PPO.load(output / "rover.zip").policy.state_dict())
+    assert all(torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
+
+
+def test_the_recorded_forward_pass_draws_what_the_policy_draws():
+    arenas = observed_arenas(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
+    policy = make_model(arenas).policy
+    recorded = recorded_forward(policy, obs_as_tensor(arenas.reset(), "cpu"))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        observations = {
+            "image": torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8),
+            "touch": 10.0 * torch.rand(3, 8),
+        }
+        with torch.no_grad():
+            # It learns with the policy.
+            for parameter in policy.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+            torch.manual_seed(seed)
+            drawn = recorded(observations)
+            torch.manual_seed(seed)
+            expected = policy(observations)
+        for one, other in zip(drawn, expected, strict=True):
+            assert one.shape == other.shape and torch.equal(one, other)
+    arenas.close()
 
 
 def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp_path):

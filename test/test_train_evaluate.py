@@ -10,7 +10,8 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
-from policy_node.simulation.environment import RoverArenaVecEnv, action_space, observation_space
+from policy_node.simulation.environment import action_space, observation_space
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.output import check_file
 from policy_node.tools.train import main, make_parser
 from policy_node.tools.train_drivers import PolicyDriver, load_model, make_driver
@@ -27,7 +28,7 @@ from policy_node.tools.train_observations import observed_arenas
 from policy_node.tools.untrained import SpacesOnly, untrained_model
 
 MODEL = Path(__file__).parents[1] / "models" / "rover.zip"
-SMALL = ["--arenas", "2", "--renderer", "raycast", "--threads", "1"]
+SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 
 
 def test_wilson_interval_matches_published_values():
@@ -238,7 +239,7 @@ def test_times_are_written_without_the_errors_of_sums():
 def test_the_shipped_policy_is_small_and_drives_well(tmp_path):
     assert MODEL.stat().st_size <= 10_000_000
     report = tmp_path / "report.json"
-    main(["evaluate", str(MODEL), "--episodes", "20", "--seed", "5000", "--threads", "1", "--json", str(report)])
+    main(["evaluate", str(MODEL), "--episodes", "20", "--seed", "5000", "--json", str(report)])
     result = json.loads(report.read_text())
     assert result["successes"] >= 17
     assert np.isclose(result["success_rate"], result["successes"] / 20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from policy_node.simulation.environment import RoverArenaVecEnv
+from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.train import main
 from policy_node.tools.train_drivers import make_driver
 from policy_node.tools.train_evaluate import drive_episodes

@@ -9,7 +9,7 @@ from PIL import Image
 from policy_node.tools.train import main
 from policy_node.tools.train_report import BEGIN, END, PLOT, TABLE
 
-SMALL = ["--arenas", "2", "--renderer", "raycast"]
+SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 LEARNING = ["--imitation-steps", "384", "--imitation-passes", "1", "--steps", "512", "--value-steps", "0"]
 TINY = [*SMALL, *LEARNING, "--quiet", "--evaluate", "0"]
 

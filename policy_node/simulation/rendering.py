@@ -15,7 +15,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -120,28 +119,12 @@ def _overhead_camera() -> mujoco.MjvCamera:
     return camera
 
 
-class _Current(threading.local):
-    """The OpenGL context that is current in each thread; making it so again would take a tenth of an image's time."""
-
-    context: Any = None
-
-    def make(self, context: Any) -> None:
-        """Make a context current."""
-        if self.context is not context:
-            context.make_current()
-            self.context = context
-
-
-_current = _Current()
-
-
 def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
     """Free what was made in an OpenGL context, and the context."""
     # What is freed is named by numbers that mean other things in the context of another renderer.
-    _current.make(context)
+    context.make_current()
     render_context.free()
     context.free()
-    _current.context = None
 
 
 class EglRenderer:
@@ -158,7 +141,7 @@ class EglRenderer:
         from mujoco.egl import GLContext
 
         self._context = GLContext(_MAX_SIZE_PX, _MAX_SIZE_PX)
-        _current.make(self._context)
+        self._context.make_current()
         self._model = model
         self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
         # Called at the end of this object or of the process, whichever is first. The exit handler of `finalize` would
@@ -234,7 +217,7 @@ class EglRenderer:
 
     def _update(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, *, sky: bool) -> None:
         """Make the scene that is to be drawn."""
-        _current.make(self._context)
+        self._context.make_current()
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
         mujoco.mjv_updateScene(
             self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene

@@ -8,6 +8,7 @@ import ctypes
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -169,7 +170,7 @@ class DirectCalls:
 
 
 class ProcessCalls:
-    """Calls a group in a process of its own; it is made there meanwhile, and what that raises, the first call raises."""
+    """Makes a group in a process of its own and calls it there; what making it raises, each call raises."""
 
     def __init__(self, share: Share) -> None:
         context: SpawnContext = get_context("spawn")
@@ -181,7 +182,9 @@ class ProcessCalls:
 
     def begin(self, method: str, *arguments: Any) -> None:
         """See `Calls`."""
-        self._connection.send((method, arguments))
+        # Whose process has ended, its result says so.
+        with suppress(BrokenPipeError):
+            self._connection.send((method, arguments))
 
     def result(self) -> Any:
         """See `Calls`."""

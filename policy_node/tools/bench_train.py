@@ -36,7 +36,7 @@ from policy_node.simulation.vectorised import RoverArenaVecEnv
 from policy_node.tools.bench_report import SubParsers, machine, progress_bar, write_figures
 from policy_node.tools.child import ToolError
 from policy_node.tools.output import check_file
-from policy_node.tools.train_model import make_model
+from policy_node.tools.train_model import make_model, recorded_forward
 
 OURS = "policy_node"
 OTHERS = ("DummyVecEnv", "SubprocVecEnv")
@@ -86,20 +86,27 @@ class Collector:
         The environment.
     model
         Whose policy drives.
+    recorded
+        Whether its forward pass was recorded before, as `policy_train` does.
+
+    Attributes
+    ----------
+    act
+        Draws an action for every arena, with its value and probability, in one forward pass: [arenas, actions].
     """
 
-    def __init__(self, arenas: VecEnv, model: PPO) -> None:
+    def __init__(self, arenas: VecEnv, model: PPO, recorded: bool = False) -> None:
         self.arenas = VecTransposeImage(arenas)
-        self._model = model
         # The same arenas for all: an image takes two to four times as long where much is near.
         self.arenas.seed(FIRST_SEED)
         self._observations: Any = self.arenas.reset()
+        self.act = make_driver(model, self._observations, recorded)
         for _ in range(WARM_UP_STEPS):
             self.step()
 
     def step(self) -> None:
         """Drive all arenas for one step."""
-        actions = act(self._model, self._observations)
+        actions = self.act(self._observations)
         space: Any = self.arenas.action_space
         self._observations, _, _, _ = self.arenas.step(np.clip(actions, space.low, space.high))
 
@@ -112,11 +119,19 @@ class Collector:
         return {"steps": steps, "wall_s": time.perf_counter() - started_s, "cpu_s": _cpu_s() - cpu_s}
 
 
-def act(model: PPO, observations: Any) -> np.ndarray:
-    """Draw an action for every arena, with its value and probability, in one forward pass: [arenas, actions]."""
-    with torch.no_grad():
-        actions, _, _ = model.policy(obs_as_tensor(observations, model.device))
-    return actions.cpu().numpy()
+def make_driver(model: PPO, observations: Any, recorded: bool) -> Callable[[Any], np.ndarray]:
+    """Return what draws actions; see `Collector`."""
+    forward: Callable[..., Any] = model.policy
+    if recorded:
+        example: Any = obs_as_tensor(observations, model.device)
+        forward = recorded_forward(model.policy, example)
+
+    def act(observations: Any) -> np.ndarray:
+        with torch.no_grad():
+            actions, _, _ = forward(obs_as_tensor(observations, model.device))
+        return actions.cpu().numpy()
+
+    return act
 
 
 def _cpu_s() -> float:
@@ -160,7 +175,7 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
     model = make_model(ours)
     assert isinstance(model, PPO)
     makers: list[Callable[[], gymnasium.Env]] = [partial(RoverArenaEnv, ours.renderer.kind) for _ in range(arenas)]
-    collectors = {OURS: Collector(ours, model)}
+    collectors = {OURS: Collector(ours, model, recorded=True)}
     try:
         for kind in (DummyVecEnv, SubprocVecEnv):
             collectors[kind.__name__] = Collector(kind(makers), model)
@@ -199,7 +214,8 @@ def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
     arenas = RoverArenaVecEnv(count, itertools.count(FIRST_SEED), renderer)
     with closing(VecTransposeImage(arenas)) as transposed:
         observations: Any = transposed.reset()
-        actions = act(model, observations)
+        act = make_driver(model, observations, recorded=True)
+        actions = act(observations)
         batch = model.batch_size
         rows = np.arange(batch) % count
         minibatch = obs_as_tensor({key: values[rows] for key, values in observations.items()}, model.device)
@@ -222,7 +238,7 @@ def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
         return {
             "physics and reward": _fastest_us(move) / count,
             "images": _fastest_us(draw) / count,
-            "forward pass": _fastest_us(lambda: act(model, observations)) / count,
+            "forward pass": _fastest_us(lambda: act(observations)) / count,
             # Every step is learnt from once in each epoch.
             "learning": _fastest_us(learn) / batch * model.n_epochs,
         }

@@ -9,10 +9,14 @@ policy.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import obs_as_tensor
 
+from policy_node.tools.train_model import recorded_forward
 from policy_node.tools.train_run import TrainingRun
 
 PHASE = "ppo"
@@ -41,6 +45,16 @@ class Improvement(BaseCallback):
         self.stopped = False
         self._run = run
         self._first = True
+
+    def _on_training_start(self) -> None:
+        model = self.model
+        if isinstance(model, PPO):
+            latest: Any = model._last_obs
+            observations: Any = obs_as_tensor(latest, model.device)
+            model.policy.set_training_mode(False)
+            forward = recorded_forward(model.policy, observations)
+            # Not set as an attribute, which would make it a part of the policy.
+            vars(model.policy)["forward"] = forward
 
     def _on_rollout_start(self) -> None:
         """Keep what the update before has changed, as nothing is lost at this moment."""
@@ -79,5 +93,8 @@ def improve(run: TrainingRun) -> bool:
         with torch.no_grad():
             model.policy.log_std.fill_(math.log(EXPLORATION))
     watching = Improvement(run)
-    model.learn(left, callback=watching, reset_num_timesteps=False, tb_log_name=PHASE)
+    try:
+        model.learn(left, callback=watching, reset_num_timesteps=False, tb_log_name=PHASE)
+    finally:
+        vars(model.policy).pop("forward", None)
     return not watching.stopped
