@@ -94,7 +94,9 @@ def test_what_is_learnt_does_not_depend_on_the_number_of_processes(tmp_path):
 def test_the_recorded_forward_pass_draws_what_the_policy_draws():
     arenas = observed_arenas(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
     policy = make_model(arenas).policy
+    before = torch.get_rng_state()
     recorded = recorded_forward(policy, obs_as_tensor(arenas.reset(), "cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
     for seed in range(5):
         torch.manual_seed(seed)
         observations = {

@@ -97,7 +97,8 @@ def recorded_forward(policy: ActorCriticPolicy, observations: Observations) -> C
     It draws, bit by bit, what the policy draws, and it goes on learning with it, as its parameters are the same; but
     the Python of Stable-Baselines3, a sixth of its time with a few rows, is left out.
     """
-    with torch.no_grad(), warnings.catch_warnings():
+    # Recording draws, too, and must change nothing of what is drawn later.
+    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
         # What is drawn differs from call to call, and arguments were checked while it was recorded.
         warnings.simplefilter("ignore")
         recorded: Callable[[Observations], Decision] = torch.jit.trace(
