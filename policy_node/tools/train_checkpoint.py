@@ -69,6 +69,9 @@ def replaced(path: Path) -> Iterator[Path]:
     new = path.with_name(f"{path.stem}.new{path.suffix}")
     try:
         yield new
+        # A power cut must not leave the new name with the content of neither.
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
