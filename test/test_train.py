@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,16 +80,44 @@ def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant,
     assert not (tmp_path / "samples").exists()
 
 
-def test_what_is_learnt_does_not_depend_on_the_number_of_processes(tmp_path):
+def test_what_is_learnt_depends_neither_on_the_number_of_processes_nor_on_the_recording(tmp_path, monkeypatch):
     learnt = []
-    for processes in ("1", "2"):
+    recordings = []
+
+    def recorded(policy, observations):
+        recordings.append(observations)
+        return recorded_forward(policy, observations)
+
+    for processes, forward in (("1", lambda policy, _: policy.forward), ("2", recorded)):
+        monkeypatch.setattr("policy_node.tools.train_ppo.recorded_forward", forward)
         output = tmp_path / processes
-        assert (
-            main(["--output", str(output), *QUICK, "--processes", processes, "--steps", "512", "--value-steps", "0"])
-            == 0
-        )
+        arguments = ["--output", str(output), *QUICK, "--processes", processes]
+        assert main([*arguments, "--steps", "512", "--value-steps", "0"]) == 0
         learnt.append(PPO.load(output / "rover.zip").policy.state_dict())
+    assert len(recordings) == 1
     assert all(torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
+    arguments = ["--output", str(tmp_path), *SMALL, "--processes", "3", "--arenas", "3", "--imitation-steps", "100000"]
+    program = f"import sys; from policy_node.tools.train import main; sys.exit(main({arguments}))"
+    training = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline_s = time.monotonic() + 120.0
+    while not list(tmp_path.glob("samples/*")):
+        assert training.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(training.pid, number)
+    said, _ = training.communicate(timeout=120.0)
+    assert training.returncode == INTERRUPTED and "go on with" in said and "Traceback" not in said
+    assert (tmp_path / "checkpoint.pt").exists()
 
 
 def test_the_recorded_forward_pass_draws_what_the_policy_draws():

@@ -15,9 +15,11 @@ import psutil
 import pytest
 from renderers import renderer_or_skip
 
+from policy_node.simulation import rendering
 from policy_node.simulation.conditions import ADVERSE
 from policy_node.simulation.environment import EPISODE_STEPS, RoverArenaEnv
 from policy_node.simulation.mujoco_model import ArenaModel
+from policy_node.simulation.rover_group import ProcessCalls
 from policy_node.simulation.scripted import scripted_command
 from policy_node.simulation.vectorised import RoverArenaVecEnv
 
@@ -118,9 +120,38 @@ def test_an_error_in_another_process_reaches_the_caller_with_its_place():
     with pytest.raises(AttributeError, match="no attribute 'fly'") as caught:
         arenas.env_method("fly", indices=1)
     assert "in a process that simulates rovers:\nTraceback" in str(caught.value.__cause__)
-    # It goes on.
+    # All of them fail, the first one first: what the others answered is not taken for answers to what comes then.
+    assert not arenas.has_attr("nothing")
+    assert arenas.get_attr("_steps") == [0, 0]
     assert arenas.step(FORWARD.repeat(2, axis=0))[0]["image"].any()
+    assert arenas.get_attr("_steps") == [1, 1]
     arenas.close()
+
+
+def test_all_processes_draw_as_the_first_one_does(monkeypatch):
+    # With another platform demanded, EGL fails here; the other process is begun where it may work.
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
+    rendering.egl_failure.cache_clear()
+    begin = ProcessCalls.__init__
+
+    def begin_elsewhere(calls, share):
+        monkeypatch.delenv("PYOPENGL_PLATFORM")
+        begin(calls, share)
+
+    monkeypatch.setattr(ProcessCalls, "__init__", begin_elsewhere)
+    arenas = RoverArenaVecEnv(2, itertools.repeat(3), processes=2)
+    rendering.egl_failure.cache_clear()
+    one, other = arenas.reset()["image"]
+    np.testing.assert_array_equal(one, other)
+    arenas.close()
+
+
+def test_a_step_that_was_not_waited_for_ends_quietly(capfd):
+    arenas = RoverArenaVecEnv(2, itertools.count(), "raycast", 2)
+    arenas.reset()
+    arenas.step_async(FORWARD.repeat(2, axis=0))
+    arenas.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_process_that_was_killed_is_told():
@@ -137,8 +168,10 @@ def test_a_process_that_was_killed_is_told():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_program(number):
     program = (
-        "import itertools, time\n"
+        "import itertools, signal, time\n"
         "from policy_node.simulation.vectorised import RoverArenaVecEnv\n"
+        # What begins tests may have told them to ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "arenas = RoverArenaVecEnv(3, itertools.count(), 'raycast', 3)\n"
         "arenas.reset()\n"
         "print('ready', flush=True)\n"
@@ -149,7 +182,7 @@ def test_no_process_outlives_the_program(number):
     others = psutil.Process(running.pid).children(recursive=True)
     assert len(others) >= 2
     os.kill(running.pid, number)
-    running.wait()
+    running.wait(60.0)
     running.stdout.close()
     deadline_s = time.monotonic() + 60.0
     while any(other.is_running() and other.status() != psutil.STATUS_ZOMBIE for other in others):

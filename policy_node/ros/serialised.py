@@ -14,7 +14,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from policy_node.ros.messages import CommandEncoder
 
-# Bytes that nothing else in a message consists of, and what is serialised to them.
+# Bytes that occur nowhere else in a message, and the value that serialises to them.
 _PROBE_BYTES = bytes([0x12, 0x34, 0x56, 0x78, 0x9A, 0x6B, 0x6C, 0x6D])
 _PROBE = struct.unpack("=d", _PROBE_BYTES)[0]
 _PROBE_STAMP_BYTES = struct.pack("=iI", 0x11223344, 0x15263748)

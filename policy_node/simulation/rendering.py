@@ -42,7 +42,7 @@ class RendererError(RuntimeError):
 
 
 class Renderer(Protocol):
-    """What every renderer offers; one renderer serves any number of arenas, from one thread at a time."""
+    """What every renderer offers; one renderer serves any number of arenas, from one thread."""
 
     kind: str
 

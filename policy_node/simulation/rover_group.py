@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -177,25 +179,32 @@ class ProcessCalls:
         self._connection, theirs = context.Pipe()
         # A daemon: it ends with this process.
         self._process = context.Process(target=_serve, args=(theirs, share), name="rovers", daemon=True)
-        self._process.start()
+        with _interrupts_ignored():
+            self._process.start()
         theirs.close()
+        # Whether there is an answer that was not asked for, as an error or an interruption came first.
+        self._answer_due = False
 
     def begin(self, method: str, *arguments: Any) -> None:
         """See `Calls`."""
-        # Whose process has ended, its result says so.
-        with suppress(BrokenPipeError):
+        # If the process has ended, `result` says so.
+        with suppress(EOFError, OSError):
+            if self._answer_due:
+                self._connection.recv()
             self._connection.send((method, arguments))
+        self._answer_due = True
 
     def result(self) -> Any:
         """See `Calls`."""
         try:
             value, error, trace = self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._process.join(_PATIENCE_S)
             raise RuntimeError(
-                f"a process that simulates rovers ended with status {self._process.exitcode}; was it killed, or was "
-                "there no memory left?"
+                f"a process that simulates rovers ended with status {self._process.exitcode}; if it has said nothing, "
+                "it was killed, as happens when memory runs out"
             ) from None
+        self._answer_due = False
         if error is not None:
             raise error from RuntimeError(f"in a process that simulates rovers:\n{trace}")
         return value
@@ -209,16 +218,29 @@ class ProcessCalls:
             self._process.join()
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let processes that are begun meanwhile ignore Ctrl-C, which they inherit; only the main thread can do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(connection: Connection, share: Share) -> None:
     """Do what is asked for, until nobody can ask any more."""
-    # Ctrl-C reaches this process, too, but it ends when the one that began it says so.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals to all processes of a terminal are for the one that began this one, which ends it when it is time.
+    os.setsid()
     group, *failure = _try(RoverGroup, share)
     try:
         while True:
             method, arguments = connection.recv()
             connection.send(_try(getattr(group, method), *arguments) if group else (None, *failure))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         if group:
             group.close()
 

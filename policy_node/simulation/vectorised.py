@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter, methodcaller
 from typing import Any
@@ -46,7 +47,7 @@ class RoverArenaVecEnv(VecEnv):
     Attributes
     ----------
     renderer
-        The renderer of this process.
+        The renderer of this process, for the thread that steps.
     tasks
         The tasks of the first arenas: those that are in this process.
     running_seeds
@@ -77,7 +78,8 @@ class RoverArenaVecEnv(VecEnv):
         self.tasks, self.renderer = group.tasks, group.renderer
         self._groups: list[tuple[slice, Calls]] = [
             (own.rows, DirectCalls(group)),
-            *((share.rows, ProcessCalls(share)) for share in others),
+            # They draw as this one does, or not at all.
+            *((share.rows, ProcessCalls(replace(share, renderer=self.renderer.kind))) for share in others),
         ]
 
     def reset(self) -> Observation:

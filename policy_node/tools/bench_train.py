@@ -97,10 +97,10 @@ class Collector:
 
     def __init__(self, arenas: VecEnv, model: PPO, recorded: bool = False) -> None:
         self.arenas = VecTransposeImage(arenas)
-        # The same arenas for all: an image takes two to four times as long where much is near.
+        # All begin in the same arenas: an image takes two to four times as long where much is near.
         self.arenas.seed(FIRST_SEED)
         self._observations: Any = self.arenas.reset()
-        self.act = make_driver(model, self._observations, recorded)
+        self.act = make_actor(model, self._observations, recorded)
         for _ in range(WARM_UP_STEPS):
             self.step()
 
@@ -119,7 +119,7 @@ class Collector:
         return {"steps": steps, "wall_s": time.perf_counter() - started_s, "cpu_s": _cpu_s() - cpu_s}
 
 
-def make_driver(model: PPO, observations: Any, recorded: bool) -> Callable[[Any], np.ndarray]:
+def make_actor(model: PPO, observations: Any, recorded: bool) -> Callable[[Any], np.ndarray]:
     """Return what draws actions; see `Collector`."""
     forward: Callable[..., Any] = model.policy
     if recorded:
@@ -175,8 +175,9 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
     model = make_model(ours)
     assert isinstance(model, PPO)
     makers: list[Callable[[], gymnasium.Env]] = [partial(RoverArenaEnv, ours.renderer.kind) for _ in range(arenas)]
-    collectors = {OURS: Collector(ours, model, recorded=True)}
+    collectors: dict[str, Collector] = {}
     try:
+        collectors[OURS] = Collector(ours, model, recorded=True)
         for kind in (DummyVecEnv, SubprocVecEnv):
             collectors[kind.__name__] = Collector(kind(makers), model)
         turns: dict[str, list[dict[str, float]]] = {name: [] for name in collectors}
@@ -214,7 +215,7 @@ def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
     arenas = RoverArenaVecEnv(count, itertools.count(FIRST_SEED), renderer)
     with closing(VecTransposeImage(arenas)) as transposed:
         observations: Any = transposed.reset()
-        act = make_driver(model, observations, recorded=True)
+        act = make_actor(model, observations, recorded=True)
         actions = act(observations)
         batch = model.batch_size
         rows = np.arange(batch) % count
@@ -324,7 +325,8 @@ def add_parser(subparsers: SubParsers) -> None:
         "train",
         help="experience per second of training, beside the vectorised environments of Stable-Baselines3",
         description="Measures how many environment steps per second policy_train collects, beside DummyVecEnv and "
-        "SubprocVecEnv with the same arenas and the same policy, and where the time goes.",
+        "SubprocVecEnv, which begin in the same arenas with the same policy, and where the time goes. policy_train "
+        "records the forward pass of its policy; the others take it as Stable-Baselines3 has it.",
     )
     train.add_argument(
         "--arenas", type=_arenas, default="1,4,16,64", metavar="N,…", help="arenas at once (default 1,4,16,64)"

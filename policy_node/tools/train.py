@@ -19,6 +19,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -73,18 +74,18 @@ def train(plan: Plan, words: Sequence[str], resume: bool, overwrite: bool, quiet
     }
     with TrainingProgress({phase: amount for phase, amount in work.items() if amount}, quiet) as progress:
         run = TrainingRun(plan, progress)
-        if resume:
-            run.restore()
-        if overwrite:
-            remove_training(plan.output)
-        learns = not run.is_over()
-        if resume and learns:
-            progress.say(f"resuming after {describe_duration(progress.elapsed_s)} of training")
-        if learns or not run.runs:
-            run.runs.append({"command": _without(words, "--quiet", "--overwrite"), "commit": running_commit()})
-        with run.stop.listening():
-            finished = _imitate(run) and train_ppo.improve(run)
-        run.arenas.close()
+        with closing(run.arenas):
+            if resume:
+                run.restore()
+            if overwrite:
+                remove_training(plan.output)
+            learns = not run.is_over()
+            if resume and learns:
+                progress.say(f"resuming after {describe_duration(progress.elapsed_s)} of training")
+            if learns or not run.runs:
+                run.runs.append({"command": _without(words, "--quiet", "--overwrite"), "commit": running_commit()})
+            with run.stop.listening():
+                finished = _imitate(run) and train_ppo.improve(run)
         if not finished:
             progress.say(f"stopped; go on with: {_without(words, '--resume', '--overwrite')} --resume")
             return None
@@ -177,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--threads",
         type=number(int, 1),
         default=1,
-        help="threads of PyTorch; in what they add up, and so in what is learnt, one and several differ (default 1)",
+        help="threads of PyTorch; several round sums otherwise than one, so that other weights are learnt (default 1)",
     )
     parser = argparse.ArgumentParser(
         prog="policy_train",

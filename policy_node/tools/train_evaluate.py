@@ -273,5 +273,8 @@ def add_parser(commands: SubParsers, shared: argparse.ArgumentParser) -> None:
     evaluation.add_argument("--blank", choices=("touch", "image"), help="let the policy read zeros in place of this")
     evaluation.add_argument("--json", type=Path, help="file for the result")
     evaluation.add_argument(
-        "--gif", type=Path, help="file for an animation of the first episodes, at most three; its name ends in .gif"
+        "--gif",
+        type=Path,
+        help="file for an animation of the first episodes, at most three; its name ends in .gif; all "
+        "arenas are then simulated in one process",
     )

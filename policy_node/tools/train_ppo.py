@@ -52,9 +52,8 @@ class Improvement(BaseCallback):
             latest: Any = model._last_obs
             observations: Any = obs_as_tensor(latest, model.device)
             model.policy.set_training_mode(False)
-            forward = recorded_forward(model.policy, observations)
-            # Not set as an attribute, which would make it a part of the policy.
-            vars(model.policy)["forward"] = forward
+            forward: Any = recorded_forward(model.policy, observations)
+            model.policy.forward = forward  # type: ignore[method-assign]
 
     def _on_rollout_start(self) -> None:
         """Keep what the update before has changed, as nothing is lost at this moment."""
@@ -96,5 +95,6 @@ def improve(run: TrainingRun) -> bool:
     try:
         model.learn(left, callback=watching, reset_num_timesteps=False, tb_log_name=PHASE)
     finally:
+        # Also when it was never recorded.
         vars(model.policy).pop("forward", None)
     return not watching.stopped
