@@ -3,6 +3,7 @@
 """What must be so before any test imports rclpy, and the fixtures of the tests that run the node."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from policy_node.ros.domain import free_domain_id
 os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
+# What began them may have told them to ignore Ctrl-C, as shells tell what they run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What one run measures of engines must not decide for another one.
 _cache = tempfile.TemporaryDirectory(prefix="policy_node_cache_")
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))

@@ -28,7 +28,6 @@ from policy_node.configuration import ConfigurationError
 from policy_node.ros import environment
 from policy_node.ros.environment import RosVecEnv, Step
 from policy_node.simulation.environment import action_space, observation_space
-from policy_node.simulation.rendering import make_renderer
 from policy_node.simulation.vectorised import RoverArenaVecEnv
 
 ROVERS = 4
@@ -73,28 +72,15 @@ def arrays(observations: dict[str, Any]) -> dict[str, np.ndarray]:
     return {key: np.copy(torch.as_tensor(rows).numpy()) for key, rows in observations.items()}
 
 
-def test_over_dds_it_is_the_arena_bit_by_bit(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+def test_over_dds_it_is_the_arena_bit_by_bit(
+    lockstep: None, make_env: Callable[..., RosVecEnv], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Image, touch, reward, end and next beginning are those of the arena in the process itself."""
-    renderer = make_renderer(RoverArenaVecEnv(1, itertools.count()).tasks[0].arena.model, "auto").kind
-    arenas = RoverArenaVecEnv(ROVERS, itertools.count(7), renderer)
-    steps = 60
     # Episodes end often enough for several resets of single rovers: by time, and one step apart.
-    over_dds = drive(make_env(max_steps=25), steps)
-    in_process: list[tuple[Any, ...]] = [(arrays(arenas.reset()), None, None, None)]
-    rng = np.random.default_rng(1)
-    actions = np.zeros((ROVERS, 2), np.float32)
-    for step in range(steps):
-        if step % 10 == 0:
-            actions = rng.uniform(action_space().low, action_space().high, actions.shape).astype(np.float32)
-        observations, rewards, dones, infos = arenas.step(actions)
-        # The arenas' own time limit is longer.
-        for row in range(ROVERS):
-            if arenas._lengths[row] >= 25 and not dones[row]:
-                infos[row]["terminal_observation"] = {key: rows[row].copy() for key, rows in observations.items()}
-                arenas._restart(row)
-                observations = arenas._observe()
-                dones[row] = True
-        in_process.append((arrays(observations), rewards, dones, infos))
+    monkeypatch.setattr("policy_node.simulation.environment.EPISODE_STEPS", 25)
+    arenas = RoverArenaVecEnv(ROVERS, itertools.count(7))
+    in_process = drive(arenas, 60)
+    over_dds = drive(make_env(max_steps=25), 60)
     moved = False
     for step, (found, wanted) in enumerate(zip(over_dds, in_process, strict=True)):
         for key in ("image", "touch"):

@@ -168,10 +168,8 @@ def test_a_process_that_was_killed_is_told():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_program(number):
     program = (
-        "import itertools, signal, time\n"
+        "import itertools, time\n"
         "from policy_node.simulation.vectorised import RoverArenaVecEnv\n"
-        # What begins tests may have told them to ignore it.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "arenas = RoverArenaVecEnv(3, itertools.count(), 'raycast', 3)\n"
         "arenas.reset()\n"
         "print('ready', flush=True)\n"
