@@ -142,7 +142,7 @@ class Calls(Protocol):
     """Calls the methods of a group, which may be in another process."""
 
     def begin(self, method: str, *arguments: Any) -> None:
-        """Begin a call; the result of the one before must have been asked for."""
+        """Begin a call; a result of the one before that was not asked for is lost."""
 
     def result(self) -> Any:
         """Wait for the call that was begun, and return or raise what it did."""
@@ -182,7 +182,7 @@ class ProcessCalls:
         with _interrupts_ignored():
             self._process.start()
         theirs.close()
-        # Whether there is an answer that was not asked for, as an error or an interruption came first.
+        # It stays due when an error elsewhere, or an interruption, comes before anybody asks for it.
         self._answer_due = False
 
     def begin(self, method: str, *arguments: Any) -> None:
