@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
+from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,9 +43,8 @@ class ObservationArrays:
     """
 
     def __init__(self, rovers: int) -> None:
-        context = get_context("spawn")
-        self._images = context.RawArray(ctypes.c_uint8, rovers * ROVER.camera_size_px**2 * 3)
-        self._touches = context.RawArray(ctypes.c_float, rovers * ROVER.touch_cells)
+        self._images = RawArray(ctypes.c_uint8, rovers * ROVER.camera_size_px**2 * 3)
+        self._touches = RawArray(ctypes.c_float, rovers * ROVER.touch_cells)
 
     @property
     def image(self) -> np.ndarray:
@@ -175,7 +174,7 @@ class ProcessCalls:
     """Makes a group in a process of its own and calls it there; what making it raises, each call raises."""
 
     def __init__(self, share: Share) -> None:
-        context: SpawnContext = get_context("spawn")
+        context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         # A daemon: it ends with this process.
         self._process = context.Process(target=_serve, args=(theirs, share), name="rovers", daemon=True)

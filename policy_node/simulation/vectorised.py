@@ -68,11 +68,12 @@ class RoverArenaVecEnv(VecEnv):
         self.running_seeds = [0] * arenas
         self._returns = np.zeros(arenas)
         self._lengths = np.zeros(arenas, int)
-        self._observations = ObservationArrays(arenas)
+        observations = ObservationArrays(arenas)
+        self._observed = {"image": observations.image, "touch": observations.touch}
         count = min(processes or len(os.sched_getaffinity(0)), arenas)
         bounds = np.linspace(0, arenas, count + 1).astype(int).tolist()
         own, *others = (
-            Share(self._observations, slice(start, stop), renderer, conditions) for start, stop in pairwise(bounds)
+            Share(observations, slice(start, stop), renderer, conditions) for start, stop in pairwise(bounds)
         )
         group = RoverGroup(own)
         self.tasks, self.renderer = group.tasks, group.renderer
@@ -169,4 +170,4 @@ class RoverArenaVecEnv(VecEnv):
 
     def _copy(self) -> Observation:
         """Return what all rovers observe."""
-        return {"image": self._observations.image.copy(), "touch": self._observations.touch.copy()}
+        return {key: values.copy() for key, values in self._observed.items()}
