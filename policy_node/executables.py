@@ -12,6 +12,7 @@ from functools import partial
 from types import FrameType
 
 from policy_node.options import INTERRUPTED
+from policy_node.signal_handling import handled
 
 # What a plain installation may lack, with what brings it.
 REMEDIES = {
@@ -41,11 +42,8 @@ def run(name: str, module: str) -> int:
     """
     try:
         # A library that is interrupted while it loads makes other errors of it, with long traces.
-        before = signal.signal(signal.SIGINT, _end_at_once)
-        try:
+        with handled(_end_at_once, signal.SIGINT):
             main = importlib.import_module(module).main
-        finally:
-            signal.signal(signal.SIGINT, before)
         return main()
     except ModuleNotFoundError as error:
         lacking = (error.name or "").partition(".")[0]

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from policy_node.signal_handling import handled
 from policy_node.simulation.conditions import Conditions
 from policy_node.simulation.description import ROVER
 from policy_node.simulation.environment import RoverTask, observe
@@ -178,7 +179,9 @@ class ProcessCalls:
         self._connection, theirs = context.Pipe()
         # A daemon: it ends with this process.
         self._process = context.Process(target=_serve, args=(theirs, share), name="rovers", daemon=True)
-        with _interrupts_ignored():
+        # It inherits that it ignores Ctrl-C while it loads; only the main thread can tell it so.
+        main_thread = threading.current_thread() is threading.main_thread()
+        with handled(signal.SIG_IGN, signal.SIGINT) if main_thread else nullcontext():
             self._process.start()
         theirs.close()
         # It stays due when an error elsewhere, or an interruption, comes before anybody asks for it.
@@ -215,19 +218,6 @@ class ProcessCalls:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let processes that are begun meanwhile ignore Ctrl-C, which they inherit; only the main thread can do that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, share: Share) -> None:
