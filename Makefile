@@ -47,12 +47,12 @@ lint: $(VENV)/test.stamp
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim,bags]"
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,rover,bags]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
 	@echo "installing the tools of the tests into $(VENV)"
-	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,sim,test]"
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,bench,test]"
 	@test/gazebo_tools.sh $(VENV)/gazebo
 	@touch $@
 
@@ -60,7 +60,7 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
 $(JAZZY_VENV)/test.stamp: setup.py constraints-jazzy.txt constraints-common.txt
 	@echo "installing ROS 2 Jazzy and the tools of the tests into $(JAZZY_VENV), about two minutes"
 	@$(PYTHON) -m venv $(JAZZY_VENV)
-	@$(JAZZY_VENV)/bin/$(PIP_INSTALL) --constraint constraints-jazzy.txt --editable ".[ros,sim,test]"
+	@$(JAZZY_VENV)/bin/$(PIP_INSTALL) --constraint constraints-jazzy.txt --editable ".[ros,bench,test]"
 	@touch $@
 
 clean:

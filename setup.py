@@ -26,8 +26,11 @@ ros = [
     "ros-trajectory-msgs",
 ]
 
-# The rover arena and the tools around it: training, demonstration, benchmark.
-sim = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "sb3-contrib>=2.8", "tensorboard"]
+# The example robot: its arena in MuJoCo, training and demonstration.
+rover = ["mujoco>=3.5", "matplotlib", "pillow", "psutil", "sb3-contrib>=2.8", "tensorboard"]
+
+# Benchmarks, chaos tests and fuzzers; they drive the example robot.
+bench = [*rover]
 
 # For policies of RecurrentPPO, MaskablePPO, TRPO, TQC, CrossQ, QRDQN and ARS.
 contrib = ["sb3-contrib>=2.8"]
@@ -45,7 +48,7 @@ gpu = ["nvidia-ml-py"]
 setup(
     name=package_name,
     version="0.1.0",
-    packages=find_packages(exclude=["test", "test.*"]),
+    packages=find_packages(include=["policy_node*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
         ("share/" + package_name, ["package.xml"]),
@@ -69,7 +72,8 @@ setup(
     ],
     extras_require={
         "ros": ros,
-        "sim": sim,
+        "rover": rover,
+        "bench": bench,
         "contrib": contrib,
         "onnx": onnx,
         "bags": bags,
@@ -84,15 +88,15 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "policy_node = policy_node.executables:policy_node",
-            "rover_sim = policy_node.executables:rover_sim",
-            "gazebo_watch = policy_node.executables:gazebo_watch",
-            "policy_train = policy_node.executables:policy_train",
-            "policy_export = policy_node.executables:policy_export",
-            "policy_demo = policy_node.executables:policy_demo",
-            "policy_bench = policy_node.executables:policy_bench",
-            "policy_monitor = policy_node.executables:policy_monitor",
-            "policy_replay = policy_node.executables:policy_replay",
+            "policy_node = policy_node.cli.executables:policy_node",
+            "rover_sim = policy_node_rover.executables:rover_sim",
+            "gazebo_watch = policy_node_rover.executables:gazebo_watch",
+            "policy_train = policy_node_rover.executables:policy_train",
+            "policy_export = policy_node.cli.executables:policy_export",
+            "policy_demo = policy_node_rover.executables:policy_demo",
+            "policy_bench = policy_node_bench.executables:policy_bench",
+            "policy_monitor = policy_node.cli.executables:policy_monitor",
+            "policy_replay = policy_node.cli.executables:policy_replay",
         ],
     },
 )

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from policy_node.ros.environment import RosVecEnv, Step
-from policy_node.share import share_path
+from policy_node.config.package_files import share_path
+from policy_node.learning.ros_vec_env import RosVecEnv, Step
 
 ROVERS = [f"rover_{robot}" for robot in range(4)]
 PARAMETERS = {

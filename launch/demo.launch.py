@@ -8,8 +8,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, Pyth
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from policy_node.launching import node_process, require_parameter_file, shared_arguments
-from policy_node.process_environment import memory_environment, transport_environment
+from policy_node.cli.launching import node_process, require_parameter_file, shared_arguments
+from policy_node.cli.process_environment import memory_environment, transport_environment
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -6,7 +6,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from policy_node.launching import (
+from policy_node.cli.launching import (
     listed,
     node_process,
     require_parameter_file,
@@ -15,7 +15,7 @@ from policy_node.launching import (
     truth,
     whole_number,
 )
-from policy_node.process_environment import memory_environment, transport_environment
+from policy_node.cli.process_environment import memory_environment, transport_environment
 
 ALL = "all"
 

@@ -16,10 +16,10 @@ from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from policy_node.launching import node_process, require_parameter_file, shared_arguments, text, truth, whole_number
-from policy_node.process_environment import memory_environment, transport_environment
-from policy_node.simulation.bridge import bridge_file
-from policy_node.simulation.sdf import RENDER_ENGINES, rover_sdf, start_pose, world_sdf
+from policy_node.cli.launching import node_process, require_parameter_file, shared_arguments, text, truth, whole_number
+from policy_node.cli.process_environment import memory_environment, transport_environment
+from policy_node_rover.gazebo.bridge import bridge_file
+from policy_node_rover.gazebo.sdf import RENDER_ENGINES, rover_sdf, start_pose, world_sdf
 
 NEEDED = ("ros_gz_sim", "ros_gz_bridge", "ros_gz_interfaces")
 SPACING_M = 1.0

@@ -8,7 +8,7 @@ from launch.conditions import IfCondition, UnlessCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from policy_node.process_environment import transport_environment
+from policy_node.cli.process_environment import transport_environment
 
 
 def generate_launch_description() -> LaunchDescription:

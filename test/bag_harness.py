@@ -21,7 +21,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image, JointState
 
-from policy_node.ros.fields import message_class
+from policy_node.messages.fields import message_class
 
 PERIOD_NS = 50_000_000
 START_NS = 1_700_000_000_000_000_000

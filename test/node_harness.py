@@ -32,7 +32,7 @@ from sensor_msgs.msg import Image, JointState
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from policy_node.tools.untrained import untrained_model
+from policy_node_bench.harness.untrained import untrained_model
 
 # More threads would only wait for each other, and for the node, on a busy machine.
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ PATIENCE_S = 120.0
 # What the executable `policy_node` runs.
 NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
 # The same without the two seconds in which it listens for others that command its robots.
-NODE_ALONE = f"from policy_node.ros import claims; claims.DISCOVERY_S = 0.0; {NODE}"
+NODE_ALONE = f"from policy_node.ros import ownership as claims; claims.DISCOVERY_S = 0.0; {NODE}"
 
 CELLS = 8
 OBSERVATION_SPACE = spaces.Dict(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 from policy_node.policies import Policy, PolicyError
-from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 ROBOTS = 5
 

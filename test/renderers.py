@@ -4,7 +4,7 @@
 
 import pytest
 
-from policy_node.simulation.rendering import RendererError, make_renderer
+from policy_node_rover.mujoco.rendering import RendererError, make_renderer
 
 
 def renderer_or_skip(model, kind):

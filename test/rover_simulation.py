@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from node_harness import PATIENCE_S
 
-from policy_node.parameter_file import read_parameter_file
-from policy_node.ros.environment import RosVecEnv, Step
-from policy_node.share import share_path
-from policy_node.simulation.environment import EPISODE_STEPS, FACING_WEIGHT, PRESS_REWARD, TIME_COST
+from policy_node.config.package_files import share_path
+from policy_node.config.parameter_file import read_parameter_file
+from policy_node.learning.ros_vec_env import RosVecEnv, Step
+from policy_node_rover.mujoco.environment import EPISODE_STEPS, FACING_WEIGHT, PRESS_REWARD, TIME_COST
 
 SIGNALS = {
     "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
@@ -33,7 +33,7 @@ SIGNALS = {
 @contextlib.contextmanager
 def rover_sim(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Run the simulation for as long as the context lasts; it must end in order."""
-    command = [sys.executable, "-m", "policy_node.simulation.rover_sim", *arguments]
+    command = [sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process

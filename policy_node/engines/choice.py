@@ -18,9 +18,9 @@ import torch
 from policy_node.engines import cache
 from policy_node.engines.builders import EngineError, build_network_engine
 from policy_node.engines.captured import CapturedPolicy
+from policy_node.engines.failures import is_out_of_memory
 from policy_node.engines.network import EnginePolicy
 from policy_node.engines.parity import TOLERANCES, ParityTrial
-from policy_node.failures import is_out_of_memory
 from policy_node.policies import Policy
 from policy_node.policies.sb3.policy import Sb3Policy
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import nn
 
+from policy_node.config.specs import ArraySpec
 from policy_node.policies import Observations, Policy, State
 from policy_node.policies.checks import CallChecks, torch_dtype
 from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.policy import Sb3Policy
-from policy_node.specs import ArraySpec
 
 # From the network's inputs to its outputs.
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]

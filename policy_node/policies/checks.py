@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from policy_node.config.specs import PolicySpec
 from policy_node.policies.contract import Observations, PolicyError, State
-from policy_node.specs import PolicySpec
 
 
 class CallChecks:

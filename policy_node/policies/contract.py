@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from policy_node.specs import PolicySpec
+from policy_node.config.specs import PolicySpec
 
 Observations: TypeAlias = Mapping[str, torch.Tensor] | torch.Tensor
 # A tensor `[robots, *shape]` for each entry of `PolicySpec.memory`; None for a policy without memory.

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import torch
 
+from policy_node.config.specs import ArraySpec
 from policy_node.policies.checks import CallChecks, torch_dtype
 from policy_node.policies.contract import Observations, PolicyError, State
 from policy_node.policies.foreign import Engine
 from policy_node.policies.golden import check_golden
 from policy_node.policies.metadata import FileDescription
 from policy_node.policies.rows import rows_without_nan, where_rows
-from policy_node.specs import ArraySpec
 
 
 class DescribedPolicy:

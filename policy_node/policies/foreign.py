@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.checks import CallChecks
 from policy_node.policies.contract import Observations, PolicyError, State
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.rows import rows_without_nan, where_rows
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 
 STEPS = "steps_since_reset"
 # A length that the file leaves open is its symbol.

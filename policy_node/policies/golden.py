@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 from policy_node.policies.contract import Policy, PolicyError
-from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 
 # In shares of the action range. Engines and GPUs take sums in another order; a wrong weight shows far above this.
 TOLERANCE = 1e-4

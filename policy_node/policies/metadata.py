@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from policy_node.config.specs import PolicySpec
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.description import spec_from_json, spec_to_json
 from policy_node.policies.golden import GoldenVectors, golden_from_bytes, golden_to_bytes
-from policy_node.specs import PolicySpec
 
 NAME = "policy_node"
 GOLDEN_NAME = "policy_node_golden"

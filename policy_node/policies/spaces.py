@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 
 
 def observation_space(spec: PolicySpec) -> spaces.Space:

@@ -9,7 +9,7 @@ import threading
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 
-from policy_node.timing import POLL_S
+from policy_node.control.timing import POLL_S
 
 
 class SimulatedClock:

@@ -15,16 +15,16 @@ import torch
 from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-from policy_node.configuration import Configuration
-from policy_node.pipeline import FleetCommands, Pipeline
+from policy_node.config.schema import Configuration
+from policy_node.control.pipeline import FleetCommands, Pipeline
+from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
+from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import apply_realtime, name_thread
-from policy_node.ros.recording import Recording
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.watchdog import Watchdog
-from policy_node.synchroniser import RobotState
-from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics
+from policy_node.sensing.synchroniser import RobotState
 
 # Whom this loop commanded so lately nobody else commands yet.
 RECENT_S = 1.0

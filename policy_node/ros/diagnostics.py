@@ -20,15 +20,15 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from policy_node.configuration import Configuration, SourceConfiguration
-from policy_node.load import DeviceLoad, ProcessLoad
-from policy_node.pipeline import FleetCommands, Pipeline
+from policy_node.config.schema import Configuration, SourceConfiguration
+from policy_node.control.pipeline import FleetCommands, Pipeline
+from policy_node.control.timing import TickRecord, column_percentiles, percentiles
+from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import several_publishers, why_silent
-from policy_node.ros.recording import Recording
+from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.subscriptions import SensorSubscriptions
-from policy_node.synchroniser import RobotState
-from policy_node.timing import TickRecord, column_percentiles, percentiles
+from policy_node.sensing.synchroniser import RobotState
 
 DIAGNOSTICS_PERIOD_S = 1.0
 # Reports compete with the tick for the interpreter: those of a large fleet go out in parts, spread over the period.

@@ -26,22 +26,22 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.config.package_files import share_path
+from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
+from policy_node.control.pipeline import Pipeline
 from policy_node.engines import EngineChoice
-from policy_node.failures import is_device_failure
-from policy_node.pipeline import Pipeline
+from policy_node.engines.failures import is_device_failure
 from policy_node.policies import Policy
-from policy_node.ros.claims import Claims
+from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
-from policy_node.ros.operation import Operation
+from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
-from policy_node.ros.recording import Recording, RecordingPlan, plan_recording
+from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy, import_loaders
-from policy_node.share import share_path
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25

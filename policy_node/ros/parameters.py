@@ -13,7 +13,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from policy_node.configuration import (
+from policy_node.config.package_files import share_path
+from policy_node.config.schema import (
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
     ConfigurationError,
@@ -22,7 +23,6 @@ from policy_node.configuration import (
     parameters_for,
 )
 from policy_node.ros.swap import SWAP_PARAMETERS
-from policy_node.share import share_path
 
 PACKAGE_SCHEME = "package://"
 POLICY_PATHS = ("policy.path", "policy.vecnormalize")

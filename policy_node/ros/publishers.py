@@ -17,9 +17,9 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
-from policy_node.configuration import Configuration
-from policy_node.ros.messages import CommandEncoder
-from policy_node.ros.serialised import fleet_encoder
+from policy_node.config.schema import Configuration
+from policy_node.messages.patched import fleet_encoder
+from policy_node.messages.registry import CommandEncoder
 from policy_node.ros.subscriptions import topic_of
 
 # How long a shut-down waits until the safe commands have arrived.

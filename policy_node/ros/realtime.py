@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from policy_node.configuration import ConfigurationError, RealtimeConfiguration
+from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
 
 _switching = threading.Lock()
 _switch_intervals_s: list[float] = []

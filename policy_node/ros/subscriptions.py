@@ -19,9 +19,9 @@ from rclpy.subscription import Subscription
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.configuration import Configuration, ConfigurationError, SourceConfiguration
-from policy_node.reception import Reception, SensorKind, Stream
-from policy_node.ros.messages import ReadingDecoder
+from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration
+from policy_node.messages.registry import ReadingDecoder
+from policy_node.sensing.reception import Reception, SensorKind, Stream
 
 IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
 VECTOR_DEPTH = 10  # of small readings the one that fits the image best

@@ -16,13 +16,14 @@ import torch
 from rclpy.executors import Executor
 from rclpy.task import Future
 
-from policy_node.batch import ObservationLayout
-from policy_node.configuration import (
+from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
     ObservationConfiguration,
     TermConfiguration,
 )
+from policy_node.config.specs import ArraySpec
+from policy_node.control.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.engines import (
     EngineChoice,
     EngineError,
@@ -33,10 +34,8 @@ from policy_node.engines import (
     own_engine,
     without_engine,
 )
-from policy_node.failures import is_out_of_memory
-from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
-from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.ros.messages import (
+from policy_node.engines.failures import is_out_of_memory
+from policy_node.messages.registry import (
     CommandEncoder,
     MessageTypeError,
     ReadingDecoder,
@@ -44,9 +43,10 @@ from policy_node.ros.messages import (
     reading_decoder,
     reading_size,
 )
+from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.realtime import switch_interval
-from policy_node.specs import ArraySpec
-from policy_node.terms import Decode
+from policy_node.sensing.batch import ObservationLayout
+from policy_node.sensing.terms import Decode
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")

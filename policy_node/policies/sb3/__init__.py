@@ -24,6 +24,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import BasePolicy
 
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.sb3 import actions
@@ -31,7 +32,6 @@ from policy_node.policies.sb3.networks import Family, family_of, is_stock, repla
 from policy_node.policies.sb3.observations import Preparation, keyed_spaces, make_normalisers, observation_spec
 from policy_node.policies.sb3.policy import Actor, DirectActor, Fresh, PredictActor, Sb3Policy, memory_spec
 from policy_node.policies.vecnormalize import Normaliser, Statistics
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 
 # What the network's construction needs; everything else in the file stays unread.
 _NEEDED = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space")

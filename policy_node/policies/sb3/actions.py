@@ -16,8 +16,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
 from policy_node.policies.contract import PolicyError
-from policy_node.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
 
 # From outputs `[robots, outputs]` and masks `[robots, outputs]` to final actions.
 Finish = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]

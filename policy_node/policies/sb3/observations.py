@@ -13,9 +13,9 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
+from policy_node.config.specs import ArraySpec
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.vecnormalize import Normaliser, Statistics
-from policy_node.specs import ArraySpec
 
 
 def observation_spec(key: str, space: spaces.Space, statistics: Statistics | None, path: str) -> ArraySpec:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from policy_node.config.specs import ArraySpec, PolicySpec
 from policy_node.policies.checks import CallChecks
 from policy_node.policies.contract import Observations, State
 from policy_node.policies.golden import GoldenVectors
@@ -19,7 +20,6 @@ from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
 from policy_node.policies.sb3.observations import Preparation
 from policy_node.policies.vecnormalize import Normaliser
-from policy_node.specs import ArraySpec, PolicySpec
 
 Memory = dict[str, torch.Tensor]
 # Makes the memory of that many robots that have seen nothing yet.

@@ -1,0 +1,470 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Export trained policies and verify the files (`policy_export`).
+
+A file that was exported has the normalisation inside, says what it takes and gives, and holds golden vectors. Before
+success is reported it was loaded again and gave the actions of its source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from policy_node.config.specs import PolicySpec
+from policy_node.engines.network import PolicyNetwork
+from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
+from policy_node.policies.golden import GoldenVectors, action_error, golden_error, record_golden
+from policy_node.policies.metadata import FileDescription, archive_sha256, description_to_texts
+from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
+from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
+
+SUFFIXES = {"bundle": (".bundle",), "onnx": (".onnx",), "torchscript": (".pt", ".ts"), "exported": (".pt2",)}
+# Of the action range; what engines may differ by on one machine.
+TOLERANCE = 1e-5
+BATCHES = (1, 2, 7)
+ROUNDS = 3
+# Inputs of exported files that are not observations.
+_ACTION_MASK = "action_mask"
+
+
+def export_policy(
+    model: Path,
+    format: str,
+    output: Path,
+    vecnormalize: Path | None = None,
+    report: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Write a policy in another format, load the file and compare both.
+
+    Parameters
+    ----------
+    model
+        The ``.zip`` file that ``model.save`` wrote. It is trusted: its pickles are run.
+    format
+        A key of `SUFFIXES`.
+    output
+        The file to write; an existing one is replaced when the new one has been verified.
+    vecnormalize
+        The file that ``VecNormalize.save`` wrote, if there is one.
+    report
+        Is told of each step.
+
+    Returns
+    -------
+    dict
+        The largest errors, see `verify_policy`.
+
+    Raises
+    ------
+    PolicyError
+        If the policy cannot be exported, or the file does not act as its source; then no file is left.
+    """
+    if output.suffix not in SUFFIXES[format]:
+        raise PolicyError(
+            f"output '{output}' does not end in {' or '.join(SUFFIXES[format])}, by which a file of format {format} is "
+            "known; give such a name"
+        )
+    report(f"reading {model}")
+    saved, statistics, policy = _read_source(model, vecnormalize)
+    report("recording golden vectors")
+    golden = record_golden(policy)
+    report(f"writing {output} as {format}")
+    # In the same folder, so that the verified file takes its place at once; the suffix tells the format.
+    unverified = output.with_name(f".unverified_{os.getpid()}_{output.name}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if format == "bundle":
+            from policy_node.policies.bundle import bundle_to_bytes
+
+            unverified.write_bytes(bundle_to_bytes(saved, statistics, policy, golden, str(model)))
+        else:
+            _write_described(policy, format, golden, unverified, model)
+        report(f"verifying {output}")
+        written = load_policy(unverified)
+        errors = verify_policy(written, golden, policy)
+        _demand(errors, str(output))
+        os.replace(unverified, output)
+    except OSError as error:
+        raise PolicyError(f"output '{output}' cannot be written: {error.strerror}; give another path") from error
+    finally:
+        unverified.unlink(missing_ok=True)
+    return {
+        "file": str(output),
+        "format": format,
+        "bytes": output.stat().st_size,
+        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
+        "algorithm": policy.spec.algorithm,
+        "source": str(model),
+        "source_sha256": policy.spec.sha256,
+        **errors,
+    }
+
+
+def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy | None) -> dict[str, float]:
+    """Compare a policy with its golden vectors and with its source.
+
+    Parameters
+    ----------
+    policy
+        The policy.
+    golden
+        What it must do again, None to leave that out.
+    source
+        What it was exported from, None to leave that out. It gets random observations in batches of 1, 2 and more,
+        with memory, resets and masks.
+
+    Returns
+    -------
+    dict
+        ``golden_error`` and ``source_error``, in shares of the action range; infinite where a choice differs.
+
+    Raises
+    ------
+    PolicyError
+        If the specs differ.
+    """
+    errors = {}
+    if golden is not None:
+        errors["golden_error"] = golden_error(policy, golden)
+    if source is not None:
+        difference = _spec_difference(policy.spec, source.spec)
+        if difference:
+            raise PolicyError(f"the policy is not that of its source: {difference}; export the source again")
+        errors["source_error"] = max(_batch_error(policy, source, robots) for robots in BATCHES)
+    return errors
+
+
+def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
+    """Run both policies for some steps, each with its own memory."""
+    rng = np.random.default_rng(robots)
+    states = [one.initial_state(robots) for one in (policy, source)]
+    errors = []
+    for step in range(ROUNDS):
+        observations = {key: spec.example(robots, rng) for key, spec in source.spec.observations.items()}
+        allowed = rng.random((robots, source.spec.mask)) < 0.7 if source.spec.mask and step else None
+        rows = rng.random(robots) < 0.3
+        actions = []
+        for index, one in enumerate((policy, source)):
+            states[index] = one.reset(states[index], torch.from_numpy(rows).to(one.device))
+            given = {key: torch.from_numpy(array).to(one.device) for key, array in observations.items()}
+            if allowed is None:
+                action, states[index] = one(given, states[index])
+            else:
+                action, states[index] = one(given, states[index], masks=torch.from_numpy(allowed).to(one.device))
+            actions.append(action.cpu().numpy())
+        errors.append(action_error(source.spec, *actions))
+    return max(errors)
+
+
+def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:
+    """Say where two specs differ, apart from the hash of the file; empty if nowhere."""
+    for name in ("observations", "memory"):
+        ours, theirs = ([str(array) for array in getattr(spec, name).values()] for spec in (found, expected))
+        if ours != theirs:
+            return f"its {name} {ours} are not {theirs}"
+    for name in ("action", "mask", "algorithm"):
+        here, there = (str(getattr(spec, name)) for spec in (found, expected))
+        if here != there:
+            return f"its {name} {here} is not {there}"
+    return ""
+
+
+def _demand(errors: Mapping[str, float], path: str, tolerance: float = TOLERANCE) -> None:
+    for name, error in errors.items():
+        if not error <= tolerance:
+            against = "its golden vectors" if name == "golden_error" else "its source"
+            found = (
+                "takes another choice than" if error == np.inf else f"differs by {error:.1e} of the action range from"
+            )
+            raise PolicyError(f"'{path}' {found} {against}; allowed is {tolerance:g}")
+
+
+def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, dict[str, Statistics], Sb3Policy]:
+    if model.suffix != ".zip":
+        raise PolicyError(
+            f"'{model}' is no .zip file that model.save() of Stable-Baselines3 wrote; only these are exported"
+        )
+    try:
+        content = model.read_bytes()
+    except OSError as error:
+        raise PolicyError(
+            f"policy file '{model}' cannot be read: {error.strerror}; give the path of a .zip file"
+        ) from error
+    statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
+    saved = read_sb3(content, str(model))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return saved, statistics, build_sb3(saved, str(model), sha256, torch.device("cpu"), statistics)
+
+
+def _write_described(policy: Sb3Policy, format: str, golden: GoldenVectors, output: Path, model: Path) -> None:
+    """Write a file for another engine, with its description inside."""
+    description = _describe(policy, golden)
+    rng = np.random.default_rng(0)
+    robots = 3
+    example = [torch.from_numpy(spec.example(robots, rng)) for spec in policy.spec.observations.values()]
+    example += (policy.initial_state(robots) or {}).values()
+    if policy.spec.mask:
+        example.append(torch.ones(robots, policy.spec.mask, dtype=torch.bool))
+    network = PolicyNetwork(policy, masked=bool(policy.spec.mask)).eval()
+    write = {"onnx": _write_onnx, "torchscript": _write_torchscript, "exported": _write_exported}[format]
+    validates = torch.distributions.Distribution._validate_args
+    # Checks of values are branches, which a recorded computation cannot have.
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet_exporters():
+            warnings.simplefilter("ignore")
+            write(network, tuple(example), description, output)
+    except ModuleNotFoundError as error:
+        raise PolicyError(
+            f"format {format} needs {error.name}, which is not installed; pip install onnx onnxruntime onnxscript"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:
+        alternative = "torchscript" if format != "torchscript" else "bundle"
+        raise PolicyError(
+            f"the computation of '{model}' cannot be written as {format} ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); rewrite what its own "
+            f"classes do with tensor operations alone, or try --format {alternative}"
+        ) from error
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+
+
+def _describe(policy: Sb3Policy, golden: GoldenVectors) -> FileDescription:
+    spec = policy.spec
+    taken = {*spec.memory, *(f"next_{name}" for name in spec.memory), _ACTION_MASK, "action"}
+    return FileDescription(
+        spec=spec,
+        inputs={key: f"observation_{key}" if key in taken else key for key in spec.observations},
+        memory=tuple((name, f"next_{name}") for name in spec.memory),
+        action_mask=_ACTION_MASK if spec.mask else "",
+        action="action",
+        source_sha256=spec.sha256,
+        golden=golden,
+    )
+
+
+def _dynamic(example: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    robots = torch.export.Dim("robots", min=1)
+    # One argument: the list of all tensors.
+    return (tuple({0: robots} for _ in example),)
+
+
+def _write_onnx(
+    network: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    description: FileDescription,
+    output: Path,
+) -> None:
+    import onnx
+    import onnxscript  # noqa: F401  torch.onnx needs it, and says so less clearly.
+
+    from policy_node.policies.onnx import model_sha256
+
+    program = torch.onnx.export(
+        network,
+        example,
+        dynamic_shapes=_dynamic(example),
+        input_names=description.input_names,
+        output_names=description.output_names,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # As it will be read: the file may order what the exporter holds in memory in another way.
+    model = onnx.load_model_from_string(model.SerializeToString())
+    onnx.helper.set_model_props(model, description_to_texts(description, model_sha256(model)))
+    # One file, unlike what torch makes of large networks; that is possible up to 2 GiB.
+    output.write_bytes(model.SerializeToString())
+
+
+def _write_torchscript(
+    network: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    description: FileDescription,
+    output: Path,
+) -> None:
+    traced = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False).eval())
+    bare = io.BytesIO()
+    torch.jit.save(traced, bare)
+    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
+    torch.jit.save(traced, str(output), _extra_files=texts)
+
+
+def _write_exported(
+    network: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    description: FileDescription,
+    output: Path,
+) -> None:
+    program = torch.export.export(network, example, dynamic_shapes=_dynamic(example))
+    bare = io.BytesIO()
+    torch.export.save(program, bare)
+    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
+    torch.export.save(program, output, extra_files=texts)
+
+
+@contextlib.contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Keep the exporters of PyTorch from telling the user about their own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def verify_file(
+    path: Path,
+    against: Path | None = None,
+    vecnormalize: Path | None = None,
+    device: str = "cpu",
+    trusted: bool = True,
+) -> dict[str, Any]:
+    """Load a file, which checks its golden vectors, and compare it with them and with its source.
+
+    Parameters
+    ----------
+    path
+        Any policy file.
+    against
+        The ``.zip`` file that it was exported from, if it is to be compared.
+    vecnormalize
+        The statistics of `against`.
+    device
+        Where to run the file.
+    trusted
+        Whether the file may run code.
+
+    Raises
+    ------
+    PolicyError
+        If the file cannot be loaded, has nothing to be compared with, or differs.
+    """
+    policy = load_policy(path, device=device, trusted=trusted)
+    golden = getattr(policy, "golden", None)
+    if golden is None and against is None:
+        raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
+    source = None if against is None else _read_source(against, vecnormalize)[2]
+    errors = verify_policy(policy, golden, source)
+    # A GPU takes sums in another order.
+    _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
+    return {
+        "file": str(path),
+        "device": device,
+        "algorithm": policy.spec.algorithm,
+        "sha256": policy.spec.sha256,
+        **errors,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `policy_export`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verifies = words[:1] == ["verify"]
+    arguments = make_verify_parser().parse_args(words[1:]) if verifies else make_parser().parse_args(words)
+    console = Console(stderr=True)
+    try:
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        ) as progress:
+            if verifies:
+                progress.add_task(f"verifying {arguments.path}", total=None)
+                result = verify_file(
+                    arguments.path, arguments.against, arguments.vecnormalize, arguments.device, not arguments.untrusted
+                )
+            else:
+                result = _export_with_progress(arguments, progress)
+    except PolicyError as error:
+        print(f"policy_export: {error}", file=sys.stderr)
+        if verifies and arguments.json:
+            _write_json(arguments.json, {"file": str(arguments.path), "verified": False, "reason": str(error)})
+        return 1
+    shown = [
+        f"{result[name]:.1e} of the action range from its {against}"
+        for name, against in (("golden_error", "golden vectors"), ("source_error", "source"))
+        if name in result
+    ]
+    print(
+        f"{result['file']}: {result['algorithm']}, verified, at most {' and '.join(shown)}; SHA-256 {result['sha256']}"
+    )
+    if arguments.json:
+        _write_json(arguments.json, {"verified": True, **result})
+    return 0
+
+
+def _export_with_progress(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    task = progress.add_task("starting", total=None)
+    return export_policy(
+        arguments.model,
+        arguments.format,
+        arguments.output,
+        arguments.vecnormalize,
+        lambda step: progress.update(task, description=step),
+    )
+
+
+def _write_json(path: Path, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `policy_export`."""
+    parser = argparse.ArgumentParser(
+        prog="policy_export",
+        description="Write a policy of Stable-Baselines3 in another format, its normalisation inside, and verify the "
+        "file. MODEL is trusted: it can run code. See also `policy_export verify --help`.",
+        epilog="A bundle is data only and can do all that the policy can, drawn actions among it; it takes the classes "
+        "of Stable-Baselines3 only. The other formats take any class whose computation can be written down.",
+    )
+    parser.add_argument("model", type=Path, help=".zip file that model.save() wrote")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), default="bundle", help="default bundle")
+    parser.add_argument("--vecnormalize", type=Path, help="file that VecNormalize.save() wrote")
+    parser.add_argument("--output", type=Path, required=True, help="file to write; its suffix is that of the format")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    return parser
+
+
+def make_verify_parser() -> argparse.ArgumentParser:
+    """Make the parser of `policy_export verify`."""
+    parser = argparse.ArgumentParser(
+        prog="policy_export verify",
+        description="Check that a file gives the actions of its golden vectors and, with --against, of its source.",
+    )
+    parser.add_argument("path", type=Path, help="policy file")
+    parser.add_argument("--against", type=Path, help=".zip file that it was exported from; it is trusted")
+    parser.add_argument("--vecnormalize", type=Path, help="statistics of that .zip file")
+    parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:<index> or auto (default cpu)")
+    parser.add_argument("--untrusted", action="store_true", help="refuse a PATH that can run code")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""A terminal view of running nodes, from what they publish on `/diagnostics`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.utilities import remove_ros_args
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from policy_node.cli.options import number
+from policy_node.ros.process import ros_process
+
+LOOK_PERIOD_S = 0.25
+PRINT_PERIOD_S = 1.0
+# A node reports every second.
+SILENT_S = 3.0
+NOTHING = "–"
+FILE_WIDTH = 160
+
+_LEVELS = {
+    DiagnosticStatus.OK: "OK",
+    DiagnosticStatus.WARN: "WARN",
+    DiagnosticStatus.ERROR: "ERROR",
+    DiagnosticStatus.STALE: "STALE",
+}
+_COLOURS = {"OK": "green", "WARN": "yellow", "ERROR": "red", "STALE": "magenta"}
+_STATE_COLOURS = {
+    "READY": "green",
+    "WAITING": "cyan",
+    "STALE": "yellow",
+    "REJECTED": "red",
+    "FAULT": "bold red",
+    "STOPPED": "magenta",
+}
+# Hexadecimal digits may look like a number.
+_TEXTS = ("policy", "policy_sha256")
+
+
+@dataclass
+class Part:
+    """What a node says about itself or about one robot."""
+
+    level: str = "STALE"
+    message: str = ""
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class NodeView:
+    """What is known of one node.
+
+    Attributes
+    ----------
+    control
+        About the node itself.
+    robots
+        By name.
+    heard_s
+        When it was heard last, on the monotonic clock.
+    """
+
+    control: Part
+    robots: dict[str, Part] = field(default_factory=dict)
+    heard_s: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every robot was heard of, or none is driven yet."""
+        robots, ticks = (_figure(self.control.values, key, 0) for key in ("robots", "ticks"))
+        return ticks in ("0", NOTHING) or str(len(self.robots)) == robots
+
+
+class DiagnosticsView:
+    """Takes `/diagnostics` when it is asked to, and keeps what policy nodes say there.
+
+    Parameters
+    ----------
+    node
+        Owner of the subscription; nobody needs to spin it.
+    wanted
+        Full name of the only node to show, empty for all.
+    """
+
+    def __init__(self, node: Node, wanted: str) -> None:
+        self._node = node
+        self._wanted = wanted.strip("/")
+        self.nodes: dict[str, NodeView] = {}
+        self._subscription = node.create_subscription(
+            DiagnosticArray, "/diagnostics", _never_called, QoSProfile(depth=100)
+        )
+
+    def take(self) -> None:
+        """Take everything that has arrived."""
+        while (taken := self._subscription.handle.take_message(DiagnosticArray, False)) is not None:
+            for status in taken[0].status:
+                self._note(status)
+
+    def _note(self, status: DiagnosticStatus) -> None:
+        owner, _, name = status.name.rpartition(": ")
+        if not owner or (self._wanted and owner != self._wanted):
+            return
+        values = {pair.key: pair.value for pair in status.values}
+        part = Part(_LEVELS.get(status.level, "STALE"), status.message, values)
+        if name == "control" and "control_rate_hz" in values:
+            view = self.nodes.setdefault(owner, NodeView(part))
+            view.control, view.heard_s = part, time.monotonic()
+        elif owner in self.nodes and "state" in values:
+            self.nodes[owner].robots[name] = part
+
+    def why_nothing(self) -> str:
+        """Say why no node was heard, and what to do."""
+        infos = self._node.get_publishers_info_by_topic("/diagnostics")
+        names = sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos})
+        wanted = f"/{self._wanted}" if self._wanted else "a policy node"
+        heard = f"{wanted} is not heard on /diagnostics; "
+        if names:
+            return heard + f"others publish there: {', '.join(names)}; a policy node reports while it is active"
+        domain = os.environ.get("ROS_DOMAIN_ID", "0 (not set)")
+        reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)")
+        return (
+            heard + f"nobody publishes there with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: "
+            "start the node and activate it, or set both here as they are set there"
+        )
+
+
+def _never_called(message: object) -> None:
+    raise AssertionError("messages are taken when the monitor looks, never by an executor")
+
+
+def as_json(view: DiagnosticsView) -> dict[str, Any]:
+    """Return what is known as JSON: nodes by their full name, numbers as numbers."""
+    now_s = time.monotonic()
+    return {
+        f"/{name}": {
+            "heard_s_ago": round(now_s - node.heard_s, 3),
+            **_part_as_json(node.control),
+            "robots": {robot: _part_as_json(part) for robot, part in sorted(node.robots.items())},
+        }
+        for name, node in sorted(view.nodes.items())
+    }
+
+
+def _part_as_json(part: Part) -> dict[str, Any]:
+    values = {key: value if key in _TEXTS else _parsed(value) for key, value in part.values.items()}
+    return {"level": part.level, "message": part.message, "values": values}
+
+
+def _parsed(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            found = kind(text)
+        except ValueError:
+            continue
+        return found if math.isfinite(found) else text
+    return text
+
+
+def as_table(view: DiagnosticsView) -> Group:
+    """Return what is known as a header and a table for each node."""
+    return Group(*(part for name, node in sorted(view.nodes.items()) for part in _node_parts(name, node)))
+
+
+def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
+    control, values = node.control, node.control.values
+    silent_s = time.monotonic() - node.heard_s
+    level, message = control.level, control.message
+    if silent_s > SILENT_S:
+        level, message = "ERROR", f"nothing heard for {silent_s:.0f} s; {message}"
+    title = Text.assemble((f"/{name} ", "bold"), (level, _COLOURS[level]), f" {message}")
+    lines = [
+        f"{_figure(values, 'rate_hz')} of {_figure(values, 'control_rate_hz')} Hz"
+        + (f" (simulated time at {_figure(values, 'real_time_factor', 2)})" if "real_time_factor" in values else "")
+        + f", {values.get('missed_ticks', NOTHING)} of {values.get('ticks', NOTHING)} ticks missed, "
+        f"{_figure(values, 'inferences_per_s', 0)} inferences/s",
+        "p50 / p99 in ms: "
+        + ", ".join(
+            f"{label} {_figure(values, f'{key}_ms_p50', 2)} / {_figure(values, f'{key}_ms_p99', 2)}"
+            for key, label in (("lateness", "lateness"), ("tick", "tick"), ("stamp_to_command", "stamp to command"))
+        ),
+        f"{values.get('engine', 'policy')} on {values.get('device', NOTHING)}, "
+        f"CPU {_figure(values, 'cpu_percent', 0)} %, {_figure(values, 'rss_mb', 0)} MB"
+        + (f", GPU {values['device_utilisation_percent']} %" if "device_utilisation_percent" in values else "")
+        + (f", GPU memory {_figure(values, 'device_memory_mb', 0)} MB" if "device_memory_mb" in values else "")
+        + (f", shard {values['shard']}" if "shard" in values else ""),
+        f"policy {values.get('policy', NOTHING)}, SHA-256 {values.get('policy_sha256', NOTHING)[:12]}…",
+    ]
+    if "record_path" in values:
+        lines.append(
+            f"recording into {values['record_path']}: {values.get('recorded_ticks', NOTHING)} ticks, "
+            f"{values.get('record_dropped', NOTHING)} left out"
+        )
+    problems = [
+        value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
+    ]
+    return [title, *map(Text, lines), *(Text(problem, style="yellow") for problem in problems), _robots_table(node)]
+
+
+def _robots_table(node: NodeView) -> Table:
+    sensors = sorted({key for part in node.robots.values() for key in part.values if key.endswith("_hz")})
+    table = Table()
+    table.add_column("robot", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("age ms", justify="right")
+    for sensor in sensors:
+        table.add_column(f"{sensor.removesuffix('_hz')} Hz", justify="right")
+    for counted in ("rejected", "bounded", "slowed"):
+        table.add_column(counted, justify="right")
+    table.add_column("reason", overflow="fold")
+    for robot, part in sorted(node.robots.items(), key=lambda item: _natural(item[0])):
+        values = part.values
+        state = values.get("state", NOTHING)
+        table.add_row(
+            Text(robot),
+            Text(state, style=_STATE_COLOURS.get(state, "")),
+            _figure(values, "age_at_command_ms"),
+            *(_figure(values, sensor) for sensor in sensors),
+            *(Text(values.get(counted, NOTHING)) for counted in ("rejected", "bounded", "slowed")),
+            Text(values.get("reason", "")),
+        )
+    return table
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    """Order robot_2 before robot_10."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or 0), name
+
+
+def _figure(values: Mapping[str, str], key: str, digits: int = 1) -> str:
+    try:
+        return f"{float(values[key]):.{digits}f}"
+    except (KeyError, ValueError):
+        return NOTHING
+
+
+def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, stopping: threading.Event) -> int:
+    """Show what nodes say until told to stop; with `--once` until each node that was heard has said all.
+
+    Returns
+    -------
+    int
+        1 when `--once` found no node.
+    """
+    started_s = time.monotonic()
+    if options.once:
+        print(f"listening to /diagnostics, for {options.timeout_s:g} s at most …", file=sys.stderr, flush=True)
+        while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
+            view.take()
+            # Several nodes report within a second of each other.
+            if view.nodes and all(node.is_complete for node in view.nodes.values()):
+                if options.node or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
+                    break
+            time.sleep(LOOK_PERIOD_S)
+        _print(view, options, console)
+        return 0 if view.nodes else 1
+    if options.json or not console.is_terminal:
+        while not stopping.wait(PRINT_PERIOD_S):
+            view.take()
+            _print(view, options, console)
+        return 0
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while not stopping.wait(LOOK_PERIOD_S):
+            view.take()
+            live.update(as_table(view) if view.nodes else Text(view.why_nothing()), refresh=True)
+    return 0
+
+
+def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console) -> None:
+    if not view.nodes:
+        print(view.why_nothing(), file=sys.stderr, flush=True)
+    if options.json:
+        print(json.dumps(as_json(view)), flush=True)
+    elif view.nodes:
+        console.print(as_table(view), highlight=False)
+
+
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options of `policy_monitor`, without those for ROS.
+
+    Raises
+    ------
+    SystemExit
+        When an option is unknown or not allowed; the message says what is.
+    """
+    parser = argparse.ArgumentParser(
+        prog="policy_monitor", description="Show what running policy nodes say about themselves and their robots."
+    )
+    parser.add_argument(
+        "--node", default="", help="full name, such as /policy_node (default: every node that is heard)"
+    )
+    parser.add_argument("--once", action="store_true", help="print one snapshot and end; status 1 when none is heard")
+    parser.add_argument("--json", action="store_true", help="print JSON, an object a line, every second unless --once")
+    parser.add_argument(
+        "--timeout-s",
+        type=number(float, 0.1, 3600),
+        default=10.0,
+        help="how long --once waits for a node (default 10)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show until SIGINT or SIGTERM."""
+    arguments = sys.argv if arguments is None else ["policy_monitor", *arguments]
+    options = parse_options(remove_ros_args(arguments)[1:])
+    # A file or a pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    with ros_process(arguments) as stopping:
+        node = Node("policy_monitor", start_parameter_services=False)
+        try:
+            return watch(DiagnosticsView(node, options.node), options, console, stopping)
+        finally:
+            node.destroy_node()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

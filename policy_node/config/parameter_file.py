@@ -1,0 +1,107 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""ROS parameter files read without ROS: `policy_node` or any other name, wildcards, nested namespaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from policy_node.config.schema import ConfigurationError, flatten
+
+_PARAMETERS = "ros__parameters"
+
+
+class _RosLoader(yaml.SafeLoader):
+    """Takes `1e-3` for a number, where YAML 1.1 wants a point before the exponent, and no aliases, both as ROS does."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (`*name`), which ROS does not know; write out what it stands for")
+        return super().compose_node(parent, index)
+
+
+_RosLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any]:
+    """Return the parameters by dotted name that a file gives a node.
+
+    Where no section is meant for the node, and there is only one, that one counts: nodes are renamed at their start.
+
+    Parameters
+    ----------
+    path
+        A file as `--params-file` takes it.
+    node
+        Full name of the node.
+
+    Raises
+    ------
+    ConfigurationError
+        When the file cannot be read, or has nothing for the node.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"parameter file '{path}' cannot be read: {error}; give the path of one"]) from error
+    return parse_parameters(text, f"parameter file '{path}'", node)
+
+
+def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict[str, Any]:
+    """Return the parameters in a text as `read_parameter_file` does; `source` is named in errors."""
+    try:
+        content = yaml.load(text, _RosLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError([f"{source} is no YAML that ROS can read: {error}"]) from error
+    sections = list(_sections(content, "")) if isinstance(content, Mapping) else []
+    matching = [parameters for pattern, parameters in sections if _matches(pattern, node)]
+    if not matching and len(sections) == 1:
+        matching = [sections[0][1]]
+    if not matching:
+        found = ", ".join(pattern for pattern, _ in sections) or "none"
+        raise ConfigurationError(
+            [
+                f"{source}: no section is for the node {node}; found {found}; let it begin with the lines `/**:` (any "
+                f"node) or the node's name, and `  {_PARAMETERS}:`"
+            ]
+        )
+    return {name: value for parameters in matching for name, value in flatten(parameters).items()}
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Parse `NAME:=VALUE`, as `-p` of `--ros-args` takes it.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    name, separator, value = text.partition(":=")
+    if not separator or not name:
+        raise ValueError(f"found '{text}', but a parameter is given as NAME:=VALUE, such as policy.path:=my.bundle")
+    try:
+        return name, yaml.load(value, _RosLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"found '{text}', whose value is no YAML") from error
+
+
+def _sections(content: Mapping[Any, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return the pattern of node names and the parameters of each section, in their order."""
+    for key, value in content.items():
+        if key == _PARAMETERS and isinstance(value, Mapping):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _sections(value, f"{name}/{str(key).strip('/')}")
+
+
+def _matches(pattern: str, node: str) -> bool:
+    """Whether a pattern of a section is that of a node: `*` is one name, `**` any number of them."""
+    parts = [{"*": "/[^/]+", "**": "(/[^/]+)*"}.get(part, f"/{re.escape(part)}") for part in pattern.split("/")[1:]]
+    return re.fullmatch("".join(parts), node) is not None

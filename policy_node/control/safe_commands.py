@@ -1,0 +1,156 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What makes each robot safe: one command for all of them, or the position at which each was when it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from policy_node.sensing.samples import Sample, SampleRing
+from policy_node.sensing.staging import Rejections
+from policy_node.sensing.synchroniser import RobotState, newest_usable
+from policy_node.sensing.terms import Decode
+
+
+class SafeCommands:
+    """The safe command of every robot.
+
+    Parameters
+    ----------
+    robots
+        How many there are.
+    components
+        Of a command.
+    fixed
+        `[components]`: the safe command of all robots; None when there is none.
+
+    Attributes
+    ----------
+    commands
+        `[robots, components]` float64, NaN in the rows of robots that are to be left alone. A new array whenever it
+        changes, so that any thread may read it.
+    readings
+        By robot what its position was read from at the last update; None where it was not.
+    """
+
+    def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
+        self.readings: tuple[Sample | None, ...] = (None,) * robots
+        self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
+        self._left_alone: list[int] = []
+        self.commands = self._rows.copy()
+
+    def leave_alone(self, robots: Iterable[int]) -> None:
+        """Have no safe command for some robots, as others see to them; has all others again."""
+        self._left_alone = list(robots)
+        self._offer()
+
+    def _offer(self) -> None:
+        commands = self._rows.copy()
+        commands[self._left_alone] = np.nan
+        self.commands = commands
+
+    def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
+        """Follow the robots before a tick.
+
+        Parameters
+        ----------
+        now_ns
+            The time of the tick.
+        last_commands
+            `[robots, components]`: what was sent at the last tick, NaN where nothing was.
+
+        Returns
+        -------
+        Mapping
+            By index the robots that cannot be driven, as nothing would make them safe: their state and the reason.
+        """
+        return {}
+
+    def keep(self, sent: np.ndarray) -> None:
+        """Note to which robots, `[robots]` bool, the safe command was sent at this tick."""
+
+    def forget(self, robots: Iterable[int]) -> None:
+        """Forget what was learnt of some robots."""
+
+
+class PresentPositions(SafeCommands):
+    """The position at which each robot was when it was stopped.
+
+    As long as a robot is driven its safe command follows its position, or where that is not known the last command
+    sent. It then stays, so that a stopped robot does not follow its own sagging.
+
+    Parameters
+    ----------
+    components
+        Of a command.
+    name
+        Of the sensor.
+    rings
+        By robot: the sensor's samples.
+    decode
+        Writes a message into `[components]` float64.
+    max_age_ns
+        How old a position may be.
+    rejections
+        Where messages that cannot be used are counted.
+    """
+
+    def __init__(
+        self,
+        components: int,
+        name: str,
+        rings: Sequence[SampleRing],
+        decode: Decode,
+        max_age_ns: int,
+        rejections: Rejections,
+    ) -> None:
+        super().__init__(len(rings), components, None)
+        self._name = name
+        self._rings = rings
+        self._decode = decode
+        self._max_age_ns = max_age_ns
+        self._rejections = rejections
+        self._kept = np.zeros(len(rings), bool)
+        self._position = np.empty(components)
+
+    def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
+        """Follow the robots before a tick, see `SafeCommands.update`."""
+        problems = {}
+        readings: list[Sample | None] = [None] * len(self._rings)
+        for robot in np.flatnonzero(~self._kept).tolist():
+            found = self._read(robot, now_ns)
+            if isinstance(found, Sample):
+                self._rows[robot], readings[robot] = self._position, found
+            elif not np.isnan(last_commands[robot]).any():
+                self._rows[robot] = last_commands[robot]
+            elif np.isnan(self._rows[robot]).any():
+                problems[robot] = found
+        self.readings = tuple(readings)
+        self._offer()
+        return problems
+
+    def _read(self, robot: int, now_ns: int) -> Sample | tuple[RobotState, str]:
+        """Read the present position of a robot and return the reading, or why it is not known."""
+        found = newest_usable(self._rings[robot], self._name, now_ns, self._max_age_ns, self._max_age_ns)
+        self._rejections.count[robot] += found.refused
+        if found.state is not RobotState.READY:
+            return found.state, found.reason
+        sample = found.samples[0]
+        try:
+            self._decode(sample.message, self._position)
+        except Exception as error:  # whatever a message does to its decoder, the robots are driven on
+            return RobotState.REJECTED, self._rejections.note(robot, self._name, sample.message, error)
+        return sample
+
+    def keep(self, sent: np.ndarray) -> None:
+        """Note to which robots the safe command was sent, see `SafeCommands.keep`."""
+        self._kept = sent
+
+    def forget(self, robots: Iterable[int]) -> None:
+        """Forget where some robots are."""
+        chosen = list(robots)
+        self._rows[chosen] = np.nan
+        self._kept[chosen] = False
+        self._offer()

@@ -1,0 +1,164 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Topics of every robot that a reward is computed from and no policy observes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.registry import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
+from policy_node.ros.graph import why_silent
+from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos, topic_of
+from policy_node.sensing.samples import UnusableReading
+
+
+class Signals:
+    """The newest values of topics of every robot, read as observations are.
+
+    Parameters
+    ----------
+    node
+        Owner of the subscriptions, as long as it lives.
+    robots
+        Names of the robots.
+    signals
+        By name what an observation has (`topic`, `type`, `field`, `fields`, `joints`, `depth`, `reliability`), and
+        `latched`, true for a topic whose publisher keeps the last message for those who come later, and `size`, where
+        only each message says how many numbers it has.
+
+    Raises
+    ------
+    ConfigurationError
+        When one of them cannot be read.
+    """
+
+    def __init__(self, node: Node, robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> None:
+        self._node = node
+        self._robots = tuple(robots)
+        self._values: dict[str, np.ndarray] = {}
+        self._takes: list[tuple[str, int, int, Any, ReadingDecoder]] = []
+        group = TakenAtTheTick()
+        own = {name: {key: given.get(key) for key in ("latched", "size")} for name, given in signals.items()}
+        self._sources = _parse(robots, signals)
+        for source in self._sources:
+            decoder, size = _decoder(source, own[source.key]["size"])
+            self._values[source.key] = np.full((len(robots), size), np.nan)
+            qos = sensor_qos(source)
+            if own[source.key]["latched"]:
+                qos = QoSProfile(
+                    history=qos.history,
+                    depth=qos.depth,
+                    reliability=qos.reliability,
+                    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+                )
+            for robot, name in enumerate(robots):
+                subscription = node.create_subscription(
+                    decoder.message_type,
+                    topic_of(name, source.topic),
+                    never_called,
+                    qos,
+                    callback_group=group,
+                    raw=True,
+                )
+                self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder))
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Read what has arrived.
+
+        Returns
+        -------
+        dict
+            By name the newest values `[robots, numbers]` float64, NaN where there are none.
+        """
+        for name, robot, depth, take_message, decoder in self._takes:
+            newest = None
+            for _ in range(depth):
+                taken = take_message(decoder.message_type, True)
+                if taken is None:
+                    break
+                newest = taken[0]
+            if newest is not None:
+                row = self._values[name][robot]
+                try:
+                    decoder.decode(newest, row)
+                except UnusableReading as error:
+                    row[:] = np.nan
+                    self._node.get_logger().warning(
+                        f"{self._robots[robot]}: signal {name}: {error}", throttle_duration_sec=5.0
+                    )
+        return {name: values.copy() for name, values in self._values.items()}
+
+    def forget(self, robots: Sequence[int]) -> None:
+        """Forget the values of some robots."""
+        for values in self._values.values():
+            values[list(robots)] = np.nan
+
+    def unheard(self, robots: Sequence[int]) -> list[str]:
+        """Return what is missing of some robots, as in ``rover_0: presses``."""
+        return [
+            f"{self._robots[robot]}: {name}"
+            for name, values in self._values.items()
+            for robot in robots
+            if np.isnan(values[robot]).any()
+        ]
+
+    def why_unheard(self) -> list[str]:
+        """Return why signals that are missing cannot be heard, as far as the graph tells."""
+        whys = [
+            why_silent(self._node, name, source, self._robots)
+            for source in self._sources
+            for robot, name in enumerate(self._robots)
+            if np.isnan(self._values[source.key][robot]).any()
+        ]
+        return [why.replace("observations.", "signals.") for why in whys if why]
+
+
+def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> tuple[ObservationConfiguration, ...]:
+    """Check signals as observations are checked."""
+    if not signals:
+        return ()
+    described = {
+        name: {key: value for key, value in given.items() if key not in ("latched", "size")}
+        for name, given in signals.items()
+    }
+    try:
+        # Only the observations matter; the rest is what every configuration needs.
+        configuration = parse_configuration(
+            {
+                "control_rate_hz": 1.0,
+                "robots": list(robots),
+                "policy.path": "none",
+                "observations": {"keys": list(described), **described},
+                "synchronisation": {"slop_s": 1.0, "max_age_s": 1.0},
+                "action": {"topic": "none", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x"]},
+            }
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError([text.replace("observations.", "signals.") for text in error.problems]) from error
+    return configuration.observations
+
+
+def _decoder(source: ObservationConfiguration, size: int | None) -> tuple[ReadingDecoder, int]:
+    try:
+        count = size or reading_size(source.type, source.field, source.fields, source.joints)
+        if count is None:
+            raise MessageTypeError("only each message says how many numbers it has; give their number as `size`")
+        spec = ArraySpec(source.key, (count,), np.float64, -np.inf, np.inf)
+        decoder = reading_decoder(
+            source.type,
+            spec,
+            topic=source.topic,
+            field=source.field,
+            fields=source.fields,
+            joints=source.joints,
+        )
+    except MessageTypeError as error:
+        raise ConfigurationError([f"signals.{source.key}: {error}"]) from error
+    return decoder, count

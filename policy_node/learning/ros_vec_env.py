@@ -1,0 +1,645 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Robots behind topics as a vectorised environment of Stable-Baselines3, through the pipeline that drives them later.
+
+The control loop is the node's own. Where the policy would infer, its tick waits for the learner: `step` gives the
+actions of the present tick and returns what the next one observes. So whatever the node does for the safety of robots
+it does here, too: readings that are too old, commands beyond their limits, a learner that computes for too long.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import rclpy
+import torch
+from gymnasium import spaces
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from stable_baselines3.common.vec_env import VecEnv
+
+from policy_node.config.parameter_file import read_parameter_file
+from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration
+from policy_node.config.specs import PolicySpec
+from policy_node.control.pipeline import Pipeline
+from policy_node.learning.learner import Learner, Turn
+from policy_node.learning.resets import Resets
+from policy_node.learning.reward_signals import Signals
+from policy_node.policies import PolicyError, select_device
+from policy_node.policies import spaces as spaces_of
+from policy_node.policies.sb3.actions import action_spec
+from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
+from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.graph import why_silent
+from policy_node.ros.ownership import Claims
+from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
+from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
+from policy_node.ros.swap import configured_encoder, load_configured, pair
+from policy_node.sensing.synchroniser import RobotState
+
+Observations: TypeAlias = "dict[str, torch.Tensor] | dict[str, np.ndarray] | np.ndarray"
+
+# How long a thread may notice late that something has ended.
+POLL_S = 0.25
+# How often the environment says for whom it waits.
+WAITING_PERIOD_S = 5.0
+# How often it looks for the readings of a new episode while time stands still.
+LOOK_S = 0.0005
+PROMPT_TURNS = 3
+# Beyond any tick: in lockstep time stands still while the learner computes, and so do the robots.
+NEVER_HANGS_S = 1e6
+# No policy is loaded where spaces are given; the parameter must be there.
+NO_POLICY = "none"
+LATE = "the learner took too long, and the robot got its safe command instead"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a reward is computed from: one period of all robots.
+
+    Rows of robots that `interrupted` marks mean nothing, and their rewards are not used.
+
+    Attributes
+    ----------
+    previous_observations, observations
+        Before and after the period: key to tensor `[robots, *space]` (of a plain space under ``observation``).
+    actions
+        `[robots, *action]`, as the learner gave them.
+    previous_signals, signals
+        The newest values of every signal before and after the period, `[robots, numbers]` float64.
+    ages_s
+        `[robots]` float64: age of the oldest reading in the new observation; NaN where there is none.
+    states, reasons
+        Of every robot at the end of the period; the reason is empty when READY.
+    interrupted
+        `[robots]` bool: robots whose readings were not good or that got another command than the learner's.
+    steps
+        `[robots]` int64: periods since each robot was reset, with this one.
+    """
+
+    previous_observations: dict[str, torch.Tensor]
+    observations: dict[str, torch.Tensor]
+    actions: np.ndarray
+    previous_signals: dict[str, np.ndarray]
+    signals: dict[str, np.ndarray]
+    ages_s: np.ndarray
+    states: tuple[RobotState, ...]
+    reasons: tuple[str, ...]
+    interrupted: np.ndarray
+    steps: np.ndarray
+
+
+class RosVecEnv(VecEnv):
+    """Robots behind topics, each of them one environment.
+
+    One tick is one step. A robot whose episode ends is asked to begin anew, and the step returns when all robots are
+    observed again; meanwhile the others get their safe commands, but in lockstep, where time stands still for them.
+    An episode whose data break off ends as truncated at its last observation: the robot goes on from where it is.
+
+    Parameters
+    ----------
+    config
+        A configuration, its parameters nested or by dotted name, or the path of its YAML file. `policy.path` may be
+        missing where both spaces are given.
+    reward
+        Of a step the rewards `[robots]`.
+    done
+        Of a step which episodes have come to their end `[robots]` bool; None: none ever.
+    observation_space, action_space
+        Of one robot; None: those of the configured policy.
+    signals
+        What else a reward is computed from, see `policy_node.learning.reward_signals.Signals`.
+    reset
+        How a robot begins an episode anew, see `policy_node.learning.resets.Resets`.
+    max_steps
+        Steps after which a robot is reset and its episode truncated; 0: never.
+    lockstep
+        Whether simulated time waits for the commands of every tick, as `rover_sim --lockstep` does. All observations
+        and signals are then subscribed reliably, whatever their `reliability` says.
+    use_sim_time
+        Whether ticks follow `/clock`; None: as the parameters say, and in lockstep.
+    tensors
+        Whether the observations of a Dict space stay tensors; those of a plain space are always arrays, as
+        Stable-Baselines3 accepts no others.
+    episode_seeds
+        One seed for every episode that begins, in the order of beginning, where the reset is seeded; None: those of
+        `seed` at the next `reset`, and for all other episodes what the robots draw.
+    name
+        Of the ROS node.
+
+    Attributes
+    ----------
+    late_steps
+        Steps for which the learner or the machine took longer than a control period.
+    running_seeds
+        The seed of the running episode of each robot, negative where it drew one.
+
+    Raises
+    ------
+    ConfigurationError
+        When anything of it does not fit.
+    """
+
+    def __init__(
+        self,
+        config: Configuration | Mapping[str, Any] | str | Path,
+        reward: Callable[[Step], np.ndarray],
+        done: Callable[[Step], np.ndarray] | None = None,
+        *,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+        signals: Mapping[str, Mapping[str, Any]] | None = None,
+        reset: Mapping[str, Any] | None = None,
+        max_steps: int = 0,
+        lockstep: bool = False,
+        use_sim_time: bool | None = None,
+        tensors: bool = True,
+        episode_seeds: Iterator[int] | None = None,
+        name: str = "ros_vec_env",
+    ) -> None:
+        configuration, simulated = _configuration_of(config)
+        simulated = lockstep or (simulated if use_sim_time is None else use_sim_time)
+        if lockstep:
+            configuration = replace(_subscribed_reliably(configuration), watchdog_timeout_s=NEVER_HANGS_S)
+            signals = {signal: {**given, "reliability": "reliable"} for signal, given in (signals or {}).items()}
+        self.configuration = configuration
+        self.render_mode = None
+        spec, device = _spec_of(configuration, observation_space, action_space)
+        super().__init__(
+            len(configuration.robots),
+            observation_space or spaces_of.observation_space(spec),
+            action_space or spaces_of.action_space(spec.action),
+        )
+        self._reward, self._done = reward, done
+        self._max_steps = max_steps
+        self._lockstep = lockstep
+        self._tensors = tensors and isinstance(self.observation_space, spaces.Dict)
+        self._episode_seeds = episode_seeds
+        self.late_steps = 0
+        self.running_seeds = [-1] * self.num_envs
+        self._actions = np.zeros((self.num_envs, *(self.action_space.shape or ())), self.action_space.dtype)
+        self._turn: Turn | None = None
+        self._observations: dict[str, torch.Tensor] = {}
+        self._signal_values: dict[str, np.ndarray] = {}
+        self._steps = np.zeros(self.num_envs, np.int64)
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+        self._began_s = np.zeros(self.num_envs)
+        # When the learner last had the turn, on the monotonic clock.
+        self._observed_s = time.monotonic()
+        # When the environment last said for whom it waits.
+        self._said_s = -math.inf
+
+        self._closed = False
+        self._ending = threading.Event()
+        # Of its own, so that it neither minds nor disturbs how the learner's process uses ROS.
+        self._context = Context()
+        # Ctrl-C reaches the learner as everywhere in Python; the robots are made safe by `close`.
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node(
+            name,
+            context=self._context,
+            parameter_overrides=[Parameter("use_sim_time", value=simulated)],
+            start_parameter_services=False,
+        )
+        self._logger = self._node.get_logger()
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._spinning = threading.Thread(target=self._spin, name="executor", daemon=True)
+        self._learner = Learner(spec, device)
+        self._loop: ControlLoop | None = None
+        self._claims: Claims | None = None
+        atexit.register(self.close)
+        try:
+            self._open(simulated, signals or {}, reset or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, simulated: bool, signals: Mapping[str, Mapping[str, Any]], reset: Mapping[str, Any]) -> None:
+        """Open all topics and start the control loop."""
+        configuration = self.configuration
+        check_topics(self._node, configuration)
+        topics = {
+            robot: self._node.resolve_topic_name(topic_of(robot, configuration.action.topic))
+            for robot in configuration.robots
+        }
+        self._claims = claims = Claims(self._node, topics)
+        layouts, decoders = pair(configuration, self._learner)
+        decode = {source: decoder.decode for source, decoder in decoders.items()}
+        self._pipeline = Pipeline(configuration, self._learner, layouts, decode)
+        self._learner.attach(self._pipeline)
+        encoder = configured_encoder(configuration, self._pipeline.components)
+        publishers = CommandPublishers(self._node, configuration, encoder)
+        self._sensors = SensorSubscriptions(self._node, configuration, decoders)
+        self._signals = Signals(self._node, configuration.robots, signals)
+        self._resets = Resets(self._node, configuration.robots, reset)
+        loop = ControlLoop(
+            configuration,
+            self._pipeline,
+            self._sensors,
+            publishers,
+            self._node.get_clock(),
+            simulated=simulated,
+            logger=self._logger,
+            on_failure=self._on_failure,
+            # In lockstep a robot stands still while this process is paused.
+            may_command=lambda: self._lockstep or claims.holds,
+            excuse=self._why_the_tick_waits,
+        )
+        self._spinning.start()
+        claims.begin(loop.yield_robots)
+        self._loop = loop
+        loop.start()
+
+    def _on_failure(self, error: Exception) -> None:
+        self._logger.fatal(f"the control loop ended: {type(error).__name__}: {error}; every robot got its safe command")
+
+    def _why_the_tick_waits(self) -> str:
+        if not self._learner.awaited:
+            return ""
+        return (
+            f"nobody called step for {self.configuration.watchdog_timeout_s:.3f} s (watchdog.timeout_s): the robots "
+            f"get their safe commands until somebody does, and that step ends their episodes as truncated; "
+            f"this is said once"
+        )
+
+    @property
+    def node(self) -> Node:
+        """The ROS node, for topics of one's own; it is spun."""
+        return self._node
+
+    def reset(self) -> Observations:  # type: ignore[override]
+        """Begin the episodes of all robots and return their observations."""
+        self._learner.begin()
+        turn = self._turn or self._next_turn()
+        self._begin(turn, list(range(self.num_envs)), self._seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self._forget_episodes(np.ones(self.num_envs, bool))
+        self._turn_begun()
+        return self._shown()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions `[robots, *action]` for `step_wait`."""
+        wanted = (self.num_envs, *(self.action_space.shape or ()))
+        actions = np.asarray(actions)
+        if actions.shape != wanted:
+            raise ValueError(f"actions: found {list(actions.shape)}, but {self.action_space} takes {list(wanted)}")
+        if self._turn is None:
+            raise RuntimeError("step: the robots have not been observed yet; call reset first")
+        self._actions = actions
+
+    def step_wait(  # type: ignore[override]
+        self,
+    ) -> tuple[Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Command all robots and wait for the next tick: observations, rewards [robots], dones [robots], infos."""
+        before = self._turn
+        assert before is not None and self._loop is not None
+        self._turn, self._observed_s = None, time.monotonic()
+        self._learner.act(self._actions)
+        turn = self._next_turn()
+        period_ns = self.configuration.period_ns
+        # As soon as one more tick has been missed.
+        self.late_steps += turn.observed.now_ns - before.observed.now_ns >= 2 * period_ns
+        step = self._step(turn)
+        rewards = np.where(step.interrupted, 0.0, self._checked("reward", self._reward(step))).astype(np.float32)
+        finished = np.zeros(self.num_envs, bool)
+        if self._done is not None:
+            finished = self._checked("done", self._done(step)).astype(bool) & ~step.interrupted
+        timed_out = ~finished & ~step.interrupted & (step.steps >= self._max_steps) & bool(self._max_steps)
+        dones = finished | timed_out | step.interrupted
+        self._returns += rewards
+        self._lengths += 1
+        infos = self._infos(step, turn, dones, dones & ~finished)
+        self._begin(turn, np.flatnonzero(finished | timed_out).tolist(), None)
+        self._forget_episodes(dones)
+        self._turn_begun()
+        return self._shown(), rewards, dones, infos
+
+    def _step(self, turn: Turn) -> Step:
+        """Describe the period from the last observation to the present turn."""
+        assert self._loop is not None
+        observed = turn.observed
+        interrupted = ~observed.ready | observed.fresh_start
+        states, reasons = list(observed.states), list(observed.reasons)
+        latest = self._loop.latest
+        for robot in np.flatnonzero(observed.ready & interrupted).tolist():
+            # It is ready again; what interrupted it was in the tick before.
+            states[robot], reasons[robot] = RobotState.STALE, LATE
+            if latest is not None and latest.states[robot] is not RobotState.READY:
+                states[robot], reasons[robot] = latest.states[robot], latest.reasons[robot]
+        self._steps += 1
+        return Step(
+            previous_observations=self._observations,
+            observations=turn.observations,
+            actions=self._actions,
+            previous_signals=self._signal_values,
+            signals=self._signals.take(),
+            ages_s=observed.ages_s,
+            states=tuple(states),
+            reasons=tuple(reasons),
+            interrupted=interrupted,
+            steps=self._steps.copy(),
+        )
+
+    def _infos(self, step: Step, turn: Turn, dones: np.ndarray, truncated: np.ndarray) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = []
+        now_s = time.monotonic()
+        for robot in range(self.num_envs):
+            info: dict[str, Any] = {
+                "state": step.states[robot].name,
+                "reason": step.reasons[robot],
+                "age_s": float(step.ages_s[robot]),
+                "TimeLimit.truncated": bool(truncated[robot]),
+            }
+            if dones[robot]:
+                last = self._observations if step.interrupted[robot] else turn.observations
+                info["terminal_observation"] = self._given({key: rows[robot] for key, rows in last.items()})
+                info["episode"] = {
+                    "r": float(self._returns[robot]),
+                    "l": int(self._lengths[robot]),
+                    "t": float(now_s - self._began_s[robot]),
+                }
+                info["seed"] = self.running_seeds[robot]
+            infos.append(info)
+        return infos
+
+    def _begin(self, turn: Turn, robots: Sequence[int], seeds: Sequence[int | None] | None) -> None:
+        """Reset some robots, by their index, and wait until all are observed."""
+        for robot in robots:
+            given = seeds[robot] if seeds is not None else None
+            if self._episode_seeds is not None:
+                given = next(self._episode_seeds)
+            self.running_seeds[robot] = -1 if given is None or not self._resets.is_seeded else int(given)
+            self._resets.ask(robot, self.running_seeds[robot])
+        if not self._lockstep:
+            self._signals.forget(robots)
+        begun: Turn | None = None
+        while begun is None:
+            while missing := self._missing(turn, () if self._lockstep else robots):
+                turn = self._pass(missing)
+            begun = self._begin_within(turn, robots) if robots and self._lockstep else turn
+            if begun is None:
+                # The simulation has a command ahead, or none yet: only answers that come at once put that right.
+                for _ in range(PROMPT_TURNS):
+                    turn = self._pass(["simulated time has gone on meanwhile"])
+                for robot in robots:
+                    if self._resets.since_ns(robot) is not None:
+                        self._resets.ask(robot, self.running_seeds[robot])
+        self._steps[list(robots)] = 0
+        self._turn = begun
+
+    def _pass(self, missing: Sequence[str]) -> Turn:
+        """Let the present tick pass and return the next one."""
+        self._say_waiting(missing)
+        self._learner.let_pass(f"the learner waits: {'; '.join(missing)}")
+        return self._next_turn()
+
+    def _missing(self, turn: Turn, robots: Sequence[int]) -> list[str]:
+        """Return what is missing for all robots to be observed, these ones in their new episodes."""
+        observed, names = turn.observed, self.configuration.robots
+        missing = [
+            f"{names[robot]} is {observed.states[robot].name}: {observed.reasons[robot]}"
+            for robot in np.flatnonzero(~observed.ready)
+        ]
+        for robot in robots:
+            since_ns = self._resets.since_ns(robot)
+            if since_ns is None:
+                missing.append(f"{names[robot]} has not begun anew")
+            elif observed.now_ns - observed.ages_s[robot] * 1e9 < since_ns:
+                missing.append(f"{names[robot]} is not observed since it began anew")
+        self._signals.take()
+        return missing + [f"{text} was not heard" for text in self._signals.unheard(range(self.num_envs))]
+
+    def _begin_within(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
+        """Reset some robots while time stands still, and observe them again; None when it does not stand still."""
+        now_ns, names = turn.observed.now_ns, self.configuration.robots
+        samples = _Samples(self._pipeline)
+        self._signals.forget(robots)
+
+        def forget() -> None:
+            self._sensors.take(self._pipeline, now_ns)
+            self._pipeline.reset(robots)
+
+        def take() -> None:
+            self._sensors.take(samples, now_ns)
+
+        self._learner.observe_again(forget, robots)
+        missing = ["nothing yet"]
+        while missing:
+            if self._node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
+                return None
+            asked = [robot for robot in robots if self._resets.since_ns(robot) is None]
+            missing = [f"{names[robot]} has not begun anew" for robot in asked]
+            if not missing:
+                turn = self._learner.observe_again(take, robots)
+                self._signals.take()
+                missing = [f"{names[robot]}: {reason}" for robot, reason in turn.unusable.items()]
+                missing += self._signals.unheard(robots)
+            if missing:
+                self._say_waiting(missing)
+                time.sleep(LOOK_S)
+        return turn if samples.newest_ns <= now_ns else None
+
+    def _next_turn(self) -> Turn:
+        """Wait for the next tick at which some robot is ready."""
+        assert self._loop is not None, "the environment is closed"
+        while (turn := self._learner.next_turn(POLL_S)) is None:
+            failure = self._loop.failure
+            if failure is not None:
+                raise RuntimeError("the control loop has ended; every robot got its safe command") from failure
+            latest = self._loop.latest
+            if self._loop.waits_for_clock:
+                self._say_waiting(["nothing on /clock"])
+            elif latest is not None:
+                self._say_waiting(
+                    [
+                        f"{robot} is {state.name}: {reason}"
+                        for robot, state, reason in zip(
+                            self.configuration.robots, latest.states, latest.reasons, strict=True
+                        )
+                        if state is not RobotState.READY
+                    ]
+                    or ["no tick"]
+                )
+        return turn
+
+    def _say_waiting(self, missing: Sequence[str]) -> None:
+        """Say for whom the learner waits, when that takes long; as a warning where it will not pass by itself."""
+        assert self._loop is not None
+        now_s = time.monotonic()
+        if now_s - max(self._observed_s, self._said_s) <= WAITING_PERIOD_S:
+            return
+        self._said_s = now_s
+        latest, whys = self._loop.latest, self._why_waiting()
+        text = f"waiting: {'; '.join([*missing, *whys])}"
+        if whys or (latest is not None and RobotState.REJECTED in latest.states):
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+    def _why_waiting(self) -> list[str]:
+        """Return what keeps readings from arriving, as far as the graph tells."""
+        assert self._loop is not None
+        latest, robots = self._loop.latest, self.configuration.robots
+        whys = []
+        if not self._loop.simulated and self._node.count_publishers("/clock"):
+            whys.append(
+                "/clock has a publisher, but the environment runs on real time: make it with lockstep=True where time "
+                "waits for the commands, as with `rover_sim --lockstep`, else with use_sim_time=True"
+            )
+        for robot, name in enumerate(robots):
+            if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
+                whys += [why_silent(self._node, name, source, robots) for source, *_ in self.configuration.sensors]
+        return [why for why in whys if why] + self._signals.why_unheard()
+
+    def _turn_begun(self) -> None:
+        assert self._turn is not None
+        self._observed_s = time.monotonic()
+        self._observations = self._turn.observations
+        self._signal_values = self._signals.take()
+
+    def _forget_episodes(self, robots: np.ndarray) -> None:
+        self._returns[robots] = 0.0
+        self._lengths[robots] = 0
+        self._began_s[robots] = time.monotonic()
+
+    def _checked(self, name: str, values: Any) -> np.ndarray:
+        array = values.numpy(force=True) if isinstance(values, torch.Tensor) else np.asarray(values)
+        if array.shape != (self.num_envs,):
+            raise ValueError(f"{name}: found {list(array.shape)}, but it must give [{self.num_envs}], one per robot")
+        return array
+
+    def _shown(self) -> Observations:
+        return self._given(self._observations)
+
+    def _given(self, observations: Mapping[str, torch.Tensor]) -> Any:
+        """Return observations as the learner is to get them."""
+        if self._tensors:
+            return dict(observations)
+        arrays = {key: rows.numpy(force=True) for key, rows in observations.items()}
+        return arrays if isinstance(self.observation_space, spaces.Dict) else next(iter(arrays.values()))
+
+    def _spin(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._executor.spin_once(timeout_sec=POLL_S)
+            except Exception as error:
+                if not self._ending.is_set():
+                    self._logger.error(f"a callback failed: {type(error).__name__}: {error}")
+                    time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Make every robot safe and close all topics."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self._learner.end()
+        try:
+            if self._loop is not None:
+                self._loop.stop()
+        finally:
+            if self._claims is not None:
+                self._claims.destroy()
+            self._ending.set()
+            if self._spinning.is_alive():
+                self._executor.wake()
+                self._spinning.join()
+            self._executor.shutdown()
+            self._node.destroy_node()
+            rclpy.shutdown(context=self._context, uninstall_handlers=False)
+
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
+        """Return an attribute of this object for each of the robots, which have none of their own."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
+        """Refuse: robots have no attributes of their own."""
+        raise NotImplementedError(f"{attr_name}: robots have no attributes of their own; set it on the RosVecEnv")
+
+    def env_method(
+        self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
+    ) -> list[Any]:
+        """Refuse: robots have no methods of their own."""
+        raise NotImplementedError(f"{method_name}: robots have no methods of their own; call it on the RosVecEnv")
+
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
+        """Say that no robot is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class _Samples:
+    """Hands samples on to a pipeline and notes their newest stamp."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.newest_ns = 0
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """See `Pipeline.add`."""
+        self.newest_ns = max(self.newest_ns, stamp_ns)
+        self._pipeline.add(robot, sensor, stamp_ns, message)
+
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        """See `Pipeline.set_present`."""
+        self._pipeline.set_present(robot, sensor, present)
+
+
+def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) -> tuple[Configuration, bool]:
+    """Return the configuration, and whether its parameters ask for simulated time."""
+    if isinstance(config, Configuration):
+        return config, False
+    values = flatten(config) if isinstance(config, Mapping) else read_parameter_file(Path(config))
+    values = with_resolved_paths({"policy.path": NO_POLICY, **values})
+    return parse_configuration(values), uses_sim_time(values)
+
+
+def _subscribed_reliably(configuration: Configuration) -> Configuration:
+    """Return the configuration with reliable observations: others may arrive after the clock has told their time."""
+    observations = tuple(
+        replace(
+            observation,
+            reliability="reliable",
+            terms=tuple(replace(term, reliability="reliable") for term in observation.terms),
+        )
+        for observation in configuration.observations
+    )
+    return replace(configuration, observations=observations)
+
+
+def _spec_of(
+    configuration: Configuration, observation_space: spaces.Space | None, action_space: spaces.Space | None
+) -> tuple[PolicySpec, torch.device]:
+    """Return what is observed and commanded, as the spaces say or else the configured policy, and on which device."""
+    if (observation_space is None) != (action_space is None):
+        raise ConfigurationError(["observation_space, action_space: one is given without the other; give both or none"])
+    if observation_space is None or action_space is None:
+        if configuration.policy.path == NO_POLICY:
+            raise ConfigurationError(
+                ["policy.path: missing; give it, or observation_space and action_space of one robot"]
+            )
+        policy = load_configured(configuration)
+        return replace(policy.spec, memory={}, mask=0), policy.device
+    try:
+        device = select_device(configuration.policy.device)
+        observations = {
+            key: observation_spec(key, space, None, "observation_space")
+            for key, space in keyed_spaces(observation_space).items()
+        }
+        return PolicySpec(observations, action_spec(action_space, "action_space"), "learner", ""), device
+    except PolicyError as error:
+        raise ConfigurationError([str(error)]) from error

@@ -1,0 +1,93 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Contacts that Gazebo reports, to the touch cells of a bumper.
+
+A contact sensor of Gazebo names for every contact the collision of its own that was touched, and where it was touched
+in the frame of the world. So each cell of a bumper is a collision, and the number at the end of its name that of the
+cell: ``touch_3`` is cell 3, wherever in the world the robot is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.layouts import Layout
+from policy_node.messages.vectors import ReadNumbers
+from policy_node.sensing.samples import UnusableReading
+
+CONTACTS = "ros_gz_interfaces/msg/Contacts"
+_CELL = re.compile(r"(\d{1,9})$")
+
+
+class TouchSource:
+    """The normal forces on the cells of a bumper in newtons, as a `NumberSource` of a ros_gz_interfaces/msg/Contacts.
+
+    The forces on a cell add up, to at most the upper bound of the observation. Where a contact comes without forces,
+    as from Gazebo Fortress, the cell is pressed as hard as that bound allows, or with 1 N where there is none.
+
+    Parameters
+    ----------
+    spec
+        One frame: `[cells]`; its bounds limit the forces.
+    """
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self.dtypes = (np.dtype(np.float64),)
+        self.size = int(np.prod(spec.shape))
+        self.compared = ()
+        self._limit_n = spec.high.astype(np.float64).ravel()
+        self._unknown_n = np.where(np.isfinite(self._limit_n), self._limit_n, 1.0)
+
+    def numbers(self, message: Any) -> np.ndarray:
+        """Return the force on each cell `[cells]`."""
+        forces_n = np.zeros(self.size)
+        for contact in message.contacts:
+            cell = self._cell(contact.collision1.name)
+            force_n = normal_force_n(contact)
+            forces_n[cell] += self._unknown_n[cell] if force_n is None else force_n
+        return np.minimum(forces_n, self._limit_n)
+
+    def label(self, message: Any, index: int) -> str:
+        """Say which cell a force is on."""
+        return f"the force on cell {index}"
+
+    def remedy(self, message: Any) -> str:
+        """Say nothing: every message has one force per cell."""
+        return ""
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """Return None: what a message means depends on names that differ from contact to contact."""
+        return None
+
+    def _cell(self, name: str) -> int:
+        """Return the cell that a collision is."""
+        number = _CELL.search(name)
+        if number is None or int(number[1]) >= self.size:
+            raise UnusableReading(
+                f"collision '{name}' is no cell of {self.size}; let the names of the sensor's collisions end with the "
+                f"number of their cell, 0 to {self.size - 1}, as in touch_0"
+            )
+        return int(number[1])
+
+
+def normal_force_n(contact: Any) -> float | None:
+    """Add up the forces of a contact along its normals, whichever of the two bodies they point to; None without any.
+
+    Raises
+    ------
+    UnusableReading
+        If there is not one normal for each force.
+    """
+    if not len(contact.wrenches):
+        return None
+    pushes = [wrench.body_1_wrench.force for wrench in contact.wrenches]
+    if len(contact.normals) != len(pushes):
+        raise UnusableReading(f"{len(contact.normals)} normals found for {len(pushes)} wrenches")
+    return sum(
+        abs(push.x * normal.x + push.y * normal.y + push.z * normal.z)
+        for push, normal in zip(pushes, contact.normals, strict=True)
+    )

@@ -1,0 +1,204 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the numbers of a serialised message lie, so that messages of the same shape need not be deserialised.
+
+What decides where things lie in CDR are the lengths of strings and sequences. Messages in which these are equal have
+the same shape: the deserialiser takes all of them or none, and finds every number at the same place.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from policy_node.messages.cdr import BODY_START, ONE_UINT32
+from policy_node.messages.fields import NUMBERS, MessageClass, elements_of, message_of
+
+# A message of more fields than these is left to the deserialiser.
+MAX_FIELDS = 2048
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a number, or an array of numbers, lies in a message; `dtype` has the message's byte order."""
+
+    offset: int
+    count: int
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One shape of the messages of one type.
+
+    Attributes
+    ----------
+    size
+        Bytes of the whole message.
+    unpack, fixed
+        A message of that size has this shape when `unpack(raw) == fixed`. Bytes that only fill gaps play no part.
+    places
+        By dotted path, of the numbers and arrays of numbers outside of sequences of messages.
+    """
+
+    size: int
+    unpack: Callable[[bytes], tuple[bytes, ...]]
+    fixed: tuple[bytes, ...]
+    places: dict[str, Place]
+
+
+class NumberRun:
+    """Reads numbers of one type from messages of one layout.
+
+    Parameters
+    ----------
+    places
+        Where they lie, one after the other.
+    order
+        Which of all these numbers, in which order; None: all.
+    """
+
+    def __init__(self, places: Sequence[Place], order: np.ndarray | None = None) -> None:
+        self._dtype = places[0].dtype
+        size = self._dtype.itemsize
+        self._start = min(place.offset for place in places)
+        # All are aligned to their size.
+        indices = np.concatenate([(place.offset - self._start) // size + np.arange(place.count) for place in places])
+        if order is not None:
+            indices = indices[order]
+        self._count = int(indices.max()) + 1
+        self._indices = None if np.array_equal(indices, np.arange(self._count)) else indices
+
+    def __call__(self, raw: bytes) -> np.ndarray:
+        """Return the numbers `[n]`."""
+        numbers = np.frombuffer(raw, self._dtype, self._count, self._start)
+        return numbers if self._indices is None else numbers[self._indices]
+
+
+def number_run(layout: Layout, paths: Sequence[str], order: np.ndarray | None = None) -> NumberRun | None:
+    """Return what reads the numbers at `paths`; None if they have no known place, or not all the same type."""
+    places = [layout.places[path] for path in paths if path in layout.places]
+    if len(places) != len(paths) or len({place.dtype for place in places}) != 1:
+        return None
+    return NumberRun(places, order) if sum(place.count for place in places) else None
+
+
+def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] = ()) -> Layout | None:
+    """Find out where everything lies in a message that its deserialiser has taken.
+
+    Parameters
+    ----------
+    message_type
+        Its class.
+    raw
+        The message.
+    compared
+        Paths of strings, or of sequences of them, that must be equal in all messages of the layout.
+
+    Returns
+    -------
+    Layout | None
+        None for types with booleans or wide strings, of which the deserialiser does not take every value, and for
+        messages of very many fields.
+    """
+    walk = _Walk(raw, compared)
+    try:
+        walk.message(message_type, "")
+    except (_UnknownError, struct.error):
+        return None
+    return walk.layout()
+
+
+class _UnknownError(Exception):
+    """A message whose layout cannot be said."""
+
+
+class _Walk:
+    """Goes through a message as its deserialiser does, and notes what decides the way."""
+
+    def __init__(self, raw: bytes, compared: Sequence[str]) -> None:
+        self._raw = raw
+        self._compared = compared
+        self._order: Literal["<", ">"] = "<" if raw[1] else ">"
+        self._uint32 = ONE_UINT32[raw[1]]
+        self._offset = BODY_START
+        self._fields = 0
+        # Ranges of bytes that decide the shape: the encapsulation is the first.
+        self._fixed = [(0, BODY_START)]
+        self._places: dict[str, Place] = {}
+
+    def layout(self) -> Layout:
+        """Return what was found."""
+        parts, end = "=", 0
+        for start, stop in self._fixed:
+            parts += f"{start - end}x{stop - start}s"
+            end = stop
+        shape = struct.Struct(f"{parts}{len(self._raw) - end}x")
+        return Layout(len(self._raw), shape.unpack, shape.unpack(self._raw), self._places)
+
+    def message(self, message_type: MessageClass, path: str) -> None:
+        """Go through the fields of a message at `path`."""
+        fields = message_type.get_fields_and_field_types()
+        if not fields:
+            raise _UnknownError
+        for name, kind in fields.items():
+            self._field(kind, f"{path}.{name}" if path else name)
+
+    def _field(self, kind: str, path: str) -> None:
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise _UnknownError
+        if kind in NUMBERS:
+            self._numbers(kind, path, 1)
+        elif kind.startswith("string"):
+            length = self._length()
+            if path.partition("[")[0] in self._compared:
+                self._fix(length)
+            self._skip(length)
+        elif (elements := elements_of(kind)) is not None:
+            element, size = elements
+            count = self._length() if size is None else size
+            if element in NUMBERS:
+                self._numbers(element, path, count)
+            else:
+                for index in range(count):
+                    self._field(element, f"{path}[{index}]")
+        elif (owner := message_of(kind)) is not None:
+            self.message(owner, path)
+        else:
+            raise _UnknownError
+
+    def _numbers(self, kind: str, path: str, count: int) -> None:
+        dtype = NUMBERS[kind].newbyteorder(self._order)
+        if dtype.kind == "b":
+            raise _UnknownError
+        if count:
+            self._align(dtype.itemsize)
+        self._places[path] = Place(self._offset, count, dtype)
+        self._skip(count * dtype.itemsize)
+
+    def _length(self) -> int:
+        self._align(self._uint32.size)
+        (length,) = self._uint32.unpack_from(self._raw, self._offset)
+        self._fix(self._uint32.size)
+        self._skip(self._uint32.size)
+        return length
+
+    def _fix(self, size: int) -> None:
+        start, stop = self._fixed[-1]
+        if stop == self._offset:
+            self._fixed[-1] = (start, stop + size)
+        else:
+            self._fixed.append((self._offset, self._offset + size))
+
+    def _skip(self, size: int) -> None:
+        self._offset += size
+        if self._offset > len(self._raw):
+            raise _UnknownError
+
+    def _align(self, size: int) -> None:
+        self._offset += (BODY_START - self._offset) % size

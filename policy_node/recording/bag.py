@@ -1,0 +1,416 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bag of a recording: written in pieces that stay readable, whatever ends it.
+
+`python -m policy_node.recording.bag BAG` completes a bag that was cut off, in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import os
+import struct
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO, RawIOBase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import CompressionMode, Reader, ReaderError, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from policy_node.recording.format import PARAMETERS_FILE, PARAMETERS_KEY
+
+METADATA_FILE = "metadata.yaml"
+VERSION = Writer.VERSION_LATEST
+# MCAP: what a file begins and ends with, and the codes of records.
+_MAGIC = b"\x89MCAP0\r\n"
+_RECORD = struct.Struct("<BQ")
+_FOOTER, _MESSAGE_CODE, _CHUNK_CODE, _INDEX_CODE, _DATA_END = 0x02, 0x05, 0x06, 0x07, 0x0F
+# Code, length; channel, sequence, time of recording, time of publishing.
+_MESSAGE = struct.Struct("<BQHIQQ")
+# Code, length; times of the first and the last message, size, no checksum, no compression, size again.
+_CHUNK = struct.Struct("<BQQQQIIQ")
+# Code, length; channel, bytes that follow.
+_INDEX = struct.Struct("<BQHI")
+_CHUNK_BYTES = 2**20
+# As many as Linux takes in one call.
+_MOST_PARTS = 1024
+# The end of a file without a summary: no checksum of the data, a footer that points nowhere.
+_END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
+# Errors of a disk, a quota or a file that is full, and what then gives way at a time.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = 65_536
+_SEPARATOR = "/msg/"
+
+
+class UnknownType(ValueError):  # noqa: N818  what is unknown, not an error of the program
+    """No definition of a message type was found."""
+
+
+def typestore_of(types: Iterable[str]) -> Typestore:
+    """Return a typestore of message types and all that they are made of, as installed, else as rosbags has them.
+
+    Raises
+    ------
+    UnknownType
+        When neither has one of them.
+    """
+    known = get_typestore(Stores.LATEST).fielddefs
+    definitions: dict[str, Any] = {}
+    wanted = list(types)
+    while wanted:
+        name = wanted.pop()
+        if name in definitions:
+            continue
+        text = _installed_definition(name)
+        if text is not None:
+            definitions |= get_types_from_msg(text, name)
+        elif name in known:
+            definitions[name] = known[name]
+        else:
+            raise UnknownType(
+                f"{name}: there is no definition of it; source the workspace that has {name.split('/')[0]}"
+            )
+        wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
+    store = get_typestore(Stores.EMPTY)
+    store.register(definitions)
+    return store
+
+
+def _installed_definition(name: str) -> str | None:
+    package, _, message = name.partition(_SEPARATOR)
+    # Without a ROS installation, with none that is sourced, and where the package is not in it.
+    with suppress(ImportError, OSError, LookupError, ValueError):
+        from ament_index_python.packages import get_package_share_directory
+
+        return (Path(get_package_share_directory(package)) / "msg" / f"{message}.msg").read_text()
+    return None
+
+
+def _message_types(field: Any) -> Iterator[str]:
+    """Find the message types in what rosbags says of a field: nested tuples with their names."""
+    if isinstance(field, str):
+        if _SEPARATOR in field:
+            yield field
+    elif isinstance(field, Sequence):
+        for part in field:
+            yield from _message_types(part)
+
+
+class _UncopiedMcap(McapWriter):
+    """Writes chunks straight from the messages, without the interpreter.
+
+    The library joins them first: copies of large images, during which no other thread of Python runs, not even a tick.
+    """
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        super().__init__(path, compression)
+        self._parts: list[bytes | memoryview] = []
+        self._size = 0
+
+    def write(self, connection: Connection, timestamp: int, data: bytes | memoryview) -> None:
+        """Add a message, which must not change before its chunk is closed."""
+        chunk, channel = self.chunk, connection.id
+        self.message_start_time = min(timestamp, self.message_start_time)
+        self.message_end_time = max(timestamp, self.message_end_time)
+        self.channel_stats[channel] += 1
+        chunk.message_start_time = min(timestamp, chunk.message_start_time)
+        chunk.message_end_time = max(timestamp, chunk.message_end_time)
+        # Schemas and channels come first, in the library's own buffer.
+        chunk.msgs[channel].append((timestamp, chunk.bio.tell() + self._size))
+        size = _MESSAGE.size - _RECORD.size + len(data)
+        self._parts += (_MESSAGE.pack(_MESSAGE_CODE, size, channel, 0, timestamp, timestamp), data)
+        self._size += _RECORD.size + size
+        if self._size > _CHUNK_BYTES:
+            self.close_chunk()
+
+    def close_chunk(self) -> None:
+        """Write what was added since the last chunk, and where each message of it is."""
+        chunk, parts = self.chunk, [self.chunk.bio.getvalue(), *self._parts]
+        size = chunk.bio.tell() + self._size
+        start = self.bio.tell()
+        times = (chunk.message_start_time, chunk.message_end_time)
+        head = _CHUNK.pack(_CHUNK_CODE, _CHUNK.size - _RECORD.size + size, *times, size, 0, 0, size)
+        self.bio.flush()
+        _write_parts(self.bio.fileno(), [head, *parts])
+        end = self.bio.seek(0, os.SEEK_END)
+        offsets = []
+        for channel, messages in chunk.msgs.items():
+            offsets.append((channel, self.bio.tell()))
+            places = b"".join(struct.pack("<QQ", *place) for place in messages)
+            self.bio.write(_INDEX.pack(_INDEX_CODE, _INDEX.size - _RECORD.size + len(places), channel, len(places)))
+            self.bio.write(places)
+        index = BytesIO()
+        index.write(struct.pack("<QQQQI", *times, start, end - start, len(offsets) * 10))
+        index.write(b"".join(struct.pack("<HQ", *offset) for offset in offsets))
+        index.write(struct.pack("<QIQQ", self.bio.tell() - end, 0, size, size))
+        self.chunks.append(index)
+        self._parts, self._size = [], 0
+        self.chunk = PendingChunk(2**63 - 1, 0, BytesIO(), defaultdict(list))
+
+    def close(self, version: int, metadata: str) -> None:
+        """Write the last chunk and the summary."""
+        if self._parts:
+            self.close_chunk()
+        super().close(version, metadata)
+
+
+def _write_parts(file: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Write all parts, one after the other, as one write."""
+    for first in range(0, len(parts), _MOST_PARTS):
+        rest = [memoryview(part) for part in parts[first : first + _MOST_PARTS]]
+        while rest:
+            written = os.writev(file, rest)
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][written:]
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _UncopiedMcap}  # noqa: RUF012  as the library has it
+
+
+class RecordingBag:
+    """A rosbag2 bag in MCAP that is being written.
+
+    Parameters
+    ----------
+    folder
+        Where it is to be; must not exist.
+    topics
+        Type by topic, in the order in which tools show them.
+    typestore
+        Has the types.
+    custom
+        What is to be said of the whole.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made.
+    """
+
+    def __init__(
+        self, folder: Path, topics: Mapping[str, str], typestore: Typestore, custom: Mapping[str, str]
+    ) -> None:
+        self.folder = folder
+        self._writer = _Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
+        for key, value in custom.items():
+            self._writer.set_custom_data(key, value)
+        self._writer.open()
+        storage = self._writer.storage
+        assert isinstance(storage, _UncopiedMcap)
+        self._storage = storage
+        # Nobody is to complete it meanwhile; not every file system knows locks.
+        with suppress(OSError):
+            fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._connections = {
+            topic: self._writer.add_connection(topic, message_type, typestore=typestore)
+            for topic, message_type in topics.items()
+        }
+        (folder / PARAMETERS_FILE).write_text(custom.get(PARAMETERS_KEY, ""))
+        # What completes a bag that was cut off finds here what only the writer knows.
+        described = [(topic, of_type, typestore.hash_rihs01(of_type), 0) for topic, of_type in topics.items()]
+        _write_metadata(folder, storage.path.name, described, 0, 0, custom)
+
+    def write(self, topic: str, time_ns: int, raw: bytes | memoryview) -> None:
+        """Add a message; it is on the disk after the next `flush` at the latest."""
+        self._writer.write(self._connections[topic], time_ns, raw)
+
+    def flush(self) -> None:
+        """Hand all that was written over to the system, readable as it is.
+
+        Raises
+        ------
+        OSError
+            When that fails, or somebody has taken the file away.
+        """
+        if self._storage.chunk.msgs:
+            self._storage.close_chunk()
+        self._storage.bio.flush()
+        self._storage.path.stat()
+
+    def close(self) -> None:
+        """Write index and metadata."""
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """End after an error: what is complete on the disk stays, and is made a complete bag where that can be."""
+        # What its buffer still holds cannot be written either.
+        with suppress(Exception):
+            self._writer.abort()
+        complete(self.folder)
+
+
+def complete(folder: Path) -> int:
+    """Make a complete bag of one that was cut off, of all that can be read of it, in place.
+
+    Returns
+    -------
+    int
+        How many messages it has.
+
+    Raises
+    ------
+    ValueError
+        When there is no such bag, its file is none of this format, or it is being recorded.
+    OSError
+        When it cannot be written.
+    """
+    file = folder / f"{folder.name}.mcap"
+    if not file.is_file():
+        raise ValueError(f"{folder}: found no {file.name} in it; give the folder of a recording")
+    with file.open("r+b", buffering=0) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: it is being recorded; end that first") from error
+        if _is_complete(stream):
+            return _describe(file)
+        ends = list(_ends_of_records(stream))
+        if not ends:
+            raise ValueError(f"{file}: it does not begin as an MCAP file does; there is nothing to complete")
+        tried = ends[-1] + _ROOM
+        for end in reversed(ends):
+            # Where the disk is full, messages give way until there is room for the end.
+            if tried - end < _ROOM:
+                continue
+            tried = end
+            try:
+                stream.truncate(end)
+                stream.seek(end)
+                if stream.write(_END) == len(_END):
+                    return _describe(file)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+    raise OSError(errno.ENOSPC, "there is no room for the end of the file; make some and try again", str(file))
+
+
+def _describe(file: Path) -> int:
+    """Write the metadata of a file that is complete and return how many messages it has."""
+    folder = file.parent
+    try:
+        metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
+        described = [topic["topic_metadata"] for topic in metadata["topics_with_message_count"]]
+        hashes = {topic["name"]: topic["type_description_hash"] for topic in described}
+        custom = metadata["custom_data"]
+    # As after a loss of power.
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / METADATA_FILE} cannot be read ({error}); the messages are whole again: delete it, and let "
+            f"`ros2 bag reindex` make another one"
+        ) from error
+    with Reader(file) as reader:
+        topics = [(each.topic, each.msgtype, hashes[each.topic], each.msgcount) for each in reader.connections]
+        count = reader.message_count
+        start_ns, end_ns = (reader.start_time, reader.end_time - 1) if count else (0, 0)
+    _write_metadata(folder, file.name, topics, start_ns, end_ns, custom)
+    return count
+
+
+def _is_complete(stream: RawIOBase) -> bool:
+    size = stream.seek(0, os.SEEK_END)
+    if size < len(_MAGIC) + len(_END):
+        return False
+    stream.seek(-len(_MAGIC), os.SEEK_END)
+    return stream.read() == _MAGIC
+
+
+def _ends_of_records(stream: RawIOBase) -> Iterator[int]:
+    """Find where the complete records of a file end, up to the summary; the first is its header."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if stream.read(len(_MAGIC)) != _MAGIC:
+        return
+    position = len(_MAGIC)
+    while position + _RECORD.size <= size:
+        stream.seek(position)
+        code, length = _RECORD.unpack(stream.read(_RECORD.size))
+        position += _RECORD.size + length
+        if code in (_DATA_END, _FOOTER) or position > size:
+            return
+        yield position
+
+
+def _write_metadata(
+    folder: Path,
+    file: str,
+    topics: Sequence[tuple[str, str, str, int]],
+    start_ns: int,
+    end_ns: int,
+    custom: Mapping[str, str],
+) -> None:
+    """Write what rosbag2 says of a bag; of each topic its name, its type, the hash of that and its messages."""
+    count = sum(messages for *_, messages in topics)
+    times = {
+        "starting_time": {"nanoseconds_since_epoch": start_ns},
+        "duration": {"nanoseconds": end_ns - start_ns},
+        "message_count": count,
+    }
+    information = {
+        "version": VERSION,
+        "storage_identifier": "mcap",
+        "relative_file_paths": [file],
+        **times,
+        "topics_with_message_count": [
+            {
+                "topic_metadata": {
+                    "name": topic,
+                    "type": message_type,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": [],
+                    "type_description_hash": type_hash,
+                },
+                "message_count": messages,
+            }
+            for topic, message_type, type_hash, messages in topics
+        ],
+        "compression_format": "",
+        "compression_mode": "",
+        "files": [{"path": file, **times}],
+        "custom_data": dict(custom),
+        "ros_distro": "rosbags",
+    }
+    unfinished = folder / f"{METADATA_FILE}.tmp"
+    unfinished.write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False))
+    unfinished.replace(folder / METADATA_FILE)
+
+
+def unused_folder(parent: Path, name: str, seconds: float | None = None) -> Path:
+    """Return a folder that does not exist, named after who records and the time, UTC."""
+    moment = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(seconds))
+    names = (f"{name}_{moment}{f'_{number}' if number else ''}" for number in range(1_000_000))
+    return next(parent / each for each in names if not (parent / each).exists())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Complete bags that were cut off."""
+    parser = argparse.ArgumentParser(
+        prog="python -m policy_node.recording.bag",
+        description="Make complete bags of recordings that were cut off, of all that can be read of them, in place.",
+    )
+    parser.add_argument("bags", nargs="+", metavar="BAG", type=Path, help="folder of a recording that was cut off")
+    status = 0
+    for folder in parser.parse_args(arguments).bags:
+        try:
+            print(f"{folder}: complete, {complete(folder.resolve())} messages")
+        except (ValueError, OSError, ReaderError) as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

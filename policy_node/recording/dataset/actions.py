@@ -1,0 +1,68 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""From commands back to the actions of a policy that would have given them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policy_node.config.schema import ActionConfiguration, ConfigurationError
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec
+
+# Of the range of a command: how far it may lie from what an action gives and still be that.
+_EXACT = 1e-6
+
+
+class ActionInverse:
+    """The inverse of `actions.CommandMapper`, without its limits: what was commanded is what was done.
+
+    Parameters
+    ----------
+    action
+        The policy's action space.
+    configuration
+        The commands' configuration.
+
+    Attributes
+    ----------
+    moved
+        Commands that no action gives, for which the nearest action was taken.
+
+    Raises
+    ------
+    ConfigurationError
+        When several actions give the same command.
+    """
+
+    def __init__(self, action: ActionSpec, configuration: ActionConfiguration) -> None:
+        self._action = action
+        self.moved = 0
+        self._scale = np.array(configuration.scale or (1.0,), np.float64)
+        self._offset = np.array(configuration.offset or (0.0,), np.float64)
+        if not self._scale.all():
+            raise ConfigurationError(["action.scale: a component is 0, so that no action follows from a command"])
+        self._rows = np.zeros((0, 0))
+        if isinstance(action, DiscreteSpec):
+            self._rows = np.array(configuration.table, np.float64).reshape(action.n, -1)
+            if len(np.unique(self._rows, axis=0)) < action.n:
+                raise ConfigurationError(["action.table: two rows are equal, so that no action follows from a command"])
+
+    def __call__(self, commands: np.ndarray) -> np.ndarray:
+        """Return the actions `[steps, *action]` of commands `[steps, components]`."""
+        if isinstance(self._action, DiscreteSpec):
+            distances = np.abs(commands[:, None] - self._rows).max(axis=2)
+            chosen = distances.argmin(axis=1)
+            self.moved += int((distances.min(axis=1) > _EXACT * max(1.0, float(np.abs(self._rows).max()))).sum())
+            return chosen.astype(np.int64)
+        wanted = (commands - self._offset) / self._scale
+        if isinstance(self._action, ArraySpec):
+            low, high = (bound.astype(np.float64).reshape(-1) for bound in (self._action.low, self._action.high))
+            actions = np.clip(wanted, low, high)
+            tolerance = _EXACT * np.maximum(1.0, np.abs(wanted))
+            self.moved += int((np.abs(actions - wanted) > tolerance).any(axis=1).sum())
+            # Rounded to the dtype a number may lie beyond its bound again.
+            rounded = actions.astype(self._action.dtype).reshape(len(actions), *self._action.shape)
+            return np.clip(rounded, self._action.low, self._action.high)
+        choices = np.clip(np.rint(wanted), 0, np.array(self._action.choices) - 1)
+        self.moved += int((np.abs(choices - wanted) > _EXACT).any(axis=1).sum())
+        return choices.astype(np.int64)

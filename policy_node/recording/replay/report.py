@@ -1,0 +1,203 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a replay did, robot by robot: states, reasons, and how its commands differ from recorded ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policy_node.control.pipeline import FleetCommands
+from policy_node.sensing.synchroniser import RobotState
+
+STATES = tuple(RobotState)
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
+# Reasons shown for each robot in the text; the JSON has all.
+_REASONS_SHOWN = 5
+
+
+class Commands(NamedTuple):
+    """The commands of one robot over time: `times_ns` `[n]` int64, ascending, and `values` `[n, components]`."""
+
+    times_ns: np.ndarray
+    values: np.ndarray
+
+
+class ReplayLog:
+    """Notes tick by tick what the pipeline gave.
+
+    Parameters
+    ----------
+    robots
+        Their names.
+    components
+        Of a command.
+    """
+
+    def __init__(self, robots: Sequence[str], components: int) -> None:
+        self.robots = tuple(robots)
+        self.components = components
+        self._times_ns: list[int] = []
+        self._states: list[np.ndarray] = []
+        self._commands: list[np.ndarray] = []
+        self.reasons: list[Counter[str]] = [Counter() for _ in robots]
+
+    def add(self, time_ns: int, result: FleetCommands) -> None:
+        """Note one tick."""
+        self._times_ns.append(time_ns)
+        self._states.append(np.array([STATES.index(state) for state in result.states], np.uint8))
+        self._commands.append(np.where(result.publish[:, None], result.commands, np.nan))
+        for reasons, state, reason in zip(self.reasons, result.states, result.reasons, strict=True):
+            if reason:
+                reasons[f"{state.name}: {without_numbers(reason)}"] += 1
+
+    @property
+    def times_ns(self) -> np.ndarray:
+        """Times of the ticks, `[ticks]` int64."""
+        return np.array(self._times_ns, np.int64)
+
+    @property
+    def states(self) -> np.ndarray:
+        """`[ticks, robots]` uint8, indices of `STATES`."""
+        return np.array(self._states, np.uint8).reshape(-1, len(self.robots))
+
+    @property
+    def commands(self) -> np.ndarray:
+        """`[ticks, robots, components]` float64, NaN where a robot got none."""
+        return np.array(self._commands, np.float64).reshape(-1, len(self.robots), self.components)
+
+
+def without_numbers(reason: str) -> str:
+    """Put `#` in the place of every number, so that one reason is one text; names such as touch_3 stay."""
+    return _NUMBER.sub("#", reason)
+
+
+def match_recorded(times_ns: np.ndarray, recorded: Commands, within_ns: int) -> np.ndarray:
+    """Find for each tick the command that was recorded at it or next after it, less than a time later.
+
+    Parameters
+    ----------
+    times_ns
+        Of the ticks, `[ticks]` int64.
+    recorded
+        One robot's recorded commands.
+    within_ns
+        That time, at most the control period, so that no command belongs to two ticks.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[ticks]` indices of recorded commands, -1 where there is none.
+    """
+    next_one = np.searchsorted(recorded.times_ns, times_ns, side="left")
+    found = np.minimum(next_one, max(0, len(recorded.times_ns) - 1))
+    there = next_one < len(recorded.times_ns)
+    if len(recorded.times_ns):
+        there &= recorded.times_ns[found] < times_ns + within_ns
+    return np.where(there, found, -1)
+
+
+def compare(log: ReplayLog, robot: int, recorded: Commands, within_ns: int, names: Sequence[str]) -> dict[str, Any]:
+    """Compare the commands of a robot with recorded ones, tick by tick; see `match_recorded` for `within_ns`.
+
+    Returns
+    -------
+    dict
+        `ticks`: compared, `only_replayed`: without a recorded one; `largest`: the largest error of all; by component
+        `max`, when it was (`max_at_s` since the first tick), `mean` and `rms`, over all ticks (`all`) and over those at
+        which the policy commanded (`ready`).
+    """
+    times_ns, commands = log.times_ns, log.commands[:, robot]
+    matched = match_recorded(times_ns, recorded, within_ns)
+    sent = ~np.isnan(commands).any(axis=1)
+    both = sent & (matched >= 0)
+    errors = np.abs(commands[both] - recorded.values[matched[both]])
+    at_s = (times_ns[both] - times_ns[0]) / 1e9 if len(times_ns) else np.zeros(0)
+    ready = log.states[both, robot] == STATES.index(RobotState.READY)
+    return {
+        "ticks": int(both.sum()),
+        "only_replayed": int((sent & (matched < 0)).sum()),
+        "largest": float(errors.max()) if errors.size else None,
+        "all": _errors(errors, at_s, names),
+        "ready": _errors(errors[ready], at_s[ready], names),
+    }
+
+
+def _errors(errors: np.ndarray, at_s: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    if not len(errors):
+        return {}
+    return {
+        name: {
+            "max": float(column.max()),
+            "max_at_s": float(at_s[column.argmax()]),
+            "mean": float(column.mean()),
+            "rms": float(np.sqrt(np.square(column).mean())),
+        }
+        for name, column in zip(names, errors.T, strict=True)
+    }
+
+
+def robot_reports(
+    log: ReplayLog, recorded: Mapping[int, Commands], within_ns: int, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Report every robot; see `compare` for what is said of recorded commands.
+
+    Parameters
+    ----------
+    log
+        Of the whole replay.
+    recorded
+        By the index of the robot, where there are any.
+    within_ns
+        See `match_recorded`.
+    names
+        Of the components.
+    """
+    states = log.states
+    reports = {}
+    for robot, name in enumerate(log.robots):
+        counts = {state.name: int((states[:, robot] == index).sum()) for index, state in enumerate(STATES)}
+        ticks = len(states)
+        reports[name] = {
+            "ticks": ticks,
+            "states": {state: count / ticks for state, count in counts.items() if count},
+            "reasons": dict(log.reasons[robot].most_common()),
+        }
+        if robot in recorded:
+            reports[name]["compare"] = compare(log, robot, recorded[robot], within_ns, names)
+    return reports
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the report as text for a terminal."""
+    lines = []
+    for name, robot in report["robots"].items():
+        shares = ", ".join(f"{state} {share:.1%}" for state, share in robot["states"].items())
+        lines.append(f"{name}: {robot['ticks']} ticks, {shares or 'none'}")
+        reasons = list(robot["reasons"].items())
+        lines += [f"  {count} × {reason}" for reason, count in reasons[:_REASONS_SHOWN]]
+        if len(reasons) > _REASONS_SHOWN:
+            lines.append(f"  and {len(reasons) - _REASONS_SHOWN} other reasons")
+        if "compare" in robot:
+            lines += _compared(robot["compare"])
+    return "\n".join(lines)
+
+
+def _compared(compared: Mapping[str, Any]) -> list[str]:
+    if not compared["ticks"]:
+        return ["  no recorded command at any tick"]
+    which = "ready" if compared["ready"] else "all"
+    ticks = "where the policy commanded" if which == "ready" else "none of them the policy's"
+    lines = [f"  against {compared['ticks']} recorded commands ({compared['only_replayed']} ticks have none), {ticks}:"]
+    for name, errors in compared[which].items():
+        lines.append(
+            f"    {name}: error max {errors['max']:.3g} at {errors['max_at_s']:.2f} s, mean {errors['mean']:.3g}, "
+            f"RMS {errors['rms']:.3g}"
+        )
+    if which == "ready" and compared["largest"] > max(errors["max"] for errors in compared["ready"].values()):
+        lines.append(f"    with the commands of other states: error max {compared['largest']:.3g}")
+    return lines

@@ -1,0 +1,399 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""From one reading per robot to the tensors of the policy: staging rows, one upload per key, history on the device.
+
+Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
+the frame (for images: the channels), oldest first, and are zero after a reset. Isaac Lab stacks every term by itself,
+one after the other, and fills its steps with the first one after a reset. A history has them on an axis of their
+own instead, `[steps, ...]`, for policies that look back by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from policy_node.config.schema import ConfigurationError, ObservationConfiguration
+from policy_node.config.specs import ArraySpec
+from policy_node.sensing.terms import TermComposer, TermLayout, arrange_terms
+
+# robots, height, width, channels
+IMAGE_AXES = 4
+MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class ObservationLayout:
+    """How one sensor's frames become one observation of the policy.
+
+    Attributes
+    ----------
+    key
+        Key of the policy's observation space.
+    frame
+        One time step as the sensor gives it, or as the terms make it: images `[height, width, channels]`, vectors
+        `[numbers]`.
+    steps
+        Time steps stacked on the frame's last axis.
+    channels_first
+        Whether the policy wants `[channels, height, width]`.
+    history
+        Time steps on a first axis of their own; 0: no such axis.
+    terms
+        What a frame is made of; empty when it is what one sensor gives.
+    stack_as
+        `vecframestack` or `isaac_lab`, see the module.
+    """
+
+    key: str
+    frame: ArraySpec
+    steps: int
+    channels_first: bool
+    history: int = 0
+    terms: tuple[TermLayout, ...] = ()
+    stack_as: str = "vecframestack"
+
+    def is_like(self, other: ObservationLayout) -> bool:
+        """Whether the histories of both hold the same numbers; bounds change nothing of them."""
+        return self._held() == other._held()
+
+    def _held(self) -> tuple[object, ...]:
+        frame = self.frame
+        steps = (self.steps, self.stack_as, self.history)
+        return self.key, *steps, self.channels_first, self.terms, frame.shape, frame.dtype
+
+    @property
+    def readings(self) -> dict[str, ArraySpec]:
+        """What is read for one frame, by the name of the source and in the order of the staged row."""
+        if not self.terms:
+            frame = self.frame
+            # A single number, such as a category, is read as a vector of one.
+            reading = frame if frame.shape else ArraySpec(frame.name, (1,), frame.dtype, frame.low, frame.high)
+            return {frame.name: reading}
+        named = {term.configuration.name: term.reading for term in self.terms if term.reading}
+        return {name: ArraySpec(name, (size,), self.frame.dtype, -np.inf, np.inf) for name, size in named.items()}
+
+
+def observation_layout(
+    key: str,
+    spec: ArraySpec,
+    observation: ObservationConfiguration,
+    sizes: Mapping[str, int | None] | None = None,
+    action_size: int = 0,
+) -> ObservationLayout:
+    """Derive the frame that a sensor must give from what the policy wants.
+
+    Parameters
+    ----------
+    key
+        Key of the policy's observation space.
+    spec
+        What the policy wants for it, with its stack or history.
+    observation
+        The configured sensor or terms.
+    sizes, action_size
+        For terms; see `arrange_terms`.
+
+    Raises
+    ------
+    ConfigurationError
+        When no frame of this sensor can give the policy's shape.
+    """
+    prefix = f"observations.{observation.key}"
+    shape, steps = spec.shape, observation.stack
+    if not shape and steps == 1 and not (observation.history or observation.terms or observation.is_image):
+        frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
+        return ObservationLayout(key=key, frame=frame, steps=1, channels_first=False)
+    spec_low, spec_high = spec.low, spec.high
+    channels_first = False
+    if observation.history:
+        if len(shape) < 2 or shape[0] != observation.history:
+            raise ConfigurationError(
+                [
+                    f"{prefix}.history: found {observation.history}, but the policy wants {spec}, whose first axis is "
+                    f"another"
+                ]
+            )
+        shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
+    if observation.is_image:
+        if len(shape) != 3:
+            raise ConfigurationError(
+                [f"{prefix}.type: a {observation.type} gives [height, width, channels], but the policy wants {spec}"]
+            )
+        # The smallest axis is the channels, as SB3 decides it.
+        channels_first = int(np.argmin(shape)) == 0
+        if channels_first:
+            shape = (shape[1], shape[2], shape[0])
+    if observation.stack_as == "isaac_lab" and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.stack_as: found isaac_lab, which stacks vectors, but the policy wants {spec}; remove it"]
+        )
+    if observation.terms and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
+        )
+    if not shape or shape[-1] % steps:
+        raise ConfigurationError(
+            [f"{prefix}.stack: found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"]
+        )
+    frame_shape = (*shape[:-1], shape[-1] // steps)
+    low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
+    frame = ArraySpec(name=observation.key, shape=frame_shape, dtype=spec.dtype, low=low, high=high)
+    terms = arrange_terms(observation, frame, sizes or {}, action_size) if observation.terms else ()
+    return ObservationLayout(
+        key=key,
+        frame=frame,
+        steps=steps,
+        channels_first=channels_first,
+        history=observation.history,
+        terms=terms,
+        stack_as=observation.stack_as,
+    )
+
+
+def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
+    """Return the bound of one frame from the stacked one."""
+    last = np.moveaxis(bound, 0, -1) if channels_first else bound
+    # VecFrameStack repeats the bound of each component, although it stacks whole frames.
+    frame = last[..., ::steps]
+    return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]
+
+
+class _History:
+    """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
+
+    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
+        self.layout = layout
+        dtype = torch.from_numpy(np.empty(0, layout.frame.dtype)).dtype
+        frame = (robots, *layout.frame.shape)
+        staged = (robots, sum(term.reading for term in layout.terms)) if layout.terms else frame
+        self._host = torch.zeros(staged, dtype=dtype, pin_memory=device.type == "cuda")
+        self.rows: np.ndarray = self._host.numpy()
+        # On the CPU the staging rows are the newest readings: nothing to upload.
+        self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
+        self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
+        # Where in the stack of whole steps each number of Isaac Lab's stack is.
+        self._order: torch.Tensor | None = None
+        if layout.stack_as == "isaac_lab" and layout.steps > 1:
+            of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
+            ends = np.cumsum([term.size for term in layout.terms])[:-1]
+            order = np.concatenate([part.ravel() for part in np.split(of_step, ends, axis=1)])
+            self._order = torch.from_numpy(order).to(device)
+        # [robots, *frame[:-1], steps * frame[-1]], or [robots, history, *frame]
+        self._stacked: torch.Tensor | None = None
+        if layout.history:
+            self._stacked = torch.zeros((robots, layout.history, *layout.frame.shape), dtype=dtype, device=device)
+        elif layout.steps > 1:
+            self._stacked = torch.zeros((*frame[:-1], layout.steps * frame[-1]), dtype=dtype, device=device)
+        self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
+
+    def _make_shift(self, stacked: torch.Tensor) -> Callable[[torch.Tensor], None]:
+        """Return the function that moves all steps by one and makes what it is given the newest one, in place."""
+        has_axis = bool(self.layout.history)
+        newest_step = stacked[:, -1] if has_axis else stacked[..., -self.layout.frame.shape[-1] :]
+        if stacked.device.type != "cpu":
+            kept = stacked[:, 1:] if has_axis else stacked[..., newest_step.shape[-1] :]
+
+            def shift_on_device(newest: torch.Tensor) -> None:
+                last = newest.unsqueeze(1) if has_axis else newest
+                stacked.copy_(torch.cat([kept, last], dim=1 if has_axis else -1))
+
+            return shift_on_device
+        numbers, target = stacked.view(-1).numpy(), newest_step.numpy()
+        distance = math.prod(self.layout.frame.shape) if has_axis else target.shape[-1]
+        # NumPy copies many numbers of one channel faster than a few channels of each of many pixels.
+        one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
+
+        def shift_on_host(newest: torch.Tensor) -> None:
+            # One move of the whole memory; what it moves from one row's steps into another's is overwritten at once.
+            numbers[:-distance] = numbers[distance:]
+            source = newest.numpy()
+            if one_by_one:
+                for channel in range(target.shape[-1]):
+                    target[..., channel] = source[..., channel]
+            else:
+                target[...] = source
+
+        return shift_on_host
+
+    def readings(self, robot: int) -> dict[str, np.ndarray]:
+        """Return by the name of its source where each reading of a robot is to be written."""
+        if not self.layout.terms:
+            frame = self.layout.frame
+            return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))[robot]}
+        ends = np.cumsum([term.reading for term in self.layout.terms])
+        return {
+            term.configuration.name: self.rows[robot, end - term.reading : end]
+            for term, end in zip(self.layout.terms, ends.tolist(), strict=True)
+            if term.reading
+        }
+
+    def take_over(self, other: _History) -> None:
+        """Go on with the steps of another one of the same layout."""
+        if self._stacked is not None and other._stacked is not None:
+            self._stacked.copy_(other._stacked)
+
+    def upload(self) -> None:
+        """Start to bring the staged rows to the device."""
+        if self._newest is not self._host:
+            self._newest.copy_(self._host, non_blocking=True)
+
+    def step(self, restart: torch.Tensor | None, previous_action: torch.Tensor | None) -> torch.Tensor:
+        """Return the policy's observation `[robots, *space]` with the staged rows as its newest step.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those whose steps begin with this one; None: no robot's.
+        previous_action
+            See `TermComposer`.
+        """
+        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        stacked = newest if self._stacked is None else self._stacked
+        if self._shift is not None:
+            if restart is not None and self._order is None:
+                # As bytes: not every dtype of observations can be assigned through a mask.
+                stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
+            self._shift(newest)
+            if restart is not None and self._order is not None:
+                stacked.copy_(torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked))
+        return self._arranged(stacked)
+
+    def begin_again(self, restart: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
+        """Return the observation of the last step again, with the staged rows as the first step of some robots.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those robots; the steps of others stay as they are.
+        previous_action
+            See `TermComposer`.
+        """
+        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        if self._stacked is None:
+            return self._arranged(newest)
+        if self._order is not None:
+            first = newest.repeat(1, self.layout.steps)
+        else:
+            first = torch.zeros_like(self._stacked)
+            size = self.layout.frame.shape[-1]
+            (first[:, -1] if self.layout.history else first[..., -size:]).copy_(newest)
+        # As bytes, as in `step`.
+        self._stacked.view(torch.uint8)[restart] = first.view(torch.uint8)[restart]
+        return self._arranged(self._stacked)
+
+    def _arranged(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return what was stacked as the policy wants it."""
+        if self._order is not None:
+            return stacked[:, self._order]
+        return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
+
+
+class ObservationBatch:
+    """The observations of all robots, one row each.
+
+    Parameters
+    ----------
+    layouts
+        One layout per key.
+    robots
+        Number of rows.
+    device
+        Where the policy runs. With CUDA the staging rows are pinned.
+
+    Attributes
+    ----------
+    latest
+        What the last step returned, valid until the next one; empty before the first.
+
+    All that is kept stays where it is in memory, so that the steps can be recorded and repeated.
+    """
+
+    def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
+        self.layouts = layouts
+        self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
+        self._device = device
+        sizes = [
+            term.size
+            for layout in layouts.values()
+            for term in layout.terms
+            if term.configuration.kind == "previous_action"
+        ]
+        self.latest: dict[str, torch.Tensor] = {}
+        # [robots, components]
+        self._previous_action: torch.Tensor | None = None
+        if sizes:
+            self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
+
+    def is_like(self, other: ObservationBatch) -> bool:
+        """Whether what both hold means the same, so that a policy of the other can go on with this one."""
+        layouts, others = self.layouts, other.layouts
+        same = layouts.keys() == others.keys() and self._device == other._device
+        return same and all(layouts[key].is_like(others[key]) for key in layouts)
+
+    def row(self, key: str, robot: int) -> np.ndarray:
+        """Return the row into which the newest frame of a robot is to be written, or what is read for its terms."""
+        return self._histories[key].rows[robot, ...]
+
+    def readings(self, robot: int) -> dict[str, np.ndarray]:
+        """Return by the name of its source where each reading of a robot is to be written."""
+        return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
+
+    def remember(self, actions: torch.Tensor) -> None:
+        """Keep the policy's actions `[robots, *action]` of this step for terms that want the previous action."""
+        if self._previous_action is not None:
+            self._previous_action.copy_(actions.reshape(self._previous_action.shape))
+
+    def take_over(self, other: ObservationBatch) -> None:
+        """Go on with the steps of another batch that is like this one."""
+        for key, history in self._histories.items():
+            history.take_over(other._histories[key])
+        if self._previous_action is not None and other._previous_action is not None:
+            self._previous_action.copy_(other._previous_action)
+
+    def upload(self) -> None:
+        """Start to bring the staged rows to the device; they may change again when the step has been waited for."""
+        for history in self._histories.values():
+            history.upload()
+
+    def step(self, restart: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Take what was uploaded as the next time step.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool on the device: robots whose history starts anew with this step, after no previous action.
+            None: no robot's.
+
+        Returns
+        -------
+        dict
+            Key to tensor `[robots, *space]` on the device, valid until the next step.
+        """
+        if restart is not None and self._previous_action is not None:
+            self._previous_action.masked_fill_(restart[:, None], 0.0)
+        self.latest = {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+        return self.latest
+
+    def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the observations of the last step again, with the staged rows as the first step of some robots.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: those robots; their previous action is none.
+        """
+        self.upload()
+        rows = torch.from_numpy(restart).to(self._device)
+        if self._previous_action is not None:
+            self._previous_action.masked_fill_(rows[:, None], 0.0)
+        return {key: history.begin_again(rows, self._previous_action) for key, history in self._histories.items()}
+
+    def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
+        """Upload the staged rows and take them as the next time step, see `step`; `reset` is its `restart`."""
+        self.upload()
+        return self.step(torch.from_numpy(reset).to(self._device) if reset.any() else None)

@@ -1,0 +1,279 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages that never arrive, arrive too late to be used, or come from two publishers: seen where messages are taken.
+
+The tick thread counts, whoever reports compares the counts of a few seconds. Both may be different threads: all that
+they share are numbers that only grow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from policy_node.config.package_files import share_path
+
+WINDOW_S = 5.0
+# Below these a sensor has hiccups, not a problem.
+MIN_FRACTION = 0.02
+MIN_MESSAGES = 3
+# So old no message becomes on its way: its stamp is of another clock.
+_OTHER_CLOCK_S = 3600.0
+# Of how many publishers of one topic the last message is remembered.
+_MAX_PUBLISHERS = 8
+_ROBOTS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with the reception of one sensor; as a string what an operator should know and do.
+
+    Attributes
+    ----------
+    sensor
+        Its name.
+    kind
+        `lost`, `late` or `mixed` (two publishers on one topic).
+    robots
+        Names of the robots concerned.
+    fraction
+        Of their messages that were sent (lost) or received (late); of the robots (mixed).
+    text
+        For the operator.
+    """
+
+    sensor: str
+    kind: str
+    robots: tuple[str, ...]
+    fraction: float
+    text: str
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class SensorKind:
+    """What must be known of a sensor to judge its reception.
+
+    Attributes
+    ----------
+    name, topic
+        For the operator.
+    is_image
+        Whether its messages are large.
+    depth
+        Messages that its queue holds.
+    max_age_s
+        A message that is older cannot be used.
+    """
+
+    name: str
+    topic: str
+    is_image: bool
+    depth: int
+    max_age_s: float
+
+
+class Counts(NamedTuple):
+    """What one stream has counted: messages, ticks, changes of the publisher, the sum of the late messages' ages."""
+
+    received: int
+    lost: int
+    late: int
+    ticks: int
+    fresh_ticks: int
+    changes: int
+    late_ages_ns: int
+
+
+class Stream:
+    """Counts what arrives on one topic of one robot; the tick thread alone calls `arrived` and `tick_ended`."""
+
+    def __init__(self, depth: int, max_age_ns: int) -> None:
+        self._depth = depth
+        self._max_age_ns = max_age_ns
+        # By publisher the sequence number of its last message.
+        self._last: dict[bytes, int] = {}
+        self._publisher = b""
+        self._taken = 0
+        self._first_gap = 0
+        self._received = self._lost = self._late = self._ticks = self._fresh_ticks = self._changes = 0
+        self._late_ages_ns = 0
+
+    def arrived(self, sequence: int | None, publisher: bytes, age_ns: int) -> None:
+        """Count one message that was taken.
+
+        Parameters
+        ----------
+        sequence
+            Counts the publisher's messages; None when the middleware does not say.
+        publisher
+            Identifies it.
+        age_ns
+            Of the message when it arrived.
+        """
+        if sequence is not None:
+            last = self._last.get(publisher)
+            if last is None:
+                if len(self._last) == _MAX_PUBLISHERS:
+                    self._last.clear()
+            else:
+                gap = sequence - last - 1
+                if gap > 0:
+                    if self._taken:
+                        self._lost += gap
+                    else:
+                        self._first_gap = gap
+                # A publisher that comes back was not merely started again.
+                self._changes += publisher != self._publisher
+            self._last[publisher] = sequence
+            self._publisher = publisher
+        if age_ns > self._max_age_ns:
+            self._late += 1
+            self._late_ages_ns += age_ns
+        self._taken += 1
+
+    def tick_ended(self) -> None:
+        """Note that everything was taken that had arrived."""
+        self._ticks += 1
+        if self._taken:
+            self._fresh_ticks += 1
+            self._received += self._taken
+            # A full queue drops its oldest messages by design; they lie before the first one that was taken.
+            if self._taken < self._depth:
+                self._lost += self._first_gap
+            self._taken = self._first_gap = 0
+
+    def counts(self) -> Counts:
+        """Return what was counted so far."""
+        return Counts(
+            self._received,
+            self._lost,
+            self._late,
+            self._ticks,
+            self._fresh_ticks,
+            self._changes,
+            self._late_ages_ns,
+        )
+
+
+class Reception:
+    """Judges the reception of all sensors of all robots.
+
+    Parameters
+    ----------
+    robots
+        Names.
+    sensors
+        In the order of their index.
+
+    Attributes
+    ----------
+    streams
+        `[robots][sensors]`.
+    """
+
+    def __init__(self, robots: Sequence[str], sensors: Sequence[SensorKind]) -> None:
+        self._robots = tuple(robots)
+        self._sensors = tuple(sensors)
+        self.streams = [[Stream(kind.depth, round(kind.max_age_s * 1e9)) for kind in sensors] for _ in robots]
+        # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
+        self._history: deque[tuple[float, list[list[Counts]]]] = deque()
+        self._history.append((time.monotonic(), self._counts()))
+
+    def _counts(self) -> list[list[Counts]]:
+        return [[stream.counts() for stream in streams] for streams in self.streams]
+
+    def findings(self, now_s: float | None = None) -> list[Finding]:
+        """Return what is wrong with the messages of the last seconds, sensor by sensor.
+
+        To be called every second or so, by one thread.
+
+        Parameters
+        ----------
+        now_s
+            Time on the monotonic clock; None: the present.
+        """
+        now_s = time.monotonic() if now_s is None else now_s
+        counts = self._counts()
+        self._history.append((now_s, counts))
+        while len(self._history) > 2 and self._history[1][0] <= now_s - WINDOW_S:
+            self._history.popleft()
+        elapsed_s, before = now_s - self._history[0][0], self._history[0][1]
+        found = []
+        for index, kind in enumerate(self._sensors):
+            rows = [
+                Counts(*(new - old for new, old in zip(after[index], earlier[index], strict=True)))
+                for after, earlier in zip(counts, before, strict=True)
+            ]
+            found += [self._lost(kind, rows, elapsed_s), self._late(kind, rows, elapsed_s), self._mixed(kind, rows)]
+        return [finding for finding in found if finding is not None]
+
+    def _lost(self, kind: SensorKind, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
+        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.lost, row.received + row.lost)]
+        if not concerned:
+            return None
+        lost = sum(rows[robot].lost for robot in concerned)
+        sent = lost + sum(rows[robot].received for robot in concerned)
+        fresh = sum(rows[robot].fresh_ticks for robot in concerned) / sum(rows[robot].ticks for robot in concerned)
+        if kind.is_image:
+            profile = share_path("config", "fastdds.xml")
+            remedy = (
+                "where the images are published, start the publishers with "
+                f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (Fast DDS as it comes loses large messages), "
+                "or publish compressed or smaller images, or fewer of them"
+            )
+        else:
+            remedy = "see that network and CPUs are not overloaded, publish at a lower rate, or reliably"
+        text = (
+            f"{kind.name}: {lost} of {sent} messages on {kind.topic} were lost on their way within {elapsed_s:.1f} s "
+            f"({lost / sent:.0%}; {self._named(concerned)}), a new one came at {fresh:.0%} of the ticks; {remedy}"
+        )
+        return Finding(kind.name, "lost", self._names(concerned), lost / sent, text)
+
+    def _late(self, kind: SensorKind, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
+        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.late, row.received)]
+        if not concerned:
+            return None
+        late = sum(rows[robot].late for robot in concerned)
+        received = sum(rows[robot].received for robot in concerned)
+        age_s = sum(rows[robot].late_ages_ns for robot in concerned) / late / 1e9
+        remedy = "see that the clocks agree and that the publisher stamps the time of the measurement"
+        if age_s > _OTHER_CLOCK_S:
+            remedy = "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock"
+        elif kind.is_image:
+            remedy += ", publish compressed or smaller images, or fewer of them"
+        text = (
+            f"{kind.name}: {late} of {received} messages on {kind.topic} within {elapsed_s:.1f} s were {age_s:.3f} s "
+            f"old on average when they arrived ({self._named(concerned)}), but {kind.max_age_s:.3f} s are allowed; "
+            f"{remedy}"
+        )
+        return Finding(kind.name, "late", self._names(concerned), late / received, text)
+
+    def _mixed(self, kind: SensorKind, rows: Sequence[Counts]) -> Finding | None:
+        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.changes, row.received)]
+        if not concerned:
+            return None
+        text = (
+            f"{kind.name}: two publishers take turns on {kind.topic} ({self._named(concerned)}); the policy sees one, "
+            "then the other: stop one of them, or give it another topic"
+        )
+        return Finding(kind.name, "mixed", self._names(concerned), len(concerned) / len(rows), text)
+
+    def _names(self, robots: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self._robots[robot] for robot in robots)
+
+    def _named(self, robots: Sequence[int]) -> str:
+        if len(robots) == len(self._robots) > 1:
+            return f"all {len(robots)} robots"
+        others = len(robots) - _ROBOTS_NAMED
+        return ", ".join(self._names(robots[:_ROBOTS_NAMED])) + (f" and {others} more" if others > 0 else "")
+
+
+def _is_much(count: int, of: int) -> bool:
+    return count >= MIN_MESSAGES and count >= MIN_FRACTION * of

@@ -1,0 +1,267 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The newest synchronised set of readings of one robot, as a function of stamps alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from policy_node.sensing.samples import Sample, SampleRing
+
+# Simulations count from 0 and last days at most; the real time of any machine is beyond the first year after 1970.
+_LONGEST_SIMULATION_NS = 30 * 86_400 * 10**9
+_EARLIEST_REAL_NS = 365 * 86_400 * 10**9
+
+
+class RobotState(Enum):
+    """What the node can do for a robot at this tick."""
+
+    WAITING = "a topic has not been heard"
+    READY = "its command comes from the policy"
+    STALE = "its data are old or do not belong together"
+    REJECTED = "its data cannot be used"
+    FAULT = "its action was not finite, or the policy failed"
+    STOPPED = "an operator stopped it, or another node commands it"
+
+
+class Selection(NamedTuple):
+    """The readings of one robot for one tick.
+
+    Attributes
+    ----------
+    state
+        READY, or why there is no usable set.
+    samples
+        When READY one sample per sensor, in the sensors' order; else those that could be chosen.
+    age_ns
+        Age of the oldest sample in the set; None without a set.
+    reason
+        What is wrong, empty when READY.
+    refused
+        How many messages were dropped as their stamps lie too far in the future.
+    """
+
+    state: RobotState
+    samples: tuple[Sample, ...]
+    age_ns: int | None
+    reason: str
+    refused: int = 0
+
+
+def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
+    """Choose the newest set of readings that belong together.
+
+    The reference is the oldest of the sensors' newest stamps; from each sensor the sample nearest to it is taken. The
+    set is synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest sample is at most
+    `max_age_ns` old. No search: the cost is linear in the number of sensors. A sample in the future is as old as the
+    time since it was first seen, so that a clock that runs ahead makes nothing fresher than it is.
+
+    Parameters
+    ----------
+    rings
+        One ring per sensor. What no later tick can choose is dropped: samples older than the chosen one, as stamps only
+        grow, and those that are too old, up to the newest.
+    names
+        The sensors' names, for the reason.
+    now_ns
+        The time of the tick, on the clock of the stamps.
+    slop_ns, max_age_ns
+        The two limits; a stamp may lie at most `max_age_ns` in the future.
+    """
+    reference_ns = now_ns
+    for ring in rings:
+        stamps = ring.stamps
+        if not stamps or stamps[-1] > now_ns or ring.first_seen:
+            break
+        if stamps[-1] < reference_ns:
+            reference_ns = stamps[-1]
+    else:
+        # Nearly always: every sensor was heard, and nothing lies in the future.
+        samples = tuple([ring.advance_to(reference_ns) for ring in rings])
+        chosen = [stamp_ns for stamp_ns, _ in samples]
+        oldest_ns = min(chosen)
+        if now_ns - oldest_ns <= max_age_ns and max(chosen) - oldest_ns <= slop_ns:
+            return Selection(RobotState.READY, samples, now_ns - oldest_ns, "")
+    return _select_carefully(rings, names, now_ns, slop_ns, max_age_ns)
+
+
+def _select_carefully(
+    rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int
+) -> Selection:
+    """Choose a set where something may be wrong with it, and say what."""
+    refused = sum([ring.refuse_ahead(now_ns, max_age_ns) for ring in rings])
+    oldest_usable_ns = now_ns - max_age_ns
+    for ring in rings:
+        # What is older than allowed can never be used; without this, a silent sensor would let the others pile up.
+        if ring.stamps:
+            ring.discard_before(min(ring.stamps[-1], oldest_usable_ns))
+    ahead = [
+        name
+        for name, ring in zip(names, rings, strict=True)
+        # A single message with a wrong stamp is no reason to stop a robot whose readings are good.
+        if ring.is_ahead and not (ring.stamps and ring.counts_from(ring.stamps[-1]) >= oldest_usable_ns)
+    ]
+    if ahead:
+        return Selection(RobotState.REJECTED, (), None, _ahead_reason(ahead, max_age_ns), refused)
+    silent = [name for name, ring in zip(names, rings, strict=True) if not ring.stamps]
+    if silent:
+        return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}", refused)
+    reference_ns = min(ring.stamps[-1] for ring in rings)
+    samples = tuple(ring.advance_to(reference_ns) for ring in rings)
+    stamps = [sample.stamp_ns for sample in samples]
+    counted = [ring.counts_from(stamp_ns) for ring, stamp_ns in zip(rings, stamps, strict=True)]
+    age_ns = now_ns - min(counted)
+    if age_ns > max_age_ns:
+        oldest = counted.index(min(counted))
+        reason = _old_reason(names[oldest], stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
+        return Selection(RobotState.STALE, samples, age_ns, reason, refused)
+    oldest_ns, newest_ns = min(stamps), max(stamps)
+    if newest_ns - oldest_ns > slop_ns:
+        apart = f"{names[stamps.index(oldest_ns)]} and {names[stamps.index(newest_ns)]}"
+        reason = (
+            f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, "
+            f"synchronisation.slop_s allows {slop_ns / 1e9:.3f} s"
+        )
+        return Selection(RobotState.STALE, samples, age_ns, reason, refused)
+    return Selection(RobotState.READY, samples, age_ns, "", refused)
+
+
+def _old_reason(name: str, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
+    if stamp_ns == 0:
+        return f"{name}: its header stamp is zero; the publisher must set it to the time of the measurement"
+    if stamp_ns < _LONGEST_SIMULATION_NS and stamp_ns + age_ns > _EARLIEST_REAL_NS:
+        return (
+            f"{name}: its stamp, {stamp_ns / 1e9:.3f} s, is simulated time, but this node runs in real time; start the "
+            f"node with use_sim_time: true"
+        )
+    return f"{name}: is {age_ns / 1e9:.3f} s old, {limit} allows {max_age_ns / 1e9:.3f} s"
+
+
+def _ahead_reason(names: Sequence[str], max_ahead_ns: int) -> str:
+    return f"{', '.join(names)}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
+
+
+def with_newest(
+    selection: Selection,
+    rings: Sequence[SampleRing],
+    names: Sequence[str],
+    now_ns: int,
+    max_ahead_ns: int,
+    max_ages_ns: Sequence[int],
+) -> Selection:
+    """Add the newest sample of each sensor that is not synchronised, as an operator's that is published seldom.
+
+    A robot is not ready while one of them was never heard or its newest sample is older than its limit.
+
+    Parameters
+    ----------
+    selection
+        Of the synchronised sensors; its age stays.
+    rings, names, max_ages_ns
+        Of the others, one of each per sensor.
+    now_ns
+        The time of the tick, on the clock of the stamps.
+    max_ahead_ns
+        How far in the future a stamp may lie.
+    """
+    refused = selection.refused
+    state, reason, samples = selection.state, selection.reason, selection.samples
+    for ring, name, max_age_ns in zip(rings, names, max_ages_ns, strict=True):
+        newest = newest_usable(ring, name, now_ns, max_ahead_ns, max_age_ns)
+        refused += newest.refused
+        samples += newest.samples
+        if state is RobotState.READY:
+            state, reason = newest.state, newest.reason
+    return Selection(state, samples, selection.age_ns, reason, refused)
+
+
+def with_silent(
+    selection: Selection,
+    rings: Sequence[SampleRing],
+    present: Sequence[bool],
+    names: Sequence[str],
+    max_ages_ns: Sequence[int],
+    now_ns: int,
+    previous_ns: int,
+    slop_ns: int,
+    max_age_ns: int,
+) -> Selection:
+    """Add a reading of each sensor whose silence is one, as of a contact sensor that speaks only while it touches.
+
+    Such a sensor has no part in the reference. Its sample nearest to the oldest reading of the set is taken, later ones
+    too, but none that is more than `slop_ns` earlier: that contact is over. Of a sensor with a limit of its own it is
+    the newest sample within that limit. Without a sample, a sensor whose publisher is there is silent: `message` None.
+
+    Parameters
+    ----------
+    selection
+        Of the other sensors; its age stays.
+    rings, present, names, max_ages_ns
+        Of the silent sensors, one of each per sensor: whether it has a publisher; its own limit, 0 without one.
+    now_ns, previous_ns
+        The times of this tick and of the one before, on the clock of the stamps.
+    slop_ns, max_age_ns
+        See `select`.
+    """
+    state, reason, refused, samples = selection.state, selection.reason, selection.refused, selection.samples
+    oldest_ns = now_ns - (selection.age_ns or 0)
+    for ring, is_present, name, own_age_ns in zip(rings, present, names, max_ages_ns, strict=True):
+        allowed_ns = own_age_ns or max_age_ns
+        refused_now = ring.refuse_ahead(now_ns, max_age_ns)
+        newest_ns = ring.stamps[-1] if ring.stamps else now_ns
+        target_ns, earliest_ns = (now_ns, now_ns - own_age_ns) if own_age_ns else (oldest_ns, oldest_ns - slop_ns)
+        sample = _nearest_from(ring, target_ns, earliest_ns)
+        found, problem = RobotState.READY, ""
+        if sample is not None:
+            samples += (sample,)
+        # Who speaks is not silent: messages that no tick could use mean that something is wrong with their stamps.
+        elif refused_now:
+            found, problem = RobotState.REJECTED, _ahead_reason([name], max_age_ns)
+        elif newest_ns < previous_ns - allowed_ns:
+            limit = "its max_age_s" if own_age_ns else "synchronisation.max_age_s"
+            found, problem = RobotState.STALE, _old_reason(name, newest_ns, now_ns - newest_ns, limit, allowed_ns)
+        elif is_present:
+            samples += (Sample(target_ns, None),)
+        else:
+            found, problem = RobotState.WAITING, f"no message on {name}, and nobody publishes it"
+        refused += refused_now
+        if state is RobotState.READY:
+            state, reason = found, problem
+    return Selection(state, samples, selection.age_ns, reason, refused)
+
+
+def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample | None:
+    """Return the sample nearest to `target_ns` of those that count from `earliest_ns` on; older ones are dropped."""
+    ring.discard_before(earliest_ns)
+    if ring.first_seen:
+        over = [stamp_ns for stamp_ns in ring.stamps if ring.counts_from(stamp_ns) < earliest_ns]
+        if over:
+            ring.discard_before(over[-1] + 1)
+    return ring.advance_to(target_ns) if ring.stamps else None
+
+
+def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
+    """Choose the newest sample of one sensor alone.
+
+    Parameters
+    ----------
+    ring, name, max_age_ns
+        Of the sensor.
+    now_ns, max_ahead_ns
+        See `with_newest`.
+    """
+    refused = ring.refuse_ahead(now_ns, max_ahead_ns)
+    if not ring.stamps:
+        if ring.is_ahead:
+            return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
+        return Selection(RobotState.WAITING, (), None, f"no message on {name}", refused)
+    sample = ring.advance_to(ring.stamps[-1])
+    age_ns = now_ns - ring.counts_from(sample.stamp_ns)
+    if age_ns <= max_age_ns:
+        return Selection(RobotState.READY, (sample,), age_ns, "", refused)
+    if ring.is_ahead:
+        return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
+    reason = _old_reason(name, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
+    return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)

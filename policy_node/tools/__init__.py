@@ -1,3 +1,0 @@
-# Copyright 2026 The policy_node authors
-# SPDX-License-Identifier: Apache-2.0
-"""Command line tools around the node."""

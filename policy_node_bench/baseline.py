@@ -1,0 +1,167 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The loop that users write today, to be measured beside this package's node.
+
+One rclpy node in a SingleThreadedExecutor: callbacks keep the newest reading of every robot as NumPy arrays, a timer
+calls `model.predict` for one robot after another. It is written as well as that design allows: images are viewed, not
+copied; they are resized, where they must be, at the tick and not at the camera's rate; PyTorch has one thread, as in
+our node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Twist
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image, JointState
+from stable_baselines3 import PPO
+from std_msgs.msg import Float64MultiArray
+
+from policy_node.control.timing import TickRecord, TickStatistics
+from policy_node.ros.diagnostics import DIAGNOSTICS_PERIOD_S, timing_message
+from policy_node.ros.process import open_ros
+from policy_node_bench.harness.robots import COMMAND_TOPIC, IMAGE_TOPIC, TOUCH_TOPIC, robot_name
+
+SYNCHRONISER_QUEUE = 10
+
+
+class Reading(NamedTuple):
+    """The newest reading of one sensor: its stamp and its numbers."""
+
+    stamp_ns: int
+    array: np.ndarray
+
+
+class TodaysLoop(Node):
+    """Callbacks, a timer and `model.predict`.
+
+    Parameters
+    ----------
+    robots
+        Number of synthetic robots.
+    rate_hz
+        Rate of the timer.
+    model
+        A PPO model with the observations `image` and `touch` and two actions.
+    slop_s
+        For message_filters' ApproximateTimeSynchronizer; None to keep the newest message of each topic instead.
+    """
+
+    def __init__(self, name: str, robots: int, rate_hz: float, model: PPO, slop_s: float | None) -> None:
+        super().__init__(name)
+        self._model = model
+        # Stable-Baselines3 saves image spaces with the channels first, but accepts images as they come.
+        _, self._height, self._width = model.policy.observation_space["image"].shape  # type: ignore[index]
+        self._images: list[Reading | None] = [None] * robots
+        self._touches: list[Reading | None] = [None] * robots
+        names = [robot_name(robot) for robot in range(robots)]
+        self._commands = [self.create_publisher(Twist, f"{name}/{COMMAND_TOPIC}", 1) for name in names]
+        self._synchronisers = []
+        for robot, namespace in enumerate(names):
+            topics = ((Image, f"{namespace}/{IMAGE_TOPIC}"), (JointState, f"{namespace}/{TOUCH_TOPIC}"))
+            if slop_s is None:
+                for (message_type, topic), callback in zip(topics, (self._on_image, self._on_touch), strict=True):
+                    self.create_subscription(message_type, topic, partial(callback, robot), qos_profile_sensor_data)
+            else:
+                # Not on PyPI, so that it may be missing.
+                filters = importlib.import_module("message_filters")
+                inputs = [filters.Subscriber(self, *topic, qos_profile=qos_profile_sensor_data) for topic in topics]
+                synchroniser = filters.ApproximateTimeSynchronizer(inputs, SYNCHRONISER_QUEUE, slop_s)
+                synchroniser.registerCallback(partial(self._on_both, robot))
+                self._synchronisers.append(synchroniser)
+        self._statistics = TickStatistics()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timing = self.create_publisher(Float64MultiArray, "~/timing", 10)
+        self._timer = self.create_timer(1.0 / rate_hz, self._tick)
+        self._due_ns = self._next_due_ns(time.monotonic_ns())
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
+
+    def _on_image(self, robot: int, message: Image) -> None:
+        image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        self._images[robot] = Reading(_stamp_ns(message), image)
+
+    def _on_touch(self, robot: int, message: JointState) -> None:
+        self._touches[robot] = Reading(_stamp_ns(message), np.array(message.effort, np.float32))
+
+    def _on_both(self, robot: int, image: Image, touch: JointState) -> None:
+        self._on_image(robot, image)
+        self._on_touch(robot, touch)
+
+    def _next_due_ns(self, now_ns: int) -> int:
+        """Return the timer's deadline on the clock of `now_ns`."""
+        return now_ns + (self._timer.time_until_next_call() or 0)
+
+    def _tick(self) -> None:
+        started = time.perf_counter()
+        # The executor has already moved the timer on to its next deadline, over those that have passed.
+        now_ns = time.monotonic_ns()
+        due_ns, self._due_ns = self._due_ns, self._next_due_ns(now_ns)
+        missed = round((self._due_ns - due_ns) / self._timer.timer_period_ns) - 1
+        ages_s = np.full(len(self._commands), np.nan)
+        for robot, (image, touch) in enumerate(zip(self._images, self._touches, strict=True)):
+            if image is None or touch is None:
+                continue
+            pixels = image.array
+            if pixels.shape[:2] != (self._height, self._width):
+                pixels = cv2.resize(pixels, (self._width, self._height), interpolation=cv2.INTER_AREA)
+            action, _ = self._model.predict({"image": pixels, "touch": touch.array}, deterministic=True)
+            command = Twist()
+            command.linear.x, command.angular.z = float(action[0]), float(action[1])
+            self._commands[robot].publish(command)
+            ages_s[robot] = (time.time_ns() - min(image.stamp_ns, touch.stamp_ns)) / 1e9
+        duration_s = time.perf_counter() - started
+        self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
+
+    def _report(self) -> None:
+        records, ticks, missed = self._statistics.collect()
+        values = {"ticks": ticks, "missed_ticks": missed}
+        pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        status = DiagnosticStatus(name=f"{self.get_name()}: control", hardware_id="control", values=pairs)
+        self._diagnostics.publish(DiagnosticArray(status=[status]))
+        if records:
+            self._timing.publish(timing_message(records))
+
+
+def _stamp_ns(message: Image | JointState) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the loop until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Runs the loop that users write today; policy_bench starts it.")
+    parser.add_argument("--name", required=True, help="name of the node")
+    parser.add_argument("--robots", type=int, required=True, help="robots of the fleet")
+    parser.add_argument("--rate-hz", type=float, required=True, help="control rate")
+    parser.add_argument("--model", required=True, help="PPO model, a .zip file")
+    parser.add_argument(
+        "--slop-s", type=float, help="use message_filters with this slop; else keep the newest messages"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    model = PPO.load(options.model, device="cpu")
+    with open_ros(signal_handlers=SignalHandlerOptions.ALL):
+        executor = SingleThreadedExecutor()
+        executor.add_node(TodaysLoop(options.name, options.robots, options.rate_hz, model, options.slop_s))
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

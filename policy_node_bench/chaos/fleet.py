@@ -1,0 +1,216 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of the robots under test, and what is done to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+
+from policy_node.cli.child_process import ToolError
+from policy_node_bench.chaos.faults import Fault, Planned
+from policy_node_bench.chaos.robot import (
+    Behaviour,
+    Published,
+    RobotOptions,
+    Slipped,
+)
+
+MODULE = "policy_node_bench.chaos.server"
+# By how much clocks jump; any less than synchronisation.max_age_s could not be told from a delay.
+SMALLEST_JUMP_S = 1.0
+LARGEST_JUMP_S = 3600.0
+NORMAL = Behaviour()
+
+
+class RobotServer:
+    """The process that starts robots; see `chaos_server.main`."""
+
+    def __init__(self) -> None:
+        self._connection, other = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", MODULE, str(other.fileno())],
+            pass_fds=[other.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        other.close()
+
+    def start(self, target: str, options: RobotOptions) -> tuple[int, Connection]:
+        """Start a process and return its id and the connection to it."""
+        mine, other = Pipe()
+        try:
+            self._connection.send((target, options))
+            send_handle(self._connection, other.fileno(), self._process.pid)
+            return self._connection.recv(), mine
+        except (EOFError, ConnectionError) as error:
+            raise ToolError(f"the process that starts robots ended by itself ({error})") from error
+        finally:
+            other.close()
+
+    def close(self) -> None:
+        """End the process; robots that still run end when their connections are closed."""
+        self._connection.close()
+        self._process.wait()
+
+
+class RobotProcess:
+    """A process that publishes, or none: it is killed and started again.
+
+    Parameters
+    ----------
+    server
+        Starts it.
+    options
+        Of the process; its behaviour is replaced at each start.
+    target
+        What it runs, a key of `chaos_server.TARGETS`.
+    """
+
+    def __init__(self, server: RobotServer, options: RobotOptions, target: str = "robot") -> None:
+        self._server = server
+        self._target = target
+        self._options = options
+        self._pid = 0
+        self._connection: Connection | None = None
+
+    def start(self, behaviour: Behaviour) -> None:
+        """Start the process."""
+        self._pid, self._connection = self._server.start(self._target, replace(self._options, behaviour=behaviour))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        os.kill(self._pid, number)
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL), if there is one."""
+        if self._connection is not None:
+            # It may have ended by itself.
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
+            self._connection.close()
+            self._connection = None
+
+    def tell(self, behaviour: Behaviour) -> None:
+        """Let it publish in another way."""
+        assert self._connection is not None
+        self._connection.send(behaviour)
+
+    def poll(self) -> list[Published | Slipped]:
+        """Return what it has said since the last call.
+
+        Raises
+        ------
+        ToolError
+            When it has ended by itself.
+        """
+        said: list[Published | Slipped] = []
+        try:
+            while self._connection is not None and self._connection.poll():
+                said.append(self._connection.recv())
+        except (EOFError, ConnectionError):
+            raise ToolError(
+                f"a robot's process ended by itself: {self._options.log.read_text()[-2000:] or '(it wrote nothing)'}"
+            ) from None
+        return said
+
+
+class Injection:
+    """One fault from its begin to its end.
+
+    Parameters
+    ----------
+    planned
+        What happens.
+    fault
+        The record of it: `begun_s` and `ended_s` are filled in here.
+    robot
+        Whose publisher it is.
+    another
+        A process that publishes in the same robot's name.
+    period_s
+        Control period.
+    now_s
+        The present time.
+    """
+
+    def __init__(
+        self,
+        planned: Planned,
+        fault: Fault,
+        robot: RobotProcess,
+        another: RobotProcess,
+        period_s: float,
+        now_s: float,
+    ) -> None:
+        self.fault = fault
+        self.planned = planned
+        self._robot = robot
+        self._another = another
+        self._period_s = period_s
+        self._behaviour = self._begin(planned, now_s)
+        self._is_ending = False
+
+    def _begin(self, planned: Planned, now_s: float) -> Behaviour:
+        kind = planned.kind.name
+        jump_s = SMALLEST_JUMP_S * (LARGEST_JUMP_S / SMALLEST_JUMP_S) ** planned.size
+        behaviour = {
+            "clock_ahead": Behaviour(kind, stamp_offset_s=jump_s),
+            "clock_behind": Behaviour(kind, stamp_offset_s=-jump_s),
+            "clock_zero": Behaviour(kind, zero_stamps=True),
+            "policy_blocks": Behaviour(kind, block_s=planned.duration_s),
+        }.get(kind, Behaviour(kind))
+        if kind == "killed":
+            self._robot.kill()
+            self.fault.begun_s = now_s
+        elif kind == "paused":
+            self._robot.signal(signal.SIGSTOP)
+            self.fault.begun_s = now_s
+        elif kind.startswith("clock_"):
+            self._robot.kill()
+            self.fault.begun_s = now_s
+            self._robot.start(behaviour)
+        elif kind in ("duplicate", "wrong_type"):
+            self._another.start(NORMAL)
+        else:
+            self._robot.tell(behaviour)
+            if kind == "slowed":
+                # Its next reading comes late already.
+                self.fault.begun_s = now_s
+        return behaviour
+
+    def on_published(self, published: Published) -> None:
+        """Take in that a publisher of this robot has begun to behave in another way."""
+        time_s = published.time_us / 1e6
+        kind = self.planned.kind.name
+        if self._is_ending and published.behaviour == NORMAL:
+            self.fault.ended_s = min(self.fault.ended_s, time_s)
+        elif not self._is_ending and (published.behaviour == self._behaviour or kind in ("duplicate", "wrong_type")):
+            self.fault.begun_s = min(self.fault.begun_s, time_s)
+            if kind == "policy_blocks":
+                # The next tick takes the reading in, or the one after it.
+                self.fault.ended_s = time_s + 2 * self._period_s + self.planned.duration_s
+
+    def step(self, now_s: float) -> None:
+        """End the cause when its time has come."""
+        kind = self.planned.kind.name
+        if self._is_ending or now_s < self.fault.begun_s + self.planned.duration_s:
+            return
+        self._is_ending = True
+        if kind == "killed":
+            self._robot.start(NORMAL)
+        elif kind == "paused":
+            self._robot.signal(signal.SIGCONT)
+            self.fault.ended_s = now_s
+        elif kind in ("duplicate", "wrong_type"):
+            self._another.kill()
+            self.fault.ended_s = now_s
+        elif kind != "policy_blocks":
+            self._robot.tell(NORMAL)

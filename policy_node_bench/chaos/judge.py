@@ -1,0 +1,348 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Judges a node by its commands alone: from which readings each was computed, and when each was sent.
+
+All times are seconds since the begin of the run, on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policy_node.control.timing import percentiles
+from policy_node_bench.chaos.faults import Fault
+from policy_node_bench.chaos.readings import GarbledCommandError, origin_of
+
+# What no disturbance by the machine can cause, and what it can.
+SAFETY = {
+    "old_data": "a command from readings older than max_age_s and one period",
+    "mixed_robots": "a command from another robot's readings",
+    "unsynchronised": "a command from readings further apart than slop_s",
+    "garbled": "a command that is neither safe nor computed from readings",
+    "undetected": "a fault that led to no safe command",
+    "not_healed": "a robot that was not driven again after its fault",
+}
+TIMING = {
+    "detected_late": "a safe command later than max_age_s and three periods after the cause began",
+    "healed_late": "a robot driven again later than 1 s after the cause ended",
+    "stopped_without_cause": "a safe command to a robot without a fault",
+    "missed_tick": "a tick without a command to a robot without a fault",
+    "late": "p99 of the lateness of robots without a fault more than 10 % above a run without faults",
+}
+# What a machine causes that keeps the node or a robot from running while they are ready to.
+LACK_OF_TIME = ("old_data", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
+# Details of so many violations of each kind are kept.
+DETAILS = 5
+LATENESS_FACTOR = 1.1
+HEAL_LIMIT_S = 1.0
+# The grid begins at this quantile of the commands: those that are late by half a period seem to be early.
+EARLIEST = 0.05
+# By so much of a period a command may come before the grid.
+EARLY = 0.1
+
+
+class Limits(NamedTuple):
+    """What a node must keep, in seconds."""
+
+    period_s: float
+    max_age_s: float
+    slop_s: float
+
+    @property
+    def age_s(self) -> float:
+        """Largest age of the readings behind a command when it is sent."""
+        return self.max_age_s + self.period_s
+
+    @property
+    def detect_s(self) -> float:
+        """Longest time from a cause to the safe command."""
+        return self.max_age_s + 3 * self.period_s
+
+
+class Judge:
+    """Takes in every command and notes what must not be.
+
+    Parameters
+    ----------
+    robots
+        How many.
+    limits
+        What the node must keep.
+
+    Attributes
+    ----------
+    commands
+        Counts: `driven` and `safe`.
+    violations
+        Counts by kind; of those that a lack of time may cause only after `finish`.
+    excused
+        Counts by kind: what coincided with the machine keeping node or robot from running.
+    details
+        The first violations of each kind.
+    sent_s
+        Of each robot, when its commands were sent.
+    concerned
+        Of each robot, from when to when it had faults; the last may go on.
+    largest_age_s
+        Of the readings behind any command.
+    """
+
+    def __init__(self, robots: int, limits: Limits) -> None:
+        self.limits = limits
+        self.commands: Counter[str] = Counter()
+        self.violations: Counter[str] = Counter()
+        self.excused: Counter[str] = Counter()
+        self.details: dict[str, list[dict[str, Any]]] = {}
+        self.sent_s = [array("d") for _ in range(robots)]
+        self.concerned: list[list[tuple[float, float]]] = [[] for _ in range(robots)]
+        self.driven = np.zeros(robots, bool)
+        self.largest_age_s = 0.0
+        self._active: dict[int, Fault] = {}
+        self._pending: list[tuple[str, int | None, float, dict[str, Any]]] = []
+        # Robot, or -1 for the node, and from when to when.
+        self._excuses: list[tuple[int, float, float]] = []
+
+    def note(self, kind: str, robot: int | None, time_s: float, **what: Any) -> None:
+        """Note a violation, in the end only if no lack of time can have caused it."""
+        if kind in LACK_OF_TIME:
+            self._pending.append((kind, robot, time_s, what))
+        else:
+            self._note(kind, robot, time_s, what)
+
+    def _note(self, kind: str, robot: int | None, time_s: float, what: dict[str, Any]) -> None:
+        self.violations[kind] += 1
+        details = self.details.setdefault(kind, [])
+        if len(details) < DETAILS:
+            name = {} if robot is None else {"robot": robot}
+            details.append({"time_s": round(time_s, 4), **name, **what})
+
+    def begin(self, fault: Fault) -> None:
+        """Take in that a fault is about to be caused."""
+        for robot in fault.robots:
+            self._active[robot] = fault
+            self.concerned[robot].append((fault.asked_s, np.inf))
+
+    def excuse(self, robot: int, start_s: float, end_s: float) -> None:
+        """Take in that the machine kept a robot from publishing for a while: its data had to become old."""
+        self._excuses.append((robot, start_s, end_s + self.limits.age_s))
+
+    def starve(self, start_s: float, end_s: float) -> None:
+        """Take in that the machine kept the node from running for at least a period meanwhile."""
+        self._excuses.append((-1, start_s, end_s + self.limits.period_s))
+
+    def finish(self) -> None:
+        """Judge what could not be judged at once: what the machine did is known only afterwards."""
+        for kind, robot, time_s, what in self._pending:
+            kept = {-1, robot} if kind == "stopped_without_cause" else {-1}
+            if any(who in kept and start_s <= time_s <= end_s for who, start_s, end_s in self._excuses):
+                self.excused[kind] += 1
+            else:
+                self._note(kind, robot, time_s, what)
+        self._pending.clear()
+
+    def command(self, robot: int, sent_s: float, values: np.ndarray) -> None:
+        """Take in a command `[COMMAND_SIZE]` that was sent to a robot."""
+        self.sent_s[robot].append(sent_s)
+        fault = self._active.get(robot)
+        if fault is not None and sent_s < fault.asked_s:
+            fault = None
+        try:
+            origin = origin_of(values)
+        except GarbledCommandError as error:
+            self.note("garbled", robot, sent_s, found=str(error), fault=_name(fault))
+            return
+        self.driven[robot] = origin is not None
+        if origin is None:
+            self._safe_command(robot, sent_s, fault)
+            return
+        self.commands["driven"] += 1
+        readings_us = [reading.time_us for reading in origin]
+        age_s = sent_s - min(readings_us) / 1e6
+        spread_s = (max(readings_us) - min(readings_us)) / 1e6
+        self.largest_age_s = max(self.largest_age_s, age_s)
+        found = {"fault": _name(fault)}
+        if {reading.robot for reading in origin} != {robot}:
+            self.note("mixed_robots", robot, sent_s, found=[reading.robot for reading in origin], **found)
+        if age_s > self.limits.age_s:
+            self.note("old_data", robot, sent_s, age_s=round(age_s, 4), allowed_s=self.limits.age_s, **found)
+        # What a robot stamps and what it says are read from the clock one after the other.
+        if spread_s > self.limits.slop_s + self.limits.period_s:
+            self.note("unsynchronised", robot, sent_s, spread_s=round(spread_s, 4), **found)
+        if fault is not None and min(readings_us) / 1e6 >= fault.ended_s:
+            self._heal(robot, fault, sent_s)
+
+    def _safe_command(self, robot: int, sent_s: float, fault: Fault | None) -> None:
+        self.commands["safe"] += 1
+        if fault is not None and fault.kind.stops:
+            position = fault.robots.index(robot)
+            fault.detected_s[position] = min(fault.detected_s[position], sent_s)
+        else:
+            self.note("stopped_without_cause", robot, sent_s, fault=_name(fault))
+
+    def _heal(self, robot: int, fault: Fault, sent_s: float) -> None:
+        position = fault.robots.index(robot)
+        fault.healed_s[position] = sent_s
+        del self._active[robot]
+        self.concerned[robot][-1] = (fault.asked_s, sent_s)
+        kind = fault.kind.name
+        if fault.kind.stops:
+            detected_s = fault.detected_s[position] - fault.begun_s
+            if not np.isfinite(detected_s):
+                self.note("undetected", robot, sent_s, fault=kind, begun_s=round(fault.begun_s, 4))
+            elif detected_s > self.limits.detect_s:
+                self.note("detected_late", robot, sent_s, fault=kind, detect_s=round(detected_s, 4))
+        heal_s = sent_s - fault.ended_s
+        if heal_s > HEAL_LIMIT_S:
+            self.note("healed_late", robot, sent_s, fault=kind, heal_s=round(heal_s, 4))
+
+    def shown(self, robots: Iterable[int], time_s: float) -> None:
+        """Take in that diagnostics, received at a time, show these robots as not driven by the policy."""
+        for robot in robots:
+            fault = self._active.get(robot)
+            if fault is not None and fault.kind.stops and time_s >= fault.begun_s:
+                position = fault.robots.index(robot)
+                fault.shown_s[position] = min(fault.shown_s[position], time_s)
+
+    def give_up(self, fault: Fault, now_s: float) -> None:
+        """Take in that it is no use to wait until a fault has healed."""
+        for position, robot in enumerate(fault.robots):
+            if not np.isfinite(fault.healed_s[position]):
+                self.note("not_healed", robot, now_s, fault=fault.kind.name, ended_s=round(fault.ended_s, 4))
+                fault.healed_s[position] = np.inf
+                self._active.pop(robot, None)
+
+    def add(self, other: Judge) -> None:
+        """Take over what another judge has found that moves robots, and nothing about times."""
+        other.finish()
+        for kind in SAFETY:
+            self.violations[kind] += other.violations[kind]
+            self.excused[kind] += other.excused[kind]
+            self.details[kind] = (self.details.get(kind, []) + other.details.get(kind, []))[:DETAILS]
+        self.largest_age_s = max(self.largest_age_s, other.largest_age_s)
+
+
+def _name(fault: Fault | None) -> str:
+    return fault.kind.name if fault is not None else ""
+
+
+class Ticks(NamedTuple):
+    """The commands of robots without a fault, tick by tick.
+
+    Attributes
+    ----------
+    lateness_ms
+        By the index of the window, of every command.
+    missed
+        Robot and time of every tick without a command.
+    ticks
+        Ticks looked at.
+    """
+
+    lateness_ms: list[np.ndarray]
+    missed: list[tuple[int, float]]
+    ticks: int
+
+
+def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
+    """Return where the grid of the ticks begins: at their earliest commands.
+
+    Parameters
+    ----------
+    times_s
+        When commands were sent, most of them in time.
+    period_s
+        Of the grid.
+    """
+    reference_s = float(times_s[0])
+    for _ in range(2):
+        # Around the middle first, so that no command is taken for one of the period before.
+        offsets_s = (times_s - reference_s + period_s / 2) % period_s - period_s / 2
+        reference_s += float(np.median(offsets_s))
+    offsets_s = (times_s - reference_s + period_s / 2) % period_s - period_s / 2
+    return (reference_s + float(np.quantile(offsets_s, EARLIEST))) % period_s
+
+
+def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: float) -> Ticks:
+    """Put the commands of robots without a fault on the grid of ticks.
+
+    Parameters
+    ----------
+    judge
+        Has taken in all commands.
+    windows
+        Intervals of time, ascending, that are looked at.
+    phase_s
+        From `grid_phase_s`.
+    """
+    lateness_ms: list[list[np.ndarray]] = [[] for _ in windows]
+    missed: list[tuple[int, float]] = []
+    ticks = 0
+    for robot, sent_s in enumerate(judge.sent_s):
+        for window, (start_s, end_s) in enumerate(windows):
+            for free_start_s, free_end_s in _free(judge.concerned[robot], start_s, end_s):
+                low, high = np.searchsorted(sent_s, [free_start_s, free_end_s])
+                if high - low < 2:
+                    continue
+                times_s = np.array(sent_s[low:high]) - phase_s
+                numbers = tick_numbers(times_s, judge.limits.period_s)
+                lateness_ms[window].append((times_s - numbers * judge.limits.period_s) * 1e3)
+                skipped = np.maximum(np.diff(numbers) - 1, 0)
+                missed += [(robot, sent_s[low + 1 + at]) for at in np.flatnonzero(skipped) for _ in range(skipped[at])]
+                ticks += int(numbers[-1] - numbers[0]) + 1
+    return Ticks([np.concatenate([np.zeros(0), *parts]) for parts in lateness_ms], missed, ticks)
+
+
+def tick_numbers(times_s: np.ndarray, period_s: float) -> np.ndarray:
+    """Return by which tick each command `[n]` was sent, `[n]` int.
+
+    A tick that ends after the next one was due is followed by that one at once: of two commands within one period the
+    first belongs to the period before, unless another one does.
+    """
+    numbers = np.floor(times_s / period_s + EARLY).astype(int)
+    for at in np.flatnonzero(np.diff(numbers) == 0):
+        if at == 0 or numbers[at - 1] < numbers[at] - 1:
+            numbers[at] -= 1
+    return numbers
+
+
+def _free(concerned: Sequence[tuple[float, float]], start_s: float, end_s: float) -> list[tuple[float, float]]:
+    """Return the parts of an interval in which a robot had no fault."""
+    free = []
+    for fault_start_s, fault_end_s in concerned:
+        if fault_end_s <= start_s or fault_start_s >= end_s:
+            continue
+        if fault_start_s > start_s:
+            free.append((start_s, fault_start_s))
+        start_s = max(start_s, fault_end_s)
+    if start_s < end_s:
+        free.append((start_s, end_s))
+    return free
+
+
+def compare_lateness(quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndarray]) -> dict[str, float]:
+    """Compare the p99 of the lateness with faults to that without.
+
+    A run without faults varies by itself: the noise is how far the p99 of any half of a window without faults lies from
+    that of all of them, and the limit is 10 % above the latter or the noise, whichever is larger.
+
+    Parameters
+    ----------
+    quiet_ms, faults_ms
+        Lateness by window.
+    """
+    quiet, faults = percentiles(np.concatenate(quiet_ms)), percentiles(np.concatenate(faults_ms))
+    halves = [half for values in quiet_ms for half in np.array_split(values, 2) if len(half)]
+    noise_ms = max(abs(percentiles(half)[1] - quiet[1]) for half in halves)
+    return {
+        "quiet_p50": quiet[0],
+        "quiet_p99": quiet[1],
+        "faults_p50": faults[0],
+        "faults_p99": faults[1],
+        "noise": noise_ms,
+        "limit": max(quiet[1] * LATENESS_FACTOR, quiet[1] + noise_ms),
+    }

@@ -1,0 +1,241 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The robots under test: processes that publish camera and touch, and misbehave when they are told to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from policy_node.control.timing import SteadyClock
+from policy_node_bench.chaos.readings import (
+    IMAGE_SHAPE,
+    TOUCH_SIZE,
+    Reading,
+    Request,
+    image_bytes,
+    touch_numbers,
+)
+
+IMAGE_TOPIC = "camera/image_raw"
+TOUCH_TOPIC = "touch"
+COMMAND_TOPIC = "command"
+FLOOD_HZ = 1000.0
+SLOW_HZ = 1.0
+# How many readings ask the policy to block: the tick takes in one of them at least.
+BLOCKING_READINGS = 3
+# A robot that publishes later than its period and this was kept from it by the machine, and says so.
+SLIP_S = 0.05
+# How soon a robot does what it is told.
+_POLL_NS = 20_000_000
+# The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
+_STAMP = Struct("=iI")
+_ANY = Reading(1, 1)
+# Whenever a robot starts, all processes hear of all its topics and services: it has those that it needs.
+_LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": False}
+
+
+def robot_name(robot: int) -> str:
+    """Return the namespace of a robot; no real robot should have it."""
+    return f"policy_chaos_robot_{robot}"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a robot publishes.
+
+    Attributes
+    ----------
+    fault
+        Kind of the fault, empty when there is none.
+    stamp_offset_s
+        How far the stamps are ahead of the time.
+    zero_stamps
+        Whether the stamps are zero.
+    block_s, times
+        For `policy_blocks`: how long the policy is to compute, and how many readings ask for it.
+    """
+
+    fault: str = ""
+    stamp_offset_s: float = 0.0
+    zero_stamps: bool = False
+    block_s: float = 0.0
+    times: int = BLOCKING_READINGS
+
+
+class Published(NamedTuple):
+    """A robot's message to the tool: its first reading of a behaviour, microseconds since the begin of the run."""
+
+    behaviour: Behaviour
+    time_us: int
+
+
+class Slipped(NamedTuple):
+    """A robot's message to the tool: the machine kept it from publishing between these times, in seconds."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class RobotOptions:
+    """What a robot's process is given.
+
+    Attributes
+    ----------
+    robot
+        Its index.
+    begin_ns
+        When the run began, on the monotonic clock.
+    rate_hz
+        Of both sensors.
+    phase
+        Of its readings, as a part of their period.
+    behaviour
+        From the start on.
+    log
+        File for its output.
+    """
+
+    robot: int
+    begin_ns: int
+    rate_hz: float
+    phase: float
+    behaviour: Behaviour
+    log: Path
+
+
+class _Template:
+    """A serialised message whose stamp and payload, which occurs once in it, are set anew for every reading."""
+
+    def __init__(self, message: Image | JointState, payload: bytes) -> None:
+        raw = serialize_message(message)
+        start = raw.index(payload)
+        self._head, self._middle, self._tail = raw[:4], raw[4 + _STAMP.size : start], raw[start + len(payload) :]
+
+    def __call__(self, stamp_ns: int, payload: bytes) -> bytes:
+        stamp = _STAMP.pack(*divmod(stamp_ns, 1_000_000_000))
+        return b"".join((self._head, stamp, self._middle, payload, self._tail))
+
+
+class ReadingMessages:
+    """Makes the serialised camera and touch messages of one robot.
+
+    Parameters
+    ----------
+    seed
+        Of the random bytes.
+    """
+
+    def __init__(self, seed: int) -> None:
+        height, width, channels = IMAGE_SHAPE
+        pixels, numbers = image_bytes(_ANY), touch_numbers(_ANY)
+        names = [f"touch_{cell}" for cell in range(TOUCH_SIZE)]
+        self._rng = np.random.default_rng(seed)
+        image = Image(height=height, width=width, encoding="rgb8", step=width * channels, data=pixels)
+        self._image = _Template(image, pixels)
+        image.height += 1
+        self._contradiction = _Template(image, pixels)
+        self._touch = _Template(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
+        short = numbers[1:]
+        self._short_touch = _Template(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
+
+    def __call__(self, reading: Reading, stamp_ns: int, behaviour: Behaviour) -> tuple[bytes, bytes]:
+        """Return camera and touch of a reading, spoilt as the behaviour says."""
+        fault = behaviour.fault
+        request = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
+        numbers = touch_numbers(reading, request.get(fault, Request.NOTHING), behaviour.block_s)
+        if fault == "nan":
+            numbers[2] = np.nan
+        pixels = image_bytes(reading)
+        image, touch = self._image(stamp_ns, pixels), self._touch(stamp_ns, numbers.tobytes())
+        if fault == "random_bytes":
+            # The encapsulation stays: it says of which byte order the rest is.
+            return self._noise(image), self._noise(touch)
+        if fault == "wrong_size":
+            return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[1:].tobytes())
+        if fault == "truncated_image":
+            return image[: len(image) // 2], touch
+        return image, touch
+
+    def _noise(self, raw: bytes) -> bytes:
+        return raw[:4] + self._rng.bytes(len(raw) - 4)
+
+
+def robot_process(connection: Connection, options: RobotOptions) -> None:
+    """Publish readings, as told through the connection, until it is closed."""
+    _begin(options)
+    clock = SteadyClock()
+    node = Node(f"policy_chaos_robot_{options.robot}_{os.getpid()}", **_LIGHT)
+    name = robot_name(options.robot)
+    camera = node.create_publisher(Image, f"{name}/{IMAGE_TOPIC}", qos_profile_sensor_data)
+    touch = node.create_publisher(JointState, f"{name}/{TOUCH_TOPIC}", qos_profile_sensor_data)
+    messages = ReadingMessages(options.robot)
+    behaviour, is_new = options.behaviour, True
+    deadline_ns = published_ns = clock.now_ns()
+    while True:
+        rate_hz = {"flooded": FLOOD_HZ, "slowed": SLOW_HZ}.get(behaviour.fault, options.rate_hz)
+        period_ns = round(1e9 / rate_hz)
+        # On a grid of its own, so that a robot keeps its phase through all faults.
+        phase_ns = round(options.phase * period_ns)
+        next_ns = (clock.now_ns() - phase_ns) // period_ns * period_ns + period_ns + phase_ns
+        deadline_ns = published_ns + period_ns if behaviour.fault == "slowed" else max(deadline_ns + 1, next_ns)
+        while (remaining_ns := deadline_ns - clock.now_ns()) > _POLL_NS and not connection.poll():
+            clock.wait_until(deadline_ns - remaining_ns + _POLL_NS)
+        if connection.poll():
+            try:
+                behaviour, is_new = connection.recv(), True
+            except EOFError:
+                break
+            continue
+        clock.wait_until(deadline_ns)
+        now_ns = clock.now_ns()
+        # Also counts what kept it within the last publishing.
+        if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
+            connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
+        published_ns = now_ns
+        reading = Reading(options.robot, (now_ns - options.begin_ns) // 1000)
+        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round(behaviour.stamp_offset_s * 1e9)
+        image_raw, touch_raw = messages(reading, stamp_ns, behaviour)
+        touch.publish(touch_raw)
+        if behaviour.fault != "camera_silent":
+            camera.publish(image_raw)
+        if is_new:
+            connection.send(Published(behaviour, reading.time_us))
+            is_new = False
+        if behaviour.fault == "policy_blocks":
+            behaviour = replace(behaviour, times=behaviour.times - 1) if behaviour.times > 1 else Behaviour()
+
+
+def intruder_process(connection: Connection, options: RobotOptions) -> None:
+    """Publish messages of another type on a robot's touch topic until the connection is closed."""
+    _begin(options)
+    node = Node(f"policy_chaos_intruder_{options.robot}_{os.getpid()}", **_LIGHT)
+    publisher: Publisher = node.create_publisher(String, f"{robot_name(options.robot)}/{TOUCH_TOPIC}", 10)
+    connection.send(Published(options.behaviour, (time.monotonic_ns() - options.begin_ns) // 1000))
+    while not connection.poll(1.0 / options.rate_hz):
+        publisher.publish(String(data="not a reading"))
+
+
+def _begin(options: RobotOptions) -> None:
+    """Make this process one of its own: its output, its signals, its part of ROS."""
+    with options.log.open("a") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

@@ -1,0 +1,271 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a control loop says about itself on `~/timing` and `/diagnostics`, and what its process costs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policy_node.cli.child_process import Child
+from policy_node.report.figures import distribution
+
+# Ticks before this are not measured: discovery, caches and allocators settle.
+WARM_UP_S = 3.0
+# Importing PyTorch and Stable-Baselines3 on a busy machine takes its time.
+START_TIMEOUT_S = 120.0
+# Reports come once per second.
+SILENCE_TIMEOUT_S = 15.0
+# What the node says when it stays alive without driving.
+_FAILED = ("configure failed", "activate failed")
+# What diagnostics tell about the tick as a whole; the other times are those of its stages.
+_WHOLE_TICK = ("tick", "lateness", "stamp_to_command")
+
+
+class TimingReport(NamedTuple):
+    """One message of `~/timing`: when it came, what the process and its threads had cost, `[ticks, 2 + robots]`."""
+
+    time_s: float
+    cpu_s: float
+    threads: Mapping[int, tuple[str, float]]
+    rows: np.ndarray
+
+
+class TickCount(NamedTuple):
+    """One message of `/diagnostics`: when it came, the ticks run and missed since the start, and all its values."""
+
+    time_s: float
+    ticks: int
+    missed: int
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One measured interval of one process.
+
+    Attributes
+    ----------
+    begin_s, end_s
+        When it began and ended, on the monotonic clock.
+    rows
+        `[ticks, 2 + robots]` float64, milliseconds: lateness, duration, age of each robot's data at its command.
+    cpu_s
+        CPU time of the process, user and system, all threads.
+    threads_s
+        The same by thread, those of one kind together.
+    stages
+        By the name of the stage `[seconds, 2]`: p50 and p99 in milliseconds, of each second.
+    engine
+        What the loop says it runs the network with; empty when it says nothing.
+    missed
+        Ticks that were skipped.
+    rss_mb
+        Resident memory at the end, in 10^6 bytes.
+    """
+
+    begin_s: float
+    end_s: float
+    rows: np.ndarray
+    cpu_s: float
+    threads_s: Mapping[str, float]
+    stages: Mapping[str, np.ndarray]
+    engine: str
+    missed: int
+    rss_mb: float
+
+    @property
+    def cpu_us_per_robot_tick(self) -> float:
+        """CPU time in microseconds for one robot and one tick."""
+        ticks, columns = self.rows.shape
+        return self.cpu_s * 1e6 / (ticks * (columns - 2))
+
+
+@contextmanager
+def running(
+    name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Run a child process for as long as the context lasts."""
+    child = Child(name, arguments, log, environment)
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+class Observer:
+    """Hears what one loop publishes about itself.
+
+    Parameters
+    ----------
+    name
+        Name of the loop's node.
+    child
+        Its process, whose CPU time is read whenever a report arrives.
+    """
+
+    def __init__(self, name: str, child: Child) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.executors import SingleThreadedExecutor
+        from std_msgs.msg import Float64MultiArray
+
+        self._child = child
+        self._status_name = f"{name}: control"
+        self.reports: list[TimingReport] = []
+        self.counts: list[TickCount] = []
+        self._node = rclpy.create_node("policy_bench")
+        self._node.create_subscription(Float64MultiArray, f"{name}/timing", self._on_timing, 10)
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+
+    def close(self) -> None:
+        """Leave ROS."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def spin_once(self) -> None:
+        """Wait a moment for a message."""
+        self._executor.spin_once(timeout_sec=0.1)
+
+    def _on_timing(self, message: Any) -> None:
+        rows = np.array(message.data).reshape([dimension.size for dimension in message.layout.dim])
+        self.reports.append(TimingReport(time.monotonic(), self._child.cpu_s(), self._child.thread_cpu_s(), rows))
+
+    def _on_diagnostics(self, message: Any) -> None:
+        for status in message.status:
+            if status.name == self._status_name:
+                values = {pair.key: pair.value for pair in status.values}
+                ticks, missed = int(values["ticks"]), int(values["missed_ticks"])
+                self.counts.append(TickCount(time.monotonic(), ticks, missed, values))
+
+    def count_at(self, time_s: float) -> TickCount:
+        """Return the count that came with the report of that time: both are published together."""
+        return min(self.counts, key=lambda count: abs(count.time_s - time_s))
+
+
+def measure(child: Child, others: Sequence[Child], name: str, seconds: float, progress: Callable[[str], None]) -> Round:
+    """Watch one loop from its start until it has been measured for `seconds` after the warm-up.
+
+    Parameters
+    ----------
+    child, name
+        The loop: its process and its node.
+    others
+        Processes that must live meanwhile.
+    seconds
+        How long to measure.
+    progress
+        Called now and then with what is going on.
+
+    Raises
+    ------
+    ToolError
+        When a process ends or the loop is silent.
+    """
+    with closing(Observer(name, child)) as observer:
+        reports = observer.reports
+        started_s = time.monotonic()
+        begin = 0
+        while True:
+            observer.spin_once()
+            for process in (child, *others):
+                process.check()
+            now_s = time.monotonic()
+            if not reports:
+                progress("starting")
+                if any(failed in child.tail() for failed in _FAILED):
+                    raise child.error("cannot start")
+                if now_s - started_s > START_TIMEOUT_S:
+                    raise child.error(f"published nothing on {name}/timing for {START_TIMEOUT_S:.0f} s")
+                continue
+            if now_s - reports[-1].time_s > SILENCE_TIMEOUT_S:
+                raise child.error(f"fell silent on {name}/timing for {SILENCE_TIMEOUT_S:.0f} s")
+            if not begin and reports[-1].time_s - reports[0].time_s >= WARM_UP_S:
+                begin = len(reports) - 1
+            progress("measuring" if begin else "warming up")
+            # Reports come at whole seconds, give or take some milliseconds.
+            if begin and reports[-1].time_s - reports[begin].time_s >= seconds - 0.5:
+                break
+        rss_mb = child.rss_mb()
+        end = len(reports) - 1
+        # The last count may arrive just after the last report.
+        observer.spin_once()
+        counts = [observer.count_at(report.time_s) for report in reports[begin : end + 1]]
+    first, last = counts[0], counts[-1]
+    # A report holds the ticks before it.
+    rows = np.concatenate([report.rows for report in reports[begin + 1 : end + 1]])
+    if last.ticks - first.ticks != len(rows):
+        raise child.error(f"counted {last.ticks - first.ticks} ticks, but {len(rows)} were reported")
+    return Round(
+        begin_s=reports[begin].time_s,
+        end_s=reports[end].time_s,
+        rows=rows,
+        cpu_s=reports[end].cpu_s - reports[begin].cpu_s,
+        threads_s=_by_kind(reports[begin].threads, reports[end].threads),
+        stages=_stages([count.values for count in counts[1:]]),
+        engine=last.values.get("engine", ""),
+        missed=last.missed - first.missed,
+        rss_mb=rss_mb,
+    )
+
+
+def _by_kind(before: Mapping[int, tuple[str, float]], after: Mapping[int, tuple[str, float]]) -> dict[str, float]:
+    """Return the CPU seconds between two looks at the threads, by name without its numbers, the largest first."""
+    kinds: dict[str, float] = {}
+    for thread, (name, cpu_s) in after.items():
+        kind = re.sub(r"[\W\d]*\d+", "", name)
+        kinds[kind] = kinds.get(kind, 0.0) + cpu_s - before.get(thread, ("", 0.0))[1]
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
+
+
+def _stages(reports: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
+    """Return p50 and p99 `[seconds, 2]` of each stage of the tick, in the order of the stages."""
+    last = "_ms_p50"
+    names = [key.removesuffix(last) for key in (reports[-1] if reports else {}) if key.endswith(last)]
+    return {
+        name: np.array([[float(values.get(f"{name}_ms_{p}", "nan")) for p in ("p50", "p99")] for values in reports])
+        for name in names
+        if name not in _WHOLE_TICK
+    }
+
+
+def summary(rounds: Sequence[Round], max_age_s: float) -> dict[str, Any]:
+    """Return the figures of all rounds of one loop together, and of each round what tells how much they vary."""
+    rows = np.concatenate([measured.rows for measured in rounds])
+    ages_ms = rows[:, 2:]
+    missed = sum(measured.missed for measured in rounds)
+    return {
+        "ticks": len(rows),
+        "cpu_us_per_robot_tick": sum(measured.cpu_s for measured in rounds) * 1e6 / ages_ms.size,
+        "cpu_us_per_robot_tick_by_round": [measured.cpu_us_per_robot_tick for measured in rounds],
+        # The threads of one kind together, the largest first: where the CPU time goes.
+        "cpu_us_per_robot_tick_by_thread": {
+            kind: sum(measured.threads_s.get(kind, 0.0) for measured in rounds) * 1e6 / ages_ms.size
+            for kind in rounds[0].threads_s
+        },
+        # Of the seconds' figures, as the loop tells no others: the median of p50, the largest p99.
+        "stages_ms": {
+            stage: {
+                "p50": float(np.nanmedian(np.concatenate([measured.stages[stage] for measured in rounds])[:, 0])),
+                "p99": float(np.nanmax(np.concatenate([measured.stages[stage] for measured in rounds])[:, 1])),
+            }
+            for stage in rounds[0].stages
+        },
+        "engine": rounds[-1].engine,
+        "tick_ms": distribution(rows[:, 1]),
+        "lateness_ms": distribution(rows[:, 0]),
+        "stamp_to_command_ms": distribution(ages_ms),
+        "missed_fraction": missed / (missed + len(rows)),
+        # A comparison with NaN, which stands for no command from data, is False.
+        "fresh_fraction": float(np.mean(ages_ms <= max_age_s * 1e3)),
+        "rss_mb": max(measured.rss_mb for measured in rounds),
+    }

@@ -1,0 +1,171 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic robots of the benchmark as the node is told of them, their policy, and what else is set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from policy_node.cli.child_process import ToolError
+from policy_node.cli.process_environment import MALLOC_VARIABLES
+from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration
+
+IMAGE_TOPIC = "camera/image_raw"
+TOUCH_TOPIC = "touch"
+COMMAND_TOPIC = "cmd_vel"
+TOUCH_CELLS = 8
+NO_MALLOC = "no_malloc"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is set for the node beside its description of the synthetic robots.
+
+    Attributes
+    ----------
+    parameters
+        Values by dotted name.
+    environment
+        Variables of its process; empty where it is to have none of that name.
+    """
+
+    parameters: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+    def and_also(self, other: Settings) -> Settings:
+        """Return both, the other's where they differ."""
+        return Settings({**self.parameters, **other.parameters}, {**self.environment, **other.environment})
+
+
+def parse_settings(text: str) -> Settings:
+    """Parse `NAME:=VALUE` for a parameter, `NAME=VALUE` for a variable and `no_malloc`, separated by spaces."""
+    parameters: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    for part in text.split():
+        name, separator, value = part.partition("=")
+        if part == NO_MALLOC:
+            environment |= dict.fromkeys(MALLOC_VARIABLES, "")
+        elif not separator or not name.rstrip(":"):
+            raise argparse.ArgumentTypeError(
+                f"found '{part}'; give NAME:=VALUE for a parameter, NAME=VALUE for a variable of the environment, or "
+                f"{NO_MALLOC}"
+            )
+        elif name.endswith(":"):
+            try:
+                parameters[name[:-1]] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise argparse.ArgumentTypeError(f"found '{part}', whose value is no YAML") from error
+        else:
+            environment[name] = value
+    return Settings(parameters, environment)
+
+
+def checked_settings(text: str) -> str:
+    """Return the text if `parse_settings` can parse it, as the `type` of an option of argparse."""
+    parse_settings(text)
+    return text
+
+
+def robot_name(robot: int) -> str:
+    """Return the namespace of a synthetic robot; no real robot should have it."""
+    return f"policy_bench_robot_{robot}"
+
+
+def robot_parameters(
+    robots: int, rate_hz: float, model: str, *, device: str = "cpu", stack: int = 1, touch: bool = True
+) -> dict[str, Any]:
+    """Return by dotted name what the node is told: camera, touch and velocity of every robot, as in config/rover.yaml.
+
+    Parameters
+    ----------
+    robots
+        Number of robots.
+    rate_hz
+        Control rate.
+    model, device
+        The policy and where it runs.
+    stack
+        Time steps of the camera.
+    touch
+        Whether the policy takes the touch, too.
+    """
+    observations = {
+        "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "stack": stack},
+        "touch": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
+    }
+    if not touch:
+        del observations["touch"]
+    return flatten(
+        {
+            "control_rate_hz": rate_hz,
+            "robots": [robot_name(robot) for robot in range(robots)],
+            "policy": {"path": model, "trusted": True, "device": device},
+            "observations": {"keys": list(observations), **observations},
+            "action": {
+                "topic": COMMAND_TOPIC,
+                "type": "geometry_msgs/msg/Twist",
+                "fields": ["linear.x", "angular.z"],
+                "when_stale": "stop",
+            },
+        }
+    )
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
+    """Return the configuration of these parameters.
+
+    Raises
+    ------
+    ToolError
+        When what was set is not allowed.
+    """
+    try:
+        return parse_configuration(parameters)
+    except ConfigurationError as error:
+        raise ToolError(f"--set, --versus: {error}") from error
+
+
+def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch: bool = True) -> None:
+    """Save an untrained policy for a camera whose frames are `[height, width, channels]`, and touch."""
+    from gymnasium import spaces
+
+    from policy_node_bench.harness.untrained import untrained_model
+
+    height, width, channels = frame
+    observations: dict[str, spaces.Space] = {"image": spaces.Box(0, 255, (height, width, channels * stack), np.uint8)}
+    if touch:
+        observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
+    untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
+
+
+def check_model(path: str) -> None:
+    """Raise unless the policy takes what the synthetic robots give.
+
+    Raises
+    ------
+    ToolError
+        When it cannot be loaded, or takes or gives something else.
+    """
+    from policy_node.policies import PolicyError, load_policy
+
+    try:
+        spec = load_policy(path, trusted=True).spec
+    except PolicyError as error:
+        raise ToolError(f"--model: {error}") from error
+    shapes = {key: array.shape for key, array in spec.observations.items()}
+    image = shapes.get("image", ())
+    if shapes.keys() != {"image", "touch"} or len(image) != 3 or min(image) != 3 or shapes["touch"] != (TOUCH_CELLS,):
+        found = "; ".join(str(array) for array in spec.observations.values())
+        raise ToolError(
+            f"--model: '{path}' takes {found}; "
+            f"the synthetic robots give an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
+        )
+    if getattr(spec.action, "shape", None) != (2,):
+        raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")

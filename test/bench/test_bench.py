@@ -1,0 +1,184 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""`policy_bench fleet` runs both loops over real DDS and writes figures that make sense."""
+
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from policy_node.report.figures import distribution
+from policy_node_bench.cli import parser
+from policy_node_bench.fleet import FleetOptions
+from policy_node_bench.harness.observer import Round, summary
+from policy_node_bench.pipeline import ratio_of_turns
+
+DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
+
+
+def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with its temporary files in `folder`, which also tells its child processes from others."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "policy_node_bench.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_both_loops_are_measured_over_dds(tmp_path):
+    file = tmp_path / "figures.json"
+    run = policy_bench(
+        tmp_path,
+        *("fleet", "--robots", "2", "--image", "48x36", "--seconds", "1", "--baseline"),
+        *(
+            "--versus",
+            "realtime.freeze_gc:=false no_malloc",
+            "--json",
+            str(file),
+            "--plot",
+            str(tmp_path / "figures.png"),
+        ),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "today's loop" in run.stdout
+
+    figures = json.loads(file.read_text())
+    assert figures["options"]["robots"] == 2
+    assert (figures["options"]["width"], figures["options"]["height"]) == (48, 36)
+    assert figures["machine"]["cores"] > 0 and figures["machine"]["rmw"].startswith("rmw_")
+    assert 0 < figures["published"]["rate_hz"] <= 30.0
+    assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false no_malloc"
+    assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+    assert {"take", "infer", "publish"} <= figures["node"]["stages_ms"].keys()
+    for loop in (figures["node"], figures["baseline"], figures["versus"][0]):
+        assert loop["ticks"] > 0
+        assert loop["cpu_us_per_robot_tick"] > 0
+        assert loop["cpu_us_per_robot_tick_by_round"] == [pytest.approx(loop["cpu_us_per_robot_tick"])]
+        for name in DISTRIBUTIONS:
+            assert 0 <= loop[name]["p50"] <= loop[name]["p99"] <= loop[name]["max"]
+        assert 0 <= loop["missed_fraction"] <= 1
+        assert 0 < loop["fresh_fraction"] <= 1
+        assert loop["rss_mb"] > 0
+        assert loop["cpu_us_per_robot_tick_by_thread"]
+    assert figures["ratio_cpu"] == pytest.approx(
+        figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
+    )
+    environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
+    assert not any(environment.get("TMPDIR") == str(tmp_path) for environment in environments)
+    assert not list(tmp_path.glob("policy_bench_*"))
+
+
+def measured(rows: list[list[float]], cpu_s: float, missed: int, rss_mb: float) -> Round:
+    """Return a round in which one thread did everything, in one stage."""
+    stages = {"infer": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    return Round(0.0, 1.0, np.array(rows), cpu_s, {"all": cpu_s}, stages, "direct", missed, rss_mb)
+
+
+def test_figures_are_those_of_all_rounds_together():
+    # One robot, two rounds: lateness, duration, age; the second tick of the first round had no data.
+    rounds = [
+        measured([[1.0, 2.0, 50.0], [3.0, 4.0, math.nan]], cpu_s=0.002, missed=1, rss_mb=100.0),
+        measured([[5.0, 6.0, 150.0]], cpu_s=0.004, missed=0, rss_mb=200.0),
+    ]
+    figures = summary(rounds, max_age_s=0.1)
+    assert figures["ticks"] == 3
+    assert figures["cpu_us_per_robot_tick"] == pytest.approx(2000.0)
+    assert figures["cpu_us_per_robot_tick_by_round"] == pytest.approx([1000.0, 4000.0])
+    assert figures["lateness_ms"]["p50"] == 3.0 and figures["tick_ms"]["max"] == 6.0
+    assert figures["stamp_to_command_ms"] == pytest.approx({"p50": 100.0, "p99": 149.0, "max": 150.0})
+    assert figures["missed_fraction"] == 0.25
+    assert figures["fresh_fraction"] == pytest.approx(1 / 3)
+    assert figures["rss_mb"] == 200.0
+    assert figures["cpu_us_per_robot_tick_by_thread"] == pytest.approx({"all": 2000.0})
+    assert figures["stages_ms"] == {"infer": {"p50": 2.0, "p99": 4.0}}
+
+
+def test_a_loop_without_any_command_has_no_delays():
+    assert distribution(np.array([math.nan])) == {"p50": None, "p99": None, "max": None}
+
+
+@pytest.mark.parametrize("text, size", [("64", (64, 64)), ("640x480", (640, 480))])
+def test_image_sizes_are_width_by_height(text, size):
+    assert parser().parse_args(["fleet", "--image", text]).image == size
+
+
+@pytest.mark.parametrize(
+    "option, text, said",
+    [
+        ("--image", "64x", "give S or WxH"),
+        ("--image", "20", "at least 36 pixels"),
+        ("--robots", "0", "allowed is a whole number of at least 1"),
+        ("--rate", "fast", "allowed is a number of at least 1"),
+        ("--set", "realtime.priority", "give NAME:=VALUE"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(capsys, option, text, said):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["fleet", option, text])
+    message = capsys.readouterr().err
+    assert option in message and f"'{text}'" in message and said in message
+
+
+def test_a_model_that_does_not_fit_is_named(tmp_path):
+    run = policy_bench(tmp_path, "fleet", "--model", str(tmp_path / "missing.zip"))
+    assert run.returncode == 1
+    assert "--model" in run.stdout and "missing.zip" in run.stdout
+
+
+def test_a_setting_that_is_not_allowed_is_named(tmp_path):
+    run = policy_bench(tmp_path, "fleet", "--robots", "1", "--set", "realtime.priorty:=50")
+    assert run.returncode == 1
+    assert "--set" in run.stdout and "realtime.priorty" in run.stdout
+
+
+def test_one_lost_reading_is_fresh_and_two_are_not():
+    options = FleetOptions(1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0)
+    assert 2 / 30 < options.max_age_s <= 3 / 30
+    assert options.slop_s < 2 / 30
+
+
+def test_a_step_is_measured_beside_the_forward_pass(tmp_path):
+    file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    run = policy_bench(
+        tmp_path,
+        *("pipeline", "--robots", "3", "--image", "48x36", "--stack", "2", "--engines", "direct,torchscript"),
+        *("--seconds", "1", "--predict", "--json", str(file), "--plot", str(plot)),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads(file.read_text())
+    assert {name: engine["engine"] for name, engine in figures["engines"].items()} == {
+        "direct": "direct",
+        "torchscript": "torchscript",
+    }
+    for engine in figures["engines"].values():
+        stages_ms = sum(stage["p50"] for stage in engine["stages_ms"].values())
+        assert 0 < stages_ms <= engine["step_ms"]["max"]
+        assert engine["forward_ms"]["p50"] > 0 and engine["overhead_ratio"] > 0
+    assert figures["overhead_ratio_direct"] == figures["overhead_ratio"]
+    assert figures["ratio_predict"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_ratio_is_that_of_turns_side_by_side():
+    # The machine became ten times slower between the first turn and the second.
+    assert ratio_of_turns([np.array([2.0, 2.0]), np.array([20.0])], [np.array([1.0]), np.array([10.0])]) == 2.0
+
+
+def test_the_performance_page_shows_the_figures_beside_it():
+    folder = Path(__file__).parents[2] / "doc" / "performance"
+    page = runpy.run_path(str(folder / "page.py"))
+    for file in page["PAGES"]:
+        assert file.read_text() == page["filled"](file.read_text(), folder), "run doc/performance/page.py"
+
+
+def test_what_was_not_measured_is_open(tmp_path):
+    page = runpy.run_path(str(Path(__file__).parents[2] / "doc" / "performance" / "page.py"))
+    text = "before\n<!-- figures: goals -->\nold\n<!-- end -->\nafter\n"
+    filled = page["filled"](text, tmp_path)
+    assert filled.startswith("before\n<!-- figures: goals -->\n| case |") and filled.endswith("<!-- end -->\nafter\n")
+    assert "not measured yet" in filled and "open: no GPU was at hand" in filled and "old" not in filled

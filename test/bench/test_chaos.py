@@ -1,0 +1,262 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""`policy_bench chaos`: its judge finds what must not be, and the node gives it nothing to find."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image, JointState
+
+from policy_node_bench.chaos.faults import BY_NAME, KINDS, Fault, plans
+from policy_node_bench.chaos.judge import SAFETY, Judge, Limits, compare_lateness, grid_phase_s, judge_ticks
+from policy_node_bench.chaos.policy import TellTale, save_policy
+from policy_node_bench.chaos.readings import (
+    IMAGE_SHAPE,
+    SAFE_COMMAND,
+    GarbledCommandError,
+    Origin,
+    Reading,
+    Request,
+    image_bytes,
+    origin_of,
+    touch_numbers,
+)
+from policy_node_bench.chaos.report import judge_resources, markdown, resource_figures
+from policy_node_bench.chaos.robot import Behaviour, ReadingMessages
+
+LIMITS = Limits(period_s=0.05, max_age_s=0.2, slop_s=0.03)
+SAFE = np.array(SAFE_COMMAND)
+
+readings = st.builds(Reading, robot=st.integers(0, 999), time_us=st.integers(0, 10_000_000_000))
+
+
+def rows_of(*readings: Reading, request: Request = Request.NOTHING, argument_s: float = 0.0) -> dict[str, torch.Tensor]:
+    images = [np.frombuffer(image_bytes(reading), np.uint8).reshape(IMAGE_SHAPE) for reading in readings]
+    touches = [touch_numbers(reading, request, argument_s).astype(np.float32) for reading in readings]
+    return {"image": torch.from_numpy(np.stack(images)), "touch": torch.from_numpy(np.stack(touches))}
+
+
+def command_from(robot: int, time_s: float) -> np.ndarray:
+    """Return what the policy gives for a reading of a robot."""
+    return TellTale()(**rows_of(Reading(robot, round(time_s * 1e6))))[0].double().numpy()
+
+
+@given(touch=readings, image=readings)
+def test_a_command_says_exactly_which_readings_it_was_computed_from(touch: Reading, image: Reading) -> None:
+    rows = {"image": rows_of(image)["image"], "touch": rows_of(touch)["touch"]}
+    assert origin_of(TellTale()(**rows)[0].double().numpy()) == Origin(touch, image)
+
+
+def test_what_no_reading_holds_is_seen_in_the_command() -> None:
+    good = rows_of(Reading(1, 5))
+    assert origin_of(SAFE) is None
+    torn = good["image"].clone()
+    torn[:, 20:] = 7
+    noise = torch.rand(1, good["touch"].shape[1])
+    for rows in (good | {"image": torn}, good | {"touch": noise}):
+        with pytest.raises(GarbledCommandError):
+            origin_of(TellTale()(**rows)[0].double().numpy())
+    for command in (np.full(8, np.nan), SAFE[:7], SAFE + 0.5):
+        with pytest.raises(GarbledCommandError):
+            origin_of(command)
+
+
+def test_the_policy_fails_when_a_reading_asks_it_to(tmp_path: Path) -> None:
+    save_policy(tmp_path / "policy.pt")
+    policy = torch.jit.load(str(tmp_path / "policy.pt"))
+    good, bad = Reading(0, 1), Reading(1, 2)
+    parts = [rows_of(good), rows_of(bad, request=Request.NAN)]
+    commands = policy(*(torch.cat([part[key] for part in parts]) for key in ("image", "touch")))
+    assert origin_of(commands[0].double().numpy()) == Origin(good, good)
+    assert commands[1].isnan().all()
+    with pytest.raises(torch.jit.Error, match="asked the policy to fail"):
+        policy(**rows_of(bad, request=Request.RAISE))
+    assert origin_of(policy(**rows_of(bad, request=Request.BLOCK, argument_s=0.01))[0].double().numpy()) == Origin(
+        bad, bad
+    )
+
+
+def test_messages_are_whole_unless_a_fault_spoils_them() -> None:
+    messages, reading = ReadingMessages(seed=1), Reading(3, 4_500_000)
+    image, touch = messages(reading, 2_000_000_007, Behaviour())
+    image, touch = deserialize_message(image, Image), deserialize_message(touch, JointState)
+    assert (
+        (touch.header.stamp.sec, touch.header.stamp.nanosec)
+        == (2, 7)
+        == (image.header.stamp.sec, image.header.stamp.nanosec)
+    )
+    assert list(touch.effort) == touch_numbers(reading).tolist()
+    assert (image.height, image.width, image.encoding) == (*IMAGE_SHAPE[:2], "rgb8") and bytes(
+        image.data
+    ) == image_bytes(reading)
+    assert np.isnan(deserialize_message(messages(reading, 0, Behaviour("nan"))[1], JointState).effort).sum() == 1
+    assert (
+        len(deserialize_message(messages(reading, 0, Behaviour("wrong_size"))[1], JointState).effort)
+        == len(touch.effort) - 1
+    )
+    assert messages(reading, 0, Behaviour("random_bytes")) != messages(reading, 0, Behaviour("random_bytes"))
+    assert len(messages(reading, 0, Behaviour("truncated_image"))[0]) < len(image_bytes(reading))
+
+
+@pytest.mark.parametrize("robots", [2, 4, 16, 17])
+def test_faults_come_in_a_seeded_order_and_leave_robots_alone(robots: int) -> None:
+    groups, fleet = plans(robots, seed=7)
+    again, _ = plans(robots, seed=7)
+    count = len([kind for kind in KINDS if not kind.fleet])
+    chosen = [list(itertools.islice(group, count)) for group in groups]
+    assert chosen == [list(itertools.islice(group, count)) for group in again]
+    assert all({planned.kind for planned in each} == {kind for kind in KINDS if not kind.fleet} for each in chosen)
+    assert {planned.kind for planned in itertools.islice(fleet, 2)} == {kind for kind in KINDS if kind.fleet}
+    # Two groups never share a robot, and at any time one robot of each has a fault.
+    targets = [{planned.robot for planned in each} for each in chosen]
+    assert sum(map(len, targets)) == len(set().union(*targets))
+    assert len(groups) <= robots // 2
+
+
+def judge_of(*commands: tuple[int, float, np.ndarray], fault: Fault | None = None) -> Judge:
+    judge = Judge(2, LIMITS)
+    if fault is not None:
+        judge.begin(fault)
+    for command in commands:
+        judge.command(*command)
+    judge.finish()
+    return judge
+
+
+def test_commands_from_what_they_must_not_be_computed_from_are_violations() -> None:
+    assert not judge_of((0, 1.0, command_from(0, 0.75))).violations
+    assert judge_of((0, 1.0, command_from(0, 0.7))).violations == {"old_data": 1}
+    assert judge_of((0, 1.0, command_from(1, 0.9))).violations == {"mixed_robots": 1}
+    assert judge_of((0, 1.0, np.full(8, np.nan))).violations == {"garbled": 1}
+    apart = command_from(0, 0.9)
+    apart[4:6] = 0, 800_000
+    assert judge_of((0, 1.0, apart)).violations == {"unsynchronised": 1}
+    assert judge_of((0, 1.0, SAFE)).violations == {"stopped_without_cause": 1}
+
+
+def test_a_fault_is_detected_and_heals_or_is_a_violation() -> None:
+    def fault() -> Fault:
+        result = Fault(BY_NAME["killed"], (0,), asked_s=1.0)
+        result.begun_s, result.ended_s = 1.0, 2.0
+        return result
+
+    healed = fault()
+    driven, late = (0, 2.05, command_from(0, 2.0)), (0, 3.5, command_from(0, 3.4))
+    assert not judge_of((0, 1.25, SAFE), driven, fault=healed).violations
+    assert healed.is_healed and healed.detected_s == [1.25] and healed.healed_s == [2.05]
+    assert judge_of((0, 1.5, SAFE), driven, fault=fault()).violations == {"detected_late": 1}
+    assert judge_of(driven, fault=fault()).violations == {"undetected": 1}
+    assert judge_of((0, 1.25, SAFE), late, fault=fault()).violations == {"healed_late": 1}
+    # Driven, but by what was read before the cause had ended.
+    waiting = fault()
+    judge = judge_of((0, 1.25, SAFE), (0, 2.05, command_from(0, 1.9)), fault=waiting)
+    assert not waiting.is_healed
+    judge.give_up(waiting, 9.0)
+    assert judge.violations == {"not_healed": 1}
+    # Another robot has no part in it.
+    assert judge_of((1, 1.25, SAFE), fault=fault()).violations == {"stopped_without_cause": 1}
+
+
+def test_a_robot_that_the_machine_kept_from_publishing_may_be_stopped() -> None:
+    judge = Judge(2, LIMITS)
+    judge.command(0, 1.0, SAFE)
+    judge.command(1, 1.0, SAFE)
+    judge.excuse(0, 0.7, 0.9)
+    judge.finish()
+    assert judge.excused == {"stopped_without_cause": 1}
+    assert [detail["robot"] for detail in judge.details["stopped_without_cause"]] == [1]
+
+
+def test_what_the_machine_did_to_the_node_is_counted_apart() -> None:
+    judge = Judge(2, LIMITS)
+    judge.starve(0.9, 1.1)
+    judge.command(0, 1.0, command_from(0, 0.5))
+    judge.command(0, 2.0, command_from(0, 1.5))
+    # No lack of time makes this one.
+    judge.command(0, 1.0, command_from(1, 0.9))
+    judge.finish()
+    assert judge.excused == {"old_data": 1} and judge.violations == {"old_data": 1, "mixed_robots": 1}
+
+
+@given(phase=st.floats(0.0, 1.0), seed=st.integers(0, 9))
+def test_missed_ticks_are_counted_and_lateness_is_measured_on_the_grid(phase: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid_s = 100.0 + (phase + np.arange(400)) * LIMITS.period_s
+    late_s = rng.uniform(0.0, 0.01, 400)
+    # One tick takes 1.7 periods: the next one follows at once, none is missed.
+    late_s[50], late_s[51] = 1.7 * LIMITS.period_s, 0.71 * LIMITS.period_s
+    # Another takes 2.4: the next one is missed, the one after follows at once.
+    late_s[200], late_s[202] = 2.4 * LIMITS.period_s, 0.41 * LIMITS.period_s
+    sent_s = np.sort(np.delete(grid_s + late_s, [201, 300]))
+    judge = Judge(1, LIMITS)
+    for time_s in sent_s:
+        judge.sent_s[0].append(time_s)
+    phase_s = grid_phase_s(sent_s, LIMITS.period_s)
+    ticks = judge_ticks(judge, [(0.0, 1000.0)], phase_s)
+    assert len(ticks.missed) == 2 and ticks.ticks == 400
+    assert np.sort(ticks.lateness_ms[0])[-3:] == pytest.approx([35.5, 70.0, 85.0], abs=1.0)
+    # While the robot has a fault nobody looks.
+    judge.concerned[0] += [(grid_s[190], grid_s[210]), (grid_s[295], grid_s[305])]
+    assert not judge_ticks(judge, [(0.0, 1000.0)], phase_s).missed
+
+
+def test_growth_is_told_from_noise() -> None:
+    time_s = np.arange(1800.0)
+    steady = np.stack([time_s, 300 + np.sin(time_s), np.full(1800, 20), np.full(1800, 30)], axis=1)
+    leaking = steady.copy()
+    leaking[:, 1] += time_s * 0.01
+    leaking[900:, 2] += 1
+    for rows, expected in ((steady, set()), (leaking, {"memory", "descriptors"})):
+        judge = Judge(1, LIMITS)
+        figures = resource_figures(rows, 1800.0)
+        judge_resources(judge, figures, 1800.0)
+        assert figures["is_judged"] and set(judge.violations) == expected
+    assert not resource_figures(steady[:60], 60.0)["is_judged"]
+
+
+def test_lateness_is_compared_with_what_varies_by_itself() -> None:
+    rng = np.random.default_rng(1)
+    quiet = [rng.exponential(1.0, 2000) for _ in range(3)]
+    assert (
+        compare_lateness(quiet, [rng.exponential(1.0, 5000)])["faults_p99"] <= compare_lateness(quiet, quiet)["limit"]
+    )
+    worse = compare_lateness(quiet, [rng.exponential(2.0, 5000)])
+    assert worse["faults_p99"] > worse["limit"]
+
+
+def test_nothing_that_goes_wrong_moves_a_robot(tmp_path: Path) -> None:
+    file, section = tmp_path / "figures.json", tmp_path / "section.md"
+    command = [
+        sys.executable,
+        "-m",
+        "policy_node_bench.cli",
+        "chaos",
+        "--robots",
+        "4",
+        "--seconds",
+        "32",
+        "--seed",
+        "1",
+    ]
+    # Others may be using the machine: this judges what no lack of time can cause.
+    command += ["--max-age", "0.3", "--busy", "--json", str(file), "--markdown", str(section)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads(file.read_text())
+    assert figures["violations"] == 0 and set(SAFETY) <= figures["violations_by_kind"].keys()
+    assert figures["faults"].keys() >= {kind.name for kind in KINDS if kind.fleet}
+    assert figures["commands"]["driven"] > 0 and figures["commands"]["safe"] > 0
+    for row in figures["faults"].values():
+        assert row["heal_s"]["p50"] > 0.0
+    assert section.read_text() == markdown(figures)

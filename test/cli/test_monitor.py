@@ -1,0 +1,66 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The terminal view of running nodes, as a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_harness import PATIENCE_S, NodeProcess, Peer, ScriptedFleet, parameters_of
+
+from policy_node.cli.monitor import parse_options
+
+ROBOTS = ("robot_0", "robot_1", "robot_10")
+
+
+def start_monitor(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "policy_node.cli.monitor", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_it_shows_every_robot_of_a_running_node(
+    model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    start_node(parameters_of(model()[0], ROBOTS, {"synchronisation.max_age_s": 5.0}), name="fleet")
+    fleet = ScriptedFleet(peer, ROBOTS)
+    fleet.drive(lambda: all(fleet.commands.values()), "commands")
+    wait_s = str(PATIENCE_S)
+    monitors = [start_monitor("--once", "--timeout-s", wait_s, *more) for more in ([], ["--json", "--node", "/fleet"])]
+    # The third robot falls silent.
+    fleet.drive(lambda: all(monitor.poll() is not None for monitor in monitors), "the monitors", ROBOTS[:2])
+    (table, _), (text, _) = (monitor.communicate() for monitor in monitors)
+    assert [monitor.returncode for monitor in monitors] == [0, 0]
+
+    (name, node), *others = json.loads(text).items()
+    assert name == "/fleet" and not others
+    assert node["values"]["control_rate_hz"] == 20.0 and isinstance(node["values"]["ticks"], int)
+    assert len(node["values"]["policy_sha256"]) == 64
+    assert set(node["robots"]) == set(ROBOTS)
+    assert node["robots"]["robot_0"]["values"]["state"] == "READY"
+
+    assert "/fleet" in table and "20.0 Hz" in table and "lateness" in table
+    places = [table.index(f"{robot} ") for robot in ROBOTS]
+    assert places == sorted(places)
+    assert "READY" in table
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_it_says_clearly_when_no_node_is_heard(more: list[str]) -> None:
+    monitor = start_monitor("--once", "--timeout-s", "1", "--node", "/nobody", *more)
+    output, errors = monitor.communicate(timeout=PATIENCE_S)
+    assert monitor.returncode == 1
+    first, why = errors.splitlines()
+    assert first == "listening to /diagnostics, for 1 s at most …"
+    assert "/nobody is not heard on /diagnostics" in why
+    assert output == ("{}\n" if more else "")
+    assert "Traceback" not in errors
+
+
+def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--timeout-s", "never"])
+    assert "--timeout-s: found 'never', allowed is a number from 0.1 to 3600" in capsys.readouterr().err

@@ -1,0 +1,193 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Robots that are stopped where they are: the present position as the safe command."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_pipeline import FRAMES, LATENCY_NS, OLD_NS, READY, REJECTED, STALE, STOPPED, WAITING, Rig, decode
+
+from policy_node.config.schema import ConfigurationError
+from policy_node.control.pipeline import FleetCommands, Pipeline, match_observations
+
+ARM = {
+    "type": "sensor_msgs/msg/JointState",
+    "fields": [],
+    "joints": ["shoulder", "elbow"],
+    "safe_command": [],
+    "safe_position_topic": "joint_states",
+}
+RNG = np.random.default_rng(0)
+
+
+class Arms(Rig):
+    """Robots whose position can be sent like any reading."""
+
+    def __init__(self, folder: Path, robots: int = 1, **action: Any) -> None:
+        super().__init__(folder, FRAMES["vector"], robots=robots, action={**ARM, **action})
+
+    def new_pipeline(self) -> Pipeline:
+        layouts = match_observations(self.configuration, self.policy)
+        decoders = dict.fromkeys((*self.frames, "action.safe_position"), decode)
+        return Pipeline(self.configuration, self.policy, layouts, decoders)
+
+    def at(self, *position: float, robot: int = 0, age_ns: int = LATENCY_NS) -> None:
+        self.add(robot, "action.safe_position", np.array(position), age_ns)
+
+    def drive(self, gap: str = "", robot: int = 0) -> FleetCommands:
+        self.send(robot, self.draw(RNG), gap)
+        return self.step()
+
+
+def test_a_robot_is_driven_once_its_position_is_known(tmp_path):
+    rig = Arms(tmp_path)
+    assert np.isnan(rig.pipeline.safe_commands).all()
+    result = rig.drive()
+    assert result.states == (WAITING,)
+    assert result.reasons == ("no message on action.safe_position",)
+    assert result.publish.tolist() == [False]
+    assert rig.pipeline.unheard() == {"robot_0": ["action.safe_position"]}
+    rig.at(0.5, -1.0)
+    assert rig.drive().states == (READY,)
+    assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_stopped_robot_stays_where_it_was_stopped(tmp_path, stopped):
+    rig = Arms(tmp_path)
+    for number in range(3):
+        rig.at(0.1 * number, 1.0)
+        rig.drive()
+    if stopped:
+        rig.pipeline.stop()
+    for number in range(3):
+        # It sags, and its command does not follow.
+        rig.at(0.7 - 0.1 * number, 2.0)
+        result = rig.drive("" if stopped else "silent")
+        assert result.states == ((STOPPED if stopped else STALE),)
+        assert result.publish.tolist() == [True]
+        assert result.commands.tolist() == [[0.7, 2.0]]
+    rig.pipeline.resume()
+    rig.at(0.4, 2.0)
+    assert rig.drive().states == (READY,)
+    rig.at(0.3, 2.0)
+    assert rig.drive("silent").commands.tolist() == [[0.3, 2.0]]
+
+
+def test_without_a_new_position_the_last_command_holds_the_robot(tmp_path):
+    rig = Arms(tmp_path)
+    rig.at(0.5, -1.0)
+    driven = rig.drive().commands
+    result = rig.drive()
+    assert result.states == (READY,)  # its position is late, its readings are not
+    assert rig.pipeline.safe_commands.tolist() == driven.tolist()
+    assert rig.drive("silent").commands.tolist() == result.commands.tolist()
+
+
+@pytest.mark.parametrize(
+    ("gap", "state", "reason"),
+    [
+        ("old", STALE, "action.safe_position: is 0.045 s old"),
+        ("future", REJECTED, "action.safe_position: stamp lies more than 0.040 s in the future"),
+        ("damaged", REJECTED, "action.safe_position: found float64 [3]"),
+    ],
+)
+def test_a_robot_whose_position_cannot_be_used_is_not_driven_at_first(tmp_path, gap, state, reason):
+    rig = Arms(tmp_path)
+    rig.at(*[0.0] * (3 if gap == "damaged" else 2), age_ns={"old": OLD_NS, "future": -(10**9)}.get(gap, LATENCY_NS))
+    result = rig.drive()
+    assert result.states == (state,)
+    assert result.reasons[0].startswith(reason)
+    assert not result.publish.any()
+    assert rig.pipeline.rejected_count.tolist() == [int(state is REJECTED)]
+
+
+def test_while_a_command_is_held_the_robot_moves_and_is_stopped_where_it_is_then(tmp_path):
+    rig = Arms(tmp_path, when_stale="hold", hold_s=0.1)
+    rig.at(0.0, 0.0)
+    driven = rig.drive().commands.tolist()
+    sent = []
+    for number in range(1, 5):
+        rig.at(0.1 * number, 0.0)
+        sent.append(rig.drive("silent").commands.tolist())
+    assert sent == [driven, driven, [[0.1 * 3, 0.0]], [[0.1 * 3, 0.0]]]
+
+
+def test_silent_sends_nothing_but_always_knows_the_position(tmp_path):
+    rig = Arms(tmp_path, when_stale="silent")
+    rig.at(0.0, 0.0)
+    rig.drive()
+    for number in range(1, 4):
+        rig.at(0.1 * number, 0.0)
+        assert not rig.drive("silent").publish.any()
+        assert rig.pipeline.safe_commands.tolist() == [[0.1 * number, 0.0]]
+    rig.pipeline.stop()
+    rig.at(9.0, 0.0)
+    assert rig.drive().commands.tolist() == [[9.0, 0.0]]
+
+
+@pytest.mark.parametrize("robots", [None, [0]])
+def test_after_a_reset_the_robot_may_be_anywhere(tmp_path, robots):
+    rig = Arms(tmp_path)
+    rig.at(0.5, -1.0)
+    rig.drive()
+    rig.pipeline.reset(robots)
+    result = rig.drive()
+    assert result.states == (WAITING,)
+    assert not result.publish.any()
+    rig.at(7.0, 8.0)
+    assert rig.drive("silent").commands.tolist() == [[7.0, 8.0]]
+
+
+@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+def test_a_robot_whose_tick_was_overruled_stays_where_it_was_made_safe(tmp_path, when_stale):
+    rig = Arms(tmp_path, when_stale=when_stale, hold_s=60.0)
+    rig.at(0.5, -1.0)
+    rig.drive()
+    rig.pipeline.note_overruled()
+    assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
+    # What came before is not used any more, nor is the last command held.
+    result = rig.step()
+    assert result.states == (WAITING,)
+    assert result.publish.tolist() == [when_stale != "silent"]
+    assert result.commands.tolist() == [[0.5, -1.0]]
+    assert rig.drive().states == (READY,)
+
+
+def test_an_overruled_robot_without_a_position_is_left_alone(tmp_path):
+    rig = Arms(tmp_path, robots=2)
+    rig.at(0.5, -1.0, robot=1)
+    rig.drive(robot=1)
+    rig.pipeline.note_overruled()
+    assert rig.step().publish.tolist() == [False, True]
+    rig.at(2.0, 3.0)
+    assert rig.drive("silent").commands.tolist() == [[2.0, 3.0], [0.5, -1.0]]
+
+
+def test_the_position_of_a_robot_that_another_node_commands_is_followed(tmp_path):
+    rig = Arms(tmp_path, robots=2)
+    for robot in range(2):
+        rig.at(0.5, robot, robot=robot)
+    rig.drive()
+    rig.pipeline.yield_robots({1: "/other"})
+    for position in (1.0, 2.0), (3.0, 4.0):
+        rig.at(*position, robot=1)
+        assert rig.drive().publish.tolist() == [True, False]
+    rig.pipeline.yield_robots({})
+    rig.at(5.0, 6.0, robot=1)
+    assert rig.drive().commands[1].tolist() == [5.0, 6.0]
+
+
+def test_the_ramp_begins_where_the_robot_is(tmp_path):
+    rig = Arms(tmp_path, ramp_s=1.0)
+    rig.at(0.5, -1.0)
+    assert rig.drive().commands.tolist() == [[0.5, -1.0]]
+    assert rig.drive().commands.tolist() != [[0.5, -1.0]]
+
+
+def test_each_component_needs_its_joint(tmp_path):
+    action = {"type": "std_msgs/msg/Float64MultiArray", "joints": [], "safe_position_joints": ["a", "b", "c"]}
+    with pytest.raises(ConfigurationError, match=r"safe_position_joints: found 3, but a command has 2 components"):
+        Arms(tmp_path, **action)

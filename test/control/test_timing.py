@@ -1,0 +1,144 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Deadlines on made-up clocks, and the statistics of ticks."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from policy_node.control.timing import (
+    Schedule,
+    SteadyClock,
+    TickRecord,
+    TickStatistics,
+    column_percentiles,
+    percentiles,
+)
+
+PERIOD_NS = 50
+
+
+def record(missed: int = 0, lateness_s: float = 0.0) -> TickRecord:
+    return TickRecord(lateness_s, 0.001, missed, {"infer": 0.001}, np.zeros(2))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 10**12), st.lists(st.integers(0, 400), max_size=40))
+def test_deadlines_stay_on_the_grid_and_every_missed_one_is_counted(start_ns, durations_ns):
+    schedule = Schedule(PERIOD_NS, start_ns)
+    now_ns, ticks, missed = start_ns, 0, 0
+    for duration_ns in durations_ns:
+        tick_ns = max(now_ns, schedule.deadline_ns)
+        lateness_ns = tick_ns - schedule.deadline_ns
+        # A tick that would start a whole period late was skipped.
+        assert lateness_ns < PERIOD_NS
+        assert (schedule.deadline_ns - start_ns) % PERIOD_NS == 0
+        now_ns = tick_ns + duration_ns
+        ticks += 1
+        missed += schedule.advance(now_ns)
+        # Each deadline so far was either ticked or counted as missed.
+        assert schedule.deadline_ns == start_ns + (ticks + missed + 1) * PERIOD_NS
+
+
+@pytest.mark.parametrize(
+    ("ended_ns", "missed", "next_ns"),
+    [
+        (100, 0, 150),  # the tick at 100 took no time
+        (149, 0, 150),
+        (150, 0, 150),
+        (151, 0, 150),  # late, but the tick at 150 is still the present one
+        (199, 0, 150),
+        (200, 1, 200),
+        (249, 1, 200),
+        (1000, 17, 1000),
+        (20, 0, 150),  # a clock that went back
+    ],
+)
+def test_ticks_that_passed_are_skipped(ended_ns, missed, next_ns):
+    schedule = Schedule(PERIOD_NS, now_ns=50)
+    assert schedule.deadline_ns == 100
+    assert schedule.advance(ended_ns) == missed
+    assert schedule.deadline_ns == next_ns
+
+
+def test_no_burst_follows_a_stall():
+    """After a tick of a hundred periods, ticks are one period apart again, none is caught up."""
+    schedule = Schedule(PERIOD_NS, now_ns=0)
+    now_ns = schedule.deadline_ns + 100 * PERIOD_NS + 7
+    assert schedule.advance(now_ns) == 99
+    started = []
+    for _ in range(5):
+        now_ns = max(now_ns, schedule.deadline_ns)
+        started.append(now_ns)
+        assert schedule.advance(now_ns) == 0
+    assert np.diff(started).tolist() == [PERIOD_NS - 7, PERIOD_NS, PERIOD_NS, PERIOD_NS]
+
+
+def test_the_steady_clock_never_returns_before_the_deadline():
+    clock = SteadyClock()
+    deadline_ns = clock.now_ns() + 3_000_000
+    assert clock.wait_until(deadline_ns)
+    assert clock.now_ns() >= deadline_ns
+    assert clock.wait_until(deadline_ns - 10**9)
+
+
+def test_a_wait_that_is_ended_says_so():
+    stopping = threading.Event()
+    clock = SteadyClock(stopping)
+    threading.Timer(0.05, stopping.set).start()
+    deadline_ns = clock.now_ns() + 3600 * 10**9
+    assert not clock.wait_until(deadline_ns)
+    assert clock.now_ns() < deadline_ns
+
+
+def test_statistics_hand_every_record_over_once():
+    statistics = TickStatistics()
+    statistics.add(record())
+    statistics.add(record(missed=3))
+    records, ticks, missed = statistics.collect()
+    assert ([entry.missed for entry in records], ticks, missed) == ([0, 3], 2, 3)
+    assert statistics.collect() == ([], 2, 3)
+
+
+def test_statistics_forget_the_oldest_records_but_count_all():
+    statistics = TickStatistics(length=3)
+    for number in range(5):
+        statistics.add(record(missed=number))
+    records, ticks, missed = statistics.collect()
+    assert ([entry.missed for entry in records], ticks, missed) == ([2, 3, 4], 5, 10)
+
+
+def test_statistics_lose_nothing_between_threads():
+    statistics = TickStatistics()
+    thread = threading.Thread(target=lambda: [statistics.add(record(missed=number)) for number in range(5000)])
+    thread.start()
+    collected = []
+    while thread.is_alive():
+        collected += statistics.collect()[0]
+    thread.join()
+    collected += statistics.collect()[0]
+    assert [entry.missed for entry in collected] == list(range(5000))
+
+
+def test_percentiles_leave_out_what_is_not_finite():
+    assert percentiles([math.nan, 1.0, 3.0, math.inf]) == (2.0, pytest.approx(2.98))
+    assert all(math.isnan(value) for value in percentiles([math.nan]))
+    assert all(math.isnan(value) for value in percentiles([]))
+
+
+@given(
+    arrays(
+        np.float64,
+        array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=6),
+        elements=st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf]),
+    )
+)
+def test_percentiles_of_columns_are_those_of_each_column(rows):
+    p50, p99 = column_percentiles(rows)
+    expected = np.array([percentiles(column) for column in rows.T]).reshape(-1, 2)
+    np.testing.assert_allclose(np.stack([p50, p99], axis=1), expected, rtol=1e-12, atol=1e-6)

@@ -1,0 +1,221 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tick on the device: a program that keeps everything in its place, recorded or not, does what the plain one does.
+
+Without a GPU nothing is recorded; the same program then runs on the same buffers.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+
+from policy_node.config.schema import Configuration, parse_configuration
+from policy_node.control.pipeline import match_observations
+from policy_node.engines import in_chunks
+from policy_node.engines.captured import CapturedPolicy
+from policy_node.engines.inference import Inference
+from policy_node.policies import Policy, load_policy
+from policy_node_bench.harness.untrained import SpacesOnly
+
+# More threads would only wait for each other on a busy machine.
+torch.set_num_threads(1)
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+ROBOTS = 5
+STACK = 3
+LIMITS = {"low": [-0.4], "high": [0.3], "max_rate": [8.0], "ramp_s": 0.2}
+TICKS = 12
+
+SPACES = {
+    "images and touch": spaces.Dict(
+        {
+            "camera": spaces.Box(0, 255, (36, 40, 3 * STACK), np.uint8),
+            "touch": spaces.Box(-1.0, 1.0, (4 * STACK,), np.float32),
+        }
+    ),
+    "vector": spaces.Dict({"touch": spaces.Box(-1.0, 1.0, (4 * STACK,), np.float32)}),
+    "terms": spaces.Dict({"touch": spaces.Box(-np.inf, np.inf, (6 * STACK,), np.float32)}),
+}
+IMAGE = {"topic": "camera", "type": "sensor_msgs/msg/Image", "stack": STACK}
+TOUCH = {"topic": "touch", "type": "sensor_msgs/msg/JointState", "stack": STACK}
+# A vector of four numbers and the previous action, stacked term by term.
+TERMS = {
+    "stack": STACK,
+    "stack_as": "isaac_lab",
+    "terms": ["pressure", "before"],
+    "pressure": {"topic": "touch", "type": "sensor_msgs/msg/JointState", "kind": "sensor", "scale": [2.0]},
+    "before": {"kind": "previous_action"},
+}
+OBSERVATIONS = {
+    "images and touch": {"camera": IMAGE, "touch": TOUCH},
+    "vector": {"touch": TOUCH},
+    "terms": {"touch": TERMS},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the models of these tests are kept."""
+    return tmp_path_factory.mktemp("models")
+
+
+def configuration_of(kind: str, action: dict[str, Any]) -> Configuration:
+    return parse_configuration(
+        {
+            "control_rate_hz": 20.0,
+            "robots": [f"robot_{index}" for index in range(ROBOTS)],
+            "policy": {"path": "unused"},
+            "observations": {"keys": list(OBSERVATIONS[kind]), **OBSERVATIONS[kind]},
+            "action": {
+                "topic": "cmd_vel",
+                "type": "geometry_msgs/msg/Twist",
+                "fields": ["linear.x", "angular.z"],
+                **action,
+            },
+        }
+    )
+
+
+def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", seed: int = 1) -> Policy:
+    file = folder / f"{kind}_{recurrent}_{seed}.zip"
+    if not file.exists():
+        env = SpacesOnly(SPACES[kind], spaces.Box(-1.0, 1.0, (2,), np.float32))
+        algorithm, name = (RecurrentPPO, "MultiInputLstmPolicy") if recurrent else (PPO, "MultiInputPolicy")
+        kwargs = {"lstm_hidden_size": 8} if recurrent else {}
+        model = algorithm(name, env, n_steps=2, batch_size=2, policy_kwargs=kwargs, device="cpu", seed=seed)
+        with torch.no_grad():
+            model.policy.action_net.weight.normal_(std=2.0)
+        model.save(file)
+    return load_policy(file, device)
+
+
+def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:
+    layouts = match_observations(configuration, source or policy, {"touch.pressure": 4})
+    inference = Inference(configuration, policy, layouts)
+    inference.warm_up()
+    return inference
+
+
+def tick(inference: Inference, rng: np.random.Generator, state: dict[str, np.ndarray]) -> np.ndarray:
+    """Stage drawn readings, run a tick and keep its commands as those sent; returns all that was inferred."""
+    for key in inference.batch.layouts:
+        for robot in range(ROBOTS):
+            row = inference.batch.row(key, robot)
+            row[...] = rng.integers(0, 256, row.shape) if row.dtype == np.uint8 else rng.uniform(-1, 1, row.shape)
+    fresh = rng.random(ROBOTS) < 0.3
+    ramp = np.minimum(1.0, rng.random(ROBOTS) * 2.0)
+    inferred = inference(fresh, state["previous"], state["start"], ramp)
+    state["previous"] = np.where(fresh[:, None], np.nan, inferred.commands)
+    return np.column_stack([inferred.commands, inferred.bounded, inferred.slowed])
+
+
+def new_state() -> dict[str, np.ndarray]:
+    return {"previous": np.full((ROBOTS, 2), np.nan), "start": np.zeros((ROBOTS, 2))}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("limited", [True, False], ids=["limits", "no limits"])
+@pytest.mark.parametrize("recurrent", [True, False], ids=["LSTM", "feed-forward"])
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("rows", [ROBOTS, 2])
+def test_a_program_that_keeps_its_buffers_gives_the_commands_of_the_plain_one(
+    folder: Path, device: str, limited: bool, recurrent: bool, kind: str, rows: int
+) -> None:
+    configuration = configuration_of(kind, LIMITS if limited else {})
+    plain = inference_of(configuration, policy_of(folder, kind, recurrent))
+    source = policy_of(folder, kind, recurrent, device)
+    recorded = inference_of(configuration, in_chunks(CapturedPolicy(source, ROBOTS), ROBOTS, rows), source)
+    draws, states = [np.random.default_rng(4) for _ in range(2)], [new_state() for _ in range(2)]
+    for _ in range(TICKS):
+        expected, found = (
+            tick(one, draw, state) for one, draw, state in zip((plain, recorded), draws, states, strict=True)
+        )
+        np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=0.0, atol=1e-5)
+        assert np.array_equal(found[:, 2:], expected[:, 2:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", SPACES)
+def test_histories_go_on_when_a_recorded_policy_takes_over(folder: Path, device: str, kind: str) -> None:
+    """Both ways between a plain and a recorded policy, and from one recorded policy to another."""
+    configuration = configuration_of(kind, LIMITS)
+    policies = [policy_of(folder, kind, False, device, seed) for seed in (1, 2, 1)]
+    expecting, found = (
+        [
+            inference_of(configuration, CapturedPolicy(policy, ROBOTS) if index in recorded else policy, policy)
+            for index, policy in enumerate(policies)
+        ]
+        for recorded in ((), (1, 2))
+    )
+    draws, states = [np.random.default_rng(5) for _ in range(2)], [new_state() for _ in range(2)]
+    for index in range(len(policies)):
+        if index:
+            assert all(one[0].adopt(one[index]) for one in (expecting, found))
+        for _ in range(4):
+            expected, inferred = (
+                tick(one[0], draw, state) for one, draw, state in zip((expecting, found), draws, states, strict=True)
+            )
+            np.testing.assert_allclose(inferred, expected, rtol=0.0, atol=1e-5)
+
+
+def test_a_program_that_keeps_its_buffers_moves_none_of_them(folder: Path) -> None:
+    policy = CapturedPolicy(policy_of(folder, "images and touch", True), ROBOTS)
+    inference = inference_of(configuration_of("images and touch", LIMITS), policy)
+
+    def places() -> list[int]:
+        program, histories = inference._program, inference.batch._histories.values()
+        stacks = [history._stacked for history in histories if history._stacked is not None]
+        return [part.data_ptr() for part in [*(program._memory or {}).values(), *stacks]]
+
+    before, state, rng = places(), new_state(), np.random.default_rng(6)
+    for _ in range(3):
+        tick(inference, rng, state)
+    assert places() == before and len(before) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recurrent", [True, False], ids=["LSTM", "feed-forward"])
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_steady_tick_allocates_nothing_and_waits_once(
+    folder: Path, kind: str, recurrent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = policy_of(folder, kind, recurrent, "cuda")
+    inference = inference_of(configuration_of(kind, LIMITS), CapturedPolicy(source, ROBOTS), source)
+    state, rng = new_state(), np.random.default_rng(7)
+    for _ in range(3):
+        tick(inference, rng, state)
+    waits = []
+    synchronize = torch.cuda.Stream.synchronize
+
+    def wait(stream: torch.cuda.Stream) -> None:
+        waits.append(stream)
+        # This one is meant.
+        torch.cuda.set_sync_debug_mode("default")
+        synchronize(stream)
+        torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", wait)
+    before = torch.cuda.memory_stats()
+    # What waits without being asked to is a warning now, and with it an error.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(10):
+                tick(inference, rng, state)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    after = torch.cuda.memory_stats()
+    counts = ("allocation.all.allocated", "segment.all.allocated", "num_alloc_retries", "num_ooms")
+    assert {name: after[name] - before[name] for name in counts} == dict.fromkeys(counts, 0)
+    assert len(waits) == 10

@@ -1,0 +1,122 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patched messages say, bit by bit, what the typed commands serialise to."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Twist
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from rclpy.serialization import deserialize_message, serialize_message
+
+from policy_node.messages.patched import PatchedMessages, TypedMessages, find_layout, fleet_encoder
+from policy_node.messages.registry import command_encoder
+
+VELOCITY_FIELDS = [f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"]
+# As long as a name may be in bytes: what follows it is aligned anew for each length.
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+STAMPS_NS = st.integers(0, 2**31 * 10**9 - 1)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def said(messages: Sequence[bytes], message_type: Any) -> list[tuple[int, str]]:
+    """Return length and content of messages; the gaps before aligned values hold what was in the memory before."""
+    return [(len(message), repr(deserialize_message(message, message_type))) for message in messages]
+
+
+@st.composite
+def encoders(draw: st.DrawFn) -> Any:
+    """Draw a command type with fields or joints, frame and other choices."""
+    kind = draw(st.sampled_from(["Twist", "TwistStamped", "Float64MultiArray", "JointState", "JointTrajectory"]))
+    choices: dict[str, Any] = {"time_from_start_s": draw(st.floats(1e-3, 3600.0))}
+    if kind.startswith("Twist"):
+        choices["fields"] = draw(st.permutations(VELOCITY_FIELDS))[: draw(st.integers(1, 6))]
+        package, components = "geometry_msgs", len(choices["fields"])
+    elif kind == "Float64MultiArray":
+        package, components = "std_msgs", draw(st.integers(1, 40))
+    else:
+        choices["joints"] = draw(st.lists(NAMES.filter(bool), min_size=1, max_size=12, unique=True))
+        package = "sensor_msgs" if kind == "JointState" else "trajectory_msgs"
+        components = len(choices["joints"])
+    if kind == "JointState":
+        choices["field"] = draw(st.sampled_from(["position", "velocity", "effort"]))
+    if kind != "Float64MultiArray":
+        choices["frame_id"] = draw(NAMES)
+    return command_encoder(f"{package}/msg/{kind}", components, **choices)
+
+
+@given(encoders(), st.data())
+def test_every_command_type_is_patched_bit_by_bit(encoder: Any, data: st.DataObject) -> None:
+    robots = data.draw(st.integers(1, 3), "robots")
+    patched = fleet_encoder(encoder, robots)
+    assert isinstance(patched, PatchedMessages)
+    typed = TypedMessages(encoder)
+    # The messages are used again: nothing of the commands before may stay.
+    for _ in range(2):
+        commands = data.draw(arrays(np.float64, (robots, encoder.components), elements=FINITE), "commands")
+        chosen = data.draw(st.lists(st.integers(0, robots - 1), unique=True), "chosen")
+        stamp_ns = data.draw(STAMPS_NS, "stamp")
+        messages, expected = patched(commands, chosen, stamp_ns), typed(commands, chosen, stamp_ns)
+        assert said(messages, encoder.message_type) == said(expected, encoder.message_type)
+
+
+@pytest.mark.parametrize("value", [-0.0, 5e-324, -2.2250738585072014e-308, 1.7976931348623157e308])
+def test_signed_zeros_and_the_ends_of_the_range_keep_their_bits(value: float) -> None:
+    encoder = command_encoder("geometry_msgs/msg/Twist", 2, fields=["linear.x", "angular.z"], time_from_start_s=0.1)
+    commands = np.full((1, 2), value)
+    # This type has no gaps.
+    assert fleet_encoder(encoder, 1)(commands, [0], 0) == TypedMessages(encoder)(commands, [0], 0)
+
+
+def test_what_stands_in_gaps_between_values_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four bytes of encapsulation, three lengths of four bytes, and a gap of four before the first float64.
+    gap = slice(16, 20)
+    rng = random.Random(1)
+
+    def with_noise(message: Any) -> bytes:
+        serialised = bytearray(serialize_message(message))
+        serialised[gap] = rng.randbytes(4)
+        return bytes(serialised)
+
+    monkeypatch.setattr("policy_node.messages.patched.serialize_message", with_noise)
+    encoder = command_encoder("std_msgs/msg/Float64MultiArray", 3, time_from_start_s=0.1)
+    layout = find_layout(encoder)
+    assert layout is not None and layout.offsets == (20, 28, 36)
+
+
+class Doubling:
+    """An encoder whose messages hold something else than the numbers of the command."""
+
+    message_type = Twist
+    components = 1
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:
+        message = Twist()
+        message.linear.x = 2.0 * float(command[0])
+        return message
+
+
+class Twice:
+    """An encoder that writes its number to two places."""
+
+    message_type = Twist
+    components = 1
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:
+        message = Twist()
+        message.linear.x = message.angular.z = float(command[0])
+        return message
+
+
+@pytest.mark.parametrize("encoder", [Doubling(), Twice()])
+def test_messages_of_an_unknown_layout_are_serialised_one_by_one(encoder: Any) -> None:
+    assert find_layout(encoder) is None
+    # A Twist has no gaps.
+    commands = np.array([[1.5], [-0.25]])
+    messages = fleet_encoder(encoder, 2)(commands, [1, 0], 0)
+    assert messages == [serialize_message(encoder(row, 0)) for row in commands[[1, 0]]]

@@ -1,0 +1,186 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever happens to a pipeline while it is recorded, the replay of the recording gives the same commands."""
+
+from __future__ import annotations
+
+import array
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy.logging
+import torch
+import yaml
+from gymnasium import spaces
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import JointState
+from stable_baselines3 import PPO
+
+from policy_node.cli.replay import main
+from policy_node.config.schema import parse_configuration
+from policy_node.messages.patched import fleet_encoder
+from policy_node.messages.registry import command_encoder
+from policy_node.recording.bag import typestore_of
+from policy_node.recording.format import TICK_TYPE, ticks_topic
+from policy_node.recording.recorder import Recording, RecordingPlan
+from policy_node.ros.publishers import SentCommands
+from policy_node.ros.swap import deploy
+from policy_node_bench.harness.untrained import SpacesOnly
+
+ROBOTS = ("arm_0", "arm_1", "arm_2")
+JOINTS = ["shoulder", "elbow"]
+PERIOD_NS = 50_000_000
+# Relative topics are those of its namespace.
+NAMESPACE = "/fleet"
+NODE = f"{NAMESPACE}/policy_node"
+TICKS = 120
+TYPE = "sensor_msgs/msg/JointState"
+
+
+def parameters_of(policy: Path) -> dict[str, Any]:
+    joints = {"type": TYPE, "joints": JOINTS}
+    return {
+        "control_rate_hz": 20.0,
+        "robots": list(ROBOTS),
+        "policy": {"path": str(policy), "trusted": True, "device": "cpu", "engine": "direct"},
+        "observations": {
+            "keys": ["state"],
+            "state": {
+                "stack": 2,
+                "terms": ["position", "speed", "contact", "goal", "before"],
+                "position": {"topic": "joint_states", **joints},
+                "speed": {"topic": "joint_states", "field": "velocity", **joints},
+                "contact": {"topic": "contact", "when_silent": "zeros", **joints},
+                "goal": {"topic": "goal", "max_age_s": 1.0, **joints},
+                "before": {"kind": "previous_action"},
+            },
+        },
+        "synchronisation": {"slop_s": 0.03, "max_age_s": 0.12},
+        "action": {
+            "topic": "command",
+            "type": TYPE,
+            "joints": JOINTS,
+            "safe_position_topic": "joint_states",
+            "max_rate": [3.0],
+            "ramp_s": 0.3,
+            "when_stale": "hold",
+            "hold_s": 0.1,
+        },
+    }
+
+
+def reading(rng: np.random.Generator, stamp_ns: int, damaged: bool = False) -> bytes:
+    message = JointState(name=JOINTS)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    for name in ("position", "velocity"):
+        setattr(message, name, array.array("d", [np.nan] * 2 if damaged else rng.normal(size=2).tolist()))
+    return bytes(serialize_message(message))
+
+
+def plan_of(folder: Path, parameters: dict[str, Any]) -> RecordingPlan:
+    configuration = parse_configuration(parameters)
+    sensors = [sources[0] for sources in configuration.sensors]
+    topics = tuple(tuple(f"{NAMESPACE}/{robot}/{source.topic}" for source in sensors) for robot in ROBOTS)
+    commands = tuple(f"{NAMESPACE}/{robot}/command" for robot in ROBOTS)
+    types = {topic: TYPE for of in (*topics, commands) for topic in of}
+    return RecordingPlan(
+        folder=folder,
+        name=NODE,
+        robots=ROBOTS,
+        sensors=tuple(source.name for source in sensors),
+        sensor_topics=topics,
+        command_topics=commands,
+        types={**types, ticks_topic(NODE): TICK_TYPE},
+        typestore=typestore_of([TICK_TYPE, TYPE]),
+        # Copied, as what stands there twice would become an alias, which ROS does not know.
+        parameters=yaml.safe_dump(json.loads(json.dumps({"/**": {"ros__parameters": parameters}}))),
+    )
+
+
+def make_policy(file: Path, seed: int) -> Path:
+    """Save a policy whose commands depend much on what it is given."""
+    model = PPO(
+        "MlpPolicy",
+        SpacesOnly(spaces.Box(-np.inf, np.inf, (20,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)),
+        n_steps=2,
+        batch_size=2,
+        seed=seed,
+        device="cpu",
+    )
+    with torch.no_grad():
+        model.policy.action_net.weight.mul_(100.0)
+    model.save(file)
+    return file
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed))
+    deployment = deploy(parse_configuration(parameters))
+    pipeline, sha256 = deployment.pipeline, deployment.policy.spec.sha256
+    encode = fleet_encoder(command_encoder(TYPE, 2, joints=JOINTS, time_from_start_s=0.05), len(ROBOTS))
+    recording = Recording(plan_of(tmp_path, parameters), sha256, rclpy.logging.get_logger("test"))
+    recording.start()
+    sensors = len(deployment.configuration.sensors)
+    for robot in range(len(ROBOTS)):
+        for sensor in range(sensors):
+            pipeline.set_present(robot, sensor, True)
+    now_ns = 1_700_000_000_000_000_000
+    for _ in range(TICKS):
+        now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
+        event = rng.choice(["", "reset", "reset one", "stop", "resume", "yield", "have"], p=[0.76] + [0.04] * 6)
+        if event == "reset":
+            pipeline.reset()
+        elif event == "reset one":
+            pipeline.reset([int(rng.integers(len(ROBOTS)))])
+        elif event == "stop":
+            pipeline.stop()
+        elif event == "resume":
+            pipeline.resume()
+        elif event in ("yield", "have"):
+            pipeline.yield_robots({1: "/other"} if event == "yield" else {})
+        for robot in range(len(ROBOTS)):
+            for sensor in range(sensors):
+                # Contacts come seldom; the others fail now and then, late ones come, and damaged ones.
+                if rng.random() < (0.3 if deployment.configuration.sensors[sensor][0].may_be_silent else 0.85):
+                    stamp_ns = now_ns - int(rng.integers(0, 20_000_000)) - int(rng.random() < 0.05) * 200_000_000
+                    pipeline.add(robot, sensor, stamp_ns, reading(rng, stamp_ns, damaged=rng.random() < 0.02))
+        result = pipeline.step(now_ns)
+        if rng.random() < 0.04:
+            pipeline.note_overruled()
+        else:
+            robots = np.flatnonzero(result.publish).tolist()
+            messages = encode(result.commands, robots, now_ns)
+            recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))
+        recording.note_tick(now_ns, 0, result, pipeline.is_stopped, pipeline.owners, sha256)
+    recording.end()
+    assert not recording.error and not recording.dropped
+    assert recording.folder is not None
+
+    report_file = tmp_path / "report.json"
+    assert main([str(recording.folder), "--json", str(report_file)]) == 0
+    report = json.loads(report_file.read_text())
+    assert report["time"] == "ticks" and not report["notes"] and report["ticks"] == TICKS
+    states = {state for robot in report["robots"].values() for state in robot["states"]}
+    assert states >= {"READY", "STALE", "STOPPED", "REJECTED"}
+    for robot in report["robots"].values():
+        assert robot["compare"]["ticks"] > TICKS / 4
+        assert robot["compare"]["largest"] == 0.0
+
+
+def test_another_policy_than_the_one_that_drove_is_told(tmp_path: Path) -> None:
+    parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed=0))
+    pipeline = deploy(parse_configuration(parameters)).pipeline
+    recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
+    recording.start()
+    recording.note_tick(PERIOD_NS, 0, pipeline.step(PERIOD_NS), False, {}, "0" * 64)
+    recording.end()
+    report_file = tmp_path / "report.json"
+    assert main([str(recording.folder), "--json", str(report_file)]) == 0
+    assert json.loads(report_file.read_text())["notes"] == [
+        "the policy is another one than drove when this was recorded"
+    ]

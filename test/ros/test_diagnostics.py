@@ -1,0 +1,132 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator reads in /diagnostics and in the log."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of, random_reading
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import Trigger
+
+from policy_node.ros.diagnostics import ROBOTS_PER_PART
+from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
+
+# More than go into one message.
+ROBOTS = tuple(f"robot_{index}" for index in range(ROBOTS_PER_PART + 1))
+CONTROL = {
+    "rate_hz",
+    "control_rate_hz",
+    "ticks",
+    "missed_ticks",
+    "robots",
+    "robots_ready",
+    "inferences_per_s",
+    "batch_occupancy",
+    "cpu_percent",
+    "rss_mb",
+    "engine",
+    "policy",
+    "policy_sha256",
+    "device",
+    *(
+        f"{name}_ms_{percentile}"
+        for name in ("lateness", "tick", "stamp_to_command", "take", "infer", "publish")
+        for percentile in ("p50", "p99")
+    ),
+}
+ROBOT = {
+    "state",
+    "reason",
+    "age_at_command_ms",
+    "stamp_to_command_ms_p50",
+    "image_hz",
+    "touch_hz",
+    "rejected",
+    "bounded",
+    "slowed",
+}
+
+Model = Callable[..., tuple[Path, Any]]
+StartNode = Callable[..., NodeProcess]
+
+
+def test_every_robot_and_the_node_say_how_they_do(model: Model, peer: Peer, start_node: StartNode) -> None:
+    process = start_node(parameters_of(model()[0], ROBOTS, {"synchronisation.max_age_s": 5.0}))
+    fleet = ScriptedFleet(peer, ROBOTS)
+    diagnostics = Diagnostics(peer)
+
+    def all_are(state: str) -> bool:
+        values = [diagnostics.values(f"policy_node: {robot}") for robot in ROBOTS]
+        return all(each.get("state") == state and each.keys() >= ROBOT for each in values)
+
+    fleet.drive(lambda: all_are("READY"), "diagnostics of every robot that is driven")
+    fleet.drive(lambda: diagnostics.values("policy_node: control").keys() >= CONTROL, "all figures of the node")
+    control = diagnostics.values("policy_node: control")
+    assert control["robots"] == str(len(ROBOTS))
+    assert 0.0 < float(control["batch_occupancy"]) <= 1.0
+    assert "real_time_factor" not in control
+    fleet.drive(
+        lambda: float(diagnostics.values(f"policy_node: {ROBOTS[-1]}")["image_hz"]) > 0.0, "the rate of the images"
+    )
+
+    peer.call(Trigger, f"{process.full_name}/stop", Trigger.Request())
+    fleet.drive(lambda: all_are("STOPPED"), "the stop in the diagnostics")
+    status = diagnostics.newest[f"policy_node: {ROBOTS[0]}"]
+    assert status.level == DiagnosticStatus.WARN
+    process.wait_for(r"robot_0[^\n]*: STOPPED, [^\n]*")
+
+
+def test_in_simulated_time_both_rates_are_told(model: Model, peer: Peer, start_node: StartNode) -> None:
+    start_node(parameters_of(model()[0], ["robot"], {"use_sim_time": True}))
+    clock = peer.node.create_publisher(Clock, "/clock", 1)
+    diagnostics = Diagnostics(peer)
+    times = itertools.count(1)
+
+    def told() -> bool:
+        # A tenth of a second of simulated time for every twentieth of real time, or a little more on a busy machine.
+        clock.publish(Clock(clock=Time(nanoseconds=next(times) * 100_000_000).to_msg()))
+        peer.spin_for(0.05)
+        return {"simulated_rate_hz", "real_time_factor"} <= diagnostics.values("policy_node: control").keys()
+
+    peer.spin_until(told, "both rates")
+    control = diagnostics.values("policy_node: control")
+    assert 0.0 < float(control["simulated_rate_hz"]) <= 25.0
+    assert 0.0 < float(control["real_time_factor"])
+
+
+def test_a_new_reason_within_a_state_is_logged_once(model: Model, peer: Peer, start_node: StartNode) -> None:
+    process = start_node(parameters_of(model()[0], ["robot"], {"synchronisation.max_age_s": 10.0}))
+    fleet = ScriptedFleet(peer, ["robot"])
+    fleet.drive(lambda: "robot: READY" in process.text, "the robot to be driven")
+    image, touch = random_reading(np.random.default_rng(1))
+    sent: list[str] = []
+    for encoding in ("yuv422", "nonsense"):
+
+        def bad_image(encoding: str = encoding) -> None:
+            now_ns = peer.node.get_clock().now().nanoseconds
+            fleet.publish_touch("robot", now_ns, touch)
+            fleet.publish_image("robot", now_ns, image, encoding)
+            sent.append(encoding)
+
+        # The state stays what it is; what there is to mend does not.
+        fleet.drive(lambda: encoding in process.text, f"the reason {encoding}", [], bad_image)  # noqa: B023
+        enough = len(sent) + 20
+        fleet.drive(lambda: len(sent) >= enough, "twenty more of them", [], bad_image)  # noqa: B023
+        assert len(re.findall(rf"robot[^\n]*: REJECTED, [^\n]*{encoding}", process.text)) == 1
+
+
+def test_what_the_process_takes_of_the_machine() -> None:
+    load = ProcessLoad()
+    sum(range(100_000))
+    values = load.values()
+    assert values["cpu_percent"] > 0.0
+    assert values["rss_mb"] > 10.0
+    assert DeviceLoad(torch.device("cpu")).values() == {}

@@ -1,0 +1,72 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node says of a topic on which nothing can arrive."""
+
+from geometry_msgs.msg import Twist
+from node_harness import Peer, parameters_of
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from policy_node.config.schema import parse_configuration
+from policy_node.ros.graph import several_publishers, why_silent
+
+ROBOTS = ("one", "two")
+
+
+def test_the_reason_names_topic_found_and_wanted(peer: Peer, tmp_path) -> None:
+    changes = {"observations.image.reliability": "reliable"}
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ROBOTS, changes))
+    image = next(source for source in configuration.sources if source.name == "image")
+
+    def why(robot: str) -> str:
+        return why_silent(peer.node, robot, image, ROBOTS)
+
+    assert why("one") == "no publisher on /one/camera/image_raw"
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    # Another robot's topic is no hint, one outside all namespaces is.
+    peer.node.create_publisher(Image, "/two/camera/image_raw", best_effort)
+    peer.node.create_publisher(Image, "/camera/image_raw", best_effort)
+    remedy = "but /camera/image_raw has one; check the robot's namespace"
+    peer.spin_until(lambda: why("one") == f"no publisher on /one/camera/image_raw, {remedy}", "the hint")
+    assert why("two") == (
+        "/two/camera/image_raw is published best_effort, but observations.image.reliability is reliable"
+    )
+    peer.node.create_publisher(Twist, "/one/camera/image_raw", 1)
+    carries = "/one/camera/image_raw carries geometry_msgs/msg/Twist, but observations.image.type is"
+    peer.spin_until(lambda: why("one") == f"{carries} sensor_msgs/msg/Image", "the type")
+    peer.node.create_publisher(Image, "/two/camera/image_raw", 1)
+    peer.spin_until(lambda: why("two") == "", "no reason for a publisher that fits")
+
+
+def test_the_safe_position_is_named_by_its_parameter(peer: Peer, tmp_path) -> None:
+    arm = {"type": "sensor_msgs/msg/JointState", "fields": [], "joints": ["a", "b"], "safe_command": []}
+    changes = {f"action.{name}": value for name, value in {**arm, "safe_position_topic": "state"}.items()}
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ("five",), changes))
+    position = configuration.safe_position
+    assert position is not None
+    peer.node.create_publisher(Twist, "/five/state", 1)
+    wanted = "but action.safe_position_topic needs one of sensor_msgs/msg/JointState"
+    peer.spin_until(
+        lambda: (
+            why_silent(peer.node, "five", position, ("five",))
+            == f"/five/state carries geometry_msgs/msg/Twist, {wanted}"
+        ),
+        "the type",
+    )
+
+
+def test_a_topic_with_two_publishers_is_named_with_them(peer: Peer, tmp_path) -> None:
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ("three", "four"), {}))
+    image = next(source for source in configuration.sources if source.name == "image")
+
+    def several() -> str:
+        return several_publishers(peer.node, configuration.robots, image)
+
+    peer.node.create_publisher(Image, "/three/camera/image_raw", 1)
+    peer.node.create_publisher(Image, "/four/camera/image_raw", 1)
+    peer.spin_until(lambda: peer.node.count_publishers("/four/camera/image_raw") == 1, "both publishers")
+    assert several() == ""
+    peer.node.create_publisher(Image, "/four/camera/image_raw", 1)
+    peer.spin_until(lambda: several() != "", "the second publisher")
+    name = peer.node.get_fully_qualified_name()
+    assert several().startswith(f"/four/camera/image_raw has 2 publishers ({name}, {name})")

@@ -1,0 +1,135 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the tick thread asks of the system: granted to that thread alone, or refused with a word on what to do."""
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from moody import MoodyFleet, moody_parameters, save_moody
+from node_harness import LifecycleClient, NodeProcess, Peer
+
+from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
+from policy_node.ros.realtime import apply_realtime, check_realtime, frozen_garbage, switch_interval
+
+PRIORITY = 1
+ABSENT_CPU = 100_000
+# From linux/prctl.h and linux/capability.h.
+PR_CAPBSET_DROP, CAP_SYS_NICE = 24, 23
+
+StartNode = Callable[..., NodeProcess]
+
+
+def wish(priority: int = 0, cpus: tuple[int, ...] = ()) -> RealtimeConfiguration:
+    return RealtimeConfiguration(priority, cpus, freeze_gc=True, switch_interval_s=0.0005)
+
+
+def is_granted() -> bool:
+    """Whether this machine lets this process have a real-time priority."""
+    try:
+        check_realtime(wish(PRIORITY))
+    except ConfigurationError:
+        return False
+    return True
+
+
+def test_only_the_tick_thread_and_its_watchdog_get_priority_and_only_the_former_cpus(
+    peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    if not is_granted():
+        pytest.skip("real-time priority is not permitted here")
+    cpu = max(os.sched_getaffinity(0))
+    changes = {"realtime__priority": PRIORITY, "realtime__cpus": [cpu]}
+    process = start_node(moody_parameters(save_moody(tmp_path / "moody.pt"), ["robot"], **changes))
+    fleet = MoodyFleet(peer, ["robot"])
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    def scheduled() -> list[int]:
+        tasks = [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        return [task for task in tasks if os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO]
+
+    names = {Path(f"/proc/{process.pid}/task/{task}/comm").read_text().strip(): task for task in scheduled()}
+    tick_thread = names.pop("control_loop")
+    # A tick that computes without end must not keep the watchdog from running.
+    (watchdog,) = names.values()
+    assert process.pid != watchdog
+    assert {os.sched_getparam(thread).sched_priority for thread in (tick_thread, watchdog)} == {PRIORITY}
+    assert os.sched_getaffinity(tick_thread) == {cpu}
+    assert os.sched_getaffinity(watchdog) == os.sched_getaffinity(0)
+    if len(os.sched_getaffinity(0)) > 1:
+        assert os.sched_getaffinity(process.pid) == os.sched_getaffinity(0)
+    operator = LifecycleClient(peer, process.full_name)
+    assert operator.change("deactivate")
+    assert not scheduled()
+
+
+def test_what_the_system_does_not_grant_is_refused_at_configure(
+    peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    parameters = moody_parameters(save_moody(tmp_path / "moody.pt"), ["robot"], realtime__cpus=[0, ABSENT_CPU])
+    process = start_node(parameters)
+    process.wait_for(
+        rf"realtime\.cpus: found \[0, {ABSENT_CPU}\], but this process may run on .* only; remove {ABSENT_CPU}, or"
+    )
+    operator = LifecycleClient(peer, process.full_name)
+    assert operator.set(realtime__cpus=[0]) == ""
+    assert operator.change("configure") and operator.change("activate")
+    assert process.send(signal.SIGINT) == 0
+
+
+def forgo_priority() -> None:
+    """Let the process that is about to be executed have no permission to raise its priority."""
+    resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
+
+
+def test_a_refused_priority_says_how_to_get_it() -> None:
+    code = (
+        "from policy_node.config.schema import RealtimeConfiguration\n"
+        "from policy_node.ros.realtime import check_realtime\n"
+        f"check_realtime(RealtimeConfiguration({PRIORITY}, (), True, 0.0005))"
+    )
+    refused = subprocess.run([sys.executable, "-c", code], preexec_fn=forgo_priority, capture_output=True, text=True)
+    for part in ("realtime.priority: found 1", "Operation not permitted", "- rtprio 1", "SYS_NICE", "set it to 0"):
+        assert part in refused.stderr
+
+
+def test_checking_leaves_the_calling_thread_as_it_is() -> None:
+    before = os.sched_getscheduler(0), os.sched_getaffinity(0)
+    if is_granted():
+        check_realtime(wish(PRIORITY, (min(before[1]),)))
+    assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
+
+
+def test_nothing_is_asked_for_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sched_setscheduler", "sched_setaffinity"):
+        monkeypatch.setattr(os, name, pytest.fail)
+    apply_realtime(wish())
+
+
+def test_the_shortest_switch_interval_holds_whatever_the_order_of_the_ends() -> None:
+    before_s = sys.getswitchinterval()
+    active, loading = switch_interval(0.0005), switch_interval(0.000_05)
+    active.__enter__()
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    loading.__enter__()
+    assert sys.getswitchinterval() == pytest.approx(0.000_05)
+    # The node is deactivated while a policy is loading.
+    active.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(0.000_05)
+    loading.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(before_s)
+
+
+def test_garbage_is_frozen_for_as_long_as_the_context_lasts() -> None:
+    assert not gc.get_freeze_count()
+    with frozen_garbage():
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()

@@ -1,0 +1,153 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of messages that are lost, late, or come from two publishers."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy_node.sensing.reception import Reception, SensorKind
+
+CAMERA = SensorKind("image", "camera/image_raw", is_image=True, depth=2, max_age_s=0.2)
+TOUCH = SensorKind("touch", "touch", is_image=False, depth=10, max_age_s=0.2)
+ROBOTS = ("one", "two", "three")
+
+
+def reception_of(*kinds: SensorKind) -> Reception:
+    return Reception(ROBOTS, kinds)
+
+
+def tick(reception: Reception, sequences: Iterable[int], robot: int = 0, sensor: int = 0, age_s: float = 0.0) -> None:
+    stream = reception.streams[robot][sensor]
+    for sequence in sequences:
+        stream.arrived(sequence, b"camera", round(age_s * 1e9))
+    stream.tick_ended()
+
+
+def test_a_sensor_that_loses_nothing_is_not_mentioned() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(40):
+        tick(reception, [sequence])
+    assert reception.findings() == []
+
+
+def test_lost_images_are_counted_with_robots_and_the_remedy() -> None:
+    reception = reception_of(CAMERA, TOUCH)
+    for sequence in range(0, 40, 4):
+        tick(reception, [sequence], robot=1)
+        tick(reception, [], robot=1)
+    (finding,) = reception.findings()
+    assert (finding.sensor, finding.kind, finding.robots) == ("image", "lost", ("two",))
+    # Nine gaps of three before ten messages.
+    assert finding.fraction == pytest.approx(27 / 37)
+    assert "27 of 37 messages on camera/image_raw were lost" in str(finding)
+    assert "73%; two" in finding.text and "50% of the ticks" in finding.text
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE=" in finding.text and "config/fastdds.xml" in finding.text
+
+
+def test_small_messages_have_another_remedy() -> None:
+    reception = reception_of(TOUCH)
+    for robot in range(3):
+        tick(reception, range(0, 18, 2), robot)
+    (finding,) = reception.findings()
+    assert "all 3 robots" in finding.text and "lower rate, or reliably" in finding.text
+    assert "fastdds" not in finding.text
+
+
+def test_what_a_full_queue_drops_is_no_loss() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(0, 100, 5):
+        tick(reception, [sequence, sequence + 1])
+    assert reception.findings() == []
+
+
+def test_a_gap_within_a_full_queue_is_a_loss() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(0, 100, 5):
+        tick(reception, [sequence, sequence + 2])
+    (finding,) = reception.findings()
+    assert finding.fraction == pytest.approx(20 / 60)
+
+
+def test_a_publisher_that_starts_again_loses_nothing() -> None:
+    reception = reception_of(CAMERA)
+    stream = reception.streams[0][0]
+    for publisher, start in ((b"first", 1000), (b"second", 1), (b"third", 500)):
+        for sequence in range(start, start + 20):
+            stream.arrived(sequence, publisher, 0)
+            stream.tick_ended()
+    # One that keeps its identity, too.
+    for sequence in range(1, 20):
+        stream.arrived(sequence, b"third", 0)
+        stream.tick_ended()
+    assert reception.findings() == []
+
+
+def test_two_publishers_that_take_turns_are_named() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(10):
+        for publisher in (b"left", b"right"):
+            reception.streams[2][0].arrived(sequence, publisher, 0)
+            reception.streams[2][0].tick_ended()
+    (finding,) = reception.findings()
+    assert (finding.kind, finding.robots) == ("mixed", ("three",))
+    assert "two publishers take turns on camera/image_raw (three)" in finding.text
+
+
+def test_messages_that_arrive_too_late_are_told_with_their_age() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(20):
+        tick(reception, [sequence], age_s=0.75 if sequence % 2 else 0.01)
+    (finding,) = reception.findings()
+    assert (finding.kind, finding.fraction) == ("late", 0.5)
+    assert (
+        "10 of 20 messages" in finding.text and "0.750 s old" in finding.text and "0.200 s are allowed" in finding.text
+    )
+
+
+def test_stamps_of_simulated_time_are_named_as_such() -> None:
+    reception = reception_of(CAMERA)
+    for sequence in range(20):
+        tick(reception, [sequence], age_s=1.795e9)
+    (finding,) = reception.findings()
+    assert "simulated or recorded time" in finding.text and "use_sim_time: true" in finding.text
+    assert "clocks agree" not in finding.text and "compressed" not in finding.text
+
+
+def test_without_sequence_numbers_only_lateness_is_judged() -> None:
+    reception = reception_of(CAMERA)
+    for _ in range(20):
+        reception.streams[0][0].arrived(None, b"", 10**9)
+        reception.streams[0][0].tick_ended()
+    assert [finding.kind for finding in reception.findings()] == ["late"]
+
+
+def test_a_finding_ends_when_its_cause_has_ended() -> None:
+    reception = reception_of(CAMERA)
+    sequence, found = 0, []
+    (now_s, _), *_ = reception._history
+    for second in range(1, 20):
+        for _ in range(20):
+            sequence += 2 if second < 5 else 1
+            tick(reception, [sequence])
+        found.append(bool(reception.findings(now_s + second)))
+    assert all(found[:5]) and not any(found[10:])
+
+
+@given(st.lists(st.lists(st.integers(0, 2**64), max_size=12), max_size=30), st.integers(1, 10))
+def test_any_sequence_numbers_are_counted(ticks: list[list[int]], depth: int) -> None:
+    reception = reception_of(SensorKind("image", "camera", True, depth, 0.1))
+    for sequences in ticks:
+        tick(reception, sequences)
+    for finding in reception.findings():
+        assert 0 < finding.fraction <= 1
+
+
+def test_every_robot_is_counted_but_few_are_named() -> None:
+    reception = Reception([f"r{index}" for index in range(9)], [TOUCH])
+    for robot in range(8):
+        tick(reception, range(0, 18, 2), robot)
+    (finding,) = reception.findings()
+    assert len(finding.robots) == 8 and "r0, r1, r2, r3, r4 and 3 more" in finding.text
