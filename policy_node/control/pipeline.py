@@ -30,7 +30,7 @@ from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
 from policy_node.sensing.samples import Sample, SampleRing
-from policy_node.sensing.staging import Rejections, Staging, or_zeros
+from policy_node.sensing.staging import OrZeros, Rejections, Staging
 from policy_node.sensing.synchroniser import RobotState, Selection, select, with_newest, with_silent
 from policy_node.sensing.terms import Decode, checked_decode
 
@@ -310,7 +310,7 @@ class Pipeline:
                 name = term.configuration.name
                 if term.reading:
                     checked[name] = checked_decode(term, decoders[name])
-        checked |= {name: or_zeros(checked[name]) for name in _silent_sources(observed)}
+        checked |= {name: OrZeros(checked[name]) for name in _silent_sources(observed)}
         names = [[source.name for source in sources] for sources in observed]
         rows = [self._inference.batch.readings(robot) for robot in range(count)]
         self._rejections = Rejections(count)
@@ -509,8 +509,8 @@ class Pipeline:
         """
         if not self._inference.adopt(other._inference):
             self._fresh_start[:] = True
+        other._staging.take_over(self._staging)
         self._staging = other._staging
-        self._staging.rejections = self._rejections
 
     def step(
         self, now_ns: int, clock: Callable[[], int] | None = None, selections: Sequence[Selection] | None = None

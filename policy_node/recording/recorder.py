@@ -257,7 +257,9 @@ class Recording:
         commands = self._take_commands()
         # What happened to a robot before a tick that is left out happened before the next one that is not.
         self._before.update({robot: event for robot, event in enumerate(result.before) if event})
-        size = sum([len(sample.message or b"") for samples in result.samples for sample in samples])
+        # A message that several robots share is kept and written once.
+        messages = {id(sample.message): sample.message for samples in result.samples for sample in samples}
+        size = sum([len(message or b"") for message in messages.values()])
         waiting = self._handed_bytes - self._written_bytes
         if self._ticks.qsize() >= QUEUE_TICKS or (waiting and waiting + size > QUEUE_BYTES):
             self.dropped += 1

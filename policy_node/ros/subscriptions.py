@@ -7,8 +7,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import NameValidationException
@@ -30,6 +30,8 @@ PRESENCE_PERIOD_S = 0.5
 
 # A serialised message and what the middleware says of it.
 Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
+# Robots and sensors, by their index.
+_Readers: TypeAlias = list[tuple[int, int]]
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
 
@@ -96,8 +98,35 @@ class Intake(Protocol):
         """See `Pipeline.set_present`."""
 
 
+class _Topic(NamedTuple):
+    """One subscription and everything that reads from it.
+
+    Attributes
+    ----------
+    subscription
+        Of rclpy.
+    depth
+        Messages that its queue holds.
+    decoder
+        Gives the message class and finds the stamp.
+    readers
+        Robots and sensors that read it.
+    streams
+        Count its messages, one per sensor.
+    """
+
+    subscription: Subscription
+    depth: int
+    decoder: ReadingDecoder
+    readers: _Readers
+    streams: list[Stream]
+
+
 class SensorSubscriptions:
-    """One subscription per robot and sensor.
+    """One subscription per topic, whichever robots and sensors read it.
+
+    Sensors share a subscription if their topics are the same after namespaces and remapping, with the same type and
+    QoS. Each message is taken once and handed to every robot and sensor that reads the topic.
 
     Parameters
     ----------
@@ -106,60 +135,76 @@ class SensorSubscriptions:
     configuration
         Robots, topics and QoS.
     decoders
-        By the name of the source; they say the message class and find the stamp.
+        By the name of the source; they give the message class and find the stamp.
 
     Attributes
     ----------
     reception
-        Says which sensors lose messages or get them late.
+        Judges which sensors lose messages or get them late.
     """
 
     def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
         self._node = node
         group = TakenAtTheTick()
-        kinds = [_kind(configuration, sources[0]) for sources in configuration.sensors]
-        self.reception = Reception(configuration.robots, kinds)
-        self._subscriptions: list[Subscription] = []
-        # What `take` needs of each, bound once.
-        self._takes: list[tuple[int, int, int, Callable[..., Taken | None], ReadingDecoder, Stream]] = []
-        # Of sensors that may be silent: what counts their publishers. A few of them are asked at each tick.
-        self._silent: deque[tuple[int, int, Callable[[], int]]] = deque()
+        sources = [sources[0] for sources in configuration.sensors]
+        names = [
+            [node.resolve_topic_name(topic_of(robot, source.topic)) for source in sources]
+            for robot in configuration.robots
+        ]
+        self.reception = Reception(configuration.robots, [_kind(configuration, source) for source in sources], names)
+        topics: dict[tuple[Hashable, ...], _Topic] = {}
+        self._topics: list[_Topic] = []
+        # What `take` needs of each topic, bound once.
+        self._takes: list[tuple[int, Callable[..., Taken | None], ReadingDecoder, _Readers, list[Stream]]] = []
+        # Topics of sensors that may be silent, with what counts their publishers. A few of them are asked at each tick.
+        self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
         try:
-            for robot, name in enumerate(configuration.robots):
-                for sensor, (source, *_) in enumerate(configuration.sensors):
-                    decoder, qos = decoders[source.name], sensor_qos(source)
+            for robot, sensor in itertools.product(range(len(names)), range(len(sources))):
+                source, decoder, qos = sources[sensor], decoders[sources[sensor].name], sensor_qos(sources[sensor])
+                key = (names[robot][sensor], source.type, qos.depth, qos.reliability)
+                topic = topics.get(key)
+                if topic is None:
                     subscription = node.create_subscription(
                         decoder.message_type,
-                        topic_of(name, source.topic),
+                        topic_of(configuration.robots[robot], source.topic),
                         never_called,
                         qos,
                         callback_group=group,
                         raw=True,
                     )
-                    self._subscriptions.append(subscription)
-                    stream = self.reception.streams[robot][sensor]
-                    self._takes.append((robot, sensor, qos.depth, subscription.handle.take_message, decoder, stream))
-                    if source.may_be_silent:
-                        self._silent.append((robot, sensor, subscription.handle.get_publisher_count))
-            self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
-            self._asked = min(len(self._silent), self._asked)
+                    topics[key] = topic = _Topic(subscription, qos.depth, decoder, [], [])
+                    self._topics.append(topic)
+                topic.readers.append((robot, sensor))
+                stream = self.reception.streams[robot][sensor]
+                if stream not in topic.streams:
+                    topic.streams.append(stream)
         except Exception:
             self.destroy()
             raise
+        for topic in self._topics:
+            silent = [reader for reader in topic.readers if sources[reader[1]].may_be_silent]
+            if silent:
+                self._silent.append((silent, topic.subscription.handle.get_publisher_count))
+        self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
+        self._asked = min(len(self._silent), self._asked)
+        self._takes = [
+            (topic.depth, topic.subscription.handle.take_message, topic.decoder, topic.readers, topic.streams)
+            for topic in self._topics
+        ]
 
     def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
-        """Hand every message that has arrived to the pipeline, and who publishes; called by the tick thread alone.
+        """Take all messages that have arrived and hand them to the pipeline; called by the tick thread alone.
 
         Parameters
         ----------
         pipeline
-            Takes the messages in.
+            Receives the messages, and whether sensors that may be silent have a publisher.
         simulated_ns
-            Stamp of messages without a header under simulated time; None in real time, where the time of their
-            publishing is their stamp.
+            Stamp of messages without a header under simulated time; None in real time, where their stamp is the time
+            at which they were published.
         """
         add = pipeline.add
-        for robot, sensor, depth, take_message, decoder, stream in self._takes:
+        for depth, take_message, decoder, readers, streams in self._takes:
             message_type = decoder.message_type
             # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
             for _ in range(depth):
@@ -173,25 +218,30 @@ class SensorSubscriptions:
                     stamp_ns = published_ns if simulated_ns is None else simulated_ns
                 else:
                     stamp_ns = header_ns
-                    # A stamp of simulated time, or none, says nothing about the way of the message.
+                    # A stamp of simulated time, or a missing one, tells nothing about the delay of the message.
                     if simulated_ns is None and header_ns:
                         published_ns = header_ns
-                stream.arrived(
-                    info.get("publication_sequence_number"),
-                    _publisher_of(info),
-                    info["received_timestamp"] - published_ns,
-                )
-                add(robot, sensor, stamp_ns, raw)
-            stream.tick_ended()
-        for robot, sensor, count_publishers in itertools.islice(self._silent, self._asked):
-            pipeline.set_present(robot, sensor, count_publishers() > 0)
+                for stream in streams:
+                    stream.arrived(
+                        info.get("publication_sequence_number"),
+                        _publisher_of(info),
+                        info["received_timestamp"] - published_ns,
+                    )
+                for robot, sensor in readers:
+                    add(robot, sensor, stamp_ns, raw)
+            for stream in streams:
+                stream.tick_ended()
+        for readers, count_publishers in itertools.islice(self._silent, self._asked):
+            is_present = count_publishers() > 0
+            for robot, sensor in readers:
+                pipeline.set_present(robot, sensor, is_present)
         self._silent.rotate(-self._asked)
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
+        for topic in self._topics:
+            self._node.destroy_subscription(topic.subscription)
+        self._topics.clear()
         self._takes.clear()
         self._silent.clear()
 

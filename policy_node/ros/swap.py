@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,23 +121,32 @@ def pair(
     specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
     problems: list[str] = []
     decoders: dict[str, ReadingDecoder] = {}
+    # Sources that read one topic in the same way share a decoder, so that staging decodes its messages once.
+    shared: dict[Hashable, ReadingDecoder] = {}
     position = configuration.safe_position
     if position is not None:
         specs[position.name] = ArraySpec(position.name, (len(position.joints),), np.float64, -np.inf, np.inf)
     for source in (*configuration.sources, *([position] if position else [])):
+        spec = specs[source.name]
+        encoding = source.encoding if isinstance(source, ObservationConfiguration) else ""
+        read = (source.topic, source.type, source.field, source.fields, source.joints, encoding)
+        key = (*read, spec.shape, spec.dtype, spec.low.tobytes(), spec.high.tobytes())
         try:
-            decoders[source.name] = reading_decoder(
-                source.type,
-                specs[source.name],
-                topic=source.topic,
-                field=source.field,
-                fields=source.fields,
-                joints=source.joints,
-                encoding=source.encoding if isinstance(source, ObservationConfiguration) else "",
-            )
+            if key not in shared:
+                shared[key] = reading_decoder(
+                    source.type,
+                    spec,
+                    topic=source.topic,
+                    field=source.field,
+                    fields=source.fields,
+                    joints=source.joints,
+                    encoding=encoding,
+                )
         except MessageTypeError as error:
             prefix = "" if source is position else "observations."
             problems.append(f"{prefix}{source.name}: {error}")
+        else:
+            decoders[source.name] = shared[key]
     if problems:
         raise ConfigurationError([*problems, side_by_side(configuration, policy)])
     return layouts, decoders

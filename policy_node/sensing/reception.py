@@ -171,17 +171,26 @@ class Reception:
         Names.
     sensors
         In the order of their index.
+    topics
+        `[robots][sensors]`: the topic that each sensor of each robot reads.
 
     Attributes
     ----------
     streams
-        `[robots][sensors]`.
+        `[robots][sensors]`; robots that read a sensor from the same topic share its stream.
     """
 
-    def __init__(self, robots: Sequence[str], sensors: Sequence[SensorKind]) -> None:
+    def __init__(self, robots: Sequence[str], sensors: Sequence[SensorKind], topics: Sequence[Sequence[str]]) -> None:
         self._robots = tuple(robots)
         self._sensors = tuple(sensors)
-        self.streams = [[Stream(kind.depth, round(kind.max_age_s * 1e9)) for kind in sensors] for _ in robots]
+        streams: dict[tuple[int, str], Stream] = {}
+        self.streams = [
+            [
+                streams.setdefault((sensor, topic), Stream(kind.depth, round(kind.max_age_s * 1e9)))
+                for sensor, (kind, topic) in enumerate(zip(sensors, of_robot, strict=True))
+            ]
+            for of_robot in topics
+        ]
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
@@ -206,21 +215,30 @@ class Reception:
             self._history.popleft()
         elapsed_s, before = now_s - self._history[0][0], self._history[0][1]
         found = []
-        for index, kind in enumerate(self._sensors):
+        for index in range(len(self._sensors)):
             rows = [
                 Counts(*(new - old for new, old in zip(after[index], earlier[index], strict=True)))
                 for after, earlier in zip(counts, before, strict=True)
             ]
-            found += [self._lost(kind, rows, elapsed_s), self._late(kind, rows, elapsed_s), self._mixed(kind, rows)]
+            found += [
+                self._lost(index, rows, elapsed_s),
+                self._late(index, rows, elapsed_s),
+                self._mixed(index, rows),
+            ]
         return [finding for finding in found if finding is not None]
 
-    def _lost(self, kind: SensorKind, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
+    def _total(self, sensor: int, rows: Sequence[Counts], robots: Sequence[int]) -> Counts:
+        """Add up the counts of some robots; a stream that several robots share counts once."""
+        distinct = {id(self.streams[robot][sensor]): rows[robot] for robot in robots}
+        return Counts(*map(sum, zip(*distinct.values(), strict=True)))
+
+    def _lost(self, sensor: int, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
         concerned = [robot for robot, row in enumerate(rows) if _is_much(row.lost, row.received + row.lost)]
         if not concerned:
             return None
-        lost = sum(rows[robot].lost for robot in concerned)
-        sent = lost + sum(rows[robot].received for robot in concerned)
-        fresh = sum(rows[robot].fresh_ticks for robot in concerned) / sum(rows[robot].ticks for robot in concerned)
+        kind, total = self._sensors[sensor], self._total(sensor, rows, concerned)
+        lost, sent = total.lost, total.lost + total.received
+        fresh = total.fresh_ticks / total.ticks
         if kind.is_image:
             profile = share_path("config", "fastdds.xml")
             remedy = (
@@ -236,13 +254,12 @@ class Reception:
         )
         return Finding(kind.name, "lost", self._names(concerned), lost / sent, text)
 
-    def _late(self, kind: SensorKind, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
+    def _late(self, sensor: int, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
         concerned = [robot for robot, row in enumerate(rows) if _is_much(row.late, row.received)]
         if not concerned:
             return None
-        late = sum(rows[robot].late for robot in concerned)
-        received = sum(rows[robot].received for robot in concerned)
-        age_s = sum(rows[robot].late_ages_ns for robot in concerned) / late / 1e9
+        kind, total = self._sensors[sensor], self._total(sensor, rows, concerned)
+        late, received, age_s = total.late, total.received, total.late_ages_ns / total.late / 1e9
         remedy = "see that the clocks agree and that the publisher stamps the time of the measurement"
         if age_s > _OTHER_CLOCK_S:
             remedy = "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock"
@@ -255,10 +272,11 @@ class Reception:
         )
         return Finding(kind.name, "late", self._names(concerned), late / received, text)
 
-    def _mixed(self, kind: SensorKind, rows: Sequence[Counts]) -> Finding | None:
+    def _mixed(self, sensor: int, rows: Sequence[Counts]) -> Finding | None:
         concerned = [robot for robot, row in enumerate(rows) if _is_much(row.changes, row.received)]
         if not concerned:
             return None
+        kind = self._sensors[sensor]
         text = (
             f"{kind.name}: two publishers take turns on {kind.topic} ({self._named(concerned)}); the policy sees one, "
             "then the other: stop one of them, or give it another topic"

@@ -1,14 +1,15 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the messages that were chosen to the rows of the batch; what cannot be used is counted and explained."""
+"""Decode the chosen messages into the rows of the batch; count and explain those that cannot be used."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures.thread import BrokenThreadPool
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -48,31 +49,58 @@ class Rejections:
         return f"{name}: {kind}{error}"
 
 
+class _Decoding:
+    """One decoder with one shape of rows, and what it has read at this tick.
+
+    Attributes
+    ----------
+    read
+        By the identity of each message: the row it was decoded into, or why it cannot be used.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self.decode = decode
+        self.is_parallel = bool(getattr(getattr(decode, "__self__", decode), "parallel", False))
+        self.read: dict[int, np.ndarray | Exception] = {}
+
+    def __call__(self, message: Any, row: np.ndarray) -> np.ndarray | Exception:
+        """Decode a message into a row, and return the row or why the message cannot be used."""
+        outcome: np.ndarray | Exception = row
+        try:
+            self.decode(message, row)
+        except Exception as error:  # a message that breaks its decoder must not stop the other robots
+            outcome = error
+        self.read[id(message)] = outcome
+        return outcome
+
+
 class _Reading(NamedTuple):
-    """What is read of one message of a robot: index of the sensor, name of the source, decoder, where it writes."""
+    """What one robot reads from one of its samples: index of the sensor, name of the source, decoder and row."""
 
     sensor: int
     name: str
-    decode: Decode
+    decoding: _Decoding
     row: np.ndarray
 
 
 class Staging:
-    """Decodes what was chosen for each robot into its rows.
+    """Decode the samples chosen for each robot into its rows of the batch.
 
-    Decoders that let go of the interpreter run for several robots at once.
+    A message that several robots or observations share is decoded once and then copied. Decoders that release the
+    interpreter lock run in several threads. These threads have the scheduling of the thread that calls: its priority
+    and its CPUs. They start at the first call that needs them.
 
     Parameters
     ----------
     sensors
         Names of the sources by sensor.
     rows
-        By robot: where each source is to be written.
+        By robot: the array of each source.
     decoders
-        By the name of each source. One with a true attribute `parallel`, its own or of the object that it is a method
-        of, may run in several threads at once.
+        By the name of each source. Sources with equal decoders are decoded together. A decoder may run in several
+        threads if it, or the object whose method it is, has a true attribute `parallel`.
     rejections
-        Where messages that cannot be used are counted; it may be exchanged.
+        Counts the messages that cannot be used.
     """
 
     def __init__(
@@ -83,83 +111,147 @@ class Staging:
         rejections: Rejections,
     ) -> None:
         self.rejections = rejections
-        readings = [
-            [_Reading(sensor, name, decoders[name], of[name]) for sensor, names in enumerate(sensors) for name in names]
+        decodings: dict[Hashable, _Decoding] = {}
+
+        def decoding_of(name: str, row: np.ndarray) -> _Decoding:
+            decode = decoders[name]
+            return decodings.setdefault((decode, row.shape, row.dtype), _Decoding(decode))
+
+        self._readings = [
+            [
+                _Reading(sensor, name, decoding_of(name, of[name]), of[name])
+                for sensor, names in enumerate(sensors)
+                for name in names
+            ]
             for of in rows
         ]
-        self._alone = [[reading for reading in of if not _is_parallel(reading.decode)] for of in readings]
-        self._parallel = [[reading for reading in of if _is_parallel(reading.decode)] for of in readings]
-        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), len(rows))
-        self._helpers = threads - 1 if any(self._parallel) else 0
-        self._pool: ThreadPoolExecutor | None = None
-        if self._helpers:
-            self._pool = ThreadPoolExecutor(self._helpers, "decoding")
-            # They all start here, as a thread inherits priority and CPUs of the one that starts it.
-            all_there = threading.Barrier(self._helpers + 1)
-            for _ in range(self._helpers):
-                self._pool.submit(all_there.wait)
-            all_there.wait()
+        self._decodings = list(decodings.values())
+        self._helpers = _Helpers(min(MOST_THREADS, len(rows)) - 1)
 
-    def __call__(self, chosen: Iterable[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
-        """Decode.
+    def take_over(self, other: Staging) -> None:
+        """Continue with the counts and the threads of the staging that this one replaces."""
+        self.rejections, self._helpers = other.rejections, other._helpers
+
+    def __call__(self, chosen: Sequence[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
+        """Decode the samples of some robots.
 
         Parameters
         ----------
         chosen
-            Robots by their index, each with a sample per sensor.
+            Robots by their index, each with one sample per sensor.
 
         Returns
         -------
         dict
-            By robot why its messages cannot be used; empty when all can.
+            By robot the reason why its messages cannot be used; empty when all can.
+
+        Raises
+        ------
+        PermissionError
+            When the system refuses the priority of the calling thread to the decoding threads.
         """
+        for decoding in self._decodings:
+            decoding.read.clear()
         reasons: dict[int, str] = {}
-        together = []
+        jobs: list[_Job] = []
+        later: list[tuple[int, _Reading, Any]] = []
         for robot, samples in chosen:
-            for sensor, name, decode, row in self._alone[robot]:
+            for reading in self._readings[robot]:
+                sensor, _, decoding, row = reading
                 message = samples[sensor].message
-                try:
-                    decode(message, row)
-                except Exception as error:  # whatever a message does to its decoder, the others are driven on
-                    reasons[robot] = self.rejections.note(robot, name, message, error)
-            for reading in self._parallel[robot]:
-                together.append((robot, reading, samples[reading.sensor].message))
-        for robot, name, message, refusal in self._decode_together(together):
-            reasons[robot] = self.rejections.note(robot, name, message, refusal)
+                if id(message) in decoding.read:
+                    later.append((robot, reading, message))
+                elif decoding.is_parallel:
+                    decoding.read[id(message)] = row
+                    jobs.append((decoding, message, row))
+                    later.append((robot, reading, message))
+                else:
+                    outcome = decoding(message, row)
+                    if outcome is not row:
+                        later.append((robot, reading, message))
+        if jobs:
+            self._helpers.run(jobs)
+        for robot, (_, name, decoding, row), message in later:
+            outcome = decoding.read[id(message)]
+            if isinstance(outcome, Exception):
+                reasons[robot] = self.rejections.note(robot, name, message, outcome)
+            elif outcome is not row:
+                np.copyto(row, outcome)
         return reasons
 
-    def _decode_together(self, jobs: list[tuple[int, _Reading, Any]]) -> list[tuple[int, str, Any, Exception]]:
-        if self._pool is None or sum(len(message) for _, _, message in jobs) < FEW_BYTES:
-            return _decode(jobs)
-        parts = [jobs[first :: self._helpers + 1] for first in range(self._helpers + 1)]
-        others = [self._pool.submit(_decode, part) for part in parts[1:] if part]
-        refused = _decode(parts[0])
-        for other in others:
-            refused += other.result()
-        return refused
+
+_Job: TypeAlias = tuple[_Decoding, Any, np.ndarray]
 
 
-def _decode(jobs: list[tuple[int, _Reading, Any]]) -> list[tuple[int, str, Any, Exception]]:
-    refused = []
-    for robot, reading, message in jobs:
+class _Helpers:
+    """Threads that decode beside the calling thread, with its priority and its CPUs.
+
+    Parameters
+    ----------
+    most
+        How many threads at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool: ThreadPoolExecutor | None = None
+        self._refusal: OSError | None = None
+
+    def run(self, jobs: Sequence[_Job]) -> None:
+        """Decode all jobs, in the calling thread alone if they are small or it may run on one CPU only."""
+        if self._most > 0 and len(jobs) > 1 and sum([len(message) for _, message, _ in jobs]) >= FEW_BYTES:
+            if self._pool is None:
+                # A thread inherits the CPUs of the thread that starts it.
+                self._most = min(self._most, len(os.sched_getaffinity(0)) - 1)
+                scheduling = os.sched_getscheduler(0), os.sched_getparam(0)
+                self._pool = ThreadPoolExecutor(MOST_THREADS, "decoding", self._begin, scheduling)
+            parts = [jobs[first :: self._most + 1] for first in range(self._most + 1)]
+            try:
+                others = [self._pool.submit(_decode, part) for part in parts[1:] if part]
+                _decode(parts[0])
+                for other in others:
+                    other.result()
+            except BrokenThreadPool as error:
+                raise self._refusal or error from error
+        else:
+            _decode(jobs)
+
+    def _begin(self, scheduler: int, parameters: os.sched_param) -> None:
+        """Give the calling thread a priority, which it does not inherit from a thread with SCHED_RESET_ON_FORK."""
+        priority = parameters.sched_priority
+        if not priority:
+            return
         try:
-            reading.decode(message, reading.row)
-        except Exception as error:  # whatever a message does to its decoder, the others are driven on
-            refused.append((robot, reading.name, message, error))
-    return refused
+            os.sched_setscheduler(0, scheduler, parameters)
+        except OSError as error:
+            self._refusal = PermissionError(
+                error.errno,
+                f"realtime.priority: found {priority}, which the system grants to the tick but refuses to the threads "
+                f"that decode compressed images ({error.strerror}); grant it to the whole process, or set it to 0",
+            )
+            raise
 
 
-def or_zeros(decode: Decode) -> Decode:
-    """Return a decoder that takes silence, which is None in place of a message, for a reading of zeros."""
+def _decode(jobs: Sequence[_Job]) -> None:
+    for decoding, message, row in jobs:
+        decoding(message, row)
 
-    def decode_or_zeros(message: Any, out: np.ndarray) -> None:
+
+@dataclass(frozen=True)
+class OrZeros:
+    """A decoder that reads the silence of a sensor, None instead of a message, as zeros.
+
+    Parameters
+    ----------
+    decode
+        Decodes the messages.
+    """
+
+    decode: Decode
+
+    def __call__(self, message: Any, out: np.ndarray) -> None:
+        """Decode a message into a row, or fill the row with zeros."""
         if message is None:
             out.fill(0)
         else:
-            decode(message, out)
-
-    return decode_or_zeros
-
-
-def _is_parallel(decode: Decode) -> bool:
-    return bool(getattr(getattr(decode, "__self__", decode), "parallel", False))
+            self.decode(message, out)

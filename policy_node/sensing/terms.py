@@ -128,27 +128,40 @@ def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size:
 
 
 def checked_decode(layout: TermLayout, decode: Decode) -> Decode:
-    """Return a decoder that also refuses numbers which mean nothing for the kind of term."""
-    check = {"projected_gravity": _check_quaternion, "one_hot": _check_category}.get(layout.configuration.kind)
-    if check is None:
-        return decode
-
-    def decode_and_check(message: Any, out: np.ndarray) -> None:
-        decode(message, out)
-        check(layout, out)
-
-    return decode_and_check
+    """Return a decoder that also refuses numbers without a meaning for the kind of term."""
+    kind = layout.configuration.kind
+    if kind == "projected_gravity":
+        return QuaternionDecode(decode)
+    return CategoryDecode(decode, layout.size) if kind == "one_hot" else decode
 
 
-def _check_quaternion(layout: TermLayout, out: np.ndarray) -> None:
-    length = float(np.linalg.norm(out))
-    if abs(length - 1.0) > QUATERNION_TOLERANCE:
-        raise UnusableReading(f"the quaternion {out.tolist()} has length {length:.3g}, an orientation has length 1")
+@dataclass(frozen=True)
+class QuaternionDecode:
+    """A decoder that refuses quaternions of another length than 1."""
+
+    decode: Decode
+
+    def __call__(self, message: Any, out: np.ndarray) -> None:
+        """Decode a message into `[4]`; raises UnusableReading."""
+        self.decode(message, out)
+        length = float(np.linalg.norm(out))
+        if abs(length - 1.0) > QUATERNION_TOLERANCE:
+            raise UnusableReading(f"the quaternion {out.tolist()} has length {length:.3g}, an orientation has length 1")
 
 
-def _check_category(layout: TermLayout, out: np.ndarray) -> None:
-    if out[0] not in range(layout.size):
-        raise UnusableReading(f"category {out[0]:g} found, allowed are whole numbers from 0 to {layout.size - 1}")
+@dataclass(frozen=True)
+class CategoryDecode:
+    """A decoder that refuses numbers other than those of the categories."""
+
+    decode: Decode
+    categories: int
+
+    def __call__(self, message: Any, out: np.ndarray) -> None:
+        """Decode a message into `[1]`; raises UnusableReading."""
+        self.decode(message, out)
+        if out[0] not in range(self.categories):
+            allowed = f"whole numbers from 0 to {self.categories - 1}"
+            raise UnusableReading(f"category {out[0]:g} found, allowed are {allowed}")
 
 
 class TermComposer:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from node_harness import PATIENCE_S, Peer, parameters_of
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.config.specs import ArraySpec
@@ -24,7 +26,9 @@ from policy_node.ros.subscriptions import SensorSubscriptions
 # Cameras that publish with Fast DDS as it comes, until the process is ended.
 PUBLISHER = textwrap.dedent("""
     import time, rclpy
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
     rclpy.init()
     node = rclpy.create_node("camera")
@@ -44,12 +48,16 @@ class Taken:
 
     def __init__(self) -> None:
         self.samples: list[tuple[int, int, int, bytes]] = []
+        self.present: dict[tuple[int, int], bool] = {}
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         self.samples.append((robot, sensor, stamp_ns, message))
 
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        self.present[robot, sensor] = present
 
-def subscriptions_of(peer: Peer, configuration: Configuration) -> SensorSubscriptions:
+
+def subscriptions_of(node: Node, configuration: Configuration) -> SensorSubscriptions:
     decoders = {}
     for source, *_ in configuration.sensors:
         spec = ArraySpec(source.name, (480, 640, 3), "uint8", 0, 255)
@@ -58,7 +66,7 @@ def subscriptions_of(peer: Peer, configuration: Configuration) -> SensorSubscrip
         decoders[source.name] = reading_decoder(
             source.type, spec, topic=source.topic, field=source.field, joints=source.joints
         )
-    return SensorSubscriptions(peer.node, configuration, decoders)
+    return SensorSubscriptions(node, configuration, decoders)
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ def test_the_newest_messages_are_taken_in_their_order(peer: Peer, tmp_path: Path
         "observations.touch.depth": 3,
     }
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ["newest"], changes))
-    subscriptions, taken = subscriptions_of(peer, configuration), Taken()
+    subscriptions, taken = subscriptions_of(peer.node, configuration), Taken()
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
     publisher = peer.node.create_publisher(JointState, "/newest/touch", best_effort)
     peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
@@ -92,7 +100,7 @@ def test_the_newest_messages_are_taken_in_their_order(peer: Peer, tmp_path: Path
             publisher.publish(message)
 
         def newest_is_there() -> bool:
-            subscriptions.take(taken, None)  # type: ignore[arg-type]
+            subscriptions.take(taken, None)
             return bool(taken.samples) and taken.samples[-1][2] == numbers[-1] * 10**9
 
         peer.spin_until(newest_is_there, "the newest message")
@@ -112,7 +120,7 @@ def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path
         "action.safe_position_joints": ["a", "b"],
     }
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ["arm"], changes))
-    subscriptions, taken = subscriptions_of(peer, configuration), Taken()
+    subscriptions, taken = subscriptions_of(peer.node, configuration), Taken()
     publisher = peer.node.create_publisher(JointState, "/arm/joint_states", 1)
     peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
     message = JointState(name=["a", "b"], position=[0.25, 0.5])
@@ -120,12 +128,58 @@ def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path
 
     def arrived() -> bool:
         publisher.publish(message)
-        subscriptions.take(taken, None)  # type: ignore[arg-type]
+        subscriptions.take(taken, None)
         return bool(taken.samples)
 
     peer.spin_until(arrived, "the position")
     assert taken.samples[0][:3] == (0, 2, 7 * 10**9)
     subscriptions.destroy()
+
+
+def test_a_topic_that_robots_share_is_subscribed_once_and_heard_by_all(peer: Peer, tmp_path: Path) -> None:
+    """An absolute topic, and topics that remapping makes one; a second observation reads the former, too."""
+    changes = {
+        "observations.keys": ["image", "touch", "wide"],
+        "observations.image.topic": "/camera",
+        "observations.wide.topic": "/camera",
+        "observations.wide.type": "sensor_msgs/msg/Image",
+        "observations.touch.when_silent": "zeros",
+    }
+    robots = ["one", "two", "three"]
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", robots, changes))
+    remapped = [argument for robot in robots[:2] for argument in ("-r", f"/{robot}/touch:=/floor")]
+    node = rclpy.create_node("sharing", cli_args=["--ros-args", *remapped])
+    subscriptions, taken = subscriptions_of(node, configuration), Taken()
+    camera = peer.node.create_publisher(Image, "/camera", 1)
+    floor = peer.node.create_publisher(JointState, "/floor", 1)
+    own = peer.node.create_publisher(JointState, "/three/touch", 1)
+    publishers = (camera, floor, own)
+    peer.spin_until(lambda: all(each.get_subscription_count() for each in publishers), "the subscriptions")
+    assert [each.get_subscription_count() for each in publishers] == [1, 1, 1]
+    assert len(list(node.subscriptions)) == 3
+
+    # Image, wide, and touch, which comes last as it may be silent.
+    expected = [(robot, sensor) for robot in range(3) for sensor in range(3)]
+    for publisher, message in ((camera, Image()), (floor, JointState()), (own, JointState())):
+        message.header.stamp.sec = 7
+        publisher.publish(message)
+
+    def heard() -> bool:
+        subscriptions.take(taken, None)
+        return len(taken.samples) >= len(expected) and len(taken.present) == 3 and all(taken.present.values())
+
+    peer.spin_until(heard, "all messages and publishers")
+    assert sorted(sample[:2] for sample in taken.samples) == expected
+    assert {stamp_ns for _, _, stamp_ns, _ in taken.samples} == {7 * 10**9}
+    by_reader = {(robot, sensor): message for robot, sensor, _, message in taken.samples}
+    # One object, so that staging decodes it once.
+    assert len({id(by_reader[robot, sensor]) for robot in range(3) for sensor in (0, 1)}) == 1
+    assert by_reader[0, 2] is by_reader[1, 2] and by_reader[0, 2] is not by_reader[2, 2]
+    assert set(taken.present) == {(robot, 2) for robot in range(3)}
+    received = [[stream.counts().received for stream in streams] for streams in subscriptions.reception.streams]
+    assert received == [[1, 1, 1]] * 3
+    subscriptions.destroy()
+    node.destroy_node()
 
 
 def test_large_images_that_are_lost_are_reported_with_the_remedy(peer: Peer, tmp_path: Path, cameras: None) -> None:
@@ -135,11 +189,11 @@ def test_large_images_that_are_lost_are_reported_with_the_remedy(peer: Peer, tmp
     }
     robots = [f"large_{robot}" for robot in range(4)]
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", robots, changes))
-    subscriptions, taken = subscriptions_of(peer, configuration), Taken()
+    subscriptions, taken = subscriptions_of(peer.node, configuration), Taken()
     deadline_s = time.monotonic() + PATIENCE_S
     lost: list[Any] = []
     while not lost and time.monotonic() < deadline_s:
-        subscriptions.take(taken, None)  # type: ignore[arg-type]
+        subscriptions.take(taken, None)
         lost = [finding for finding in subscriptions.reception.findings() if finding.kind == "lost"]
         time.sleep(0.02)
     assert lost, f"{len(taken.samples)} images came, none was found to be lost"

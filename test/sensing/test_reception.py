@@ -16,7 +16,7 @@ ROBOTS = ("one", "two", "three")
 
 
 def reception_of(*kinds: SensorKind) -> Reception:
-    return Reception(ROBOTS, kinds)
+    return Reception(ROBOTS, kinds, [[f"{robot}/{kind.topic}" for kind in kinds] for robot in ROBOTS])
 
 
 def tick(reception: Reception, sequences: Iterable[int], robot: int = 0, sensor: int = 0, age_s: float = 0.0) -> None:
@@ -146,8 +146,19 @@ def test_any_sequence_numbers_are_counted(ticks: list[list[int]], depth: int) ->
 
 
 def test_every_robot_is_counted_but_few_are_named() -> None:
-    reception = Reception([f"r{index}" for index in range(9)], [TOUCH])
+    robots = [f"r{index}" for index in range(9)]
+    reception = Reception(robots, [TOUCH], [[f"{robot}/touch"] for robot in robots])
     for robot in range(8):
         tick(reception, range(0, 18, 2), robot)
     (finding,) = reception.findings()
     assert len(finding.robots) == 8 and "r0, r1, r2, r3, r4 and 3 more" in finding.text
+
+
+def test_a_topic_that_robots_share_is_counted_once_and_concerns_all_of_them() -> None:
+    reception = Reception(ROBOTS, [CAMERA], [["/left"], ["/left"], ["/right"]])
+    assert reception.streams[0][0] is reception.streams[1][0] is not reception.streams[2][0]
+    for sequence in range(0, 40, 4):
+        tick(reception, [sequence])
+    (finding,) = reception.findings()
+    assert finding.robots == ("one", "two")
+    assert "27 of 37 messages" in finding.text
