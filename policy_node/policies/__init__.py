@@ -39,7 +39,7 @@ _DATA_ONLY = ("bundle", "onnx")
 def load_policy(
     path: str | os.PathLike[str],
     device: str = "cpu",
-    trusted: bool = True,
+    trusted: bool = False,
     vecnormalize: str | os.PathLike[str] | None = None,
     sha256: str | None = None,
     *,

@@ -99,7 +99,7 @@ def export_policy(
         else:
             _write_described(policy, format, golden, unverified, model)
         report(f"verifying {output}")
-        written = load_policy(unverified)
+        written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
         _demand(errors, str(output))
         os.replace(unverified, output)
