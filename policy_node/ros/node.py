@@ -40,7 +40,7 @@ from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.recording import Recording, RecordingPlan, plan_recording
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy, import_loaders
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy
 from policy_node.share import share_path
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
@@ -156,7 +156,6 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
         )
-        import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
         encoder = configured_encoder(configuration, pipeline.components)
