@@ -90,7 +90,7 @@ def run_policy(options: PolicyOptions, console: Console) -> dict[str, Any]:
     """
     torch.set_num_threads(options.threads)
     try:
-        policy = load_policy(options.model, options.device, vecnormalize=options.vecnormalize or None)
+        policy = load_policy(options.model, options.device, trusted=True, vecnormalize=options.vecnormalize or None)
     except PolicyError as error:
         raise ToolError(str(error)) from error
     rows: list[dict[str, Any]] = []

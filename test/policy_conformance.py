@@ -3,15 +3,18 @@
 """The conformance test of the `Policy` contract, the same for every format."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.policies import Policy, PolicyError
+from policy_node.policies import Policy, PolicyError, load_policy
 
 ROBOTS = 5
+# For files that a test has made.
+load_trusted = partial(load_policy, trusted=True)
 
 
 def example_observations(policy: Policy, robots: int, seed: int) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, action_error, golden_error, record_golden
 from policy_node.policies.metadata import FileDescription, archive_sha256, description_to_texts
+from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
 from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
@@ -99,7 +100,7 @@ def export_policy(
         else:
             _write_described(policy, format, golden, unverified, model)
         report(f"verifying {output}")
-        written = load_policy(unverified)
+        written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
         _demand(errors, str(output))
         os.replace(unverified, output)
@@ -230,7 +231,7 @@ def _write_described(policy: Sb3Policy, format: str, golden: GoldenVectors, outp
     # Checks of values are branches, which a recorded computation cannot have.
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet_exporters():
+        with warnings.catch_warnings(), torch.no_grad(), full_precision(), _quiet_exporters():
             warnings.simplefilter("ignore")
             write(network, tuple(example), description, output)
     except ModuleNotFoundError as error:
@@ -367,7 +368,7 @@ def verify_file(
         If the file cannot be loaded, has nothing to be compared with, or differs.
     """
     policy = load_policy(path, device=device, trusted=trusted)
-    golden = getattr(policy, "golden", None)
+    golden = policy.golden
     if golden is None and against is None:
         raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
     source = None if against is None else _read_source(against, vecnormalize)[2]

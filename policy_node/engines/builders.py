@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from policy_node.engines.network import PolicyNetwork, Run, example_inputs, output_dtypes
-from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.contract import TorchPolicy
+from policy_node.policies.precision import full_precision
 
 ONNX_OPSET = 18
 
@@ -25,7 +26,7 @@ class EngineError(RuntimeError):
 
 def build_network_engine(
     engine: str,
-    policy: Sb3Policy,
+    policy: TorchPolicy,
     observations: Mapping[str, torch.Tensor],
     channels_last: Collection[str],
     precision: str = "float32",
@@ -55,6 +56,19 @@ def build_network_engine(
     """
     network = PolicyNetwork(policy, False, channels_last, marks_nan=engine in ("onnxruntime", "aotinductor")).eval()
     example = example_inputs(policy, observations, channels_last)
+    # TorchScript and AOTInductor keep the precision of convolutions that is set when a network is recorded.
+    with full_precision():
+        return _build(engine, network, policy, example, precision, package)
+
+
+def _build(
+    engine: str,
+    network: PolicyNetwork,
+    policy: TorchPolicy,
+    example: tuple[torch.Tensor, ...],
+    precision: str,
+    package: Path | None,
+) -> Run:
     if engine == "onnxruntime":
         return _onnxruntime(network, example, policy)
     if engine == "aotinductor":
@@ -71,7 +85,7 @@ def build_network_engine(
 class _LowPrecision(torch.nn.Module):
     """A network that computes in lower precision and gives what the policy gives."""
 
-    def __init__(self, network: PolicyNetwork, policy: Sb3Policy, dtype: torch.dtype) -> None:
+    def __init__(self, network: PolicyNetwork, policy: TorchPolicy, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network
         self._context: dict[str, Any] = {"device_type": policy.device.type, "dtype": dtype}
@@ -84,7 +98,7 @@ class _LowPrecision(torch.nn.Module):
         return tuple(output.to(dtype) for output, dtype in zip(outputs, self._dtypes, strict=True))
 
 
-def _in_precision(network: PolicyNetwork, policy: Sb3Policy, dtype: torch.dtype) -> torch.nn.Module:
+def _in_precision(network: PolicyNetwork, policy: TorchPolicy, dtype: torch.dtype) -> torch.nn.Module:
     return _LowPrecision(network, policy, dtype).eval()
 
 
@@ -117,7 +131,7 @@ def _torchscript(network: PolicyNetwork, compute: Any, example: tuple[torch.Tens
     return lambda inputs: module(*inputs)
 
 
-def _onnxruntime(network: PolicyNetwork, example: tuple[torch.Tensor, ...], policy: Sb3Policy) -> Run:
+def _onnxruntime(network: PolicyNetwork, example: tuple[torch.Tensor, ...], policy: TorchPolicy) -> Run:
     try:
         from policy_node.policies.onnx import runs_on_gpu, session_engine
     except ModuleNotFoundError as error:

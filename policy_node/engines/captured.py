@@ -7,13 +7,12 @@ Launching each kernel by itself costs more than small networks compute; a graph 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 
-from policy_node.policies import Observations, Policy, State
-from policy_node.policies.checks import CallChecks
+from policy_node.policies.contract import Policy, WrappedPolicy
 
 Result = TypeVar("Result")
 # PyTorch chooses kernels and allocates work spaces in the first runs.
@@ -57,8 +56,8 @@ def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[],
     return repeat
 
 
-class CapturedPolicy:
-    """A policy that is replayed as a CUDA graph; see `policy_node.policies.Policy`.
+class CapturedPolicy(WrappedPolicy):
+    """A policy that is replayed as a CUDA graph.
 
     `Inference` records its whole tick with the `source` instead. What a call returns is valid until the next one.
 
@@ -70,43 +69,26 @@ class CapturedPolicy:
         For how many robots it is recorded.
     """
 
-    engine_name = "cuda_graph"
-
     def __init__(self, source: Policy, robots: int) -> None:
-        self.spec = source.spec
-        self.device = source.device
-        self.source = source
+        super().__init__(source)
+        self.engine_name = "cuda_graph"
         self._robots = robots
-        self._checks = CallChecks(source.spec, source.device)
         self._observations: dict[str, torch.Tensor] = {}
-        self._state: State = None
-        self._repeat: Callable[[], tuple[torch.Tensor, State]] | None = None
+        self._memory: dict[str, torch.Tensor] = {}
+        self._repeat: Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
 
-    def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
-        return self.source.initial_state(robots)
-
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
-        return self.source.reset(state, rows)
-
-    def __call__(
-        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        observations, robots = self._checks.observations(observations)
-        if robots != self._robots or masks is not None:
-            return self.source(observations, state, masks)
-        self._checks.state(state, robots)
-        with torch.inference_mode():
-            if self._repeat is None:
-                # Clones keep the strides, by which PyTorch chooses its kernels.
-                self._observations = {key: tensor.clone() for key, tensor in observations.items()}
-                self._state = None if state is None else {name: part.clone() for name, part in state.items()}
-                self._repeat = capture(lambda: self.source(self._observations, self._state), self.device)
-            for key, tensor in observations.items():
-                self._observations[key].copy_(tensor)
-            for name, part in (self._state or {}).items():
-                assert state is not None
-                part.copy_(state[name])
-            return self._repeat()
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute actions and the next memory from checked arguments."""
+        if len(next(iter(observations.values()))) != self._robots or masks is not None:
+            return self.source.act(observations, memory, masks)
+        if self._repeat is None:
+            # Clones keep the strides, by which PyTorch chooses its kernels.
+            self._observations = {key: tensor.clone() for key, tensor in observations.items()}
+            self._memory = {name: part.clone() for name, part in memory.items()}
+            self._repeat = capture(lambda: self.source.act(self._observations, self._memory, None), self.device)
+        for kept, given in ((self._observations, observations), (self._memory, memory)):
+            for name, tensor in given.items():
+                kept[name].copy_(tensor)
+        return self._repeat()

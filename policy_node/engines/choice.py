@@ -21,8 +21,7 @@ from policy_node.engines.captured import CapturedPolicy
 from policy_node.engines.failures import is_out_of_memory
 from policy_node.engines.network import EnginePolicy
 from policy_node.engines.parity import TOLERANCES, ParityTrial
-from policy_node.policies import Policy
-from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.contract import Policy, TorchPolicy
 
 # Another engine must be faster than PyTorch by more than measurements differ.
 LEAST_GAIN = 0.05
@@ -234,7 +233,7 @@ def without_engine(choice: EngineChoice, policy: Policy, error: Exception) -> En
 
 def own_engine(policy: Policy) -> str:
     """Return what runs a policy as it was loaded."""
-    return getattr(policy, "engine_name", "direct")
+    return policy.engine_name
 
 
 def all_candidates(policy: Policy, settings: EngineSettings) -> Iterator[Candidate]:
@@ -242,14 +241,14 @@ def all_candidates(policy: Policy, settings: EngineSettings) -> Iterator[Candida
     own = own_engine(policy)
     yield Candidate(own)
     lower = [settings.precision] if settings.precision != "float32" else []
-    if isinstance(policy, Sb3Policy):
+    if isinstance(policy, TorchPolicy):
         yield from (Candidate(engine) for engine in _NETWORK_ENGINES)
         for precision in lower:
             yield Candidate("direct", precision)
             yield Candidate("torchscript", precision)
     if policy.device.type == "cuda" and own != "onnxruntime":
         yield Candidate("cuda_graph")
-        if isinstance(policy, Sb3Policy):
+        if isinstance(policy, TorchPolicy):
             yield from (Candidate("cuda_graph", precision) for precision in lower)
 
 
@@ -330,7 +329,7 @@ def make(
     """
     built = policy
     if candidate.engine != "cuda_graph" or candidate.precision != "float32":
-        assert isinstance(policy, Sb3Policy)
+        assert isinstance(policy, TorchPolicy)
         network_engine = "direct" if candidate.engine == "cuda_graph" else candidate.engine
         package: Path | None = None
         if candidate.engine == "aotinductor":
@@ -415,7 +414,7 @@ def _key(policy: Policy, robots: int, settings: EngineSettings, channels_last: f
     }
 
 
-def _package_key(policy: Sb3Policy, robots: int, channels_last: frozenset[str], threads: int) -> dict[str, Any]:
+def _package_key(policy: TorchPolicy, robots: int, channels_last: frozenset[str], threads: int) -> dict[str, Any]:
     """Return the key of a compiled package, which holds all numbers of the policy."""
     digest = hashlib.sha256()
     for module in policy.modules:

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies import Observations, Policy, State
-from policy_node.policies.checks import CallChecks, torch_dtype
-from policy_node.policies.rows import rows_without_nan, where_rows
-from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.contract import Policy, TorchPolicy, WrappedPolicy
+from policy_node.policies.rows import rows_without_nan, torch_dtype, where_rows
 
 # From the network's inputs to its outputs.
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
@@ -36,7 +34,7 @@ class PolicyNetwork(nn.Module):
     """
 
     def __init__(
-        self, policy: Sb3Policy, masked: bool, channels_last: Collection[str] = (), marks_nan: bool = False
+        self, policy: TorchPolicy, masked: bool, channels_last: Collection[str] = (), marks_nan: bool = False
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(policy.modules)
@@ -77,8 +75,8 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
     return images.permute(*axes[:-3], images.ndim - 1, *axes[-3:-1])
 
 
-class EnginePolicy:
-    """A policy whose computation an engine runs; see `policy_node.policies.Policy`.
+class EnginePolicy(WrappedPolicy):
+    """A policy whose computation an engine runs.
 
     Parameters
     ----------
@@ -97,38 +95,26 @@ class EnginePolicy:
     def __init__(
         self, source: Policy, run: Run, robots: int, engine_name: str, channels_last: Collection[str] = ()
     ) -> None:
-        self.spec = source.spec
-        self.device = source.device
+        super().__init__(source)
         self.engine_name = engine_name
-        self._source = source
         self._run = run
         self._robots = robots
-        self._checks = CallChecks(self.spec, self.device)
         self._inputs = [(key, key in channels_last) for key in self.spec.observations]
         self._memory = tuple(self.spec.memory)
 
-    def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
-        return self._source.initial_state(robots)
-
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
-        return self._source.reset(state, rows)
-
-    def __call__(
-        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        keyed, robots = self._checks.observations(observations)
-        if robots != self._robots or masks is not None:
-            return self._source(keyed, state, masks)
-        self._checks.state(state, robots)
-        with torch.inference_mode():
-            inputs = [keyed[key].movedim(-3, -1) if moved else keyed[key] for key, moved in self._inputs]
-            if state is not None:
-                inputs += [state[name] for name in self._memory]
-            actions, *after = self._run([tensor.contiguous() for tensor in inputs])
-            return actions, dict(zip(self._memory, after, strict=True)) or None
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute actions and the next memory from checked arguments."""
+        inputs = [observations[key] for key, _ in self._inputs]
+        if len(inputs[0]) != self._robots or masks is not None:
+            return self.source.act(observations, memory, masks)
+        inputs = [
+            tensor.movedim(-3, -1) if moved else tensor for tensor, (_, moved) in zip(inputs, self._inputs, strict=True)
+        ]
+        inputs += [memory[name] for name in self._memory]
+        actions, *after = self._run([tensor.contiguous() for tensor in inputs])
+        return actions, dict(zip(self._memory, after, strict=True))
 
 
 def example_inputs(policy: Policy, observations: Mapping[str, torch.Tensor], channels_last: Collection[str]) -> tuple:

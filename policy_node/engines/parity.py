@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from policy_node.policies import Policy, State
-from policy_node.policies.golden import GoldenVectors, action_error, extreme_examples, largest_error
+from policy_node.policies.contract import Policy, State
+from policy_node.policies.golden import action_error, extreme_examples, largest_error
 
 # In shares of the action range.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
@@ -56,7 +56,7 @@ class ParityTrial:
             {key: array[::direction][:robots] for key, array in given.items()}
             for given, direction in zip(drawn, (1, -1), strict=True)
         ]
-        golden: GoldenVectors | None = getattr(policy, "golden", None)
+        golden = policy.golden
         if golden is not None:
             arrays += [
                 {key: np.resize(array[step], (robots, *array.shape[2:])) for key, array in golden.observations.items()}

@@ -17,7 +17,7 @@ import torch
 
 from policy_node.config.specs import ArraySpec, PolicySpec
 from policy_node.control.pipeline import Observed, Pipeline
-from policy_node.policies import Observations, State
+from policy_node.policies import Observations, Policy, State
 
 
 class LearnerPauses(Exception):  # noqa: N818  not an error: it lets a tick pass
@@ -47,11 +47,11 @@ class Turn:
 _Answer: TypeAlias = "torch.Tensor | LearnerPauses | tuple[Callable[[], None], Sequence[int]]"
 
 
-class Learner:
+class Learner(Policy):
     """A policy whose actions come from another thread.
 
     The tick thread calls it as the pipeline calls any policy. The learner's thread takes `next_turn`, and answers each
-    turn with `act` or `let_pass`; before that it may look again with `observe_again`.
+    turn with `answer` or `let_pass`; before that it may look again with `observe_again`.
 
     Parameters
     ----------
@@ -67,8 +67,7 @@ class Learner:
     """
 
     def __init__(self, spec: PolicySpec, device: torch.device) -> None:
-        self.spec = spec
-        self.device = device
+        super().__init__(spec, device)
         self._pipeline: Pipeline | None = None
         self._turns: SimpleQueue[Turn | Exception] = SimpleQueue()
         self._answers: SimpleQueue[_Answer] = SimpleQueue()
@@ -90,7 +89,7 @@ class Learner:
         except Empty:
             return None
 
-    def act(self, actions: np.ndarray) -> None:
+    def answer(self, actions: np.ndarray) -> None:
         """Answer the present turn with the actions of all robots `[robots, *action]`."""
         action = self.spec.action
         dtype = action.dtype if isinstance(action, ArraySpec) else np.dtype(np.int64)
@@ -123,23 +122,28 @@ class Learner:
         self._reason = "the learner has ended"
         self.let_pass(self._reason)
 
-    def initial_state(self, robots: int) -> State:
-        """See `Policy`: the learner's memory, if any, is its own."""
-        return None
-
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """See `Policy`."""
-        return state
-
     def __call__(
-        self, observations: Observations, state: State, masks: torch.Tensor | None = None
+        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
-        """Show the learner the turn and return its actions; raises `LearnerPauses` where it lets the tick pass."""
-        pipeline = self._pipeline
+        """Show the learner the turn and return its actions, without the checks and settings of `Policy`.
+
+        Raises
+        ------
+        LearnerPauses
+            Where the learner lets the tick pass.
+        """
         assert isinstance(observations, Mapping), "the pipeline gives them by key"
+        # The learner's thread computes meanwhile, with the settings of its program.
+        return self.act(observations, {}, masks)[0], state
+
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Show the learner the turn and return its actions."""
+        pipeline = self._pipeline
         if pipeline is None or pipeline.observed is None:
             # While the pipeline warms up, nobody acts.
-            return self._example(len(next(iter(observations.values())))), state
+            return self._example(len(next(iter(observations.values())))), {}
         if self._reason:
             raise LearnerPauses(self._reason)
         unusable: dict[int, str] = {}
@@ -151,7 +155,7 @@ class Learner:
             if isinstance(answer, LearnerPauses):
                 raise answer
             if isinstance(answer, torch.Tensor):
-                return answer, state
+                return answer, {}
             take, robots = answer
             try:
                 take()

@@ -309,7 +309,7 @@ class RosVecEnv(VecEnv):
         before = self._turn
         assert before is not None and self._loop is not None
         self._turn, self._observed_s = None, time.monotonic()
-        self._learner.act(self._actions)
+        self._learner.answer(self._actions)
         turn = self._next_turn()
         period_ns = self.configuration.period_ns
         # As soon as one more tick has been missed.

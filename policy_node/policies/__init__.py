@@ -11,11 +11,20 @@ from pathlib import Path
 
 import torch
 
-from policy_node.policies.contract import Observations, Policy, PolicyError, State
+from policy_node.policies.contract import Observations, Policy, PolicyError, State, WrappedPolicy
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-__all__ = ["Observations", "Policy", "PolicyError", "PolicyInterface", "State", "load_policy", "select_device"]
+__all__ = [
+    "Observations",
+    "Policy",
+    "PolicyError",
+    "PolicyInterface",
+    "State",
+    "WrappedPolicy",
+    "load_policy",
+    "select_device",
+]
 
 # Format of a policy file by its suffix, for the format `auto`.
 _SUFFIXES = {
@@ -39,7 +48,7 @@ _DATA_ONLY = ("bundle", "onnx")
 def load_policy(
     path: str | os.PathLike[str],
     device: str = "cpu",
-    trusted: bool = True,
+    trusted: bool = False,
     vecnormalize: str | os.PathLike[str] | None = None,
     sha256: str | None = None,
     *,
@@ -83,9 +92,6 @@ def load_policy(
         or spaces are not supported, it does not act as it did when it was exported, or the device does not exist.
     """
     target = select_device(device)
-    if target.type == "cuda":
-        # Convolutions and LSTMs there round inputs to 10 bits unless told not to, a thousandth of the action range.
-        torch.backends.cudnn.allow_tf32 = False
     file = Path(path)
     kind = _SUFFIXES.get(file.suffix.lower(), "sb3") if format == "auto" else format
     if kind not in _NAMES:

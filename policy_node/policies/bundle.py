@@ -26,10 +26,11 @@ from torch.overrides import TorchFunctionMode
 
 from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError
-from policy_node.policies.description import space_from_json, space_to_json, spec_to_json
+from policy_node.policies.description import spec_to_json
 from policy_node.policies.golden import GoldenVectors, check_golden, golden_from_bytes, golden_to_bytes
 from policy_node.policies.sb3 import SavedModel, build_sb3
 from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.spaces import space_from_json, space_to_json
 from policy_node.policies.vecnormalize import Statistics
 
 FORMAT = "policy_node bundle"

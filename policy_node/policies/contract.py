@@ -1,15 +1,22 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every policy offers, whatever file it comes from."""
+"""The contract of every policy, with the checks of its arguments: keys, shapes, dtypes and devices, never values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch import nn
 
 from policy_node.config.specs import PolicySpec
+from policy_node.policies.precision import full_precision
+from policy_node.policies.rows import torch_dtype, where_rows
+
+if TYPE_CHECKING:
+    from policy_node.policies.golden import GoldenVectors
 
 Observations: TypeAlias = Mapping[str, torch.Tensor] | torch.Tensor
 # A tensor `[robots, *shape]` for each entry of `PolicySpec.memory`; None for a policy without memory.
@@ -20,26 +27,65 @@ class PolicyError(ValueError):
     """A policy cannot be loaded or called; the text says what was found, what is allowed and what to do."""
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """A trained policy that acts for many robots at once, row by row.
 
     Rows never influence each other: a row of NaN gives an unusable action in that row only.
+
+    Parameters
+    ----------
+    spec
+        What the policy takes, remembers and gives.
+    device
+        Where it runs.
+
+    Attributes
+    ----------
+    engine_name
+        What runs the policy, as `policy.engine` names it.
+    golden
+        The golden vectors of the file; None for a file without.
     """
 
-    spec: PolicySpec
-    device: torch.device
+    engine_name = "direct"
+    golden: GoldenVectors | None = None
+
+    def __init__(self, spec: PolicySpec, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self._expected = {key: (torch_dtype(array.dtype), array.shape) for key, array in spec.observations.items()}
 
     def initial_state(self, robots: int) -> State:
-        """Return the memory of `robots` robots that have seen nothing yet.
+        """Return the memory of robots that have seen nothing yet; by default zeros.
 
         Returns
         -------
         State
-            To be handed to the first call; None for a policy without memory.
+            For the first call; None for a policy without memory.
         """
+        return {
+            name: torch.zeros((robots, *array.shape), dtype=torch_dtype(array.dtype), device=self.device)
+            for name, array in self.spec.memory.items()
+        } or None
+
+    def reset(self, state: State, rows: torch.Tensor) -> State:
+        """Return the state with the memory of some robots as at the start.
+
+        Parameters
+        ----------
+        state
+            What `initial_state`, the last call or `reset` returned.
+        rows
+            `[robots]` bool, true for the robots to reset.
+        """
+        fresh = self.initial_state(len(rows))
+        if state is None or fresh is None:
+            return None
+        # Chosen, not multiplied by zero: NaN must not survive.
+        return {name: where_rows(rows, fresh[name], part) for name, part in state.items()}
 
     def __call__(
-        self, observations: Observations, state: State, masks: torch.Tensor | None = None
+        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """Compute the final action of every robot.
 
@@ -63,7 +109,7 @@ class Policy(Protocol):
             where the network gave NaN. A `DiscreteSpec`: `[robots]` int64, a `MultiDiscreteSpec`:
             `[robots, choices]` int64; -1 where the network gave NaN and where the mask allows no choice.
         state : State
-            To be handed to the next call.
+            For the next call.
 
         Raises
         ------
@@ -71,14 +117,97 @@ class Policy(Protocol):
             If keys, shapes, dtypes or devices are not those of the spec, or masks are given to a policy that takes
             none. Values are not looked at.
         """
+        observations, robots = self._checked(observations)
+        self._check_masks(masks, robots)
+        self._check_state(state, robots)
+        with torch.inference_mode(), full_precision(self.device):
+            actions, memory = self.act(observations, state or {}, masks)
+        return actions, memory or None
+
+    @abstractmethod
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute actions and the next memory from checked arguments; see `__call__`."""
+
+    def _checked(self, observations: Observations) -> tuple[Mapping[str, torch.Tensor], int]:
+        """Return the observations by key and the number of robots."""
+        if isinstance(observations, torch.Tensor):
+            observations = {next(iter(self._expected)): observations}
+        if observations.keys() != self._expected.keys():
+            raise PolicyError(f"observations have the keys {sorted(observations)}; give {sorted(self._expected)}")
+        robots: torch.Size | None = None
+        for key, (dtype, shape) in self._expected.items():
+            tensor = observations[key]
+            found = tensor.shape
+            if robots is None:
+                robots = found[:1]
+            if tensor.dtype != dtype or found[1:] != shape or found[:1] != robots or tensor.device != self.device:
+                rows = str(robots[0]) if robots else "robots"
+                raise PolicyError(
+                    f"observation '{key}' is {_describe(tensor)}; "
+                    f"give {_name(dtype)} [{', '.join([rows, *map(str, shape)])}] on {self.device}"
+                )
+        assert robots
+        return observations, robots[0]
+
+    def _check_masks(self, masks: torch.Tensor | None, robots: int) -> None:
+        if masks is None:
+            return
+        length = self.spec.mask
+        if not length:
+            raise PolicyError(f"masks were given, but a policy of {self.spec.algorithm} takes none; leave them out")
+        if masks.shape != (robots, length) or masks.dtype != torch.bool or masks.device != self.device:
+            raise PolicyError(f"masks are {_describe(masks)}; give bool [{robots}, {length}] on {self.device}")
+
+    def _check_state(self, state: State, robots: int) -> None:
+        found = {} if state is None else {name: tuple(part.shape) for name, part in state.items()}
+        expected = {name: (robots, *array.shape) for name, array in self.spec.memory.items()}
+        if found != expected:
+            raise PolicyError(
+                f"the state is {found or None}; give that of initial_state({robots}), of the last call or of reset, "
+                f"which is {expected or None}"
+            )
+
+
+class TorchPolicy(Policy):
+    """A policy whose `act` consists of operations of PyTorch alone, so that engines can trace it.
+
+    Attributes
+    ----------
+    modules
+        Everything that holds parameters.
+    """
+
+    modules: Sequence[nn.Module]
+
+
+class WrappedPolicy(Policy):
+    """A policy that acts through another one, whose spec, device and memory it shares.
+
+    Parameters
+    ----------
+    source
+        The other policy.
+    """
+
+    def __init__(self, source: Policy) -> None:
+        super().__init__(source.spec, source.device)
+        self.source = source
+        self.engine_name = source.engine_name
+
+    def initial_state(self, robots: int) -> State:
+        """Return the memory of robots that have seen nothing yet."""
+        return self.source.initial_state(robots)
 
     def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet, whatever it holds for them.
+        """Return the state with the memory of some robots as at the start."""
+        return self.source.reset(state, rows)
 
-        Parameters
-        ----------
-        state
-            What `initial_state`, the last call or `reset` returned.
-        rows
-            `[robots]` bool, true for the robots to reset.
-        """
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{_name(tensor.dtype)} {list(tensor.shape)} on {tensor.device}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

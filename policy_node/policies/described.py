@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies.checks import CallChecks, torch_dtype
-from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.foreign import Engine
 from policy_node.policies.golden import check_golden
 from policy_node.policies.metadata import FileDescription
 from policy_node.policies.rows import rows_without_nan, where_rows
 
 
-class DescribedPolicy:
-    """The network of an exported file at work; see `policy_node.policies.Policy`.
+class DescribedPolicy(Policy):
+    """The network of an exported file at work.
 
     Parameters
     ----------
@@ -42,13 +43,11 @@ class DescribedPolicy:
         path: str,
         device: torch.device,
     ) -> None:
-        self.spec = description.spec
-        self.device = device
+        super().__init__(description.spec, device)
         self.engine_name = engine.name
         self._engine = engine
         self.golden = description.golden
         self._description = description
-        self._checks = CallChecks(self.spec, device)
         try:
             check_golden(self, self.golden, path)
         except PolicyError:
@@ -59,42 +58,25 @@ class DescribedPolicy:
                 "export it again, or update what runs it"
             ) from error
 
-    def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
-        return {
-            name: torch.zeros((robots, *array.shape), dtype=torch_dtype(array.dtype), device=self.device)
-            for name, array in self.spec.memory.items()
-        } or None
-
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
-        if state is None:
-            return None
-        # Chosen, not multiplied by zero: NaN must not survive.
-        return {name: where_rows(rows, torch.zeros_like(part), part) for name, part in state.items()}
-
-    def __call__(
-        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        observations, robots = self._checks.observations(observations)
-        self._checks.masks(masks, robots)
-        self._checks.state(state, robots)
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute actions and the next memory from checked arguments."""
         description = self._description
-        with torch.inference_mode():
-            inputs = [observations[key] for key in description.inputs]
-            inputs += [(state or {})[name] for name, _ in description.memory]
-            # Not every engine hands NaN on: some take the larger of NaN and 0 to be 0.
-            usable = rows_without_nan(inputs)
-            if description.action_mask:
-                everything = torch.ones((robots, self.spec.mask), dtype=torch.bool, device=self.device)
-                inputs.append(everything if masks is None else masks)
-            action, *after = self._engine([tensor.contiguous() for tensor in inputs])
-            memory = {name: part for (name, _), part in zip(description.memory, after, strict=True)}
-            if usable is not None:
-                action = where_rows(usable, action, torch.nan if isinstance(self.spec.action, ArraySpec) else -1)
-                memory = {
-                    name: where_rows(usable, part, torch.nan) if part.is_floating_point() else part
-                    for name, part in memory.items()
-                }
-            return action, memory or None
+        inputs = [observations[key] for key in description.inputs]
+        inputs += [memory[name] for name, _ in description.memory]
+        # Some engines do not pass NaN on: they take the larger of NaN and 0 to be 0.
+        usable = rows_without_nan(inputs)
+        if description.action_mask:
+            robots = len(inputs[0])
+            everything = torch.ones((robots, self.spec.mask), dtype=torch.bool, device=self.device)
+            inputs.append(everything if masks is None else masks)
+        action, *after = self._engine([tensor.contiguous() for tensor in inputs])
+        following = {name: part for (name, _), part in zip(description.memory, after, strict=True)}
+        if usable is not None:
+            action = where_rows(usable, action, torch.nan if isinstance(self.spec.action, ArraySpec) else -1)
+            following = {
+                name: where_rows(usable, part, torch.nan) if part.is_floating_point() else part
+                for name, part in following.items()
+            }
+        return action, following

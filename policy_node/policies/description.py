@@ -1,16 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Specs, spaces and bounds as JSON, so that a policy file can say what it takes and gives without running code."""
+"""Specs and their bounds as JSON, so that a policy file can say what it takes and gives without running code."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 
@@ -23,8 +21,8 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
     """Return a spec as JSON; the hash of its file is left out, as the file cannot hold it."""
     return {
         "algorithm": spec.algorithm,
-        "observations": [_array_to_json(array) for array in spec.observations.values()],
-        "memory": [_array_to_json(array) for array in spec.memory.values()],
+        "observations": [_spec_to_json(array) for array in spec.observations.values()],
+        "memory": [_spec_to_json(array) for array in spec.memory.values()],
         "mask": spec.mask,
         "action": _action_to_json(spec.action),
     }
@@ -46,76 +44,57 @@ def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
         If it is not of that form.
     """
     observations, memory = (
-        {array.name: array for array in map(_array_from_json, data[part])} for part in ("observations", "memory")
+        {array.name: array for array in map(_spec_from_json, data[part])} for part in ("observations", "memory")
     )
     action = _action_from_json(data["action"])
     return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]))
 
 
-def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """Return a space of Gymnasium as JSON.
-
-    Raises
-    ------
-    ValueError
-        If it is none of Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these.
-    """
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
-    if isinstance(space, spaces.Box):
-        bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
-        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "choices": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "shape": list(space.shape)}
-    raise ValueError(f"{space} is none of Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these")
+def array_to_json(array: Any) -> dict[str, Any]:
+    """Return shape, dtype and bounds of an `ArraySpec` or a Box space as JSON."""
+    return {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "low": _bound_to_json(array.low),
+        "high": _bound_to_json(array.high),
+    }
 
 
-def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
-    """Return the space that `space_to_json` described.
+def array_from_json(data: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype, np.ndarray, np.ndarray]:
+    """Return shape, dtype, low and high that `array_to_json` wrote.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        If it is not of that form, or absurdly large.
+        If it is not of that form.
     """
-    kind = data["type"]
-    if kind == "Dict":
-        # Ordered: the features of the keys follow each other as in training.
-        return spaces.Dict(OrderedDict((str(key), space_from_json(part)) for key, part in data["spaces"]))
-    if kind == "Box":
-        shape, dtype = _shape(data["shape"]), _dtype(data["dtype"])
-        low, high = (_bound_from_json(data[end], shape, dtype) for end in ("low", "high"))
-        return spaces.Box(low, high, dtype=dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(_shape([data["n"]])[0], start=int(data["start"]))
-    if kind == "MultiDiscrete":
-        choices = np.array(data["choices"], np.int64)
-        _shape([int(choices.sum())])
-        return spaces.MultiDiscrete(choices, start=np.array(data["start"], np.int64))
-    if kind == "MultiBinary":
-        shape = _shape(data["shape"])
-        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
-    raise ValueError(f"space type '{kind}' is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict")
-
-
-def _array_to_json(array: ArraySpec) -> dict[str, Any]:
-    bounds = {"low": _bound_to_json(array.low), "high": _bound_to_json(array.high)}
-    return {"name": array.name, "shape": list(array.shape), "dtype": str(array.dtype), **bounds}
-
-
-def _array_from_json(data: Mapping[str, Any]) -> ArraySpec:
-    shape, dtype = _shape(data["shape"]), _dtype(data["dtype"])
+    shape, name = shape_from_json(data["shape"]), data["dtype"]
+    if name not in DTYPES:
+        raise ValueError(f"the dtype is {name!r}; allowed are {', '.join(DTYPES)}")
+    dtype = np.dtype(name)
     low, high = (_bound_from_json(data[end], shape, dtype) for end in ("low", "high"))
-    return ArraySpec(str(data["name"]), shape, dtype, low, high)
+    return shape, dtype, low, high
+
+
+def shape_from_json(lengths: Any) -> tuple[int, ...]:
+    """Return a shape; raise ValueError if it is negative or absurdly large."""
+    shape = tuple(int(length) for length in lengths)
+    if any(length < 0 for length in shape) or math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"the shape {list(shape)} is not possible; allowed are {MAX_ELEMENTS} elements")
+    return shape
+
+
+def _spec_to_json(array: ArraySpec) -> dict[str, Any]:
+    return {"name": array.name, **array_to_json(array)}
+
+
+def _spec_from_json(data: Mapping[str, Any]) -> ArraySpec:
+    return ArraySpec(str(data["name"]), *array_from_json(data))
 
 
 def _action_to_json(action: ActionSpec) -> dict[str, Any]:
     if isinstance(action, ArraySpec):
-        return {"type": "Box", **_array_to_json(action)}
+        return {"type": "Box", **_spec_to_json(action)}
     if isinstance(action, DiscreteSpec):
         return {"type": "Discrete", "name": action.name, "n": action.n}
     return {"type": "MultiDiscrete", "name": action.name, "choices": list(action.choices)}
@@ -123,7 +102,7 @@ def _action_to_json(action: ActionSpec) -> dict[str, Any]:
 
 def _action_from_json(data: Mapping[str, Any]) -> ActionSpec:
     if data["type"] == "Box":
-        return _array_from_json(data)
+        return _spec_from_json(data)
     if data["type"] == "Discrete":
         return DiscreteSpec(str(data["name"]), int(data["n"]))
     return MultiDiscreteSpec(str(data["name"]), tuple(int(count) for count in data["choices"]))
@@ -151,16 +130,3 @@ def _bound_from_json(data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     if values.ndim and values.shape != shape:
         raise ValueError(f"a bound has the shape {list(values.shape)}, its array {list(shape)}")
     return np.broadcast_to(values, shape)
-
-
-def _shape(lengths: Any) -> tuple[int, ...]:
-    shape = tuple(int(length) for length in lengths)
-    if any(length < 0 for length in shape) or math.prod(shape) > MAX_ELEMENTS:
-        raise ValueError(f"the shape {list(shape)} is not possible; allowed are {MAX_ELEMENTS} elements")
-    return shape
-
-
-def _dtype(name: Any) -> np.dtype:
-    if name not in DTYPES:
-        raise ValueError(f"the dtype is {name!r}; allowed are {', '.join(DTYPES)}")
-    return np.dtype(name)

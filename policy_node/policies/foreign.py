@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
-from policy_node.policies.checks import CallChecks
-from policy_node.policies.contract import Observations, PolicyError, State
+from policy_node.policies.contract import Policy, PolicyError, State
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.precision import full_precision
 from policy_node.policies.rows import rows_without_nan, where_rows
 
 STEPS = "steps_since_reset"
@@ -80,8 +80,8 @@ class _Memory:
     fresh: torch.Tensor
 
 
-class ForeignPolicy:
-    """A policy of any trainer; see `policy_node.policies.Policy`.
+class ForeignPolicy(Policy):
+    """A policy of any trainer.
 
     Parameters
     ----------
@@ -143,47 +143,35 @@ class ForeignPolicy:
         memory_specs = {part.input: _memory_spec(part.input, part.fresh) for part in self._memories}
         if self._steps:
             memory_specs[STEPS] = ArraySpec(STEPS, (), np.int64, 0, self._steps)
-        self.spec = PolicySpec(observations, action, algorithm, sha256, memory_specs)
-        self._checks = CallChecks(self.spec, device)
+        super().__init__(PolicySpec(observations, action, algorithm, sha256, memory_specs), device)
 
     def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
+        """Return the memory of robots that have seen nothing yet."""
         state = {part.input: part.fresh.expand(robots, *part.fresh.shape).clone() for part in self._memories}
         if self._steps:
             state[STEPS] = torch.zeros(robots, dtype=torch.int64, device=self.device)
         return state or None
 
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
-        if state is None:
-            return None
-        fresh = self.initial_state(len(rows)) or {}
-        # Chosen, not multiplied by zero: NaN must not survive.
-        return {name: where_rows(rows, fresh[name], part) for name, part in state.items()}
-
-    def __call__(
-        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        observations, robots = self._checks.observations(observations)
-        self._checks.masks(masks, robots)
-        self._checks.state(state, robots)
-        with torch.inference_mode():
-            memory = dict(state or {})
-            inputs = {name: observations[key] for name, key in self._keys.items()}
-            inputs |= {part.input: memory[part.input] for part in self._memories}
-            if self._steps:
-                memory[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
-                inputs |= self._history_inputs(observations, memory[STEPS])
-            # Not every engine hands NaN on: some take the larger of NaN and 0 to be 0.
-            usable = rows_without_nan(inputs.values())
-            if usable is None:
-                usable = torch.ones(robots, dtype=torch.bool, device=self.device)
-            outputs = self._run_in_parts(inputs, robots)
-            for part in self._memories:
-                after = outputs[part.output]
-                memory[part.input] = where_rows(usable, after, torch.nan) if after.is_floating_point() else after
-            return self._finish(outputs[self._action], usable), memory or None
+    def act(
+        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute actions and the next memory from checked arguments."""
+        memory = dict(memory)
+        inputs = {name: observations[key] for name, key in self._keys.items()}
+        inputs |= {part.input: memory[part.input] for part in self._memories}
+        if self._steps:
+            memory[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
+            inputs |= self._history_inputs(observations, memory[STEPS])
+        # Some engines do not pass NaN on: they take the larger of NaN and 0 to be 0.
+        usable = rows_without_nan(inputs.values())
+        robots = len(next(iter(inputs.values())))
+        if usable is None:
+            usable = torch.ones(robots, dtype=torch.bool, device=self.device)
+        outputs = self._run_in_parts(inputs, robots)
+        for part in self._memories:
+            after = outputs[part.output]
+            memory[part.input] = where_rows(usable, after, torch.nan) if after.is_floating_point() else after
+        return self._finish(outputs[self._action], usable), memory
 
     def _history_inputs(self, observations: Mapping[str, torch.Tensor], steps: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the histories, padded as the network wants them, with their lengths and mask."""
@@ -324,7 +312,7 @@ class ForeignPolicy:
         reason = ""
         for batch in [2, 1] if fixed is None else [fixed]:
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), full_precision(self.device):
                     inputs = self._probe_inputs(observations, batch)
                     outputs = self._run(inputs)
                     mirrored = self._run({name: tensor.flip(0) for name, tensor in inputs.items()})

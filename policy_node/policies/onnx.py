@@ -19,12 +19,12 @@ import torch
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
-from policy_node.policies.checks import torch_dtype
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy
 from policy_node.policies.foreign import Engine, ForeignPolicy, Port
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.metadata import description_from_texts
+from policy_node.policies.rows import torch_dtype
 
 _DTYPES = {
     "tensor(float)": np.float32,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 
@@ -19,3 +20,8 @@ def rows_without_nan(tensors: Iterable[torch.Tensor]) -> torch.Tensor | None:
     # A single number of each robot has no further axis.
     spoiled = [tensor[:, None].flatten(1).isnan().any(dim=1) for tensor in tensors if tensor.is_floating_point()]
     return ~torch.stack(spoiled).any(dim=0) if spoiled else None
+
+
+def torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Return the dtype of tensors that hold arrays of `dtype`."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype

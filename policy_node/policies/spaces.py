@@ -1,13 +1,18 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The spaces of Gymnasium that a policy's specification describes, for learners and datasets."""
+"""Spaces of Gymnasium: of a policy's spec, for learners and datasets, and as JSON, for bundles."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.policies.description import array_from_json, array_to_json, shape_from_json
 
 
 def observation_space(spec: PolicySpec) -> spaces.Space:
@@ -23,6 +28,54 @@ def action_space(action: ActionSpec) -> spaces.Space:
     if isinstance(action, DiscreteSpec):
         return spaces.Discrete(action.n)
     return spaces.MultiDiscrete(np.array(action.choices))
+
+
+def space_to_json(space: spaces.Space) -> dict[str, Any]:
+    """Return a space of Gymnasium as JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is none of Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these.
+    """
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
+    if isinstance(space, spaces.Box):
+        return {"type": "Box", **array_to_json(space)}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "choices": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "shape": list(space.shape)}
+    raise ValueError(f"{space} is none of Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these")
+
+
+def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
+    """Return the space that `space_to_json` described.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it is not of that form, or absurdly large.
+    """
+    kind = data["type"]
+    if kind == "Dict":
+        # Ordered: the features of the keys follow each other as in training.
+        return spaces.Dict(OrderedDict((str(key), space_from_json(part)) for key, part in data["spaces"]))
+    if kind == "Box":
+        shape, dtype, low, high = array_from_json(data)
+        return spaces.Box(low, high, shape, dtype.type)  # type: ignore[type-var]
+    if kind == "Discrete":
+        return spaces.Discrete(shape_from_json([data["n"]])[0], start=int(data["start"]))
+    if kind == "MultiDiscrete":
+        choices = np.array(data["choices"], np.int64)
+        shape_from_json([int(choices.sum())])
+        return spaces.MultiDiscrete(choices, start=np.array(data["start"], np.int64))
+    if kind == "MultiBinary":
+        shape = shape_from_json(data["shape"])
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+    raise ValueError(f"space type '{kind}' is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict")
 
 
 def _box(array: ArraySpec) -> spaces.Box:

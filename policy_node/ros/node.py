@@ -41,7 +41,7 @@ from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy, import_loaders
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -156,7 +156,6 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
         )
-        import_loaders()
         deployment = deploy(configuration)
         policy, pipeline = deployment.policy, deployment.pipeline
         encoder = configured_encoder(configuration, pipeline.components)

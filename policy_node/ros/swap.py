@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import threading
 import time
 from collections.abc import Hashable, Mapping
@@ -53,7 +51,6 @@ SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecn
 # How long the loading thread may keep the interpreter from the tick thread, which asks for it many times in a tick:
 # with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
 SWITCH_INTERVAL_S = 0.000_05
-_LOADERS = tuple(f"policy_node.policies.{name}" for name in ("sb3", "bundle", "onnx", "torchscript", "exported"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +62,6 @@ class Deployment:
     decoders: dict[str, ReadingDecoder]
     pipeline: Pipeline
     engine: EngineChoice
-
-
-def import_loaders() -> None:
-    """Import what loads policies, as far as it is installed: a swap is not to wait for it, nor ticks for a swap."""
-    for name in _LOADERS:
-        # Loading a file of its format says what is missing.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
 
 
 def deploy(configuration: Configuration, beside: str | None = None) -> Deployment:

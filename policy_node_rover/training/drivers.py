@@ -45,7 +45,7 @@ def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
     """
     # Our own loader first: it says in one line what is wrong with the file and what to do.
     try:
-        spec = load_policy(path, device, format="sb3").spec
+        spec = load_policy(path, device, trusted=True, format="sb3").spec
     except PolicyError as error:
         raise SystemExit(f"evaluate: {error}") from error
     remedy = "give a model that policy_train trained, such as models/rover.zip"

@@ -15,7 +15,7 @@ import parity_cases as cases
 import pytest
 import torch
 from parity_cases import Case
-from policy_conformance import PolicyConformance
+from policy_conformance import PolicyConformance, load_trusted
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
 from policy_node.cli import export
@@ -91,7 +91,7 @@ def test_every_algorithm_in_every_format(
     # Loaded anew, without any configuration, and beside the file that it came from.
     policy = load_policy(output, trusted=format in ("torchscript", "exported"))
     assert policy.spec.algorithm == case.algorithm
-    expected = load_policy(model, vecnormalize=statistics)
+    expected = load_trusted(model, vecnormalize=statistics)
     assert verify_policy(policy, policy.golden, expected)["source_error"] <= 1e-5  # type: ignore[attr-defined]
     assert [str(spec) for spec in policy.spec.memory.values()] == [str(spec) for spec in expected.spec.memory.values()]
     if case.algorithm == "RecurrentPPO":
@@ -152,7 +152,7 @@ def exported(
     model, statistics = source(case)
     output = tmp_path_factory.mktemp("conformance") / f"policy{SUFFIXES[format][0]}"
     export_policy(model, format, output, statistics)
-    return load_policy(output)
+    return load_trusted(output)
 
 
 class TestConformance(PolicyConformance):
@@ -213,15 +213,15 @@ def test_errors_leave_no_file_and_keep_the_old_one(
 def test_a_changed_network_is_refused(format: str, source: Callable[[Case], Source], tmp_path: Path) -> None:
     """The golden vectors of one network in the file of another."""
     model, _ = source(CASES[12])
-    policy = load_policy(model)
+    policy = load_trusted(model)
     recorded = vectors.record_golden(policy)
     changed = vectors.GoldenVectors(recorded.observations, recorded.resets, recorded.actions + np.float32(0.1), {})
     output = tmp_path / f"policy{SUFFIXES[format][0]}"
     export._write_described(policy, format, changed, output, model)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="does not act as it did when it was exported: on cpu its golden vectors"):
-        load_policy(output)
+        load_trusted(output)
     export._write_described(policy, format, recorded, output, model)  # type: ignore[arg-type]
-    assert torch.isfinite(load_policy(output)(torch.zeros(1, 5), None)[0]).all()
+    assert torch.isfinite(load_trusted(output)(torch.zeros(1, 5), None)[0]).all()
 
 
 def _flipped(file: Path) -> bytes:
@@ -256,7 +256,7 @@ def test_a_file_of_which_one_weight_was_changed_is_refused(
     model, _ = source(CASES[12])
     output = tmp_path / f"policy{SUFFIXES[format][0]}"
     export_policy(model, format, output)
-    load_policy(output)
+    load_trusted(output)
     output.write_bytes(_flipped(output))
     with pytest.raises(PolicyError, match="changed since it was exported"):
-        load_policy(output)
+        load_trusted(output)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from policy_conformance import load_trusted
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.control.pipeline import FleetCommands, Pipeline, match_observations, policy_interface, side_by_side
-from policy_node.policies import PolicyError, PolicyInterface, load_policy
+from policy_node.policies import PolicyError, PolicyInterface
 from policy_node.sensing.samples import UnusableReading
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.untrained import SpacesOnly
@@ -149,7 +150,7 @@ class Rig:
                 },
             }
         )
-        self.policy = load_policy(folder / "policy.zip", device)
+        self.policy = load_trusted(folder / "policy.zip", device)
         self.pipeline = self.new_pipeline()
         self.now_ns = 10**18
         # Whether the robot's last tick was good; otherwise its next good one starts an episode.
@@ -563,7 +564,7 @@ def test_the_memory_of_a_new_policy_starts_anew(tmp_path):
     model.save(tmp_path / "recurrent.zip")
     rng = np.random.default_rng(6)
     drive(rig, rng)
-    rig.policy = load_policy(tmp_path / "recurrent.zip")
+    rig.policy = load_trusted(tmp_path / "recurrent.zip")
     recurrent = rig.new_pipeline()
     recurrent.warm_up()
     rig.pipeline.adopt(recurrent)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_cases import Case
-from policy_conformance import PolicyConformance, assert_same_actions, example_observations
+from policy_conformance import PolicyConformance, assert_same_actions, example_observations, load_trusted
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 from torch import nn
@@ -34,7 +34,7 @@ from policy_node.engines import (
     in_chunks,
 )
 from policy_node.engines.captured import CapturedPolicy
-from policy_node.policies import Policy, load_policy
+from policy_node.policies import Policy
 
 ROBOTS = 5
 RECURRENT = Case("RecurrentPPO", "vector", "normalise, stack", arguments={"use_sde": True})
@@ -75,7 +75,7 @@ def make(case: Case) -> Policy:
         if normaliser is not None:
             venv.reset()
             normaliser.save(statistics)
-        return load_policy(file, vecnormalize=statistics if normaliser is not None else None)
+        return load_trusted(file, vecnormalize=statistics if normaliser is not None else None)
 
 
 @pytest.fixture(autouse=True)
@@ -325,7 +325,7 @@ def test_a_file_with_an_engine_of_its_own_keeps_it(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         export_policy(tmp_path / "model.zip", "torchscript", tmp_path / "model.pt")
-    policy = load_policy(tmp_path / "model.pt")
+    policy = load_trusted(tmp_path / "model.pt")
     for engine in ("auto", "torchscript"):
         run_by, chosen = choose_engine(policy, ROBOTS, EngineSettings(engine))
         assert run_by is policy and chosen.name == "torchscript"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from node_harness import parameters_of
+from policy_conformance import load_trusted
 
 from policy_node.config.schema import ConfigurationError, parse_configuration
 from policy_node.engines import choice
-from policy_node.policies import Policy, load_policy
+from policy_node.policies import Policy, WrappedPolicy
 from policy_node.ros import swap
 from policy_node.ros.swap import deploy
 
@@ -23,18 +24,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-class Hungry:
+class Hungry(WrappedPolicy):
     """A policy that needs more memory than there is for more than some robots at a time."""
 
     def __init__(self, policy: Policy, most: int) -> None:
-        self.spec, self.device = policy.spec, policy.device
-        self.initial_state, self.reset = policy.initial_state, policy.reset
-        self._policy, self._most = policy, most
+        super().__init__(policy)
+        self._most = most
 
-    def __call__(self, observations: Any, state: Any = None, masks: Any = None) -> Any:
+    def act(self, observations: Any, memory: Any, masks: Any) -> Any:
         if len(next(iter(observations.values()))) > self._most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self._policy(observations, state, masks)
+        return self.source.act(observations, memory, masks)
 
 
 def deployed(file: Path, robots: int, **changes: Any) -> swap.Deployment:
@@ -48,7 +48,7 @@ def test_where_memory_runs_out_fewer_robots_are_inferred_at_a_time(
     model: Any, monkeypatch: pytest.MonkeyPatch, most: int, expected: int
 ) -> None:
     file, _ = model()
-    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_policy(file), most))
+    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_trusted(file), most))
     found = deployed(file, 10).engine
     assert found.robots <= most and found.robots >= expected // 2 and (found.too_many > most) == (most < 10)
     if most < 10:
@@ -57,7 +57,7 @@ def test_where_memory_runs_out_fewer_robots_are_inferred_at_a_time(
 
 def test_too_little_memory_for_one_robot_is_an_error(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     file, _ = model()
-    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_policy(file), 0))
+    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_trusted(file), 0))
     with pytest.raises(ConfigurationError, match=r"policy\.path: there is not enough memory on cpu for a single robot"):
         deployed(file, 4)
 

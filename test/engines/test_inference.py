@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from policy_conformance import load_trusted
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
@@ -21,7 +22,7 @@ from policy_node.control.pipeline import match_observations
 from policy_node.engines import in_chunks
 from policy_node.engines.captured import CapturedPolicy
 from policy_node.engines.inference import Inference
-from policy_node.policies import Policy, load_policy
+from policy_node.policies import Policy
 from policy_node_bench.harness.untrained import SpacesOnly
 
 # More threads would only wait for each other on a busy machine.
@@ -96,7 +97,7 @@ def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", see
         with torch.no_grad():
             model.policy.action_net.weight.normal_(std=2.0)
         model.save(file)
-    return load_policy(file, device)
+    return load_trusted(file, device)
 
 
 def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:

@@ -15,7 +15,7 @@ import parity_cases as cases
 import pytest
 import torch
 from parity_cases import Case
-from policy_conformance import example_observations
+from policy_conformance import example_observations, load_trusted
 from safetensors.numpy import load, save
 
 from policy_node.cli.export import export_policy
@@ -87,10 +87,10 @@ def test_a_bundle_runs_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_bundle_acts_as_its_source(bundle: Path) -> None:
-    source, policy = load_policy(bundle.with_name("model.zip")), load_policy(bundle, trusted=False)
+    source, policy = load_trusted(bundle.with_name("model.zip")), load_policy(bundle)
     observations = example_observations(source, 9, seed=1)
     assert torch.equal(policy(observations, None)[0], source(observations, None)[0])
-    drawn = [load_policy(file, deterministic=False, seed=4) for file in (bundle, bundle.with_name("model.zip"))]
+    drawn = [load_trusted(file, deterministic=False, seed=4) for file in (bundle, bundle.with_name("model.zip"))]
     assert torch.equal(*(one(observations, None)[0] for one in drawn))
 
 

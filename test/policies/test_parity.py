@@ -13,11 +13,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from parity_report import write_report
+from policy_conformance import load_trusted
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_wrapper
 from test_batch import as_sensor_frame, observation_configuration
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies import Policy, load_policy
+from policy_node.policies import Policy
 from policy_node.sensing.batch import ObservationBatch, ObservationLayout, observation_layout
 
 STEPS = 10
@@ -86,7 +87,7 @@ def largest_error(case: cases.Case, action: str, folder: Path) -> float:
     normaliser = unwrap_vec_wrapper(venv, VecNormalize)
     if normaliser is not None:
         normaliser.save(folder / "vecnormalize.pkl")
-    policy = load_policy(folder / "model.zip", vecnormalize=folder / "vecnormalize.pkl" if normaliser else None)
+    policy = load_trusted(folder / "model.zip", vecnormalize=folder / "vecnormalize.pkl" if normaliser else None)
     assert policy.spec.algorithm == case.algorithm
     fleet = Fleet(policy, case)
 

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from policy_conformance import PolicyConformance, assert_same_actions
+from policy_conformance import PolicyConformance, assert_same_actions, load_trusted
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from policy_node.config.specs import DiscreteSpec
-from policy_node.policies import Policy, PolicyError, load_policy
+from policy_node.policies import Policy, PolicyError
 from policy_node_bench.harness.untrained import SpacesOnly
 
 ROBOTS = 7
@@ -193,7 +193,7 @@ def as_saved(array: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
 def test_actions_are_those_of_predict(case: str, model_file: Callable[[str], Path]) -> None:
     file = model_file(case)
     model = PPO.load(file, device="cpu")
-    policy = load_policy(file)
+    policy = load_trusted(file)
     rows = environment_rows(CASES[case][1], ROBOTS)
     if isinstance(rows, dict):
         expected = [
@@ -216,12 +216,12 @@ class TestConformance(PolicyConformance):
         params=["vector", "vector-in-place", "vector-discrete", "vector-gsde-squashed-float64", "image-last", "dict"]
     )
     def policy(self, request: pytest.FixtureRequest, model_file: Callable[[str], Path]) -> Policy:
-        return load_policy(model_file(request.param))
+        return load_trusted(model_file(request.param))
 
 
 def test_spec_is_the_saved_one(model_file: Callable[[str], Path]) -> None:
     file = model_file("dict")
-    spec = load_policy(str(file)).spec
+    spec = load_trusted(str(file)).spec
     assert {key: str(array) for key, array in spec.observations.items()} == {
         "image": "image: uint8 [3, 36, 40] in [0, 255]",
         "touch": "touch: float32 [4] in [0, inf]",
@@ -229,16 +229,16 @@ def test_spec_is_the_saved_one(model_file: Callable[[str], Path]) -> None:
     assert str(spec.action) == "action: float32 [2] from [-0.3, -1. ] to [0.7, 1.5]"
     assert spec.algorithm == "PPO"
     assert spec.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert load_policy(model_file("vector-discrete-from-3")).spec.action == DiscreteSpec("action", 4)
+    assert load_trusted(model_file("vector-discrete-from-3")).spec.action == DiscreteSpec("action", 4)
 
 
 def test_one_tensor_needs_one_key(model_file: Callable[[str], Path]) -> None:
     with pytest.raises(PolicyError, match=r"give \['image', 'touch'\]"):
-        load_policy(model_file("dict"))(torch.zeros(2, 4), None)
+        load_trusted(model_file("dict"))(torch.zeros(2, 4), None)
 
 
 def test_robots_must_agree_between_keys(model_file: Callable[[str], Path]) -> None:
-    policy = load_policy(model_file("dict"))
+    policy = load_trusted(model_file("dict"))
     observations = {"image": torch.zeros(2, 3, 36, 40, dtype=torch.uint8), "touch": torch.zeros(3, 4)}
     with pytest.raises(PolicyError, match=r"'touch' is float32 \[3, 4\] on cpu; give float32 \[2, 4\] on cpu"):
         policy(observations, None)
@@ -267,8 +267,8 @@ def test_training_settings_are_not_unpickled(model_file: Callable[[str], Path], 
             break_entry(name, saved)
 
     file = rewrite(model_file("vector"), tmp_path / "model.zip", change)
-    actions, _ = load_policy(file)(torch.zeros(2, 6), None)
-    expected, _ = load_policy(model_file("vector"))(torch.zeros(2, 6), None)
+    actions, _ = load_trusted(file)(torch.zeros(2, 6), None)
+    expected, _ = load_trusted(model_file("vector"))(torch.zeros(2, 6), None)
     assert torch.equal(actions, expected)
 
 
@@ -283,15 +283,15 @@ def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -
     file = tmp_path / "model.zip"
     file.write_bytes(content)
     with pytest.raises(PolicyError, match=message) as caught:
-        load_policy(file)
+        load_trusted(file)
     assert str(file) in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"model\.zip' cannot be read: No such file or directory; give the path"):
-        load_policy(tmp_path / "model.zip")
+        load_trusted(tmp_path / "model.zip")
     with pytest.raises(PolicyError, match="cannot be read: Is a directory; give the path"):
-        load_policy(tmp_path)
+        load_trusted(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 0.999])
@@ -300,7 +300,7 @@ def test_a_truncated_file_is_refused(share: float, model_file: Callable[[str], P
     file = tmp_path / "model.zip"
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(PolicyError, match=r"cut off or damaged after .* copy or save it again"):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_a_changed_byte_is_refused(model_file: Callable[[str], Path], tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_changed_byte_is_refused(model_file: Callable[[str], Path], tmp_path: 
     file = tmp_path / "model.zip"
     file.write_bytes(content)
     with pytest.raises(PolicyError, match="cut off or damaged"):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_other_archives_are_refused(tmp_path: Path) -> None:
@@ -325,10 +325,10 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
             for name, text in members.items():
                 archive.writestr(name, text)
         with pytest.raises(PolicyError, match=r"is a zip archive, but not of Stable-Baselines3; give a \.zip file"):
-            load_policy(file)
+            load_trusted(file)
     torch.save({"weight": torch.zeros(2)}, file)
     with pytest.raises(PolicyError, match="is a zip archive, but not of Stable-Baselines3"):
-        load_policy(file)
+        load_trusted(file)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_other_spaces_and_classes_are_refused(
             saved[name] = {":type:": "", ":serialized:": base64.b64encode(pickle.dumps(value)).decode()}
 
     with pytest.raises(PolicyError, match=message):
-        load_policy(rewrite(model_file("vector"), tmp_path / "model.zip", replace))
+        load_trusted(rewrite(model_file("vector"), tmp_path / "model.zip", replace))
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_description_that_does_not_fit_is_refused(
 ) -> None:
     file = rewrite(model_file("vector"), tmp_path / "model.zip", change)
     with pytest.raises(PolicyError, match=f"(?s){message}"):
-        load_policy(file)
+        load_trusted(file)
 
 
 @pytest.mark.parametrize("device", ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "CUDA"])
@@ -386,20 +386,20 @@ def test_unknown_devices_are_refused(device: str, tmp_path: Path) -> None:
     with pytest.raises(
         PolicyError, match=f"device is '{device}'; allowed are 'auto', 'cpu', 'cuda' and 'cuda:<index>'"
     ):
-        load_policy(tmp_path / "model.zip", device)
+        load_trusted(tmp_path / "model.zip", device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows the error of a machine without CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_without_cuda_is_refused(device: str, tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=f"device is '{device}', but PyTorch .* use device 'cpu' or 'auto'"):
-        load_policy(tmp_path / "model.zip", device)
+        load_trusted(tmp_path / "model.zip", device)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("case", CASES)
 def test_cuda_gives_the_actions_of_the_cpu(case: str, model_file: Callable[[str], Path]) -> None:
-    on_cpu, on_cuda = load_policy(model_file(case), "cpu"), load_policy(model_file(case), "cuda")
+    on_cpu, on_cuda = load_trusted(model_file(case), "cpu"), load_trusted(model_file(case), "cuda")
     rng = np.random.default_rng(1)
     rows = {key: torch.from_numpy(spec.example(ROBOTS, rng)) for key, spec in on_cpu.spec.observations.items()}
     expected, _ = on_cpu(rows, None)
@@ -408,5 +408,5 @@ def test_cuda_gives_the_actions_of_the_cpu(case: str, model_file: Callable[[str]
 
 
 def test_auto_takes_cuda_where_there_is_one(model_file: Callable[[str], Path]) -> None:
-    policy = load_policy(model_file("vector"), "auto")
+    policy = load_trusted(model_file("vector"), "auto")
     assert policy.device.type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
-from policy_conformance import ROBOTS, PolicyConformance, example_observations
+from policy_conformance import ROBOTS, PolicyConformance, example_observations, load_trusted
 from torch import nn
 
 from policy_node.config.schema import parse_configuration
@@ -213,7 +213,7 @@ def load(exported: Callable[..., Path], kind: type[nn.Module], file_format: str,
 
 @functools.cache
 def load_once(file: Path, kind: type[nn.Module], device: str) -> Policy:
-    return load_policy(file, device=device, interface=KINDS[kind])
+    return load_trusted(file, device=device, interface=KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -232,7 +232,7 @@ class TestConformanceOfFixedBatches(PolicyConformance):
         file = exported(Rememberer, file_format, rows)
         message = "robot after robot" if rows == 1 else "2 robots at a time"
         with pytest.warns(UserWarning, match=rf"is run {message}: it was exported for a batch of {rows}; export it"):
-            return load_policy(file, interface=REMEMBERER)
+            return load_trusted(file, interface=REMEMBERER)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -362,7 +362,7 @@ class TestConformanceOfMemoryInBuffers(PolicyConformance):
     def policy(self, inner_memory: Path) -> Policy:
         interface = PolicyInterface(shapes={"observation": (4,)}, low=-1, high=1)
         with pytest.warns(UserWarning, match="is run robot after robot"):
-            return load_policy(inner_memory, interface=interface)
+            return load_trusted(inner_memory, interface=interface)
 
     def test_buffers_are_memory_of_each_robot(self, policy: Policy) -> None:
         assert policy.spec.memory["hidden_state"].shape == (1, 1, 8)
@@ -400,15 +400,15 @@ def test_a_damaged_file_is_refused(exported, tmp_path, file_format, spoil):
     file = tmp_path / f"policy{SUFFIXES[file_format]}"
     file.write_bytes(spoil(exported(Walker, file_format).read_bytes()))
     with pytest.raises(PolicyError, match="damaged"):
-        load_policy(file, interface=WALKER)
+        load_trusted(file, interface=WALKER)
 
 
 def test_the_format_may_be_named(exported, tmp_path):
     file = tmp_path / "policy.bin"
     file.write_bytes(exported(Walker, "onnx").read_bytes())
-    assert load_policy(file, format="onnx", interface=WALKER).spec.algorithm == "ONNX"
+    assert load_trusted(file, format="onnx", interface=WALKER).spec.algorithm == "ONNX"
     with pytest.raises(PolicyError, match="the format is 'caffe'; allowed are 'auto', 'sb3', 'bundle', 'onnx'"):
-        load_policy(file, format="caffe")
+        load_trusted(file, format="caffe")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_the_format_may_be_named(exported, tmp_path):
 )
 def test_arguments_of_other_formats_are_refused(exported, arguments, message):
     with pytest.raises(PolicyError, match=message):
-        load_policy(exported(Walker, "onnx"), interface=WALKER, **arguments)
+        load_trusted(exported(Walker, "onnx"), interface=WALKER, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -449,20 +449,20 @@ def test_an_interface_that_does_not_fit_is_refused(exported, kind, changes, mess
     if kind is Rememberer:
         interface["shapes"] = {}
     with pytest.raises(PolicyError, match=message):
-        load_policy(exported(kind, "onnx"), interface=PolicyInterface(**{**interface, **changes}))
+        load_trusted(exported(kind, "onnx"), interface=PolicyInterface(**{**interface, **changes}))
 
 
 @pytest.mark.parametrize("file_format", ["torchscript", "exported"])
 def test_inputs_without_names_must_all_be_described(exported, file_format):
     with pytest.raises(PolicyError, match=r"takes 2 inputs, but 1 are described: \['observation'\]; describe them all"):
-        load_policy(exported(Rememberer, file_format), interface=PolicyInterface(shapes={"observation": (4,)}))
+        load_trusted(exported(Rememberer, file_format), interface=PolicyInterface(shapes={"observation": (4,)}))
 
 
 def test_torchscript_needs_shapes(exported):
     with pytest.raises(PolicyError, match="says no shapes, and that of 'observation' is not given"):
-        load_policy(exported(Walker, "torchscript"))
+        load_trusted(exported(Walker, "torchscript"))
     with pytest.raises(PolicyError, match="cannot be run on one robot of the described shapes"):
-        load_policy(exported(Walker, "torchscript"), interface=PolicyInterface(shapes={"observation": (7,)}))
+        load_trusted(exported(Walker, "torchscript"), interface=PolicyInterface(shapes={"observation": (7,)}))
 
 
 def test_rows_that_influence_each_other_are_run_one_by_one(tmp_path):
@@ -472,7 +472,7 @@ def test_rows_that_influence_each_other_are_run_one_by_one(tmp_path):
 
     save_script(Mixer(), tmp_path / "policy.pt")
     with pytest.warns(UserWarning, match="is run robot after robot: robots influence each other"):
-        policy = load_policy(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (3,)}))
+        policy = load_trusted(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (3,)}))
     observations = torch.randn(4, 3)
     torch.testing.assert_close(policy(observations, None)[0], 0.5 * observations)
 
@@ -484,7 +484,7 @@ def test_a_policy_in_training_mode_is_refused(tmp_path):
 
     save_script(Guesser(), tmp_path / "policy.pt")
     with pytest.raises(PolicyError, match=r"the same observations give different actions; .* in evaluation mode"):
-        load_policy(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (3,)}))
+        load_trusted(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (3,)}))
 
 
 def test_one_number_and_lengths_as_float_are_taken(tmp_path):
@@ -497,7 +497,7 @@ def test_one_number_and_lengths_as_float_are_taken(tmp_path):
     )
     torch.export.save(program, tmp_path / "policy.pt2")
     interface = PolicyInterface(history={"observation": STEPS}, lengths="lengths")
-    policy = load_policy(tmp_path / "policy.pt2", interface=interface)
+    policy = load_trusted(tmp_path / "policy.pt2", interface=interface)
     state = policy.initial_state(2)
     for expected in ([2.0, 20.0], [3.0, 30.0]):
         history = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 40.0, 20.0]])
@@ -559,14 +559,14 @@ def test_onnx_on_a_gpu_says_what_to_install(exported):
 def test_an_index_is_a_choice(tmp_path):
     file = linear_onnx(tmp_path / "policy.onnx", "index")
     with pytest.raises(PolicyError, match=r"is torch.int64, no continuous action; give discrete"):
-        load_policy(file)
-    policy = load_policy(file, interface=PolicyInterface(discrete=2))
+        load_trusted(file)
+    policy = load_trusted(file, interface=PolicyInterface(discrete=2))
     observations = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [torch.nan, 1.0, 0.0]])
     assert policy(observations, None)[0].tolist() == [0, 1, -1]
 
 
 def test_double_actions_stay_double(tmp_path):
-    policy = load_policy(linear_onnx(tmp_path / "policy.onnx", "double"), interface=PolicyInterface(low=-1, high=1))
+    policy = load_trusted(linear_onnx(tmp_path / "policy.onnx", "double"), interface=PolicyInterface(low=-1, high=1))
     assert isinstance(policy.spec.action, ArraySpec) and policy.spec.action.dtype == np.float64
     assert policy(torch.full((1, 3), 5.0), None)[0].dtype == torch.float64
 
@@ -574,8 +574,8 @@ def test_double_actions_stay_double(tmp_path):
 def test_open_shapes_must_be_given(tmp_path):
     file = linear_onnx(tmp_path / "policy.onnx", shape=["robots", "features"])
     with pytest.raises(PolicyError, match=r"leaves the shape of observation 'observation' open: \['features'\]"):
-        load_policy(file)
-    policy = load_policy(file, interface=PolicyInterface(shapes={"observation": (3,)}))
+        load_trusted(file)
+    policy = load_trusted(file, interface=PolicyInterface(shapes={"observation": (3,)}))
     assert policy.spec.observations["observation"].shape == (3,)
 
 
@@ -597,12 +597,12 @@ def test_weights_beside_an_onnx_file_are_read_and_hashed(tmp_path):
     policy = load_policy(file, trusted=False)
     assert policy(torch.tensor([[1.0, 2.0, 3.0]]), None)[0].tolist() == [[1.0, 2.0]]
     (tmp_path / "policy.data").write_bytes(np.ones((3, 2), np.float32).tobytes())
-    assert load_policy(file).spec.sha256 != policy.spec.sha256
+    assert load_trusted(file).spec.sha256 != policy.spec.sha256
     with pytest.raises(PolicyError, match="has weights in other files, for which its SHA-256 says nothing"):
-        load_policy(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+        load_trusted(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     (tmp_path / "policy.data").unlink()
     with pytest.raises(PolicyError, match=r"cannot be read from .*copy that file too"):
-        load_policy(file)
+        load_trusted(file)
 
 
 @pytest.mark.parametrize("location", ["../secret", "{absolute}", "link/secret", "..\\secret"])
@@ -612,7 +612,7 @@ def test_weights_outside_the_folder_are_refused(tmp_path, location):
     (folder / "link").symlink_to(tmp_path)
     file = with_external_weights(folder, location.format(absolute=tmp_path / "secret"), tmp_path / "secret")
     with pytest.raises(PolicyError, match=r"is refused: its weights 'weights' lie in .*, outside of its folder"):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_compiled_engines_are_refused(tmp_path):
@@ -623,7 +623,7 @@ def test_compiled_engines_are_refused(tmp_path):
     model = helper.make_model(helper.make_graph([node], "policy", value[:1], value[1:]))
     onnx.save(model, tmp_path / "policy.onnx")
     with pytest.raises(PolicyError, match=r"holds a compiled engine \(EPContext\)"):
-        load_policy(tmp_path / "policy.onnx")
+        load_trusted(tmp_path / "policy.onnx")
 
 
 @pytest.mark.parametrize(
@@ -672,11 +672,11 @@ def test_the_documented_exports_and_configurations_work(tmp_path, monkeypatch):
             exec(documented(heading, "python"), names)
     for heading in ("ONNX", "Histories and attention"):
         configuration = configured(heading)
-        policy = load_policy(configuration.policy.path, interface=policy_interface(configuration))
+        policy = load_trusted(configuration.policy.path, interface=policy_interface(configuration))
         actions, _ = policy(example_observations(policy, 3, seed=1), policy.initial_state(3))
         assert not actions.isnan().any()
     assert policy.spec.memory.keys() == {"steps_since_reset"}
-    assert load_policy("walker.pt2").spec.action.shape == (3,)
+    assert load_trusted("walker.pt2").spec.action.shape == (3,)
 
     scripted = configured("TorchScript")
     assert policy_interface(scripted).shapes == {"observation": (12,), "h_in": (2, -1, 64)}

@@ -14,7 +14,7 @@ import parity_cases as cases
 import pytest
 import torch
 from parity_cases import ON_POLICY, Case
-from policy_conformance import PolicyConformance, assert_same_actions, example_observations, last_actions
+from policy_conformance import PolicyConformance, assert_same_actions, example_observations, last_actions, load_trusted
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 from torch import nn
 
-from policy_node.policies import Policy, PolicyError, load_policy
+from policy_node.policies import Policy, PolicyError
 
 # Makes the model of a case once; returns it with its file and that of its statistics, if it has them.
 Saved = tuple[BaseAlgorithm, Path, Path | None]
@@ -110,7 +110,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 def load(saved: Saved, **arguments: Any) -> Policy:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*acts by rules of its own")
-        return load_policy(saved[1], vecnormalize=saved[2], **arguments)
+        return load_trusted(saved[1], vecnormalize=saved[2], **arguments)
 
 
 class TestConformance(PolicyConformance):
@@ -133,19 +133,19 @@ def test_cuda_gives_the_actions_of_the_cpu(case: Case, saved: Maker) -> None:
 def test_a_class_with_rules_of_its_own_is_announced_once(policy: type, saved: Maker) -> None:
     _, file, _ = saved(Case("PPO", "vector", option=policy.__name__, policy=policy))
     with pytest.warns(UserWarning, match=rf"by rules of its own \({policy.__name__}.*compare its actions") as caught:
-        own = load_policy(file)
+        own = load_trusted(file)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own(torch.zeros(2, 5), None)
     with pytest.raises(PolicyError, match="whose noise cannot be seeded; use deterministic=True"):
-        load_policy(file, deterministic=False)
+        load_trusted(file, deterministic=False)
 
 
 def test_a_class_that_replaces_predict_is_refused(saved: Maker) -> None:
     _, file, _ = saved(Case("PPO", "vector", option="own predict", policy=WithOwnPredict))
     with pytest.raises(PolicyError, match=r"class WithOwnPredict of .* replaces predict, which work on NumPy arrays"):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_a_category_that_does_not_exist_stays_in_its_row(saved: Maker) -> None:
@@ -213,12 +213,12 @@ def test_each_row_tosses_its_own_coin(algorithm: str, saved: Maker, tmp_path: Pa
     model.save(tmp_path / "model.zip")
     rows = 4000
     observations = torch.zeros(rows, 5)
-    greedy, _ = load_policy(tmp_path / "model.zip")(observations, None)
-    drawn, _ = load_policy(tmp_path / "model.zip", deterministic=False)(observations, None)
+    greedy, _ = load_trusted(tmp_path / "model.zip")(observations, None)
+    drawn, _ = load_trusted(tmp_path / "model.zip", deterministic=False)(observations, None)
     # Half of the rows, and of the others every fifth, which takes the same action by chance.
     assert abs(float((drawn == greedy).float().mean()) - 0.6) < 5 * np.sqrt(0.24 / rows)
     observations[0] = torch.nan
-    drawn, _ = load_policy(tmp_path / "model.zip", deterministic=False)(observations, None)
+    drawn, _ = load_trusted(tmp_path / "model.zip", deterministic=False)(observations, None)
     assert int(drawn[0]) == -1
 
 
@@ -254,7 +254,7 @@ def test_masked_choices_are_not_drawn(saved: Maker) -> None:
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_files_older_than_separate_extractors_load(algorithm: str, saved: Maker, tmp_path: Path) -> None:
     model, file, _ = saved(Case(algorithm, "image HWC"))
-    expected = load_policy(file)
+    expected = load_trusted(file)
     model.policy.state_dict, whole = (
         lambda: {name: part for name, part in whole().items() if not name.startswith(("pi_", "vf_"))},
         model.policy.state_dict,
@@ -263,7 +263,7 @@ def test_files_older_than_separate_extractors_load(algorithm: str, saved: Maker,
         model.save(tmp_path / "model.zip")
     finally:
         del model.policy.state_dict
-    old = load_policy(tmp_path / "model.zip")
+    old = load_trusted(tmp_path / "model.zip")
     observations = example_observations(old, 3, seed=1)
     actions = [policy(observations, policy.initial_state(3))[0] for policy in (old, expected)]
     assert torch.equal(*actions)
@@ -271,7 +271,7 @@ def test_files_older_than_separate_extractors_load(algorithm: str, saved: Maker,
 
 def test_loading_does_not_import_the_compiler_of_pytorch(saved: Maker) -> None:
     _, file, _ = saved(Case("PPO", "vector"))
-    program = f"import sys; from policy_node.policies import load_policy; load_policy({str(file)!r})"
+    program = f"import sys; from policy_node.policies import load_policy; load_policy({str(file)!r}, trusted=True)"
     program += "; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
@@ -284,7 +284,7 @@ def test_the_missing_package_is_named(saved: Maker, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         PolicyError, match=r"needs sb3_contrib.*, which is not installed; pip install --upgrade sb3-contrib"
     ):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_statistics_of_another_policy_are_refused(saved: Maker) -> None:
@@ -294,19 +294,19 @@ def test_statistics_of_another_policy_are_refused(saved: Maker) -> None:
     _, wide, _ = saved(Case("PPO", "vector uint8"))
     message = "was saved with this policy"
     with pytest.raises(PolicyError, match=rf"normalises 'touch', but of .* keys are \['observation'\]; .*{message}"):
-        load_policy(vector, vecnormalize=both_statistics)
+        load_trusted(vector, vecnormalize=both_statistics)
     with pytest.raises(PolicyError, match=rf"normalises 'observation', but of .* \['camera', 'touch'\]; .*{message}"):
-        load_policy(both, vecnormalize=vector_statistics)
+        load_trusted(both, vecnormalize=vector_statistics)
     with pytest.raises(PolicyError, match=rf"'observation' is Discrete\(6\); .*{message}"):
-        load_policy(category, vecnormalize=vector_statistics)
+        load_trusted(category, vecnormalize=vector_statistics)
     with pytest.raises(PolicyError, match=rf"have the shape \[5\], the policy wants \[6\]; .*{message}"):
-        load_policy(wide, vecnormalize=vector_statistics)
+        load_trusted(wide, vecnormalize=vector_statistics)
 
 
 def test_numbers_that_were_cut_off_in_training_are_refused(saved: Maker) -> None:
     _, file, statistics = saved(Case("PPO", "vector uint8", "normalise, stack"))
     with pytest.raises(PolicyError, match="normalised and then stacked as uint8, which cut off the normalised values"):
-        load_policy(file, vecnormalize=statistics)
+        load_trusted(file, vecnormalize=statistics)
 
 
 def test_statistics_that_were_not_applied_change_nothing(saved: Maker, tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_statistics_that_were_not_applied_change_nothing(saved: Maker, tmp_path:
     _, venv = cases.make_environments(Case("PPO", "vector"), "Box")
     VecNormalize(venv, norm_obs=False).save(tmp_path / "vecnormalize.pkl")
     observations = torch.ones(2, 5)
-    expected, _ = load_policy(file)(observations, None)
-    actions, _ = load_policy(file, vecnormalize=tmp_path / "vecnormalize.pkl")(observations, None)
+    expected, _ = load_trusted(file)(observations, None)
+    actions, _ = load_trusted(file, vecnormalize=tmp_path / "vecnormalize.pkl")(observations, None)
     assert torch.equal(actions, expected)
 
 

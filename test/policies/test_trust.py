@@ -16,6 +16,7 @@ import numpy as np
 import parity_cases as cases
 import pytest
 import torch
+from policy_conformance import load_trusted
 from stable_baselines3.common.vec_env import VecNormalize
 
 from policy_node.policies import PolicyError, load_policy
@@ -76,15 +77,15 @@ def test_a_payload_in_the_description_runs_only_when_trusted(
 ) -> None:
     file = rewrite(model_file, tmp_path / "model.zip", entry(key, Payload(mark)))
     with pytest.raises(PolicyError, match=NOT_TRUSTED):
-        load_policy(file, trusted=False)
+        load_policy(file)
     assert not mark.exists()
     if key in ("lr_schedule", "another"):
-        load_policy(file)
+        load_trusted(file)
         assert not mark.exists()
     else:
         # Shows that the payload is one.
         with pytest.raises(PolicyError):
-            load_policy(file)
+            load_trusted(file)
         assert mark.exists()
 
 
@@ -92,9 +93,9 @@ def test_a_payload_in_the_weights_never_runs(model_file: Path, mark: Path, tmp_p
     weights = torch_file({"action_net.weight": Payload(mark)})
     file = rewrite(model_file, tmp_path / "model.zip", {"policy.pth": lambda _: weights})
     with pytest.raises(PolicyError, match=NOT_TRUSTED):
-        load_policy(file, trusted=False)
-    with pytest.raises(PolicyError, match=r"cannot be built \(UnpicklingError"):
         load_policy(file)
+    with pytest.raises(PolicyError, match=r"cannot be built \(UnpicklingError"):
+        load_trusted(file)
     assert not mark.exists()
 
 
@@ -116,9 +117,9 @@ def test_a_payload_in_the_statistics_never_runs(model_file: Path, mark: Path, tm
     ):
         file.write_bytes(content)
         with pytest.raises(PolicyError, match=r"cannot be read \(UnpicklingError: it holds pathlib.*does not belong"):
-            load_policy(model_file, vecnormalize=file)
+            load_trusted(model_file, vecnormalize=file)
         with pytest.raises(PolicyError, match=NOT_TRUSTED):
-            load_policy(model_file, vecnormalize=file, trusted=False)
+            load_policy(model_file, vecnormalize=file)
         assert not mark.exists()
 
 
@@ -186,11 +187,11 @@ def test_an_absurd_shape_in_the_statistics_allocates_nothing(tmp_path: Path) -> 
 
 def test_another_hash_is_refused_before_anything_is_read(model_file: Path, mark: Path, tmp_path: Path) -> None:
     known = hashlib.sha256(model_file.read_bytes()).hexdigest()
-    assert load_policy(model_file, sha256=known.upper()).spec.sha256 == known
+    assert load_trusted(model_file, sha256=known.upper()).spec.sha256 == known
     file = rewrite(model_file, tmp_path / "model.zip", entry("observation_space", Payload(mark)))
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(PolicyError, match=rf"has the SHA-256 {found}, but {known} is wanted"):
-        load_policy(file, sha256=known)
+        load_trusted(file, sha256=known)
     assert not mark.exists()
 
 
@@ -201,14 +202,14 @@ def test_archives_that_unpack_to_absurd_sizes_are_refused(model_file: Path, tmp_
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(member, bomb)
         with pytest.raises(PolicyError, match=f"'{member}' unpacks to 30000000 bytes, allowed are"):
-            load_policy(file)
+            load_trusted(file)
     # One archive down, where the weights are.
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bomb)
     rewrite(model_file, file, {"policy.pth": lambda _: inner.getvalue()})
     with pytest.raises(PolicyError, match=r"policy\.pth' is refused: its member 'archive/data/0' unpacks to"):
-        load_policy(file)
+        load_trusted(file)
 
 
 def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content.replace((30_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
     with pytest.raises(PolicyError, match="cut off or damaged"):
-        load_policy(file)
+        load_trusted(file)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../data", "folder/../../data", "..\\data", "C:\\data"])
@@ -227,7 +228,7 @@ def test_members_outside_of_the_archive_are_refused(name: str, tmp_path: Path) -
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(name, "{}")
     with pytest.raises(PolicyError, match="lies outside of it; get it again from whom you trust"):
-        load_policy(file)
+        load_trusted(file)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -237,9 +238,9 @@ def test_doubled_and_countless_members_are_refused(tmp_path: Path) -> None:
         archive.writestr("data", "{}")
         archive.writestr("data", "{}")
     with pytest.raises(PolicyError, match="has two members 'data'"):
-        load_policy(file)
+        load_trusted(file)
     with zipfile.ZipFile(file, "w") as archive:
         for index in range(10_001):
             archive.writestr(str(index), "")
     with pytest.raises(PolicyError, match="has 10001 members, allowed are 10000"):
-        load_policy(file)
+        load_trusted(file)

@@ -18,7 +18,7 @@ from rclpy.time import Time
 
 from policy_node.config.schema import parse_configuration
 from policy_node.messages.registry import command_encoder
-from policy_node.policies import Policy, load_policy
+from policy_node.policies import Policy, WrappedPolicy, load_policy
 from policy_node.ros import control_loop, swap
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.publishers import CommandPublishers
@@ -28,22 +28,20 @@ from policy_node.ros.swap import deploy
 SAFE = (0.125, -0.25)
 
 
-class BlockingPolicy:
+class BlockingPolicy(WrappedPolicy):
     """A policy that hangs while `blocked` is set."""
 
     def __init__(self, policy: Policy) -> None:
-        self.spec, self.device = policy.spec, policy.device
-        self.initial_state, self.reset = policy.initial_state, policy.reset
-        self._policy = policy
+        super().__init__(policy)
         self.blocked = threading.Event()
         self.hangs = threading.Event()
         self.released = threading.Event()
 
-    def __call__(self, observations: Any, state: Any) -> Any:
+    def act(self, observations: Any, memory: Any, masks: Any) -> Any:
         if self.blocked.is_set():
             self.hangs.set()
             assert self.released.wait(PATIENCE_S)
-        return self._policy(observations, state)
+        return self.source.act(observations, memory, masks)
 
 
 class SetClock:

@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec, PolicySpec
-from policy_node.policies.checks import CallChecks
-from policy_node.policies.contract import Observations, State
-from policy_node.policies.golden import GoldenVectors
+from policy_node.policies.contract import State, TorchPolicy
 from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
@@ -141,8 +139,8 @@ class PredictActor:
         return where_rows(usable, self._finish(outputs, None), torch.nan), memory
 
 
-class Sb3Policy:
-    """The actor of a Stable-Baselines3 model; see `policy_node.policies.Policy`.
+class Sb3Policy(TorchPolicy):
+    """The actor of a Stable-Baselines3 model.
 
     Parameters
     ----------
@@ -156,14 +154,7 @@ class Sb3Policy:
         From normalised observations to final actions.
     fresh
         By entry of the memory.
-
-    Attributes
-    ----------
-    golden
-        What the policy must do again, if its file says it.
     """
-
-    golden: GoldenVectors | None = None
 
     def __init__(
         self,
@@ -173,39 +164,20 @@ class Sb3Policy:
         actor: Actor,
         fresh: Mapping[str, Fresh],
     ) -> None:
-        self.spec = spec
-        self.device = device
+        super().__init__(spec, device)
+        self.modules = [*normalisers.values(), *actor.modules]
         self._normalisers = normalisers
         self._actor = actor
         self._fresh = fresh
-        self._checks = CallChecks(spec, device)
 
     def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; see `policy_node.policies.Policy`."""
+        """Return the memory of robots that have seen nothing yet; with gSDE it holds newly drawn noise."""
         return {name: make(robots) for name, make in self._fresh.items()} or None
-
-    def reset(self, state: State, rows: torch.Tensor) -> State:
-        """Return the state in which the chosen robots have seen nothing yet; see `policy_node.policies.Policy`."""
-        if state is None:
-            return None
-        # Chosen, not multiplied by zero: NaN must not survive.
-        return {name: where_rows(rows, self._fresh[name](len(rows)), part) for name, part in state.items()}
-
-    def __call__(
-        self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """Compute the final action of every robot; see `policy_node.policies.Policy`."""
-        observations, robots = self._checks.observations(observations)
-        self._checks.masks(masks, robots)
-        self._checks.state(state, robots)
-        with torch.inference_mode():
-            actions, memory = self.act(observations, state or {}, masks)
-            return actions, memory or None
 
     def act(
         self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, Memory]:
-        """Compute actions and memory without any check, for what follows the computation to write it down."""
+        """Compute actions and the next memory from checked arguments."""
         memory = dict(memory)
         if "frames" in memory:
             memory["frames"] = memory["frames"] + 1
@@ -214,11 +186,6 @@ class Sb3Policy:
             for key, tensor in observations.items()
         }
         return self._actor(normalised, memory, masks)
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """Everything that holds parameters."""
-        return [*self._normalisers.values(), *self._actor.modules]
 
 
 def memory_spec(name: str, shape: tuple[int, ...], dtype: type) -> ArraySpec:
