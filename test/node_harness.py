@@ -17,6 +17,7 @@ import rclpy
 import torch
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from forked import ForkedProcess, node, node_alone
 from geometry_msgs.msg import Twist, TwistStamped
 from gymnasium import spaces
 from lifecycle_msgs.msg import State, Transition
@@ -111,7 +112,7 @@ def parameters_of(model_file: Path, robots: Sequence[str], changes: Mapping[str,
 
 
 class NodeProcess:
-    """The node in a process of its own.
+    """The node in its own process.
 
     Parameters
     ----------
@@ -123,8 +124,10 @@ class NodeProcess:
         Of the node.
     alone
         Whether no other node commands its robots, so that it need not wait to hear of one.
+    fresh
+        Whether to start a new interpreter, as users do, instead of forking one that has imported everything.
     wrapper
-        Command that runs the one after it, as `prlimit` does, in place of itself.
+        Command that runs the one after it, as `prlimit` does, in place of itself; implies `fresh`.
     """
 
     def __init__(
@@ -134,14 +137,19 @@ class NodeProcess:
         name: str = "policy_node",
         namespace: str = "",
         alone: bool = True,
+        fresh: bool = False,
         wrapper: Sequence[str] = (),
     ) -> None:
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
         self.full_name = f"{namespace}/{name}" if namespace else f"/{name}"
         remappings = ["-r", f"__node:={name}", *(["-r", f"__ns:={namespace}"] if namespace else [])]
-        program = [sys.executable, "-c", NODE_ALONE if alone else NODE]
-        command = [*wrapper, *program, "--ros-args", "--params-file", str(file), *remappings]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        arguments = ["--ros-args", "--params-file", str(file), *remappings]
+        self._process: subprocess.Popen[str] | ForkedProcess
+        if fresh or wrapper:
+            command = [*wrapper, sys.executable, "-c", NODE_ALONE if alone else NODE, *arguments]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        else:
+            self._process = ForkedProcess(node_alone if alone else node, arguments)
         self._text = ""
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

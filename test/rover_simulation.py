@@ -5,18 +5,18 @@
 import contextlib
 import itertools
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from forked import ForkedProcess
 from node_harness import PATIENCE_S
 
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 from policy_node.learning.ros_vec_env import RosVecEnv, Step
 from policy_node_rover.mujoco.environment import EPISODE_STEPS, FACING_WEIGHT, PRESS_REWARD, TIME_COST
+from policy_node_rover.mujoco.rover_sim import main
 
 SIGNALS = {
     "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
@@ -31,10 +31,9 @@ SIGNALS = {
 
 
 @contextlib.contextmanager
-def rover_sim(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def rover_sim(*arguments: str) -> Iterator[ForkedProcess]:
     """Run the simulation for as long as the context lasts; it must end in order."""
-    command = [sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = ForkedProcess(main, arguments)
     try:
         yield process
         process.send_signal(signal.SIGINT)

@@ -172,6 +172,7 @@ class Campaign:
         from policy_node_bench.chaos.robot import (
             Behaviour,
             RobotOptions,
+            intruder_process,
             robot_name,
         )
 
@@ -201,7 +202,6 @@ class Campaign:
             policy, names, options.rate_hz, options.max_age_s, SLOP_S, priority=options.priority
         )
         (folder / "parameters.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        self._server = chaos_fleet.RobotServer()
         begin_ns = self._begin_ns = time.monotonic_ns()
         described = [
             RobotOptions(
@@ -209,11 +209,11 @@ class Campaign:
             )
             for robot in range(options.robots)
         ]
-        self._robots = [chaos_fleet.RobotProcess(self._server, each) for each in described]
+        self._robots = [chaos_fleet.RobotProcess(each) for each in described]
         # Who publishes in a robot's name: what it publishes, or something else.
         shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
-        self._doubles = [chaos_fleet.RobotProcess(self._server, each) for each in shifted]
-        self._intruders = [chaos_fleet.RobotProcess(self._server, each, "intruder") for each in described]
+        self._doubles = [chaos_fleet.RobotProcess(each) for each in shifted]
+        self._intruders = [chaos_fleet.RobotProcess(each, intruder_process) for each in described]
         self._observer = Observer(options.robots, options.rate_hz, begin_ns, NODE_NAME)
         self.node = self._start_node()
         for robot in self._robots:
@@ -223,7 +223,6 @@ class Campaign:
         """End every process."""
         for process in (*self._robots, *self._doubles, *self._intruders):
             process.kill()
-        self._server.close()
         self.node.stop()
         self._observer.close()
 

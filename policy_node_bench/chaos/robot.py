@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -238,4 +239,9 @@ def _begin(options: RobotOptions) -> None:
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    # Ctrl-C in the terminal is for the tool, which ends its robots in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Robots have computers of their own: here they must not take the node's time, least of all when they start.
+    os.nice(10)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

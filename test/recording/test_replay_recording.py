@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import ForkedProcess
 from geometry_msgs.msg import Twist
 from node_harness import PATIENCE_S, Peer, parameters_of
 from sb3_contrib import RecurrentPPO
@@ -21,6 +20,7 @@ from std_srvs.srv import Trigger
 
 from policy_node.cli.replay import main
 from policy_node_bench.harness.untrained import SpacesOnly, untrained_model
+from policy_node_rover.mujoco import rover_sim
 from policy_node_rover.mujoco.environment import action_space, observation_space
 
 ROVERS = ["rover_0", "rover_1"]
@@ -30,8 +30,7 @@ COMMANDS = 40
 @pytest.fixture
 def rovers() -> Iterator[None]:
     """Run two simulated rovers."""
-    command = [sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", "--robots", "2", "--renderer", "raycast"]
-    simulation = subprocess.Popen([*command, "--seed", "3"])
+    simulation = ForkedProcess(rover_sim.main, ["--robots", "2", "--renderer", "raycast", "--seed", "3"], capture=False)
     yield
     simulation.terminate()
     simulation.wait(PATIENCE_S)

@@ -4,8 +4,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
+from forked import ForkedProcess
 from gazebo_contacts import contact, contacts_message
 from geometry_msgs.msg import Twist, Vector3
 from node_harness import PATIENCE_S, Peer
@@ -34,6 +33,7 @@ from policy_node_rover.gazebo.watch import (
     REARM_S,
     Beacon,
     Bumper,
+    main,
     parse_options,
     service_command,
 )
@@ -43,10 +43,10 @@ IMAGE_PERIOD_NS = 33_333_333
 
 
 @pytest.fixture
-def watched(ros: None) -> Iterator[subprocess.Popen[bytes]]:
+def watched(ros: None) -> Iterator[ForkedProcess]:
     """Return the watch over two rovers, on simulated time."""
     options = ["--robots", "2", "--ros-args", "-p", "use_sim_time:=true"]
-    process = subprocess.Popen([sys.executable, "-m", "policy_node_rover.gazebo.watch", *options])
+    process = ForkedProcess(main, options, capture=False)
     yield process
     if process.poll() is None:
         process.kill()
@@ -105,7 +105,7 @@ class Gazebo:
 
 
 def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(
-    peer: Peer, watched: subprocess.Popen[bytes]
+    peer: Peer, watched: ForkedProcess
 ) -> None:
     gazebo = Gazebo(peer)
     gazebo.advance(1.0, commanded="rover_0")
@@ -118,14 +118,14 @@ def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(
     gazebo.go_on_until_stopped("rover_0")
 
 
-def test_simulated_time_that_begins_anew_stops_a_rover(peer: Peer, watched: subprocess.Popen[bytes]) -> None:
+def test_simulated_time_that_begins_anew_stops_a_rover(peer: Peer, watched: ForkedProcess) -> None:
     gazebo = Gazebo(peer)
     gazebo.advance(0.5, commanded="rover_1")
     gazebo.set_time(0.0)
     gazebo.go_on_until_stopped("rover_1")
 
 
-def test_it_ends_in_order_when_told_to(peer: Peer, watched: subprocess.Popen[bytes]) -> None:
+def test_it_ends_in_order_when_told_to(peer: Peer, watched: ForkedProcess) -> None:
     Gazebo(peer)
     watched.send_signal(signal.SIGINT)
     assert watched.wait(timeout=PATIENCE_S) == 0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from forked import ForkedProcess
 from geometry_msgs.msg import Twist, Vector3
 from nav_msgs.msg import Odometry
 from node_harness import PATIENCE_S, NodeProcess, Peer
@@ -22,22 +23,26 @@ from std_msgs.msg import Int32
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import flatten
-from policy_node_rover.mujoco.rover_sim import COMMAND_TIMEOUT_S, parse_options
+from policy_node_rover.mujoco.rover_sim import COMMAND_TIMEOUT_S, main, parse_options
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=200)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-Simulation = subprocess.Popen[str]
+Simulation = subprocess.Popen[str] | ForkedProcess
 
 
 @pytest.fixture
 def start_sim() -> Iterator[Callable[..., Simulation]]:
     processes: list[Simulation] = []
 
-    def start(*arguments: str) -> Simulation:
-        command = [sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def start(*arguments: str, fresh: bool = False) -> Simulation:
+        process: Simulation
+        if fresh:
+            command = [sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", *arguments]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        else:
+            process = ForkedProcess(main, arguments)
         processes.append(process)
         return process
 
@@ -145,7 +150,7 @@ def test_a_duration_ends_it_as_fast_as_it_can(start_sim: Callable[..., Simulatio
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals) -> None:
     touches = received(peer, JointState, "rover_0/touch", BEST_EFFORT)
-    sim = start_sim("--robots", "1", "--renderer", "raycast", "--ros-args", "--log-level", "info")
+    sim = start_sim("--robots", "1", "--renderer", "raycast", "--ros-args", "--log-level", "info", fresh=True)
     peer.spin_until(lambda: touches, "the simulation")
     sim.send_signal(number)
     text, _ = sim.communicate(timeout=PATIENCE_S)

@@ -2,26 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulation dies and comes back while the node drives its rovers with the policy that ships."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import yaml
+from forked import ForkedProcess
 from geometry_msgs.msg import Twist
 from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import flatten
+from policy_node_rover.mujoco.rover_sim import main
 
 ROVERS = ("rover_0", "rover_1", "rover_2", "rover_3")
 
 
-def start_simulation() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "policy_node_rover.mujoco.rover_sim", "--robots", str(len(ROVERS))])
+def start_simulation() -> ForkedProcess:
+    return ForkedProcess(main, ["--robots", str(len(ROVERS))], capture=False)
 
 
-def end(simulation: subprocess.Popen[bytes]) -> None:
+def end(simulation: ForkedProcess) -> None:
     simulation.kill()
     simulation.wait(PATIENCE_S)
 
