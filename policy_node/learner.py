@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from policy_node.pipeline import Observed, Pipeline
+from policy_node.pipeline import Pipeline
 from policy_node.policies import Observations, State
 from policy_node.specs import ArraySpec, PolicySpec
+from policy_node.tick import Observed
 
 
 class LearnerPauses(Exception):  # noqa: N818  not an error: it lets a tick pass

@@ -22,13 +22,13 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
-from policy_node.pipeline import FleetCommands
 from policy_node.policies.spaces import action_space, observation_space
 from policy_node.ros.fields import MessageTypeError
 from policy_node.ros.messages import ReadingDecoder, reading_decoder
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
+from policy_node.tick import FleetTick
 from policy_node.tools.dataset_actions import ActionInverse
 from policy_node.tools.replay import add_common_options, open_replay, options_of, run
 from policy_node.tools.replay_bag import BagError
@@ -147,14 +147,13 @@ class DatasetWriter:
         self._dataset: Any = None
         self.episodes = self.steps = self.without_command = 0
 
-    def __call__(self, tick: Tick, result: FleetCommands) -> None:
+    def __call__(self, tick: Tick, result: FleetTick) -> None:
         """Take one tick."""
         rewards = self._rewards.take(tick) if self._rewards else np.zeros(len(self._stretches))
         observations = {key: tensor.cpu().numpy() for key, tensor in self._replay.pipeline.observations.items()}
-        observed = self._replay.pipeline.observed
         for robot, state in enumerate(result.states):
             # Also after a reset, or a gap that no tick saw: history and memory begin anew, so does the episode.
-            if state is not RobotState.READY or (observed is not None and observed.fresh_start[robot]):
+            if state is not RobotState.READY or result.fresh_start[robot]:
                 self._end(robot)
             if state is not RobotState.READY:
                 continue

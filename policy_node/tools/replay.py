@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from policy_node.configuration import ConfigurationError
 from policy_node.options import number
 from policy_node.parameter_file import parse_override
-from policy_node.pipeline import FleetCommands
+from policy_node.tick import FleetTick
 from policy_node.timing import SteadyClock
 from policy_node.tools.replay_bag import Bag, BagError
 from policy_node.tools.replay_commands import CommandBag
@@ -34,7 +34,7 @@ from policy_node.tools.replay_schedule import Tick
 from policy_node.tools.replay_time import TIMES
 
 # Told of each tick with what the pipeline gave.
-Observer = Callable[[Tick, FleetCommands], None]
+Observer = Callable[[Tick, FleetTick], None]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
