@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from policy_node.cli.options import number
 from policy_node.config.parameter_file import parse_override
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.control.timing import SteadyClock
 from policy_node.recording.replay.bag import Bag, BagError
 from policy_node.recording.replay.commands import CommandBag
@@ -34,7 +34,7 @@ from policy_node.recording.replay.schedule import Tick
 from policy_node.recording.replay.time import TIMES
 
 # Told of each tick with what the pipeline gave.
-Observer = Callable[[Tick, FleetCommands], None]
+Observer = Callable[[Tick, FleetTick], None]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

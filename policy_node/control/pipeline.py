@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One tick without ROS: from the samples of all robots to one command per robot.
 
-`Pipeline.step` reads in the order in which data flow: select, stage, upload, infer, guard.
+`Pipeline.step` reads in the order in which data flow: observe, act, guard, commit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,83 +22,26 @@ from policy_node.config.schema import (
     SourceConfiguration,
 )
 from policy_node.config.specs import ArraySpec
+from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
+from policy_node.control.guard import Guard
 from policy_node.control.safe_commands import PresentPositions, SafeCommands
+from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
-from policy_node.sensing.samples import Sample, SampleRing
+from policy_node.sensing.fleet_samples import FleetSamples
 from policy_node.sensing.staging import OrZeros, Rejections, Staging
-from policy_node.sensing.synchroniser import RobotState, Selection, select, with_newest, with_silent
+from policy_node.sensing.synchroniser import RobotState, Selection
 from policy_node.sensing.terms import Decode, checked_decode
 
-# Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
-RING_LENGTH = 16
-# Longer ago than any hold; any time may be subtracted from it.
-NEVER_NS = np.iinfo(np.int64).min // 2
+STOPPED_REASON = "stopped by an operator, until resumed"
 
 
-@dataclass(frozen=True, eq=False)
-class FleetCommands:
-    """What one tick gives.
-
-    Attributes
-    ----------
-    commands
-        `[robots, components]` float64: the policy's command, or the one that replaces it.
-    publish
-        `[robots]` bool: whether the robot gets a command at all.
-    states, reasons
-        One per robot; the reason is empty when READY.
-    ages_s
-        `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN where there was no set.
-    stages_s
-        Seconds spent in each stage, in the order of the stages.
-    samples
-        By robot the readings that the policy was given, in the order of the sensors, a silent one with the message
-        None; () where it was given none, or where they had become too old after it.
-    positions
-        By robot the reading of the safe position before this tick; None where none was usable or needed.
-    before
-        By robot what happened to its episode since the step before: nothing (empty), `reset` or `overruled`, see
-        `Pipeline.reset` and `Pipeline.note_overruled`.
-    """
-
-    commands: np.ndarray
-    publish: np.ndarray
-    states: tuple[RobotState, ...]
-    reasons: tuple[str, ...]
-    ages_s: np.ndarray
-    stages_s: dict[str, float]
-    samples: tuple[tuple[Sample, ...], ...]
-    positions: tuple[Sample | None, ...]
-    before: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """What a step has found before its inference.
-
-    Attributes
-    ----------
-    now_ns, previous_ns
-        The times of this tick and of the one before.
-    states, reasons
-        One per robot; the reason is empty when READY.
-    ages_s
-        `[robots]` float64, see `FleetCommands`.
-    ready, fresh_start
-        `[robots]` bool: whose command will come from the policy, and whose history and memory start anew.
-    """
-
-    now_ns: int
-    previous_ns: int
-    states: tuple[RobotState, ...]
-    reasons: tuple[str, ...]
-    ages_s: np.ndarray
-    ready: np.ndarray
-    fresh_start: np.ndarray
+def left_to(owner: str) -> str:
+    """Return why a robot is left alone that another node commands."""
+    return f"{owner} commands it"
 
 
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
@@ -234,14 +176,11 @@ def _described(source: SourceConfiguration) -> str:
     )
 
 
-def _silent_sources(sensors: Sequence[Sequence[SourceConfiguration]]) -> list[str]:
-    return [source.name for sources in sensors for source in sources if source.may_be_silent]
-
-
 class Pipeline:
     """Samples of all robots in, one command per robot out.
 
-    Not thread-safe: one thread adds samples and steps; what operators and other nodes ask for comes between two steps.
+    Not thread-safe: one thread adds samples and runs ticks; what operators and other nodes ask for comes between two
+    ticks. A tick is `observe`, `act`, `guard`, and `commit` once it is known what left; `step` does all of them.
 
     Parameters
     ----------
@@ -256,10 +195,12 @@ class Pipeline:
 
     Attributes
     ----------
-    bounded_count, slowed_count
-        `[robots]` int64: commands on which a bound, or a limit of the change, acted.
+    robots, keys
+        Names of the robots, and of the sensors.
+    components
+        Of a command.
     observed
-        What the step with the latest inference had found before it, for a policy that asks; None before the first.
+        The observation of the present tick, for a policy that asks; None before the first.
 
     Raises
     ------
@@ -275,65 +216,45 @@ class Pipeline:
         decoders: Mapping[str, Decode],
     ) -> None:
         self.robots = configuration.robots
-        # Names of the sensors.
-        self.keys = tuple(sources[0].name for sources in configuration.sensors)
-        self._action = configuration.action
-        self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
-        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        self._hold_ns = round(configuration.action.hold_s * 1e9)
-        self._ramp_ns = configuration.action.ramp_s * 1e9
+        self._everyone = range(len(self.robots))
+        max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         # Ticks that are not missed are less than two periods apart, however late they are.
-        self._gap_ns = configuration.period_ns + max(configuration.period_ns, self._max_age_ns)
-        count = len(self.robots)
-        lengths = [max(RING_LENGTH, sources[0].depth) for sources in configuration.sensors]
-        self._rings = [[SampleRing(length) for length in lengths] for _ in self.robots]
-        self._heard = np.zeros((count, len(self.keys)), bool)
-        # What is observed, in this order; the safe position is not.
-        observed = [sources for sources in configuration.sensors if sources[0] is not configuration.safe_position]
-        self._synchronised = sum(sources[0].is_synchronised for sources in observed)
-        silent = sum(sources[0].may_be_silent for sources in observed)
-        newest = slice(self._synchronised, len(observed) - silent)
-        self._silent = slice(newest.stop, len(observed))
-        self._synchronised_rings = [rings[: self._synchronised] for rings in self._rings]
-        self._newest_names, self._silent_names = self.keys[newest], self.keys[self._silent]
-        self._newest_rings = [rings[newest] for rings in self._rings]
-        self._silent_rings = [rings[self._silent] for rings in self._rings]
-        ages_ns = [round(sources[0].max_age_s * 1e9) for sources in observed]
-        self._newest_ages_ns, self._silent_ages_ns = ages_ns[newest], ages_ns[self._silent]
-        # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
-        self._present = [[False] * len(self.keys) for _ in self.robots]
+        self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
+        self._samples = FleetSamples(configuration)
+        self.keys = self._samples.names
         self._inference = Inference(configuration, policy, layouts)
         self.components = self._inference.components
+        self._rejections = Rejections(len(self.robots))
+        self._staging = self._make_staging(layouts, decoders)
+        self._safe = self._make_safe_commands(configuration, decoders, max_age_ns)
+        self._guard = Guard(configuration)
+        self._memory = FleetMemory(configuration, self.components)
+        self.observed: Observed | None = None
+        self._last_tick_ns = NEVER_NS
+        self._is_stopped = False
+        self._owners: dict[int, str] = {}
+        # Why robots are STOPPED, by their index.
+        self._stop_reasons: dict[int, str] = {}
+        nothing = np.zeros(len(self.robots), bool)
+        self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nothing, nothing)
+
+    def _make_staging(self, layouts: Mapping[str, ObservationLayout], decoders: Mapping[str, Decode]) -> Staging:
         checked = dict(decoders)
         for layout in layouts.values():
             for term in layout.terms:
                 name = term.configuration.name
                 if term.reading:
                     checked[name] = checked_decode(term, decoders[name])
-        checked |= {name: OrZeros(checked[name]) for name in _silent_sources(observed)}
-        names = [[source.name for source in sources] for sources in observed]
-        rows = [self._inference.batch.readings(robot) for robot in range(count)]
-        self._rejections = Rejections(count)
-        self._staging = Staging(names, rows, checked, self._rejections)
-        self._safe = self._safe_commands_of(configuration, decoders)
-        self.observed: Observed | None = None
-        self._is_stopped = False
-        self._owners: dict[int, str] = {}
-        self._before = [""] * count
-        # Why robots are STOPPED, by their index.
-        self._stop_reasons: dict[int, str] = {}
-        self.bounded_count, self.slowed_count = np.zeros((2, count), np.int64)
-        # Robots whose history and memory start anew at their next good set of readings.
-        self._fresh_start = np.ones(count, bool)
-        self._last_ready_ns = np.full(count, NEVER_NS)
-        self._last_step_ns = NEVER_NS
-        # What was sent at the last tick, [robots, components]: NaN where nothing was.
-        self._last_commands = np.full((count, self.components), np.nan)
-        # Where each robot's ramp began, and when.
-        self._ramp_start = self._last_commands.copy()
-        self._recovered_ns = np.full(count, NEVER_NS)
+        sensors = self._samples.observed
+        silent = [source.name for sources in sensors for source in sources if source.may_be_silent]
+        checked |= {name: OrZeros(checked[name]) for name in silent}
+        names = [[source.name for source in sources] for sources in sensors]
+        rows = [self._inference.batch.readings(robot) for robot in self._everyone]
+        return Staging(names, rows, checked, self._rejections)
 
-    def _safe_commands_of(self, configuration: Configuration, decoders: Mapping[str, Decode]) -> SafeCommands:
+    def _make_safe_commands(
+        self, configuration: Configuration, decoders: Mapping[str, Decode], max_age_ns: int
+    ) -> SafeCommands:
         position = configuration.safe_position
         if position is None:
             return SafeCommands(len(self.robots), self.components, self._inference.safe_command)
@@ -343,9 +264,9 @@ class Pipeline:
                 f"components; give the joint of each"
             )
             raise ConfigurationError([problem])
-        rings = [rings[-1] for rings in self._rings]
+        rings = self._samples.of_sensor(-1)
         decode = decoders[position.name]
-        return PresentPositions(self.components, position.name, rings, decode, self._max_age_ns, self._rejections)
+        return PresentPositions(self.components, position.name, rings, decode, max_age_ns, self._rejections)
 
     @property
     def safe_commands(self) -> np.ndarray:
@@ -356,28 +277,13 @@ class Pipeline:
         return self._safe.commands
 
     @property
-    def rejected_count(self) -> np.ndarray:
-        """Messages that could not be used, `[robots]` int64; each counts once."""
-        return self._rejections.count
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether `stop` holds."""
-        return self._is_stopped
-
-    @property
-    def owners(self) -> Mapping[int, str]:
-        """The robots that are left to other nodes, by their index, with the names of these; never changed in place."""
-        return self._owners
-
-    @property
     def policy(self) -> Policy:
         """The policy that drives."""
         return self._inference.policy
 
     @property
     def observations(self) -> Mapping[str, torch.Tensor]:
-        """What the policy was given at the last step, `[robots, *space]` by key, valid until the next one.
+        """What the policy was given at the last tick, `[robots, *space]` by key, valid until the next one.
 
         Rows of robots that were not ready mean nothing.
         """
@@ -385,22 +291,11 @@ class Pipeline:
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
-        self._heard[robot, sensor] = True
-        self._rings[robot][sensor].append(stamp_ns, message)
+        self._samples.add(robot, sensor, stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
-        self._present[robot][sensor] = present
-
-    def unheard(self) -> dict[str, list[str]]:
-        """Robots of which some sensor was never heard and is not merely silent, with the keys of those sensors."""
-        heard = self._heard.copy()
-        heard[:, self._silent] |= np.array(self._present, bool)[:, self._silent]
-        return {
-            robot: [key for key, is_heard in zip(self.keys, row, strict=True) if not is_heard]
-            for robot, row in zip(self.robots, heard, strict=True)
-            if not row.all()
-        }
+        self._samples.set_present(robot, sensor, present)
 
     def stop(self) -> None:
         """Make every robot safe until `resume`, whatever happens meanwhile."""
@@ -425,9 +320,8 @@ class Pipeline:
         self._note_stops()
 
     def _note_stops(self) -> None:
-        reason = "stopped by an operator, until resumed"
-        self._stop_reasons = dict.fromkeys(range(len(self.robots)), reason) if self._is_stopped else {}
-        self._stop_reasons.update({robot: f"{owner} commands it" for robot, owner in self._owners.items()})
+        self._stop_reasons = dict.fromkeys(self._everyone, STOPPED_REASON) if self._is_stopped else {}
+        self._stop_reasons.update({robot: left_to(owner) for robot, owner in self._owners.items()})
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories, memories and commands, as when a simulation begins anew; not what was stopped.
@@ -438,30 +332,35 @@ class Pipeline:
             Indices of the robots; None: all of them, and time may go on from anywhere.
         """
         if robots is None:
-            robots = range(len(self.robots))
-            self._last_step_ns = NEVER_NS
-        for robot in robots:
-            self._before[robot] = "reset"
-        self._forget_samples(robots)
-        self._last_commands[list(robots)] = np.nan
+            robots = self._everyone
+            self._last_tick_ns = NEVER_NS
+        self._samples.forget(robots)
+        self._memory.forget(robots)
         self._safe.forget(robots)
 
-    def note_overruled(self) -> None:
-        """Take note that the safe commands were sent instead of those of the last step: every episode begins anew.
+    def forget_samples(self) -> None:
+        """Drop all samples that were added."""
+        self._samples.forget(self._everyone)
+
+    def note_overruled(self, robots: Sequence[int] | None = None) -> None:
+        """Take note that safe commands were sent to some robots since the last tick: their episodes begin anew.
 
         A robot stays where its safe command holds it.
-        """
-        self._before = ["overruled"] * len(self.robots)
-        self._forget_samples(range(len(self.robots)))
-        self._last_commands = self.safe_commands.copy()
-        self._safe.keep(~np.isnan(self.safe_commands).any(axis=1))
 
-    def _forget_samples(self, robots: Sequence[int]) -> None:
-        for robot in robots:
-            for ring in self._rings[robot]:
-                ring.clear()
-            self._fresh_start[robot] = True
-            self._last_ready_ns[robot] = NEVER_NS
+        Parameters
+        ----------
+        robots
+            Indices of the robots; None: all of them, and their samples are forgotten.
+        """
+        if robots is None:
+            robots = self._everyone
+            self.forget_samples()
+        chosen = list(robots)
+        commands = self.safe_commands[chosen]
+        self._memory.overrule(chosen, commands)
+        kept = self._safe.kept.copy()
+        kept[chosen] = ~np.isnan(commands).any(axis=1)
+        self._safe.keep(kept)
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """Observe some robots once more while the policy acts, as their episodes began anew at the time of the tick.
@@ -508,168 +407,178 @@ class Pipeline:
             When its commands have another number of components; nothing is changed then.
         """
         if not self._inference.adopt(other._inference):
-            self._fresh_start[:] = True
+            self._memory.fresh_start[:] = True
         other._staging.take_over(self._staging)
         self._staging = other._staging
 
     def step(
-        self, now_ns: int, clock: Callable[[], int] | None = None, selections: Sequence[Selection] | None = None
-    ) -> FleetCommands:
-        """Run one tick.
+        self,
+        now_ns: int,
+        clock: Callable[[], int] | None = None,
+        selections: Sequence[Selection] | None = None,
+        instead: Mapping[int, tuple[RobotState, str]] | None = None,
+    ) -> FleetTick:
+        """Run one tick whose commands leave as soon as they are decided.
+
+        Parameters
+        ----------
+        now_ns, selections
+            See `observe`.
+        clock
+            See `guard`.
+        instead
+            By index the robots whose commands do not leave, see `Sent`; None: all commands leave.
+
+        Raises
+        ------
+        Exception
+            See `act`.
+        """
+        observed = self.observe(now_ns, selections)
+        actions = self.act(observed)
+        decided = self.guard(actions, observed, clock)
+        as_decided = decided.publish.copy()
+        as_decided[list(instead or ())] = False
+        return self.commit(decided, Sent.of(decided, as_decided, instead or {}))
+
+    def observe(
+        self, now_ns: int, selections: Sequence[Selection] | None = None, started_s: float | None = None
+    ) -> Observed:
+        """Choose the readings of every robot and stage them for the policy.
 
         Parameters
         ----------
         now_ns
             The time of the tick on the clock of the stamps, in nanoseconds.
-        clock
-            That clock, read again after the inference: a command whose readings have become too old meanwhile is
-            replaced. None: time stands still during the step.
         selections
             By robot the readings, when they were chosen before, as in a recording; None: they are chosen now.
+        started_s
+            Time just before `now_ns` was read, on the clock of `time.perf_counter`; None: now.
+        """
+        started_s = time.perf_counter() if started_s is None else started_s
+        previous_ns, self._last_tick_ns = self._last_tick_ns, now_ns
+        if now_ns < previous_ns:
+            # What was stamped before would pass for newer than it is.
+            self.forget_samples()
+            self._memory.begin_anew(self._everyone)
+        endangered = self._safe.update(now_ns, self._memory.last_commands)
+        if selections is None:
+            selections = self._select(now_ns, previous_ns)
+        states, reasons = self._states(selections, endangered)
+        selected_s = time.perf_counter()
+
+        chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
+        for robot, reason in self._staging(chosen).items():
+            states[robot], reasons[robot] = RobotState.REJECTED, reason
+        ready = np.array([state is RobotState.READY for state in states])
+        stopped = np.zeros(len(self.robots), bool)
+        stopped[list(self._stop_reasons)] = True
+        # No tick saw the gap when the process itself was stopped, or the clock was set.
+        memory = self._memory
+        unseen_gap = ~memory.fresh_start & (now_ns - memory.last_driven_ns > self._gap_ns)
+        self.observed = Observed(
+            now_ns=now_ns,
+            previous_ns=previous_ns,
+            started_s=started_s,
+            states=tuple(states),
+            reasons=tuple(reasons),
+            ages_s=np.array([selection.age_ns for selection in selections], np.float64) / 1e9,
+            ready=ready,
+            fresh_start=ready & (memory.fresh_start | unseen_gap),
+            stopped=stopped,
+            unseen_gap=unseen_gap,
+            samples=tuple([selection.samples for selection in selections]),
+            positions=self._safe.readings,
+            before=memory.take_events(),
+            stages_s={"select": selected_s - started_s, "stage": time.perf_counter() - selected_s},
+        )
+        return self.observed
+
+    def _states(
+        self, selections: Sequence[Selection], endangered: Mapping[int, tuple[RobotState, str]]
+    ) -> tuple[list[RobotState], list[str]]:
+        """Return what can be done for each robot, and why no more."""
+        states = [selection.state for selection in selections]
+        reasons = [selection.reason for selection in selections]
+        for robot, (state, reason) in endangered.items():
+            if states[robot] is RobotState.READY:
+                states[robot], reasons[robot] = state, reason
+        for robot, reason in self._stop_reasons.items():
+            states[robot], reasons[robot] = RobotState.STOPPED, reason
+        return states, reasons
+
+    def _select(self, now_ns: int, previous_ns: int) -> Sequence[Selection]:
+        """Choose the readings of every robot; the tick before was at `previous_ns`."""
+        selections = self._samples.select(now_ns, previous_ns)
+        for robot, selection in enumerate(selections):
+            if selection.refused:
+                self._rejections.count[robot] += selection.refused
+        if now_ns < previous_ns:
+            reason = f"the clock was set back by {(previous_ns - now_ns) / 1e9:.3f} s"
+            return [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
+        return selections
+
+    def act(self, observed: Observed) -> Actions:
+        """Run the policy once for all robots, if any is ready.
 
         Raises
         ------
         Exception
             When the device of the policy failed, or its memory ran out: no later tick can heal that.
         """
-        started = time.perf_counter()
-        before, self._before = tuple(self._before), [""] * len(self.robots)
-        previous_ns, self._last_step_ns = self._last_step_ns, now_ns
-        set_back_ns = previous_ns - now_ns
-        if set_back_ns > 0:
-            # What was stamped before would pass for newer than it is.
-            self._forget_samples(range(len(self.robots)))
-        endangered = self._safe.update(now_ns, self._last_commands)
-        if selections is None:
-            selections = self._select(now_ns, previous_ns)
-            if set_back_ns > 0:
-                reason = f"the clock was set back by {set_back_ns / 1e9:.3f} s"
-                selections = [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
-        states = [selection.state for selection in selections]
-        reasons = [selection.reason for selection in selections]
-        ages_s = np.array([selection.age_ns for selection in selections], np.float64) / 1e9
-        for robot, (state, reason) in endangered.items():
-            if states[robot] is RobotState.READY:
-                states[robot], reasons[robot] = state, reason
-        for robot, reason in self._stop_reasons.items():
-            states[robot], reasons[robot] = RobotState.STOPPED, reason
-        selected = time.perf_counter()
-
-        chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
-        for robot, reason in self._staging(chosen).items():
-            states[robot], reasons[robot] = RobotState.REJECTED, reason
-        staged = time.perf_counter()
-
-        ready = np.array([state is RobotState.READY for state in states])
-        since_ready_ns = now_ns - self._last_ready_ns
-        faulty = np.zeros(len(self.robots), bool)
-        commands = self._safe.commands.copy()
-        if ready.any():
-            # No tick saw the gap when the process itself was stopped, or the clock was set.
-            unseen_gap = ~self._fresh_start & (since_ready_ns > self._gap_ns)
-            fresh_start = ready & (self._fresh_start | unseen_gap)
-            self.observed = Observed(
-                now_ns, previous_ns, tuple(states), tuple(reasons), ages_s, ready.copy(), fresh_start
-            )
+        started_s = time.perf_counter()
+        # A robot that gets no command, or got none for a while, is taken to have been made safe by its own timeout.
+        present = self._memory.last_commands.copy()
+        alone = observed.unseen_gap[:, None] | np.isnan(present)
+        present[alone] = self.safe_commands[alone]
+        inferred, failure = self._no_commands, ""
+        if observed.ready.any():
             try:
-                inferred = self._infer(now_ns, fresh_start, unseen_gap)
-                finite = np.isfinite(inferred.commands).all(axis=1)
-                fault_reason = "its action is not finite"
+                inferred = self._inference(observed.fresh_start, present, *self._memory.ramp(observed, present))
             except Exception as error:  # whatever the policy does, the robots get their safe command
                 if is_device_failure(error):
                     raise
-                inferred, finite = None, np.zeros(len(self.robots), bool)
-                fault_reason = f"the policy failed: {type(error).__name__}: {error}"
-            faulty = ready & ~finite
-            for robot in np.flatnonzero(faulty).tolist():
-                states[robot], reasons[robot] = RobotState.FAULT, fault_reason
-            ready &= finite
-            if clock is not None:
-                elapsed_ns = clock() - now_ns
-                if elapsed_ns < 0:  # it was set back meanwhile
-                    elapsed_ns = round((time.perf_counter() - started) * 1e9)
-                # NaN where a robot has no readings: those are not ready.
-                outdated = ready & (ages_s * 1e9 + elapsed_ns > self._max_age_ns)
-                for robot in np.flatnonzero(outdated).tolist():
-                    reason = (
-                        f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s: they are "
-                        f"{ages_s[robot] + elapsed_ns / 1e9:.3f} s old, synchronisation.max_age_s allows "
-                        f"{self._max_age_ns / 1e9:.3f} s"
-                    )
-                    states[robot], reasons[robot] = RobotState.STALE, reason
-                ready &= ~outdated
-            if inferred is not None:
-                commands[ready] = inferred.commands[ready]
-                self.bounded_count += inferred.bounded & ready
-                self.slowed_count += inferred.slowed & ready
-        # A gap in the data ends a robot's episode: stack and memory then start as they do in training after a reset.
-        self._fresh_start = ~ready
-        samples = tuple(
-            [selection.samples if given else () for selection, given in zip(selections, ready | faulty, strict=True)]
-        )
-        inferred_at = time.perf_counter()
+                failure = f"the policy failed: {type(error).__name__}: {error}"
+        return Actions(inferred, present, failure, time.perf_counter() - started_s)
 
-        stopped = np.zeros(len(self.robots), bool)
-        stopped[list(self._stop_reasons)] = True
-        self._last_ready_ns[ready] = now_ns
-        self._last_ready_ns[faulty | stopped] = NEVER_NS  # no gaps in the data that `hold` may bridge
-        held = np.zeros(len(self.robots), bool)
-        if self._action.when_stale == "hold":
-            held = ~ready & ~faulty & ~stopped & (since_ready_ns <= self._hold_ns)
-            commands[held] = self._last_commands[held]
-        # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
-        publish = ready | faulty | stopped | (self._action.when_stale != "silent")
-        # Without a safe command, or where another node commands it, a robot is left alone.
-        publish &= ready | ~np.isnan(commands).any(axis=1)
-        self._last_commands = np.where(publish[:, None], commands, np.nan)
-        self._safe.keep(publish & ~ready & ~held)
-        guarded = time.perf_counter()
-        return FleetCommands(
-            commands=commands,
-            publish=publish,
+    def guard(self, actions: Actions, observed: Observed, clock: Callable[[], int] | None = None) -> FleetCommands:
+        """Decide which command every robot gets, see `Guard`."""
+        return self._guard(actions, observed, self.safe_commands, self._memory, clock)
+
+    def commit(self, decided: FleetCommands, sent: Sent) -> FleetTick:
+        """Remember what left, from which everything later follows, and return the snapshot of the tick."""
+        observed, memory = decided.observed, self._memory
+        memory.commit(decided, sent)
+        safe = decided.publish & ~decided.ready & ~decided.held
+        self._safe.keep(safe & sent.as_decided | sent.replaced)
+        if sent.overruled:
+            self.forget_samples()
+            memory.overrule(self._everyone, sent.commands)
+        states, reasons = list(decided.states), list(decided.reasons)
+        for robot, (state, reason) in sent.instead.items():
+            if decided.ready[robot]:
+                states[robot], reasons[robot] = state, reason
+        given = (decided.ready | decided.faulty).tolist()
+        return FleetTick(
+            time_ns=observed.now_ns,
+            commands=decided.commands,
+            publish=decided.publish,
+            sent=sent.commands,
+            commanded=sent.as_decided,
+            driven=decided.ready & sent.as_decided,
             states=tuple(states),
             reasons=tuple(reasons),
-            ages_s=ages_s,
-            stages_s={
-                "select": selected - started,
-                "stage": staged - selected,
-                "infer": inferred_at - staged,
-                "guard": guarded - inferred_at,
-            },
-            samples=samples,
-            positions=self._safe.readings,
-            before=before,
+            ages_s=observed.ages_s,
+            fresh_start=observed.fresh_start,
+            stages_s={**observed.stages_s, "infer": decided.actions.infer_s, "guard": decided.guard_s},
+            samples=tuple([each if is_given else () for each, is_given in zip(observed.samples, given, strict=True)]),
+            positions=observed.positions,
+            before=observed.before,
+            stopped=self._is_stopped,
+            owners=self._owners,
+            policy_sha256=self.policy.spec.sha256,
+            rejected=self._rejections.count.copy(),
+            bounded=memory.bounded.copy(),
+            slowed=memory.slowed.copy(),
+            unheard=self._samples.unheard(),
         )
-
-    def _select(self, now_ns: int, previous_ns: int) -> list[Selection]:
-        """Choose the readings of every robot; the tick before was at `previous_ns`."""
-        names, limits_ns = self.keys[: self._synchronised], (self._slop_ns, self._max_age_ns)
-        selections = [select(rings, names, now_ns, *limits_ns) for rings in self._synchronised_rings]
-        if self._newest_ages_ns:
-            selections = [
-                with_newest(selection, rings, self._newest_names, now_ns, self._max_age_ns, self._newest_ages_ns)
-                for selection, rings in zip(selections, self._newest_rings, strict=True)
-            ]
-        if self._silent_names:
-            own = (self._silent_names, self._silent_ages_ns, now_ns, previous_ns, *limits_ns)
-            selections = [
-                with_silent(selection, rings, present[self._silent], *own)
-                for selection, rings, present in zip(selections, self._silent_rings, self._present, strict=True)
-            ]
-        for robot, selection in enumerate(selections):
-            if selection.refused:
-                self.rejected_count[robot] += selection.refused
-        return selections
-
-    def _infer(self, now_ns: int, fresh_start: np.ndarray, unseen_gap: np.ndarray) -> Inferred:
-        """Run the policy; its commands are limited by what each robot is taken to do at present."""
-        previous = self._last_commands.copy()
-        # A robot that gets no command, or got none for a while, is taken to have been made safe by its own timeout.
-        alone = unseen_gap[:, None] | np.isnan(previous)
-        previous[alone] = self._safe.commands[alone]
-        self._ramp_start[fresh_start] = previous[fresh_start]
-        self._recovered_ns[fresh_start] = now_ns
-        ramp = np.ones(len(self.robots))
-        if self._ramp_ns:
-            ramp = np.clip((now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
-        return self._inference(fresh_start, previous, self._ramp_start, ramp)

@@ -33,10 +33,13 @@ class SafeCommands:
         changes, so that any thread may read it.
     readings
         By robot what its position was read from at the last update; None where it was not.
+    kept
+        `[robots]` bool: robots whose safe command stays as it is, as it was the last one that left.
     """
 
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
         self.readings: tuple[Sample | None, ...] = (None,) * robots
+        self.kept = np.zeros(robots, bool)
         self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
         self._left_alone: list[int] = []
         self.commands = self._rows.copy()
@@ -69,7 +72,8 @@ class SafeCommands:
         return {}
 
     def keep(self, sent: np.ndarray) -> None:
-        """Note to which robots, `[robots]` bool, the safe command was sent at this tick."""
+        """Note to which robots, `[robots]` bool, the safe command was sent last."""
+        self.kept = sent
 
     def forget(self, robots: Iterable[int]) -> None:
         """Forget what was learnt of some robots."""
@@ -112,14 +116,13 @@ class PresentPositions(SafeCommands):
         self._decode = decode
         self._max_age_ns = max_age_ns
         self._rejections = rejections
-        self._kept = np.zeros(len(rings), bool)
         self._position = np.empty(components)
 
     def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
         """Follow the robots before a tick, see `SafeCommands.update`."""
         problems = {}
         readings: list[Sample | None] = [None] * len(self._rings)
-        for robot in np.flatnonzero(~self._kept).tolist():
+        for robot in np.flatnonzero(~self.kept).tolist():
             found = self._read(robot, now_ns)
             if isinstance(found, Sample):
                 self._rows[robot], readings[robot] = self._position, found
@@ -144,13 +147,9 @@ class PresentPositions(SafeCommands):
             return RobotState.REJECTED, self._rejections.note(robot, self._name, sample.message, error)
         return sample
 
-    def keep(self, sent: np.ndarray) -> None:
-        """Note to which robots the safe command was sent, see `SafeCommands.keep`."""
-        self._kept = sent
-
     def forget(self, robots: Iterable[int]) -> None:
         """Forget where some robots are."""
         chosen = list(robots)
         self._rows[chosen] = np.nan
-        self._kept[chosen] = False
+        self.kept[chosen] = False
         self._offer()

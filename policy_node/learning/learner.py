@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from policy_node.config.specs import ArraySpec, PolicySpec
-from policy_node.control.pipeline import Observed, Pipeline
+from policy_node.control.pipeline import Pipeline
+from policy_node.control.tick import Observed
 from policy_node.policies import Observations, Policy, State
 
 

@@ -21,7 +21,7 @@ PARAMETERS_FILE = "parameters.yaml"
 # Keys of the custom data in metadata.yaml.
 FORMAT_KEY = "policy_node.format"
 NODE_KEY = "policy_node.node"
-PARAMETERS_KEY = "policy_node.parameters"
+PARAMETERS_KEY = "policy_node.config.parameters"
 POLICY_KEY = "policy_node.policy_sha256"
 FORMAT = "1"
 
@@ -67,11 +67,11 @@ class RobotTick:
         Age of its oldest synchronised reading; NaN where there was no set.
     before
         What happened to its episode before the tick: nothing (empty), `reset` (as by `Pipeline.reset`) or `overruled`
-        (as by `Pipeline.note_overruled`).
+        (its safe command left in place of the last tick's, see `Pipeline.note_overruled`).
     left_to
         Name of the node that commands it instead; empty: none does.
     sent
-        Whether the command that the tick decided on was sent: recorded with the time of the tick.
+        Whether the command that the tick decided on left: recorded with the time of the tick.
     readings
         By name of the sensor what the policy was given, or the safe position was read from.
     """

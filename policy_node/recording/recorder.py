@@ -24,7 +24,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
 from policy_node.config.schema import Configuration, ConfigurationError
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.recording.format import (
     FORMAT,
     FORMAT_KEY,
@@ -62,15 +62,11 @@ PATIENCE_S = 5.0
 class TickNote(NamedTuple):
     """What the tick thread hands over of one tick; nothing of it is changed afterwards."""
 
-    time_ns: int
+    tick: FleetTick
     number: int
     missed: int
     dropped: int
-    stopped: bool
-    owners: Mapping[int, str]
     before: Mapping[int, str]
-    policy_sha256: str
-    result: FleetCommands
     commands: Sequence[SentCommands]
     size: int
 
@@ -227,38 +223,16 @@ class Recording:
         if not self.error:
             self._commands.append(sent)
 
-    def note_tick(
-        self,
-        time_ns: int,
-        missed: int,
-        result: FleetCommands,
-        stopped: bool,
-        owners: Mapping[int, str],
-        policy_sha256: str,
-    ) -> None:
-        """Take note of a tick and of the commands that were sent since the one before.
-
-        Parameters
-        ----------
-        time_ns, missed
-            Of the tick: its time, and how many were missed just before it.
-        result
-            What it gave.
-        stopped
-            Whether an operator has stopped the robots.
-        owners
-            By index the nodes that command some of the robots instead.
-        policy_sha256
-            Of the policy that drives.
-        """
+    def note_tick(self, tick: FleetTick, missed: int) -> None:
+        """Take note of a tick, before which some were missed, and of the commands sent since the one before."""
         number, self._number = self._number, self._number + 1
         if self.error:
             return
         commands = self._take_commands()
         # What happened to a robot before a tick that is left out happened before the next one that is not.
-        self._before.update({robot: event for robot, event in enumerate(result.before) if event})
+        self._before.update({robot: event for robot, event in enumerate(tick.before) if event})
         # A message that several robots share is kept and written once.
-        messages = {id(sample.message): sample.message for samples in result.samples for sample in samples}
+        messages = {id(sample.message): sample.message for samples in tick.samples for sample in samples}
         size = sum([len(message or b"") for message in messages.values()])
         waiting = self._handed_bytes - self._written_bytes
         if self._ticks.qsize() >= QUEUE_TICKS or (waiting and waiting + size > QUEUE_BYTES):
@@ -266,8 +240,7 @@ class Recording:
             return
         before, self._before = self._before, {}
         self._handed_bytes += size
-        own = (time_ns, number, missed, self.dropped, stopped, owners, before, policy_sha256)
-        self._ticks.put(TickNote(*own, result, commands, size))
+        self._ticks.put(TickNote(tick, number, missed, self.dropped, before, commands, size))
 
     def _take_commands(self) -> list[SentCommands]:
         commands = []
@@ -337,11 +310,11 @@ class Recording:
                 continue
             if note is None:
                 break
-            if note.time_ns < self._last_ns:
+            if note.tick.time_ns < self._last_ns:
                 # The messages of a bag are in the order of their time.
                 bag.close()
                 bag = begin()
-                self._last_ns = note.time_ns
+                self._last_ns = note.tick.time_ns
             self._write_tick(bag, note)
             self.recorded += 1
             self._written_bytes += note.size
@@ -362,9 +335,9 @@ class Recording:
 
     def _write_tick(self, bag: RecordingBag, note: TickNote) -> None:
         """Write a tick: commands and readings first, then what it says of them, then what was sent after it began."""
-        later = [sent for sent in note.commands if sent.time_ns > note.time_ns]
-        self._write_commands(bag, [sent for sent in note.commands if sent.time_ns <= note.time_ns])
-        commanded = {robot for sent in note.commands if sent.of_tick for robot in sent.messages}
+        tick, plan = note.tick, self._plan
+        later = [sent for sent in note.commands if sent.time_ns > tick.time_ns]
+        self._write_commands(bag, [sent for sent in note.commands if sent.time_ns <= tick.time_ns])
         recorded: dict[str, list[bytes]] = {}
 
         def reading(topic: str, sample: Sample) -> Reading:
@@ -373,31 +346,30 @@ class Recording:
             messages = recorded.setdefault(topic, [])
             if sample.message not in messages:
                 messages.append(sample.message)
-                bag.write(topic, note.time_ns, sample.message)
+                bag.write(topic, tick.time_ns, sample.message)
             return Reading(sample.stamp_ns, messages.index(sample.message))
 
-        plan, result = self._plan, note.result
         robots = {}
         for robot, name in enumerate(plan.robots):
             topics = plan.sensor_topics[robot]
             readings = {
                 sensor: reading(topic, sample)
-                for sensor, topic, sample in zip(plan.sensors, topics, result.samples[robot], strict=False)
+                for sensor, topic, sample in zip(plan.sensors, topics, tick.samples[robot], strict=False)
             }
-            position = result.positions[robot]
+            position = tick.positions[robot]
             if position is not None:
                 readings[plan.sensors[-1]] = reading(topics[-1], position)
             robots[name] = RobotTick(
-                state=result.states[robot].name,
-                reason=result.reasons[robot],
-                age_s=float(result.ages_s[robot]),
+                state=tick.states[robot].name,
+                reason=tick.reasons[robot],
+                age_s=float(tick.ages_s[robot]),
                 before=note.before.get(robot, ""),
-                left_to=note.owners.get(robot, ""),
-                sent=robot in commanded,
+                left_to=tick.owners.get(robot, ""),
+                sent=bool(tick.commanded[robot]),
                 readings=readings,
             )
-        own = (note.time_ns, note.number, note.missed, note.dropped, note.stopped, note.policy_sha256)
+        own = (tick.time_ns, note.number, note.missed, note.dropped, tick.stopped, tick.policy_sha256)
         message = tick_message(Tick(*own, robots), plan.name, plan.typestore.types)
-        bag.write(ticks_topic(plan.name), note.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
-        self._last_ns = note.time_ns
+        bag.write(ticks_topic(plan.name), tick.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
+        self._last_ns = tick.time_ns
         self._write_commands(bag, later)

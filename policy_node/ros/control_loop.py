@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tick thread: take, step, publish, account, at absolute deadlines."""
+"""The tick thread: take, observe, act, guard, publish, commit, at absolute deadlines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from policy_node.config.schema import Configuration
-from policy_node.control.pipeline import FleetCommands, Pipeline
+from policy_node.control.pipeline import STOPPED_REASON, Pipeline, left_to
+from policy_node.control.tick import FleetCommands, FleetTick, Sent
 from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
@@ -30,6 +31,11 @@ from policy_node.sensing.synchroniser import RobotState
 RECENT_S = 1.0
 # How long deactivation waits for a tick that hangs.
 STOP_TIMEOUT_S = 5.0
+# Why a command that the policy gave did not leave.
+HUNG = (RobotState.FAULT, "the tick took longer than watchdog.timeout_s; its safe command was sent instead")
+STOPPED = (RobotState.STOPPED, STOPPED_REASON)
+NOT_CLAIMED = (RobotState.STOPPED, "the claim of this node does not hold, as after a pause; nothing is sent meanwhile")
+NOT_SENT = (RobotState.FAULT, "its command could not be sent")
 
 
 class ControlLoop:
@@ -99,7 +105,7 @@ class ControlLoop:
             excuse,
         )
         self.statistics = TickStatistics()
-        self.latest: FleetCommands | None = None
+        self.latest: FleetTick | None = None
         self.failure: Exception | None = None
         # How often each robot's state has changed; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
@@ -109,8 +115,16 @@ class ControlLoop:
         # Held while commands are sent and requests are noted: what was decided before safe commands left must not
         # follow them.
         self._sending = threading.Lock()
-        self._overruled = False
-        self._yielded: tuple[int, ...] = ()
+        # Why safe commands were sent to all robots in place of what the present tick decides; None: they were not.
+        self._overruled: tuple[RobotState, str] | None = None
+        # Safe commands that left since the last tick was committed, NaN where none did.
+        self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
+        self._owners: Mapping[int, str] = {}
+        max_age_s = configuration.synchronisation.max_age_s
+        self._late = (
+            RobotState.STALE,
+            f"its readings became too old while commands were sent: synchronisation.max_age_s allows {max_age_s:.3f} s",
+        )
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
 
@@ -165,7 +179,7 @@ class ControlLoop:
         """
         with self._sending:
             self._requests["drive"] = self._pipeline.stop
-            return self._overrule()
+            return self._overrule(STOPPED)
 
     def resume_robots(self) -> None:
         """Let the policy drive again from the next tick on."""
@@ -188,29 +202,42 @@ class ControlLoop:
             The first error of a publisher; the robots are left alone all the same.
         """
         with self._sending:
-            begun = [robot for robot in owners if robot not in self._yielded and self._is_driving(robot)]
+            begun = [robot for robot in owners if robot not in self._owners and self._is_driving(robot)]
             last_commands = self._safe_commands(begun)
-            self._yielded = tuple(owners)
+            self._owners = dict(owners)
             self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
             if begun:
-                self._publishers.send_safe(last_commands)
+                self._send_safe(last_commands)
 
     def _is_driving(self, robot: int) -> bool:
-        return self.latest is not None and bool(self.latest.publish[robot]) and self._may_command()
+        return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).all()) and self._may_command()
 
     def _make_safe(self) -> None:
         """Send safe commands while the tick hangs; called by the watchdog."""
         with self._sending:
             # It may have ended while this waited. After a pause the robots may be another's.
             if self.hanging_since_s is not None and self._may_command():
-                self._overrule()
+                self._overrule(HUNG)
 
-    def _overrule(self) -> int:
+    def _overrule(self, why: tuple[RobotState, str]) -> int:
         """Send safe commands and keep back what the present tick decides; `_sending` must be held."""
-        self._overruled = True
+        self._overruled = why
         commands = self._safe_commands()
-        self._publishers.send_safe(commands)
+        self._send_safe(commands)
         return int(np.isfinite(commands).all(axis=1).sum())
+
+    def _send_safe(self, commands: np.ndarray) -> None:
+        """Send safe commands and note which left; `_sending` must be held.
+
+        Raises
+        ------
+        Exception
+            The first error of a publisher, after every other robot got its command.
+        """
+        delivery = self._publishers.send_safe(commands)
+        self._safe_sent[delivery.sent] = commands[delivery.sent]
+        if delivery.error is not None:
+            raise delivery.error
 
     def _safe_commands(self, robots: Sequence[int] | None = None) -> np.ndarray:
         """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes.
@@ -221,7 +248,7 @@ class ControlLoop:
             Indices of the only robots to be made safe, NaN for all others; None: all of them.
         """
         commands = self._pipeline.safe_commands.copy()
-        commands[list(self._yielded)] = np.nan
+        commands[list(self._owners)] = np.nan
         if robots is not None:
             others = np.ones(len(commands), bool)
             others[list(robots)] = False
@@ -281,63 +308,98 @@ class ControlLoop:
                 self._pipeline.reset()
 
     def _tick(self, lateness_ns: int, missed: int) -> None:
-        started = time.perf_counter()
+        began_s = time.perf_counter()
         self._watchdog.begin_tick()
+        self._begin_tick()
+        self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
+        taken_s = time.perf_counter()
+        observed = self._pipeline.observe(self._now_ns(), started_s=taken_s)
+        actions = self._pipeline.act(observed)
+        decided = self._pipeline.guard(actions, observed, self._now_ns)
+        decided_s = time.perf_counter()
         with self._sending:
-            self._overruled = False
+            leaves = self._overruled is None and not self._may_command()
+            sent, error = (_nothing_sent(decided, NOT_CLAIMED), None) if leaves else self._send(decided)
+            ended_s = time.perf_counter()
+            self._commit(decided, sent)
+            if leaves:
+                error = self._leave_to_others()
+            self._watchdog.end_tick()
+        assert self.latest is not None
+        stages_s = {"take": taken_s - began_s, **self.latest.stages_s, "publish": ended_s - decided_s}
+        # Ages are those of the readings at the tick; the command leaves a little later.
+        ages_s = np.where(self.latest.driven, self.latest.ages_s + (ended_s - taken_s), np.nan)
+        self.statistics.add(TickRecord(lateness_ns / 1e9, ended_s - began_s, missed, stages_s, ages_s))
+        if self._recording is not None:
+            self._recording.note_tick(self.latest, missed)
+        if error is not None:
+            raise error
+
+    def _begin_tick(self) -> None:
+        """Tell the pipeline what happened since the last tick."""
+        with self._sending:
+            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
+            if made_safe:
+                self._pipeline.note_overruled(made_safe)
+                self._safe_sent[:] = np.nan
+            self._overruled = None
             for request in self._requests.values():
                 request()
             self._requests.clear()
-        self._subscriptions.take(self._pipeline, self._simulated.now_ns() if self._simulated is not None else None)
-        taken = time.perf_counter()
-        tick_time_ns = self._now_ns()
-        result = self._pipeline.step(tick_time_ns, self._now_ns)
-        stepped = time.perf_counter()
-        with self._sending:
-            if self._overruled:
-                self._pipeline.note_overruled()
-            elif self._may_command():
-                publish = result.publish
-                publish[list(self._yielded)] = False
-                self._publish(result, publish, tick_time_ns, taken)
-                self._sent_s = time.monotonic()
-            else:
-                result.publish[:] = False
-                self._leave_to_others()
-            self._watchdog.end_tick()
-        ended = time.perf_counter()
-        # Ages are those of the readings at the tick; the command leaves a little later.
-        ready = np.array([state is RobotState.READY for state in result.states])
-        command_ages_s = np.where(ready, result.ages_s + (ended - taken), np.nan)
-        stages_s = {"take": taken - started, **result.stages_s, "publish": ended - stepped}
-        self.statistics.add(TickRecord(lateness_ns / 1e9, ended - started, missed, stages_s, command_ages_s))
-        before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(result.states)
-        for robot, state in enumerate(result.states):
-            self.changes[robot] += state is not before[robot]
-        self.latest = result
-        if self._recording is not None:
-            pipeline = self._pipeline
-            told = (pipeline.is_stopped, pipeline.owners, pipeline.policy.spec.sha256)
-            self._recording.note_tick(tick_time_ns, missed, result, *told)
 
-    def _publish(self, result: FleetCommands, publish: np.ndarray, tick_time_ns: int, taken_s: float) -> None:
-        """Send the commands; one whose readings have become too old while others were sent is replaced."""
+    def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
+        """Send what was decided, unless safe commands were sent meanwhile; `_sending` must be held.
+
+        Returns
+        -------
+        Sent
+            What really left.
+        Exception
+            The first error of a publisher; None when there was none.
+        """
+        if self._overruled is not None:
+            sent = _nothing_sent(decided, self._overruled)
+            return replace(sent, commands=self._safe_sent.copy(), overruled=True), None
+        instead = {robot: (RobotState.STOPPED, left_to(owner)) for robot, owner in self._owners.items()}
+        publish = decided.publish.copy()
+        publish[list(self._owners)] = False
         # Simulated time may stand still for as long as sending takes.
-        max_age_s = self._configuration.synchronisation.max_age_s if self._simulated is None else math.inf
-        # Safe commands and those that are held are sent however old the readings are.
-        ready = [state is RobotState.READY for state in result.states]
-        until_s = np.where(ready, taken_s + max_age_s - result.ages_s, math.inf)
-        late = self._publishers.publish(result.commands, publish, tick_time_ns, until_s)
-        if late:
-            self._publishers.send_safe(self._safe_commands(late))
+        until_s = decided.expires_s if self._simulated is None else None
+        delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
+        error = delivery.error
+        instead |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), NOT_SENT)
+        if delivery.late:
+            instead |= dict.fromkeys(delivery.late, self._late)
+            try:
+                self._send_safe(self._safe_commands(delivery.late))
+            except Exception as late_error:
+                error = error or late_error
+        self._sent_s = time.monotonic()
+        commands = np.where(delivery.sent[:, None], decided.commands, self._safe_sent)
+        return Sent(commands, delivery.sent, instead), error
 
-    def _leave_to_others(self) -> None:
+    def _commit(self, decided: FleetCommands, sent: Sent) -> None:
+        """Let the pipeline remember what left, and show the snapshot of the tick; `_sending` must be held."""
+        tick = self._pipeline.commit(decided, sent)
+        self._safe_sent[:] = np.nan
+        before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(tick.states)
+        for robot, state in enumerate(tick.states):
+            self.changes[robot] += state is not before[robot]
+        self.latest = tick
+
+    def _leave_to_others(self) -> Exception | None:
         """Command nothing, as other nodes may by now; robots begin anew. `_sending` must be held."""
+        recent = time.monotonic() - self._sent_s < RECENT_S
+        self._sent_s = -math.inf
         self._pipeline.reset()
         # After a pause of this process the robots may be another's already, and what is safe has changed.
-        if time.monotonic() - self._sent_s < RECENT_S:
-            self._publishers.send_safe(self._safe_commands())
-        self._sent_s = -math.inf
+        return self._publishers.send_safe(self._safe_commands()).error if recent else None
 
     def _now_ns(self) -> int:
         return self._clock.now().nanoseconds
+
+
+def _nothing_sent(decided: FleetCommands, why: tuple[RobotState, str]) -> Sent:
+    """Return that no command of a tick left, all for the same reason."""
+    robots = len(decided.publish)
+    return Sent.of(decided, np.zeros(robots, bool), dict.fromkeys(range(robots), why))

@@ -21,7 +21,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from policy_node.config.schema import Configuration, SourceConfiguration
-from policy_node.control.pipeline import FleetCommands, Pipeline
+from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
@@ -86,7 +86,7 @@ class _Report:
     missed: int
     elapsed_s: float
     simulated_s: float
-    latest: FleetCommands | None
+    latest: FleetTick | None
     silence: str
     failed: bool
     hangs: bool
@@ -104,7 +104,7 @@ class Reporter:
     ----------
     node
         Owner of publishers and timers.
-    configuration, pipeline, loop, sensors
+    configuration, loop, sensors
         What is reported.
     description
         Key and value pairs that change with the policy only, such as its file and device.
@@ -121,7 +121,6 @@ class Reporter:
         self,
         node: Node,
         configuration: Configuration,
-        pipeline: Pipeline,
         loop: ControlLoop,
         sensors: SensorSubscriptions,
         description: dict[str, str],
@@ -129,15 +128,15 @@ class Reporter:
     ) -> None:
         self._node = node
         self._configuration = configuration
-        self._pipeline = pipeline
         self._loop = loop
         self._reception = sensors.reception
         self.description = description
         self._recording = recording
         self._dropped = 0
+        self._sensors = tuple(sources[0].name for sources in configuration.sensors)
         self._logger = node.get_logger()
         self._name = node.get_fully_qualified_name().lstrip("/")
-        robots = len(pipeline.robots)
+        robots = len(configuration.robots)
         self._reported_at_s = self._last_tick_s = time.monotonic()
         self._reported_at_ns = node.get_clock().now().nanoseconds
         self._received = self._messages_received()
@@ -208,7 +207,7 @@ class Reporter:
             self._logged_changes[robot], self._logged[robot] = changes, now_in
             self._logged_at_s[robot].append(now_s)
             names, _ = lines.setdefault(now_in, ([], reason))
-            names.append(self._pipeline.robots[robot] + (f" (after {unlogged} changes)" if unlogged > 1 else ""))
+            names.append(self._configuration.robots[robot] + (f" (after {unlogged} changes)" if unlogged > 1 else ""))
         for (state, _), (names, reason) in lines.items():
             robots = ", ".join(names)
             if state is RobotState.READY:
@@ -224,18 +223,18 @@ class Reporter:
         if self._loop.waits_for_clock:
             self._logger.warning("waiting for the first message of /clock, as use_sim_time is set")
             return
-        unheard = self._pipeline.unheard()
-        if not unheard:
+        latest = self._loop.latest
+        if latest is None or not latest.unheard:
             return
         by_name = {sources[0].name: sources[0] for sources in self._configuration.sensors}
         silent = []
-        for robot, keys in unheard.items():
+        for robot, keys in latest.unheard.items():
             # Two sensors may read one topic; an observation comes first.
             by_topic: dict[str, SourceConfiguration] = {}
             for key in keys:
                 by_topic.setdefault(by_name[key].topic, by_name[key])
             whys = [
-                (topic, why_silent(self._node, robot, source, self._pipeline.robots))
+                (topic, why_silent(self._node, robot, source, self._configuration.robots))
                 for topic, source in by_topic.items()
             ]
             silent.append(f"{robot}: " + ", ".join(f"{topic} ({why})" if why else topic for topic, why in whys))
@@ -244,7 +243,7 @@ class Reporter:
     def _log_several_publishers(self) -> None:
         now_s = time.monotonic()
         for source, *_ in self._configuration.sensors:
-            why = several_publishers(self._node, self._pipeline.robots, source)
+            why = several_publishers(self._node, self._configuration.robots, source)
             key = ("several_publishers", source.name)
             if why and now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
                 self._found_at_s[key] = now_s
@@ -261,7 +260,7 @@ class Reporter:
                 self._timing.publish(timing_message(report.records))
         if self._current.latest is not None:
             first = self._next_part * ROBOTS_PER_PART
-            robots = range(first, min(first + ROBOTS_PER_PART, len(self._pipeline.robots)))
+            robots = range(first, min(first + ROBOTS_PER_PART, len(self._configuration.robots)))
             statuses += [self._robot_status(robot, self._current, self._current.latest) for robot in robots]
         self._next_part = (self._next_part + 1) % self._parts
         if statuses:
@@ -287,7 +286,7 @@ class Reporter:
         elif silent_s > max(DIAGNOSTICS_PERIOD_S, 2 * self._configuration.period_ns / 1e9):
             silence = f"no tick for {silent_s:.0f} s" + ("; is simulated time running?" if self._loop.simulated else "")
         latest = self._loop.latest
-        robots = len(self._pipeline.robots)
+        robots = len(self._configuration.robots)
         ages_ms = np.array([record.command_ages_s for record in records]).reshape(-1, robots) * 1e3
         p50_ms, p99_ms = column_percentiles(ages_ms)
         newest_ms = ages_ms[-1] if records else np.full(robots, np.nan)
@@ -316,7 +315,7 @@ class Reporter:
         return np.array([[stream.counts().received for stream in streams] for streams in self._reception.streams])
 
     def _node_status(self, report: _Report) -> DiagnosticStatus:
-        records, latest, robots = report.records, report.latest, len(self._pipeline.robots)
+        records, latest, robots = report.records, report.latest, len(self._configuration.robots)
         findings = self._findings() | self._recording_findings()
         missed_now = sum(record.missed for record in records)
         driven = latest is not None and not report.silence
@@ -378,7 +377,7 @@ class Reporter:
         self._logger.warning(text, throttle_duration_sec=FINDING_PERIOD_S)
         return {"record_slow": text}
 
-    def _robot_status(self, robot: int, report: _Report, latest: FleetCommands) -> DiagnosticStatus:
+    def _robot_status(self, robot: int, report: _Report, latest: FleetTick) -> DiagnosticStatus:
         state = RobotState.FAULT if report.hangs else latest.states[robot]
         reason = report.silence or latest.reasons[robot]
         ages_ms = {
@@ -386,18 +385,18 @@ class Reporter:
             "stamp_to_command_ms_p50": report.p50_ms[robot],
             "stamp_to_command_ms_p99": report.p99_ms[robot],
         }
-        rates_hz = zip(self._pipeline.keys, report.rates_hz[robot].tolist(), strict=True)
+        rates_hz = zip(self._sensors, report.rates_hz[robot].tolist(), strict=True)
         values: dict[str, object] = {
             "state": state.name,
             "reason": reason,
             **{name: float(age_ms) for name, age_ms in ages_ms.items() if math.isfinite(age_ms)},
             **{f"{sensor}_hz": rate_hz for sensor, rate_hz in rates_hz},
-            "rejected": int(self._pipeline.rejected_count[robot]),
-            "bounded": int(self._pipeline.bounded_count[robot]),
-            "slowed": int(self._pipeline.slowed_count[robot]),
+            "rejected": int(latest.rejected[robot]),
+            "bounded": int(latest.bounded[robot]),
+            "slowed": int(latest.slowed[robot]),
         }
         level = DiagnosticStatus.STALE if report.silence and not report.hangs else _LEVELS[state]
-        return self._status(self._pipeline.robots[robot], level, reason or "driven by the policy", values)
+        return self._status(self._configuration.robots[robot], level, reason or "driven by the policy", values)
 
     def _status(self, part: str, level: bytes, text: str, values: dict[str, object]) -> DiagnosticStatus:
         pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]

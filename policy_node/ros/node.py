@@ -208,7 +208,7 @@ class PolicyNode(LifecycleNode):
             recording=self._recording,
         )
         self._reporter = Reporter(
-            self, configuration, pipeline, self._loop, self._sensors, self._description(), self._recording
+            self, configuration, self._loop, self._sensors, self._description(), self._recording
         )
         self._operation.attach(self._loop, pipeline)
         self._claims.begin(self._on_claims)

@@ -63,6 +63,24 @@ class SentCommands(NamedTuple):
     of_tick: bool
 
 
+class Delivery(NamedTuple):
+    """What became of commands that were to be sent.
+
+    Attributes
+    ----------
+    sent
+        `[robots]` bool: robots to which a command left.
+    late
+        Indices of the robots whose command was too old when its turn came.
+    error
+        The first error of a publisher; None when there was none.
+    """
+
+    sent: np.ndarray
+    late: list[int]
+    error: Exception | None
+
+
 class CommandPublishers:
     """Publishes rows of commands.
 
@@ -105,10 +123,10 @@ class CommandPublishers:
 
     def publish(
         self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
-    ) -> list[int]:
+    ) -> Delivery:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
 
-        Nothing is sent once the robots were stopped.
+        Nothing is sent once the robots were stopped. A publisher that fails keeps no other robot from its command.
 
         Parameters
         ----------
@@ -116,20 +134,10 @@ class CommandPublishers:
             What is sent to whom.
         until_s
             `[robots]` float64 on the clock of `time.perf_counter`: when each command will be too old to be sent, as
-            when sending the one before was held up; NaN, or no array: never.
-
-        Returns
-        -------
-        list
-            Indices of the robots whose command was too old.
-
-        Raises
-        ------
-        Exception
-            The first error of a publisher, after every other robot got its command.
+            when sending the one before was held up; infinity, NaN, or no array: never.
         """
         with self._lock:
-            return [] if self._stopped else self._send(commands, publish, stamp_ns, until_s, of_tick=True)
+            return self._send(commands, publish & (not self._stopped), stamp_ns, until_s, of_tick=True)
 
     def _send(
         self,
@@ -138,7 +146,7 @@ class CommandPublishers:
         stamp_ns: int,
         until_s: np.ndarray | None = None,
         of_tick: bool = False,
-    ) -> list[int]:
+    ) -> Delivery:
         first_error: Exception | None = None
         robots = np.flatnonzero(publish).tolist()
         untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
@@ -156,29 +164,23 @@ class CommandPublishers:
                 sent[robot] = message
             except Exception as error:  # one robot's trouble is not the others'
                 first_error = first_error or error
-        if self.on_sent is not None:
+        if sent and self.on_sent is not None:
             self.on_sent(SentCommands(stamp_ns, sent, of_tick))
-        if first_error is not None:
-            raise first_error
-        return late
+        left = np.zeros(len(publish), bool)
+        left[list(sent)] = True
+        return Delivery(left, late, first_error)
 
-    def send_safe(self, safe_commands: np.ndarray) -> None:
+    def send_safe(self, safe_commands: np.ndarray) -> Delivery:
         """Send every robot its safe command now, without keeping back what follows; may be called from any thread.
 
         Parameters
         ----------
         safe_commands
             `[robots, components]` float64; robots whose row is not finite get nothing.
-
-        Raises
-        ------
-        Exception
-            The first error of a publisher, after every other robot got its command.
         """
         finite = np.isfinite(safe_commands).all(axis=1)
         with self._lock:
-            if not self._stopped:
-                self._send(safe_commands, finite, self._clock.now().nanoseconds)
+            return self._send(safe_commands, finite & (not self._stopped), self._clock.now().nanoseconds)
 
     def resume(self) -> None:
         """Let commands through again after the robots were stopped."""
@@ -204,7 +206,9 @@ class CommandPublishers:
         with self._lock:
             self._stopped = True
             self.without_safe_command = tuple(self._robots[robot] for robot in np.flatnonzero(~finite))
-            self._send(safe_commands, finite, self._clock.now().nanoseconds)
+            delivery = self._send(safe_commands, finite, self._clock.now().nanoseconds)
+        if delivery.error is not None:
+            raise delivery.error
         deadline_s = time.monotonic() + ACKNOWLEDGE_S
         for robot in np.flatnonzero(finite):
             self._publishers[robot].wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))

@@ -18,7 +18,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
-from policy_node.control.pipeline import FleetCommands, Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.control.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.control.tick import FleetTick
 from policy_node.policies import PolicyError, PolicyInterface
 from policy_node.sensing.samples import UnusableReading
 from policy_node.sensing.synchroniser import RobotState
@@ -193,7 +194,7 @@ class Rig:
             self.add(robot, key, message, ages_ns[key])
         return GAPS[gap]
 
-    def step(self) -> FleetCommands:
+    def step(self) -> FleetTick:
         self.now_ns += PERIOD_NS
         return self.pipeline.step(self.now_ns)
 
@@ -209,7 +210,7 @@ class Rig:
         action, _ = self.model.predict(stacked if self.is_dict else next(iter(stacked.values())), deterministic=True)
         return action[0]
 
-    def assert_expected(self, result: FleetCommands, fleet: list[Readings]) -> None:
+    def assert_expected(self, result: FleetTick, fleet: list[Readings]) -> None:
         """Compare every robot's command: SB3's where the robot is ready, otherwise the safe one."""
         for robot, readings in enumerate(fleet):
             if result.states[robot] is READY:
@@ -515,7 +516,7 @@ def test_warm_up_leaves_no_trace(tmp_path):
             rig.pipeline.warm_up()
         result = rig.step()
         assert result.states == (WAITING,) * 3
-        assert len(rig.pipeline.unheard()) == 3
+        assert len(result.unheard) == 3
         rng = np.random.default_rng(7)
         for _ in range(4):
             for robot in (0, 2):
@@ -588,12 +589,11 @@ def test_readings_are_decoded_as_the_new_policy_wants_them(tmp_path):
 
     layouts = match_observations(rig.configuration, rig.policy)
     rig.pipeline.adopt(Pipeline(rig.configuration, rig.policy, layouts, dict.fromkeys(rig.frames, refuse)))
-    before = rig.pipeline.rejected_count.copy()
     for robot in range(3):
         rig.send(robot, rig.draw(rng))
     result = rig.step()
     assert result.reasons == ("touch: out of its bounds",) * 3
-    assert (rig.pipeline.rejected_count - before).tolist() == [1] * 3
+    assert result.rejected.tolist() == [1] * 3
 
 
 def test_a_new_policy_with_other_commands_is_refused_and_changes_nothing(tmp_path):
@@ -609,19 +609,18 @@ def test_a_new_policy_with_other_commands_is_refused_and_changes_nothing(tmp_pat
 
 def test_unheard_names_the_sensors_that_were_never_heard(tmp_path):
     rig = Rig(tmp_path, FRAMES["image and vector"])
-    assert rig.pipeline.unheard() == {f"robot_{index}": ["camera", "touch"] for index in range(3)}
+    assert rig.step().unheard == {f"robot_{index}": ["camera", "touch"] for index in range(3)}
     readings = rig.draw(np.random.default_rng(0))
     rig.send(0, readings)
     rig.send(2, readings, "half")
-    assert rig.pipeline.unheard() == {"robot_1": ["camera", "touch"], "robot_2": ["touch"]}
     result = rig.step()
+    assert result.unheard == {"robot_1": ["camera", "touch"], "robot_2": ["touch"]}
     assert result.states == (READY, WAITING, WAITING)
     assert result.reasons == ("", "no message on camera, touch", "no message on touch")
     # A message counts as heard for good, even where it could not be used.
     rig.send(1, readings, "damaged")
     rig.send(2, readings)
-    rig.step()
-    assert rig.pipeline.unheard() == {}
+    assert rig.step().unheard == {}
 
 
 def test_the_silence_of_a_sensor_is_a_reading_of_zeros_while_its_publisher_is_there(tmp_path):
@@ -630,7 +629,7 @@ def test_the_silence_of_a_sensor_is_a_reading_of_zeros_while_its_publisher_is_th
     assert rig.pipeline.keys == ("camera", "touch")
     for robot in (0, 1):
         rig.pipeline.set_present(robot, 1, True)
-    assert list(rig.pipeline.unheard()["robot_0"]) == ["camera"]
+    assert rig.step().unheard["robot_0"] == ["camera"]
     zeros = np.zeros(TOUCH.shape, TOUCH.dtype)
     for tick in range(6):
         fleet = [rig.draw(rng) for _ in range(3)]
@@ -696,11 +695,12 @@ def test_a_message_that_cannot_be_used_counts_once(tmp_path):
         result = rig.pipeline.step(rig.now_ns + PERIOD_NS)
         assert result.states == (REJECTED, READY)
         assert result.reasons[0] == "touch: found float32 [4]"
-        assert rig.pipeline.rejected_count.tolist() == [1, 0]
+        assert result.rejected.tolist() == [1, 0]
     rig.step()
     rig.send(0, readings, "crash")
-    assert rig.step().reasons[0] == "touch: ZeroDivisionError: in the decoder"
-    assert rig.pipeline.rejected_count.tolist() == [2, 0]
+    result = rig.step()
+    assert result.reasons[0] == "touch: ZeroDivisionError: in the decoder"
+    assert result.rejected.tolist() == [2, 0]
 
 
 def test_a_deep_queue_of_a_fast_sensor_reaches_back_to_a_slow_image(tmp_path):

@@ -29,7 +29,7 @@ class Limited:
         sent = []
         for _ in range(count):
             self.rig.send(0, self.readings, gap)
-            result = self.rig.step()
+            self.tick = result = self.rig.step()
             self.state = result.states[0]
             sent.append(result.commands[0] if result.publish[0] else np.full(2, np.nan))
         return np.array(sent)
@@ -76,7 +76,7 @@ def test_the_command_goes_over_from_the_safe_one_to_the_policys(tmp_path, when_s
     interruptions()[interruption](limited)
     np.testing.assert_allclose(limited.ticks(6), [*limited.ramp(SAFE), limited.wanted], atol=1e-5)
     # The first is the safe one itself, the fifth the policy's.
-    assert limited.rig.pipeline.slowed_count.tolist() == [8]
+    assert limited.tick.slowed.tolist() == [8]
 
 
 @pytest.mark.parametrize("interruption", interruptions())
@@ -122,6 +122,6 @@ def test_limits_are_counted_by_robot_where_they_act(tmp_path):
     for tick in range(4):
         for robot in range(3 if tick < 2 else 2):
             rig.send(robot, readings)
-        rig.step()
-    assert rig.pipeline.bounded_count.tolist() == [4, 4, 2]
-    assert rig.pipeline.slowed_count.tolist() == [0, 0, 0]
+        result = rig.step()
+    assert result.bounded.tolist() == [4, 4, 2]
+    assert result.slowed.tolist() == [0, 0, 0]

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import FAULT, FRAMES, PERIOD_NS, READY, SAFE, STALE, STOPPED, WAITING, Rig
 
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 
 RNG = np.random.default_rng(0)
 
 
-def drive(rig: Rig) -> FleetCommands:
+def drive(rig: Rig) -> FleetTick:
     """Run one tick with good readings of every robot."""
     for robot in range(len(rig.stacks)):
         rig.send(robot, rig.draw(RNG))

@@ -10,7 +10,8 @@ import pytest
 from test_pipeline import FRAMES, LATENCY_NS, OLD_NS, READY, REJECTED, STALE, STOPPED, WAITING, Rig, decode
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.pipeline import FleetCommands, Pipeline, match_observations
+from policy_node.control.pipeline import Pipeline, match_observations
+from policy_node.control.tick import FleetTick
 
 ARM = {
     "type": "sensor_msgs/msg/JointState",
@@ -36,7 +37,7 @@ class Arms(Rig):
     def at(self, *position: float, robot: int = 0, age_ns: int = LATENCY_NS) -> None:
         self.add(robot, "action.safe_position", np.array(position), age_ns)
 
-    def drive(self, gap: str = "", robot: int = 0) -> FleetCommands:
+    def drive(self, gap: str = "", robot: int = 0) -> FleetTick:
         self.send(robot, self.draw(RNG), gap)
         return self.step()
 
@@ -48,7 +49,7 @@ def test_a_robot_is_driven_once_its_position_is_known(tmp_path):
     assert result.states == (WAITING,)
     assert result.reasons == ("no message on action.safe_position",)
     assert result.publish.tolist() == [False]
-    assert rig.pipeline.unheard() == {"robot_0": ["action.safe_position"]}
+    assert result.unheard == {"robot_0": ["action.safe_position"]}
     rig.at(0.5, -1.0)
     assert rig.drive().states == (READY,)
     assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
@@ -101,7 +102,7 @@ def test_a_robot_whose_position_cannot_be_used_is_not_driven_at_first(tmp_path, 
     assert result.states == (state,)
     assert result.reasons[0].startswith(reason)
     assert not result.publish.any()
-    assert rig.pipeline.rejected_count.tolist() == [int(state is REJECTED)]
+    assert result.rejected.tolist() == [int(state is REJECTED)]
 
 
 def test_while_a_command_is_held_the_robot_moves_and_is_stopped_where_it_is_then(tmp_path):

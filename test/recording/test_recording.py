@@ -33,7 +33,7 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
 from policy_node.config.schema import ConfigurationError, parse_configuration
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.recording.bag import RecordingBag, complete, typestore_of
 from policy_node.recording.format import TICK_TYPE, Tick, parse_tick
 from policy_node.recording.recorder import QUEUE_TICKS, Recording, RecordingPlan, plan_recording
@@ -118,7 +118,7 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
     }
     assert custom["policy_node.node"] == "/policy_node"
     again = yaml.safe_load((bag / "parameters.yaml").read_text())
-    assert again == yaml.safe_load(custom["policy_node.parameters"])
+    assert again == yaml.safe_load(custom["policy_node.config.parameters"])
     configuration = parse_configuration(again["/**"]["ros__parameters"])
     assert configuration == parse_configuration(parameters)
 
@@ -285,19 +285,39 @@ def plan(tmp_path: Path) -> RecordingPlan:
     )
 
 
-def result_of(
+def tick_of(
+    time_ns: int,
     samples: tuple[tuple[Sample, ...], ...] = ((), ()),
     positions: tuple[Sample | None, ...] = (None, None),
     before: tuple[str, ...] = ("", ""),
-) -> FleetCommands:
+    commanded: tuple[bool, ...] = (True, True),
+) -> FleetTick:
     states = tuple(RobotState.READY if each else RobotState.WAITING for each in samples)
     reasons = tuple("" if each else "no message on speed" for each in samples)
-    zeros = np.zeros((2, 2))
-    return FleetCommands(zeros, zeros[0] == 0, states, reasons, zeros[0], {}, samples, positions, before)
-
-
-def note(recording: Recording, time_ns: int, result: FleetCommands, stopped: bool = False) -> None:
-    recording.note_tick(time_ns, 0, result, stopped, {}, "a" * 64)
+    sent = np.array(commanded)
+    return FleetTick(
+        time_ns=time_ns,
+        commands=np.zeros((2, 2)),
+        publish=np.ones(2, bool),
+        sent=np.where(sent[:, None], np.zeros((2, 2)), np.nan),
+        commanded=sent,
+        driven=sent.copy(),
+        states=states,
+        reasons=reasons,
+        ages_s=np.zeros(2),
+        fresh_start=np.zeros(2, bool),
+        stages_s={},
+        samples=samples,
+        positions=positions,
+        before=before,
+        stopped=False,
+        owners={},
+        policy_sha256="a" * 64,
+        rejected=np.zeros(2, np.int64),
+        bounded=np.zeros(2, np.int64),
+        slowed=np.zeros(2, np.int64),
+        unheard={},
+    )
 
 
 def recording_of(plan: RecordingPlan) -> Recording:
@@ -311,11 +331,11 @@ def test_each_reading_is_found_among_the_messages_of_its_topic(plan: RecordingPl
     older = TWIST + b"older"
     samples = tuple((Sample(90 + robot, speeds[robot]), Sample(80, TWIST)) for robot in range(2))
     recording.note_commands(SentCommands(100, {0: TWIST, 1: TWIST}, of_tick=True))
-    note(recording, 100, result_of(samples, (Sample(70, older), Sample(91, speeds[1])), ("reset", "")))
+    recording.note_tick(tick_of(100, samples, (Sample(70, older), Sample(91, speeds[1])), ("reset", "")), 0)
     # The second sensor is silent, the command of robot_1 was replaced later.
     recording.note_commands(SentCommands(200, {0: TWIST}, of_tick=True))
     recording.note_commands(SentCommands(210, {1: TWIST}, of_tick=False))
-    note(recording, 200, result_of(((Sample(190, speeds[0]), Sample(195, None)), ())))
+    recording.note_tick(tick_of(200, ((Sample(190, speeds[0]), Sample(195, None)), ()), commanded=(True, False)), 0)
     recording.note_commands(SentCommands(250, {0: TWIST, 1: TWIST}, of_tick=False))
     recording.end()
     assert recording.folder is not None and not recording.error and recording.recorded == 2
@@ -349,7 +369,7 @@ def test_time_that_runs_backwards_begins_a_new_bag(plan: RecordingPlan) -> None:
     recording = recording_of(plan)
     recording.start()
     for time_ns in (100, 200, 150, 300):
-        note(recording, time_ns, result_of())
+        recording.note_tick(tick_of(time_ns), 0)
     recording.end()
     bags = sorted(plan.folder.iterdir())
     assert [[tick.time_ns for tick in ticks_of(read(bag))] for bag in bags] == [[100, 200], [150, 300]]
@@ -379,7 +399,7 @@ def test_a_writer_that_is_held_up_costs_ticks_of_the_recording_only(plan: Record
     recording.start()
     noted = QUEUE_TICKS + 100
     for number in range(noted):
-        note(recording, number, result_of(before=("reset", "") if number == noted - 1 else ("", "")))
+        recording.note_tick(tick_of(number, before=("reset", "") if number == noted - 1 else ("", "")), 0)
     assert 50 < recording.dropped <= 100
     blocked()
     deadline_s = time.monotonic() + PATIENCE_S
@@ -387,7 +407,7 @@ def test_a_writer_that_is_held_up_costs_ticks_of_the_recording_only(plan: Record
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
     dropped = recording.dropped
-    note(recording, noted, result_of())
+    recording.note_tick(tick_of(noted), 0)
     recording.end()
     assert recording.folder is not None
     ticks = ticks_of(read(recording.folder))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.replay import main
 from policy_node.config.schema import parse_configuration
+from policy_node.control.tick import FleetCommands, Sent
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import command_encoder
 from policy_node.recording.bag import typestore_of
@@ -28,6 +30,7 @@ from policy_node.recording.format import TICK_TYPE, ticks_topic
 from policy_node.recording.recorder import Recording, RecordingPlan
 from policy_node.ros.publishers import SentCommands
 from policy_node.ros.swap import deploy
+from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.untrained import SpacesOnly
 
 ROBOTS = ("arm_0", "arm_1", "arm_2")
@@ -116,6 +119,19 @@ def make_policy(file: Path, seed: int) -> Path:
     return file
 
 
+def sent_by_chance(rng: np.random.Generator, decided: FleetCommands, safe_commands: np.ndarray) -> Sent:
+    """Return what left: now and then safe commands for all, a safe command for one robot, or nothing for one."""
+    publish, count = decided.publish, len(ROBOTS)
+    late = (RobotState.STALE, "its readings became too old while commands were sent")
+    if rng.random() < 0.04:
+        return Sent(safe_commands.copy(), np.zeros(count, bool), dict.fromkeys(range(count), late), overruled=True)
+    lost = publish & (rng.random(count) < 0.05)
+    safe = lost & decided.ready & (rng.random(count) < 0.5)
+    commands = np.where((publish & ~lost)[:, None], decided.commands, np.nan)
+    commands[safe] = safe_commands[safe]
+    return Sent(commands, publish & ~lost, dict.fromkeys(np.flatnonzero(lost).tolist(), late))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
@@ -130,6 +146,7 @@ def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_pat
         for sensor in range(sensors):
             pipeline.set_present(robot, sensor, True)
     now_ns = 1_700_000_000_000_000_000
+    losses, replaced = np.random.default_rng([seed, 1]), 0
     for _ in range(TICKS):
         now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
         event = rng.choice(["", "reset", "reset one", "stop", "resume", "yield", "have"], p=[0.76] + [0.04] * 6)
@@ -149,16 +166,17 @@ def test_a_recording_of_anything_replays_to_the_same_commands(seed: int, tmp_pat
                 if rng.random() < (0.3 if deployment.configuration.sensors[sensor][0].may_be_silent else 0.85):
                     stamp_ns = now_ns - int(rng.integers(0, 20_000_000)) - int(rng.random() < 0.05) * 200_000_000
                     pipeline.add(robot, sensor, stamp_ns, reading(rng, stamp_ns, damaged=rng.random() < 0.02))
-        result = pipeline.step(now_ns)
-        if rng.random() < 0.04:
-            pipeline.note_overruled()
-        else:
-            robots = np.flatnonzero(result.publish).tolist()
-            messages = encode(result.commands, robots, now_ns)
-            recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))
-        recording.note_tick(now_ns, 0, result, pipeline.is_stopped, pipeline.owners, sha256)
+        observed = pipeline.observe(now_ns)
+        decided = pipeline.guard(pipeline.act(observed), observed)
+        sent = sent_by_chance(losses, decided, pipeline.safe_commands)
+        replaced += len(sent.instead)
+        robots = np.flatnonzero(sent.as_decided).tolist()
+        messages = encode(decided.commands, robots, now_ns)
+        recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))
+        recording.note_tick(pipeline.commit(decided, sent), 0)
     recording.end()
     assert not recording.error and not recording.dropped
+    assert replaced > 10
     assert recording.folder is not None
 
     report_file = tmp_path / "report.json"
@@ -177,7 +195,7 @@ def test_another_policy_than_the_one_that_drove_is_told(tmp_path: Path) -> None:
     pipeline = deploy(parse_configuration(parameters)).pipeline
     recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
     recording.start()
-    recording.note_tick(PERIOD_NS, 0, pipeline.step(PERIOD_NS), False, {}, "0" * 64)
+    recording.note_tick(dataclasses.replace(pipeline.step(PERIOD_NS), policy_sha256="0" * 64), 0)
     recording.end()
     report_file = tmp_path / "report.json"
     assert main([str(recording.folder), "--json", str(report_file)]) == 0

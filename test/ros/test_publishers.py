@@ -28,7 +28,7 @@ def test_a_command_that_has_become_too_old_is_not_sent(peer: Peer, model: Callab
     commands, everybody = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.ones(3, bool)
 
     def all_heard() -> bool:
-        assert publishers.publish(commands, everybody, 0) == []
+        assert publishers.publish(commands, everybody, 0).sent.all()
         return all(heard.values())
 
     peer.spin_until(all_heard, "commands")
@@ -37,7 +37,8 @@ def test_a_command_that_has_become_too_old_is_not_sent(peer: Peer, model: Callab
         messages.clear()
     # The second one's readings are too old by now; the third robot has none, and gets its safe command.
     until_s = np.array([np.inf, time.perf_counter() - 0.001, np.nan])
-    assert publishers.publish(commands, everybody, 0, until_s) == [1]
+    delivery = publishers.publish(commands, everybody, 0, until_s)
+    assert delivery.late == [1] and delivery.sent.tolist() == [True, False, True] and delivery.error is None
     peer.spin_until(lambda: bool(heard["one"] and heard["three"]), "commands")
     peer.spin_for(0.2)
     assert [[tuple(command_values(message)) for message in heard[robot]] for robot in ROBOTS] == [

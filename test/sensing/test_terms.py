@@ -416,14 +416,14 @@ def test_a_robot_waits_for_its_first_command_and_refuses_what_is_no_orientation(
         add(pipeline, 0, topic, now_ns, message)
     result = pipeline.step(now_ns)
     assert (result.states, result.reasons) == ((WAITING,), ("no message on policy.velocity_command",))
-    assert pipeline.unheard() == {"quadruped": ["policy.velocity_command"]}
+    assert result.unheard == {"quadruped": ["policy.velocity_command"]}
     add(pipeline, 0, "velocity_command", now_ns, dog.operate())
     imu.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
     add(pipeline, 0, "angular_velocity", now_ns, imu)
     result = pipeline.step(now_ns)
     assert result.states == (REJECTED,)
     assert result.reasons[0].startswith("policy.gravity: the quaternion [0.0, 0.0, 0.0, 0.0] has length 0")
-    assert pipeline.rejected_count.tolist() == [1]
+    assert result.rejected.tolist() == [1]
     add(pipeline, 0, "velocity_command", now_ns + 10**9, dog.operate())
     assert pipeline.step(now_ns).states == (REJECTED,)
 

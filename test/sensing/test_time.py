@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import PERIOD_NS, READY, REJECTED, SAFE, STALE, WAITING, Rig
 
-from policy_node.control.pipeline import FleetCommands, Pipeline, match_observations
+from policy_node.control.pipeline import Pipeline, match_observations
+from policy_node.control.tick import FleetTick
 
 SENSORS = ("camera", "touch")
 FRAMES = {name: spaces.Box(-1.0, 1.0, (2,), np.float32) for name in SENSORS}
@@ -56,7 +57,7 @@ class Fleet:
             message = Message(robot, self.true_ns - age_ns)
             self.pipeline.add(robot, self.pipeline.keys.index(name), stamp_ns, message)
 
-    def step(self) -> FleetCommands:
+    def step(self) -> FleetTick:
         """Run the tick that is due now, then let a period pass."""
         self._used.clear()
         result = self.pipeline.step(self.true_ns + self.ahead_ns)
@@ -205,7 +206,7 @@ def test_stamps_from_the_future_are_counted_and_said(fleet):
         result = fleet.step()
         assert result.states == (REJECTED, WAITING)
         assert "camera, touch: stamp lies more than 0.150 s in the future" in result.reasons[0]
-    assert fleet.pipeline.rejected_count.tolist() == [6, 0]
+    assert result.rejected.tolist() == [6, 0]
 
 
 def test_a_reason_that_changes_within_a_state_is_seen(fleet):

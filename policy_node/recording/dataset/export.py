@@ -24,7 +24,7 @@ from rich.console import Console
 
 from policy_node.cli.replay import add_common_options, open_replay, options_of, run
 from policy_node.config.specs import ArraySpec
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.messages.fields import MessageTypeError
 from policy_node.messages.registry import ReadingDecoder, reading_decoder
 from policy_node.policies.spaces import action_space, observation_space
@@ -147,14 +147,13 @@ class DatasetWriter:
         self._dataset: Any = None
         self.episodes = self.steps = self.without_command = 0
 
-    def __call__(self, tick: Tick, result: FleetCommands) -> None:
+    def __call__(self, tick: Tick, result: FleetTick) -> None:
         """Take one tick."""
         rewards = self._rewards.take(tick) if self._rewards else np.zeros(len(self._stretches))
         observations = {key: tensor.cpu().numpy() for key, tensor in self._replay.pipeline.observations.items()}
-        observed = self._replay.pipeline.observed
         for robot, state in enumerate(result.states):
             # Also after a reset, or a gap that no tick saw: history and memory begin anew, so does the episode.
-            if state is not RobotState.READY or (observed is not None and observed.fresh_start[robot]):
+            if state is not RobotState.READY or result.fresh_start[robot]:
                 self._end(robot)
             if state is not RobotState.READY:
                 continue

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.sensing.synchroniser import RobotState
 
 STATES = tuple(RobotState)
@@ -46,7 +46,7 @@ class ReplayLog:
         self._commands: list[np.ndarray] = []
         self.reasons: list[Counter[str]] = [Counter() for _ in robots]
 
-    def add(self, time_ns: int, result: FleetCommands) -> None:
+    def add(self, time_ns: int, result: FleetTick) -> None:
         """Note one tick."""
         self._times_ns.append(time_ns)
         self._states.append(np.array([STATES.index(state) for state in result.states], np.uint8))

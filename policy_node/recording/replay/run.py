@@ -18,7 +18,7 @@ from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.config.parameter_file import parse_parameters, read_parameter_file
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
-from policy_node.control.pipeline import FleetCommands
+from policy_node.control.tick import FleetTick
 from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY
 from policy_node.recording.format import Tick as RecordedTick
 from policy_node.recording.replay.bag import Bag, BagError, WantedTopic, check_topics
@@ -289,7 +289,7 @@ class Replay:
         arrivals = arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets)
         return ticks_at_rate(arrivals, period_ns)
 
-    def step(self, tick: Tick) -> FleetCommands | None:
+    def step(self, tick: Tick) -> FleetTick | None:
         """Hand the messages of a tick to the pipeline and run it; None where only commands left between two ticks."""
         if self._recording is not None:
             return self._step_as_recorded(tick)
@@ -308,7 +308,7 @@ class Replay:
                 self.pipeline.add(robot, sensor, stamp_ns, arrival.raw)
         return self.pipeline.step(tick.time_ns)
 
-    def _step_as_recorded(self, tick: Tick) -> FleetCommands | None:
+    def _step_as_recorded(self, tick: Tick) -> FleetTick | None:
         """Run a recorded tick: the pipeline is told what the node's was told, and given what the node's had chosen."""
         by_topic: dict[str, list[bytes]] = {}
         for arrival in tick.arrivals:
@@ -319,10 +319,11 @@ class Replay:
         if recorded is None:
             return None
         self._note_gaps(recorded)
+        # Readings are given as they were chosen; of a safe position only what was read at this very tick is there.
+        self.pipeline.forget_samples()
         robots = [recorded.robots.get(name) for name in self._configuration.robots]
         before = [robot.before if robot is not None else "" for robot in robots]
-        if "overruled" in before:
-            self.pipeline.note_overruled()
+        self.pipeline.note_overruled([index for index, what in enumerate(before) if what == "overruled"])
         if before == ["reset"] * len(before):
             self.pipeline.reset()
         else:
@@ -345,7 +346,12 @@ class Replay:
                     sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
                     self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
-        return self.pipeline.step(tick.time_ns, selections=selections)
+        instead = {
+            index: (RobotState[robot.state], robot.reason)
+            for index, robot in enumerate(robots)
+            if robot is not None and not robot.sent
+        }
+        return self.pipeline.step(tick.time_ns, selections=selections, instead=instead)
 
     def _topics_of(self, robot: int) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
         """Return name and topic of each sensor that is observed of a robot, and those of the safe position."""

@@ -1,0 +1,113 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the pipeline remembers of each robot from tick to tick: its last command and its episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policy_node.config.schema import Configuration
+from policy_node.control.tick import FleetCommands, Observed, Sent
+
+# Longer ago than any hold; any time may be subtracted from it.
+NEVER_NS = np.iinfo(np.int64).min // 2
+
+
+class FleetMemory:
+    """Remembers last commands, episodes and counts; `commit` alone takes note of a tick.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    components
+        Of a command.
+
+    Attributes
+    ----------
+    last_commands
+        `[robots, components]` float64: what left at the last tick, NaN where nothing did. Never changed in place.
+    last_driven_ns
+        `[robots]` int64: when a command of the policy last left; `NEVER_NS` where it must not be held any more.
+    fresh_start
+        `[robots]` bool: robots whose history and memory start anew at their next good set of readings.
+    bounded, slowed
+        `[robots]` int64: commands that left on which a bound, or a limit of the change, acted.
+    """
+
+    def __init__(self, configuration: Configuration, components: int) -> None:
+        count = len(configuration.robots)
+        self._ramp_ns = configuration.action.ramp_s * 1e9
+        self.last_commands = np.full((count, components), np.nan)
+        self.last_driven_ns = np.full(count, NEVER_NS)
+        self.fresh_start = np.ones(count, bool)
+        self.bounded, self.slowed = np.zeros((2, count), np.int64)
+        # Where each robot's ramp began, and when.
+        self._ramp_start = self.last_commands.copy()
+        self._recovered_ns = np.full(count, NEVER_NS)
+        self._before = [""] * count
+
+    def take_events(self) -> tuple[str, ...]:
+        """Return by robot what happened to its episode since the last call."""
+        before, self._before = tuple(self._before), [""] * len(self._before)
+        return before
+
+    def begin_anew(self, robots: Sequence[int]) -> None:
+        """Begin the episodes of some robots anew; nothing from before is held."""
+        self.fresh_start[list(robots)] = True
+        self.last_driven_ns[list(robots)] = NEVER_NS
+
+    def forget(self, robots: Sequence[int]) -> None:
+        """Begin the episodes of some robots anew, as if nothing had ever been sent to them."""
+        self.begin_anew(robots)
+        self._set_last(robots, np.full((len(robots), self.last_commands.shape[1]), np.nan), "reset")
+
+    def overrule(self, robots: Sequence[int], commands: np.ndarray) -> None:
+        """Begin the episodes of some robots anew, which got these commands `[robots, components]` meanwhile."""
+        self.begin_anew(robots)
+        self._set_last(robots, commands, "overruled")
+
+    def _set_last(self, robots: Sequence[int], commands: np.ndarray, event: str) -> None:
+        for robot in robots:
+            self._before[robot] = event
+        last_commands = self.last_commands.copy()
+        last_commands[list(robots)] = commands
+        self.last_commands = last_commands
+
+    def ramp(self, observed: Observed, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where each robot's ramp begins `[robots, components]`, and how much of it has passed `[robots]`.
+
+        Parameters
+        ----------
+        observed
+            Of this tick; the ramps of robots with a fresh start begin with it.
+        present
+            `[robots, components]`: the command that each robot is taken to follow until now.
+        """
+        if not self._ramp_ns:
+            return present, np.ones(len(present))
+        fresh_start = observed.fresh_start
+        passed = np.clip((observed.now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
+        return np.where(fresh_start[:, None], present, self._ramp_start), np.where(fresh_start, 0.0, passed)
+
+    def commit(self, decided: FleetCommands, sent: Sent) -> None:
+        """Remember what left at a tick."""
+        observed, inferred = decided.observed, decided.actions.inferred
+        driven = decided.ready & sent.as_decided
+        lost = decided.publish & ~sent.as_decided
+        # A gap in the data ends a robot's episode, and so does a command that never left: stack and memory then start
+        # as they do in training after a reset.
+        self.fresh_start = ~driven
+        self.last_driven_ns[driven] = observed.now_ns
+        # No gaps in the data that `hold` may bridge.
+        self.last_driven_ns[decided.faulty | observed.stopped | lost] = NEVER_NS
+        self.last_commands = sent.commands
+        began = driven & observed.fresh_start
+        self._ramp_start[began] = decided.actions.present[began]
+        self._recovered_ns[began] = observed.now_ns
+        self.bounded += inferred.bounded & driven
+        self.slowed += inferred.slowed & driven
+        for robot in np.flatnonzero(sent.replaced).tolist():
+            self._before[robot] = "overruled"

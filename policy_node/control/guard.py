@@ -1,0 +1,107 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The guard: the only place that decides whether a robot gets the policy's command, another one, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from policy_node.config.schema import Configuration
+from policy_node.control.fleet_memory import FleetMemory
+from policy_node.control.tick import Actions, FleetCommands, Observed
+from policy_node.sensing.synchroniser import RobotState
+
+
+class Guard:
+    """Lets commands of the policy through that are finite and fresh, and replaces all others.
+
+    Bounds and limits of the change have acted on the device, see `CommandLimiter`; they leave NaN where an action
+    cannot be used.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        self._hold_ns = round(configuration.action.hold_s * 1e9)
+        self._when_stale = configuration.action.when_stale
+
+    def __call__(
+        self,
+        actions: Actions,
+        observed: Observed,
+        safe_commands: np.ndarray,
+        memory: FleetMemory,
+        clock: Callable[[], int] | None,
+    ) -> FleetCommands:
+        """Decide on the command of every robot.
+
+        Parameters
+        ----------
+        actions, observed
+            Of this tick.
+        safe_commands
+            `[robots, components]` float64; NaN in the rows of robots without one.
+        memory
+            What was sent before.
+        clock
+            The clock of the stamps, read once more: readings may have become too old while the policy acted. None: time
+            stands still during the tick.
+        """
+        started_s = time.perf_counter()
+        states, reasons = list(observed.states), list(observed.reasons)
+        faulty = observed.ready & ~np.isfinite(actions.inferred.commands).all(axis=1)
+        for robot in np.flatnonzero(faulty).tolist():
+            states[robot], reasons[robot] = RobotState.FAULT, actions.failure or "its action is not finite"
+        ready = observed.ready & ~faulty
+        for robot, reason in self._outdated(ready, observed, clock).items():
+            ready[robot] = False
+            states[robot], reasons[robot] = RobotState.STALE, reason
+        commands = safe_commands.copy()
+        commands[ready] = actions.inferred.commands[ready]
+        held = np.zeros(len(ready), bool)
+        if self._when_stale == "hold":
+            since_driven_ns = observed.now_ns - memory.last_driven_ns
+            held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
+            commands[held] = memory.last_commands[held]
+        # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
+        publish = ready | faulty | observed.stopped | (self._when_stale != "silent")
+        # Without a safe command, or where another node commands it, a robot is left alone.
+        publish &= ready | ~np.isnan(commands).any(axis=1)
+        return FleetCommands(
+            observed=observed,
+            actions=actions,
+            commands=commands,
+            publish=publish,
+            states=tuple(states),
+            reasons=tuple(reasons),
+            ready=ready,
+            held=held,
+            faulty=faulty,
+            expires_s=np.where(ready, observed.started_s + self._max_age_ns / 1e9 - observed.ages_s, np.inf),
+            guard_s=time.perf_counter() - started_s,
+        )
+
+    def _outdated(self, ready: np.ndarray, observed: Observed, clock: Callable[[], int] | None) -> dict[int, str]:
+        """Return the robots whose readings have become too old since the tick began, each with the reason."""
+        if clock is None or not ready.any():
+            return {}
+        elapsed_ns = clock() - observed.now_ns
+        if elapsed_ns < 0:  # it was set back meanwhile
+            elapsed_ns = round((time.perf_counter() - observed.started_s) * 1e9)
+        # NaN where a robot has no readings: those are not ready.
+        outdated = ready & (observed.ages_s * 1e9 + elapsed_ns > self._max_age_ns)
+        return {
+            robot: (
+                f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s: they are "
+                f"{observed.ages_s[robot] + elapsed_ns / 1e9:.3f} s old, synchronisation.max_age_s allows "
+                f"{self._max_age_ns / 1e9:.3f} s"
+            )
+            for robot in np.flatnonzero(outdated).tolist()
+        }

@@ -1,0 +1,107 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of every sensor of every robot, and the choice of each robot's readings for a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from policy_node.config.schema import Configuration
+from policy_node.sensing.samples import SampleRing
+from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
+
+# Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
+RING_LENGTH = 16
+
+
+class FleetSamples:
+    """Keeps the newest samples of all robots.
+
+    Parameters
+    ----------
+    configuration
+        Robots and sensors. Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of
+        which the newest sample counts, those that may be silent, and last the safe position, which is not observed.
+
+    Attributes
+    ----------
+    names
+        Of the sensors.
+    observed
+        The sources of each sensor that is observed.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        sensors = configuration.sensors
+        self.names = tuple(sources[0].name for sources in sensors)
+        self.observed = [sources for sources in sensors if sources[0] is not configuration.safe_position]
+        self._robots = configuration.robots
+        self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
+        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        lengths = [max(RING_LENGTH, sources[0].depth) for sources in sensors]
+        self._rings = [[SampleRing(length) for length in lengths] for _ in self._robots]
+        self._heard = np.zeros((len(self._robots), len(sensors)), bool)
+        # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
+        self._present = [[False] * len(sensors) for _ in self._robots]
+        synchronised = sum(sources[0].is_synchronised for sources in self.observed)
+        silent = sum(sources[0].may_be_silent for sources in self.observed)
+        newest = slice(synchronised, len(self.observed) - silent)
+        self._silent = slice(newest.stop, len(self.observed))
+        self._synchronised_names = self.names[:synchronised]
+        self._newest_names, self._silent_names = self.names[newest], self.names[self._silent]
+        self._synchronised_rings = [rings[:synchronised] for rings in self._rings]
+        self._newest_rings = [rings[newest] for rings in self._rings]
+        self._silent_rings = [rings[self._silent] for rings in self._rings]
+        ages_ns = [round(sources[0].max_age_s * 1e9) for sources in self.observed]
+        self._newest_ages_ns, self._silent_ages_ns = ages_ns[newest], ages_ns[self._silent]
+
+    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
+        """Take in a sample of one sensor of one robot, both by their index."""
+        self._heard[robot, sensor] = True
+        self._rings[robot][sensor].append(stamp_ns, message)
+
+    def set_present(self, robot: int, sensor: int, present: bool) -> None:
+        """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        self._present[robot][sensor] = present
+
+    def of_sensor(self, sensor: int) -> list[SampleRing]:
+        """Return the samples of one sensor by robot."""
+        return [rings[sensor] for rings in self._rings]
+
+    def unheard(self) -> dict[str, list[str]]:
+        """Return the robots of which some sensor was never heard and is not merely silent, with those sensors."""
+        if self._heard.all():
+            return {}
+        heard = self._heard.copy()
+        heard[:, self._silent] |= np.array(self._present, bool)[:, self._silent]
+        return {
+            robot: [name for name, is_heard in zip(self.names, row, strict=True) if not is_heard]
+            for robot, row in zip(self._robots, heard, strict=True)
+            if not row.all()
+        }
+
+    def forget(self, robots: Iterable[int]) -> None:
+        """Drop all samples of some robots, by their index."""
+        for robot in robots:
+            for ring in self._rings[robot]:
+                ring.clear()
+
+    def select(self, now_ns: int, previous_ns: int) -> list[Selection]:
+        """Choose the readings of every robot; the tick before was at `previous_ns`."""
+        limits_ns = (self._slop_ns, self._max_age_ns)
+        selections = [select(rings, self._synchronised_names, now_ns, *limits_ns) for rings in self._synchronised_rings]
+        if self._newest_ages_ns:
+            selections = [
+                with_newest(selection, rings, self._newest_names, now_ns, self._max_age_ns, self._newest_ages_ns)
+                for selection, rings in zip(selections, self._newest_rings, strict=True)
+            ]
+        if self._silent_names:
+            own = (self._silent_names, self._silent_ages_ns, now_ns, previous_ns, *limits_ns)
+            selections = [
+                with_silent(selection, rings, present[self._silent], *own)
+                for selection, rings, present in zip(selections, self._silent_rings, self._present, strict=True)
+            ]
+        return selections
