@@ -21,7 +21,7 @@ PARAMETERS_FILE = "parameters.yaml"
 # Keys of the custom data in metadata.yaml.
 FORMAT_KEY = "policy_node.format"
 NODE_KEY = "policy_node.node"
-PARAMETERS_KEY = "policy_node.config.parameters"
+PARAMETERS_KEY = "policy_node.parameters"
 POLICY_KEY = "policy_node.policy_sha256"
 FORMAT = "1"
 

@@ -118,7 +118,7 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
     }
     assert custom["policy_node.node"] == "/policy_node"
     again = yaml.safe_load((bag / "parameters.yaml").read_text())
-    assert again == yaml.safe_load(custom["policy_node.config.parameters"])
+    assert again == yaml.safe_load(custom["policy_node.parameters"])
     configuration = parse_configuration(again["/**"]["ros__parameters"])
     assert configuration == parse_configuration(parameters)
 

@@ -18,7 +18,7 @@ from policy_node.recording.format import TICK_TYPE, Reading, RobotTick, Tick, pa
 
 TWIST = "geometry_msgs/msg/Twist"
 TOPICS = {"/robot_0/cmd_vel": TWIST, "/robot_1/cmd_vel": TWIST}
-CUSTOM = {"policy_node.node": "/fleet/policy_node", "policy_node.config.parameters": "/**:\n  ros__parameters:\n    a: b\n"}
+CUSTOM = {"policy_node.node": "/fleet/policy_node", "policy_node.parameters": "/**:\n  ros__parameters:\n    a: b\n"}
 STORE = typestore_of([TWIST, TICK_TYPE])
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -121,7 +121,7 @@ def test_a_bag_that_was_closed_is_complete(tmp_path):
     before = (tmp_path / "bag" / "bag.mcap").read_bytes()
     assert complete(tmp_path / "bag") == 1
     assert (tmp_path / "bag" / "bag.mcap").read_bytes() == before
-    assert (tmp_path / "bag" / "parameters.yaml").read_text() == CUSTOM["policy_node.config.parameters"]
+    assert (tmp_path / "bag" / "parameters.yaml").read_text() == CUSTOM["policy_node.parameters"]
     with Reader(tmp_path / "bag") as reader:
         (connection,) = (each for each in reader.connections if each.msgcount)
         assert connection.msgtype == TWIST and "geometry_msgs/Vector3 linear" in connection.msgdef.data
