@@ -21,6 +21,8 @@ from policy_node.ros.messages import reading_decoder
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.specs import ArraySpec
 
+pytestmark = pytest.mark.both_distributions
+
 # Cameras that publish with Fast DDS as it comes, until the process is ended.
 PUBLISHER = textwrap.dedent("""
     import time, rclpy
@@ -128,6 +130,7 @@ def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path
     subscriptions.destroy()
 
 
+@pytest.mark.over_dds
 def test_large_images_that_are_lost_are_reported_with_the_remedy(peer: Peer, tmp_path: Path, cameras: None) -> None:
     changes = {
         "observations.keys": ["image"],

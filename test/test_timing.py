@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from policy_node.timing import Schedule, SteadyClock, TickRecord, TickStatistics, column_percentiles, percentiles
 
+pytestmark = pytest.mark.timing
+
 PERIOD_NS = 50
 
 
