@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What must be so before any test imports rclpy, and the fixtures of the tests that run the node."""
+"""Isolate the tests from robots, users and other test runs; mark tests; and give the fixtures that run the node."""
 
 import os
 import signal
@@ -10,35 +10,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from touches_ros import touches_ros
+from hypothesis import settings
 
 from policy_node.ros.domain import free_domain_id
 
-# Test robots must meet neither real ones nor those of another test run; processes started by the tests inherit this.
+# Each worker of pytest-xdist imports this file and has its own ROS domain. The processes that it starts inherit it.
 os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
-# What began them may have told them to ignore Ctrl-C, as shells tell what they run in the background.
+# Shells let what runs in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# What one run measures of engines must not decide for another one.
+# Measurements of engines are cached; another run or worker must not find them.
 _cache = tempfile.TemporaryDirectory(prefix="policy_node_cache_")
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
-# Tests with these fixtures let processes talk over DDS.
-OVER_DDS = {"ros", "start_node"}
-# They have to wait for other processes, and a machine that others starve of CPU can break any wait. Such a test gets a
-# second try, which the summary shows with what failed at first: one that shows up there again and again is wrong.
+# How many examples a property-based test tries. A busy machine may take any time for one.
+settings.register_profile("small", max_examples=30, deadline=None)
+settings.register_profile("large", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))
+
+# Fixtures that start processes which talk over DDS.
+OVER_DDS = {"launch", "lockstep", "start_node", "start_sim"}
+# A machine that takes the CPU from such processes can break any wait. These tests get a second try; the summary shows
+# how the first one failed. A test that shows up there again and again is wrong.
 SECOND_TRY = pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that touch ROS: `pytest -m ros` runs these, `-m "not ros"` the others."""
+    """Give tests over DDS a second try, and put timing-sensitive tests first.
+
+    `--dist worksteal` of pytest-xdist gives each worker an equal part in this order, and steals from the end of a part:
+    the first worker runs the timing-sensitive tests, one after the other.
+    """
     for item in items:
-        if touches_ros(item.path):
-            item.add_marker(pytest.mark.ros)
         if OVER_DDS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("over_dds")
+        if item.get_closest_marker("over_dds"):
             item.add_marker(SECOND_TRY)
+    items.sort(key=lambda item: item.get_closest_marker("timing") is None)
+
+
+@pytest.hookimpl(optionalhook=True, trylast=True)
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """Let a test fail that crashed its worker of pytest-xdist, whatever a second try gives."""
+    report.outcome = "failed"
 
 
 @pytest.fixture(scope="session")

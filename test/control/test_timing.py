@@ -20,6 +20,8 @@ from policy_node.control.timing import (
     percentiles,
 )
 
+pytestmark = pytest.mark.timing
+
 PERIOD_NS = 50
 
 

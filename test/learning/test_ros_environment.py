@@ -72,6 +72,7 @@ def arrays(observations: dict[str, Any]) -> dict[str, np.ndarray]:
     return {key: np.copy(torch.as_tensor(rows).numpy()) for key, rows in observations.items()}
 
 
+@pytest.mark.both_distributions
 def test_over_dds_it_is_the_arena_bit_by_bit(
     lockstep: None, make_env: Callable[..., RosVecEnv], monkeypatch: pytest.MonkeyPatch
 ) -> None:

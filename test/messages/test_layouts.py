@@ -29,6 +29,7 @@ def known_shapes(decoder: Any) -> int:
     return sum(map(len, decoder._read._layouts.values()))
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_valid_messages_of_both_byte_orders_give_what_the_typed_ones_give(case: Case) -> None:
     decoder = case.decoder()

@@ -248,6 +248,7 @@ def test_compressed_colour_images(extension: str, tolerance: int, wanted: str, c
     assert np.abs(got.astype(int) - expected).max() <= tolerance
 
 
+@pytest.mark.both_distributions
 def test_compressed_grey_transparent_and_depth_images() -> None:
     grey, bgra, depth = smooth(1), smooth(4), smooth(1, "uint16") * 100
     assert np.array_equal(decode(COMPRESSED_IMAGE, compressed(grey, ".png"), (12, 17, 1)), grey)
@@ -410,7 +411,7 @@ VECTORS: list[tuple[str, Any, dict[str, Any], list[float]]] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.both_distributions), "float64"])
 @pytest.mark.parametrize(("type_name", "message", "choices", "expected"), VECTORS)
 def test_vectors(type_name: str, message: Any, choices: dict[str, Any], expected: list[float], dtype: str) -> None:
     assert decode(type_name, message, (len(expected),), dtype, **choices).tolist() == expected
@@ -589,6 +590,7 @@ def test_what_cannot_work_is_refused_with_a_remedy(
 # Stamps and hostile messages
 
 
+@pytest.mark.both_distributions
 @given(seconds=st.integers(-(2**31), 2**31 - 1), nanoseconds=st.integers(0, 2**32 - 1), frame=st.text(max_size=9))
 def test_stamps_of_serialised_messages(seconds: int, nanoseconds: int, frame: str) -> None:
     header = Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame.replace("\0", ""))
@@ -673,6 +675,7 @@ def test_random_bytes_are_decoded_or_unusable(case: Any, raw: bytes) -> None:
     check_hostile(name, raw, *rest)
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("index", range(len(RAW_SEEDS)))
 def test_every_shortened_message_is_decoded_or_unusable(index: int) -> None:
     name, raw, *rest = RAW_SEEDS[index]
@@ -681,6 +684,7 @@ def test_every_shortened_message_is_decoded_or_unusable(index: int) -> None:
         check_hostile(name, raw[:length], *rest)
 
 
+@pytest.mark.both_distributions
 def test_padding_beyond_the_start_is_refused_before_deserialising() -> None:
     # Fast DDS reads beyond such a message and takes the process with it.
     for raw in (
@@ -706,6 +710,7 @@ def encode(type_name: str, command: list[float], stamp_ns: int = 0, **choices: A
     return deserialize_message(serialize_message(message), encoder.message_type)
 
 
+@pytest.mark.both_distributions
 def test_velocity_commands() -> None:
     expected = Twist(linear=Vector3(x=0.25), angular=Vector3(z=-1.5))
     fields = ["angular.z", "linear.x"]
@@ -714,16 +719,19 @@ def test_velocity_commands() -> None:
     assert stamped == TwistStamped(header=HEADER, twist=expected)
 
 
+@pytest.mark.both_distributions
 def test_array_commands() -> None:
     assert encode(FLOAT64_ARRAY, [1.0, -2.5, 3.0]) == Float64MultiArray(data=[1.0, -2.5, 3.0])
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("field", ["position", "velocity", "effort"])
 def test_joint_state_commands(field: str) -> None:
     got = encode(JOINT_STATE, [1.0, -2.5], 12 * 10**9 + 345, joints=["b", "a"], field=field, frame_id="base")
     assert got == JointState(header=HEADER, name=["b", "a"], **{field: [1.0, -2.5]})
 
 
+@pytest.mark.both_distributions
 def test_joint_trajectory_commands() -> None:
     joints = ["b", "a"]
     got = encode("trajectory_msgs/msg/JointTrajectory", [1.0, -2.5], 12 * 10**9, joints=joints, time_from_start_s=1.05)

@@ -17,6 +17,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from policy_node.messages.patched import PatchedMessages, TypedMessages, find_layout, fleet_encoder
 from policy_node.messages.registry import command_encoder
 
+pytestmark = pytest.mark.both_distributions
+
 VELOCITY_FIELDS = [f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"]
 # As long as a name may be in bytes: what follows it is aligned anew for each length.
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)

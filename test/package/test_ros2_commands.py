@@ -16,9 +16,12 @@ from node_harness import PATIENCE_S
 
 from policy_node.config.package_files import share_path
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("ros2") is None, reason="the command ros2 comes with a ROS 2 installation, not as a wheel"
-)
+pytestmark = [
+    pytest.mark.over_dds,
+    pytest.mark.skipif(
+        shutil.which("ros2") is None, reason="the command ros2 comes with a ROS 2 installation, not as a wheel"
+    ),
+]
 
 NODE = "/policy_node"
 # The graph is asked for directly: the daemon that ros2 starts would outlive the tests.

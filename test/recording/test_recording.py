@@ -72,6 +72,7 @@ class Raw:
         peer.node.create_subscription(message_type, topic, self.messages.append, qos, raw=True)
 
 
+@pytest.mark.both_distributions
 def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
     """Every tick, the readings as they were published and the commands as they were received, to the last one."""
     folder = tmp_path / "recordings"
@@ -160,6 +161,7 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
         assert command_values(deserialize_message(commands[-1], Twist)).tolist() == safe
 
 
+@pytest.mark.both_distributions
 def test_each_activation_records_a_bag_whatever_became_of_the_others(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
@@ -201,6 +203,7 @@ def test_each_activation_records_a_bag_whatever_became_of_the_others(
     assert len(ticks) > 10 and [tick.number for tick in ticks] == list(range(len(ticks)))
 
 
+@pytest.mark.both_distributions
 def test_a_full_disk_ends_the_recording_and_not_the_driving(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def make_policy(kind: str, folder: Path) -> tuple[Path, int]:
     return file, stack
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("kind", ["frame stack", "memory"])
 def test_a_recorded_drive_replays_to_the_commands_that_were_sent(
     kind: str, rovers: None, peer: Peer, start_node: Callable[..., Any], tmp_path: Path

@@ -60,6 +60,7 @@ def pair(peer: Peer, start_node: StartNode, tmp_path: Path, monkeypatch: pytest.
     return Pair(peer, start_node, save_moody(tmp_path / "moody.pt"))
 
 
+@pytest.mark.both_distributions
 def test_the_later_node_leaves_a_robot_to_the_earlier_one(pair: Pair, peer: Peer) -> None:
     fleet = pair.fleet
     diagnostics = Diagnostics(peer)
@@ -99,6 +100,7 @@ def test_the_later_node_leaves_a_robot_to_the_earlier_one(pair: Pair, peer: Peer
     assert "Traceback" not in first.text + second.text
 
 
+@pytest.mark.both_distributions
 def test_the_claim_of_a_node_that_died_expires(pair: Pair) -> None:
     first = pair.start_first()
     pair.fleet.live(lambda: pair.driven_by("shared") == "first", "commands of the first node")
@@ -109,6 +111,7 @@ def test_the_claim_of_a_node_that_died_expires(pair: Pair) -> None:
     second.wait_for("/first no longer commands /shared")
 
 
+@pytest.mark.both_distributions
 def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(pair: Pair) -> None:
     first = pair.start_first()
     pair.fleet.live(lambda: pair.driven_by("shared") == "first", "commands of the first node")
@@ -123,6 +126,7 @@ def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(
     first.wait_for("/second commands shared, too: this node leaves them alone")
 
 
+@pytest.mark.both_distributions
 def test_a_foreign_publisher_is_named_once(pair: Pair, peer: Peer) -> None:
     first = pair.start_first()
     second = pair.start_second()
@@ -166,6 +170,7 @@ def claimants(peer: Peer) -> Iterator[tuple[Claimant, Claimant]]:
         claimant.destroy()
 
 
+@pytest.mark.both_distributions
 def test_a_claim_has_not_expired_because_nobody_listened(claimants: tuple[Claimant, Claimant]) -> None:
     first, second = claimants
     assert second.owner == "/first"
@@ -188,6 +193,7 @@ def test_a_node_that_was_paused_commands_nothing_before_it_has_listened(claimant
     assert not second.owner
 
 
+@pytest.mark.both_distributions
 def test_two_that_begin_at_once_agree_before_either_commands(peer: Peer) -> None:
     claimants = Claimant("first"), Claimant("second")
     threads = [threading.Thread(target=claimant.begin) for claimant in claimants]
@@ -231,6 +237,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 names = st.from_regex(r"(/[A-Za-z0-9_]{1,9}){1,4}", fullmatch=True)
 
 
+@pytest.mark.both_distributions
 @settings(deadline=None)
 @given(st.builds(Claim, names, texts, st.integers(0, 10**19 - 1), st.frozensets(texts)))
 def test_a_claim_is_read_as_it_was_sent(claim: Claim) -> None:

@@ -25,6 +25,8 @@ from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.swap import deploy
 
+pytestmark = pytest.mark.timing
+
 SAFE = (0.125, -0.25)
 
 
@@ -115,6 +117,7 @@ def rig(peer: Peer, model: Callable[..., tuple[Path, Any]], monkeypatch: pytest.
     rig.destroy()
 
 
+@pytest.mark.both_distributions
 def test_a_robot_is_safe_although_the_tick_hangs(rig: Rig, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_loop, "STOP_TIMEOUT_S", 0.1)
     rig.loop.start()
@@ -143,6 +146,7 @@ def test_a_loop_that_fails_makes_its_robot_safe_and_says_so(rig: Rig, peer: Peer
     assert rig.loop.failure is rig.failures[0]
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("step_s", [-1000, 1000])
 def test_a_clock_that_is_set_moves_no_tick_and_no_robot(step_s: int, rig: Rig, peer: Peer) -> None:
     rig.loop.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of, random_reading
@@ -58,6 +59,7 @@ Model = Callable[..., tuple[Path, Any]]
 StartNode = Callable[..., NodeProcess]
 
 
+@pytest.mark.both_distributions
 def test_every_robot_and_the_node_say_how_they_do(model: Model, peer: Peer, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"synchronisation.max_age_s": 5.0}))
     fleet = ScriptedFleet(peer, ROBOTS)

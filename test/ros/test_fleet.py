@@ -25,6 +25,7 @@ ADDRESSES = ("10.213.48.1", "10.213.48.2")
 SERVER_PORT = 11811
 
 
+@pytest.mark.both_distributions
 def test_shards_command_every_robot_once_and_do_not_need_each_other(
     start_node: Callable[..., Any], peer: Any, model: Callable[..., Any]
 ) -> None:
@@ -143,6 +144,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., None]]:
         print(f"--- {name}\n{log.read_text(errors='replace')}")
 
 
+@pytest.mark.over_dds
 @pytest.mark.parametrize("discovery", ["multicast", "server"])
 def test_shards_on_two_hosts_drive_one_fleet(hosts: list[Host], start: Callable[..., None], discovery: str) -> None:
     """The simulation and a shard on one host, the other shard on the second, joined by a network alone."""

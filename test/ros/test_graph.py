@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node says of a topic on which nothing can arrive."""
 
+import pytest
 from geometry_msgs.msg import Twist
 from node_harness import Peer, parameters_of
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -9,6 +10,8 @@ from sensor_msgs.msg import Image
 
 from policy_node.config.schema import parse_configuration
 from policy_node.ros.graph import several_publishers, why_silent
+
+pytestmark = pytest.mark.both_distributions
 
 ROBOTS = ("one", "two")
 

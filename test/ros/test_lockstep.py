@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from node_harness import NodeProcess, Peer
@@ -78,6 +79,7 @@ def parameters() -> dict[str, Any]:
     )
 
 
+@pytest.mark.both_distributions
 def test_two_drives_with_one_seed_are_equal_bit_by_bit(peer: Peer, start_node: Callable[..., NodeProcess]) -> None:
     parts: list[list[Values]] = []
     for _ in range(2):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from node_harness import (
     CELLS,
     Diagnostics,
@@ -38,6 +39,7 @@ def drives(fleet: ScriptedFleet, robot: str) -> bool:
     return bool(fleet.commands[robot]) and not is_safe(fleet, robot)
 
 
+@pytest.mark.both_distributions
 def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, start_node: StartNode) -> None:
     parameters = parameters_of(model()[0], ROBOTS, {"action.safe_command": list(SAFE)})
     process = start_node(parameters)
@@ -123,6 +125,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
     process.wait_for(r"robot_2[^:]*: READY", start)
 
 
+@pytest.mark.both_distributions
 def test_time_that_jumps_back_starts_everything_anew(model: Model, peer: Peer, start_node: StartNode) -> None:
     model_file, built_model = model(stack=4)
     process = start_node(

@@ -32,6 +32,7 @@ def safe(fleet: ScriptedFleet) -> bool:
     return all(np.array_equal(fleet.newest(robot), SAFE) for robot in fleet.robots)
 
 
+@pytest.mark.both_distributions
 def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {**DRIVES, "autostart": False}))
     operator = LifecycleClient(peer, process.full_name)
@@ -69,6 +70,7 @@ def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer,
     assert process.send(signal.SIGINT) == 0
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_makes_every_robot_safe_and_ends_the_node(
     number: signal.Signals, model: Model, peer: Peer, start_node: StartNode
@@ -89,6 +91,7 @@ def test_simulated_time_that_is_no_boolean_is_refused(model: Model, start_node: 
     assert process.send(signal.SIGINT) == 0
 
 
+@pytest.mark.both_distributions
 def test_empty_lists_in_a_parameter_file_count_as_not_given(model: Model, start_node: StartNode, peer: Peer) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"robots": [], "observations.touch.joints": []}))
     process.wait_for(r"configure failed:\nrobots: missing; give a list of strings.*The node stays alive")
@@ -97,6 +100,7 @@ def test_empty_lists_in_a_parameter_file_count_as_not_given(model: Model, start_
     assert operator.change("configure")
 
 
+@pytest.mark.both_distributions
 def test_a_parameter_file_that_ros_cannot_read_is_named_without_a_traceback(
     model: Model, start_node: StartNode
 ) -> None:
@@ -105,24 +109,11 @@ def test_a_parameter_file_that_ros_cannot_read_is_named_without_a_traceback(
     assert "Traceback" not in process.text
 
 
-@pytest.fixture(scope="module")
-def operator_of_a_wrong_node(
-    ros: None, model: Model, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[LifecycleClient, NodeProcess, Peer]]:
-    """Start one node with a wrong parameter file, for all errors: it has to survive them."""
-    peer = Peer()
+@pytest.mark.both_distributions
+def test_a_wrong_parameter_file_is_explained_and_mended(model: Model, start_node: StartNode, peer: Peer) -> None:
     wrong = {"control_rate_hz": 20, "policy.threads": 0, "polcy.device": "cpu", "robots": None}
-    parameters = parameters_of(model()[0], ROBOTS, {**DRIVES, **wrong})
-    process = NodeProcess(parameters, tmp_path_factory.mktemp("wrong") / "parameters.yaml")
-    yield LifecycleClient(peer, process.full_name), process, peer
-    process.end()
-    peer.destroy()
-
-
-def test_a_wrong_parameter_file_is_explained_and_mended(
-    operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess, Peer],
-) -> None:
-    operator, process, _ = operator_of_a_wrong_node
+    process = start_node(parameters_of(model()[0], ROBOTS, {**DRIVES, **wrong}))
+    operator = LifecycleClient(peer, process.full_name)
     process.wait_for(r"configure failed:.*The node stays alive")
     for problem in (
         "polcy.device: found 'cpu', but there is no such parameter; did you mean policy.device?",
@@ -135,6 +126,26 @@ def test_a_wrong_parameter_file_is_explained_and_mended(
     assert operator.set(control_rate_hz=20.0, policy__threads=1, polcy__device=None, robots=list(ROBOTS)) == ""
     assert operator.change("configure")
     assert operator.change("cleanup")
+
+
+@pytest.fixture(scope="module")
+def operator_of_a_wrong_node(
+    ros: None, model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LifecycleClient, NodeProcess]]:
+    """Start one node for all errors: it has to survive them, and to drive afterwards."""
+    peer = Peer()
+    parameters = parameters_of(model()[0], ROBOTS, {**DRIVES, "autostart": False})
+    process = NodeProcess(parameters, tmp_path_factory.mktemp("wrong") / "parameters.yaml")
+    operator = LifecycleClient(peer, process.full_name)
+    yield operator, process
+    try:
+        assert operator.change("configure") and operator.change("activate")
+        fleet = ScriptedFleet(peer, ROBOTS)
+        fleet.drive(lambda: driven(fleet), "commands of the policy")
+        assert process.send(signal.SIGTERM) == 0
+    finally:
+        process.end()
+        peer.destroy()
 
 
 # What is set, and what the node says then; `{folder}` holds the model files.
@@ -233,13 +244,14 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.over_dds
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error_names_parameter_value_and_remedy_and_does_no_harm(
-    name: str, model: Model, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess, Peer]
+    name: str, model: Model, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
 ) -> None:
     if name == "no CUDA" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    operator, process, _ = operator_of_a_wrong_node
+    operator, process = operator_of_a_wrong_node
     model_file, _ = model()
     model(stack=4)
     folder = model_file.parent
@@ -266,22 +278,13 @@ def test_an_error_names_parameter_value_and_remedy_and_does_no_harm(
     assert operator.change("cleanup")
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [("control_rate_hz", 0.0), ("synchronisation.max_age_s", 100.0), ("policy.threads", 0)],
 )
 def test_a_value_outside_its_range_is_refused_at_once(
-    parameter: str, value: Any, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess, Peer]
+    parameter: str, value: Any, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
 ) -> None:
-    operator, _, _ = operator_of_a_wrong_node
+    operator, _ = operator_of_a_wrong_node
     assert parameter in operator.set(**{parameter.replace(".", "__"): value})
-
-
-def test_after_all_errors_the_node_drives(
-    operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess, Peer],
-) -> None:
-    operator, process, peer = operator_of_a_wrong_node
-    assert operator.change("configure") and operator.change("activate")
-    fleet = ScriptedFleet(peer, ROBOTS)
-    fleet.drive(lambda: driven(fleet), "commands of the policy")
-    assert process.send(signal.SIGTERM) == 0

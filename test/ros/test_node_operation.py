@@ -33,6 +33,7 @@ class Operator(LifecycleClient):
         return response.message
 
 
+@pytest.mark.both_distributions
 def test_a_stop_holds_through_every_state_until_somebody_resumes(
     moody: Path, peer: Peer, start_node: StartNode
 ) -> None:
@@ -112,6 +113,7 @@ def test_an_operator_stops_robots_while_a_policy_loads(
     fleet.live(fleet.is_driven, "commands of the policy")
 
 
+@pytest.mark.both_distributions
 def test_robots_are_reset_by_name(moody: Path, peer: Peer, start_node: StartNode) -> None:
     process = start_node(moody_parameters(moody, ROBOTS))
     operator = Operator(peer, process.full_name)

@@ -30,6 +30,8 @@ from node_harness import (
 from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 
+pytestmark = pytest.mark.both_distributions
+
 PERIOD_NS = 50_000_000
 START_NS = 1_000_000_000
 STEPS = 16

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from node_harness import (
     Diagnostics,
     LifecycleClient,
@@ -90,6 +91,7 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.both_distributions
 def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start_node: StartNode) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
     changes = {**PARAMETERS, "policy.sha256": sha256(old_file), "policy.engine": "auto"}
@@ -192,6 +194,7 @@ def test_a_policy_is_changed_before_the_node_drives(model: Model, peer: Peer, st
     robots.assert_driven_by(old)
 
 
+@pytest.mark.both_distributions
 def test_the_node_does_everything_else_while_a_policy_loads(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from moody import CALM, MoodyFleet, moody_parameters, save_moody
 from node_harness import CELLS, Diagnostics, Lockstep, NodeProcess, Peer, command_values
+
+pytestmark = pytest.mark.both_distributions
 
 ROBOT = "robot"
 PERIOD_NS = 50_000_000

@@ -22,6 +22,7 @@ print("ended")
 """
 
 
+@pytest.mark.both_distributions
 @pytest.mark.parametrize("signal_number", [2, 15], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_within_a_wait_ends_it(signal_number: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(signal_number)]

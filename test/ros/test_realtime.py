@@ -40,6 +40,7 @@ def is_granted() -> bool:
     return True
 
 
+@pytest.mark.both_distributions
 def test_only_the_tick_thread_and_its_watchdog_get_priority_and_only_the_former_cpus(
     peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

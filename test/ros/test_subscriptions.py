@@ -23,6 +23,8 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.registry import reading_decoder
 from policy_node.ros.subscriptions import SensorSubscriptions
 
+pytestmark = pytest.mark.both_distributions
+
 # Cameras that publish with Fast DDS as it comes, until the process is ended.
 PUBLISHER = textwrap.dedent("""
     import time, rclpy
@@ -182,6 +184,7 @@ def test_a_topic_that_robots_share_is_subscribed_once_and_heard_by_all(peer: Pee
     node.destroy_node()
 
 
+@pytest.mark.over_dds
 def test_large_images_that_are_lost_are_reported_with_the_remedy(peer: Peer, tmp_path: Path, cameras: None) -> None:
     changes = {
         "observations.keys": ["image"],

@@ -15,6 +15,8 @@ from rclpy.logging import get_logger
 
 from policy_node.ros.watchdog import Watchdog
 
+pytestmark = pytest.mark.timing
+
 ROBOTS = ("robot_0", "robot_1")
 
 StartNode = Callable[..., NodeProcess]

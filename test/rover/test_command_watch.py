@@ -16,6 +16,8 @@ from rclpy.node import Node
 from policy_node.ros.publishers import command_qos
 from policy_node_rover.mujoco.command_watch import CommandWatch
 
+pytestmark = [pytest.mark.both_distributions, pytest.mark.timing]
+
 WITHIN_S = 0.5
 
 

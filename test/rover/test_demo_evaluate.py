@@ -24,8 +24,7 @@ from policy_node_rover.training.evaluate import EpisodeResult
 SEEDS = range(1000, 1003)
 
 
-# Over DDS such a test has to wait for other processes, see conftest.py.
-@pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
+@pytest.mark.over_dds
 def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     demo = subprocess.run(
@@ -53,7 +52,7 @@ def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: 
     assert f"actions compared at {steps} steps" in demo.stdout
 
 
-@pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
+@pytest.mark.over_dds
 def test_ctrl_c_ends_it_with_exit_status_130(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     command = [

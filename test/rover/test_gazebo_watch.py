@@ -104,6 +104,8 @@ class Gazebo:
         assert self.stops[robot][-2:] == [False, True]
 
 
+@pytest.mark.over_dds
+@pytest.mark.both_distributions
 def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(
     peer: Peer, watched: ForkedProcess
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_rover_whose_commands_cease_is_stopped_once_and_the_other_drives_on(
     gazebo.go_on_until_stopped("rover_0")
 
 
+@pytest.mark.over_dds
 def test_simulated_time_that_begins_anew_stops_a_rover(peer: Peer, watched: ForkedProcess) -> None:
     gazebo = Gazebo(peer)
     gazebo.advance(0.5, commanded="rover_1")
@@ -125,6 +128,7 @@ def test_simulated_time_that_begins_anew_stops_a_rover(peer: Peer, watched: Fork
     gazebo.go_on_until_stopped("rover_1")
 
 
+@pytest.mark.over_dds
 def test_it_ends_in_order_when_told_to(peer: Peer, watched: ForkedProcess) -> None:
     Gazebo(peer)
     watched.send_signal(signal.SIGINT)

@@ -65,6 +65,7 @@ def stamp_ns(message: Any) -> int:
     return stamp.sec * 10**9 + stamp.nanosec
 
 
+@pytest.mark.both_distributions
 def test_every_rover_has_its_topics_and_its_sensors_share_their_stamps(
     peer: Peer, start_sim: Callable[..., Simulation]
 ) -> None:
