@@ -1,7 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The launch files, where a ROS 2 installation brings the launch system."""
+"""The launch files, run and expanded by the launch system of a ROS 2 installation."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -11,42 +12,57 @@ from typing import Any
 
 import psutil
 import pytest
-
-pytest.importorskip("launch_ros", reason="the launch system comes with a ROS 2 installation, not as a wheel")
-
+from ament_index_python import get_package_share_directory
 from geometry_msgs.msg import Twist
-from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument
-from launch.launch_description_sources import AnyLaunchDescriptionSource
-from launch.utilities import perform_substitutions
 from node_harness import PATIENCE_S, LifecycleClient
 
 from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
-from policy_node.share import share_path
+
+# A module that is skipped as a whole would end the collection of all tests under the pytest plugin of launch_testing.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="the launch system comes with a ROS 2 installation, not as a wheel",
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.*"))
 UNIT = ROOT / "deploy" / "policy_node.service"
+ROVERS = ROOT / "config" / "rover.yaml"
 # One launch file in the three languages of the launch system.
 POLICY_FILES = ("policy.launch.py", "policy.launch.xml", "policy.launch.yaml")
+# Launch files that start the policy node without a simulation.
+NODE_FILES = (*POLICY_FILES, "onboard.launch.py", "fleet.launch.py")
+
+Expand = Callable[..., list[Any]]
 
 
-def declared_arguments(file: Path) -> dict[str, tuple[str | None, str]]:
-    """Return default and description of each argument of a launch file."""
-    context = LaunchContext()
-    description = AnyLaunchDescriptionSource(str(file)).get_launch_description(context)
-    return {
-        argument.name: (
-            None if argument.default_value is None else perform_substitutions(context, argument.default_value),
-            argument.description,
-        )
-        for argument in description.entities
-        if isinstance(argument, DeclareLaunchArgument)
-    }
+@pytest.fixture
+def expand() -> Expand:
+    """Return `launch_expansion.expand`."""
+    from launch_expansion import expand
+
+    return expand
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Path:
+    """Return a parameter file with which the node waits for an operator, and follows /clock."""
+    file = tmp_path / "waiting.yaml"
+    lines = ROVERS.read_text().splitlines(keepends=True)
+    place = lines.index("  ros__parameters:\n") + 1
+    file.write_text("".join([*lines[:place], "    autostart: false\n", "    use_sim_time: true\n", *lines[place:]]))
+    return file
+
+
+def installed(*parts: str) -> Path:
+    """Return a file of the package that `ros2 launch` runs, which `colcon test` need not import."""
+    return Path(get_package_share_directory("policy_node"), *parts)
 
 
 @pytest.mark.parametrize("file", LAUNCH_FILES, ids=lambda file: file.name)
 def test_every_argument_is_described(file: Path) -> None:
+    from launch_expansion import declared_arguments
+
     shown = subprocess.run(
         ["ros2", "launch", "policy_node", file.name, "--show-args"],
         capture_output=True,
@@ -63,8 +79,91 @@ def test_every_argument_is_described(file: Path) -> None:
 
 
 def test_the_policy_has_the_same_arguments_in_every_language() -> None:
-    first, *others = (declared_arguments(share_path("launch", name)) for name in POLICY_FILES)
+    from launch_expansion import declared_arguments
+
+    first, *others = (declared_arguments(ROOT / "launch" / name) for name in POLICY_FILES)
     assert others == [first, first]
+
+
+def node_parameters(nodes: list[Any]) -> list[list[Any]]:
+    """Return `autostart` and `use_sim_time` of each policy node."""
+    found = [node.parameters() for node in nodes if node.executable == "policy_node"]
+    return [[parameters.get("autostart"), parameters["use_sim_time"]] for parameters in found]
+
+
+@pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
+def test_the_parameter_file_holds_where_no_argument_is_given(name: str, expand: Expand, waiting: Path) -> None:
+    nodes = expand(ROOT / "launch" / name, params_file=str(waiting))
+    assert node_parameters(nodes) == [[False, True]] * (2 if name == "fleet.launch.py" else 1)
+
+
+@pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
+def test_parameters_of_an_including_launch_file_hold_where_no_argument_is_given(name: str, expand: Expand) -> None:
+    from launch_ros.actions import SetParameter
+
+    set_by_parent = [SetParameter("use_sim_time", True), SetParameter("autostart", False)]
+    nodes = expand(ROOT / "launch" / name, *set_by_parent, params_file=str(ROVERS))
+    assert node_parameters(nodes) == [[False, True]] * (2 if name == "fleet.launch.py" else 1)
+
+
+@pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
+def test_arguments_override_the_parameter_file(name: str, expand: Expand, waiting: Path) -> None:
+    nodes = expand(ROOT / "launch" / name, params_file=str(waiting), autostart="true", use_sim_time="false")
+    assert node_parameters(nodes) == [[True, False]] * (2 if name == "fleet.launch.py" else 1)
+
+
+@pytest.mark.parametrize("name", POLICY_FILES)
+def test_without_arguments_nothing_overrides_the_defaults_of_the_node(name: str, expand: Expand) -> None:
+    (node,) = expand(ROOT / "launch" / name, params_file=str(ROVERS))
+    assert node_parameters([node]) == [[None, False]]
+    assert "--log-level" not in node.command_line
+
+
+@pytest.mark.parametrize("name", POLICY_FILES)
+def test_arguments_stay_within_an_included_launch_file(name: str) -> None:
+    from launch import LaunchContext
+    from launch_expansion import expand
+
+    context = LaunchContext()
+    expand(ROOT / "launch" / name, context=context, params_file=str(ROVERS))
+    assert not {"use_sim_time", "autostart", "namespace", "log_level"} & context.launch_configurations.keys()
+
+
+def test_simulated_rovers_and_their_node_agree_on_the_time(expand: Expand, waiting: Path) -> None:
+    demo = ROOT / "launch" / "demo.launch.py"
+    for arguments, expected in (({}, True), ({"use_sim_time": "false"}, False)):
+        nodes = expand(demo, params_file=str(waiting), **arguments)
+        assert [node.parameters()["use_sim_time"] for node in nodes] == [expected, expected]
+
+
+@pytest.mark.parametrize("name", NODE_FILES)
+def test_a_launched_node_waits_where_the_parameter_file_says_so(
+    name: str, launch: Callable[..., Any], peer: Any, waiting: Path
+) -> None:
+    launched = launch(name, f"params_file:={waiting}")
+    client = LifecycleClient(peer, "/policy_node_1" if name == "fleet.launch.py" else "/policy_node")
+    assert client.get("use_sim_time", "autostart") == [True, False]
+    assert client.state() == "unconfigured"
+    end(launched)
+
+
+@pytest.mark.parametrize("name", NODE_FILES)
+def test_a_launched_node_waits_where_an_including_launch_file_says_so(
+    name: str, launch: Callable[..., Any], peer: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "parent.launch.xml"
+    file.write_text(f"""<launch>
+        <set_parameter name="use_sim_time" value="true"/>
+        <set_parameter name="autostart" value="false"/>
+        <include file="$(find-pkg-share policy_node)/launch/{name}">
+            <arg name="params_file" value="{ROVERS}"/>
+        </include>
+    </launch>""")
+    launched = launch(str(file), package=None)
+    client = LifecycleClient(peer, "/policy_node_1" if name == "fleet.launch.py" else "/policy_node")
+    assert client.get("use_sim_time", "autostart") == [True, False]
+    assert client.state() == "unconfigured"
+    end(launched)
 
 
 @pytest.fixture
@@ -100,7 +199,7 @@ def test_the_demonstration_drives_the_number_of_robots_asked_for(launch: Callabl
     assert demo.wait(timeout=60) == 0
 
 
-FLEET = ("fleet.launch.py", f"params_file:={share_path('config', 'rover.yaml')}")
+FLEET = ("fleet.launch.py", f"params_file:={ROVERS}")
 
 
 def end(launched: subprocess.Popen[bytes]) -> None:
@@ -139,7 +238,7 @@ def test_two_shards_drive_the_rovers(launch: Callable[..., Any], peer: Any) -> N
     assert owners == [["policy_node_0"], ["policy_node_0"], ["policy_node_1"], ["policy_node_1"]]
     assert LifecycleClient(peer, "/policy_node_1").get("shard", "policy.device") == ["1/2", "cpu"]
     for environment in environments(fleet, peer, 2):
-        assert environment[profile_variable()] == str(share_path("config", "fastdds.xml"))
+        assert installed("config", "fastdds.xml").samefile(environment[profile_variable()])
         assert MALLOC_VARIABLES.items() <= environment.items()
     end(fleet)
     end(simulation)
@@ -149,7 +248,7 @@ def test_one_shard_runs_alone_with_the_environment_that_is_asked_for(
     launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.xml"
-    own.write_text(share_path("config", "fastdds.xml").read_text())
+    own.write_text(installed("config", "fastdds.xml").read_text())
     monkeypatch.setenv(profile_variable(), str(own))
     options = ("malloc:=false", "autostart:=false", "namespace:=north", "discovery_server:=127.0.0.1:11811")
     fleet = launch(*FLEET, "shards:=3", "index:=2", "devices:=[cuda:0,cuda:1]", *options)
@@ -171,7 +270,7 @@ def test_somebody_elses_launch_file_starts_the_policy(
     file = tmp_path / "robot.launch.xml"
     file.write_text(f"""<launch>
         <include file="$(find-pkg-share policy_node)/launch/{included}">
-            <arg name="params_file" value="{share_path("config", "rover.yaml")}"/>
+            <arg name="params_file" value="{ROVERS}"/>
             <arg name="namespace" value="north"/>
             <arg name="use_sim_time" value="true"/>
             <arg name="autostart" value="false"/>
@@ -187,7 +286,7 @@ def test_somebody_elses_launch_file_starts_the_policy(
     expected = {**MALLOC_VARIABLES, "MALLOC_TOP_PAD_": "4096"}
     environment = node.environ()
     assert expected.items() <= environment.items()
-    assert environment[profile_variable()] == str(share_path("config", "fastdds.xml"))
+    assert installed("config", "fastdds.xml").samefile(environment[profile_variable()])
     assert other.environ()["MALLOC_TOP_PAD_"] == "4096"
     assert not {"MALLOC_TRIM_THRESHOLD_", profile_variable()} & other.environ().keys()
     end(launched)
@@ -198,7 +297,7 @@ def test_a_profile_and_memory_of_ones_own_stay(
     file: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.xml"
-    own.write_text(share_path("config", "fastdds.xml").read_text())
+    own.write_text(installed("config", "fastdds.xml").read_text())
     monkeypatch.setenv(profile_variable(), str(own))
     launched = launch(file, FLEET[1], "malloc:=false", "autostart:=false")
     (environment,) = environments(launched, peer, 1)
@@ -292,5 +391,4 @@ def test_a_parameter_file_that_is_missing_ends_the_launch(file: str) -> None:
         timeout=PATIENCE_S,
     )
     assert done.returncode == 1
-    said = "params_file:=missing.yaml: there is no such file" if file.endswith(".py") else "'missing.yaml'"
-    assert said in done.stdout + done.stderr
+    assert "params_file:=missing.yaml: there is no such file" in done.stdout + done.stderr
