@@ -10,13 +10,13 @@ hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from policy_node.parameter_file import read_parameter_file
 from policy_node.process_environment import memory_environment, transport_environment
 
 
@@ -140,7 +140,7 @@ FLEET_ARGUMENTS = (
         "config/rover.yaml",
         None,
     ),
-    Argument("shards", "Number of parts of `robots`, each driven by one node; empty: 2"),
+    Argument("shards", "Number of parts into which `robots` is divided, one node for each", None),
     Argument(
         "index",
         "Shard to start here, from 0 to shards - 1, when other computers run the others; all: all shards",
@@ -167,53 +167,42 @@ def policy(given: Mapping[str, str]) -> list[NodeProcess]:
 
 def onboard(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the policy node of onboard.launch.py."""
-    return [
-        policy_process(
-            given,
-            {
-                "robots": listed(given, "robots", str, "[rover_0,rover_1]"),
-                "policy.device": given["device"],
-                "realtime.priority": whole_number(given, "priority", 0, 99),
-                "realtime.cpus": listed(given, "cpus", int, "[2,3]"),
-                "record.path": given["record"],
-            },
-            environment={"RMW_IMPLEMENTATION": given["rmw"]} if given["rmw"] else {},
-            respawn_delay_s=whole_number(given, "respawn_delay_s", 0, 3600) if truth(given, "respawn") else None,
-        )
-    ]
+    parameters = {
+        "robots": given["robots"] and listed(given, "robots", str, "[rover_0,rover_1]"),
+        "policy.device": given["device"],
+        "realtime.priority": given["priority"] and whole_number(given, "priority", 0, 99),
+        "realtime.cpus": given["cpus"] and listed(given, "cpus", int, "[2,3]"),
+        "record.path": given["record"],
+    }
+    process = policy_process(given, parameters, environment={"RMW_IMPLEMENTATION": given["rmw"]})
+    if not truth(given, "respawn"):
+        return [process]
+    return [replace(process, respawn_delay_s=whole_number(given, "respawn_delay_s", 0, 3600))]
 
 
 def fleet(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the policy nodes of fleet.launch.py, one for each shard that runs here."""
     count = whole_number(given, "shards", 1, 1000)
-    if count is None:
-        count = 2
-        if shard := read_parameter_file(parameter_file(given)).get("shard"):
-            raise ValueError(
-                f"params_file:={given['params_file']}: found shard: {shard}, which each node of the fleet sets for "
-                f"itself; remove it, or give shards:= and index:="
-            )
-    index = None if given["index"] == "all" else whole_number(given, "index", 0, count - 1)
-    devices = listed(given, "devices", str, "[cuda:0,cuda:1]")
-    server = given["discovery_server"]
+    shards = range(count) if given["index"] == "all" else [whole_number(given, "index", 0, count - 1)]
+    devices = listed(given, "devices", str, "[cuda:0,cuda:1]") if given["devices"] else [""]
+    environment = {"ROS_DISCOVERY_SERVER": given["discovery_server"]}
     return [
         policy_process(
             given,
-            {"shard": f"{shard}/{count}", "policy.device": devices and devices[shard % len(devices)]},
+            {"shard": f"{shard}/{count}", "policy.device": devices[shard % len(devices)]},
             name=f"policy_node_{shard}",
-            environment={"ROS_DISCOVERY_SERVER": server} if server else {},
+            environment=environment,
         )
-        for shard in (range(count) if index is None else [index])
+        for shard in shards
     ]
 
 
 def policy_process(
     given: Mapping[str, str],
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
     *,
     name: str = "",
-    environment: Mapping[str, str] | None = None,
-    respawn_delay_s: float | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> NodeProcess:
     """Return the policy node.
 
@@ -222,12 +211,14 @@ def policy_process(
     given
         Values of the launch arguments.
     parameters
-        Values that override the parameter file; None and empty ones are left out.
-    name, environment, respawn_delay_s
-        As in `NodeProcess`.
+        Values that override the parameter file, without the empty ones.
+    name
+        Name of the node; empty: policy_node.
+    environment
+        Variables added to the environment, without the empty ones.
     """
-    values = {name: truth(given, name) for name in ("use_sim_time", "autostart")} | dict(parameters or {})
-    overrides = {name: value for name, value in values.items() if value not in (None, "")}
+    truths = {each: truth(given, each) for each in ("use_sim_time", "autostart") if given.get(each)}
+    overrides = truths | {parameter: value for parameter, value in parameters.items() if value != ""}
     return NodeProcess(
         "policy_node",
         name=name,
@@ -237,9 +228,8 @@ def policy_process(
         environment={
             **transport_environment(),
             **(memory_environment() if truth(given, "malloc") else {}),
-            **(environment or {}),
+            **{variable: value for variable, value in environment.items() if value},
         },
-        respawn_delay_s=respawn_delay_s,
         # Loading a policy cannot be interrupted. Until it is loaded no robot moves.
         sigterm_timeout_s=30,
     )
@@ -255,53 +245,52 @@ def parameter_file(given: Mapping[str, str]) -> Path:
     """
     file = Path(given["params_file"])
     if not file.is_file():
-        raise ValueError(f"params_file:={file}: there is no such file; give the path of a ROS parameter file (YAML)")
+        raise ValueError(
+            f"params_file:={given['params_file']}: there is no such file; give the path of a ROS parameter file (YAML)"
+        )
     return file
 
 
-def truth(given: Mapping[str, str], name: str) -> bool | None:
-    """Return the value of an argument that is true or false; None where it was not given.
+def truth(given: Mapping[str, str], name: str) -> bool:
+    """Return the value of an argument that is true or false.
 
     Raises
     ------
     ValueError
         When it is anything else.
     """
-    value = given.get(name, "")
-    if value and value.lower() not in ("true", "1", "false", "0"):
-        raise ValueError(f"{name}:={value}: give true or false")
-    return value.lower() in ("true", "1") if value else None
+    value = given[name].lower()
+    if value not in ("true", "1", "false", "0"):
+        raise ValueError(f"{name}:={given[name]}: give true or false")
+    return value in ("true", "1")
 
 
-def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int) -> int | None:
-    """Return the value of an argument that is a whole number; None where it was not given.
+def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:
+    """Return the value of an argument that is a whole number.
 
     Raises
     ------
     ValueError
         When it is anything else, or out of range.
     """
-    value = given.get(name, "")
-    if value and not (value.isdecimal() and minimum <= int(value) <= maximum):
+    value = given[name]
+    if not (value.isdecimal() and minimum <= int(value) <= maximum):
         raise ValueError(f"{name}:={value}: give a whole number from {minimum} to {maximum}")
-    return int(value) if value else None
+    return int(value)
 
 
-def listed(given: Mapping[str, str], name: str, kind: type, example: str) -> list[Any] | None:
-    """Return the value of an argument that is a list, such as the example; None where it was not given.
+def listed(given: Mapping[str, str], name: str, kind: type, example: str) -> list[Any]:
+    """Return the value of an argument that is a list, such as the example.
 
     Raises
     ------
     ValueError
         When it is no list, an empty one, or has a value that is not of `kind`.
     """
-    value = given.get(name, "")
-    if not value:
-        return None
     try:
-        values = yaml.safe_load(value)
+        values = yaml.safe_load(given[name])
     except yaml.YAMLError:
         values = None
-    if not isinstance(values, list) or not values or not all(type(each) is kind for each in values):
-        raise ValueError(f"{name}:={value}: give a list such as {example}, without spaces")
+    if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
+        raise ValueError(f"{name}:={given[name]}: give a list such as {example}, without spaces")
     return values

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ UNIT = ROOT / "deploy" / "policy_node.service"
 ROVERS = ROOT / "config" / "rover.yaml"
 # One launch file in the three languages of the launch system.
 POLICY_FILES = ("policy.launch.py", "policy.launch.xml", "policy.launch.yaml")
+PARAMS_FILE = f"params_file:={ROVERS}"
 # Launch files that start the policy node without a simulation.
 NODE_FILES = (*POLICY_FILES, "onboard.launch.py", "fleet.launch.py")
 
@@ -93,22 +95,22 @@ def node_parameters(nodes: list[Any]) -> list[list[Any]]:
 
 @pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
 def test_the_parameter_file_holds_where_no_argument_is_given(name: str, expand: Expand, waiting: Path) -> None:
-    nodes = expand(ROOT / "launch" / name, params_file=str(waiting))
+    nodes = expand(ROOT / "launch" / name, params_file=str(waiting), shards="2")
     assert node_parameters(nodes) == [[False, True]] * (2 if name == "fleet.launch.py" else 1)
 
 
 @pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
-def test_parameters_of_an_including_launch_file_hold_where_no_argument_is_given(name: str, expand: Expand) -> None:
+def test_parameters_of_a_parent_launch_file_hold_where_no_argument_is_given(name: str, expand: Expand) -> None:
     from launch_ros.actions import SetParameter
 
     set_by_parent = [SetParameter("use_sim_time", True), SetParameter("autostart", False)]
-    nodes = expand(ROOT / "launch" / name, *set_by_parent, params_file=str(ROVERS))
+    nodes = expand(ROOT / "launch" / name, *set_by_parent, params_file=str(ROVERS), shards="2")
     assert node_parameters(nodes) == [[False, True]] * (2 if name == "fleet.launch.py" else 1)
 
 
 @pytest.mark.parametrize("name", [*NODE_FILES, "demo.launch.py"])
 def test_arguments_override_the_parameter_file(name: str, expand: Expand, waiting: Path) -> None:
-    nodes = expand(ROOT / "launch" / name, params_file=str(waiting), autostart="true", use_sim_time="false")
+    nodes = expand(ROOT / "launch" / name, params_file=str(waiting), autostart="true", use_sim_time="false", shards="2")
     assert node_parameters(nodes) == [[True, False]] * (2 if name == "fleet.launch.py" else 1)
 
 
@@ -140,7 +142,7 @@ def test_simulated_rovers_and_their_node_agree_on_the_time(expand: Expand, waiti
 def test_a_launched_node_waits_where_the_parameter_file_says_so(
     name: str, launch: Callable[..., Any], peer: Any, waiting: Path
 ) -> None:
-    launched = launch(name, f"params_file:={waiting}")
+    launched = launch(name, f"params_file:={waiting}", "shards:=2")
     client = LifecycleClient(peer, "/policy_node_1" if name == "fleet.launch.py" else "/policy_node")
     assert client.get("use_sim_time", "autostart") == [True, False]
     assert client.state() == "unconfigured"
@@ -148,7 +150,7 @@ def test_a_launched_node_waits_where_the_parameter_file_says_so(
 
 
 @pytest.mark.parametrize("name", NODE_FILES)
-def test_a_launched_node_waits_where_an_including_launch_file_says_so(
+def test_a_launched_node_waits_where_a_parent_launch_file_says_so(
     name: str, launch: Callable[..., Any], peer: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "parent.launch.xml"
@@ -157,6 +159,7 @@ def test_a_launched_node_waits_where_an_including_launch_file_says_so(
         <set_parameter name="autostart" value="false"/>
         <include file="$(find-pkg-share policy_node)/launch/{name}">
             <arg name="params_file" value="{ROVERS}"/>
+            <arg name="shards" value="2"/>
         </include>
     </launch>""")
     launched = launch(str(file), package=None)
@@ -171,9 +174,9 @@ def launch() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts `ros2 launch` with a file of a package or a path; all ends with the test."""
     processes = []
 
-    def start(*arguments: str, package: str | None = "policy_node") -> subprocess.Popen[bytes]:
-        file = [package] if package else []
-        process = subprocess.Popen(["ros2", "launch", *file, *arguments], start_new_session=True)
+    def start(*arguments: str, package: str | None = "policy_node", log: Any = None) -> subprocess.Popen[bytes]:
+        command = ["ros2", "launch", *([package] if package else []), *arguments]
+        process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
         processes.append(process)
         return process
 
@@ -197,9 +200,6 @@ def test_the_demonstration_drives_the_number_of_robots_asked_for(launch: Callabl
     assert not peer.node.get_publishers_info_by_topic("/rover_2/cmd_vel")
     demo.send_signal(signal.SIGINT)
     assert demo.wait(timeout=60) == 0
-
-
-FLEET = ("fleet.launch.py", f"params_file:={ROVERS}")
 
 
 def end(launched: subprocess.Popen[bytes]) -> None:
@@ -230,7 +230,7 @@ def test_two_shards_drive_the_rovers(launch: Callable[..., Any], peer: Any) -> N
     for rover in rovers:
         peer.node.create_subscription(Twist, f"{rover}/cmd_vel", lambda command, rover=rover: note(rover, command), 1)
     simulation = launch("rover_sim.launch.py", "robots:=4", "renderer:=raycast")
-    fleet = launch(*FLEET, "shards:=2", "devices:=[cpu]")
+    fleet = launch("fleet.launch.py", PARAMS_FILE, "shards:=2", "devices:=[cpu]")
     peer.spin_until(lambda: moved == set(rovers) or fleet.poll() is not None, "commands that move every rover")
     owners = [
         [info.node_name for info in peer.node.get_publishers_info_by_topic(f"/{rover}/cmd_vel")] for rover in rovers
@@ -244,14 +244,15 @@ def test_two_shards_drive_the_rovers(launch: Callable[..., Any], peer: Any) -> N
     end(simulation)
 
 
-def test_one_shard_runs_alone_with_the_environment_that_is_asked_for(
+def test_one_shard_runs_alone_with_the_given_environment(
     launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.xml"
     own.write_text(installed("config", "fastdds.xml").read_text())
     monkeypatch.setenv(profile_variable(), str(own))
     options = ("malloc:=false", "autostart:=false", "namespace:=north", "discovery_server:=127.0.0.1:11811")
-    fleet = launch(*FLEET, "shards:=3", "index:=2", "devices:=[cuda:0,cuda:1]", *options)
+    shard = ("shards:=3", "index:=2", "devices:=[cuda:0,cuda:1]")
+    fleet = launch("fleet.launch.py", PARAMS_FILE, *shard, *options)
     (environment,) = environments(fleet, peer, 1)
     assert environment[profile_variable()] == str(own)
     assert environment["ROS_DISCOVERY_SERVER"] == "127.0.0.1:11811"
@@ -262,10 +263,10 @@ def test_one_shard_runs_alone_with_the_environment_that_is_asked_for(
 
 
 @pytest.mark.parametrize("included", POLICY_FILES)
-def test_somebody_elses_launch_file_starts_the_policy(
+def test_a_parent_launch_file_starts_the_policy(
     included: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Arguments arrive, what the environment sets already stays, and nothing leaks to the includer's own processes."""
+    """Arguments arrive, variables that are set stay, and nothing leaks to other processes of the parent."""
     monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
     file = tmp_path / "robot.launch.xml"
     file.write_text(f"""<launch>
@@ -293,13 +294,13 @@ def test_somebody_elses_launch_file_starts_the_policy(
 
 
 @pytest.mark.parametrize("file", POLICY_FILES)
-def test_a_profile_and_memory_of_ones_own_stay(
+def test_profile_and_memory_settings_of_the_user_stay(
     file: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.xml"
     own.write_text(installed("config", "fastdds.xml").read_text())
     monkeypatch.setenv(profile_variable(), str(own))
-    launched = launch(file, FLEET[1], "malloc:=false", "autostart:=false")
+    launched = launch(file, PARAMS_FILE, "malloc:=false", "autostart:=false")
     (environment,) = environments(launched, peer, 1)
     assert environment[profile_variable()] == str(own)
     assert not MALLOC_VARIABLES.keys() & environment.keys()
@@ -312,7 +313,7 @@ def test_on_board_arguments_override_the_parameter_file(
     monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
     options = ("robots:=[rover_7]", "device:=cpu", "priority:=20", "cpus:=[0]", "record:=runs", "autostart:=false")
     launched = launch(
-        "onboard.launch.py", FLEET[1], *options, "rmw:=rmw_fastrtps_cpp", "respawn:=true", "respawn_delay_s:=0"
+        "onboard.launch.py", PARAMS_FILE, *options, "rmw:=rmw_fastrtps_cpp", "respawn:=true", "respawn_delay_s:=0"
     )
     client = LifecycleClient(peer, "/policy_node")
     names = ("robots", "policy.device", "realtime.priority", "realtime.cpus", "record.path", "control_rate_hz")
@@ -327,7 +328,7 @@ def test_on_board_arguments_override_the_parameter_file(
 
 
 def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: Callable[..., Any], peer: Any) -> None:
-    launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
+    launched = launch("onboard.launch.py", PARAMS_FILE, "autostart:=false")
     environments(launched, peer, 1)
     (process,) = psutil.Process(launched.pid).children()
     process.kill()
@@ -335,60 +336,41 @@ def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: C
     assert "\nRestart=always\n" in UNIT.read_text()
 
 
-def test_on_board_the_parameter_file_holds_where_no_argument_is_given(launch: Callable[..., Any], peer: Any) -> None:
-    launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
-    client = LifecycleClient(peer, "/policy_node")
-    names = ("robots", "policy.device", "realtime.priority", "record.path")
-    assert client.get(*names) == [[f"rover_{rover}" for rover in range(4)], "auto", 0, ""]
+def refused(*arguments: str) -> str:
+    """Return the output of a launch that ends with an error."""
+    done = subprocess.run(
+        ["ros2", "launch", "policy_node", *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 1
+    return done.stdout + done.stderr
+
+
+def test_an_invalid_argument_ends_the_launch() -> None:
+    said = refused("onboard.launch.py", PARAMS_FILE, "priority:=high")
+    assert "priority:=high: give a whole number from 0 to 99" in said
+
+
+@pytest.mark.parametrize("file", [*POLICY_FILES, "demo.launch.py"])
+def test_a_missing_parameter_file_ends_the_launch(file: str) -> None:
+    assert "params_file:=missing.yaml: there is no such file" in refused(file, "params_file:=missing.yaml")
+
+
+@pytest.mark.parametrize("file", [*POLICY_FILES, "fleet.launch.py"])
+def test_missing_required_arguments_end_the_launch(file: str) -> None:
+    assert "missing required argument 'params_file'" in refused(file)
+
+
+@pytest.mark.parametrize("file", (*POLICY_FILES, "onboard.launch.py"))
+def test_the_node_drives_and_ends_in_order_with_its_launch(
+    file: str, launch: Callable[..., Any], ros: None, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        launched = launch(file, PARAMS_FILE, log=output)
+    deadline_s = time.monotonic() + PATIENCE_S
+    while "active: driving rover_0, rover_1, rover_2, rover_3" not in log.read_text():
+        assert time.monotonic() < deadline_s and launched.poll() is None, log.read_text()
+        time.sleep(0.05)
     end(launched)
-
-
-@pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-        ("priority:=high", "priority:=high: give a whole number from 0 to 99"),
-        ("cpus:=2,3", "cpus:=2,3: give a list such as [2,3], without spaces"),
-        ("cpus:=[two]", "cpus:=[two]: give a list such as [2,3], without spaces"),
-        ("cpus:=0", "cpus:=0: give a list such as [2,3], without spaces"),
-        ("robots:=rover_0", "robots:=rover_0: give a list such as [rover_0,rover_1], without spaces"),
-        ("respawn:=often", "respawn:=often: give true or false"),
-    ],
-)
-def test_on_board_arguments_that_cannot_be_are_refused(argument: str, said: str) -> None:
-    done = subprocess.run(
-        ["ros2", "launch", "policy_node", "onboard.launch.py", FLEET[1], argument],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 1
-    assert said in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-        ("shards:=none", "shards:=none: give a whole number from 1 to 1000"),
-        ("index:=2", "index:=2: give a whole number from 0 to 1"),
-        ("autostart:=maybe", "autostart:=maybe: give true or false"),
-        ("devices:=cuda:0", "devices:=cuda:0: give a list such as [cuda:0,cuda:1], without spaces"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(argument: str, said: str) -> None:
-    done = subprocess.run(
-        ["ros2", "launch", "policy_node", *FLEET, argument], capture_output=True, text=True, timeout=PATIENCE_S
-    )
-    assert done.returncode == 1
-    assert said in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("file", [*POLICY_FILES, "demo.launch.py", "fleet.launch.py", "onboard.launch.py"])
-def test_a_parameter_file_that_is_missing_ends_the_launch(file: str) -> None:
-    done = subprocess.run(
-        ["ros2", "launch", "policy_node", file, "params_file:=missing.yaml"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 1
-    assert "params_file:=missing.yaml: there is no such file" in done.stdout + done.stderr
+    assert "every robot got the safe command" in log.read_text()
+    assert "process has finished cleanly" in log.read_text()

@@ -97,19 +97,21 @@ GAZEBO_ARGUMENTS = (
 
 def rover_sim(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the simulated rovers of rover_sim.launch.py."""
-    return [_rover_sim(given, given["robots"], truth(given, "use_sim_time"))]
+    simulated = truth(given, "use_sim_time") if given["use_sim_time"] else None
+    return [_rover_sim(given, whole_number(given, "robots", 1, MAX_ROVERS), simulated)]
 
 
 def demo(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the simulated rovers and the policy node of demo.launch.py."""
     rovers, overrides = _rovers(given)
-    simulated = truth(given, "use_sim_time")
-    if simulated is None:
+    if given["use_sim_time"]:
+        simulated = truth(given, "use_sim_time")
+    else:
         simulated = read_parameter_file(parameter_file(given)).get("use_sim_time")
-    return [_rover_sim(given, str(len(rovers)), simulated), policy_process(given, overrides)]
+    return [_rover_sim(given, len(rovers), simulated), policy_process(given, overrides)]
 
 
-def _rover_sim(given: Mapping[str, str], robots: str, simulated: bool | None) -> NodeProcess:
+def _rover_sim(given: Mapping[str, str], robots: int, simulated: bool | None) -> NodeProcess:
     options = {"robots": robots, **{name: given[name] for name in ("rate_hz", "speed", "renderer", "seed")}}
     return NodeProcess(
         "rover_sim",
@@ -127,9 +129,8 @@ def _rovers(given: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     ValueError
         When the parameter file names others than the simulation has.
     """
-    count = whole_number(given, "robots", 1, MAX_ROVERS)
-    if count is not None:
-        rovers = [f"rover_{rover}" for rover in range(count)]
+    if given["robots"]:
+        rovers = [f"rover_{rover}" for rover in range(whole_number(given, "robots", 1, MAX_ROVERS))]
         return rovers, {"robots": rovers}
     found = read_parameter_file(parameter_file(given)).get("robots")
     count = len(found) if isinstance(found, list) else 0
@@ -234,7 +235,7 @@ def _watch(given: Mapping[str, str], world: Path, robots: int) -> NodeProcess:
 
 
 def _seed(given: Mapping[str, str]) -> int:
-    return whole_number(given, "seed", 0, 2**31) or 0
+    return whole_number(given, "seed", 0, 2**31)
 
 
 def _sdf_file(name: str, path: str) -> Path:
