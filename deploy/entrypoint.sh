@@ -1,7 +1,7 @@
 #!/bin/bash
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-# Runs a command of the container with ROS and the package sourced.
+# Run a command in the container with ROS and the package sourced.
 set -e
 source "/opt/ros/${ROS_DISTRO}/setup.bash"
 source /workspace/install/setup.bash

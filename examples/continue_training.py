@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Go on training a policy on robots behind topics: here the shipped one, on simulated rovers in lockstep.
+"""Continue the training of a policy over ROS topics: the shipped policy, on simulated rovers in lockstep.
 
-In one terminal ``rover_sim --lockstep --robots 4``, in another one ``python examples/continue_training.py``.
+Run ``rover_sim --lockstep --robots 4`` in one terminal and ``python examples/continue_training.py`` in another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAMETERS = {
     "policy": {"path": str(share_path("models", "rover.bundle")), "device": "cpu"},
     "observations": {
         "keys": ["image", "touch"],
-        # Reliable: in lockstep the readings of a tick have arrived before the clock tells it.
+        # Reliable: in lockstep the messages of a tick must arrive before its time on /clock.
         "image": {"topic": "camera/image_raw", "type": "sensor_msgs/msg/Image", "reliability": "reliable"},
         "touch": {
             "topic": "touch",
@@ -39,36 +39,36 @@ PARAMETERS = {
     "synchronisation": {"slop_s": 0.03, "max_age_s": 0.2},
     "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x", "angular.z"]},
 }
-# What the reward is computed from, and the policy does not see.
+# Inputs of the reward that are no observations.
 SIGNALS = {
     "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
-    # Distance in metres and bearing in radians, which only a simulation knows.
+    # Distance [m] and bearing [rad], known in simulation only.
     "beacon": {"topic": "beacon", "type": "std_msgs/msg/Float64MultiArray", "size": 2, "reliability": "reliable"},
 }
 EPISODE_STEPS = 400
 
 
 def potential(signals: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return how near to the beacon each rover is, and how well it faces it."""
+    """Return the potential `[robots]`, which grows when a rover approaches and faces its beacon."""
     distance_m, bearing_rad = signals["beacon"].T
     return 0.3 * np.cos(bearing_rad) - distance_m
 
 
 def done(step: Step) -> np.ndarray:
-    """Return which rovers have pressed their beacon."""
+    """Return whether each rover has pressed its beacon, `[robots]`."""
     return step.signals["presses"][:, 0] > 0
 
 
 def reward(step: Step) -> np.ndarray:
-    """Return progress, 5 for the press, and a little less for every step."""
+    """Return the gain in potential, minus 0.01 for each step, plus 5 for a press, `[robots]`."""
     pressed = done(step)
-    # The beacon that was pressed has moved already.
+    # A pressed beacon has moved already: use the potential at the press.
     after = np.where(pressed, 0.3, potential(step.signals))
     return after - potential(step.previous_signals) - 0.01 + 5.0 * pressed
 
 
 def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
-    """Drive without noise, and say how many of the episodes ended with a press, and the mean reward."""
+    """Drive with deterministic actions and return the share of episodes with a press and the mean reward as text."""
     env.seed(seed)
     observations: Any = env.reset()
     presses: list[bool] = []
@@ -82,7 +82,7 @@ def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
 
 
 def measure(env: RosVecEnv, steps: int) -> str:
-    """Drive randomly and say how fast that goes."""
+    """Drive with random actions and return the throughput as text."""
     rng = np.random.default_rng(0)
     env.reset()
     started_s = time.monotonic()
@@ -90,18 +90,20 @@ def measure(env: RosVecEnv, steps: int) -> str:
         low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
         env.step(rng.uniform(low, high, (env.num_envs, 2)).astype(np.float32))
     per_s = steps / (time.monotonic() - started_s)
-    return f"{per_s:.0f} steps per second, {per_s * env.num_envs:.0f} of single rovers, with random actions"
+    return f"{per_s:.0f} steps/s of the fleet, {per_s * env.num_envs:.0f} steps/s of single rovers, with random actions"
 
 
 def main() -> None:
     """Evaluate, train, evaluate and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=share_path("models", "rover.zip"))
+    parser.add_argument("--model", type=Path, default=share_path("models", "rover.zip"), help="policy to train")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of all rovers together (default 20000)")
-    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default 20)")
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--output", type=Path, default=Path("continued.zip"))
-    parser.add_argument("--measure", type=int, default=0, metavar="STEPS", help="only drive randomly so many steps")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes of each evaluation (default 20)")
+    parser.add_argument("--seed", type=int, default=1000, help="seed of the evaluations (default 1000)")
+    parser.add_argument("--output", type=Path, default=Path("continued.zip"), help="default continued.zip")
+    parser.add_argument(
+        "--measure", type=int, default=0, metavar="STEPS", help="measure the throughput of STEPS steps instead"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     env = RosVecEnv(
@@ -112,22 +114,20 @@ def main() -> None:
         reset={"topic": "reset", "type": "std_msgs/msg/Int64", "seeded": True},
         max_steps=EPISODE_STEPS,
         lockstep=True,
-        # PPO keeps what it has seen in arrays.
+        # PPO stores observations as NumPy arrays.
         tensors=False,
     )
     try:
         if options.measure:
             print(measure(env, options.measure))
             return
-        # Small steps: what the policy has learnt is not to be lost before its new critic has settled.
+        # Small steps, so that the policy keeps its skills until its new critic has learnt.
         changes = {"n_steps": 256, "batch_size": 256, "n_epochs": 4, "learning_rate": 5e-5, "clip_range": 0.1}
         model = PPO.load(options.model, env=env, device="cpu", custom_objects=changes)
         print("before:", evaluate(model, env, options.episodes, options.seed), flush=True)
         started_s = time.monotonic()
         model.learn(options.steps, progress_bar=True)
-        print(
-            f"trained with {model.num_timesteps / (time.monotonic() - started_s):.0f} steps of single rovers per second"
-        )
+        print(f"trained at {model.num_timesteps / (time.monotonic() - started_s):.0f} steps/s of single rovers")
         print("after: ", evaluate(model, env, options.episodes, options.seed), flush=True)
         model.save(options.output)
     finally:

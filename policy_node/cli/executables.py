@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The executables of the package: each says in one line what it lacks, and ends quietly at Ctrl-C while it loads."""
+"""Run the executables of the package; name a missing dependency in one line, and end quietly at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from functools import partial
 from types import FrameType
 
 from policy_node.cli.options import INTERRUPTED
-from policy_node.cli.signal_handling import handled
+from policy_node.cli.signal_handling import temporary_handler
 
-# What a plain installation may lack, with what brings it.
+# Packages that a plain installation may lack, and how to install them.
 REMEDIES = {
     "rclpy": 'source a ROS 2 installation, or pip install ".[ros]" in the copy of policy_node',
     "rosbags": "pip install rosbags",
@@ -31,9 +31,9 @@ def run(name: str, module: str) -> int:
     Parameters
     ----------
     name
-        As the user calls it.
+        Name of the command.
     module
-        Has the `main` that runs it.
+        Module with its `main`.
 
     Returns
     -------
@@ -41,21 +41,21 @@ def run(name: str, module: str) -> int:
         The exit status.
     """
     try:
-        # A library that is interrupted while it loads makes other errors of it, with long traces.
-        with handled(_end_at_once, signal.SIGINT):
+        # A library that is interrupted while it loads may raise other errors, with long traces.
+        with temporary_handler(_exit_at_once, signal.SIGINT):
             main = importlib.import_module(module).main
         return main()
     except ModuleNotFoundError as error:
-        lacking = (error.name or "").partition(".")[0]
-        if lacking not in REMEDIES:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in REMEDIES:
             raise
-        print(f"{name} needs {lacking}, which is not installed; {REMEDIES[lacking]}", file=sys.stderr)
+        print(f"{name} needs {missing}, which is not installed; {REMEDIES[missing]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _end_at_once(number: int, frame: FrameType | None) -> None:
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 

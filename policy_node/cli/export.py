@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export trained policies and verify the files (`policy_export`).
 
-A file that was exported has the normalisation inside, says what it takes and gives, and holds golden vectors. Before
-success is reported it was loaded again and gave the actions of its source.
+An exported file contains the normalisation, a description of its inputs and outputs, and golden vectors. It is loaded
+again and compared with its source before success is reported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
 
 SUFFIXES = {"bundle": (".bundle",), "onnx": (".onnx",), "torchscript": (".pt", ".ts"), "exported": (".pt2",)}
-# Of the action range; what engines may differ by on one machine.
+# Largest error between engines on one machine, as a share of the action range.
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 7)
 ROUNDS = 3
@@ -54,42 +54,42 @@ def export_policy(
     vecnormalize: Path | None = None,
     report: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Write a policy in another format, load the file and compare both.
+    """Write a policy in another format, load the file and compare it with its source.
 
     Parameters
     ----------
     model
-        The ``.zip`` file that ``model.save`` wrote. It is trusted: its pickles are run.
+        File (``.zip``) of ``model.save``. It is trusted: its pickles are run.
     format
         A key of `SUFFIXES`.
     output
-        The file to write; an existing one is replaced when the new one has been verified.
+        File to write; an existing one is replaced when the new one has been verified.
     vecnormalize
-        The file that ``VecNormalize.save`` wrote, if there is one.
+        File of ``VecNormalize.save``, if there is one.
     report
-        Is told of each step.
+        Called with the name of each step.
 
     Returns
     -------
     dict
-        The largest errors, see `verify_policy`.
+        File, source and the errors of `verify_policy`.
 
     Raises
     ------
     PolicyError
-        If the policy cannot be exported, or the file does not act as its source; then no file is left.
+        When the policy cannot be exported, or the file acts differently from its source; no file is left then.
     """
     if output.suffix not in SUFFIXES[format]:
         raise PolicyError(
-            f"output '{output}' does not end in {' or '.join(SUFFIXES[format])}, by which a file of format {format} is "
-            "known; give such a name"
+            f"output '{output}' does not end in {' or '.join(SUFFIXES[format])}, the suffix of format {format}; change "
+            "the name"
         )
     report(f"reading {model}")
     saved, statistics, policy = _read_source(model, vecnormalize)
     report("recording golden vectors")
     golden = record_golden(policy)
     report(f"writing {output} as {format}")
-    # In the same folder, so that the verified file takes its place at once; the suffix tells the format.
+    # In the same folder, so that it can replace the output atomically; with the suffix of the format.
     unverified = output.with_name(f".unverified_{os.getpid()}_{output.name}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -108,16 +108,14 @@ def export_policy(
         raise PolicyError(f"output '{output}' cannot be written: {error.strerror}; give another path") from error
     finally:
         unverified.unlink(missing_ok=True)
-    return {
-        "file": str(output),
-        "format": format,
-        "bytes": output.stat().st_size,
-        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
-        "algorithm": policy.spec.algorithm,
-        "source": str(model),
-        "source_sha256": policy.spec.sha256,
-        **errors,
-    }
+    source = {"algorithm": policy.spec.algorithm, "source": str(model), "source_sha256": policy.spec.sha256}
+    return {**_file_facts(output, format), **source, **errors}
+
+
+def _file_facts(output: Path, format: str) -> dict[str, Any]:
+    content = output.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"file": str(output), "format": format, "bytes": len(content), "sha256": sha256}
 
 
 def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy | None) -> dict[str, float]:
@@ -126,22 +124,22 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
     Parameters
     ----------
     policy
-        The policy.
+        Policy under test.
     golden
-        What it must do again, None to leave that out.
+        Golden vectors to compare with; None: not compared.
     source
-        What it was exported from, None to leave that out. It gets random observations in batches of 1, 2 and more,
-        with memory, resets and masks.
+        Source to compare with, on random observations in batches of different sizes, with memory, resets and masks;
+        None: not compared.
 
     Returns
     -------
     dict
-        ``golden_error`` and ``source_error``, in shares of the action range; infinite where a choice differs.
+        ``golden_error`` and ``source_error`` as shares of the action range; infinite where a choice differs.
 
     Raises
     ------
     PolicyError
-        If the specs differ.
+        When the specs differ.
     """
     errors = {}
     if golden is not None:
@@ -149,13 +147,13 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
     if source is not None:
         difference = _spec_difference(policy.spec, source.spec)
         if difference:
-            raise PolicyError(f"the policy is not that of its source: {difference}; export the source again")
+            raise PolicyError(f"the policy differs from its source: {difference}; export the source again")
         errors["source_error"] = max(_batch_error(policy, source, robots) for robots in BATCHES)
     return errors
 
 
 def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
-    """Run both policies for some steps, each with its own memory."""
+    """Return the largest error of both policies over some steps, each with its own memory."""
     rng = np.random.default_rng(robots)
     states = [one.initial_state(robots) for one in (policy, source)]
     errors = []
@@ -177,7 +175,7 @@ def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
 
 
 def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:
-    """Say where two specs differ, apart from the hash of the file; empty if nowhere."""
+    """Return the first difference between two specs, apart from the hash of the file; empty where they are equal."""
     for name in ("observations", "memory"):
         ours, theirs = ([str(array) for array in getattr(spec, name).values()] for spec in (found, expected))
         if ours != theirs:
@@ -328,7 +326,7 @@ def _write_exported(
 
 @contextlib.contextmanager
 def _quiet_exporters() -> Iterator[None]:
-    """Keep the exporters of PyTorch from telling the user about their own internals."""
+    """Silence the exporters of PyTorch below errors."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -347,25 +345,25 @@ def verify_file(
     device: str = "cpu",
     trusted: bool = True,
 ) -> dict[str, Any]:
-    """Load a file, which checks its golden vectors, and compare it with them and with its source.
+    """Load a policy file and compare it with its golden vectors and its source.
 
     Parameters
     ----------
     path
-        Any policy file.
+        Policy file of any format.
     against
-        The ``.zip`` file that it was exported from, if it is to be compared.
+        Source (``.zip``) to compare with; None: not compared.
     vecnormalize
-        The statistics of `against`.
+        Statistics of `against`.
     device
-        Where to run the file.
+        Device of the policy.
     trusted
         Whether the file may run code.
 
     Raises
     ------
     PolicyError
-        If the file cannot be loaded, has nothing to be compared with, or differs.
+        When the file cannot be loaded, differs, or has neither golden vectors nor a source.
     """
     policy = load_policy(path, device=device, trusted=trusted)
     golden = policy.golden
@@ -373,7 +371,7 @@ def verify_file(
         raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
     source = None if against is None else _read_source(against, vecnormalize)[2]
     errors = verify_policy(policy, golden, source)
-    # A GPU takes sums in another order.
+    # A GPU adds in another order.
     _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
     return {
         "file": str(path),
@@ -439,16 +437,16 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `policy_export`."""
     parser = argparse.ArgumentParser(
         prog="policy_export",
-        description="Write a policy of Stable-Baselines3 in another format, its normalisation inside, and verify the "
-        "file. MODEL is trusted: it can run code. See also `policy_export verify --help`.",
-        epilog="A bundle is data only and can do all that the policy can, drawn actions among it; it takes the classes "
-        "of Stable-Baselines3 only. The other formats take any class whose computation can be written down.",
+        description="Write a policy of Stable-Baselines3 in another format, including its normalisation, and verify "
+        "the file. MODEL is trusted: it can run code. See also `policy_export verify --help`.",
+        epilog="A bundle is data only and supports stochastic actions, but takes the classes of Stable-Baselines3 and "
+        "sb3-contrib only. The other formats take any class that PyTorch can trace.",
     )
-    parser.add_argument("model", type=Path, help=".zip file that model.save() wrote")
+    parser.add_argument("model", type=Path, help=".zip file of model.save()")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="bundle", help="default bundle")
-    parser.add_argument("--vecnormalize", type=Path, help="file that VecNormalize.save() wrote")
-    parser.add_argument("--output", type=Path, required=True, help="file to write; its suffix is that of the format")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--vecnormalize", type=Path, help="file of VecNormalize.save()")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, with the suffix of the format")
+    parser.add_argument("--json", type=Path, help="JSON file for the result")
     return parser
 
 
@@ -456,14 +454,14 @@ def make_verify_parser() -> argparse.ArgumentParser:
     """Make the parser of `policy_export verify`."""
     parser = argparse.ArgumentParser(
         prog="policy_export verify",
-        description="Check that a file gives the actions of its golden vectors and, with --against, of its source.",
+        description="Compare the actions of a file with its golden vectors and, with --against, with its source.",
     )
     parser.add_argument("path", type=Path, help="policy file")
-    parser.add_argument("--against", type=Path, help=".zip file that it was exported from; it is trusted")
+    parser.add_argument("--against", type=Path, help=".zip file of its source; it is trusted")
     parser.add_argument("--vecnormalize", type=Path, help="statistics of that .zip file")
-    parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:<index> or auto (default cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<index> or auto (default cpu)")
     parser.add_argument("--untrusted", action="store_true", help="refuse a PATH that can run code")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--json", type=Path, help="JSON file for the result")
     return parser
 
 

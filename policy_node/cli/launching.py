@@ -1,99 +1,296 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the launch files share: arguments with their descriptions, how they are read, and the process of the node."""
+"""Decide which processes the launch files start, without the launch system.
+
+Each launch file has a tuple of arguments and a function that turns their values into processes. An empty value means
+that the argument was not given: it sets nothing, so that the parameter file and `SetParameter` of other launch files
+hold.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
-from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
-# Default and description; None: the argument must be given.
-_SHARED: dict[str, tuple[str | None, str]] = {
-    "params_file": (None, "ROS parameter file (YAML) of the deployment, see config/rover.yaml"),
-    "namespace": ("", "Namespace of the node, and of all relative topics"),
-    "use_sim_time": ("false", "Follow /clock instead of the system's clock"),
-    "autostart": ("true", "Configure and activate by itself; otherwise wait for lifecycle transitions"),
-    "malloc": ("true", "Let glibc keep memory instead of giving it back after each large message: quicker ticks"),
-    "log_level": ("info", "Least severe messages logged: debug, info, warn, error"),
-}
+from policy_node.cli.process_environment import memory_environment, transport_environment
 
 
-def shared_arguments(*names: str) -> list[DeclareLaunchArgument]:
-    """Declare arguments that mean the same in every launch file."""
+@dataclass(frozen=True)
+class Argument:
+    """A launch argument.
+
+    Attributes
+    ----------
+    name
+        Name before `:=`.
+    description
+        What `ros2 launch --show-args` shows.
+    default
+        Value where none is given; None: the argument is required.
+    choices
+        Allowed values; empty: any.
+    """
+
+    name: str
+    description: str
+    default: str | None = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeProcess:
+    """A ROS node that a launch file starts.
+
+    Attributes
+    ----------
+    executable, package
+        Executable and the package that installs it.
+    name
+        Name of the node; empty: the one in its code.
+    namespace
+        Namespace of the node; empty: the one of the including launch file.
+    parameters
+        Parameter files and values; the last value of a parameter holds.
+    arguments
+        Command line, without the arguments for ROS.
+    log_level
+        Lowest severity that is logged; empty: that of ROS.
+    environment
+        Variables added to the environment.
+    respawn_delay_s
+        Seconds after which an ended process is started again; None: never.
+    sigterm_timeout_s
+        Seconds after SIGINT until the process gets SIGTERM; None: those of launch.
+    """
+
+    executable: str
+    package: str = "policy_node"
+    name: str = ""
+    namespace: str = ""
+    parameters: tuple[str | dict[str, Any], ...] = ()
+    arguments: tuple[str, ...] = ()
+    log_level: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    respawn_delay_s: float | None = None
+    sigterm_timeout_s: int | None = None
+
+
+@dataclass(frozen=True)
+class IncludedFile:
+    """A launch file of another package.
+
+    Attributes
+    ----------
+    package, file
+        The package and the name in its folder `launch`.
+    arguments
+        Launch arguments.
+    """
+
+    package: str
+    file: str
+    arguments: Mapping[str, str]
+
+
+PARAMS_FILE = Argument("params_file", "ROS parameter file (YAML) of the policy node, such as config/rover.yaml", None)
+NAMESPACE = Argument("namespace", "Namespace of the node and of all its relative topics")
+USE_SIM_TIME = Argument(
+    "use_sim_time", "Follow /clock instead of the system clock; empty: use_sim_time of the parameter file"
+)
+AUTOSTART = Argument(
+    "autostart",
+    "Configure and activate the node when it starts; false: wait for lifecycle transitions; empty: autostart of the "
+    "parameter file",
+)
+MALLOC = Argument("malloc", "Let glibc keep freed memory, which makes ticks with large messages faster", "true")
+LOG_LEVEL = Argument("log_level", "Lowest severity that is logged: debug, info, warn, error; empty: info")
+COMMON = (AUTOSTART, MALLOC, LOG_LEVEL)
+
+POLICY_ARGUMENTS = (PARAMS_FILE, NAMESPACE, USE_SIM_TIME, *COMMON)
+ONBOARD_ARGUMENTS = (
+    PARAMS_FILE,
+    Argument("robots", "Namespaces of the robots, such as [rover_0]; empty: robots of the parameter file"),
+    Argument("device", "Device of the policy: cpu, cuda, cuda:0, …; empty: policy.device of the parameter file"),
+    Argument(
+        "priority",
+        "Real-time priority of the tick from 1 to 99, 0: none; empty: realtime.priority of the parameter file",
+    ),
+    Argument("cpus", "CPUs of the tick, such as [2,3]; empty: realtime.cpus of the parameter file"),
+    Argument("record", "Folder for recordings; empty: record.path of the parameter file"),
+    Argument(
+        "respawn",
+        "Start the node again when its process ends; with autostart the robots then move again without an operator",
+        "false",
+    ),
+    Argument("respawn_delay_s", "Whole seconds until the node is started again", "5"),
+    Argument("rmw", "ROS middleware, such as rmw_fastrtps_cpp; empty: that of the environment"),
+    NAMESPACE,
+    USE_SIM_TIME,
+    *COMMON,
+)
+FLEET_ARGUMENTS = (
+    Argument(
+        "params_file",
+        "ROS parameter file (YAML) of the whole fleet, with a section for all node names (/**:), such as "
+        "config/rover.yaml",
+        None,
+    ),
+    Argument("shards", "Number of parts into which `robots` is divided, one node for each", None),
+    Argument(
+        "index",
+        "Shard to start here, from 0 to shards - 1, when other computers run the others; all: all shards",
+        "all",
+    ),
+    Argument(
+        "devices",
+        "Devices of the shards in turn, such as [cuda:0,cuda:1]; empty: policy.device of the parameter file",
+    ),
+    Argument(
+        "discovery_server",
+        "ADDRESS:PORT of a Fast DDS discovery server, several separated by semicolons; empty: discovery by multicast",
+    ),
+    NAMESPACE,
+    USE_SIM_TIME,
+    *COMMON,
+)
+
+
+def policy(given: Mapping[str, str]) -> list[NodeProcess]:
+    """Return the policy node of policy.launch.py."""
+    return [policy_process(given)]
+
+
+def onboard(given: Mapping[str, str]) -> list[NodeProcess]:
+    """Return the policy node of onboard.launch.py."""
+    parameters = {
+        "robots": given["robots"] and listed(given, "robots", str, "[rover_0,rover_1]"),
+        "policy.device": given["device"],
+        "realtime.priority": given["priority"] and whole_number(given, "priority", 0, 99),
+        "realtime.cpus": given["cpus"] and listed(given, "cpus", int, "[2,3]"),
+        "record.path": given["record"],
+    }
+    process = policy_process(given, parameters, environment={"RMW_IMPLEMENTATION": given["rmw"]})
+    if not truth(given, "respawn"):
+        return [process]
+    return [replace(process, respawn_delay_s=whole_number(given, "respawn_delay_s", 0, 3600))]
+
+
+def fleet(given: Mapping[str, str]) -> list[NodeProcess]:
+    """Return the policy nodes of fleet.launch.py, one for each shard that runs here."""
+    count = whole_number(given, "shards", 1, 1000)
+    shards = range(count) if given["index"] == "all" else [whole_number(given, "index", 0, count - 1)]
+    devices = listed(given, "devices", str, "[cuda:0,cuda:1]") if given["devices"] else [""]
+    environment = {"ROS_DISCOVERY_SERVER": given["discovery_server"]}
     return [
-        DeclareLaunchArgument(name, default_value=default, description=description)
-        for name, (default, description) in ((name, _SHARED[name]) for name in names)
+        policy_process(
+            given,
+            {"shard": f"{shard}/{count}", "policy.device": devices[shard % len(devices)]},
+            name=f"policy_node_{shard}",
+            environment=environment,
+        )
+        for shard in shards
     ]
 
 
-def node_process(**changes: Any) -> Node:
-    """Return the action that runs the policy node, with whatever else `launch_ros.actions.Node` takes."""
-    return Node(
-        package="policy_node",
-        executable="policy_node",
-        # Loading a policy cannot be interrupted; nothing moves meanwhile.
-        sigterm_timeout="30",
-        output="screen",
-        emulate_tty=True,
-        **changes,
+def policy_process(
+    given: Mapping[str, str],
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    name: str = "",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> NodeProcess:
+    """Return the policy node.
+
+    Parameters
+    ----------
+    given
+        Values of the launch arguments.
+    parameters
+        Values that override the parameter file, without the empty ones.
+    name
+        Name of the node; empty: policy_node.
+    environment
+        Variables added to the environment, without the empty ones.
+    """
+    truths = {each: truth(given, each) for each in ("use_sim_time", "autostart") if given.get(each)}
+    overrides = truths | {parameter: value for parameter, value in parameters.items() if value != ""}
+    return NodeProcess(
+        "policy_node",
+        name=name,
+        namespace=given.get("namespace", ""),
+        parameters=(str(parameter_file(given)), *([overrides] if overrides else [])),
+        log_level=given["log_level"],
+        environment={
+            **transport_environment(),
+            **(memory_environment() if truth(given, "malloc") else {}),
+            **{variable: value for variable, value in environment.items() if value},
+        },
+        # Loading a policy cannot be interrupted. Until it is loaded no robot moves.
+        sigterm_timeout_s=30,
     )
 
 
-def text(context: LaunchContext, name: str) -> str:
-    """Return the value of a launch argument as it was given."""
-    return LaunchConfiguration(name).perform(context).strip()
-
-
-def require_parameter_file(context: LaunchContext) -> None:
-    """Raise a RuntimeError where the parameter file is missing, of which launch would only warn."""
-    given = text(context, "params_file")
-    if not Path(given).is_file():
-        raise RuntimeError(f"params_file:={given}: there is no such file; give the path of a ROS parameter file (YAML)")
-
-
-def truth(context: LaunchContext, name: str) -> bool:
-    """Return the value of a launch argument that is true or false, as launch's conditions read it.
+def parameter_file(given: Mapping[str, str]) -> Path:
+    """Return the path of the parameter file, of which launch would only warn when it is missing.
 
     Raises
     ------
-    RuntimeError
+    ValueError
+        When there is no such file.
+    """
+    file = Path(given["params_file"])
+    if not file.is_file():
+        raise ValueError(
+            f"params_file:={given['params_file']}: there is no such file; give the path of a ROS parameter file (YAML)"
+        )
+    return file
+
+
+def truth(given: Mapping[str, str], name: str) -> bool:
+    """Return the value of an argument that is true or false.
+
+    Raises
+    ------
+    ValueError
         When it is anything else.
     """
-    given = text(context, name)
-    if given.lower() not in ("true", "1", "false", "0"):
-        raise RuntimeError(f"{name}:={given}: give true or false")
-    return given.lower() in ("true", "1")
+    value = given[name].lower()
+    if value not in ("true", "1", "false", "0"):
+        raise ValueError(f"{name}:={given[name]}: give true or false")
+    return value in ("true", "1")
 
 
-def whole_number(context: LaunchContext, name: str, lowest: int, highest: int) -> int:
-    """Return the value of a launch argument that is a whole number; a RuntimeError says which ones are allowed."""
-    given = text(context, name)
-    if not given.isdecimal() or not lowest <= int(given) <= highest:
-        raise RuntimeError(f"{name}:={given}: give a whole number from {lowest} to {highest}")
-    return int(given)
-
-
-def listed(context: LaunchContext, name: str, kind: type, example: str) -> list[Any]:
-    """Return the value of a launch argument that is a list such as the example; empty where nothing is given.
+def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:
+    """Return the value of an argument that is a whole number.
 
     Raises
     ------
-    RuntimeError
-        When it is no list, an empty one, or one of anything else than `kind`.
+    ValueError
+        When it is anything else, or out of range.
     """
-    given = text(context, name)
-    if not given:
-        return []
+    value = given[name]
+    if not (value.isdecimal() and minimum <= int(value) <= maximum):
+        raise ValueError(f"{name}:={value}: give a whole number from {minimum} to {maximum}")
+    return int(value)
+
+
+def listed(given: Mapping[str, str], name: str, kind: type, example: str) -> list[Any]:
+    """Return the value of an argument that is a list, such as the example.
+
+    Raises
+    ------
+    ValueError
+        When it is no list, an empty one, or has a value that is not of `kind`.
+    """
     try:
-        values = yaml.safe_load(given)
+        values = yaml.safe_load(given[name])
     except yaml.YAMLError:
         values = None
     if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
-        raise RuntimeError(f"{name}:={given}: give a list such as {example}, without spaces")
+        raise ValueError(f"{name}:={given[name]}: give a list such as {example}, without spaces")
     return values

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A terminal view of running nodes, from what they publish on `/diagnostics`."""
+"""Show the state of running policy nodes in a terminal, from `/diagnostics`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policy_node.ros.process import ros_process
 
 LOOK_PERIOD_S = 0.25
 PRINT_PERIOD_S = 1.0
-# A node reports every second.
+# Nodes report every second.
 SILENT_S = 3.0
 NOTHING = "–"
 FILE_WIDTH = 160
@@ -49,13 +49,13 @@ _STATE_COLOURS = {
     "FAULT": "bold red",
     "STOPPED": "magenta",
 }
-# Hexadecimal digits may look like a number.
+# Values that are never numbers: hexadecimal digits may look like one.
 _TEXTS = ("policy", "policy_sha256")
 
 
 @dataclass
 class Part:
-    """What a node says about itself or about one robot."""
+    """The diagnostics of a node or of one robot."""
 
     level: str = "STALE"
     message: str = ""
@@ -64,16 +64,16 @@ class Part:
 
 @dataclass
 class NodeView:
-    """What is known of one node.
+    """The diagnostics of one node and its robots.
 
     Attributes
     ----------
     control
-        About the node itself.
+        Diagnostics of the node itself.
     robots
-        By name.
+        Diagnostics of each robot by its name.
     heard_s
-        When it was heard last, on the monotonic clock.
+        Time of the newest report, on the monotonic clock.
     """
 
     control: Part
@@ -82,20 +82,20 @@ class NodeView:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every robot was heard of, or none is driven yet."""
+        """Whether the diagnostics of every robot have arrived, or the node does not drive yet."""
         robots, ticks = (_figure(self.control.values, key, 0) for key in ("robots", "ticks"))
         return ticks in ("0", NOTHING) or str(len(self.robots)) == robots
 
 
 class DiagnosticsView:
-    """Takes `/diagnostics` when it is asked to, and keeps what policy nodes say there.
+    """Collect the newest diagnostics of policy nodes.
 
     Parameters
     ----------
     node
-        Owner of the subscription; nobody needs to spin it.
+        Owner of the subscription; it need not be spun.
     wanted
-        Full name of the only node to show, empty for all.
+        Full name of the only node to show; empty: all nodes.
     """
 
     def __init__(self, node: Node, wanted: str) -> None:
@@ -107,12 +107,12 @@ class DiagnosticsView:
         )
 
     def take(self) -> None:
-        """Take everything that has arrived."""
+        """Take all messages that have arrived."""
         while (taken := self._subscription.handle.take_message(DiagnosticArray, False)) is not None:
             for status in taken[0].status:
-                self._note(status)
+                self._keep(status)
 
-    def _note(self, status: DiagnosticStatus) -> None:
+    def _keep(self, status: DiagnosticStatus) -> None:
         owner, _, name = status.name.rpartition(": ")
         if not owner or (self._wanted and owner != self._wanted):
             return
@@ -125,27 +125,27 @@ class DiagnosticsView:
             self.nodes[owner].robots[name] = part
 
     def why_nothing(self) -> str:
-        """Say why no node was heard, and what to do."""
+        """Return why there are no diagnostics, and what to do."""
         infos = self._node.get_publishers_info_by_topic("/diagnostics")
         names = sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos})
         wanted = f"/{self._wanted}" if self._wanted else "a policy node"
-        heard = f"{wanted} is not heard on /diagnostics; "
+        silent = f"{wanted} does not publish on /diagnostics; "
         if names:
-            return heard + f"others publish there: {', '.join(names)}; a policy node reports while it is active"
+            return silent + f"others do: {', '.join(names)}; a policy node publishes while it is active"
         domain = os.environ.get("ROS_DOMAIN_ID", "0 (not set)")
         reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)")
         return (
-            heard + f"nobody publishes there with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: "
-            "start the node and activate it, or set both here as they are set there"
+            silent + f"no node does with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: start the "
+            "node and activate it, or set both variables here as for the node"
         )
 
 
 def _never_called(message: object) -> None:
-    raise AssertionError("messages are taken when the monitor looks, never by an executor")
+    raise AssertionError("the monitor takes messages itself, without an executor")
 
 
 def as_json(view: DiagnosticsView) -> dict[str, Any]:
-    """Return what is known as JSON: nodes by their full name, numbers as numbers."""
+    """Return the diagnostics for JSON: nodes by their full name, numbers as numbers."""
     now_s = time.monotonic()
     return {
         f"/{name}": {
@@ -173,17 +173,27 @@ def _parsed(text: str) -> int | float | str:
 
 
 def as_table(view: DiagnosticsView) -> Group:
-    """Return what is known as a header and a table for each node."""
+    """Return the diagnostics as a header and a table for each node."""
     return Group(*(part for name, node in sorted(view.nodes.items()) for part in _node_parts(name, node)))
 
 
 def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
+    """Return the title, the figures, the problems and the robots of a node."""
     control, values = node.control, node.control.values
     silent_s = time.monotonic() - node.heard_s
     level, message = control.level, control.message
     if silent_s > SILENT_S:
-        level, message = "ERROR", f"nothing heard for {silent_s:.0f} s; {message}"
+        level, message = "ERROR", f"no message for {silent_s:.0f} s; {message}"
     title = Text.assemble((f"/{name} ", "bold"), (level, _COLOURS[level]), f" {message}")
+    problems = [
+        value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
+    ]
+    lines = [*map(Text, _figures(values)), *(Text(problem, style="yellow") for problem in problems)]
+    return [title, *lines, _robots_table(node)]
+
+
+def _figures(values: Mapping[str, str]) -> list[str]:
+    """Return lines with the rate, the durations, the resources, the policy and the recording of a node."""
     lines = [
         f"{_figure(values, 'rate_hz')} of {_figure(values, 'control_rate_hz')} Hz"
         + (f" (simulated time at {_figure(values, 'real_time_factor', 2)})" if "real_time_factor" in values else "")
@@ -204,12 +214,9 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     if "record_path" in values:
         lines.append(
             f"recording into {values['record_path']}: {values.get('recorded_ticks', NOTHING)} ticks, "
-            f"{values.get('record_dropped', NOTHING)} left out"
+            f"{values.get('record_dropped', NOTHING)} dropped"
         )
-    problems = [
-        value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
-    ]
-    return [title, *map(Text, lines), *(Text(problem, style="yellow") for problem in problems), _robots_table(node)]
+    return lines
 
 
 def _robots_table(node: NodeView) -> Table:
@@ -238,7 +245,7 @@ def _robots_table(node: NodeView) -> Table:
 
 
 def _natural(name: str) -> tuple[str, int, str]:
-    """Order robot_2 before robot_10."""
+    """Return a sorting key that puts robot_2 before robot_10."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or 0), name
 
@@ -251,23 +258,15 @@ def _figure(values: Mapping[str, str], key: str, digits: int = 1) -> str:
 
 
 def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, stopping: threading.Event) -> int:
-    """Show what nodes say until told to stop; with `--once` until each node that was heard has said all.
+    """Show the diagnostics until `stopping` is set; with `--once` until those of each node are complete.
 
     Returns
     -------
     int
         1 when `--once` found no node.
     """
-    started_s = time.monotonic()
     if options.once:
-        print(f"listening to /diagnostics, for {options.timeout_s:g} s at most …", file=sys.stderr, flush=True)
-        while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
-            view.take()
-            # Several nodes report within a second of each other.
-            if view.nodes and all(node.is_complete for node in view.nodes.values()):
-                if options.node or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
-                    break
-            time.sleep(LOOK_PERIOD_S)
+        _wait_for_nodes(view, options, stopping)
         _print(view, options, console)
         return 0 if view.nodes else 1
     if options.json or not console.is_terminal:
@@ -282,6 +281,18 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
     return 0
 
 
+def _wait_for_nodes(view: DiagnosticsView, options: argparse.Namespace, stopping: threading.Event) -> None:
+    print(f"waiting for /diagnostics, at most {options.timeout_s:g} s …", file=sys.stderr, flush=True)
+    started_s = time.monotonic()
+    while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
+        view.take()
+        # All nodes report within a second of each other.
+        if view.nodes and all(node.is_complete for node in view.nodes.values()):
+            if options.node or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
+                return
+        time.sleep(LOOK_PERIOD_S)
+
+
 def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console) -> None:
     if not view.nodes:
         print(view.why_nothing(), file=sys.stderr, flush=True)
@@ -292,35 +303,33 @@ def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console)
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options of `policy_monitor`, without those for ROS.
+    """Parse the options of `policy_monitor`, without those for ROS.
 
     Raises
     ------
     SystemExit
-        When an option is unknown or not allowed; the message says what is.
+        When an option is unknown or has a value that is not allowed.
     """
     parser = argparse.ArgumentParser(
-        prog="policy_monitor", description="Show what running policy nodes say about themselves and their robots."
+        prog="policy_monitor", description="Show the state of running policy nodes and of their robots."
     )
-    parser.add_argument(
-        "--node", default="", help="full name, such as /policy_node (default: every node that is heard)"
-    )
-    parser.add_argument("--once", action="store_true", help="print one snapshot and end; status 1 when none is heard")
-    parser.add_argument("--json", action="store_true", help="print JSON, an object a line, every second unless --once")
+    parser.add_argument("--node", default="", help="full name, such as /policy_node (default: all policy nodes)")
+    parser.add_argument("--once", action="store_true", help="print once and end; exit status 1 when there is no node")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON every second, or once with --once")
     parser.add_argument(
         "--timeout-s",
         type=number(float, 0.1, 3600),
         default=10.0,
-        help="how long --once waits for a node (default 10)",
+        help="seconds that --once waits for a node (default 10)",
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show until SIGINT or SIGTERM."""
+    """Run `policy_monitor` until SIGINT or SIGTERM."""
     arguments = sys.argv if arguments is None else ["policy_monitor", *arguments]
     options = parse_options(remove_ros_args(arguments)[1:])
-    # A file or a pipe has no width of its own.
+    # A file or a pipe has no width.
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     with ros_process(arguments) as stopping:
         node = Node("policy_monitor", start_parameter_services=False)

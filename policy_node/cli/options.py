@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines of the tools share."""
+"""Parse numbers in command-line options."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-# The exit status after Ctrl-C, as of shells.
+# Exit status after Ctrl-C, as in shells.
 INTERRUPTED = 130
 
 
 def number(kind: type[int] | type[float], minimum: float, maximum: float = math.inf) -> Callable[[str], Any]:
-    """Return a parser of finite numbers from `minimum` to `maximum`, as the `type` of an option of argparse."""
+    """Return a parser of finite numbers from `minimum` to `maximum`, for the `type` of an argparse option."""
 
     def parse(text: str) -> Any:
         try:

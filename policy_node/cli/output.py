@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether files and folders that a command line names can be written, found out before any work is done."""
+"""Check that the output files and folders of a command can be written, before it does any work."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from pathlib import Path
 
 
 def check_file(option: str, file: Path, suffix: str = "") -> None:
-    """Try whether a file can be written, which is left as it was; the folder that it needs is made.
+    """Check that a file can be written, without changing it; create its folder.
 
     Parameters
     ----------
     option
-        That names the file, with the command before it where there is one.
+        Name of the option for the error message, with the name of the command where there are several.
     file
-        To be written later.
+        File to be written later.
     suffix
-        With which its name has to end.
+        Required end of its name.
 
     Raises
     ------
     SystemExit
-        When it cannot be written, or its name ends otherwise.
+        When the file cannot be written, or its name has another suffix.
     """
-    if file.suffix.lower() != suffix and suffix:
-        raise SystemExit(f"{option}: found '{file}', allowed is a name that ends in {suffix}; give such a one")
+    if suffix and file.suffix.lower() != suffix:
+        raise SystemExit(f"{option}: found '{file}', allowed is a name that ends in {suffix}; change the name")
     existed = file.is_symlink() or file.exists()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("ab").close()
     except OSError as error:
         raise SystemExit(
-            f"{option}: found '{file}', which cannot be written ({error.strerror}); give a file in a folder that can"
+            f"{option}: found '{file}', which cannot be written ({error.strerror}); give a file in a writable folder"
         ) from error
     if not existed:
         file.unlink()
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Make a folder where it is missing, and try whether files can be written there.
+    """Create a folder where it is missing, and check that files can be written into it.
 
     Parameters
     ----------
     option
-        That names the folder, with the command before it where there is one.
+        Name of the option for the error message, with the name of the command where there are several.
     folder
-        To be written into later.
+        Folder to be written into later.
 
     Raises
     ------
     SystemExit
-        When it cannot be made or written into.
+        When the folder cannot be created or written into.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise SystemExit(
-            f"{option}: found '{folder}', which cannot be written into ({error.strerror}); give a folder that can"
+            f"{option}: found '{folder}', which cannot be written into ({error.strerror}); give a writable folder"
         ) from error

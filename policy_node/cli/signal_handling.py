@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that are handled otherwise for a while."""
+"""Temporarily replace signal handlers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import FrameType
 
 
 @contextmanager
-def handled(
-    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: signal.Signals
+def temporary_handler(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *signals: signal.Signals
 ) -> Iterator[None]:
-    """Handle signals in this way, and then as before; only the main thread can do that."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Use a signal handler in a `with` block and restore the earlier ones after it; in the main thread only."""
+    earlier = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number, earlier_handler in earlier.items():
+            signal.signal(number, earlier_handler)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the files that ship beside the code: `config/`, `models/`, `launch/`."""
+"""Find the files that are installed with the code: `config/`, `models/`, `launch/`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _PACKAGE = "policy_node"
 
 
 def share_path(*parts: str) -> Path:
-    """Return the path of a file or folder that ships with this very copy of the package.
+    """Return the path of a file or folder that belongs to this copy of the package.
 
-    The nearest folder above the code that holds it decides, so that code and files always belong together:
-    a source checkout, `<prefix>/share/policy_node` of a pip environment, or that of a colcon workspace.
+    The nearest folder above the code that has the files is searched: a source checkout, or `share/policy_node` of a pip
+    environment or a colcon workspace.
 
     Parameters
     ----------
     *parts
-        Path below the share folder, e.g. `"config", "rover.yaml"`.
+        Path below the share folder, such as `"config", "rover.yaml"`.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def share_path(*parts: str) -> Path:
     Raises
     ------
     FileNotFoundError
-        If no share folder is found, or it lacks the file.
+        When there is no share folder, or the file is not in it.
     """
     for ancestor in Path(__file__).resolve().parents:
         is_checkout = (ancestor / "resource" / _PACKAGE).is_file()

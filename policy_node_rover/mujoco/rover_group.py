@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from policy_node.cli.signal_handling import handled
+from policy_node.cli.signal_handling import temporary_handler
 from policy_node_rover.arena.conditions import Conditions
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.environment import RoverTask, observe
@@ -181,7 +181,7 @@ class ProcessCalls:
         self._process = context.Process(target=_serve, args=(theirs, share), name="rovers", daemon=True)
         # It inherits that it ignores Ctrl-C while it loads; only the main thread can tell it so.
         main_thread = threading.current_thread() is threading.main_thread()
-        with handled(signal.SIG_IGN, signal.SIGINT) if main_thread else nullcontext():
+        with temporary_handler(signal.SIG_IGN, signal.SIGINT) if main_thread else nullcontext():
             self._process.start()
         theirs.close()
         # It stays due when an error elsewhere, or an interruption, comes before anybody asks for it.

@@ -630,7 +630,11 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         default=1.0,
         help="simulated seconds per second; 0: as fast as possible (default 1)",
     )
-    parser.add_argument("--clock", action="store_true", help="publish /clock and stamp with simulated time")
+    parser.add_argument(
+        "--clock",
+        action="store_true",
+        help="publish /clock and stamp with simulated time, as with the parameter use_sim_time",
+    )
     parser.add_argument(
         "--lockstep",
         action="store_true",
@@ -663,6 +667,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ros_process(arguments) as stopping:
         # Without an executor nothing would answer the services of parameters.
         node = Node("rover_sim", start_parameter_services=False)
+        options.clock |= node.get_parameter("use_sim_time").value
         try:
             model = ArenaModel()
             with closing(make_renderer(model, options.renderer)) as renderer:

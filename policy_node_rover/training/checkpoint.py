@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy_node.cli.signal_handling import handled
+from policy_node.cli.signal_handling import temporary_handler
 
 STATE_FILE = "checkpoint.pt"
 MODEL_FILE = "rover.zip"
@@ -51,7 +51,7 @@ class StopRequest:
 
     def listening(self) -> AbstractContextManager[None]:
         """Listen to the signals for a while."""
-        return handled(self._ask, signal.SIGINT, signal.SIGTERM)
+        return temporary_handler(self._ask, signal.SIGINT, signal.SIGTERM)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal view of running nodes, as a process of its own."""
+"""The terminal view of running nodes, `policy_monitor`."""
 
 import json
 import subprocess
@@ -49,13 +49,13 @@ def test_it_shows_every_robot_of_a_running_node(
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_it_says_clearly_when_no_node_is_heard(more: list[str]) -> None:
+def test_it_says_that_no_node_publishes(more: list[str]) -> None:
     monitor = start_monitor("--once", "--timeout-s", "1", "--node", "/nobody", *more)
     output, errors = monitor.communicate(timeout=PATIENCE_S)
     assert monitor.returncode == 1
     first, why = errors.splitlines()
-    assert first == "listening to /diagnostics, for 1 s at most …"
-    assert "/nobody is not heard on /diagnostics" in why
+    assert first == "waiting for /diagnostics, at most 1 s …"
+    assert "/nobody does not publish on /diagnostics" in why
     assert output == ("{}\n" if more else "")
     assert "Traceback" not in errors
 

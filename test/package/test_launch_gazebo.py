@@ -1,166 +1,173 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The launch file for Gazebo: what it would start, expanded without starting anything."""
+"""The launch file for Gazebo: the processes that it starts, and the files that it writes for them."""
 
 import importlib.util
+import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("launch_ros", reason="the launch system comes with a ROS 2 installation, not as a wheel")
-
-from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
-from launch.launch_description_sources import AnyLaunchDescriptionSource
-from launch.logging import launch_config
-from launch.substitutions import TextSubstitution
-from launch.utilities import perform_substitutions
-from launch_ros.actions import Node
-from node_harness import PATIENCE_S
-
+from policy_node.cli.launching import IncludedFile, NodeProcess
 from policy_node.config.package_files import share_path
-from policy_node.config.parameter_file import parse_parameters, read_parameter_file
 from policy_node_rover.gazebo.bridge import bridge_file
 from policy_node_rover.gazebo.sdf import rover_sdf, start_pose, world_sdf
+from policy_node_rover.launch import GAZEBO_ARGUMENTS, GAZEBO_PACKAGES, gazebo
 
-FILE = Path(__file__).resolve().parents[2] / "launch" / "gazebo.launch.py"
+FILE = share_path("launch", "gazebo.launch.py")
+ROVERS = str(share_path("config", "rover.yaml"))
+NEEDS_LAUNCH = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="the launch system comes with a ROS 2 installation, not as a wheel",
+)
+# In place of ros_gz_sim's launch file: an executable that gets its arguments.
+GZ_SIM = """
+from launch import LaunchDescription
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
 
-Expand = Callable[..., tuple[dict[str, str], list[Node]]]
-
-
-@pytest.fixture
-def expand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Expand:
-    """Return a function that expands the launch file: Gazebo's own arguments, and the nodes."""
-    monkeypatch.setattr(launch_config, "_log_dir", str(tmp_path))
-
-    def expanded(**arguments: str) -> tuple[dict[str, str], list[Node]]:
-        context = LaunchContext()
-        context.launch_configurations.update(arguments)
-        description = AnyLaunchDescriptionSource(str(FILE)).get_launch_description(context)
-        for entity in description.entities:
-            if isinstance(entity, DeclareLaunchArgument):
-                entity.execute(context)
-        # The check for the packages of ros_gz comes before the one that starts the fleet.
-        *_, start = (entity for entity in description.entities if isinstance(entity, OpaqueFunction))
-        gazebo, *nodes = start.execute(context)
-        assert isinstance(gazebo, IncludeLaunchDescription)
-        for node in nodes:
-            node._perform_substitutions(context)
-        return {
-            name: perform_substitutions(context, [value]) if not isinstance(value, str) else value
-            for name, value in gazebo.launch_arguments
-        }, nodes
-
-    return expanded
+def generate_launch_description():
+    return LaunchDescription([Node(package="ros_gz_sim", executable="gz", arguments=[LaunchConfiguration("gz_args")])])
+"""
 
 
-def of(nodes: list[Node], executable: str) -> list[Node]:
-    return [node for node in nodes if node.node_executable == executable]
+def decide(folder: Path, **values: str) -> tuple[IncludedFile, list[NodeProcess]]:
+    """Return Gazebo's launch file and the processes around it."""
+    defaults = {argument.name: argument.default or "" for argument in GAZEBO_ARGUMENTS}
+    assert values.keys() <= defaults.keys()
+    simulator, *processes = gazebo({**defaults, **values}, folder)
+    assert isinstance(simulator, IncludedFile)
+    return simulator, [process for process in processes if isinstance(process, NodeProcess)]
 
 
-def command_line(node: Node) -> list[str]:
-    """Return the arguments of a node, without its executable, which may not be installed, and without those for ROS."""
-    texts = [part for part in node.cmd if all(isinstance(piece, TextSubstitution) for piece in part)]
-    return [perform_substitutions(LaunchContext(), part) for part in texts]
+def of(processes: list[NodeProcess], executable: str) -> list[NodeProcess]:
+    return [process for process in processes if process.executable == executable]
 
 
-def parameters(node: Node) -> dict[str, Any]:
-    """Return the parameters that a node is given, of which the last value holds."""
-    found: dict[str, Any] = {}
-    for path, _ in node._Node__expanded_parameter_arguments:
-        # A tag of Python's that launch writes, and ROS passes over.
-        found |= parse_parameters(Path(path).read_text().replace("!!python/tuple", ""), path)
-    return found
+def option(process: NodeProcess, name: str) -> str:
+    return process.arguments[process.arguments.index(name) + 1]
 
 
-def option(line: list[str], name: str) -> str:
-    return line[line.index(name) + 1]
-
-
-def test_arenas_rovers_bridge_watch_and_node_are_for_as_many_robots_as_asked_for(
-    expand: Expand, tmp_path: Path
-) -> None:
-    gazebo, nodes = expand(robots="3", seed="5", headless="true", gz_args="-v 4")
-    files = tmp_path / "gazebo"
-    assert gazebo == {
-        "gz_args": f"-r -s --headless-rendering -v 4 {files / 'world.sdf'}",
+def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(tmp_path: Path) -> None:
+    simulator, processes = decide(tmp_path, robots="3", seed="5", headless="true", gz_args="-v 4")
+    assert simulator.arguments == {
+        "gz_args": f"-r -s --headless-rendering -v 4 {tmp_path / 'world.sdf'}",
         "on_exit_shutdown": "true",
     }
-    assert (files / "world.sdf").read_text() == world_sdf(3, 5, with_rovers=False)
-    spawned = [command_line(node) for node in of(nodes, "create")]
-    for robot, line in enumerate(spawned):
+    assert (tmp_path / "world.sdf").read_text() == world_sdf(3, 5, with_rovers=False)
+    spawners = of(processes, "create")
+    for robot, spawner in enumerate(spawners):
         name = f"rover_{robot}"
-        assert (option(line, "-world"), option(line, "-name")) == ("arenas", name)
-        assert Path(option(line, "-file")).read_text() == rover_sdf(name)
-        place = [float(option(line, axis)) for axis in ("-x", "-y", "-Y")]
-        assert place == pytest.approx(start_pose(robot, 3, 5), abs=1e-5)
-    assert len(spawned) == 3
-    (bridge,), (watch,), (driver,) = (of(nodes, name) for name in ("parameter_bridge", "gazebo_watch", "policy_node"))
+        assert (option(spawner, "-world"), option(spawner, "-name")) == ("arenas", name)
+        assert Path(option(spawner, "-file")).read_text() == rover_sdf(name)
+        pose = [float(option(spawner, axis)) for axis in ("-x", "-y", "-Y")]
+        assert pose == pytest.approx(start_pose(robot, 3, 5), abs=1e-5)
+    assert len(spawners) == 3
+    bridge, watch, driver = (of(processes, name)[0] for name in ("parameter_bridge", "gazebo_watch", "policy_node"))
     robots = ["rover_0", "rover_1", "rover_2"]
-    assert Path(parameters(bridge)["config_file"]).read_text() == bridge_file(robots)
-    assert {"--robots=3", "--seed=5", "--touch", "--world=arenas"} <= set(command_line(watch))
-    assert parameters(watch)["use_sim_time"] is True
-    configured = read_parameter_file(share_path("config", "rover.yaml"))
-    assert parameters(driver) == configured | {"robots": robots, "use_sim_time": True, "autostart": True}
+    (values,) = bridge.parameters
+    assert isinstance(values, dict) and Path(values["config_file"]).read_text() == bridge_file(robots)
+    assert {"--robots=3", "--seed=5", "--touch", "--world=arenas"} <= set(watch.arguments)
+    assert watch.parameters == ({"use_sim_time": True},)
+    assert driver.parameters == (ROVERS, {"robots": robots, "use_sim_time": True})
 
 
-def test_a_window_is_there_unless_headless_and_the_policy_can_be_another(expand: Expand, tmp_path: Path) -> None:
-    gazebo, nodes = expand(policy="/policies/other.bundle", autostart="false")
-    assert gazebo["gz_args"].split() == ["-r", str(tmp_path / "gazebo" / "world.sdf")]
-    assert len(of(nodes, "create")) == 4
-    (driver,) = of(nodes, "policy_node")
-    assert parameters(driver)["policy.path"] == "/policies/other.bundle"
-    assert parameters(driver)["autostart"] is False
+def test_without_arguments_the_robots_are_those_of_the_parameter_file(tmp_path: Path) -> None:
+    simulator, processes = decide(tmp_path)
+    assert simulator.arguments["gz_args"].split() == ["-r", str(tmp_path / "world.sdf")]
+    assert len(of(processes, "create")) == 4
+    (driver,) = of(processes, "policy_node")
+    assert driver.parameters == (ROVERS, {"use_sim_time": True})
 
 
-def test_ogre_1_draws_on_a_display_even_without_a_window(expand: Expand, tmp_path: Path) -> None:
-    gazebo, _ = expand(headless="true", render_engine="ogre")
-    world = tmp_path / "gazebo" / "world.sdf"
-    assert gazebo["gz_args"].split() == ["-r", "-s", str(world)]
+def test_policy_and_autostart_override_the_parameter_file(tmp_path: Path) -> None:
+    _, processes = decide(tmp_path, policy="/policies/other.bundle", autostart="false")
+    (driver,) = of(processes, "policy_node")
+    overrides = {"use_sim_time": True, "policy.path": "/policies/other.bundle", "autostart": False}
+    assert driver.parameters == (ROVERS, overrides)
+
+
+def test_ogre_1_renders_on_a_display_even_without_a_window(tmp_path: Path) -> None:
+    simulator, _ = decide(tmp_path, headless="true", render_engine="ogre")
+    world = tmp_path / "world.sdf"
+    assert simulator.arguments["gz_args"].split() == ["-r", "-s", str(world)]
     assert [engine.text for engine in ElementTree.parse(world).iter("render_engine")] == ["ogre"]
 
 
-def test_world_and_robot_can_be_the_users_own(expand: Expand, tmp_path: Path) -> None:
+def test_world_and_robot_can_be_the_users_own(tmp_path: Path) -> None:
     world, model = tmp_path / "my world.sdf", tmp_path / "robot.sdf"
     world.write_text('<sdf version="1.9"><world name="warehouse"/></sdf>')
     model.write_text('<sdf version="1.9"><model name="{robot}"><topic>/{robot}/camera</topic></model></sdf>')
-    gazebo, nodes = expand(robots="3", world=str(world), model=str(model))
-    assert gazebo["gz_args"].endswith(f"'{world}'")
-    lines = [command_line(node) for node in of(nodes, "create")]
-    assert [option(line, "-world") for line in lines] == ["warehouse"] * 3
-    assert Path(option(lines[1], "-file")).read_text() == model.read_text().replace("{robot}", "rover_1")
-    places = [tuple(float(option(line, axis)) for axis in ("-x", "-y", "-Y")) for line in lines]
-    assert places == [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)]
-    (watch,) = of(nodes, "gazebo_watch")
-    assert not any(part.startswith("--world") for part in command_line(watch)), "nobody knows of beacons there"
+    simulator, processes = decide(tmp_path, robots="3", world=str(world), model=str(model))
+    assert simulator.arguments["gz_args"].endswith(f"'{world}'")
+    spawners = of(processes, "create")
+    assert [option(spawner, "-world") for spawner in spawners] == ["warehouse"] * 3
+    assert Path(option(spawners[1], "-file")).read_text() == model.read_text().replace("{robot}", "rover_1")
+    poses = [tuple(float(option(spawner, axis)) for axis in ("-x", "-y", "-Y")) for spawner in spawners]
+    assert poses == [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)]
+    (watch,) = of(processes, "gazebo_watch")
+    assert not any(argument.startswith("--world") for argument in watch.arguments), "that world has no beacons"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("values", "error"),
     [
         ({"robots": "0"}, "robots:=0: give a whole number from 1 to 256"),
+        ({"seed": "any"}, "seed:=any: give a whole number from 0 to 2147483648"),
         ({"headless": "maybe"}, "headless:=maybe: give true or false"),
+        ({"params_file": "missing.yaml"}, "params_file:=missing.yaml: there is no such file"),
         ({"world": "/nowhere.sdf"}, "world:=/nowhere.sdf: there is no such file"),
         ({"model": "/nowhere.sdf"}, "model:=/nowhere.sdf: there is no such file"),
         ({"model": str(share_path("config", "fastdds.xml"))}, "found no {robot}, so that 4 robots would share"),
-        ({"world": str(share_path("config", "rover.yaml"))}, "this is no XML"),
+        ({"world": ROVERS}, "this is no XML"),
         ({"world": str(share_path("config", "fastdds.xml"))}, "found no <world name=…> in <sdf>"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(expand: Expand, arguments: dict[str, str], said: str) -> None:
-    with pytest.raises(RuntimeError, match=said):
-        expand(**arguments)
+def test_invalid_arguments_are_refused(tmp_path: Path, values: dict[str, str], error: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        decide(tmp_path, **values)
 
 
+@NEEDS_LAUNCH
+def test_the_launch_file_starts_these_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch.logging import launch_config
+    from launch_expansion import LaunchedNode, expand
+
+    packages = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    packages.mkdir(parents=True)
+    for package in GAZEBO_PACKAGES:
+        (packages / package).touch()
+    launch_file = tmp_path / "share" / "ros_gz_sim" / "launch" / "gz_sim.launch.py"
+    launch_file.parent.mkdir(parents=True)
+    launch_file.write_text(GZ_SIM)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(launch_config, "_log_dir", str(tmp_path))
+
+    def started(**arguments: str) -> dict[str, LaunchedNode]:
+        return {node.executable: node for node in expand(FILE, **arguments)}
+
+    nodes = started(headless="true")
+    assert nodes.keys() == {"gz", "create", "parameter_bridge", "gazebo_watch", "policy_node"}
+    world = tmp_path / "gazebo" / "world.sdf"
+    assert nodes["gz"].command_line[0] == f"-r -s --headless-rendering {world}"
+    assert world.read_text() == world_sdf(4, 0, with_rovers=False)
+    parameters = nodes["policy_node"].parameters()
+    assert "autostart" not in parameters and parameters["use_sim_time"] is True
+
+    waiting = tmp_path / "waiting.yaml"
+    waiting.write_text(Path(ROVERS).read_text().replace("parameters:\n", "parameters:\n    autostart: false\n", 1))
+    assert started(params_file=str(waiting))["policy_node"].parameters()["autostart"] is False
+    overridden: dict[str, Any] = started(params_file=str(waiting), autostart="true")["policy_node"].parameters()
+    assert overridden["autostart"] is True
+
+
+@NEEDS_LAUNCH
 @pytest.mark.skipif(bool(importlib.util.find_spec("ros_gz_interfaces")), reason="ros_gz is installed")
 def test_without_ros_gz_the_launch_says_what_to_install() -> None:
-    done = subprocess.run(
-        ["ros2", "launch", "policy_node", FILE.name], capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = subprocess.run(["ros2", "launch", "policy_node", FILE.name], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "ros_gz_sim, ros_gz_bridge, ros_gz_interfaces: not found" in done.stdout + done.stderr
     assert "-ros-gz`" in done.stdout + done.stderr

@@ -157,6 +157,17 @@ def test_an_executable_ends_quietly_when_it_is_interrupted_while_it_loads(tmp_pa
     assert (run.returncode, run.stdout, run.stderr) == (130, b"", b"")
 
 
+def test_no_test_module_skips_itself_while_it_is_imported() -> None:
+    """The pytest plugin of launch_testing, which comes with ROS, would end the collection of all tests there."""
+    skips = ("importorskip", "skip", "exit")
+    for file in (ROOT / "test").rglob("*.py"):
+        for statement in ast.parse(file.read_text()).body:
+            if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+                calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+                names = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+                assert not names.intersection(skips), f"{file}:{statement.lineno}: use a mark or a fixture"
+
+
 def licensed_files() -> list[Path]:
     folders = ["policy_node", "launch", "config", "deploy", "test", ".ci"]
     inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".yaml", ""}]

@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("minari", reason="minari is an extra: pip install 'minari[hdf5]'")
-
-import minari
 import numpy as np
+import pytest
 import torch
 from bag_harness import DELAY_NS, PERIOD_NS, START_NS, Readings, twist, write_bag, write_parameters
 from gymnasium import spaces
@@ -29,7 +26,10 @@ from policy_node.config.schema import ActionConfiguration, ConfigurationError, p
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
 from policy_node.control.actions import CommandMapper
 from policy_node.recording.dataset.actions import ActionInverse
-from policy_node.recording.dataset.export import keeps_images
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("minari") is None, reason="minari is an extra: pip install 'minari[hdf5]'"
+)
 
 ROBOTS = ["robot_0", "robot_1"]
 STACK = 3
@@ -81,6 +81,8 @@ def test_a_long_stretch_goes_on_in_another_episode(
     arguments = ["to-dataset", str(bag), "--params", str(params), "--output", str(output), "--reward-topic", "reward"]
     assert main(arguments) == 0
 
+    import minari
+
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
     episodes = list(minari.load_dataset("drive-v0"))
     assert [len(episode.rewards) for episode in episodes] == [7, 7, 5]
@@ -111,6 +113,10 @@ def test_a_dataset_holds_what_the_policy_was_given_and_what_was_done(
     output = tmp_path / "datasets" / "drive-v0"
     arguments = ["to-dataset", str(bag), "--params", str(params), "--output", str(output), "--actions", actions]
     assert main([*arguments, "--reward-topic", "reward"]) == 0
+
+    import minari
+
+    from policy_node.recording.dataset.export import keeps_images
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
     dataset = minari.load_dataset("drive-v0")

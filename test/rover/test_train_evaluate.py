@@ -209,10 +209,10 @@ def test_progress_tells_after_every_step_how_many_episodes_ended_and_succeeded()
 @pytest.mark.parametrize(
     ("option", "file", "said"),
     [
-        ("--json", ".", r"which cannot be written \(Is a directory\); give a file in a folder that can"),
-        ("--json", "file/report.json", r"which cannot be written \(.*\); give a file in a folder that can"),
-        ("--gif", "/proc/one.gif", r"which cannot be written \(.*\); give a file in a folder that can"),
-        ("--gif", "one.mp4", r"allowed is a name that ends in \.gif; give such a one"),
+        ("--json", ".", r"which cannot be written \(Is a directory\); give a file in a writable folder"),
+        ("--json", "file/report.json", r"which cannot be written \(.*\); give a file in a writable folder"),
+        ("--gif", "/proc/one.gif", r"which cannot be written \(.*\); give a file in a writable folder"),
+        ("--gif", "one.mp4", r"allowed is a name that ends in \.gif; change the name"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused_before_anybody_drives(tmp_path, capsys, option, file, said):
