@@ -28,9 +28,7 @@ pytestmark = pytest.mark.both_distributions
 # Cameras that publish with Fast DDS as it comes, until the process is ended.
 PUBLISHER = textwrap.dedent("""
     import time, rclpy
-    import rclpy
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
     rclpy.init()
     node = rclpy.create_node("camera")

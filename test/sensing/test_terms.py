@@ -428,6 +428,14 @@ def test_a_robot_waits_for_its_first_command_and_refuses_what_is_no_orientation(
     assert pipeline.step(now_ns).states == (REJECTED,)
 
 
+def test_terms_that_read_the_same_numbers_share_a_decoder(file):
+    """Staging then decodes a message of theirs once."""
+    decoders = deploy(configured(file, **{"observations.policy.joint_velocity.field": "position"})).decoders
+    assert decoders["policy.joint_velocity"] is decoders["policy.joint_position"]
+    decoders = deploy(configured(file)).decoders
+    assert decoders["policy.joint_velocity"] is not decoders["policy.joint_position"]
+
+
 def test_what_does_not_fit_is_shown_side_by_side(file):
     changes = {"observations.policy.terms": ["angular_velocity", "gravity", "velocity_command", "joint_position"]}
     rest = {name: None for name in quadruped() if ".joint_velocity." in name or ".previous_action." in name}
