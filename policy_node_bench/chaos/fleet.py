@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of the robots under test, and what is done to them."""
+"""Control the processes of the robots under test, and inject the faults."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from policy_node_bench.chaos.robot import (
 )
 
 MODULE = "policy_node_bench.chaos.server"
-# By how much clocks jump; any less than synchronisation.max_age_s could not be told from a delay.
+# Jumps of the clocks; a smaller one than synchronisation.max_age_s would look like a delay.
 SMALLEST_JUMP_S = 1.0
 LARGEST_JUMP_S = 3600.0
 NORMAL = Behaviour()
 
 
 class RobotServer:
-    """The process that starts robots; see `chaos_server.main`."""
+    """The process that starts robots; see `server.main`."""
 
     def __init__(self) -> None:
         self._connection, other = Pipe()
@@ -62,16 +62,16 @@ class RobotServer:
 
 
 class RobotProcess:
-    """A process that publishes, or none: it is killed and started again.
+    """A process that publishes and can be killed and started again.
 
     Parameters
     ----------
     server
-        Starts it.
+        Server that starts the process.
     options
-        Of the process; its behaviour is replaced at each start.
+        Options of the process; each start sets the behaviour.
     target
-        What it runs, a key of `chaos_server.TARGETS`.
+        Function to run, a key of `server.TARGETS`.
     """
 
     def __init__(self, server: RobotServer, options: RobotOptions, target: str = "robot") -> None:
@@ -99,46 +99,42 @@ class RobotProcess:
             self._connection = None
 
     def tell(self, behaviour: Behaviour) -> None:
-        """Let it publish in another way."""
+        """Change the behaviour of the process."""
         assert self._connection is not None
         self._connection.send(behaviour)
 
     def poll(self) -> list[Published | Slipped]:
-        """Return what it has said since the last call.
+        """Return its messages since the last call.
 
         Raises
         ------
         ToolError
-            When it has ended by itself.
+            If it has ended.
         """
-        said: list[Published | Slipped] = []
+        messages: list[Published | Slipped] = []
         try:
             while self._connection is not None and self._connection.poll():
-                said.append(self._connection.recv())
+                messages.append(self._connection.recv())
         except (EOFError, ConnectionError):
             raise ToolError(
                 f"a robot's process ended by itself: {self._options.log.read_text()[-2000:] or '(it wrote nothing)'}"
             ) from None
-        return said
+        return messages
 
 
 class Injection:
-    """One fault from its begin to its end.
+    """One fault from its begin to its end; sets `begun_s` and `ended_s` of the fault.
 
     Parameters
     ----------
-    planned
-        What happens.
-    fault
-        The record of it: `begun_s` and `ended_s` are filled in here.
-    robot
-        Whose publisher it is.
-    another
-        A process that publishes in the same robot's name.
+    planned, fault
+        Plan and record of the fault.
+    robot, another
+        The robot's process, and one that publishes on the same topics.
     period_s
         Control period.
     now_s
-        The present time.
+        Current time.
     """
 
     def __init__(
@@ -182,12 +178,12 @@ class Injection:
         else:
             self._robot.tell(behaviour)
             if kind == "slowed":
-                # Its next reading comes late already.
+                # The next reading is already late.
                 self.fault.begun_s = now_s
         return behaviour
 
     def on_published(self, published: Published) -> None:
-        """Take in that a publisher of this robot has begun to behave in another way."""
+        """Process the message that a publisher of this robot has changed its behaviour."""
         time_s = published.time_us / 1e6
         kind = self.planned.kind.name
         if self._is_ending and published.behaviour == NORMAL:
@@ -195,11 +191,11 @@ class Injection:
         elif not self._is_ending and (published.behaviour == self._behaviour or kind in ("duplicate", "wrong_type")):
             self.fault.begun_s = min(self.fault.begun_s, time_s)
             if kind == "policy_blocks":
-                # The next tick takes the reading in, or the one after it.
+                # The policy blocks in one of the next two ticks.
                 self.fault.ended_s = time_s + 2 * self._period_s + self.planned.duration_s
 
     def step(self, now_s: float) -> None:
-        """End the cause when its time has come."""
+        """End the cause of the fault if its duration has passed."""
         kind = self.planned.kind.name
         if self._is_ending or now_s < self.fault.begun_s + self.planned.duration_s:
             return
