@@ -51,7 +51,8 @@ class Command(NamedTuple):
     options
         Dataclass whose fields are made by `option`.
     measure
-        Returns the figures, as the JSON file holds them. The exit status is 1 if `figures["violations"]` is not 0.
+        Returns the figures, which are also the content of the JSON file. Raises ToolError if a process fails, a model
+        does not fit or an option cannot be used. The exit status is 1 if `figures["violations"]` is not 0.
     show
         Returns what to print of the figures.
     writers

@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,11 +31,11 @@ from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.report.figures import distribution, machine, progress_bar
 from policy_node_bench.command import Command, Figures, image_size, option
 from policy_node_bench.harness.observer import Round, measure, summary
-from policy_node_bench.harness.processes import node_arguments, ros_session, running
+from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session, running
 from policy_node_bench.harness.robots import (
     NO_MALLOC,
+    TOUCH_CELLS,
     Settings,
-    check_model,
     check_parameters,
     checked_settings,
     parse_settings,
@@ -43,6 +43,7 @@ from policy_node_bench.harness.robots import (
     save_untrained_model,
 )
 from policy_node_bench.plots import plot_fleet
+from policy_node_bench.tables import LOOPS, fleet_rows, screen
 
 PUBLISHER_PROCESSES = 4
 NO_PROFILE = "none"
@@ -68,7 +69,9 @@ class CommonOptions:
     model: str = option(
         "", "policy for 'image' and 'touch' (default: an untrained one for this image size)", metavar="PATH"
     )
-    baseline: bool = option(False, "also measure the baseline", action="store_true")
+    baseline: bool = option(
+        False, "also measure today's loop: callbacks, a timer and model.predict", action="store_true"
+    )
     settings: Sequence[str] = option(
         (),
         "for the node: a parameter as NAME:=VALUE, an environment variable as NAME=VALUE, or "
@@ -157,32 +160,42 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
         environment = {name: value for name, value in variant.environment.items() if value}
         loops.append(Loop(label, "policy_bench_node", arguments, environment, configuration))
     if options.baseline:
-        arguments = ["-m", "policy_node_bench.baseline", "--name", "policy_bench_baseline"]
-        arguments += ["--robots", str(options.robots), "--rate-hz", str(options.rate_hz), "--model", model]
-        if _synchroniser() != "newest message":
-            arguments += ["--slop-s", str(options.slop_s)]
+        arguments = module_arguments(
+            "policy_node_bench.baseline",
+            name="policy_bench_baseline",
+            robots=options.robots,
+            rate_hz=options.rate_hz,
+            model=model,
+            slop_s=None if _synchroniser() == "newest message" else options.slop_s,
+        )
         loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, launched))
     return loops
 
 
 def measure_engines(loops: Sequence[Loop]) -> None:
-    """Let `policy.engine: auto` of all loops measure before the robots load the machine.
+    """Check the policy, and let `policy.engine: auto` of all loops measure before the robots load the machine.
 
     The nodes find the result in the cache, as on a robot from their second start on.
 
     Raises
     ------
     ToolError
-        If the policy or an engine cannot be used.
+        If the policy does not fit the synthetic robots or an engine cannot be used.
     """
     from policy_node.ros.swap import deploy
 
     configurations = {loop.configuration.policy: loop.configuration for loop in loops if loop.configuration}
     for configuration in configurations.values():
         try:
-            deploy(configuration)
+            observations = deploy(configuration).pipeline.policy.spec.observations
         except ConfigurationError as error:
             raise ToolError(f"--model, --set, --versus: {error}") from error
+        image, touch = observations["image"], observations["touch"]
+        if min(image.shape) != 3 or touch.shape != (TOUCH_CELLS,):
+            raise ToolError(
+                f"--model: found {image}; {touch}; "
+                f"the synthetic robots publish an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
+            )
 
 
 def _synchroniser() -> str:
@@ -206,13 +219,7 @@ def published(files: Sequence[Path], options: FleetOptions, rounds: Sequence[Rou
 
 
 def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
-    """Compare the loops, inside a ROS session, and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If a process fails, the model does not fit or a setting is not allowed.
-    """
+    """Compare the loops, inside a ROS session, and return the figures."""
     import rclpy
 
     with tempfile.TemporaryDirectory(prefix="policy_bench_") as temporary:
@@ -224,7 +231,6 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
         }
         model = options.model
         if model:
-            check_model(model)
             if options.baseline and not model.endswith(".zip"):
                 raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
         else:
@@ -259,9 +265,16 @@ def _measure_in_turn(
     with ExitStack() as stack:
         publishers = []
         for first, file in enumerate(notes):
-            arguments = ["-m", "policy_node_bench.harness.publishers", "--robots", str(options.robots)]
-            arguments += ["--first", str(first), "--step", str(len(notes)), "--rate-hz", str(options.sensor_rate_hz)]
-            arguments += ["--width", str(width), "--height", str(height), "--punctuality", str(file)]
+            arguments = module_arguments(
+                "policy_node_bench.harness.publishers",
+                robots=options.robots,
+                first=first,
+                step=len(notes),
+                width=width,
+                height=height,
+                rate_hz=options.sensor_rate_hz,
+                file=str(file),
+            )
             name = f"the publishers of process {first}"
             publishers.append(
                 stack.enter_context(running(name, arguments, file.with_suffix(".log"), options.transport))
@@ -284,38 +297,20 @@ def _measure_in_turn(
 
 def table(figures: Figures) -> Table:
     """Return a table with a column for each loop."""
-    result = Table(title=f"{figures['title']}\ntimes as p50 / p99 / max")
-    columns: dict[str, dict[str, Any]] = {"policy_node": figures["node"]}
-    if "baseline" in figures:
-        columns["baseline"] = figures["baseline"]
+    node, delay_ms = figures["node"], figures["published"]["delay_ms"]["p99"]
+    columns = {LOOPS[loop]: figures[loop] for loop in LOOPS if loop in figures}
     columns |= {versus["settings"]: versus for versus in figures["versus"]}
-    result.add_column("")
-    for label in columns:
-        result.add_column(label, justify="right")
-
-    def row(label: str, text: Callable[[dict[str, Any]], str]) -> None:
-        result.add_row(label, *(text(column) for column in columns.values()))
-
-    def times(key: str) -> Callable[[dict[str, Any]], str]:
-        return lambda loop: " / ".join("–" if value is None else f"{value:.2f}" for value in loop[key].values())
-
-    row("CPU per robot and tick, µs", lambda loop: f"{loop['cpu_us_per_robot_tick']:.0f}")
-    for key in ("tick_ms", "lateness_ms", "stamp_to_command_ms"):
-        row(f"{key.removesuffix('_ms').replace('_', ' ')}, ms", times(key))
-    row("ticks missed", lambda loop: f"{loop['missed_fraction']:.2%}")
-    row("fresh data", lambda loop: f"{loop['fresh_fraction']:.2%}")
-    row("memory, MB", lambda loop: f"{loop['rss_mb']:.0f}")
-    node, rate_hz, delay_ms = figures["node"], figures["published"]["rate_hz"], figures["published"]["delay_ms"]["p99"]
-    stages = ", ".join(f"{stage} {times['p50']:.2f}" for stage, times in node["stages_ms"].items())
+    result = screen(figures["title"], fleet_rows(columns))
     threads = node["cpu_us_per_robot_tick_by_thread"].items()
     lines = [
-        f"stages, p50 ms: {stages}",
+        "stages, p50 ms: " + ", ".join(f"{stage} {value['p50']:.2f}" for stage, value in node["stages_ms"].items()),
         "CPU by thread, µs per robot and tick: "
         + ", ".join(f"{thread} {value:.0f}" for thread, value in threads if value >= 0.5),
+        f"the synthetic robots published at {figures['published']['rate_hz']:.2f} Hz, "
+        f"p99 {delay_ms:.1f} ms after the deadline",
     ]
     if "ratio_cpu" in figures:
         lines.append(f"policy_node uses {figures['ratio_cpu']:.1f} times less CPU per robot and tick")
-    lines.append(f"the synthetic robots published at {rate_hz:.2f} Hz, p99 {delay_ms:.1f} ms after the deadline")
     result.caption = "\n".join(lines)
     return result
 

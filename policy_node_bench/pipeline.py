@@ -45,6 +45,7 @@ from policy_node_bench.harness.robots import (
 )
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
 from policy_node_bench.plots import plot_pipeline
+from policy_node_bench.tables import pipeline_rows, screen, times
 
 TURN_S = 0.25
 LEAST_TURNS = 3
@@ -238,13 +239,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
 
 
 def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
-    """Measure all engines and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If the model does not fit or a setting is not allowed.
-    """
+    """Measure all engines and return the figures."""
     try:
         device = select_device(options.device)
     except PolicyError as error:
@@ -320,20 +315,8 @@ def engine_figures(
 def table(figures: Figures) -> Table:
     """Return a table with a column for each engine."""
     engines = figures["engines"]
-    result = Table(title=f"{figures['title']}\nms, p50 / p99")
-    result.add_column("")
-    for name, engine in engines.items():
-        result.add_column(name if name == engine["engine"] else f"{name}: {engine['engine']}", justify="right")
-
-    def times(values: Mapping[str, float]) -> str:
-        return f"{values['p50']:.3f} / {values['p99']:.3f}"
-
-    for stage in next(iter(engines.values()))["stages_ms"]:
-        result.add_row(f"  {stage}", *(times(engine["stages_ms"][stage]) for engine in engines.values()))
-    result.add_row("step", *(times(engine["step_ms"]) for engine in engines.values()))
-    result.add_row("forward pass alone", *(times(engine["forward_ms"]) for engine in engines.values()))
-    result.add_row("overhead_ratio", *(f"{engine['overhead_ratio']:.2f}" for engine in engines.values()))
-    result.add_row("robots per second", *(f"{engine['robots_per_s']:.0f}" for engine in engines.values()))
+    rates = [f"{engine['robots_per_s']:.0f}" for engine in engines.values()]
+    result = screen(figures["title"], [*pipeline_rows(engines), ["robots per second", *rates]])
     if "predict_ms" in figures:
         result.caption = (
             f"model.predict per robot: {times(figures['predict_ms'])} ms for all robots, "

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from policy_node.engines.choice import Candidate
 from policy_node_bench.command import Figures
+from policy_node_bench.tables import LOOPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# The loops of the fleet benchmark by their keys in the figures.
-LOOPS = {"node": "policy_node", "baseline": "baseline"}
 # The panels of `plot_fleet`: key in the figures and title.
 _FLEET_PANELS = (
     ("cpu_us_per_robot_tick", "CPU per robot and tick, µs"),

@@ -38,6 +38,7 @@ from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node_bench.command import Command, Figures, counts, option
 from policy_node_bench.harness.turns import Part, in_turn
 from policy_node_bench.plots import plot_policy
+from policy_node_bench.tables import screen
 
 # Not measured: engines compile and allocate in their first runs.
 WARM_UP_RUNS = 5
@@ -61,16 +62,10 @@ class PolicyOptions:
 
 
 def run_policy(options: PolicyOptions, console: Console) -> dict[str, Any]:
-    """Measure all batches and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If the policy cannot be loaded or run.
-    """
+    """Measure all batches and return the figures."""
     torch.set_num_threads(options.threads)
     try:
-        policy = load_policy(options.model, options.device, vecnormalize=options.vecnormalize or None)
+        policy = load_policy(options.model, options.device, trusted=True, vecnormalize=options.vecnormalize or None)
     except PolicyError as error:
         raise ToolError(str(error)) from error
     rows: list[dict[str, Any]] = []
@@ -238,42 +233,30 @@ def _robots(count: int) -> str:
 
 
 def table(figures: Figures) -> Table:
-    """Return a table with a row for each batch and engine."""
-    result = Table(title=f"{figures['options']['model']}: {figures['algorithm']} on {figures['device']}")
-    for name in ("robots", "engine", "ms p50", "p99", "robots/s", "memory MB", "error"):
-        result.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
-    has_gpu = any("gpu_utilisation_percent" in row for row in figures["rows"])
-    if has_gpu:
-        result.add_column("GPU %", justify="right")
-    last = None
+    """Return a table with a row for each batch and engine; the recommended row is bold."""
+    rows = [["robots", "engine", "ms p50", "p99", "robots/s", "memory MB", "error", "GPU %"]]
+    reasons: dict[str, str] = {}
     for row in figures["rows"]:
-        if last is not None and row["batch"] != last:
-            result.add_section()
-        last = row["batch"]
         label = Candidate(row["engine"], row["precision"]).label
         if "excluded" in row:
+            reasons[label] = row["excluded"]
             continue
+        latency_ms = row["latency_ms"]
         cells = [
             str(row["batch"]),
             label,
-            f"{row['latency_ms']['p50']:.3f}",
-            f"{row['latency_ms']['p99']:.3f}",
+            f"{latency_ms['p50']:.3f}",
+            f"{latency_ms['p99']:.3f}",
             f"{row['robots_per_s']:.0f}",
             f"{row['memory_mb']:.0f}",
             f"{row['error']:.0e}" + ("" if row["acts_alike"] else ", too large"),
+            f"{row['gpu_utilisation_percent']:.0f}" if "gpu_utilisation_percent" in row else "–",
         ]
-        if has_gpu:
-            cells.append(f"{row.get('gpu_utilisation_percent', np.nan):.0f}")
         is_chosen = figures["recommended"] == {"engine": row["engine"], "batch": row["batch"]}
-        result.add_row(*cells, style="bold" if is_chosen and row["precision"] == "float32" else "")
-    reasons = {
-        Candidate(row["engine"], row["precision"]).label: row["excluded"]
-        for row in figures["rows"]
-        if "excluded" in row
-    }
-    if reasons:
-        result.caption = "\n".join(f"not {label}: {reason}" for label, reason in reasons.items())
-        result.caption_justify = "left"
+        rows.append([f"[bold]{cell}" for cell in cells] if is_chosen and row["precision"] == "float32" else cells)
+    result = screen(f"{figures['options']['model']}: {figures['algorithm']} on {figures['device']}", rows)
+    result.caption = "\n".join(f"excluded: {label}, {reason}" for label, reason in reasons.items())
+    result.caption_justify = "left"
     return result
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from policy_node_bench.command import Command, Figures, counts, option
+from policy_node_bench.command import Command, counts, option
 from policy_node_bench.fleet import CommonOptions, FleetOptions, run_fleet
 from policy_node_bench.harness.processes import ros_session
-from policy_node_bench.plots import LOOPS, plot_scale
+from policy_node_bench.plots import plot_scale
+from policy_node_bench.tables import scale_rows, screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,7 @@ class ScaleOptions(CommonOptions):
 
 
 def measure(options: ScaleOptions, console: Console) -> dict[str, Any]:
-    """Run the fleet benchmark for each number of robots and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If a process fails, the model does not fit or a setting is not allowed.
-    """
+    """Run the fleet benchmark for each number of robots and return the figures."""
     common = {each.name: getattr(options, each.name) for each in fields(CommonOptions)}
     fleets = []
     with ros_session():
@@ -41,36 +35,12 @@ def measure(options: ScaleOptions, console: Console) -> dict[str, Any]:
     return {"title": options.title, "machine": fleets[0]["machine"], "fleets": fleets}
 
 
-def table(figures: Figures) -> Table:
-    """Return a table with a row for each number of robots and loop."""
-    result = Table(title=figures["title"])
-    for column in ("robots", "loop", "CPU per robot and tick, µs", "tick p99, ms", "stamp to command p50 / p99, ms"):
-        result.add_column(column, justify="left" if column == "loop" else "right")
-    result.add_column("missed", justify="right")
-    result.add_column("fresh", justify="right")
-    for fleet in figures["fleets"]:
-        for loop, label in LOOPS.items():
-            if loop in fleet:
-                measured = fleet[loop]
-                delays = (measured["stamp_to_command_ms"][p] for p in ("p50", "p99"))
-                result.add_row(
-                    str(fleet["options"]["robots"]),
-                    label,
-                    f"{measured['cpu_us_per_robot_tick']:.0f}",
-                    f"{measured['tick_ms']['p99']:.1f}",
-                    " / ".join("–" if delay is None else f"{delay:.0f}" for delay in delays),
-                    f"{measured['missed_fraction']:.1%}",
-                    f"{measured['fresh_fraction']:.1%}",
-                )
-    return result
-
-
 COMMAND = Command(
     "scale",
     "the fleet benchmark for several numbers of robots",
     "Run `policy_bench fleet` for each number of robots and show cost and delays by the number of robots.",
     ScaleOptions,
     measure,
-    lambda figures: [table(figures)],
+    lambda figures: [screen(figures["title"], scale_rows(figures["fleets"]))],
     {"plot": ("draw the figures into this image file", plot_scale)},
 )

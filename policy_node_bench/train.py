@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from policy_node.cli.process_environment import keep_memory
 from policy_node.report.figures import machine, progress_bar
 from policy_node_bench.command import Command, Figures, counts, option
 from policy_node_bench.plots import plot_train
+from policy_node_bench.tables import screen
 from policy_node_rover.mujoco.environment import RoverArenaEnv
 from policy_node_rover.mujoco.rendering import KINDS, RendererError
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
@@ -128,13 +129,7 @@ def _cpu_s() -> float:
 
 
 def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
-    """Measure every number of arenas and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If the renderer is not available.
-    """
+    """Measure every number of arenas and return the figures."""
     # As in policy_train.
     keep_memory()
     if options.threads:
@@ -171,6 +166,8 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
         for collector in collectors.values():
             collector.arenas.close()
     rates = {name: [turn["steps"] / turn["wall_s"] for turn in taken] for name, taken in turns.items()}
+    # The ratio is taken round by round, so that other load cannot favour one of them.
+    ratios = [own / max(others) for own, *others in zip(*rates.values(), strict=True)]
     return {
         "arenas": arenas,
         "renderer": ours.renderer.kind,
@@ -181,16 +178,9 @@ def measure(arenas: int, options: TrainOptions) -> dict[str, Any]:
             }
             for name, taken in turns.items()
         },
-        # The ratio is taken round by round, so that other load cannot favour one of them.
-        "times_the_better": quartiles([own / max(others) for own, *others in zip(*rates.values(), strict=True)]),
+        "times_the_better": dict(zip(("p25", "p50", "p75"), np.percentile(ratios, (25, 50, 75)).tolist(), strict=True)),
         "parts_cpu_us_per_step": parts_us(arenas, model, ours.renderer.kind),
     }
-
-
-def quartiles(values: Sequence[float]) -> dict[str, float]:
-    """Return the median and the quartiles."""
-    low, median, high = np.percentile(values, (25, 50, 75))
-    return {"p25": float(low), "p50": float(median), "p75": float(high)}
 
 
 def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
@@ -237,33 +227,16 @@ def _fastest_us(part: Callable[[], object]) -> float:
     return min(times_us)
 
 
-def table(figures: Figures) -> Table:
-    """Return a table with a row for each number of arenas."""
-    result = Table(title="environment steps per second while collecting (CPU µs per step)")
-    for name in ("arenas", OURS, *OTHERS, RATIO):
-        result.add_column(name, justify="right", no_wrap=True)
+def show(figures: Figures) -> Iterable[Table]:
+    """Yield a table of the rates and one of the parts of a training step, with a row for each number of arenas."""
+    rates, parts = [["arenas", OURS, *OTHERS, RATIO]], [["arenas", *figures["rows"][0]["parts_cpu_us_per_step"]]]
     for row in figures["rows"]:
-        ratio = row["times_the_better"]
-        result.add_row(
-            str(row["arenas"]),
-            *(
-                f"{row['environments'][name]['steps_per_s']:.0f} ({row['environments'][name]['cpu_us_per_step']:.0f})"
-                for name in (OURS, *OTHERS)
-            ),
-            f"{ratio['p50']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
-        )
-    return result
-
-
-def parts_table(figures: Figures) -> Table:
-    """Return a table of the parts of a training step with policy_node."""
-    result = Table(title=f"CPU µs per environment step with {OURS}")
-    names = list(figures["rows"][0]["parts_cpu_us_per_step"])
-    for name in ("arenas", *names):
-        result.add_column(name, justify="right")
-    for row in figures["rows"]:
-        result.add_row(str(row["arenas"]), *(f"{row['parts_cpu_us_per_step'][name]:.0f}" for name in names))
-    return result
+        ratio, environments = row["times_the_better"], [row["environments"][name] for name in (OURS, *OTHERS)]
+        cells = [f"{each['steps_per_s']:.0f} ({each['cpu_us_per_step']:.0f})" for each in environments]
+        rates.append([str(row["arenas"]), *cells, f"{ratio['p50']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})"])
+        parts.append([str(row["arenas"]), *(f"{value:.0f}" for value in row["parts_cpu_us_per_step"].values())])
+    yield screen("environment steps per second while collecting (CPU µs per step)", rates)
+    yield screen(f"CPU µs per environment step with {OURS}", parts)
 
 
 COMMAND = Command(
@@ -274,6 +247,6 @@ COMMAND = Command(
     "forward pass of its policy; the others run it as Stable-Baselines3 does.",
     TrainOptions,
     run_train,
-    lambda figures: [table(figures), parts_table(figures)],
+    show,
     {"plot": ("draw the figures into this image file", plot_train)},
 )

@@ -23,7 +23,7 @@ from policy_node.cli.child_process import Child, ToolError
 from policy_node.report.figures import machine, progress_bar
 from policy_node_bench.chaos.cli import ChaosOptions
 from policy_node_bench.chaos.faults import KINDS, Fault, Planned, plans
-from policy_node_bench.chaos.fleet import Injection, RobotProcess, RobotServer
+from policy_node_bench.chaos.fleet import Injection, RobotProcess
 from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.observer import DeadlineObserver, Observer
 from policy_node_bench.chaos.policy import node_parameters, save_policy
@@ -35,7 +35,7 @@ from policy_node_bench.chaos.report import (
     schedule_of,
     violation_figures,
 )
-from policy_node_bench.chaos.robot import Behaviour, RobotOptions, Slipped
+from policy_node_bench.chaos.robot import Behaviour, RobotOptions, Slipped, intruder_process
 from policy_node_bench.harness.observer import START_TIMEOUT_S
 from policy_node_bench.harness.processes import node_arguments
 
@@ -101,7 +101,6 @@ class Campaign:
         self.starved_s = 0.0
 
         save_policy(folder / "policy.pt")
-        self._server = RobotServer()
         self._begin_ns = time.monotonic_ns()
         described = [
             RobotOptions(
@@ -114,11 +113,11 @@ class Campaign:
             )
             for robot in range(options.robots)
         ]
-        self._robots = [RobotProcess(self._server, each) for each in described]
+        self._robots = [RobotProcess(each) for each in described]
         # Further publishers on a robot's topics: of the same readings, and of another type.
         shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
-        self._doubles = [RobotProcess(self._server, each) for each in shifted]
-        self._intruders = [RobotProcess(self._server, each, "intruder") for each in described]
+        self._doubles = [RobotProcess(each) for each in shifted]
+        self._intruders = [RobotProcess(each, intruder_process) for each in described]
         self._observer = Observer(options.robots, options.rate_hz, self._begin_ns, NODE_NAME)
         self.node = self._start_node()
         for process in self._robots:
@@ -128,7 +127,6 @@ class Campaign:
         """End every process."""
         for process in (*self._robots, *self._doubles, *self._intruders):
             process.kill()
-        self._server.close()
         self.node.stop()
         self._observer.close()
 
@@ -311,13 +309,7 @@ class Campaign:
 
 
 def run_chaos(options: ChaosOptions, console: Console) -> dict[str, Any]:
-    """Run a campaign, inside a ROS session, and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If a process fails.
-    """
+    """Run a campaign, inside a ROS session, and return the figures."""
     figures: dict[str, Any] = {"options": asdict(options), "machine": machine()}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_")))

@@ -89,13 +89,7 @@ def _transport(name: str) -> Iterator[None]:
 
 
 def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:
-    """Run a campaign and return the figures.
-
-    Raises
-    ------
-    ToolError
-        If a process fails.
-    """
+    """Run a campaign and return the figures."""
     with _transport(options.transport), ros_session():
         from policy_node_bench.chaos.campaign import run_chaos
 

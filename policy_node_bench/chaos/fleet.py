@@ -4,61 +4,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import Pipe
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
+from multiprocessing.context import ForkServerProcess
 
 from policy_node.cli.child_process import ToolError
 from policy_node_bench.chaos.faults import Fault, Planned
-from policy_node_bench.chaos.robot import (
-    Behaviour,
-    Published,
-    RobotOptions,
-    Slipped,
-)
+from policy_node_bench.chaos.robot import Behaviour, Published, RobotOptions, Slipped, robot_process
 
-MODULE = "policy_node_bench.chaos.server"
+# Robots are forked from a process that has imported everything and opened nothing, to start within milliseconds.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["policy_node_bench.chaos.robot"])
 # Jumps of the clocks; a smaller one than synchronisation.max_age_s would look like a delay.
 SMALLEST_JUMP_S = 1.0
 LARGEST_JUMP_S = 3600.0
 NORMAL = Behaviour()
-
-
-class RobotServer:
-    """The process that starts robots; see `server.main`."""
-
-    def __init__(self) -> None:
-        self._connection, other = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(other.fileno())],
-            pass_fds=[other.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        other.close()
-
-    def start(self, target: str, options: RobotOptions) -> tuple[int, Connection]:
-        """Start a process and return its id and the connection to it."""
-        mine, other = Pipe()
-        try:
-            self._connection.send((target, options))
-            send_handle(self._connection, other.fileno(), self._process.pid)
-            return self._connection.recv(), mine
-        except (EOFError, ConnectionError) as error:
-            raise ToolError(f"the process that starts robots ended by itself ({error})") from error
-        finally:
-            other.close()
-
-    def close(self) -> None:
-        """End the process; robots that still run end when their connections are closed."""
-        self._connection.close()
-        self._process.wait()
 
 
 class RobotProcess:
@@ -66,37 +30,41 @@ class RobotProcess:
 
     Parameters
     ----------
-    server
-        Server that starts the process.
     options
         Options of the process; each start sets the behaviour.
     target
-        Function to run, a key of `server.TARGETS`.
+        Function to run with a connection and the options.
     """
 
-    def __init__(self, server: RobotServer, options: RobotOptions, target: str = "robot") -> None:
-        self._server = server
+    def __init__(
+        self, options: RobotOptions, target: Callable[[Connection, RobotOptions], None] = robot_process
+    ) -> None:
         self._target = target
         self._options = options
-        self._pid = 0
+        self._process: ForkServerProcess | None = None
         self._connection: Connection | None = None
 
     def start(self, behaviour: Behaviour) -> None:
         """Start the process."""
-        self._pid, self._connection = self._server.start(self._target, replace(self._options, behaviour=behaviour))
+        self._connection, other = _CONTEXT.Pipe()
+        with other:
+            options = replace(self._options, behaviour=behaviour)
+            self._process = _CONTEXT.Process(target=self._target, args=(other, options), daemon=True)
+            self._process.start()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
-        os.kill(self._pid, number)
+        assert self._process is not None and self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """End the process at once (SIGKILL), if there is one."""
-        if self._connection is not None:
-            # It may have ended by itself.
-            with contextlib.suppress(ProcessLookupError):
-                self.signal(signal.SIGKILL)
+        """Send SIGKILL to the process, if there is one."""
+        if self._process is not None and self._connection is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
             self._connection.close()
-            self._connection = None
+            self._process = self._connection = None
 
     def tell(self, behaviour: Behaviour) -> None:
         """Change the behaviour of the process."""

@@ -182,7 +182,8 @@ def markdown(figures: Figures) -> str:
         f"  {figures['largest_age_s'] * 1e3:.0f} ms old; {figures['allowed_age_s'] * 1e3:.0f} ms are allowed.",
         f"- Robots without a fault: p99 of lateness {lateness['faults_p99']:.2f} ms during faults of others,",
         f"  {lateness['quiet_p99']:.2f} ms without any fault, with a noise of {lateness['noise']:.2f} ms. Missed",
-        f"  ticks: {missed['faults']} of {ticks['faults']} during faults, {missed['quiet']} of {ticks['quiet']} without any fault.",
+        f"  ticks: {missed['faults']} of {ticks['faults']} during faults, "
+        f"{missed['quiet']} of {ticks['quiet']} without.",
         f"- {sum(figures['excused'].values())} late or old commands are not counted, because node or robots waited for",
         "  a processor at the time.",
         f"- The node: {resources['rss_mb']['last']:.0f} MB, {resources['rss_growth']:+.2%} from "

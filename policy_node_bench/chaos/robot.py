@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -205,8 +206,13 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
 
 
 def _begin(options: RobotOptions) -> None:
-    """Redirect the output to the log and start ROS without signal handlers."""
+    """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    # The campaign ends its robots in order after Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Real robots have computers of their own; here they must not take CPU time from the node.
+    os.nice(10)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

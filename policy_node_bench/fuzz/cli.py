@@ -103,13 +103,7 @@ class Campaign:
 
 
 def run_fuzz(options: FuzzOptions, console: Console) -> dict[str, Any]:
-    """Fuzz the parsers and return the figures; crashes and problems count as violations.
-
-    Raises
-    ------
-    ToolError
-        If a process ends with an exception.
-    """
+    """Fuzz the parsers and return the figures; crashes and problems count as violations."""
     started = time.monotonic()
     with progress_bar(console) as bar:
         task = bar.add_task("fuzz", total=options.inputs, doing="")

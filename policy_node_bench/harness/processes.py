@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,11 @@ def running(
         yield child
     finally:
         child.stop()
+
+
+def module_arguments(module: str, **options: Any) -> list[str]:
+    """Return the Python arguments that run a module which takes its options as JSON."""
+    return ["-m", module, json.dumps(options)]
 
 
 def node_arguments(name: str, parameters: Mapping[str, Any], file: Path) -> list[str]:

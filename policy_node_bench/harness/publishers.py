@@ -7,14 +7,13 @@ Messages are serialised once and only their stamp is replaced, so that the robot
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
 import sys
 import threading
 import time
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from struct import Struct
 
 import numpy as np
@@ -77,29 +76,11 @@ def make_publishers(node: Node, robot: int, width: int, height: int) -> list[tup
     ]
 
 
-class Punctuality:
-    """Record the deadline of each robot's readings and the delay until all are published."""
-
-    def __init__(self) -> None:
-        self._due_ns = array("q")
-        self._delays_ms = array("d")
-
-    def add(self, due_ns: int, delay_ms: float) -> None:
-        """Record one robot's readings, with NaN as delay if they were skipped."""
-        self._due_ns.append(due_ns)
-        self._delays_ms.append(delay_ms)
-
-    def save(self, file: Path) -> None:
-        """Write `[readings, 2]` float64: deadline in seconds on the monotonic clock, delay in milliseconds."""
-        np.save(file, np.column_stack([np.array(self._due_ns) / 1e9, np.array(self._delays_ms)]))
-
-
 def publish_until_stopped(
     robots: Sequence[tuple[int, Sequence[tuple[Publisher, StampedMessage]]]],
     period_ns: int,
     stopping: threading.Event,
-    punctuality: Punctuality,
-) -> None:
+) -> np.ndarray:
     """Publish the readings of every robot once per period, each robot with its own phase.
 
     Parameters
@@ -110,9 +91,14 @@ def publish_until_stopped(
         Period of the sensors.
     stopping
         Ends the loop when it is set.
-    punctuality
-        Records deadlines and delays.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[readings, 2]` float64: deadline in seconds on the monotonic clock, and delay in milliseconds until all
+        messages of a robot were published, NaN if they were skipped.
     """
+    deadlines_ns, delays_ms = array("q"), array("d")
     # Periods count from the start of the monotonic clock, so that the processes share one grid.
     clock = SteadyClock()
     cycle_ns = clock.now_ns() // period_ns * period_ns + period_ns
@@ -122,42 +108,34 @@ def publish_until_stopped(
             stamp_ns = time.time_ns()
             for publisher, message in publishers:
                 publisher.publish(message(stamp_ns))
-            punctuality.add(cycle_ns + phase_ns, (clock.now_ns() - cycle_ns - phase_ns) / 1e6)
+            deadlines_ns.append(cycle_ns + phase_ns)
+            delays_ms.append((clock.now_ns() - cycle_ns - phase_ns) / 1e6)
         # Skip missed periods, as a camera drops frames.
         next_ns = max(cycle_ns + period_ns, clock.now_ns() // period_ns * period_ns)
         for skipped_ns in range(cycle_ns + period_ns, next_ns, period_ns):
-            for phase_ns, _ in robots:
-                punctuality.add(skipped_ns + phase_ns, math.nan)
+            deadlines_ns.extend(skipped_ns + phase_ns for phase_ns, _ in robots)
+            delays_ms.extend(math.nan for _ in robots)
         cycle_ns = next_ns
+    return np.column_stack([np.array(deadlines_ns) / 1e9, np.array(delays_ms)])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Publish the readings of every `--step`-th robot from `--first` on until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(description="Publish the sensors of synthetic robots; started by policy_bench.")
-    parser.add_argument("--robots", type=int, required=True, help="robots of the whole fleet")
-    parser.add_argument("--first", type=int, required=True, help="first robot of this process")
-    parser.add_argument("--step", type=int, required=True, help="distance to this process's next robot")
-    parser.add_argument("--width", type=int, required=True, help="pixels")
-    parser.add_argument("--height", type=int, required=True, help="pixels")
-    parser.add_argument("--rate-hz", type=float, required=True, help="rate of both sensors")
-    parser.add_argument("--punctuality", type=Path, required=True, help="file for deadlines and delays, .npy")
-    options = parser.parse_args(arguments)
+def main(robots: int, first: int, step: int, width: int, height: int, rate_hz: float, file: str) -> None:
+    """Publish the readings of robot `first` and every `step`-th one after it until SIGINT or SIGTERM.
 
-    punctuality = Punctuality()
+    Deadlines and delays are then written to `file`, see `publish_until_stopped`.
+    """
     with ros_process() as stopping:
-        node = Node(f"policy_bench_publishers_{options.first}")
-        period_ns = round(1e9 / options.rate_hz)
-        robots = [
-            (robot * period_ns // options.robots, make_publishers(node, robot, options.width, options.height))
-            for robot in range(options.first, options.robots, options.step)
+        node = Node(f"policy_bench_publishers_{first}")
+        period_ns = round(1e9 / rate_hz)
+        publishers = [
+            (robot * period_ns // robots, make_publishers(node, robot, width, height))
+            for robot in range(first, robots, step)
         ]
         try:
-            publish_until_stopped(robots, period_ns, stopping, punctuality)
+            np.save(file, publish_until_stopped(publishers, period_ns, stopping))
         finally:
             node.destroy_node()
-            punctuality.save(options.punctuality)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(**json.loads(sys.argv[1]))

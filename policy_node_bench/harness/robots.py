@@ -135,29 +135,3 @@ def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch
     if touch:
         observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
     untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
-
-
-def check_model(path: str) -> None:
-    """Check that the policy fits the synthetic robots.
-
-    Raises
-    ------
-    ToolError
-        If it cannot be loaded, or has other observations or actions.
-    """
-    from policy_node.policies import PolicyError, load_policy
-
-    try:
-        spec = load_policy(path, trusted=True).spec
-    except PolicyError as error:
-        raise ToolError(f"--model: {error}") from error
-    shapes = {key: array.shape for key, array in spec.observations.items()}
-    image = shapes.get("image", ())
-    if shapes.keys() != {"image", "touch"} or len(image) != 3 or min(image) != 3 or shapes["touch"] != (TOUCH_CELLS,):
-        found = "; ".join(str(array) for array in spec.observations.values())
-        raise ToolError(
-            f"--model: '{path}' takes {found}; "
-            f"the synthetic robots publish an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
-        )
-    if getattr(spec.action, "shape", None) != (2,):
-        raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")

@@ -45,7 +45,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
         ),
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "baseline" in run.stdout
+    assert "today's loop" in run.stdout
 
     figures = json.loads(file.read_text())
     assert figures["options"]["robots"] == 2
@@ -192,4 +192,4 @@ def test_the_performance_page_marks_missing_measurements(tmp_path):
     text = "before\n<!-- figures: goals -->\nold\n<!-- end -->\nafter\n"
     filled = page["filled"](text, tmp_path)
     assert filled.startswith("before\n<!-- figures: goals -->\n| case |") and filled.endswith("<!-- end -->\nafter\n")
-    assert "not measured yet" in filled and "open: no GPU was at hand" in filled and "old" not in filled
+    assert "not measured yet" in filled and "open: no GPU was available" in filled and "old" not in filled
