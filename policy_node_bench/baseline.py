@@ -46,18 +46,9 @@ class Reading(NamedTuple):
 
 
 class TodaysLoop(Node):
-    """Run callbacks, a timer and `model.predict`.
+    """Run callbacks, a timer and `model.predict` of a PPO model with the observations `image` and `touch`.
 
-    Parameters
-    ----------
-    robots
-        Number of synthetic robots.
-    rate_hz
-        Rate of the timer.
-    model
-        A PPO model with the observations `image` and `touch` and two actions.
-    slop_s
-        For message_filters' ApproximateTimeSynchronizer; None to keep the newest message of each topic instead.
+    `slop_s` is that of message_filters' ApproximateTimeSynchronizer; None keeps the newest message of each topic.
     """
 
     def __init__(self, name: str, robots: int, rate_hz: float, model: PPO, slop_s: float | None) -> None:

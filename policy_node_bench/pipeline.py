@@ -95,17 +95,7 @@ class PipelineOptions:
 
 
 class Step:
-    """Run a pipeline tick by tick, each with a new message of every sensor.
-
-    Parameters
-    ----------
-    pipeline
-        Pipeline of the node.
-    messages
-        `[robots][sensors]`: serialised messages in the order of the pipeline's sensors.
-    period_ns
-        Control period.
-    """
+    """Run a pipeline tick by tick; each tick has a new message `[robots][sensors]` of every sensor of the pipeline."""
 
     def __init__(self, pipeline: Pipeline, messages: Sequence[Sequence[bytes]], period_ns: int) -> None:
         self._pipeline = pipeline
@@ -137,15 +127,7 @@ class Step:
 
 
 class Forward:
-    """Run the policy on observations that are already on its device.
-
-    Parameters
-    ----------
-    policy
-        Policy to run.
-    robots
-        Rows of the batch.
-    """
+    """Run the policy on observations that are already on its device."""
 
     def __init__(self, policy: Policy, robots: int) -> None:
         self._policy = policy
@@ -172,17 +154,7 @@ def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 class Predict:
-    """Run `model.predict` for one robot after another, as the baseline does.
-
-    Parameters
-    ----------
-    model
-        A PPO model, a .zip file.
-    robots
-        Number of robots.
-    device
-        Device of the model.
-    """
+    """Run `model.predict` of a PPO model for one robot after another, as the baseline does."""
 
     def __init__(self, model: str, robots: int, device: str) -> None:
         from stable_baselines3 import PPO

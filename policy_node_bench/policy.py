@@ -22,14 +22,7 @@ from rich.table import Table
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.engines import EngineSettings
-from policy_node.engines.choice import (
-    Candidate,
-    all_candidates,
-    make,
-    one_call,
-    own_engine,
-    reason_of,
-)
+from policy_node.engines.choice import Candidate, all_candidates, make, one_call, own_engine, reason_of
 from policy_node.engines.failures import is_out_of_memory
 from policy_node.engines.parity import TOLERANCES, ParityTrial
 from policy_node.policies import Policy, PolicyError, load_policy
@@ -222,10 +215,7 @@ def recommendation(rows: Sequence[dict[str, Any]], rate_hz: float, ended: str) -
             )
     if ended:
         words.append(f"{ended[0].upper()}{ended[1:]}.")
-    return {
-        "recommended": {"engine": chosen["engine"], "batch": chosen["batch"]},
-        "why": " ".join(words),
-    }
+    return {"recommended": {"engine": chosen["engine"], "batch": chosen["batch"]}, "why": " ".join(words)}
 
 
 def _robots(count: int) -> str:

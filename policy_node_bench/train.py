@@ -64,19 +64,7 @@ class TrainOptions:
 class Collector:
     """Drive all arenas of an environment with a policy, as PPO does while it collects.
 
-    Parameters
-    ----------
-    arenas
-        Environment to drive.
-    model
-        Model with the policy.
-    recorded
-        Whether the forward pass is recorded first, as in `policy_train`.
-
-    Attributes
-    ----------
-    act
-        Samples the actions `[arenas, actions]`, values and log probabilities in one forward pass.
+    `recorded` records the forward pass first, as `policy_train` does.
     """
 
     def __init__(self, arenas: VecEnv, model: PPO, recorded: bool = False) -> None:
@@ -104,7 +92,7 @@ class Collector:
 
 
 def make_actor(model: PPO, observations: Any, recorded: bool) -> Callable[[Any], np.ndarray]:
-    """Return the function that samples actions; see `Collector`."""
+    """Return the function that samples actions `[arenas, actions]` in one forward pass."""
     forward: Callable[..., Any] = model.policy
     if recorded:
         example: Any = obs_as_tensor(observations, model.device)

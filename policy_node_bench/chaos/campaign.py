@@ -68,17 +68,7 @@ class _Lane:
 
 
 class Campaign:
-    """Run robots, node, faults and judge.
-
-    Parameters
-    ----------
-    options
-        Options of the run.
-    folder
-        Folder for files and logs.
-    progress
-        Called often, with the current phase.
-    """
+    """Run robots, node, faults and judge; `folder` is for files and logs, `progress` gets the current phase."""
 
     def __init__(self, options: ChaosOptions, folder: Path, progress: Callable[[str], None]) -> None:
         self._options = options
@@ -264,8 +254,8 @@ class Campaign:
         self._poll_robots(injections)
         for command in self._observer.commands():
             self.judge.command(*command)
-        for report in self._observer.reports():
-            self.judge.shown(report.robots, report.time_s)
+        for robots in self._observer.reports():
+            self.judge.shown(robots, self._observer.now_s())
         if running:
             self._poll_node(self._observer.now_s())
         active = sorted({injection.fault.kind.name for injection in injections})

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,23 +75,18 @@ class ChaosOptions:
         return BUSY_PATIENCE_S if self.busy else PATIENCE_S
 
 
-@contextmanager
-def _transport(name: str) -> Iterator[None]:
+def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:
+    """Run a campaign with the transport and return the figures."""
     with tempfile.TemporaryDirectory(prefix="policy_bench_") as folder:
-        if name == "udp":
+        if options.transport == "udp":
             file = Path(folder, "udp.xml")
             file.write_text(UDP_PROFILE)
             os.environ[profile_variable()] = str(file)
             os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
-        yield
+        with ros_session():
+            from policy_node_bench.chaos.campaign import run_chaos
 
-
-def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:
-    """Run a campaign and return the figures."""
-    with _transport(options.transport), ros_session():
-        from policy_node_bench.chaos.campaign import run_chaos
-
-        return run_chaos(options, console)
+            return run_chaos(options, console)
 
 
 COMMAND = Command(

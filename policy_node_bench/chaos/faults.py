@@ -13,22 +13,12 @@ import numpy as np
 
 
 class Kind(NamedTuple):
-    """A kind of fault.
-
-    Attributes
-    ----------
-    name, text
-        Name and description.
-    stops
-        Whether the robot must get the safe command; otherwise it must still be driven.
-    fleet
-        Whether it affects all robots.
-    """
+    """A kind of fault."""
 
     name: str
     text: str
-    stops: bool = True
-    fleet: bool = False
+    stops: bool = True  # the robot must get the safe command; otherwise it must still be driven
+    fleet: bool = False  # affects all robots
 
 
 KINDS = (
@@ -56,25 +46,13 @@ ROBOTS_PER_GROUP = 3
 
 
 class Planned(NamedTuple):
-    """A planned fault.
-
-    Attributes
-    ----------
-    kind, robot
-        Kind of fault, and robot that has it.
-    duration_s
-        Duration after the readings before the fault have become too old.
-    pause_s
-        Pause after it has healed.
-    size
-        Size from 0 to 1, for kinds that have one.
-    """
+    """A planned fault of one robot."""
 
     kind: Kind
     robot: int
-    duration_s: float
-    pause_s: float
-    size: float
+    duration_s: float  # after the readings before the fault have become too old
+    pause_s: float  # after it has healed
+    size: float  # from 0 to 1, for kinds that have a size
 
 
 def plan(robots: Sequence[int], kinds: Sequence[Kind], seed: int, part: float = 0.0) -> Iterator[Planned]:
@@ -113,26 +91,15 @@ def plans(robots: int, seed: int) -> tuple[list[Iterator[Planned]], Iterator[Pla
 
 @dataclass(eq=False)
 class Fault:
-    """The record of a fault; times are seconds since the begin of the run, infinite until they are known.
-
-    Attributes
-    ----------
-    kind, robots
-        Kind of fault, and the robots that have it.
-    asked_s
-        When the campaign requested it.
-    begun_s, ended_s
-        When the cause began and ended.
-    detected_s, shown_s, healed_s
-        `[len(robots)]`: first safe command, first diagnostics that show the fault, first command from readings that
-        were taken after the end of the cause.
-    """
+    """The record of a fault; times are seconds since the begin of the run, infinite until they are known."""
 
     kind: Kind
     robots: tuple[int, ...]
-    asked_s: float
-    begun_s: float = np.inf
-    ended_s: float = np.inf
+    asked_s: float  # the campaign requested it
+    begun_s: float = np.inf  # the cause began
+    ended_s: float = np.inf  # the cause ended
+    # For each robot: first safe command, first diagnostics that show the fault, and first command from readings that
+    # were taken after the end of the cause.
     detected_s: np.ndarray = field(init=False)
     shown_s: np.ndarray = field(init=False)
     healed_s: np.ndarray = field(init=False)

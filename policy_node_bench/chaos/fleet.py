@@ -28,12 +28,7 @@ NORMAL = Behaviour()
 class RobotProcess:
     """A process that publishes and can be killed and started again.
 
-    Parameters
-    ----------
-    options
-        Options of the process; each start sets the behaviour.
-    target
-        Function to run with a connection and the options.
+    `target` runs with a connection and the options, whose behaviour each start sets.
     """
 
     def __init__(
@@ -93,26 +88,11 @@ class RobotProcess:
 class Injection:
     """One fault from its begin to its end; sets `begun_s` and `ended_s` of the fault.
 
-    Parameters
-    ----------
-    planned, fault
-        Plan and record of the fault.
-    robot, another
-        The robot's process, and one that publishes on the same topics.
-    period_s
-        Control period.
-    now_s
-        Current time.
+    `another` is a process that publishes on the same topics as the robot.
     """
 
     def __init__(
-        self,
-        planned: Planned,
-        fault: Fault,
-        robot: RobotProcess,
-        another: RobotProcess,
-        period_s: float,
-        now_s: float,
+        self, planned: Planned, fault: Fault, robot: RobotProcess, another: RobotProcess, period_s: float, now_s: float
     ) -> None:
         self.fault = fault
         self.planned = planned

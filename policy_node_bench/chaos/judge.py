@@ -65,46 +65,23 @@ class Limits(NamedTuple):
 
 
 class Judge:
-    """Process every command and record violations.
-
-    Parameters
-    ----------
-    robots
-        Number of robots.
-    limits
-        Limits of the node.
-
-    Attributes
-    ----------
-    commands
-        Numbers of `driven` and `safe` commands.
-    violations, excused
-        Numbers by kind; those of `LACK_OF_TIME` are known after `finish`.
-    details
-        The first violations of each kind.
-    sent_s
-        Times of the commands of each robot.
-    concerned
-        Begin and end of the faults of each robot; the last end may be infinite.
-    driven
-        `[robots]`: whether the last command was computed from readings.
-    largest_age_s
-        Largest age of the readings of any command.
-    """
+    """Process every command and record violations."""
 
     def __init__(self, robots: int, limits: Limits) -> None:
         self.limits = limits
         self.commands: Counter[str] = Counter()
+        # By kind; those of LACK_OF_TIME are known after `finish`. Of each kind, the details of the first ones are kept.
         self.violations: Counter[str] = Counter()
         self.excused: Counter[str] = Counter()
         self.details: dict[str, list[dict[str, Any]]] = {}
+        # By robot: times of its commands, begin and end of its faults, whether its last command is from readings.
         self.sent_s = [array("d") for _ in range(robots)]
         self.concerned: list[list[tuple[float, float]]] = [[] for _ in range(robots)]
         self.driven = np.zeros(robots, bool)
         self.largest_age_s = 0.0
         self._active: dict[int, Fault] = {}
         self._pending: list[tuple[str, int | None, float, dict[str, Any]]] = []
-        # Robot, or -1 for the node, and from when to when.
+        # Robot, or -1 for the node, begin and end.
         self._excuses: list[tuple[int, float, float]] = []
 
     def note(self, kind: str, robot: int | None, time_s: float, **what: Any) -> None:
@@ -231,33 +208,15 @@ def _name(fault: Fault | None) -> str:
 
 
 class Ticks(NamedTuple):
-    """The commands of robots without a fault, tick by tick.
+    """The commands of robots without a fault, tick by tick."""
 
-    Attributes
-    ----------
-    lateness_ms
-        Lateness of every command, by window.
-    missed
-        Robot and time of every tick without a command.
-    ticks
-        Number of ticks.
-    """
-
-    lateness_ms: list[np.ndarray]
-    missed: list[tuple[int, float]]
-    ticks: int
+    lateness_ms: list[np.ndarray]  # of every command, by window
+    missed: list[tuple[int, float]]  # robot and time of every tick without a command
+    ticks: int  # number of ticks
 
 
 def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
-    """Return the phase of the grid of the ticks, at their earliest commands.
-
-    Parameters
-    ----------
-    times_s
-        Times of commands, most of which are in time.
-    period_s
-        Period of the grid.
-    """
+    """Return the phase of the grid of the ticks from the times of commands, most of which are in time."""
     reference_s = float(times_s[0])
     for _ in range(2):
         # Centre the offsets first, so that no command is assigned to the period before.
@@ -268,17 +227,7 @@ def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
 
 
 def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: float) -> Ticks:
-    """Assign the commands of robots without a fault to the ticks of the grid.
-
-    Parameters
-    ----------
-    judge
-        Judge that has processed all commands.
-    windows
-        Ascending intervals of time to evaluate.
-    phase_s
-        Phase of the grid, from `grid_phase_s`.
-    """
+    """Assign the commands of robots without a fault, in ascending windows of time, to the ticks of the grid."""
     lateness_ms: list[list[np.ndarray]] = [[] for _ in windows]
     missed: list[tuple[int, float]] = []
     ticks = 0
@@ -329,11 +278,6 @@ def compare_lateness(quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndar
 
     The noise is the largest difference between the p99 of half a window without faults and that of all of them. The
     limit is that of all of them plus 10 % or the noise, whichever is larger.
-
-    Parameters
-    ----------
-    quiet_ms, faults_ms
-        Lateness by window, without and with faults.
     """
     quiet, faults = percentiles(np.concatenate(quiet_ms)), percentiles(np.concatenate(faults_ms))
     halves = [half for values in quiet_ms for half in np.array_split(values, 2) if len(half)]

@@ -35,13 +35,6 @@ class SentCommand(NamedTuple):
     values: np.ndarray
 
 
-class Report(NamedTuple):
-    """A message of `/diagnostics`: arrival, and the robots that it shows as not driven by the policy."""
-
-    time_s: float
-    robots: list[int]
-
-
 class Observer:
     """Receive commands and diagnostics. Times are seconds since `begin_ns` on the monotonic clock."""
 
@@ -75,15 +68,15 @@ class Observer:
             for message, info in _taken(subscription, Float64MultiArray):
                 yield SentCommand(robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data))
 
-    def reports(self) -> Iterator[Report]:
-        """Yield every report of diagnostics that has arrived."""
+    def reports(self) -> Iterator[list[int]]:
+        """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in _taken(self._diagnostics, DiagnosticArray):
             robots = []
             for status in message.status:
                 robot = self._indices.get(status.name.removeprefix(self._prefix))
                 if robot is not None and not _is_ready(status):
                     robots.append(robot)
-            yield Report(self.now_s(), robots)
+            yield robots
 
 
 class DeadlineObserver:

@@ -23,14 +23,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.readings import (
-    IMAGE_SHAPE,
-    TOUCH_SIZE,
-    Reading,
-    Request,
-    image_bytes,
-    touch_numbers,
-)
+from policy_node_bench.chaos.readings import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -49,23 +42,12 @@ _LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": Fa
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a robot publishes.
+    """How a robot publishes."""
 
-    Attributes
-    ----------
-    fault
-        Kind of the fault; empty for none.
-    stamp_offset_s
-        Difference between stamp and time.
-    zero_stamps
-        Whether the stamps are zero.
-    block_s, times
-        For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
-    """
-
-    fault: str = ""
+    fault: str = ""  # kind of the fault; empty for none
     stamp_offset_s: float = 0.0
     zero_stamps: bool = False
+    # For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
     block_s: float = 0.0
     times: int = BLOCKING_READINGS
 
@@ -86,30 +68,14 @@ class Slipped(NamedTuple):
 
 @dataclass(frozen=True)
 class RobotOptions:
-    """Arguments of a robot's process.
-
-    Attributes
-    ----------
-    robot
-        Index of the robot.
-    begin_ns
-        Begin of the run, on the monotonic clock.
-    rate_hz
-        Rate of both sensors.
-    phase
-        Phase of the readings, as a part of their period.
-    behaviour
-        Behaviour at the start.
-    log
-        File for the output.
-    """
+    """Arguments of a robot's process."""
 
     robot: int
-    begin_ns: int
-    rate_hz: float
-    phase: float
-    behaviour: Behaviour
-    log: Path
+    begin_ns: int  # begin of the run, on the monotonic clock
+    rate_hz: float  # rate of both sensors
+    phase: float  # phase of the readings, as a part of their period
+    behaviour: Behaviour  # at the start
+    log: Path  # file for the output
 
 
 class ReadingMessages:

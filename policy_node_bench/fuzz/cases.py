@@ -42,26 +42,14 @@ Expect = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A parser with valid messages and their expected values.
-
-    Attributes
-    ----------
-    name
-        Name in reports.
-    messages
-        Valid messages of one type.
-    shape, dtype, choices
-        Arguments of `reading_decoder`.
-    expect
-        Reads the values from a typed message, without the parser.
-    """
+    """A parser with valid messages of one type and their expected values."""
 
     name: str
     messages: Sequence[Any]
     shape: tuple[int, ...]
-    expect: Expect
+    expect: Expect  # reads the values from a typed message, without the parser
     dtype: str = "float32"
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)  # further arguments of `reading_decoder`
 
     @property
     def type_name(self) -> str:

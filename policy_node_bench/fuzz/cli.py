@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.report.figures import progress_bar
 from policy_node_bench.command import Command, Figures, option
+from policy_node_bench.tables import percent, screen
 
 MAX_CRASHES = 20
-SHOWN_PROBLEMS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +39,7 @@ class FuzzOptions:
 
 
 class Campaign:
-    """Fuzz in one process after the other.
-
-    Parameters
-    ----------
-    options
-        Options of the campaign.
-    advance
-        Called with the number of inputs that were parsed since the last call.
-    """
+    """Fuzz in one process after the other; `advance` gets the number of inputs since its last call."""
 
     def __init__(self, options: FuzzOptions, advance: Callable[[int], None]) -> None:
         self.parsed: Counter[str] = Counter()
@@ -75,7 +66,7 @@ class Campaign:
         state = context.RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
         reports, connection = context.Pipe(duplex=False)
         arguments = (connection, state, str(log), first, self._options.inputs - first, self._options.seed)
-        process = context.Process(target=worker.fuzz, args=arguments)
+        process = context.Process(target=worker.fuzz, args=arguments, daemon=True)
         process.start()
         connection.close()
         with contextlib.suppress(EOFError):
@@ -124,13 +115,12 @@ def run_fuzz(options: FuzzOptions, console: Console) -> dict[str, Any]:
 
 def show(figures: Figures) -> Iterable[RenderableType]:
     """Yield a table with a row for each parser, the crashes, the first problems and a summary."""
-    table = Table("parser", "inputs", "accepted", title=f"seed {figures['seed']}, {figures['seconds']} s")
-    for name, count in figures["parsed"].items():
-        table.add_row(name, str(count), f"{figures['accepted'].get(name, 0) / count:.0%}")
-    yield table
+    accepted = figures["accepted"]
+    rows = [[name, str(count), percent(accepted.get(name, 0) / count)] for name, count in figures["parsed"].items()]
+    yield screen(f"seed {figures['seed']}, {figures['seconds']} s", [["parser", "inputs", "accepted"], *rows])
     for crash in figures["crashes"]:
         yield f"{crash['case']}: signal {crash['signal']} ended the process; the input is in {crash['file']}"
-    for problem in figures["problems"][:SHOWN_PROBLEMS]:
+    for problem in figures["problems"][:10]:
         yield Text(f"{problem['case']}: {problem['problem']}")
     yield f"{figures['inputs']} inputs, {len(figures['crashes'])} crashes, {figures['failed']} problems"
 

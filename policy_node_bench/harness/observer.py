@@ -48,37 +48,17 @@ class TickCount(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One measured interval of one process.
+    """One measured interval of one process."""
 
-    Attributes
-    ----------
-    begin_s, end_s
-        Its limits, on the monotonic clock.
-    rows
-        `[ticks, 2 + robots]` float64, milliseconds: lateness, duration, age of each robot's data at its command.
-    cpu_s
-        CPU time of the process, user and system, all threads.
-    threads_s
-        CPU time by kind of thread.
-    stages
-        By the name of the stage `[seconds, 2]`: p50 and p99 in milliseconds of each second.
-    engine
-        Engine of the policy; empty if the loop does not report it.
-    missed
-        Number of skipped ticks.
-    rss_mb
-        Resident memory at the end, in 10^6 bytes.
-    """
-
-    begin_s: float
+    begin_s: float  # on the monotonic clock
     end_s: float
-    rows: np.ndarray
-    cpu_s: float
-    threads_s: Mapping[str, float]
-    stages: Mapping[str, np.ndarray]
-    engine: str
-    missed: int
-    rss_mb: float
+    rows: np.ndarray  # `[ticks, 2 + robots]` in ms: lateness, duration, age of each robot's data at its command
+    cpu_s: float  # user and system, all threads
+    threads_s: Mapping[str, float]  # CPU time by kind of thread
+    stages: Mapping[str, np.ndarray]  # by name `[seconds, 2]`: p50 and p99 in ms of each second
+    engine: str  # empty if the loop does not report it
+    missed: int  # skipped ticks
+    rss_mb: float  # resident memory at the end, in 10^6 bytes
 
     @property
     def cpu_us_per_robot_tick(self) -> float:
@@ -88,15 +68,7 @@ class Round:
 
 
 class Observer:
-    """Collect the reports of one loop.
-
-    Parameters
-    ----------
-    name
-        Name of the loop's node.
-    child
-        Its process, whose CPU time is read when a report arrives.
-    """
+    """Collect the reports of one loop, and the CPU time of its process when each report arrives."""
 
     def __init__(self, name: str, child: Child) -> None:
         import rclpy

@@ -77,9 +77,7 @@ def make_publishers(node: Node, robot: int, width: int, height: int) -> list[tup
 
 
 def publish_until_stopped(
-    robots: Sequence[tuple[int, Sequence[tuple[Publisher, StampedMessage]]]],
-    period_ns: int,
-    stopping: threading.Event,
+    robots: Sequence[tuple[int, Sequence[tuple[Publisher, StampedMessage]]]], period_ns: int, stopping: threading.Event
 ) -> np.ndarray:
     """Publish the readings of every robot once per period, each robot with its own phase.
 
