@@ -16,9 +16,10 @@ from policy_node.cli.child_process import ToolError
 from policy_node_bench.chaos.faults import Fault, Planned
 from policy_node_bench.chaos.robot import Behaviour, Published, RobotOptions, Slipped, robot_process
 
-# Robots are forked from a process that has imported everything and opened nothing, to start within milliseconds.
+# Robots are forked from a process that has imported everything and opened nothing, to start within milliseconds. That
+# includes the main module, which multiprocessing otherwise imports again for every robot.
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["policy_node_bench.chaos.robot"])
+_CONTEXT.set_forkserver_preload(["policy_node_bench.cli", "policy_node_bench.chaos.robot"])
 # Jumps of the clocks; a smaller one than synchronisation.max_age_s would look like a delay.
 SMALLEST_JUMP_S = 1.0
 LARGEST_JUMP_S = 3600.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
@@ -51,6 +51,7 @@ def command_from(robot: int, time_s: float) -> np.ndarray:
     return TellTale()(**rows_of(Reading(robot, round(time_s * 1e6))))[0].double().numpy()
 
 
+@settings(deadline=None)
 @given(touch=readings, image=readings)
 def test_a_command_names_the_readings_it_was_computed_from(touch: Reading, image: Reading) -> None:
     rows = {"image": rows_of(image)["image"], "touch": rows_of(touch)["touch"]}
@@ -188,6 +189,7 @@ def test_old_data_is_excused_if_the_node_waited_for_a_processor() -> None:
     assert judge.excused == {"old_data": 1} and judge.violations == {"old_data": 1, "mixed_robots": 1}
 
 
+@settings(deadline=None)
 @given(phase=st.floats(0.0, 1.0), seed=st.integers(0, 9))
 def test_missed_ticks_and_lateness_are_measured_on_the_grid(phase: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
