@@ -1,20 +1,19 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The loop that users write today, to be measured beside this package's node.
+"""Today's loop, the baseline of the fleet benchmark: what users write without this package.
 
 One rclpy node in a SingleThreadedExecutor: callbacks keep the newest reading of every robot as NumPy arrays, a timer
-calls `model.predict` for one robot after another. It is written as well as that design allows: images are viewed, not
-copied; they are resized, where they must be, at the tick and not at the camera's rate; PyTorch has one thread, as in
-our node.
+calls `model.predict` for one robot after another. The loop is as fast as this design allows: images are viewed, not
+copied; they are resized at the tick and not at the rate of the camera; PyTorch has one thread, as in the node.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import importlib
+import json
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -40,31 +39,22 @@ SYNCHRONISER_QUEUE = 10
 
 
 class Reading(NamedTuple):
-    """The newest reading of one sensor: its stamp and its numbers."""
+    """The newest reading of one sensor: stamp and values."""
 
     stamp_ns: int
     array: np.ndarray
 
 
 class TodaysLoop(Node):
-    """Callbacks, a timer and `model.predict`.
+    """Run callbacks, a timer and `model.predict` of a PPO model with the observations `image` and `touch`.
 
-    Parameters
-    ----------
-    robots
-        Number of synthetic robots.
-    rate_hz
-        Rate of the timer.
-    model
-        A PPO model with the observations `image` and `touch` and two actions.
-    slop_s
-        For message_filters' ApproximateTimeSynchronizer; None to keep the newest message of each topic instead.
+    `slop_s` is that of message_filters' ApproximateTimeSynchronizer; None keeps the newest message of each topic.
     """
 
     def __init__(self, name: str, robots: int, rate_hz: float, model: PPO, slop_s: float | None) -> None:
         super().__init__(name)
         self._model = model
-        # Stable-Baselines3 saves image spaces with the channels first, but accepts images as they come.
+        # Stable-Baselines3 saves image spaces with the channels first, but accepts images with the channels last.
         _, self._height, self._width = model.policy.observation_space["image"].shape  # type: ignore[index]
         self._images: list[Reading | None] = [None] * robots
         self._touches: list[Reading | None] = [None] * robots
@@ -77,7 +67,7 @@ class TodaysLoop(Node):
                 for (message_type, topic), callback in zip(topics, (self._on_image, self._on_touch), strict=True):
                     self.create_subscription(message_type, topic, partial(callback, robot), qos_profile_sensor_data)
             else:
-                # Not on PyPI, so that it may be missing.
+                # Not on PyPI and therefore optional.
                 filters = importlib.import_module("message_filters")
                 inputs = [filters.Subscriber(self, *topic, qos_profile=qos_profile_sensor_data) for topic in topics]
                 synchroniser = filters.ApproximateTimeSynchronizer(inputs, SYNCHRONISER_QUEUE, slop_s)
@@ -102,12 +92,12 @@ class TodaysLoop(Node):
         self._on_touch(robot, touch)
 
     def _next_due_ns(self, now_ns: int) -> int:
-        """Return the timer's deadline on the clock of `now_ns`."""
+        """Return the next deadline of the timer on the clock of `now_ns`."""
         return now_ns + (self._timer.time_until_next_call() or 0)
 
     def _tick(self) -> None:
         started = time.perf_counter()
-        # The executor has already moved the timer on to its next deadline, over those that have passed.
+        # The executor has already advanced the timer to the next deadline in the future.
         now_ns = time.monotonic_ns()
         due_ns, self._due_ns = self._due_ns, self._next_due_ns(now_ns)
         missed = round((self._due_ns - due_ns) / self._timer.timer_period_ns) - 1
@@ -140,28 +130,16 @@ def _stamp_ns(message: Image | JointState) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(name: str, robots: int, rate_hz: float, model: str, slop_s: float | None) -> None:
     """Run the loop until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(description="Runs the loop that users write today; policy_bench starts it.")
-    parser.add_argument("--name", required=True, help="name of the node")
-    parser.add_argument("--robots", type=int, required=True, help="robots of the fleet")
-    parser.add_argument("--rate-hz", type=float, required=True, help="control rate")
-    parser.add_argument("--model", required=True, help="PPO model, a .zip file")
-    parser.add_argument(
-        "--slop-s", type=float, help="use message_filters with this slop; else keep the newest messages"
-    )
-    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    model = PPO.load(options.model, device="cpu")
+    policy = PPO.load(model, device="cpu")
     with open_ros(signal_handlers=SignalHandlerOptions.ALL):
         executor = SingleThreadedExecutor()
-        executor.add_node(TodaysLoop(options.name, options.robots, options.rate_hz, model, options.slop_s))
-        try:
+        executor.add_node(TodaysLoop(name, robots, rate_hz, policy, slop_s))
+        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
             executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(**json.loads(sys.argv[1]))

@@ -1,90 +1,46 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""`policy_bench scale`: the fleet benchmark over numbers of robots."""
+"""`policy_bench scale`: the fleet benchmark for several numbers of robots."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from policy_node.cli.options import number
-from policy_node.report.figures import SubParsers, write_figures
-from policy_node.ros.domain import keep_to_itself
-from policy_node_bench.fleet import add_fleet_options, fleet_options, run_fleet
-
-
-def _sizes(text: str) -> list[int]:
-    """Parse numbers of robots, separated by commas."""
-    return sorted({number(int, 1)(part) for part in text.split(",")})
+from policy_node_bench.command import Command, counts, option
+from policy_node_bench.fleet import CommonOptions, FleetOptions, run_fleet
+from policy_node_bench.harness.processes import ros_session
+from policy_node_bench.plots import plot_scale
+from policy_node_bench.tables import scale_rows, screen
 
 
-def table(fleets: list[dict[str, Any]], title: str) -> Table:
-    """Show a line for each number of robots."""
-    result = Table(title=title)
-    for column in ("robots", "loop", "CPU per robot and tick, µs", "tick p99, ms", "stamp to command p50 / p99, ms"):
-        result.add_column(column, justify="left" if column == "loop" else "right")
-    result.add_column("missed", justify="right")
-    result.add_column("fresh", justify="right")
-    for fleet in fleets:
-        for loop, label in (("node", "policy_node"), ("baseline", "today's loop")):
-            if loop in fleet:
-                figures = fleet[loop]
-                delays = (figures["stamp_to_command_ms"][p] for p in ("p50", "p99"))
-                result.add_row(
-                    str(fleet["options"]["robots"]),
-                    label,
-                    f"{figures['cpu_us_per_robot_tick']:.0f}",
-                    f"{figures['tick_ms']['p99']:.1f}",
-                    " / ".join("–" if delay is None else f"{delay:.0f}" for delay in delays),
-                    f"{figures['missed_fraction']:.1%}",
-                    f"{figures['fresh_fraction']:.1%}",
-                )
-    return result
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(CommonOptions):
+    """The options of `policy_bench scale`."""
+
+    robots: Sequence[int] = option("1,4,16,64", "numbers of robots", type=counts, metavar="N,N,…")
 
 
-def add_parser(subparsers: SubParsers) -> None:
-    """Add the command line of `policy_bench scale`."""
-    scale = subparsers.add_parser(
-        "scale",
-        help="the fleet benchmark over numbers of robots",
-        description="Runs `policy_bench fleet` for each number of robots and draws cost and delays against it.",
-    )
-    scale.add_argument(
-        "--robots", type=_sizes, default="1,4,16,64", metavar="N,N,…", help="numbers of robots (default 1,4,16,64)"
-    )
-    add_fleet_options(scale)
-    scale.set_defaults(run=run)
-
-
-def run(given: argparse.Namespace) -> int:
-    """Run `policy_bench scale`.
-
-    Raises
-    ------
-    ToolError
-        When a process fails, the model does not fit or what was set is not allowed.
-    """
-    console = Console()
-    keep_to_itself()
-    from policy_node.ros.process import open_ros
-
+def measure(options: ScaleOptions, console: Console) -> dict[str, Any]:
+    """Run the fleet benchmark for each number of robots and return the figures."""
+    common = {each.name: getattr(options, each.name) for each in fields(CommonOptions)}
     fleets = []
-    with open_ros():
-        for robots in given.robots:
-            options = fleet_options(given, robots)
-            fleets.append(run_fleet(options, console))
+    with ros_session():
+        for robots in options.robots:
+            fleets.append(run_fleet(FleetOptions(robots=robots, **common), console))
             console.print(f"{robots} robots: done", highlight=False)
-    said = options.title.partition(", ")[2]
-    console.print(table(fleets, said))
-    if given.json:
-        write_figures(given.json, {"machine": fleets[0]["machine"], "fleets": fleets})
-        console.print(f"figures: {given.json}")
-    if given.plot:
-        from policy_node.report.plots import plot_scale
+    return {"title": options.title, "machine": fleets[0]["machine"], "fleets": fleets}
 
-        plot_scale(fleets, said, fleets[0]["machine"], given.plot)
-        console.print(f"plot: {given.plot}")
-    return 0
+
+COMMAND = Command(
+    "scale",
+    "the fleet benchmark for several numbers of robots",
+    "Run `policy_bench fleet` for each number of robots and show cost and delays by the number of robots.",
+    ScaleOptions,
+    measure,
+    lambda figures: [screen(figures["title"], scale_rows(figures["fleets"]))],
+    {"plot": ("draw the figures into this image file", plot_scale)},
+)

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-# Measures all that doc/performance.md and the README show, and fills their tables. Two cores, which should have nothing
-# else to do, take about a quarter of an hour.
-#     doc/performance/measure.sh [SECONDS [FOLDER]]      measured time of a round (8), another folder for figures only
+# Measure the figures of doc/performance.md and of the README, and fill their tables, in about a quarter of an hour on two
+# cores without other load.
+#     doc/performance/measure.sh [SECONDS [FOLDER]]
+# SECONDS: measured time of a round (8). FOLDER: write the figures there and leave the tables unchanged.
 set -u
 cd "$(dirname "$0")/../.."
 seconds=${1:-8}
@@ -15,7 +16,7 @@ step=0
 steps=9
 started=$(date +%s)
 
-# bench NAME COMMAND OPTIONS…: leaves NAME.json and NAME.png in the folder.
+# bench NAME COMMAND OPTIONS…: write NAME.json and NAME.png to the folder.
 bench() {
     name=$1
     shift
@@ -46,9 +47,8 @@ if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
             --rate 50 --seconds "$((2 * seconds))" --predict
     done
 else
-    echo "== no GPU here: its rows stay as they are"
+    echo "== no GPU: its rows are not measured"
 fi
-# Figures elsewhere are somebody's own.
 [ "$folder" = doc/performance ] && python doc/performance/page.py
 echo "== done after $(($(date +%s) - started)) s${failed:+; failed:$failed}"
 [ -z "$failed" ]

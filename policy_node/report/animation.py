@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the animations of the tools share: colours, fonts, and how a file of them is made small."""
+"""Colours, font and GIF writer that all animations share."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def font(size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 def save_animation(
     pictures: Sequence[Image.Image], durations_ms: Sequence[int], file: Path, *, colours: int, most_bytes: int
 ) -> None:
-    """Write an endless GIF, with as many of the pictures as the size of the file allows.
+    """Write an endless GIF, with as many of the pictures as the file size allows.
 
     Parameters
     ----------
     pictures
-        All of one size, RGB.
+        RGB pictures of one size.
     durations_ms
-        How long each is shown.
+        Time for which each picture is shown.
     file
-        Whose folder is made where it is missing.
+        File to write; its folder is made if it does not exist.
     colours
-        How many of them.
+        Size of the palette.
     most_bytes
-        Above which every other picture is left out, and again, down to ten.
+        Largest file size. Above it every second picture is left out, repeatedly, down to ten pictures.
     """
-    # One palette for all pictures: what does not move keeps its colours and costs nothing.
+    # With one palette for all pictures, parts that do not move keep their colours and add no bytes.
     samples = pictures[:: max(1, len(pictures) // 8)]
     strip = Image.new("RGB", (samples[0].width, sum(picture.height for picture in samples)))
     for index, picture in enumerate(samples):

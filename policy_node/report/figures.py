@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the measurements of `policy_bench` share: options, percentiles, the machine, the file of figures."""
+"""Percentiles, description of the machine, file of figures and progress bar that all reports share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,26 +22,11 @@ from policy_node.control.timing import percentiles
 
 SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-# The features extractor of Stable-Baselines3 needs so many pixels.
-SMALLEST_IMAGE_PX = 36
 _PACKAGES = ("torch", "stable-baselines3", "onnxruntime", "numpy", "rclpy", "policy_node")
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Parse `S` or `WxH`."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"found '{text}'; give S or WxH in pixels, such as 64 or 640x480")
-    width, height = int(parts[0]), int(parts[-1])
-    if min(width, height) < SMALLEST_IMAGE_PX:
-        raise argparse.ArgumentTypeError(
-            f"found '{text}'; the network needs at least {SMALLEST_IMAGE_PX} pixels each way"
-        )
-    return width, height
-
-
 def distribution(values: np.ndarray) -> dict[str, float | None]:
-    """Return p50, p99 and max of the finite values; None where there are none."""
+    """Return p50, p99 and max of the finite values, or None for each if there are no finite values."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return {"p50": None, "p99": None, "max": None}
@@ -49,7 +35,7 @@ def distribution(values: np.ndarray) -> dict[str, float | None]:
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Return what the figures depend on: processor, GPU if the device is one, load by others, versions."""
+    """Describe the machine: processor, GPU if the device is one, load average, versions."""
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor() or "unknown",
@@ -76,20 +62,20 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def write_figures(file: Path, figures: dict[str, Any]) -> None:
-    """Write the figures of one run as JSON."""
+def write_figures(file: Path, figures: Mapping[str, Any]) -> None:
+    """Write figures as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar whose tasks have a field `doing`."""
+    """Return a progress bar whose tasks have a field `doing`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[doing]}"),
         TimeElapsedColumn(),
         console=console,
-        # Above the finished table it would still say "measuring".
+        # Remove the bar when it is finished.
         transient=True,
     )

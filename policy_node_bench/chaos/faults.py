@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, and the seeded order in which it does."""
+"""The kinds of faults, and their seeded schedule."""
 
 from __future__ import annotations
 
@@ -13,22 +13,12 @@ import numpy as np
 
 
 class Kind(NamedTuple):
-    """A kind of fault.
-
-    Attributes
-    ----------
-    name, text
-        What it is called, and what happens.
-    stops
-        Whether its robot must get the safe command; otherwise it must be driven on.
-    fleet
-        Whether it concerns all robots.
-    """
+    """A kind of fault."""
 
     name: str
     text: str
-    stops: bool = True
-    fleet: bool = False
+    stops: bool = True  # the robot must get the safe command; otherwise it must still be driven
+    fleet: bool = False  # affects all robots
 
 
 KINDS = (
@@ -51,46 +41,32 @@ KINDS = (
     Kind("policy_raises", "the policy raises", fleet=True),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
-# Of so many robots one has a fault at a time.
+# Groups have about this many robots; one robot of a group has a fault at a time.
 ROBOTS_PER_GROUP = 3
 
 
 class Planned(NamedTuple):
-    """One fault to come.
-
-    Attributes
-    ----------
-    kind, robot
-        What happens, and to which robot.
-    duration_s
-        How long after the readings before it have become too old.
-    pause_s
-        How long to wait after it has healed.
-    size
-        0 to 1: how large it is, for those that have a size.
-    """
+    """A planned fault of one robot."""
 
     kind: Kind
     robot: int
-    duration_s: float
-    pause_s: float
-    size: float
+    duration_s: float  # after the readings before the fault have become too old
+    pause_s: float  # after it has healed
+    size: float  # from 0 to 1, for kinds that have a size
 
 
 def plan(robots: Sequence[int], kinds: Sequence[Kind], seed: int, part: float = 0.0) -> Iterator[Planned]:
-    """Yield faults without end: each kind once before any comes again, in random order, on random robots.
+    """Yield faults without end: in each round every kind once, in random order, on random robots.
 
     Parameters
     ----------
-    robots
-        Of which each fault concerns one.
-    kinds
-        What may happen.
+    robots, kinds
+        Robots and kinds of faults to choose from.
     seed
-        Of all that is random.
+        Seed of all random choices.
     part
-        Where in the order of kinds to begin, 0 to 1: plans of one seed have one order, and together come through it
-        sooner.
+        Where in the order of kinds to begin, from 0 to 1. Plans of one seed have the same order, so that plans with
+        different beginnings cover all kinds sooner.
     """
     orders, details = random.Random(seed), random.Random(f"{seed}/{part}")
     first = round(part * len(kinds))
@@ -102,11 +78,11 @@ def plan(robots: Sequence[int], kinds: Sequence[Kind], seed: int, part: float = 
 
 
 def plans(robots: int, seed: int) -> tuple[list[Iterator[Planned]], Iterator[Planned]]:
-    """Return the faults of single robots, one plan for each group of robots, and those that concern all of them.
+    """Return a plan of the faults of single robots for each group of robots, and a plan of those of the whole fleet.
 
-    Groups are disjoint and hold at least two robots, of which one at a time has a fault: never all do.
+    Groups are disjoint and have at least two robots, of which one at a time has a fault.
     """
-    single, fleet = ([kind for kind in KINDS if kind.fleet is concerns_all] for concerns_all in (False, True))
+    single, fleet = ([kind for kind in KINDS if kind.fleet is affects_all] for affects_all in (False, True))
     groups = max(1, min(robots // 2, max(2, round(robots / ROBOTS_PER_GROUP))))
     return [plan(range(group, robots, groups), single, seed, group / groups) for group in range(groups)], plan(
         range(robots), fleet, seed
@@ -115,37 +91,24 @@ def plans(robots: int, seed: int) -> tuple[list[Iterator[Planned]], Iterator[Pla
 
 @dataclass(eq=False)
 class Fault:
-    """One fault as it came about; times are seconds since the begin of the run, infinite until they are known.
-
-    Attributes
-    ----------
-    kind
-        What happened.
-    robots
-        Whom it concerns.
-    asked_s
-        When the tool set about it.
-    begun_s, ended_s
-        When the cause began and ended.
-    detected_s, shown_s, healed_s
-        `[len(robots)]`: the first safe command, the first diagnostics that show it, the first command from
-        readings that were taken after the cause had ended.
-    """
+    """The record of a fault; times are seconds since the begin of the run, infinite until they are known."""
 
     kind: Kind
     robots: tuple[int, ...]
-    asked_s: float
-    begun_s: float = np.inf
-    ended_s: float = np.inf
+    asked_s: float  # the campaign requested it
+    begun_s: float = np.inf  # the cause began
+    ended_s: float = np.inf  # the cause ended
+    # For each robot: first safe command, first diagnostics that show the fault, and first command from readings that
+    # were taken after the end of the cause.
     detected_s: np.ndarray = field(init=False)
     shown_s: np.ndarray = field(init=False)
     healed_s: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        """Nothing is known of any robot yet."""
+        """Set the times of all robots to infinity."""
         self.detected_s, self.shown_s, self.healed_s = (np.full(len(self.robots), np.inf) for _ in range(3))
 
     @property
     def is_healed(self) -> bool:
-        """Whether every robot is driven again."""
+        """Whether every robot is driven again after the fault."""
         return bool(np.isfinite(self.healed_s).all())

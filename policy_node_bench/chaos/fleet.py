@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of the robots under test, and what is done to them."""
+"""Control the processes of the robots under test, and inject the faults."""
 
 from __future__ import annotations
 
@@ -14,32 +14,22 @@ from multiprocessing.context import ForkServerProcess
 
 from policy_node.cli.child_process import ToolError
 from policy_node_bench.chaos.faults import Fault, Planned
-from policy_node_bench.chaos.robot import (
-    Behaviour,
-    Published,
-    RobotOptions,
-    Slipped,
-    robot_process,
-)
+from policy_node_bench.chaos.robot import Behaviour, Published, RobotOptions, Slipped, robot_process
 
-# Robots are copies of one process that has imported everything and opened nothing: they start within milliseconds.
+# Robots are forked from a process that has imported everything and opened nothing, to start within milliseconds. That
+# includes the main module, which multiprocessing otherwise imports again for every robot.
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["policy_node_bench.chaos.robot"])
-# By how much clocks jump; any less than synchronisation.max_age_s could not be told from a delay.
+_CONTEXT.set_forkserver_preload(["policy_node_bench.cli", "policy_node_bench.chaos.robot"])
+# Jumps of the clocks; a smaller one than synchronisation.max_age_s would look like a delay.
 SMALLEST_JUMP_S = 1.0
 LARGEST_JUMP_S = 3600.0
 NORMAL = Behaviour()
 
 
 class RobotProcess:
-    """A process that publishes, or none: it is killed and started again.
+    """A process that publishes and can be killed and started again.
 
-    Parameters
-    ----------
-    options
-        Of the process; its behaviour is replaced at each start.
-    target
-        What it runs, with a connection and the options.
+    `target` runs with a connection and the options, whose behaviour each start sets.
     """
 
     def __init__(
@@ -64,7 +54,7 @@ class RobotProcess:
         os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """End the process at once (SIGKILL), if there is one."""
+        """Send SIGKILL to the process, if there is one."""
         if self._process is not None and self._connection is not None:
             self._process.kill()
             self._process.join()
@@ -73,56 +63,37 @@ class RobotProcess:
             self._process = self._connection = None
 
     def tell(self, behaviour: Behaviour) -> None:
-        """Let it publish in another way."""
+        """Change the behaviour of the process."""
         assert self._connection is not None
         self._connection.send(behaviour)
 
     def poll(self) -> list[Published | Slipped]:
-        """Return what it has said since the last call.
+        """Return its messages since the last call.
 
         Raises
         ------
         ToolError
-            When it has ended by itself.
+            If it has ended.
         """
-        said: list[Published | Slipped] = []
+        messages: list[Published | Slipped] = []
         try:
             while self._connection is not None and self._connection.poll():
-                said.append(self._connection.recv())
+                messages.append(self._connection.recv())
         except (EOFError, ConnectionError):
             raise ToolError(
                 f"a robot's process ended by itself: {self._options.log.read_text()[-2000:] or '(it wrote nothing)'}"
             ) from None
-        return said
+        return messages
 
 
 class Injection:
-    """One fault from its begin to its end.
+    """One fault from its begin to its end; sets `begun_s` and `ended_s` of the fault.
 
-    Parameters
-    ----------
-    planned
-        What happens.
-    fault
-        The record of it: `begun_s` and `ended_s` are filled in here.
-    robot
-        Whose publisher it is.
-    another
-        A process that publishes in the same robot's name.
-    period_s
-        Control period.
-    now_s
-        The present time.
+    `another` is a process that publishes on the same topics as the robot.
     """
 
     def __init__(
-        self,
-        planned: Planned,
-        fault: Fault,
-        robot: RobotProcess,
-        another: RobotProcess,
-        period_s: float,
-        now_s: float,
+        self, planned: Planned, fault: Fault, robot: RobotProcess, another: RobotProcess, period_s: float, now_s: float
     ) -> None:
         self.fault = fault
         self.planned = planned
@@ -156,12 +127,12 @@ class Injection:
         else:
             self._robot.tell(behaviour)
             if kind == "slowed":
-                # Its next reading comes late already.
+                # The next reading is already late.
                 self.fault.begun_s = now_s
         return behaviour
 
     def on_published(self, published: Published) -> None:
-        """Take in that a publisher of this robot has begun to behave in another way."""
+        """Process the message that a publisher of this robot has changed its behaviour."""
         time_s = published.time_us / 1e6
         kind = self.planned.kind.name
         if self._is_ending and published.behaviour == NORMAL:
@@ -169,11 +140,11 @@ class Injection:
         elif not self._is_ending and (published.behaviour == self._behaviour or kind in ("duplicate", "wrong_type")):
             self.fault.begun_s = min(self.fault.begun_s, time_s)
             if kind == "policy_blocks":
-                # The next tick takes the reading in, or the one after it.
+                # The policy blocks in one of the next two ticks.
                 self.fault.ended_s = time_s + 2 * self._period_s + self.planned.duration_s
 
     def step(self, now_s: float) -> None:
-        """End the cause when its time has come."""
+        """End the cause of the fault if its duration has passed."""
         kind = self.planned.kind.name
         if self._is_ending or now_s < self.fault.begun_s + self.planned.duration_s:
             return

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Judges a node by its commands alone: from which readings each was computed, and when each was sent.
+"""Judge a node by its commands only: the readings that each was computed from, and when it was sent.
 
 All times are seconds since the begin of the run, on the monotonic clock.
 """
@@ -18,13 +18,13 @@ from policy_node.control.timing import percentiles
 from policy_node_bench.chaos.faults import Fault
 from policy_node_bench.chaos.readings import GarbledCommandError, origin_of
 
-# What no disturbance by the machine can cause, and what it can.
+# Violations of safety, and of timing, which a busy machine can cause.
 SAFETY = {
     "old_data": "a command from readings older than max_age_s and one period",
     "mixed_robots": "a command from another robot's readings",
     "unsynchronised": "a command from readings further apart than slop_s",
     "garbled": "a command that is neither safe nor computed from readings",
-    "undetected": "a fault that led to no safe command",
+    "undetected": "a fault without a safe command",
     "not_healed": "a robot that was not driven again after its fault",
 }
 TIMING = {
@@ -32,22 +32,22 @@ TIMING = {
     "healed_late": "a robot driven again later than 1 s after the cause ended",
     "stopped_without_cause": "a safe command to a robot without a fault",
     "missed_tick": "a tick without a command to a robot without a fault",
-    "late": "p99 of the lateness of robots without a fault more than 10 % above a run without faults",
+    "late": "p99 of the lateness of robots without a fault more than 10 % above that of times without faults",
 }
-# What a machine causes that keeps the node or a robot from running while they are ready to.
+# Violations that are excused if the node or the robot waited for a processor.
 LACK_OF_TIME = ("old_data", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
-# Details of so many violations of each kind are kept.
+# Number of violations of each kind whose details are kept.
 DETAILS = 5
 LATENESS_FACTOR = 1.1
 HEAL_LIMIT_S = 1.0
-# The grid begins at this quantile of the commands: those that are late by half a period seem to be early.
+# The grid begins at this quantile, because commands that are late by half a period seem early.
 EARLIEST = 0.05
-# By so much of a period a command may come before the grid.
+# Part of a period by which a command may precede the grid.
 EARLY = 0.1
 
 
 class Limits(NamedTuple):
-    """What a node must keep, in seconds."""
+    """The limits of a node, in seconds."""
 
     period_s: float
     max_age_s: float
@@ -65,50 +65,27 @@ class Limits(NamedTuple):
 
 
 class Judge:
-    """Takes in every command and notes what must not be.
-
-    Parameters
-    ----------
-    robots
-        How many.
-    limits
-        What the node must keep.
-
-    Attributes
-    ----------
-    commands
-        Counts: `driven` and `safe`.
-    violations
-        Counts by kind; of those that a lack of time may cause only after `finish`.
-    excused
-        Counts by kind: what coincided with the machine keeping node or robot from running.
-    details
-        The first violations of each kind.
-    sent_s
-        Of each robot, when its commands were sent.
-    concerned
-        Of each robot, from when to when it had faults; the last may go on.
-    largest_age_s
-        Of the readings behind any command.
-    """
+    """Process every command and record violations."""
 
     def __init__(self, robots: int, limits: Limits) -> None:
         self.limits = limits
         self.commands: Counter[str] = Counter()
+        # By kind; those of LACK_OF_TIME are known after `finish`. Of each kind, the details of the first ones are kept.
         self.violations: Counter[str] = Counter()
         self.excused: Counter[str] = Counter()
         self.details: dict[str, list[dict[str, Any]]] = {}
+        # By robot: times of its commands, begin and end of its faults, whether its last command is from readings.
         self.sent_s = [array("d") for _ in range(robots)]
         self.concerned: list[list[tuple[float, float]]] = [[] for _ in range(robots)]
         self.driven = np.zeros(robots, bool)
         self.largest_age_s = 0.0
         self._active: dict[int, Fault] = {}
         self._pending: list[tuple[str, int | None, float, dict[str, Any]]] = []
-        # Robot, or -1 for the node, and from when to when.
+        # Robot, or -1 for the node, begin and end.
         self._excuses: list[tuple[int, float, float]] = []
 
     def note(self, kind: str, robot: int | None, time_s: float, **what: Any) -> None:
-        """Note a violation, in the end only if no lack of time can have caused it."""
+        """Record a violation; those of `LACK_OF_TIME` may be excused in `finish`."""
         if kind in LACK_OF_TIME:
             self._pending.append((kind, robot, time_s, what))
         else:
@@ -122,21 +99,21 @@ class Judge:
             details.append({"time_s": round(time_s, 4), **name, **what})
 
     def begin(self, fault: Fault) -> None:
-        """Take in that a fault is about to be caused."""
+        """Record that a fault is about to begin."""
         for robot in fault.robots:
             self._active[robot] = fault
             self.concerned[robot].append((fault.asked_s, np.inf))
 
     def excuse(self, robot: int, start_s: float, end_s: float) -> None:
-        """Take in that the machine kept a robot from publishing for a while: its data had to become old."""
+        """Record that the machine delayed the publishing of a robot, so that its data became old."""
         self._excuses.append((robot, start_s, end_s + self.limits.age_s))
 
     def starve(self, start_s: float, end_s: float) -> None:
-        """Take in that the machine kept the node from running for at least a period meanwhile."""
+        """Record that the node waited for a processor for at least a period in this interval."""
         self._excuses.append((-1, start_s, end_s + self.limits.period_s))
 
     def finish(self) -> None:
-        """Judge what could not be judged at once: what the machine did is known only afterwards."""
+        """Judge the violations of `LACK_OF_TIME`; delays by the machine are known only afterwards."""
         for kind, robot, time_s, what in self._pending:
             kept = {-1, robot} if kind == "stopped_without_cause" else {-1}
             if any(who in kept and start_s <= time_s <= end_s for who, start_s, end_s in self._excuses):
@@ -146,7 +123,7 @@ class Judge:
         self._pending.clear()
 
     def command(self, robot: int, sent_s: float, values: np.ndarray) -> None:
-        """Take in a command `[COMMAND_SIZE]` that was sent to a robot."""
+        """Process a command `[COMMAND_SIZE]` that was sent to a robot."""
         self.sent_s[robot].append(sent_s)
         fault = self._active.get(robot)
         if fault is not None and sent_s < fault.asked_s:
@@ -170,7 +147,7 @@ class Judge:
             self.note("mixed_robots", robot, sent_s, found=[reading.robot for reading in origin], **found)
         if age_s > self.limits.age_s:
             self.note("old_data", robot, sent_s, age_s=round(age_s, 4), allowed_s=self.limits.age_s, **found)
-        # What a robot stamps and what it says are read from the clock one after the other.
+        # A robot reads the clock once for the stamp and once for the content.
         if spread_s > self.limits.slop_s + self.limits.period_s:
             self.note("unsynchronised", robot, sent_s, spread_s=round(spread_s, 4), **found)
         if fault is not None and min(readings_us) / 1e6 >= fault.ended_s:
@@ -201,7 +178,7 @@ class Judge:
             self.note("healed_late", robot, sent_s, fault=kind, heal_s=round(heal_s, 4))
 
     def shown(self, robots: Iterable[int], time_s: float) -> None:
-        """Take in that diagnostics, received at a time, show these robots as not driven by the policy."""
+        """Process diagnostics that show these robots as not driven by the policy."""
         for robot in robots:
             fault = self._active.get(robot)
             if fault is not None and fault.kind.stops and time_s >= fault.begun_s:
@@ -209,7 +186,7 @@ class Judge:
                 fault.shown_s[position] = min(fault.shown_s[position], time_s)
 
     def give_up(self, fault: Fault, now_s: float) -> None:
-        """Take in that it is no use to wait until a fault has healed."""
+        """Record that a fault did not heal in time."""
         for position, robot in enumerate(fault.robots):
             if not np.isfinite(fault.healed_s[position]):
                 self.note("not_healed", robot, now_s, fault=fault.kind.name, ended_s=round(fault.ended_s, 4))
@@ -217,7 +194,7 @@ class Judge:
                 self._active.pop(robot, None)
 
     def add(self, other: Judge) -> None:
-        """Take over what another judge has found that moves robots, and nothing about times."""
+        """Add the violations of safety that another judge has recorded."""
         other.finish()
         for kind in SAFETY:
             self.violations[kind] += other.violations[kind]
@@ -231,36 +208,18 @@ def _name(fault: Fault | None) -> str:
 
 
 class Ticks(NamedTuple):
-    """The commands of robots without a fault, tick by tick.
+    """The commands of robots without a fault, tick by tick."""
 
-    Attributes
-    ----------
-    lateness_ms
-        By the index of the window, of every command.
-    missed
-        Robot and time of every tick without a command.
-    ticks
-        Ticks looked at.
-    """
-
-    lateness_ms: list[np.ndarray]
-    missed: list[tuple[int, float]]
-    ticks: int
+    lateness_ms: list[np.ndarray]  # of every command, by window
+    missed: list[tuple[int, float]]  # robot and time of every tick without a command
+    ticks: int  # number of ticks
 
 
 def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
-    """Return where the grid of the ticks begins: at their earliest commands.
-
-    Parameters
-    ----------
-    times_s
-        When commands were sent, most of them in time.
-    period_s
-        Of the grid.
-    """
+    """Return the phase of the grid of the ticks from the times of commands, most of which are in time."""
     reference_s = float(times_s[0])
     for _ in range(2):
-        # Around the middle first, so that no command is taken for one of the period before.
+        # Centre the offsets first, so that no command is assigned to the period before.
         offsets_s = (times_s - reference_s + period_s / 2) % period_s - period_s / 2
         reference_s += float(np.median(offsets_s))
     offsets_s = (times_s - reference_s + period_s / 2) % period_s - period_s / 2
@@ -268,17 +227,7 @@ def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
 
 
 def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: float) -> Ticks:
-    """Put the commands of robots without a fault on the grid of ticks.
-
-    Parameters
-    ----------
-    judge
-        Has taken in all commands.
-    windows
-        Intervals of time, ascending, that are looked at.
-    phase_s
-        From `grid_phase_s`.
-    """
+    """Assign the commands of robots without a fault, in ascending windows of time, to the ticks of the grid."""
     lateness_ms: list[list[np.ndarray]] = [[] for _ in windows]
     missed: list[tuple[int, float]] = []
     ticks = 0
@@ -298,10 +247,10 @@ def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: f
 
 
 def tick_numbers(times_s: np.ndarray, period_s: float) -> np.ndarray:
-    """Return by which tick each command `[n]` was sent, `[n]` int.
+    """Return the tick number `[n]` of each command `[n]`.
 
-    A tick that ends after the next one was due is followed by that one at once: of two commands within one period the
-    first belongs to the period before, unless another one does.
+    A tick that ends after the deadline of the next one is followed by that one at once. Of two commands within one
+    period, the first therefore belongs to the period before, unless that has a command.
     """
     numbers = np.floor(times_s / period_s + EARLY).astype(int)
     for at in np.flatnonzero(np.diff(numbers) == 0):
@@ -325,15 +274,10 @@ def _free(concerned: Sequence[tuple[float, float]], start_s: float, end_s: float
 
 
 def compare_lateness(quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndarray]) -> dict[str, float]:
-    """Compare the p99 of the lateness with faults to that without.
+    """Compare the p99 of the lateness with and without faults.
 
-    A run without faults varies by itself: the noise is how far the p99 of any half of a window without faults lies from
-    that of all of them, and the limit is 10 % above the latter or the noise, whichever is larger.
-
-    Parameters
-    ----------
-    quiet_ms, faults_ms
-        Lateness by window.
+    The noise is the largest difference between the p99 of half a window without faults and that of all of them. The
+    limit is that of all of them plus 10 % or the noise, whichever is larger.
     """
     quiet, faults = percentiles(np.concatenate(quiet_ms)), percentiles(np.concatenate(faults_ms))
     halves = [half for values in quiet_ms for half in np.array_split(values, 2) if len(half)]

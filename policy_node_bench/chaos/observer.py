@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The robots' side of the command topics, and what diagnostics show."""
+"""Receive the commands of the robots, their missed deadlines, and the diagnostics of the node."""
 
 from __future__ import annotations
 
@@ -21,41 +21,22 @@ from std_msgs.msg import Float64MultiArray
 
 from policy_node.cli.child_process import ToolError
 from policy_node.sensing.synchroniser import RobotState
-from policy_node_bench.chaos.robot import COMMAND_TOPIC, robot_name
+from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 
-# Seconds of commands that a busy machine may leave untaken.
+# Commands of this time are queued if the machine is busy.
 _QUEUE_S = 30.0
 
 
 class SentCommand(NamedTuple):
-    """A command: to whom, when it was sent, its numbers."""
+    """A command: robot, time when it was sent, values."""
 
     robot: int
     sent_s: float
     values: np.ndarray
 
 
-class Shown(NamedTuple):
-    """Diagnostics: when they came, and which robots they show as not driven by the policy."""
-
-    time_s: float
-    robots: list[int]
-
-
 class Observer:
-    """Hears commands and diagnostics.
-
-    Parameters
-    ----------
-    robots
-        How many.
-    rate_hz
-        Control rate.
-    begin_ns
-        When the run began, on the monotonic clock.
-    node_name
-        Of the node under test.
-    """
+    """Receive commands and diagnostics. Times are seconds since `begin_ns` on the monotonic clock."""
 
     def __init__(self, robots: int, rate_hz: float, begin_ns: int, node_name: str) -> None:
         self._begin_ns = begin_ns
@@ -64,62 +45,53 @@ class Observer:
         self._node = rclpy.create_node("policy_chaos")
         qos = QoSProfile(depth=max(10, round(_QUEUE_S * rate_hz)), reliability=ReliabilityPolicy.RELIABLE)
         self._commands = [
-            self._node.create_subscription(Float64MultiArray, f"{name}/{COMMAND_TOPIC}", _never_called, qos)
+            self._node.create_subscription(Float64MultiArray, f"{name}/{COMMAND_TOPIC}", _ignore, qos)
             for name in self._indices
         ]
-        self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", _never_called, 100)
+        self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", _ignore, 100)
 
     def close(self) -> None:
         """Leave ROS."""
         self._node.destroy_node()
 
     def now_s(self) -> float:
-        """Return the present time of the run."""
+        """Return the current time of the run."""
         return (time.monotonic_ns() - self._begin_ns) / 1e9
 
     def commands(self) -> Iterator[SentCommand]:
         """Yield every command that has arrived.
 
-        When it was sent is what the middleware stamped in the node's process, on the system clock.
+        The middleware stamps it in the node's process when it is sent, on the system clock.
         """
         offset_ns = time.monotonic_ns() - time.time_ns() - self._begin_ns
         for robot, subscription in enumerate(self._commands):
             for message, info in _taken(subscription, Float64MultiArray):
                 yield SentCommand(robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data))
 
-    def shown(self) -> Iterator[Shown]:
-        """Yield what every report says that has arrived."""
+    def reports(self) -> Iterator[list[int]]:
+        """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in _taken(self._diagnostics, DiagnosticArray):
             robots = []
             for status in message.status:
                 robot = self._indices.get(status.name.removeprefix(self._prefix))
                 if robot is not None and not _is_ready(status):
                     robots.append(robot)
-            yield Shown(self.now_s(), robots)
+            yield robots
 
 
-class Watches:
-    """What a robot can know by itself: that no command has come within the deadline which the topic offers.
-
-    Parameters
-    ----------
-    robots
-        How many.
-    deadline_s
-        Requested.
-    begin_ns
-        When the run began, on the monotonic clock.
+class DeadlineObserver:
+    """Subscribe to the commands as the robots do, and record missed deadlines.
 
     Attributes
     ----------
     missed_s
-        Of each robot, when its first deadline was missed; infinite until then.
+        First missed deadline of each robot, infinite if there is none.
     """
 
     def __init__(self, robots: int, deadline_s: float, begin_ns: int) -> None:
         self._begin_ns = begin_ns
         self.missed_s = np.full(robots, np.inf)
-        self._node = rclpy.create_node("policy_chaos_watches")
+        self._node = rclpy.create_node("policy_chaos_deadlines")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, deadline=Duration(seconds=deadline_s))
@@ -128,20 +100,16 @@ class Watches:
                 deadline=partial(self._on_missed, robot), incompatible_qos=partial(_on_incompatible, robot)
             )
             topic = f"{robot_name(robot)}/{COMMAND_TOPIC}"
-            self._node.create_subscription(Float64MultiArray, topic, _heard, qos, event_callbacks=callbacks)
+            self._node.create_subscription(Float64MultiArray, topic, _ignore, qos, event_callbacks=callbacks)
 
     def _on_missed(self, robot: int, event: object) -> None:
         self.missed_s[robot] = min(self.missed_s[robot], (time.monotonic_ns() - self._begin_ns) / 1e9)
 
-    def watch(self, seconds: float) -> None:
-        """Take in commands and missed deadlines for a while."""
+    def spin(self, seconds: float) -> None:
+        """Process events for some time."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             self._executor.spin_once(timeout_sec=0.01)
-
-    def forget(self) -> None:
-        """Forget the deadlines that were missed."""
-        self.missed_s[:] = np.inf
 
     def close(self) -> None:
         """Leave ROS."""
@@ -150,11 +118,11 @@ class Watches:
 
 
 def _on_incompatible(robot: int, event: object) -> None:
-    raise ToolError(f"the command topic of {robot_name(robot)} offers no deadline as short as its robot asks for")
+    raise ToolError(f"the command topic of {robot_name(robot)} offers a longer deadline than the robots request")
 
 
-def _heard(message: object) -> None:
-    """Leave the command to the observer."""
+def _ignore(message: object) -> None:
+    """Ignore a message; `Observer` takes its messages without callbacks."""
 
 
 def _is_ready(status: Any) -> bool:
@@ -162,10 +130,6 @@ def _is_ready(status: Any) -> bool:
 
 
 def _taken(subscription: Subscription, message_type: type) -> Iterator[Any]:
-    # No executor spins the node: what has arrived is taken here, and when it was sent comes with it.
+    # Messages are taken without an executor, to get the time when they were sent.
     while (taken := subscription.handle.take_message(message_type, False)) is not None:
         yield taken
-
-
-def _never_called(message: object) -> None:
-    raise AssertionError("the observer takes its messages itself")

@@ -1,18 +1,21 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of `policy_bench chaos`: what they are, and how they are shown on a terminal and in the documentation."""
+"""The figures of `policy_bench chaos`, shown on a terminal and as a section of a document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import RenderableType
+from rich.markdown import Markdown
 
 from policy_node.report.figures import distribution
 from policy_node_bench.chaos.faults import BY_NAME, KINDS, Fault
 from policy_node_bench.chaos.judge import SAFETY, TIMING, Judge, Ticks, compare_lateness
+from policy_node_bench.command import Figures
 
 RESOURCES = {
     "memory": "resident memory more than 1 % larger at the end than after the warm-up",
@@ -20,19 +23,19 @@ RESOURCES = {
     "threads": "more threads at the end than after the warm-up",
 }
 VIOLATIONS = SAFETY | TIMING | RESOURCES
-# Allocators, caches and discovery settle meanwhile, in a shorter run during its first third.
+# Allocators, caches and discovery settle in this time, or in the first third of a shorter run.
 WARM_UP_S = 300.0
-# A shorter run does not tell growth from settling.
+# Growth is judged in runs of at least this length.
 LONG_RUN_S = 1200.0
 MEMORY_GROWTH = 0.01
-# The first and last part of the time after the warm-up that are compared, by their medians.
+# The medians of the first and the last part of the time after the warm-up are compared.
 COMPARED_PART = 0.2
-# So many rows of resources over time.
+# Rows of resources in the figures.
 SERIES_ROWS = 60
 
 
 def fault_figures(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
-    """Return by kind how many faults there were, and seconds to the safe command, to diagnostics, and to healing."""
+    """Return by kind the number of faults, and the seconds to the safe command, to diagnostics and to healing."""
     figures = {}
     for kind in KINDS:
         of_kind = [fault for fault in faults if fault.kind is kind]
@@ -51,7 +54,7 @@ def fault_figures(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
 
 
 def schedule_of(faults: Sequence[Fault]) -> list[dict[str, Any]]:
-    """Return every fault with its times, for whoever looks into what was found."""
+    """Return every fault with its times."""
     return [
         {
             "kind": fault.kind.name,
@@ -72,7 +75,7 @@ def schedule_of(faults: Sequence[Fault]) -> list[dict[str, Any]]:
 
 
 def resource_figures(samples: Sequence[Sequence[float]], seconds: float) -> dict[str, Any]:
-    """Return memory, file descriptors and threads of the node over time, and what they have grown by.
+    """Return memory, file descriptors and threads of the node over time, and their growth.
 
     Parameters
     ----------
@@ -104,7 +107,7 @@ def resource_figures(samples: Sequence[Sequence[float]], seconds: float) -> dict
 
 
 def judge_resources(judge: Judge, resources: dict[str, Any], end_s: float) -> None:
-    """Note what has grown."""
+    """Record growth of resources as violations."""
     if resources["rss_growth"] > MEMORY_GROWTH:
         judge.note("memory", None, end_s, **resources["rss_mb"])
     for kind in ("descriptors", "threads"):
@@ -113,7 +116,7 @@ def judge_resources(judge: Judge, resources: dict[str, Any], end_s: float) -> No
 
 
 def judge_timing(judge: Judge, quiet: Ticks, faults: Ticks) -> dict[str, Any]:
-    """Note missed ticks and late ones, and return the figures of both."""
+    """Record missed and late ticks as violations, and return the figures of both."""
     lateness = compare_lateness(quiet.lateness_ms, faults.lateness_ms)
     for robot, time_s in faults.missed:
         judge.note("missed_tick", robot, time_s)
@@ -128,10 +131,7 @@ def judge_timing(judge: Judge, quiet: Ticks, faults: Ticks) -> dict[str, Any]:
 
 
 def violation_figures(judge: Judge, judges_timing: bool) -> dict[str, Any]:
-    """Return how often each kind of violation was found, and the first of each.
-
-    Apart from them: what is not judged, and what the machine caused by keeping node or robot from running.
-    """
+    """Return the number of violations by kind and the first of each, and those that are not judged or excused."""
     judged = [kind for kind in VIOLATIONS if judges_timing or kind not in TIMING]
     return {
         "violations": judge.violations.total() - sum(judge.violations[kind] for kind in TIMING if kind not in judged),
@@ -142,30 +142,6 @@ def violation_figures(judge: Judge, judges_timing: bool) -> dict[str, Any]:
     }
 
 
-def table(figures: dict[str, Any]) -> Table:
-    """Show what each kind of fault led to."""
-    options = figures["options"]
-    result = Table(
-        title=f"{options['robots']} robots at {options['rate_hz']:g} Hz, {options['seconds']:g} s, seed "
-        f"{options['seed']}\ntimes in ms as p50 / max"
-    )
-    for column in ("fault", "injected", "safe command", "in diagnostics", "driven again"):
-        result.add_column(column, justify="left" if column == "fault" else "right")
-    for name, row in figures["faults"].items():
-        result.add_row(name, str(row["injected"]), *(_times(row, key) for key in ("detect_s", "shown_s", "heal_s")))
-    lateness, resources = figures["lateness_ms"], figures["resources"]
-    missed, ticks = figures["missed"], figures["ticks"]
-    found = ", ".join(f"{kind} {count}" for kind, count in figures["violations_by_kind"].items() if count)
-    result.caption = (
-        f"p99 of lateness {lateness['faults_p99']:.2f} ms, without faults {lateness['quiet_p99']:.2f} ms\n"
-        f"ticks missed {missed['faults']} of {ticks['faults']}, without faults {missed['quiet']} of {ticks['quiet']}\n"
-        f"memory {resources['rss_mb']['last']:.0f} MB ({resources['rss_growth']:+.2%}), "
-        f"{resources['descriptors']['last']:.0f} file descriptors, {resources['threads']['last']:.0f} threads\n"
-        f"violations: {figures['violations']} {found}"
-    )
-    return result
-
-
 def _times(row: dict[str, Any], key: str) -> str:
     times = row.get(key)
     if times is None or times["p50"] is None:
@@ -173,7 +149,7 @@ def _times(row: dict[str, Any], key: str) -> str:
     return f"{times['p50'] * 1e3:.0f} / {times['max'] * 1e3:.0f}"
 
 
-def markdown(figures: dict[str, Any]) -> str:
+def markdown(figures: Figures) -> str:
     """Return the figures as a section of a document."""
     options, machine, lateness = figures["options"], figures["machine"], figures["lateness_ms"]
     resources, node, commands = figures["resources"], figures["node"], figures["commands"]
@@ -183,7 +159,7 @@ def markdown(figures: dict[str, Any]) -> str:
     command = (
         f"policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} --seed {options['seed']}"
     )
-    command += "" if options["judges_timing"] else " --busy"
+    command += " --busy" if options["busy"] else ""
     lines = [
         "| fault | injected | safe command after | in diagnostics after | driven again after |",
         "|---|---|---|---|---|",
@@ -194,28 +170,40 @@ def markdown(figures: dict[str, Any]) -> str:
     lines += [
         "",
         "Times in ms as p50 / max: from the begin of the cause to the first safe command and to the first diagnostics",
-        "that show it (they come once per second), and from the end of the cause to the first command computed from",
-        "readings taken after it. A dash: the robot is to be driven on, or no diagnostics came meanwhile.",
+        "that show the fault (published once per second), and from the end of the cause to the first command from",
+        "readings taken after it. A dash: the robot must still be driven, or no diagnostics came in time.",
         "",
         f"`{command}`,",
         f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, over "
         f"{options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
         "",
-        f"- {injected} faults, {commands['driven']} commands from readings and {commands['safe']} safe ones;",
-        f"  **{figures['violations']} violations**. The oldest readings behind a command were",
-        f"  {figures['largest_age_s'] * 1e3:.0f} ms old, {figures['allowed_age_s'] * 1e3:.0f} ms are allowed.",
-        f"- Robots without a fault: p99 of lateness {lateness['faults_p99']:.2f} ms, while no robot had one",
-        f"  {lateness['quiet_p99']:.2f} ms, which varies by {lateness['noise']:.2f} ms by itself. Ticks missed: "
-        f"{missed['faults']} of",
-        f"  {ticks['faults']}, while no robot had a fault {missed['quiet']} of {ticks['quiet']}.",
-        f"- {sum(figures['excused'].values())} late or old commands coincided with the machine keeping node or",
-        "  robots from running; they are not counted as violations.",
+        f"- {injected} faults, {commands['driven']} commands from readings and {commands['safe']} safe commands;",
+        f"  **{figures['violations']} violations**. The oldest readings of a command were",
+        f"  {figures['largest_age_s'] * 1e3:.0f} ms old; {figures['allowed_age_s'] * 1e3:.0f} ms are allowed.",
+        f"- Robots without a fault: p99 of lateness {lateness['faults_p99']:.2f} ms during faults of others,",
+        f"  {lateness['quiet_p99']:.2f} ms without any fault, with a noise of {lateness['noise']:.2f} ms. Missed",
+        f"  ticks: {missed['faults']} of {ticks['faults']} during faults, "
+        f"{missed['quiet']} of {ticks['quiet']} without.",
+        f"- {sum(figures['excused'].values())} late or old commands are not counted, because node or robots waited for",
+        "  a processor at the time.",
         f"- The node: {resources['rss_mb']['last']:.0f} MB, {resources['rss_growth']:+.2%} from "
         f"{resources['warm_up_s']:.0f} s to the end; file descriptors {resources['descriptors']['first']:.0f} → "
         f"{resources['descriptors']['last']:.0f},",
         f"  threads {resources['threads']['first']:.0f} → {resources['threads']['last']:.0f}{growth}.",
-        "- The node killed (SIGKILL): no command after it; every robot knew of it by its missed deadline after",
+        "- The node killed with SIGKILL: no command was sent after it; every robot had missed its deadline after",
         f"  {node['deadline_s'] * 1e3:.0f} ms. Started again, it drove all robots after {node['restart_s']:.1f} s.",
-        f"  Ended by SIGTERM, it sent every robot the safe command within {node['end_s'] * 1e3:.0f} ms.",
+        f"  Ended with SIGTERM, it sent every robot the safe command within {node['end_s'] * 1e3:.0f} ms.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def show(figures: Figures) -> Iterable[RenderableType]:
+    """Yield the section of `markdown` and the violations by kind."""
+    yield Markdown(markdown(figures))
+    found = ", ".join(f"{kind} {count}" for kind, count in figures["violations_by_kind"].items() if count)
+    yield f"violations: {figures['violations']} {found}"
+
+
+def write_markdown(figures: Figures, file: Path) -> None:
+    """Write the figures as a section of a document."""
+    file.write_text(markdown(figures))

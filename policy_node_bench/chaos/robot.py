@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The robots under test: processes that publish camera and touch, and misbehave when they are told to."""
+"""The processes of the robots under test: publish camera and touch, with faults on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,76 +18,49 @@ import rclpy
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.readings import (
-    IMAGE_SHAPE,
-    TOUCH_SIZE,
-    Reading,
-    Request,
-    image_bytes,
-    touch_numbers,
-)
+from policy_node_bench.chaos.readings import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
+from policy_node_bench.harness.publishers import StampedMessage
+from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
-IMAGE_TOPIC = "camera/image_raw"
-TOUCH_TOPIC = "touch"
-COMMAND_TOPIC = "command"
 FLOOD_HZ = 1000.0
 SLOW_HZ = 1.0
-# How many readings ask the policy to block: the tick takes in one of them at least.
+# Number of readings that request the policy to block; a tick uses at least one of them.
 BLOCKING_READINGS = 3
-# A robot that publishes later than its period and this was kept from it by the machine, and says so.
+# A robot reports that the machine delayed it if it publishes later than its period and this.
 SLIP_S = 0.05
-# How soon a robot does what it is told.
+# Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
-# The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
-_STAMP = Struct("=iI")
 _ANY = Reading(1, 1)
-# Whenever a robot starts, all processes hear of all its topics and services: it has those that it needs.
+# Discovery of a robot costs CPU time in all processes, so its node has few topics and services.
 _LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": False}
-
-
-def robot_name(robot: int) -> str:
-    """Return the namespace of a robot; no real robot should have it."""
-    return f"policy_chaos_robot_{robot}"
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a robot publishes.
+    """How a robot publishes."""
 
-    Attributes
-    ----------
-    fault
-        Kind of the fault, empty when there is none.
-    stamp_offset_s
-        How far the stamps are ahead of the time.
-    zero_stamps
-        Whether the stamps are zero.
-    block_s, times
-        For `policy_blocks`: how long the policy is to compute, and how many readings ask for it.
-    """
-
-    fault: str = ""
+    fault: str = ""  # kind of the fault; empty for none
     stamp_offset_s: float = 0.0
     zero_stamps: bool = False
+    # For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
     block_s: float = 0.0
     times: int = BLOCKING_READINGS
 
 
 class Published(NamedTuple):
-    """A robot's message to the tool: its first reading of a behaviour, microseconds since the begin of the run."""
+    """A robot's message to the campaign: time of the first reading of a behaviour since the begin of the run."""
 
     behaviour: Behaviour
     time_us: int
 
 
 class Slipped(NamedTuple):
-    """A robot's message to the tool: the machine kept it from publishing between these times, in seconds."""
+    """A robot's message to the campaign: the machine delayed its publishing between these times, in seconds."""
 
     start_s: float
     end_s: float
@@ -96,53 +68,18 @@ class Slipped(NamedTuple):
 
 @dataclass(frozen=True)
 class RobotOptions:
-    """What a robot's process is given.
-
-    Attributes
-    ----------
-    robot
-        Its index.
-    begin_ns
-        When the run began, on the monotonic clock.
-    rate_hz
-        Of both sensors.
-    phase
-        Of its readings, as a part of their period.
-    behaviour
-        From the start on.
-    log
-        File for its output.
-    """
+    """Arguments of a robot's process."""
 
     robot: int
-    begin_ns: int
-    rate_hz: float
-    phase: float
-    behaviour: Behaviour
-    log: Path
-
-
-class _Template:
-    """A serialised message whose stamp and payload, which occurs once in it, are set anew for every reading."""
-
-    def __init__(self, message: Image | JointState, payload: bytes) -> None:
-        raw = serialize_message(message)
-        start = raw.index(payload)
-        self._head, self._middle, self._tail = raw[:4], raw[4 + _STAMP.size : start], raw[start + len(payload) :]
-
-    def __call__(self, stamp_ns: int, payload: bytes) -> bytes:
-        stamp = _STAMP.pack(*divmod(stamp_ns, 1_000_000_000))
-        return b"".join((self._head, stamp, self._middle, payload, self._tail))
+    begin_ns: int  # begin of the run, on the monotonic clock
+    rate_hz: float  # rate of both sensors
+    phase: float  # phase of the readings, as a part of their period
+    behaviour: Behaviour  # at the start
+    log: Path  # file for the output
 
 
 class ReadingMessages:
-    """Makes the serialised camera and touch messages of one robot.
-
-    Parameters
-    ----------
-    seed
-        Of the random bytes.
-    """
+    """Make the serialised camera and touch messages of one robot; the seed is that of its random bytes."""
 
     def __init__(self, seed: int) -> None:
         height, width, channels = IMAGE_SHAPE
@@ -150,15 +87,15 @@ class ReadingMessages:
         names = [f"touch_{cell}" for cell in range(TOUCH_SIZE)]
         self._rng = np.random.default_rng(seed)
         image = Image(height=height, width=width, encoding="rgb8", step=width * channels, data=pixels)
-        self._image = _Template(image, pixels)
+        self._image = StampedMessage(image, pixels)
         image.height += 1
-        self._contradiction = _Template(image, pixels)
-        self._touch = _Template(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
+        self._contradiction = StampedMessage(image, pixels)
+        self._touch = StampedMessage(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
         short = numbers[1:]
-        self._short_touch = _Template(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
+        self._short_touch = StampedMessage(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
 
     def __call__(self, reading: Reading, stamp_ns: int, behaviour: Behaviour) -> tuple[bytes, bytes]:
-        """Return camera and touch of a reading, spoilt as the behaviour says."""
+        """Return camera and touch message of a reading, with the fault of the behaviour."""
         fault = behaviour.fault
         request = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
         numbers = touch_numbers(reading, request.get(fault, Request.NOTHING), behaviour.block_s)
@@ -167,7 +104,7 @@ class ReadingMessages:
         pixels = image_bytes(reading)
         image, touch = self._image(stamp_ns, pixels), self._touch(stamp_ns, numbers.tobytes())
         if fault == "random_bytes":
-            # The encapsulation stays: it says of which byte order the rest is.
+            # Keep the encapsulation with the byte order.
             return self._noise(image), self._noise(touch)
         if fault == "wrong_size":
             return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[1:].tobytes())
@@ -180,7 +117,7 @@ class ReadingMessages:
 
 
 def robot_process(connection: Connection, options: RobotOptions) -> None:
-    """Publish readings, as told through the connection, until it is closed."""
+    """Publish readings until the connection is closed; it receives changes of behaviour."""
     _begin(options)
     clock = SteadyClock()
     node = Node(f"policy_chaos_robot_{options.robot}_{os.getpid()}", **_LIGHT)
@@ -193,7 +130,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
     while True:
         rate_hz = {"flooded": FLOOD_HZ, "slowed": SLOW_HZ}.get(behaviour.fault, options.rate_hz)
         period_ns = round(1e9 / rate_hz)
-        # On a grid of its own, so that a robot keeps its phase through all faults.
+        # Each robot has a grid and keeps its phase in all faults.
         phase_ns = round(options.phase * period_ns)
         next_ns = (clock.now_ns() - phase_ns) // period_ns * period_ns + period_ns + phase_ns
         deadline_ns = published_ns + period_ns if behaviour.fault == "slowed" else max(deadline_ns + 1, next_ns)
@@ -207,7 +144,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
             continue
         clock.wait_until(deadline_ns)
         now_ns = clock.now_ns()
-        # Also counts what kept it within the last publishing.
+        # This includes delays within the last publishing.
         if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
             connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
         published_ns = now_ns
@@ -235,13 +172,13 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
 
 
 def _begin(options: RobotOptions) -> None:
-    """Make this process one of its own: its output, its signals, its part of ROS."""
+    """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    # Ctrl-C in the terminal is for the tool, which ends its robots in order.
+    # The campaign ends its robots in order after Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Robots have computers of their own: here they must not take the node's time, least of all when they start.
+    # Real robots have computers of their own; here they must not take CPU time from the node.
     os.nice(10)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

@@ -1,116 +1,136 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes every parser of raw messages against the typed deserialiser, in processes that may die of it."""
+"""`policy_bench fuzz`: compare every parser of raw messages with the typed deserialiser, on mutated messages.
+
+The parsers run in a process that may crash. The input that crashed it is saved, and a new process continues.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
+import contextlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
-from policy_node_bench.fuzz.parsers import STATE_SIZE, read_state
+from policy_node.cli.child_process import ToolError
+from policy_node.cli.options import number
+from policy_node.report.figures import progress_bar
+from policy_node_bench.command import Command, Figures, option
+from policy_node_bench.tables import percent, screen
 
 MAX_CRASHES = 20
-CHILD = "policy_node_bench.fuzz.parsers"
 
 
-def run(inputs: int, seed: int, save: Path, progress: Progress) -> dict[str, Any]:
-    """Fuzz until so many inputs are parsed, and return what happened.
+@dataclass(frozen=True, kw_only=True)
+class FuzzOptions:
+    """The options of `policy_bench fuzz`."""
 
-    Parameters
-    ----------
-    inputs
-        How many.
-    seed
-        Decides them all.
-    save
-        Folder for the inputs of which the process died.
-    progress
-        Advanced as it goes on.
-    """
-    task = progress.add_task("inputs", total=inputs)
-    parsed: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    problems: list[dict[str, str]] = []
-    crashes: list[dict[str, str]] = []
-    failed = first = 0
-    started = time.monotonic()
-    while first < inputs and len(crashes) < MAX_CRASHES:
-        with tempfile.NamedTemporaryFile() as state:
-            state.write(bytes(STATE_SIZE))
-            state.flush()
-            arguments = ["--first", first, "--inputs", inputs - first, "--seed", seed, "--state", state.name]
-            command = [sys.executable, "-m", CHILD, *map(str, arguments)]
-            with tempfile.TemporaryFile("w+") as errors:
-                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
-                    assert child.stdout is not None
-                    for line in child.stdout:
-                        report = json.loads(line)
-                        parsed.update(report["parsed"])
-                        accepted.update(report["accepted"])
-                        problems += report["problems"]
-                        failed += report["failed"]
-                        progress.advance(task, sum(report["parsed"].values()))
-                errors.seek(0)
-                said = errors.read()[-2000:]
-            if child.returncode == 0:
-                break
-            index, case, raw = read_state(Path(state.name))
-        if child.returncode > 0 or not raw:
-            raise RuntimeError(f"the fuzzing process ended with status {child.returncode}:\n{said}")
-        save.mkdir(parents=True, exist_ok=True)
-        file = save / f"{case.name}_{index}.bin"
+    inputs: int = option(100_000, "number of messages", type=number(int, 1))
+    seed: int = option(1, "seed of the messages", type=number(int, 0))
+    save: str = option("fuzz", "folder for inputs that crash the process", metavar="FOLDER")
+
+
+class Campaign:
+    """Fuzz in one process after the other; `advance` gets the number of inputs since its last call."""
+
+    def __init__(self, options: FuzzOptions, advance: Callable[[int], None]) -> None:
+        self.parsed: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.problems: list[dict[str, str]] = []
+        self.failed = 0
+        self.crashes: list[dict[str, str]] = []
+        self._options = options
+        self._advance = advance
+
+    def run(self) -> None:
+        """Start processes until all inputs are parsed or too many processes have crashed."""
+        first: int | None = 0
+        with tempfile.NamedTemporaryFile() as log:
+            while first is not None and first < self._options.inputs and len(self.crashes) < MAX_CRASHES:
+                first = self._run_process(first, Path(log.name))
+
+    def _run_process(self, first: int, log: Path) -> int | None:
+        """Fuzz in a new process; return the index at which to continue if it crashes, else None."""
+        from policy_node_bench.fuzz import worker
+        from policy_node_bench.fuzz.cases import CASES
+
+        context = get_context("spawn")
+        state = context.RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
+        reports, connection = context.Pipe(duplex=False)
+        arguments = (connection, state, str(log), first, self._options.inputs - first, self._options.seed)
+        process = context.Process(target=worker.fuzz, args=arguments, daemon=True)
+        process.start()
+        connection.close()
+        with contextlib.suppress(EOFError):
+            while True:
+                parsed, accepted, failed, problems = reports.recv()
+                self.parsed.update(parsed)
+                self.accepted.update(accepted)
+                self.failed += failed
+                self.problems += problems
+                self._advance(parsed.total())
+        process.join()
+        if process.exitcode == 0:
+            return None
+        index, case, raw = worker.noted(state)
+        errors = log.read_text(errors="replace")[-2000:]
+        if process.exitcode is None or process.exitcode > 0 or not raw:
+            raise ToolError(f"the fuzzing process ended with status {process.exitcode}:\n{errors}")
+        file = Path(self._options.save, f"{CASES[case].name}_{index}.bin")
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(raw)
-        crashes.append({"case": case.name, "signal": str(-child.returncode), "file": str(file), "said": said})
-        first = index + 1
+        self.crashes.append(
+            {"case": CASES[case].name, "signal": str(-process.exitcode), "file": str(file), "errors": errors}
+        )
+        return index + 1
+
+
+def run_fuzz(options: FuzzOptions, console: Console) -> dict[str, Any]:
+    """Fuzz the parsers and return the figures; crashes and problems count as violations."""
+    started = time.monotonic()
+    with progress_bar(console) as bar:
+        task = bar.add_task("fuzz", total=options.inputs, doing="")
+        campaign = Campaign(options, lambda inputs: bar.advance(task, inputs))
+        campaign.run()
     return {
-        "inputs": sum(parsed.values()),
-        "seed": seed,
+        "inputs": campaign.parsed.total(),
+        "seed": options.seed,
         "seconds": round(time.monotonic() - started, 1),
-        "crashes": crashes,
-        "failed": failed,
-        "problems": problems[:100],
-        "parsed": dict(sorted(parsed.items())),
-        "accepted": dict(sorted(accepted.items())),
+        "violations": len(campaign.crashes) + campaign.failed,
+        "crashes": campaign.crashes,
+        "failed": campaign.failed,
+        "problems": campaign.problems[:100],
+        "parsed": dict(sorted(campaign.parsed.items())),
+        "accepted": dict(sorted(campaign.accepted.items())),
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the status is 1 when a parser failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many messages (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="decides all of them (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
-    parser.add_argument("--save", type=Path, default=Path("fuzz"), metavar="FOLDER", help="for what kills the process")
-    options = parser.parse_args(arguments)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        result = run(options.inputs, options.seed, options.save, progress)
-    table = Table("parser", "inputs", "accepted", title=f"seed {result['seed']}, {result['seconds']} s")
-    for name, count in result["parsed"].items():
-        table.add_row(name, str(count), f"{result['accepted'].get(name, 0) / count:.0%}")
-    console.print(table)
-    for crash in result["crashes"]:
-        console.print(f"{crash['case']}: the process died of signal {crash['signal']}; input in {crash['file']}")
-    for problem in result["problems"][:10]:
-        console.print(f"{problem['case']}: {problem['problem']}", markup=False)
-    console.print(f"{result['inputs']} inputs, {len(result['crashes'])} crashes, {result['failed']} failures")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return int(bool(result["crashes"] or result["failed"]))
+def show(figures: Figures) -> Iterable[RenderableType]:
+    """Yield a table with a row for each parser, the crashes, the first problems and a summary."""
+    accepted = figures["accepted"]
+    rows = [[name, str(count), percent(accepted.get(name, 0) / count)] for name, count in figures["parsed"].items()]
+    yield screen(f"seed {figures['seed']}, {figures['seconds']} s", [["parser", "inputs", "accepted"], *rows])
+    for crash in figures["crashes"]:
+        yield f"{crash['case']}: signal {crash['signal']} ended the process; the input is in {crash['file']}"
+    for problem in figures["problems"][:10]:
+        yield Text(f"{problem['case']}: {problem['problem']}")
+    yield f"{figures['inputs']} inputs, {len(figures['crashes'])} crashes, {figures['failed']} problems"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "fuzz",
+    "parsers of raw messages, compared with the typed deserialiser on mutated messages",
+    "Parse mutated messages with every parser of raw messages and compare the result with that of the typed "
+    "deserialiser, in a process that may crash. The exit status is 1 if there are crashes or differences.",
+    FuzzOptions,
+    run_fuzz,
+    show,
+)

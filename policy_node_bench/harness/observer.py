@@ -1,15 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a control loop says about itself on `~/timing` and `/diagnostics`, and what its process costs."""
+"""Observe a control loop: its reports on `~/timing` and `/diagnostics`, and the CPU time of its process."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,20 +16,20 @@ import numpy as np
 from policy_node.cli.child_process import Child
 from policy_node.report.figures import distribution
 
-# Ticks before this are not measured: discovery, caches and allocators settle.
+# Not measured, while discovery, caches and allocators settle.
 WARM_UP_S = 3.0
-# Importing PyTorch and Stable-Baselines3 on a busy machine takes its time.
+# The import of PyTorch and Stable-Baselines3 is slow on a busy machine.
 START_TIMEOUT_S = 120.0
 # Reports come once per second.
 SILENCE_TIMEOUT_S = 15.0
-# What the node says when it stays alive without driving.
+# Logged by a node that keeps running without driving.
 _FAILED = ("configure failed", "activate failed")
-# What diagnostics tell about the tick as a whole; the other times are those of its stages.
+# The times in diagnostics that are not those of a stage.
 _WHOLE_TICK = ("tick", "lateness", "stamp_to_command")
 
 
 class TimingReport(NamedTuple):
-    """One message of `~/timing`: when it came, what the process and its threads had cost, `[ticks, 2 + robots]`."""
+    """A message of `~/timing`: arrival, CPU time of process and threads until then, rows `[ticks, 2 + robots]`."""
 
     time_s: float
     cpu_s: float
@@ -39,7 +38,7 @@ class TimingReport(NamedTuple):
 
 
 class TickCount(NamedTuple):
-    """One message of `/diagnostics`: when it came, the ticks run and missed since the start, and all its values."""
+    """A message of `/diagnostics`: arrival, ticks run and missed since the start, all values."""
 
     time_s: float
     ticks: int
@@ -49,37 +48,17 @@ class TickCount(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One measured interval of one process.
+    """One measured interval of one process."""
 
-    Attributes
-    ----------
-    begin_s, end_s
-        When it began and ended, on the monotonic clock.
-    rows
-        `[ticks, 2 + robots]` float64, milliseconds: lateness, duration, age of each robot's data at its command.
-    cpu_s
-        CPU time of the process, user and system, all threads.
-    threads_s
-        The same by thread, those of one kind together.
-    stages
-        By the name of the stage `[seconds, 2]`: p50 and p99 in milliseconds, of each second.
-    engine
-        What the loop says it runs the network with; empty when it says nothing.
-    missed
-        Ticks that were skipped.
-    rss_mb
-        Resident memory at the end, in 10^6 bytes.
-    """
-
-    begin_s: float
+    begin_s: float  # on the monotonic clock
     end_s: float
-    rows: np.ndarray
-    cpu_s: float
-    threads_s: Mapping[str, float]
-    stages: Mapping[str, np.ndarray]
-    engine: str
-    missed: int
-    rss_mb: float
+    rows: np.ndarray  # `[ticks, 2 + robots]` in ms: lateness, duration, age of each robot's data at its command
+    cpu_s: float  # user and system, all threads
+    threads_s: Mapping[str, float]  # CPU time by kind of thread
+    stages: Mapping[str, np.ndarray]  # by name `[seconds, 2]`: p50 and p99 in ms of each second
+    engine: str  # empty if the loop does not report it
+    missed: int  # skipped ticks
+    rss_mb: float  # resident memory at the end, in 10^6 bytes
 
     @property
     def cpu_us_per_robot_tick(self) -> float:
@@ -88,28 +67,8 @@ class Round:
         return self.cpu_s * 1e6 / (ticks * (columns - 2))
 
 
-@contextmanager
-def running(
-    name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[Child]:
-    """Run a child process for as long as the context lasts."""
-    child = Child(name, arguments, log, environment)
-    try:
-        yield child
-    finally:
-        child.stop()
-
-
 class Observer:
-    """Hears what one loop publishes about itself.
-
-    Parameters
-    ----------
-    name
-        Name of the loop's node.
-    child
-        Its process, whose CPU time is read whenever a report arrives.
-    """
+    """Collect the reports of one loop, and the CPU time of its process when each report arrives."""
 
     def __init__(self, name: str, child: Child) -> None:
         import rclpy
@@ -148,53 +107,42 @@ class Observer:
                 self.counts.append(TickCount(time.monotonic(), ticks, missed, values))
 
     def count_at(self, time_s: float) -> TickCount:
-        """Return the count that came with the report of that time: both are published together."""
+        """Return the count that was published together with the report of that time."""
         return min(self.counts, key=lambda count: abs(count.time_s - time_s))
 
 
 def measure(child: Child, others: Sequence[Child], name: str, seconds: float, progress: Callable[[str], None]) -> Round:
-    """Watch one loop from its start until it has been measured for `seconds` after the warm-up.
+    """Observe one loop from its start until it has been measured for `seconds` after the warm-up.
 
     Parameters
     ----------
     child, name
-        The loop: its process and its node.
+        Process and node of the loop.
     others
-        Processes that must live meanwhile.
+        Processes that must keep running.
     seconds
-        How long to measure.
+        Measured time.
     progress
-        Called now and then with what is going on.
+        Called repeatedly with the current phase.
 
     Raises
     ------
     ToolError
-        When a process ends or the loop is silent.
+        If a process ends or the loop stops reporting.
     """
     with closing(Observer(name, child)) as observer:
         reports = observer.reports
         started_s = time.monotonic()
         begin = 0
-        while True:
+        # Reports come at whole seconds, with a jitter of some milliseconds.
+        while not begin or reports[-1].time_s - reports[begin].time_s < seconds - 0.5:
             observer.spin_once()
             for process in (child, *others):
                 process.check()
-            now_s = time.monotonic()
-            if not reports:
-                progress("starting")
-                if any(failed in child.tail() for failed in _FAILED):
-                    raise child.error("cannot start")
-                if now_s - started_s > START_TIMEOUT_S:
-                    raise child.error(f"published nothing on {name}/timing for {START_TIMEOUT_S:.0f} s")
-                continue
-            if now_s - reports[-1].time_s > SILENCE_TIMEOUT_S:
-                raise child.error(f"fell silent on {name}/timing for {SILENCE_TIMEOUT_S:.0f} s")
-            if not begin and reports[-1].time_s - reports[0].time_s >= WARM_UP_S:
+            _check_reports(child, name, reports, started_s)
+            if not begin and reports and reports[-1].time_s - reports[0].time_s >= WARM_UP_S:
                 begin = len(reports) - 1
-            progress("measuring" if begin else "warming up")
-            # Reports come at whole seconds, give or take some milliseconds.
-            if begin and reports[-1].time_s - reports[begin].time_s >= seconds - 0.5:
-                break
+            progress("measuring" if begin else "warming up" if reports else "starting")
         rss_mb = child.rss_mb()
         end = len(reports) - 1
         # The last count may arrive just after the last report.
@@ -218,8 +166,19 @@ def measure(child: Child, others: Sequence[Child], name: str, seconds: float, pr
     )
 
 
+def _check_reports(child: Child, name: str, reports: Sequence[TimingReport], started_s: float) -> None:
+    """Raise ToolError if the loop cannot start, or has not reported for too long."""
+    now_s = time.monotonic()
+    if not reports and any(failed in child.tail() for failed in _FAILED):
+        raise child.error("cannot start")
+    if not reports and now_s - started_s > START_TIMEOUT_S:
+        raise child.error(f"published nothing on {name}/timing for {START_TIMEOUT_S:.0f} s")
+    if reports and now_s - reports[-1].time_s > SILENCE_TIMEOUT_S:
+        raise child.error(f"stopped publishing on {name}/timing {SILENCE_TIMEOUT_S:.0f} s ago")
+
+
 def _by_kind(before: Mapping[int, tuple[str, float]], after: Mapping[int, tuple[str, float]]) -> dict[str, float]:
-    """Return the CPU seconds between two looks at the threads, by name without its numbers, the largest first."""
+    """Return the CPU seconds between two readings by thread name without its number, largest first."""
     kinds: dict[str, float] = {}
     for thread, (name, cpu_s) in after.items():
         kind = re.sub(r"[\W\d]*\d+", "", name)
@@ -228,7 +187,7 @@ def _by_kind(before: Mapping[int, tuple[str, float]], after: Mapping[int, tuple[
 
 
 def _stages(reports: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
-    """Return p50 and p99 `[seconds, 2]` of each stage of the tick, in the order of the stages."""
+    """Return p50 and p99 `[seconds, 2]` of each stage of the tick, in order."""
     last = "_ms_p50"
     names = [key.removesuffix(last) for key in (reports[-1] if reports else {}) if key.endswith(last)]
     return {
@@ -239,7 +198,7 @@ def _stages(reports: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
 
 
 def summary(rounds: Sequence[Round], max_age_s: float) -> dict[str, Any]:
-    """Return the figures of all rounds of one loop together, and of each round what tells how much they vary."""
+    """Return the figures of all rounds of one loop together, and the cost of each round."""
     rows = np.concatenate([measured.rows for measured in rounds])
     ages_ms = rows[:, 2:]
     missed = sum(measured.missed for measured in rounds)
@@ -247,12 +206,11 @@ def summary(rounds: Sequence[Round], max_age_s: float) -> dict[str, Any]:
         "ticks": len(rows),
         "cpu_us_per_robot_tick": sum(measured.cpu_s for measured in rounds) * 1e6 / ages_ms.size,
         "cpu_us_per_robot_tick_by_round": [measured.cpu_us_per_robot_tick for measured in rounds],
-        # The threads of one kind together, the largest first: where the CPU time goes.
         "cpu_us_per_robot_tick_by_thread": {
             kind: sum(measured.threads_s.get(kind, 0.0) for measured in rounds) * 1e6 / ages_ms.size
             for kind in rounds[0].threads_s
         },
-        # Of the seconds' figures, as the loop tells no others: the median of p50, the largest p99.
+        # The loop reports percentiles of each second: take the median of p50 and the largest p99.
         "stages_ms": {
             stage: {
                 "p50": float(np.nanmedian(np.concatenate([measured.stages[stage] for measured in rounds])[:, 0])),
@@ -265,7 +223,7 @@ def summary(rounds: Sequence[Round], max_age_s: float) -> dict[str, Any]:
         "lateness_ms": distribution(rows[:, 0]),
         "stamp_to_command_ms": distribution(ages_ms),
         "missed_fraction": missed / (missed + len(rows)),
-        # A comparison with NaN, which stands for no command from data, is False.
+        # NaN stands for no command from data; its comparison is False.
         "fresh_fraction": float(np.mean(ages_ms <= max_age_s * 1e3)),
         "rss_mb": max(measured.rss_mb for measured in rounds),
     }

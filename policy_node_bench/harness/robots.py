@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The synthetic robots of the benchmark as the node is told of them, their policy, and what else is set."""
+"""Describe the synthetic robots to the node: names, topics, parameters and policy."""
 
 from __future__ import annotations
 
@@ -26,21 +26,13 @@ NO_MALLOC = "no_malloc"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is set for the node beside its description of the synthetic robots.
-
-    Attributes
-    ----------
-    parameters
-        Values by dotted name.
-    environment
-        Variables of its process; empty where it is to have none of that name.
-    """
+    """Further parameters of the node by dotted name, and environment variables of its process, empty to unset one."""
 
     parameters: Mapping[str, Any]
     environment: Mapping[str, str]
 
     def and_also(self, other: Settings) -> Settings:
-        """Return both, the other's where they differ."""
+        """Return both; the other takes precedence."""
         return Settings({**self.parameters, **other.parameters}, {**self.environment, **other.environment})
 
 
@@ -61,27 +53,27 @@ def parse_settings(text: str) -> Settings:
             try:
                 parameters[name[:-1]] = yaml.safe_load(value)
             except yaml.YAMLError as error:
-                raise argparse.ArgumentTypeError(f"found '{part}', whose value is no YAML") from error
+                raise argparse.ArgumentTypeError(f"found '{part}', whose value is not YAML") from error
         else:
             environment[name] = value
     return Settings(parameters, environment)
 
 
 def checked_settings(text: str) -> str:
-    """Return the text if `parse_settings` can parse it, as the `type` of an option of argparse."""
+    """Return the text if `parse_settings` accepts it, as `type` of an argparse option."""
     parse_settings(text)
     return text
 
 
 def robot_name(robot: int) -> str:
-    """Return the namespace of a synthetic robot; no real robot should have it."""
+    """Return the namespace of a synthetic robot, which no real robot should have."""
     return f"policy_bench_robot_{robot}"
 
 
 def robot_parameters(
     robots: int, rate_hz: float, model: str, *, device: str = "cpu", stack: int = 1, touch: bool = True
 ) -> dict[str, Any]:
-    """Return by dotted name what the node is told: camera, touch and velocity of every robot, as in config/rover.yaml.
+    """Return the node's parameters by dotted name: camera, touch and velocity of every robot, as in config/rover.yaml.
 
     Parameters
     ----------
@@ -90,11 +82,11 @@ def robot_parameters(
     rate_hz
         Control rate.
     model, device
-        The policy and where it runs.
+        Policy file and its device.
     stack
         Time steps of the camera.
     touch
-        Whether the policy takes the touch, too.
+        Whether the policy takes touch as well.
     """
     observations = {
         "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "stack": stack},
@@ -124,7 +116,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
     Raises
     ------
     ToolError
-        When what was set is not allowed.
+        If a parameter is not allowed.
     """
     try:
         return parse_configuration(parameters)
@@ -133,7 +125,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
 
 
 def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch: bool = True) -> None:
-    """Save an untrained policy for a camera whose frames are `[height, width, channels]`, and touch."""
+    """Save an untrained policy for camera frames `[height, width, channels]` and touch."""
     from gymnasium import spaces
 
     from policy_node_bench.harness.untrained import untrained_model
@@ -143,29 +135,3 @@ def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch
     if touch:
         observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
     untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
-
-
-def check_model(path: str) -> None:
-    """Raise unless the policy takes what the synthetic robots give.
-
-    Raises
-    ------
-    ToolError
-        When it cannot be loaded, or takes or gives something else.
-    """
-    from policy_node.policies import PolicyError, load_policy
-
-    try:
-        spec = load_policy(path, trusted=True).spec
-    except PolicyError as error:
-        raise ToolError(f"--model: {error}") from error
-    shapes = {key: array.shape for key, array in spec.observations.items()}
-    image = shapes.get("image", ())
-    if shapes.keys() != {"image", "touch"} or len(image) != 3 or min(image) != 3 or shapes["touch"] != (TOUCH_CELLS,):
-        found = "; ".join(str(array) for array in spec.observations.values())
-        raise ToolError(
-            f"--model: '{path}' takes {found}; "
-            f"the synthetic robots give an RGB 'image' and a 'touch' of {TOUCH_CELLS} numbers"
-        )
-    if getattr(spec.action, "shape", None) != (2,):
-        raise ToolError(f"--model: '{path}' gives {spec.action}; the synthetic robots take two continuous numbers")

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Policies that were never trained, to measure and test with."""
+"""Make untrained policies for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 
 class SpacesOnly(gymnasium.Env):
-    """An environment that is never stepped: a model takes its spaces from it."""
+    """Hold the spaces for a model; this environment is never stepped."""
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.observation_space = observation_space
@@ -18,7 +18,7 @@ class SpacesOnly(gymnasium.Env):
 
 
 def untrained_model(observation_space: spaces.Dict, action_space: spaces.Space, seed: int = 1) -> PPO:
-    """Build a PPO MultiInputPolicy for a Dict space, with random weights that follow from the seed."""
-    # Two steps: the buffer for training, which never happens, would hold that many observations.
+    """Build a PPO MultiInputPolicy for a Dict space, with random weights from the seed."""
+    # The rollout buffer holds n_steps observations; it is never used.
     env = SpacesOnly(observation_space, action_space)
     return PPO("MultiInputPolicy", env, n_steps=2, batch_size=2, seed=seed, device="cpu")

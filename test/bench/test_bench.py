@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""`policy_bench fleet` runs both loops over real DDS and writes figures that make sense."""
+"""`policy_bench fleet` and `policy_bench pipeline` measure over DDS and in process, and write consistent figures."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from policy_node.report.figures import distribution
 from policy_node_bench.cli import parser
 from policy_node_bench.fleet import FleetOptions
 from policy_node_bench.harness.observer import Round, summary
-from policy_node_bench.pipeline import ratio_of_turns
+from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
 
 DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
 
 
 def policy_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program with its temporary files in `folder`, which also tells its child processes from others."""
+    """Run the program with its temporary files in `folder`, which also identifies its child processes."""
     environment = os.environ | {"TMPDIR": str(folder)}
     command = [sys.executable, "-m", "policy_node_bench.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -49,7 +49,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
 
     figures = json.loads(file.read_text())
     assert figures["options"]["robots"] == 2
-    assert (figures["options"]["width"], figures["options"]["height"]) == (48, 36)
+    assert figures["options"]["image"] == [48, 36]
     assert figures["machine"]["cores"] > 0 and figures["machine"]["rmw"].startswith("rmw_")
     assert 0 < figures["published"]["rate_hz"] <= 30.0
     assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false no_malloc"
@@ -74,12 +74,12 @@ def test_both_loops_are_measured_over_dds(tmp_path):
 
 
 def measured(rows: list[list[float]], cpu_s: float, missed: int, rss_mb: float) -> Round:
-    """Return a round in which one thread did everything, in one stage."""
+    """Return a round with one thread and one stage."""
     stages = {"infer": np.array([[1.0, 2.0], [3.0, 4.0]])}
     return Round(0.0, 1.0, np.array(rows), cpu_s, {"all": cpu_s}, stages, "direct", missed, rss_mb)
 
 
-def test_figures_are_those_of_all_rounds_together():
+def test_a_summary_combines_all_rounds():
     # One robot, two rounds: lateness, duration, age; the second tick of the first round had no data.
     rounds = [
         measured([[1.0, 2.0, 50.0], [3.0, 4.0, math.nan]], cpu_s=0.002, missed=1, rss_mb=100.0),
@@ -98,17 +98,17 @@ def test_figures_are_those_of_all_rounds_together():
     assert figures["stages_ms"] == {"infer": {"p50": 2.0, "p99": 4.0}}
 
 
-def test_a_loop_without_any_command_has_no_delays():
+def test_a_distribution_without_finite_values_is_empty():
     assert distribution(np.array([math.nan])) == {"p50": None, "p99": None, "max": None}
 
 
 @pytest.mark.parametrize("text, size", [("64", (64, 64)), ("640x480", (640, 480))])
-def test_image_sizes_are_width_by_height(text, size):
+def test_image_sizes_are_parsed_as_width_by_height(text, size):
     assert parser().parse_args(["fleet", "--image", text]).image == size
 
 
 @pytest.mark.parametrize(
-    "option, text, said",
+    "option, text, allowed",
     [
         ("--image", "64x", "give S or WxH"),
         ("--image", "20", "at least 36 pixels"),
@@ -117,32 +117,32 @@ def test_image_sizes_are_width_by_height(text, size):
         ("--set", "realtime.priority", "give NAME:=VALUE"),
     ],
 )
-def test_options_that_cannot_be_used_are_named(capsys, option, text, said):
+def test_errors_name_the_invalid_option(capsys, option, text, allowed):
     with pytest.raises(SystemExit):
         parser().parse_args(["fleet", option, text])
     message = capsys.readouterr().err
-    assert option in message and f"'{text}'" in message and said in message
+    assert option in message and f"'{text}'" in message and allowed in message
 
 
-def test_a_model_that_does_not_fit_is_named(tmp_path):
+def test_the_error_names_a_missing_model(tmp_path):
     run = policy_bench(tmp_path, "fleet", "--model", str(tmp_path / "missing.zip"))
     assert run.returncode == 1
     assert "--model" in run.stdout and "missing.zip" in run.stdout
 
 
-def test_a_setting_that_is_not_allowed_is_named(tmp_path):
+def test_the_error_names_an_unknown_parameter(tmp_path):
     run = policy_bench(tmp_path, "fleet", "--robots", "1", "--set", "realtime.priorty:=50")
     assert run.returncode == 1
     assert "--set" in run.stdout and "realtime.priorty" in run.stdout
 
 
-def test_one_lost_reading_is_fresh_and_two_are_not():
-    options = FleetOptions(1, 64, 64, sensor_rate_hz=30.0, rate_hz=20.0)
+def test_data_is_fresh_after_one_lost_reading_but_not_after_two():
+    options = FleetOptions(robots=1, sensor_rate_hz=30.0, rate_hz=20.0)
     assert 2 / 30 < options.max_age_s <= 3 / 30
     assert options.slop_s < 2 / 30
 
 
-def test_a_step_is_measured_beside_the_forward_pass(tmp_path):
+def test_step_and_forward_pass_are_measured_for_each_engine(tmp_path):
     file, plot = tmp_path / "figures.json", tmp_path / "figures.png"
     run = policy_bench(
         tmp_path,
@@ -164,21 +164,32 @@ def test_a_step_is_measured_beside_the_forward_pass(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_ratio_is_that_of_turns_side_by_side():
+def test_parts_run_in_turn_with_their_preparation():
+    calls: list[str] = []
+    parts = {
+        "a": Part(lambda: calls.append("a"), lambda: calls.append("before a"), lambda: calls.append("after a")),
+        "b": Part(lambda: calls.append("b")),
+    }
+    times_ms = in_turn(parts, seconds=0.0, turn_s=0.0, turns=2, runs=2)
+    assert calls == ["before a", "a", "before a", "a", "after a", "b", "b"] * 2
+    assert {name: [len(turn) for turn in turns] for name, turns in times_ms.items()} == {"a": [2, 2], "b": [2, 2]}
+
+
+def test_the_ratio_compares_adjacent_turns():
     # The machine became ten times slower between the first turn and the second.
     assert ratio_of_turns([np.array([2.0, 2.0]), np.array([20.0])], [np.array([1.0]), np.array([10.0])]) == 2.0
 
 
-def test_the_performance_page_shows_the_figures_beside_it():
+def test_the_performance_page_has_the_figures_of_its_folder():
     folder = Path(__file__).parents[2] / "doc" / "performance"
     page = runpy.run_path(str(folder / "page.py"))
     for file in page["PAGES"]:
         assert file.read_text() == page["filled"](file.read_text(), folder), "run doc/performance/page.py"
 
 
-def test_what_was_not_measured_is_open(tmp_path):
+def test_the_performance_page_marks_missing_measurements(tmp_path):
     page = runpy.run_path(str(Path(__file__).parents[2] / "doc" / "performance" / "page.py"))
     text = "before\n<!-- figures: goals -->\nold\n<!-- end -->\nafter\n"
     filled = page["filled"](text, tmp_path)
     assert filled.startswith("before\n<!-- figures: goals -->\n| case |") and filled.endswith("<!-- end -->\nafter\n")
-    assert "not measured yet" in filled and "open: no GPU was at hand" in filled and "old" not in filled
+    assert "not measured yet" in filled and "open: no GPU was available" in filled and "old" not in filled

@@ -1,11 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The fuzzer of the parsers: a short run, and that it sees what goes wrong."""
+"""The fuzzer finds no problem in the parsers, and reports the problems that a parser has."""
 
+import importlib
 import json
-import os
+import random
 import signal
 import sys
+import zlib
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -13,47 +16,61 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.messages.registry import ReadingDecoder
-from policy_node_bench.fuzz import cli as fuzz
+from policy_node_bench.cli import main
+from policy_node_bench.fuzz import worker
 from policy_node_bench.fuzz.cases import CASES, ProblemError, check
-from policy_node_bench.fuzz.parsers import State
 
 ARRAY = next(case for case in CASES if case.name == "float64_array")
 
 
-def test_no_input_of_a_short_run_fails(tmp_path: Path) -> None:
+def test_a_short_run_finds_no_problem(tmp_path: Path) -> None:
     file = tmp_path / "fuzz.json"
-    assert fuzz.main(["--inputs", "6000", "--seed", "5", "--save", str(tmp_path), "--json", str(file)]) == 0
+    assert main(["fuzz", "--inputs", "6000", "--seed", "5", "--save", str(tmp_path), "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     assert result["inputs"] == 6000 and result["crashes"] == [] and result["failed"] == 0
     assert set(result["accepted"]) == {case.name for case in CASES}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of the process")
-def test_an_input_that_kills_the_process_is_kept_and_the_rest_goes_on(
+def test_an_input_that_crashes_the_process_is_saved_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "dying_parsers.py").write_text(
-        "import os, sys\\n"
-        "from pathlib import Path\\n"
-        "from policy_node_bench.fuzz import parsers as fuzz_parsers\\n"
-        "def note(self, index, case, raw, note=fuzz_parsers.State.note):\\n"
-        "    note(self, index, case, raw)\\n"
-        "    if index == 700:\\n"
-        "        os.abort()\\n"
-        "fuzz_parsers.State.note = note\\n"
-        "sys.exit(fuzz_parsers.main())\\n".replace("\\n", "\n")
+    (tmp_path / "crashing_worker.py").write_text(
+        "import os\n"
+        "from policy_node_bench.fuzz import worker\n"
+        "original_fuzz, original_note = worker.fuzz, worker.note\n"
+        "def note(state, index, case, raw):\n"
+        "    original_note(state, index, case, raw)\n"
+        "    if index == 700:\n"
+        "        os.abort()\n"
+        "def fuzz(*arguments):\n"
+        "    worker.note = note\n"
+        "    original_fuzz(*arguments)\n"
     )
-    monkeypatch.setattr(fuzz, "CHILD", "dying_parsers")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(worker, "fuzz", importlib.import_module("crashing_worker").fuzz)
     file = tmp_path / "fuzz.json"
-    assert fuzz.main(["--inputs", "1000", "--save", str(tmp_path / "crashes"), "--json", str(file)]) == 1
-    (crash,) = json.loads(file.read_text())["crashes"]
+    assert main(["fuzz", "--inputs", "1500", "--save", str(tmp_path / "crashes"), "--json", str(file)]) == 1
+    result = json.loads(file.read_text())
+    (crash,) = result["crashes"]
     assert crash["signal"] == str(int(signal.SIGABRT))
-    kept = Path(crash["file"])
-    assert kept.name == f"{crash['case']}_700.bin" and kept.stat().st_size
+    saved = Path(crash["file"])
+    assert saved.name == f"{crash['case']}_700.bin" and saved.stat().st_size
+    # The first process reported 500 inputs, the second one parsed those after the crash.
+    assert result["inputs"] == 500 + 1500 - 701
 
 
-def test_what_a_parser_must_not_do_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutations_change_what_they_must_and_keep_the_size_limit() -> None:
+    rng, corpus = random.Random(1), [case.seeds()[0] for case in CASES] + [bytes(worker.MAX_INPUT), b""]
+    made = [worker.mutated(rng, corpus) for _ in range(2000)]
+    assert max(map(len, made)) == worker.MAX_INPUT and min(map(len, made)) == 0
+    assert 0.05 < sum(raw in corpus for raw in made) / len(made) < 0.5
+    png = bytearray(next(case for case in CASES if case.name == "image_png").seeds()[0])
+    _, removed, header = worker._png_header(rng, png, 0, b"")
+    assert len(header) == removed and int.from_bytes(header[17:], "big") == zlib.crc32(header[:17])
+
+
+def test_wrong_results_of_a_parser_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     good, short = (serialize_message(Float64MultiArray(data=[1.0] * count)) for count in (3, 2))
     decoder = ARRAY.decoder()
     assert check(ARRAY, decoder, good)
@@ -69,10 +86,7 @@ def test_what_a_parser_must_not_do_is_a_problem(monkeypatch: pytest.MonkeyPatch)
             check(ARRAY, decoder, raw)
 
 
-def test_the_state_survives(tmp_path: Path) -> None:
-    from policy_node_bench.fuzz.parsers import STATE_SIZE, read_state
-
-    file = tmp_path / "state"
-    file.write_bytes(bytes(STATE_SIZE))
-    State(file).note(12, 3, b"an input")
-    assert read_state(file) == (12, CASES[3], b"an input")
+def test_the_noted_input_is_read_back() -> None:
+    state = get_context("spawn").RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
+    worker.note(state, 12, 3, b"an input")
+    assert worker.noted(state) == (12, 3, b"an input")

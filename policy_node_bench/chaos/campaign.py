@@ -1,0 +1,333 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run the node and the robots under test, inject the faults and collect what the judge needs.
+
+The node and every robot run in processes of their own and communicate over DDS. The policy copies robot and time of
+its readings into the command, which therefore shows which readings it was computed from.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from policy_node.cli.child_process import Child, ToolError
+from policy_node.report.figures import machine, progress_bar
+from policy_node_bench.chaos.cli import ChaosOptions
+from policy_node_bench.chaos.faults import KINDS, Fault, Planned, plans
+from policy_node_bench.chaos.fleet import Injection, RobotProcess
+from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
+from policy_node_bench.chaos.observer import DeadlineObserver, Observer
+from policy_node_bench.chaos.policy import node_parameters, save_policy
+from policy_node_bench.chaos.report import (
+    fault_figures,
+    judge_resources,
+    judge_timing,
+    resource_figures,
+    schedule_of,
+    violation_figures,
+)
+from policy_node_bench.chaos.robot import Behaviour, RobotOptions, Slipped, intruder_process
+from policy_node_bench.harness.observer import START_TIMEOUT_S
+from policy_node_bench.harness.processes import node_arguments
+
+NODE_NAME = "policy_chaos_node"
+SETTLE_S = 3.0
+CYCLE_S = 60.0
+# Part of a cycle without faults, and its shortest length.
+QUIET_PART = 0.2
+QUIET_S = 4.0
+# synchronisation.slop_s: the readings of a robot are taken at the same time.
+SLOP_S = 0.03
+FLEET_KINDS = [kind for kind in KINDS if kind.fleet]
+# Time at the end of a cycle for each fault of the whole fleet.
+FLEET_FAULT_S = 3.0
+POLL_S = 0.01
+SAMPLE_S = 1.0
+STARVATION_CHECK_S = 0.1
+# Deadline that the robots request, in periods; the node offers the same by default.
+DEADLINE_PERIODS = 3
+CEASE_S = 1.0
+
+
+class _Lane:
+    """A sequence of faults, each of which begins after the one before has healed."""
+
+    def __init__(self, planned: Iterator[Planned]) -> None:
+        self.planned = planned
+        self.injection: Injection | None = None
+        self.resumes_s = 0.0
+
+
+class Campaign:
+    """Run robots, node, faults and judge; `folder` is for files and logs, `progress` gets the current phase."""
+
+    def __init__(self, options: ChaosOptions, folder: Path, progress: Callable[[str], None]) -> None:
+        self._options = options
+        self._folder = folder
+        self._progress = progress
+        self.limits = Limits(1.0 / options.rate_hz, options.max_age_s, SLOP_S)
+        self.judge = Judge(options.robots, self.limits)
+        self.faults: list[Fault] = []
+        # Rows of time, resident memory in 10^6 bytes, file descriptors and threads of the node.
+        self.samples: list[tuple[float, ...]] = []
+        self.quiet_windows: list[tuple[float, float]] = []
+        self.fault_windows: list[tuple[float, float]] = []
+        groups, fleet = plans(options.robots, options.seed)
+        self._lanes = [_Lane(planned) for planned in groups]
+        self._fleet_lane = _Lane(fleet)
+        self._nodes = 0
+        self._next_sample_s: float = 0.0
+        self._checked_s = 0.0
+        self._waits_s: dict[int, float] = {}
+        self.starved_s = 0.0
+
+        save_policy(folder / "policy.pt")
+        self._begin_ns = time.monotonic_ns()
+        described = [
+            RobotOptions(
+                robot,
+                self._begin_ns,
+                options.rate_hz,
+                robot / options.robots,
+                Behaviour(),
+                folder / f"robot_{robot}.log",
+            )
+            for robot in range(options.robots)
+        ]
+        self._robots = [RobotProcess(each) for each in described]
+        # Further publishers on a robot's topics: of the same readings, and of another type.
+        shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
+        self._doubles = [RobotProcess(each) for each in shifted]
+        self._intruders = [RobotProcess(each, intruder_process) for each in described]
+        self._observer = Observer(options.robots, options.rate_hz, self._begin_ns, NODE_NAME)
+        self.node = self._start_node()
+        for process in self._robots:
+            process.start(Behaviour())
+
+    def close(self) -> None:
+        """End every process."""
+        for process in (*self._robots, *self._doubles, *self._intruders):
+            process.kill()
+        self.node.stop()
+        self._observer.close()
+
+    def _start_node(self) -> Child:
+        self._nodes += 1
+        parameters = node_parameters(
+            self._folder / "policy.pt", self._options.robots, self.limits, self._options.priority
+        )
+        arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
+        return Child("the node", arguments, self._folder / f"node_{self._nodes}.log")
+
+    def run(self) -> None:
+        """Run cycles of three phases: no faults, faults of single robots, faults of the whole fleet."""
+        seconds = self._options.seconds
+        self._wait_until_driven("starting")
+        self._observe(SETTLE_S, "settling")
+        # Do not judge the start.
+        driven, self.judge = self.judge.driven, Judge(self._options.robots, self.limits)
+        self.judge.driven = driven
+        cycles = max(1, round(seconds / CYCLE_S))
+        end_s = self._observer.now_s() + seconds
+        for cycle in range(cycles):
+            label = f"cycle {cycle + 1} of {cycles}"
+            start_s = self._observer.now_s()
+            self._observe(max(QUIET_S, QUIET_PART * seconds / cycles), f"{label}: no faults")
+            self.quiet_windows.append((start_s, self._observer.now_s()))
+            cycle_end_s = end_s - (cycles - 1 - cycle) * seconds / cycles
+            start_s = self._observer.now_s()
+            self._run_lanes(
+                self._lanes, cycle_end_s - FLEET_FAULT_S * len(FLEET_KINDS), f"{label}: faults of single robots"
+            )
+            self.fault_windows.append((start_s, self._observer.now_s()))
+            for _ in FLEET_KINDS:
+                self._inject(self._fleet_lane, self._observer.now_s())
+                self._run_lanes([self._fleet_lane], 0.0, f"{label}: faults of the whole fleet")
+        self._observe(1.0, "the end")
+
+    def kill_node(self) -> dict[str, float]:
+        """Kill the node, check that commands stop, start it again, then end it with SIGTERM.
+
+        Returns
+        -------
+        dict
+            Seconds from the kill to the last command (`last_command_s`) and until every robot has missed its deadline
+            (`deadline_s`), from the start of another node until all robots are driven (`restart_s`), and from SIGTERM
+            to the last safe command (`end_s`).
+        """
+        judge = self.judge = Judge(self._options.robots, self.limits)
+        self._next_sample_s = np.inf
+        deadline_s = DEADLINE_PERIODS * self.limits.period_s
+        with closing(DeadlineObserver(self._options.robots, deadline_s, self._begin_ns)) as deadlines:
+            deadlines.spin(SETTLE_S)
+            deadlines.missed_s[:] = np.inf
+            killed_s = self._observer.now_s()
+            self.node.kill()
+            gone_s = self._observer.now_s()
+            deadlines.spin(CEASE_S)
+        self._poll("the node is killed", running=False)
+        last_s = max((times_s[-1] for times_s in judge.sent_s if times_s), default=killed_s)
+        if last_s > gone_s:
+            raise ToolError("commands were sent after the node was killed; does another node drive these robots?")
+        for robot in np.flatnonzero(~np.isfinite(deadlines.missed_s)).tolist():
+            judge.note("undetected", robot, killed_s, fault="node_killed")
+        judge.driven[:] = False
+        started_s = self._observer.now_s()
+        self.node = self._start_node()
+        self._wait_until_driven("the node starts again")
+        driven_s = self._observer.now_s()
+        self._observe(1.0, "the node drives again")
+        asked_s = self._observer.now_s()
+        self.node.stop()
+        self._poll("the node ends", running=False)
+        for robot in np.flatnonzero(judge.driven).tolist():
+            judge.note("undetected", robot, asked_s, fault="node_ended")
+        return {
+            "last_command_s": last_s - killed_s,
+            "deadline_s": float(deadlines.missed_s.max() - killed_s),
+            "restart_s": driven_s - started_s,
+            "end_s": max(times_s[-1] for times_s in judge.sent_s) - asked_s,
+        }
+
+    def _wait_until_driven(self, phase: str) -> None:
+        timeout_s = self._observer.now_s() + START_TIMEOUT_S
+        while not self.judge.driven.all():
+            if self._observer.now_s() > timeout_s:
+                raise self.node.error(f"did not drive all robots within {START_TIMEOUT_S:.0f} s")
+            self._poll(phase)
+
+    def _observe(self, seconds: float, phase: str) -> None:
+        end_s = self._observer.now_s() + seconds
+        while self._observer.now_s() < end_s:
+            self._poll(phase)
+
+    def _run_lanes(self, lanes: list[_Lane], until_s: float, phase: str) -> None:
+        """Inject faults until a time, then wait until all have healed."""
+        while True:
+            self._poll(phase)
+            now_s = self._observer.now_s()
+            for lane in lanes:
+                self._step(lane, now_s, may_begin=now_s < until_s)
+            if now_s >= until_s and all(lane.injection is None for lane in lanes):
+                return
+
+    def _step(self, lane: _Lane, now_s: float, may_begin: bool) -> None:
+        if lane.injection is None:
+            if may_begin and now_s >= lane.resumes_s:
+                self._inject(lane, now_s)
+            return
+        lane.injection.step(now_s)
+        fault = lane.injection.fault
+        ended_s = fault.ended_s if np.isfinite(fault.ended_s) else fault.asked_s + self._options.patience_s
+        if not fault.is_healed:
+            if now_s <= ended_s + self._options.patience_s:
+                return
+            self.judge.give_up(fault, now_s)
+        lane.resumes_s = now_s + lane.injection.planned.pause_s
+        lane.injection = None
+
+    def _inject(self, lane: _Lane, now_s: float) -> None:
+        planned = next(lane.planned)
+        planned = planned._replace(duration_s=planned.duration_s + 2 * self._options.max_age_s)
+        robots = tuple(range(self._options.robots)) if planned.kind.fleet else (planned.robot,)
+        fault = Fault(planned.kind, robots, now_s)
+        self.faults.append(fault)
+        self.judge.begin(fault)
+        others = self._intruders if planned.kind.name == "wrong_type" else self._doubles
+        lane.injection = Injection(
+            planned, fault, self._robots[planned.robot], others[planned.robot], self.limits.period_s, now_s
+        )
+
+    def _poll(self, phase: str, running: bool = True) -> None:
+        """Process what has arrived since the last call; `running` tells whether the node must be running."""
+        lanes = (*self._lanes, self._fleet_lane)
+        injections = [lane.injection for lane in lanes if lane.injection is not None]
+        self._poll_robots(injections)
+        for command in self._observer.commands():
+            self.judge.command(*command)
+        for robots in self._observer.reports():
+            self.judge.shown(robots, self._observer.now_s())
+        if running:
+            self._poll_node(self._observer.now_s())
+        active = sorted({injection.fault.kind.name for injection in injections})
+        self._progress(
+            f"{phase}{' (' + ', '.join(active) + ')' if active else ''}; {len(self.faults)} faults, "
+            f"{self.judge.violations.total()} violations"
+        )
+        time.sleep(POLL_S)
+
+    def _poll_robots(self, injections: list[Injection]) -> None:
+        for robot, processes in enumerate(zip(self._robots, self._doubles, self._intruders, strict=True)):
+            for message in (message for process in processes for message in process.poll()):
+                if isinstance(message, Slipped):
+                    self.judge.excuse(robot, message.start_s, message.end_s)
+                    continue
+                for injection in injections:
+                    if injection.planned.robot == robot:
+                        injection.on_published(message)
+
+    def _poll_node(self, now_s: float) -> None:
+        self.node.check()
+        self._check_starvation(now_s)
+        if now_s >= self._next_sample_s:
+            self._next_sample_s = now_s + SAMPLE_S
+            self.samples.append((now_s, *self.node.resources()))
+
+    def _check_starvation(self, now_s: float) -> None:
+        """Tell the judge if the node's threads in total, or this process, waited a period for a processor.
+
+        The waits of all threads are added, because the threads also wait for each other.
+        """
+        since_s = now_s - self._checked_s
+        if since_s < STARVATION_CHECK_S:
+            return
+        waits_s = self.node.thread_wait_s()
+        waited_s = sum(wait_s - self._waits_s.get(thread, wait_s) for thread, wait_s in waits_s.items())
+        if max(waited_s, since_s - STARVATION_CHECK_S) >= self.limits.period_s:
+            self.judge.starve(self._checked_s, now_s)
+            self.starved_s += since_s
+        self._waits_s, self._checked_s = waits_s, now_s
+
+
+def run_chaos(options: ChaosOptions, console: Console) -> dict[str, Any]:
+    """Run a campaign, inside a ROS session, and return the figures."""
+    figures: dict[str, Any] = {"options": asdict(options), "machine": machine()}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_")))
+        bar = stack.enter_context(progress_bar(console))
+        task = bar.add_task("chaos", total=options.seconds, doing="")
+        begin_s = time.monotonic()
+
+        def progress(phase: str) -> None:
+            bar.update(task, doing=phase, completed=min(options.seconds, time.monotonic() - begin_s))
+
+        campaign = stack.enter_context(closing(Campaign(options, folder, progress)))
+        campaign.run()
+        judge = campaign.judge
+        figures["node"] = campaign.kill_node()
+        judge.add(campaign.judge)
+    quiet, faulty = campaign.quiet_windows, campaign.fault_windows
+    times_s = np.concatenate([np.array(sent_s) for sent_s in judge.sent_s])
+    quiet_s = [times_s[(start_s <= times_s) & (times_s < end_s)] for start_s, end_s in quiet]
+    phase_s = grid_phase_s(np.concatenate(quiet_s), judge.limits.period_s)
+    figures |= {
+        "commands": dict(judge.commands),
+        "starved_s": campaign.starved_s,
+        "largest_age_s": judge.largest_age_s,
+        "allowed_age_s": judge.limits.age_s,
+        "faults": fault_figures(campaign.faults),
+        **judge_timing(judge, judge_ticks(judge, quiet, phase_s), judge_ticks(judge, faulty, phase_s)),
+        "resources": resource_figures(campaign.samples, options.seconds),
+    }
+    if figures["resources"]["is_judged"]:
+        judge_resources(judge, figures["resources"], options.seconds)
+    return figures | violation_figures(judge, not options.busy) | {"schedule": schedule_of(campaign.faults)}

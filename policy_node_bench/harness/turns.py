@@ -1,0 +1,68 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measure several functions in turn, so that changes of the machine's speed affect all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Part(NamedTuple):
+    """A function to measure, with what to do before each run, which is not measured, and after each turn."""
+
+    run: Callable[[], None]
+    before_run: Callable[[], None] = nothing
+    after_turn: Callable[[], None] = nothing
+
+
+def in_turn(
+    parts: Mapping[str, Part], seconds: float, turn_s: float, turns: int, runs: int
+) -> dict[str, list[np.ndarray]]:
+    """Run the parts in turn until `seconds` have passed.
+
+    Parameters
+    ----------
+    parts
+        Functions by name.
+    seconds
+        Measured time of all parts together.
+    turn_s
+        Length of a turn of one part.
+    turns, runs
+        Smallest number of turns, and of runs in each.
+
+    Returns
+    -------
+    dict
+        By name and turn, the milliseconds of each run.
+    """
+    times_ms: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    end_s = time.monotonic() + seconds
+    while parts and (time.monotonic() < end_s or min(map(len, times_ms.values())) < turns):
+        for name, part in parts.items():
+            turn_end_s = time.monotonic() + turn_s
+            turn_ms: list[float] = []
+            while len(turn_ms) < runs or time.monotonic() < turn_end_s:
+                part.before_run()
+                started = time.perf_counter()
+                part.run()
+                turn_ms.append((time.perf_counter() - started) * 1e3)
+            times_ms[name].append(np.array(turn_ms))
+            part.after_turn()
+    return times_ms
+
+
+def ratio_of_turns(turns: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Return the ratio of the run times of two parts, as the median over pairs of adjacent turns.
+
+    Pairs are compared because the machine's speed changes from second to second.
+    """
+    return float(np.median([np.median(one) / np.median(other) for one, other in zip(turns, others, strict=True)]))

@@ -1,0 +1,84 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the tables that `policy_bench` prints and that the documentation contains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+# The loops of the fleet benchmark by their keys in the figures.
+LOOPS = {"node": "policy_node", "baseline": "today's loop"}
+Rows = list[list[str]]
+
+
+def times(values: Mapping[str, float | None], names: Sequence[str] = ("p50", "p99")) -> str:
+    """Return percentiles with three digits."""
+    return " / ".join("–" if values[name] is None else f"{values[name]:.3g}" for name in names)
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction in percent."""
+    return f"{fraction:.1%}".replace("%", " %")
+
+
+def screen(title: str, rows: Rows) -> Table:
+    """Return a table for the terminal, whose first row is the head and whose first column is aligned to the left."""
+    result = Table(title=title)
+    for position, label in enumerate(rows[0]):
+        result.add_column(label, justify="right" if position else "left")
+    for row in rows[1:]:
+        result.add_row(*row)
+    return result
+
+
+def fleet_rows(loops: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Return a column for each loop."""
+    texts: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+        ("CPU per robot and tick", lambda loop: f"{loop['cpu_us_per_robot_tick']:.0f} µs"),
+        ("tick, p50 / p99", lambda loop: f"{times(loop['tick_ms'])} ms"),
+        ("lateness, p50 / p99", lambda loop: f"{times(loop['lateness_ms'])} ms"),
+        ("camera stamp to command, p50 / p99", lambda loop: f"{times(loop['stamp_to_command_ms'])} ms"),
+        ("ticks missed", lambda loop: percent(loop["missed_fraction"])),
+        ("robots' data fresh", lambda loop: percent(loop["fresh_fraction"])),
+        ("memory", lambda loop: f"{loop['rss_mb']:.0f} MB"),
+    )
+    return [["", *loops], *([label, *(text(loop) for loop in loops.values())] for label, text in texts)]
+
+
+def scale_rows(fleets: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return a row for each number of robots and loop."""
+    head = ["robots", "", "CPU per robot and tick", "tick, p50 / p99", "stamp to command, p50 / p99", "missed", "fresh"]
+    return [
+        head,
+        *(
+            [
+                f"{fleet['options']['robots']}",
+                label,
+                f"{fleet[loop]['cpu_us_per_robot_tick']:.0f} µs",
+                f"{times(fleet[loop]['tick_ms'])} ms",
+                f"{times(fleet[loop]['stamp_to_command_ms'])} ms",
+                percent(fleet[loop]["missed_fraction"]),
+                percent(fleet[loop]["fresh_fraction"]),
+            ]
+            for fleet in fleets
+            for loop, label in LOOPS.items()
+            if loop in fleet
+        ),
+    ]
+
+
+def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Return a column for each engine."""
+    columns = engines.values()
+    stages = next(iter(columns))["stages_ms"]
+    head = [name if name == engine["engine"] else f"{name}: {engine['engine']}" for name, engine in engines.items()]
+    return [
+        ["ms, p50 / p99", *head],
+        *([stage, *(times(engine["stages_ms"][stage]) for engine in columns)] for stage in stages),
+        ["**step**", *(times(engine["step_ms"]) for engine in columns)],
+        ["forward pass alone", *(times(engine["forward_ms"]) for engine in columns)],
+        ["**overhead_ratio**", *(f"{engine['overhead_ratio']:.2f}" for engine in columns)],
+    ]
