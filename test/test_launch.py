@@ -19,7 +19,7 @@ from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.utilities import perform_substitutions
-from node_harness import PATIENCE_S, LifecycleClient
+from node_harness import PATIENCE_S, LifecycleClient, kill
 
 from policy_node.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.share import share_path
@@ -220,7 +220,7 @@ def test_on_board_arguments_override_the_parameter_file(
     assert client.get(*names) == [["rover_7"], "cpu", 20, [0], "runs", 20.0]
     (process,) = psutil.Process(launched.pid).children()
     assert process.environ()["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"
-    process.kill()
+    kill(process)
     peer.spin_until(
         lambda: any(each.pid != process.pid for each in psutil.Process(launched.pid).children()), "the node again"
     )
@@ -231,7 +231,7 @@ def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: C
     launched = launch("onboard.launch.py", FLEET[1], "autostart:=false")
     environments(launched, peer, 1)
     (process,) = psutil.Process(launched.pid).children()
-    process.kill()
+    kill(process)
     assert launched.wait(timeout=PATIENCE_S) == 0, "a failure: Restart=on-failure would do"
     assert "\nRestart=always\n" in UNIT.read_text()
 

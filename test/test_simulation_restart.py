@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import yaml
 from geometry_msgs.msg import Twist
-from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values
+from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values, kill
 
 from policy_node.configuration import flatten
 from policy_node.share import share_path
@@ -22,7 +22,7 @@ def start_simulation() -> subprocess.Popen[bytes]:
 
 
 def end(simulation: subprocess.Popen[bytes]) -> None:
-    simulation.kill()
+    kill(simulation)
     simulation.wait(PATIENCE_S)
 
 
