@@ -32,7 +32,7 @@ from std_msgs.msg import Bool, Int32
 from policy_node.options import number
 from policy_node.ros.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.ros.fields import MessageTypeError, message_class
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node.samples import UnusableReading
 from policy_node.simulation.bridge import enable_topic
 from policy_node.simulation.description import ARENA, ROVER, TOUCH_CELLS
@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.2)
         node.get_logger().info(f"{sum(beacon.presses for beacon in beacons)} presses")
         executor.shutdown()
-        node.destroy_node()
+        destroy_last_node(node)
     return 0
 
 

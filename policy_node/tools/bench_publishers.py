@@ -24,7 +24,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node.timing import SteadyClock
 from policy_node.tools.bench_robots import IMAGE_TOPIC, TOUCH_CELLS, TOUCH_TOPIC, robot_name
 
@@ -152,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             publish_until_stopped(robots, period_ns, stopping, punctuality)
         finally:
-            node.destroy_node()
             punctuality.save(options.punctuality)
+            destroy_last_node(node)
     return 0
 
 
