@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the end-to-end tests share: the node in its own process, scripted robots, and clients of the node's services."""
 
+import math
 import re
 import signal
 import subprocess
@@ -42,6 +43,10 @@ torch.set_num_threads(1)
 RESEND_CLOCK_S = 0.25
 # Far beyond what anything here takes on a busy machine; every wait ends as soon as what it waits for is there.
 PATIENCE_S = 120.0
+
+# How long Fast DDS may need to recover from a process that was killed: its locks in shared memory time out after 1 s.
+RECOVERY_S = 1.5
+_killed_s = -math.inf
 
 # What the executable `policy_node` runs.
 NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
@@ -190,7 +195,10 @@ class NodeProcess:
 
     def send(self, number: signal.Signals) -> int:
         """Send a signal that ends the node and return its exit status."""
-        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            kill(self._process)
+        else:
+            self._process.send_signal(number)
         return self._process.wait(PATIENCE_S)
 
     def end(self) -> None:
@@ -200,12 +208,23 @@ class NodeProcess:
             try:
                 self._process.wait(20.0)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                kill(self._process)
                 self._process.wait()
                 raise AssertionError(f"the node did not end on SIGINT and was killed:\n{self.text}") from None
         self._reader.join(5.0)
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def kill(process: Any) -> None:
+    """Kill a process that publishes or subscribes.
+
+    If it was writing to the shared memory of the test process, a lock there stays locked. Destroying a node before Fast
+    DDS has recovered hangs or crashes, so `Peer.destroy` waits.
+    """
+    global _killed_s
+    process.kill()
+    _killed_s = time.monotonic()
 
 
 class Peer:
@@ -218,6 +237,7 @@ class Peer:
 
     def destroy(self) -> None:
         """Close all topics and services."""
+        time.sleep(max(0.0, _killed_s + RECOVERY_S - time.monotonic()))
         self._executor.shutdown()
         self.node.destroy_node()
 

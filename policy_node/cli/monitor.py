@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import number
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 
 LOOK_PERIOD_S = 0.25
 PRINT_PERIOD_S = 1.0
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return watch(DiagnosticsView(node, options.node), options, console, stopping)
         finally:
-            node.destroy_node()
+            destroy_last_node(node)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import declare_parameters, read_parameters
+from policy_node.ros.process import destroy_last_node
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.services import Operation
@@ -470,7 +471,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             node.stop()
         finally:
             executor.shutdown()
-            node.destroy_node()
+            destroy_last_node(node)
             rclpy.shutdown()
     return 0
 

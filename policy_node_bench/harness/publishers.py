@@ -24,7 +24,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 
 from policy_node.control.timing import SteadyClock
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_CELLS, TOUCH_TOPIC, robot_name
 
 # The stamp follows the four bytes of encapsulation; serialize_message writes in the machine's byte order.
@@ -132,7 +132,7 @@ def main(robots: int, first: int, step: int, width: int, height: int, rate_hz: f
         try:
             np.save(file, publish_until_stopped(publishers, period_ns, stopping))
         finally:
-            node.destroy_node()
+            destroy_last_node(node)
 
 
 if __name__ == "__main__":

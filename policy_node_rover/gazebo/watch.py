@@ -33,7 +33,7 @@ from policy_node.cli.options import number
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.messages.fields import MessageTypeError, message_class
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node.sensing.samples import UnusableReading
 from policy_node_rover.arena.description import ARENA, ROVER, TOUCH_CELLS
 from policy_node_rover.arena.foam import Foam
@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.2)
         node.get_logger().info(f"{sum(beacon.presses for beacon in beacons)} presses")
         executor.shutdown()
-        node.destroy_node()
+        destroy_last_node(node)
     return 0
 
 

@@ -39,7 +39,7 @@ from std_srvs.srv import Trigger
 
 from policy_node.cli.options import number
 from policy_node.control.timing import SteadyClock
-from policy_node.ros.process import ros_process
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.description import ARENA, ROVER
 from policy_node_rover.mujoco.command_watch import CommandWatch
@@ -676,7 +676,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             node.get_logger().fatal(str(error))
             return 1
         finally:
-            node.destroy_node()
+            destroy_last_node(node)
     return 0
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ament_index_python import get_package_share_directory
 from geometry_msgs.msg import Twist
-from node_harness import PATIENCE_S, LifecycleClient
+from node_harness import PATIENCE_S, LifecycleClient, kill
 
 from policy_node.cli.process_environment import MALLOC_VARIABLES, profile_variable
 
@@ -320,7 +320,7 @@ def test_on_board_arguments_override_the_parameter_file(
     assert client.get(*names) == [["rover_7"], "cpu", 20, [0], "runs", 20.0]
     (process,) = psutil.Process(launched.pid).children()
     assert process.environ()["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"
-    process.kill()
+    kill(process)
     peer.spin_until(
         lambda: any(each.pid != process.pid for each in psutil.Process(launched.pid).children()), "the node again"
     )
@@ -331,7 +331,7 @@ def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: C
     launched = launch("onboard.launch.py", PARAMS_FILE, "autostart:=false")
     environments(launched, peer, 1)
     (process,) = psutil.Process(launched.pid).children()
-    process.kill()
+    kill(process)
     assert launched.wait(timeout=PATIENCE_S) == 0, "a failure: Restart=on-failure would do"
     assert "\nRestart=always\n" in UNIT.read_text()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import yaml
 from forked import ForkedProcess
 from geometry_msgs.msg import Twist
-from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values
+from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values, kill
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import flatten
@@ -22,7 +22,7 @@ def start_simulation() -> ForkedProcess:
 
 
 def end(simulation: ForkedProcess) -> None:
-    simulation.kill()
+    kill(simulation)
     simulation.wait(PATIENCE_S)
 
 
