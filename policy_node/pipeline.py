@@ -25,6 +25,7 @@ from policy_node.configuration import (
 )
 from policy_node.failures import is_device_failure
 from policy_node.inference import Inference, Inferred
+from policy_node.messages.reading import Decode
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.safe_commands import PresentPositions, SafeCommands
@@ -32,7 +33,7 @@ from policy_node.samples import Sample, SampleRing
 from policy_node.specs import ArraySpec
 from policy_node.staging import OrZeros, Rejections, Staging
 from policy_node.synchroniser import RobotState, Selection, select, with_newest, with_silent
-from policy_node.terms import Decode, checked_decode
+from policy_node.terms import checked_decode
 
 # Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
 RING_LENGTH = 16

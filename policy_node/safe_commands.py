@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from policy_node.messages.reading import Decode
 from policy_node.samples import Sample, SampleRing
 from policy_node.staging import Rejections
 from policy_node.synchroniser import RobotState, newest_usable
-from policy_node.terms import Decode
 
 
 class SafeCommands:

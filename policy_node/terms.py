@@ -16,15 +16,12 @@ import numpy as np
 import torch
 
 from policy_node.configuration import ConfigurationError, ObservationConfiguration, TermConfiguration
-from policy_node.samples import UnusableReading
+from policy_node.messages.reading import Decode, UnusableReading
 from policy_node.specs import ArraySpec
 
 QUATERNION = 4
 # A quaternion that is further from length one is no orientation; sensors round theirs much less.
 QUATERNION_TOLERANCE = 0.01
-
-# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
-Decode = Callable[[Any, np.ndarray], None]
 
 
 @dataclass(frozen=True)

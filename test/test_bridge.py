@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from policy_node.configuration import Configuration, parse_configuration
+from policy_node.messages.types.contacts import CONTACTS
 from policy_node.parameter_file import parse_parameters, read_parameter_file
-from policy_node.ros.contacts import CONTACTS
 from policy_node.share import share_path
 from policy_node.simulation.bridge import bridge_file, enable_topic
 from policy_node.simulation.sdf import rover_sdf, world_sdf

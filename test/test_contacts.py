@@ -11,9 +11,9 @@ from gazebo_contacts import STORE, contact, contacts_message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy_node.ros.contacts import CONTACTS, TouchSource
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types.contacts import CONTACTS, TouchSource
 from policy_node.ros.messages import MessageTypeError, reading_decoder, reading_size
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 CELLS, LIMIT_N = 8, 5.0

@@ -13,10 +13,10 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import Float32MultiArray, Header
 
+from policy_node.messages.reading import UnusableReading
 from policy_node.ros.layouts import find_layout
 from policy_node.ros.messages import reading_decoder
 from policy_node.ros.readings import MAX_LAYOUTS, VectorReader
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.tools.fuzz_cases import CASES, Case, byteswapped, check
 

@@ -28,8 +28,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, Imu, JointState, LaserScan, Range
 from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
 
+from policy_node.messages.reading import UnusableReading
 from policy_node.ros.messages import MessageTypeError, command_encoder, reading_decoder
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 HEIGHT, WIDTH = 5, 7
@@ -756,8 +756,8 @@ def test_joint_trajectory_commands() -> None:
             {"joints": ["a", "b"], "time_from_start_s": 0.0},
             "time_from_start_s is 0",
         ),
-        ("sensor_msgs/msg/Imu", {}, "allowed: geometry_msgs/msg/Twist, "),
-        ("nonsense", {}, "allowed: geometry_msgs/msg/Twist, "),
+        ("sensor_msgs/msg/Imu", {}, "allowed: .*geometry_msgs/msg/Twist, "),
+        ("nonsense", {}, "allowed: .*geometry_msgs/msg/Twist, "),
     ],
 )
 def test_commands_that_cannot_work_are_refused(type_name: str, choices: dict[str, Any], text: str) -> None:

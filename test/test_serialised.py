@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from rclpy.serialization import deserialize_message, serialize_message
 
 from policy_node.ros.messages import command_encoder
-from policy_node.ros.serialised import PatchedMessages, TypedMessages, find_layout, fleet_encoder
+from policy_node.ros.serialised import PatchedMessages, TypedMessages, find_template, fleet_encoder
 
 VELOCITY_FIELDS = [f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"]
 # As long as a name may be in bytes: what follows it is aligned anew for each length.
@@ -83,9 +83,9 @@ def test_what_stands_in_gaps_between_values_is_no_difference(monkeypatch: pytest
         serialised[gap] = rng.randbytes(4)
         return bytes(serialised)
 
-    monkeypatch.setattr("policy_node.ros.serialised.serialize_message", with_noise)
+    monkeypatch.setattr("policy_node.ros.serialised.serialise", with_noise)
     encoder = command_encoder("std_msgs/msg/Float64MultiArray", 3, time_from_start_s=0.1)
-    layout = find_layout(encoder)
+    layout = find_template(encoder)
     assert layout is not None and layout.offsets == (20, 28, 36)
 
 
@@ -115,7 +115,7 @@ class Twice:
 
 @pytest.mark.parametrize("encoder", [Doubling(), Twice()])
 def test_messages_of_an_unknown_layout_are_serialised_one_by_one(encoder: Any) -> None:
-    assert find_layout(encoder) is None
+    assert find_template(encoder) is None
     # A Twist has no gaps.
     commands = np.array([[1.5], [-0.25]])
     messages = fleet_encoder(encoder, 2)(commands, [1, 0], 0)

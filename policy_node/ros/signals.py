@@ -12,10 +12,10 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from policy_node.configuration import ConfigurationError, ObservationConfiguration, parse_configuration
+from policy_node.messages.reading import UnusableReading
 from policy_node.ros.graph import why_silent
 from policy_node.ros.messages import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos, topic_of
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 

@@ -34,6 +34,7 @@ from policy_node.engines import (
     without_engine,
 )
 from policy_node.failures import is_out_of_memory
+from policy_node.messages.reading import Decode
 from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.messages import (
@@ -46,7 +47,6 @@ from policy_node.ros.messages import (
 )
 from policy_node.ros.realtime import switch_interval
 from policy_node.specs import ArraySpec
-from policy_node.terms import Decode
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")

@@ -29,11 +29,11 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Int32
 
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.options import number
-from policy_node.ros.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.ros.fields import MessageTypeError, message_class
 from policy_node.ros.process import ros_process
-from policy_node.samples import UnusableReading
 from policy_node.simulation.bridge import enable_topic
 from policy_node.simulation.description import ARENA, ROVER, TOUCH_CELLS
 from policy_node.simulation.foam import Foam

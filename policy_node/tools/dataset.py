@@ -22,11 +22,11 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
+from policy_node.messages.reading import UnusableReading
 from policy_node.pipeline import FleetCommands
 from policy_node.policies.spaces import action_space, observation_space
 from policy_node.ros.fields import MessageTypeError
 from policy_node.ros.messages import ReadingDecoder, reading_decoder
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState
 from policy_node.tools.dataset_actions import ActionInverse

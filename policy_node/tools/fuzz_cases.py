@@ -26,11 +26,11 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import BatteryState, CompressedImage, Image, Imu, JointState, LaserScan, Range
 from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
 
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types.images import CompressedImageReader, RawImageReader
 from policy_node.ros.cdr import body_end
 from policy_node.ros.fields import NUMBERS, MessageClass, elements_of, message_of
-from policy_node.ros.images import CompressedImageReader, RawImageReader
 from policy_node.ros.messages import ReadingDecoder, reading_decoder
-from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 
 # In every byte of the row before decoding.

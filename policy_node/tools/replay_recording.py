@@ -11,6 +11,7 @@ from operator import attrgetter
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import deserialize_message
 
+from policy_node.messages.reading import UnusableReading
 from policy_node.recording_format import (
     FORMAT,
     FORMAT_KEY,
@@ -22,7 +23,7 @@ from policy_node.recording_format import (
 )
 from policy_node.recording_format import Tick as RecordedTick
 from policy_node.ros.cdr import body_end
-from policy_node.samples import Sample, UnusableReading
+from policy_node.samples import Sample
 from policy_node.synchroniser import RobotState, Selection
 from policy_node.tools.replay_bag import Bag, BagError
 from policy_node.tools.replay_schedule import Arrival, Tick

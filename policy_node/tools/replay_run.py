@@ -17,6 +17,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
+from policy_node.messages.reading import UnusableReading
 from policy_node.parameter_file import parse_parameters, read_parameter_file
 from policy_node.pipeline import FleetCommands
 from policy_node.recording_format import NODE_KEY, PARAMETERS_KEY
@@ -24,7 +25,6 @@ from policy_node.recording_format import Tick as RecordedTick
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos, topic_of
 from policy_node.ros.swap import Deployment, deploy
-from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState, Selection
 from policy_node.tools.replay_bag import Bag, BagError, WantedTopic, check_topics
 from policy_node.tools.replay_commands import ReadCommand, command_reader, component_names
