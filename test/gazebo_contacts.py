@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from policy_node.messages.contacts import CONTACTS
+from policy_node.messages.types.contacts import CONTACTS
 
 # The definitions of ros_gz_interfaces, the same from Humble (0.244) to Jazzy (1.0) and Kilted (2.1).
 DEFINITIONS = {

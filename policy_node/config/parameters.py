@@ -7,22 +7,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-JOINT_STATE = "sensor_msgs/msg/JointState"
-TWIST = "geometry_msgs/msg/Twist"
-TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
-FLOAT64_ARRAY = "std_msgs/msg/Float64MultiArray"
-JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, Choices
 
-IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
-# Zero is a safe command only where it is a velocity.
-VELOCITY_COMMAND_TYPES = (TWIST, TWIST_STAMPED)
-JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
-COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
 POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
 STACKS = ("vecframestack", "isaac_lab")
 ENGINES = ("auto", "direct", "torchscript", "onnxruntime", "aotinductor", "cuda_graph")
@@ -58,7 +48,7 @@ class Parameter:
     default: Any
     description: str
     unit: str = ""
-    allowed: tuple[str, ...] = ()
+    allowed: Sequence[str] = ()
     minimum: float | None = None
     maximum: float | None = None
 
@@ -228,9 +218,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.encoding",
         "str",
         "",
-        "Pixel encoding that the policy was trained on; empty: by channels and dtype (rgb8, "
-        "mono8, rgba8, 16UC1, 32FC1).",
-        allowed=("", "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "16UC1", "32FC1"),
+        "Pixel encoding that the policy was trained on; empty: the first that has its channels and dtype.",
+        allowed=Choices(IMAGE_ENCODINGS, ""),
     ),
     Parameter(
         "observations.<key>.stack",
@@ -399,7 +388,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=60.0,
     ),
     Parameter("action.topic", "str", None, "Topic of the commands, below the robot's namespace."),
-    Parameter("action.type", "str", None, "Message type of the commands.", allowed=COMMAND_TYPES),
+    Parameter("action.type", "str", None, "Message type of the commands.", allowed=Choices(COMMAND_TYPES)),
     Parameter(
         "action.fields",
         "list[str]",

@@ -3,7 +3,7 @@
 """The whole configuration of a deployment: typed, checked as a whole, with every rule across parameters.
 
 `parse_configuration` turns a mapping of dotted names into frozen dataclasses, or says everything that is wrong with it
-at once. Who needs the parameters themselves finds them here, too.
+at once.
 """
 
 from __future__ import annotations
@@ -16,23 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from policy_node.config.parameters import (  # noqa: F401  the message types belong to the configuration for whoever reads it
-    COMMAND_TYPES,
-    COMPRESSED_IMAGE,
-    FLOAT64_ARRAY,
-    IMAGE,
-    IMAGE_TYPES,
-    JOINT_COMMAND_TYPES,
-    JOINT_STATE,
-    JOINT_TRAJECTORY,
-    PARAMETERS,
-    ROS_PARAMETER_PREFIXES,
-    ROS_PARAMETERS,
-    TWIST,
-    TWIST_STAMPED,
-    VELOCITY_COMMAND_TYPES,
-    Parameter,
-)
+from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
+from policy_node.config.parameters import PARAMETERS, ROS_PARAMETER_PREFIXES, ROS_PARAMETERS, Parameter
 
 
 class ConfigurationError(ValueError):
@@ -43,8 +28,12 @@ class ConfigurationError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+JOINT_STATE = "sensor_msgs/msg/JointState"
 # What errors and diagnostics call the sensor that reads `action.safe_position_topic`.
 SAFE_POSITION = "action.safe_position"
+
+# An error about a parameter that more types have than these does not list them.
+MOST_NAMED = 3
 
 _DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
 
@@ -56,20 +45,6 @@ _SOURCE_PARAMETERS = tuple(
         "when_silent",
     )
 )
-
-# Types that a misspelt one may mean, by their names in lower case, with and without the package.
-_USUAL_TYPES = {
-    spelling.lower(): name
-    for name in (
-        *IMAGE_TYPES,
-        *COMMAND_TYPES,
-        "nav_msgs/msg/Odometry",
-        "sensor_msgs/msg/Imu",
-        "sensor_msgs/msg/LaserScan",
-        "sensor_msgs/msg/Range",
-    )
-    for spelling in (name, name.rpartition("/")[2])
-}
 
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
@@ -131,7 +106,7 @@ class SourceConfiguration:
     @property
     def is_image(self) -> bool:
         """Whether the readings are images."""
-        return self.type in IMAGE_TYPES
+        return _is_image(self.type)
 
     @property
     def is_synchronised(self) -> bool:
@@ -547,13 +522,7 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
         if terms.get(key):
             problems += _check_terms(checked, key, terms[key])
             continue
-        misspelt = _check_type(checked, prefix)
-        if checked[prefix + "encoding"] and checked[prefix + "type"] not in IMAGE_TYPES and not misspelt:
-            problems.append(
-                f"{prefix}encoding: given for a {checked[prefix + 'type']}; only {' and '.join(IMAGE_TYPES)} "
-                f"have one; remove it"
-            )
-        problems += misspelt or _check_source(checked, prefix)
+        problems += _check_type(checked, prefix) or _check_source(checked, prefix)
     prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
     observed = [prefix for prefix in prefixes if checked[f"{prefix}topic"]]
     if not problems and all(
@@ -575,19 +544,11 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
             f"robots to one topic; "
             f"remove the leading '/'"
         )
-    components = checked["action.joints"] if action_type in JOINT_COMMAND_TYPES else checked["action.fields"]
-    if action_type in VELOCITY_COMMAND_TYPES and not checked["action.fields"]:
-        problems.append(
-            f"action.fields: missing; a {action_type} needs the field of each component, such as [linear.x, angular.z]"
-        )
-    if action_type in JOINT_COMMAND_TYPES and not checked["action.joints"]:
-        problems.append(f"action.joints: missing; a {action_type} needs the joint of each component")
-    for name, types in (("action.fields", VELOCITY_COMMAND_TYPES), ("action.joints", JOINT_COMMAND_TYPES)):
-        if checked[name] and action_type not in types:
-            problems.append(f"{name}: given for a {action_type}; only {' and '.join(types)} use it; remove it")
+    problems += _check_components(checked)
+    components = checked["action.fields"] or checked["action.joints"]
     safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
     silent = checked["action.when_stale"] == "silent"
-    if not (safe_command or position_topic or silent or action_type in VELOCITY_COMMAND_TYPES):
+    if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
         problems.append(
             f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
             f"is safe, for positions the topic of the present ones in action.safe_position_topic, "
@@ -618,6 +579,23 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
     return problems
 
 
+def _check_components(checked: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the parameters that name the components of a command."""
+    action_type = checked["action.type"]
+    named_by = COMMAND_TYPES[action_type].named_by
+    problems = []
+    if named_by and not checked[f"action.{named_by}"]:
+        example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
+        problems.append(
+            f"action.{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
+        )
+    for name in ("fields", "joints"):
+        if name != named_by and checked[f"action.{name}"]:
+            users = " and ".join(kind.name for kind in COMMAND_TYPES.values() if kind.named_by == name)
+            problems.append(f"action.{name}: given for a {action_type}; only {users} use it; remove it")
+    return problems
+
+
 def _is_shard(shard: str, robots: int) -> bool:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     return match is not None and int(match[1]) < int(match[2]) <= robots
@@ -627,9 +605,10 @@ def _check_safe_position(checked: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the safe command that is the present position."""
     name, action_type = "action.safe_position_topic", checked["action.type"]
     problems = []
-    if action_type in VELOCITY_COMMAND_TYPES:
+    kind = COMMAND_TYPES[action_type]
+    if kind.is_velocity:
         problems.append(f"{name}: given for a {action_type}, which is a velocity; remove it")
-    elif action_type == JOINT_STATE and checked["action.field"] != "position":
+    elif kind.has_field and checked["action.field"] != "position":
         problems.append(f"{name}: given, but action.field is {checked['action.field']}; remove it")
     if checked["action.safe_command"]:
         problems.append(f"{name}: given beside action.safe_command; remove one of the two")
@@ -659,30 +638,41 @@ def _check_bounds(name: str, low: tuple[float, ...], high: tuple[float, ...]) ->
     return []
 
 
+def _is_image(type_name: str) -> bool:
+    return type_name in MESSAGE_TYPES and MESSAGE_TYPES[type_name].is_image
+
+
 def _check_type(checked: Mapping[str, Any], prefix: str) -> list[str]:
     """Return what is wrong with the spelling of a message type, such as one of ROS 1; an empty one is missing."""
     found = checked[prefix + "type"]
+    # Types that a misspelt one may mean, by their names in lower case, with and without the package.
+    known = {
+        spelling.lower(): name
+        for name in (*MESSAGE_TYPES, *COMMAND_TYPES)
+        for spelling in (name, name.rpartition("/")[2])
+    }
     well_formed = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
-    if not found or (well_formed.fullmatch(found) and _USUAL_TYPES.get(found.lower(), found) == found):
+    if not found or (well_formed.fullmatch(found) and known.get(found.lower(), found) == found):
         return []
     package, _, rest = found.partition("/")
     spelled = f"{package}/msg/{rest.rpartition('/')[2]}" if rest else found
-    close = difflib.get_close_matches(spelled.lower(), _USUAL_TYPES, n=1, cutoff=0.95)
-    meant = _USUAL_TYPES[close[0]] if close else spelled if well_formed.fullmatch(spelled) else ""
+    close = difflib.get_close_matches(spelled.lower(), known, n=1, cutoff=0.95)
+    meant = known[close[0]] if close else spelled if well_formed.fullmatch(spelled) else ""
     remedy = f"did you mean {meant}?" if meant else "as in sensor_msgs/msg/Image"
     return [f"{prefix}type: found {found!r}, but a type is spelled package/msg/Type; {remedy}"]
 
 
 def _check_source(checked: Mapping[str, Any], prefix: str) -> list[str]:
-    """Return what is wrong with what is read from one topic."""
+    """Return what is wrong with the choices of the numbers that are read from one topic."""
     problems = []
     message_type, fields = checked[prefix + "type"], checked[prefix + "fields"]
-    if checked[prefix + "joints"] and message_type != "sensor_msgs/msg/JointState":
-        problems.append(
-            f"{prefix}joints: given for a {message_type}; only sensor_msgs/msg/JointState has them; remove it"
-        )
-    if fields and message_type in (*IMAGE_TYPES, "sensor_msgs/msg/JointState"):
-        problems.append(f"{prefix}fields: given for a {message_type}, which is not read by paths; remove it")
+    # Types without a record are read by paths.
+    takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else ("field", "fields")
+    for name in ("field", "fields", "joints", "encoding"):
+        if checked.get(prefix + name) and name not in takes:
+            users = [kind.name for kind in MESSAGE_TYPES.values() if name in kind.takes]
+            only = f"only {' and '.join(users)} have it" if len(users) <= MOST_NAMED else "which is not read by paths"
+            problems.append(f"{prefix}{name}: given for a {message_type}; {only}; remove it")
     if "" in fields:
         problems.append(f"{prefix}fields: found an empty path in {list(fields)}; remove it")
     if fields and checked[prefix + "field"]:
@@ -718,7 +708,7 @@ def _check_terms(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -
                 if not checked[prefix + name]
             ]
             problems += _check_type(checked, prefix) or _check_source(checked, prefix)
-        if checked[prefix + "type"] in IMAGE_TYPES:
+        if _is_image(checked[prefix + "type"]):
             problems.append(f"{prefix}type: found an image, but terms are numbers; give it an observation of its own")
         if kind == "projected_gravity" and checked[prefix + "when_silent"] == "zeros":
             problems.append(f"{prefix}when_silent: found zeros, which are no orientation; remove it")

@@ -9,12 +9,8 @@ import math
 import numpy as np
 import torch
 
-from policy_node.config.schema import (
-    JOINT_COMMAND_TYPES,
-    VELOCITY_COMMAND_TYPES,
-    ActionConfiguration,
-    ConfigurationError,
-)
+from policy_node.config.catalogue import COMMAND_TYPES
+from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ActionSpec, DiscreteSpec, MultiDiscreteSpec
 
 
@@ -42,7 +38,7 @@ class CommandMapper:
     """
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
-        joints = configuration.type in JOINT_COMMAND_TYPES
+        joints = COMMAND_TYPES[configuration.type].named_by == "joints"
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
         self._choices = isinstance(action, MultiDiscreteSpec)
@@ -106,7 +102,7 @@ class CommandMapper:
         """Return the safe command `[components]` float64, None when the configuration names none."""
         numbers = configuration.safe_command
         if not numbers:
-            return np.zeros(self.components) if configuration.type in VELOCITY_COMMAND_TYPES else None
+            return np.zeros(self.components) if COMMAND_TYPES[configuration.type].is_velocity else None
         if len(numbers) != self.components:
             raise ConfigurationError(
                 [f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"]

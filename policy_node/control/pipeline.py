@@ -28,13 +28,14 @@ from policy_node.control.safe_commands import PresentPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
+from policy_node.messages.reading import Decode
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
 from policy_node.sensing.fleet_samples import FleetSamples
 from policy_node.sensing.staging import OrZeros, Rejections, Staging
 from policy_node.sensing.synchroniser import RobotState, Selection
-from policy_node.sensing.terms import Decode, checked_decode
+from policy_node.sensing.terms import checked_decode
 
 STOPPED_REASON = "stopped by an operator, until resumed"
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from policy_node.messages.reading import Decode
 from policy_node.sensing.samples import Sample, SampleRing
 from policy_node.sensing.staging import Rejections
 from policy_node.sensing.synchroniser import RobotState, newest_usable
-from policy_node.sensing.terms import Decode
 
 
 class SafeCommands:

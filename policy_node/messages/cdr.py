@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Serialised ROS 2 messages (plain CDR), read without trusting them.
+"""Serialised ROS 2 messages (plain CDR), read without trust in their content.
 
 Four bytes of encapsulation come first: 0, then 0 for big-endian or 1 for little-endian, then two of options whose
 last two bits count padding bytes at the end. Numbers of four bytes lie at multiples of four.
@@ -8,9 +8,12 @@ last two bits count padding bytes at the end. Numbers of four bytes lie at multi
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
 from struct import Struct
+from typing import Any
 
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.reading import UnusableReading
 
 BODY_START = 4
 FRAME_START = 12  # of a std_msgs/Header: two numbers of the stamp, then the frame
@@ -24,8 +27,8 @@ _STAMP = (Struct(">iI"), Struct("<iI"))
 def body_end(raw: bytes) -> int:
     """Check the encapsulation and return where the message ends.
 
-    The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies of it;
-    so every message passes here first.
+    The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies.
+    So call this before every use of a message.
 
     Raises
     ------
@@ -51,3 +54,29 @@ def header_stamp_ns(raw: bytes) -> int | None:
 def skip_string(raw: bytes, offset: int) -> int:
     """Return where a number of four bytes lies after the string at `offset`; raises `struct.error` beyond the end."""
     return (offset + 4 + ONE_UINT32[raw[1]].unpack_from(raw, offset)[0] + 3) & ~3
+
+
+@cache
+def _middleware() -> Any:
+    # Loaded by name, as the message classes are: only those who read and write messages need the middleware.
+    return importlib.import_module("rclpy.serialization")
+
+
+def serialise(message: Any) -> bytes:
+    """Return a message of a generated class as CDR."""
+    return _middleware().serialize_message(message)
+
+
+def deserialise(raw: bytes, message_type: Any) -> Any:
+    """Return a serialised message as an object of its generated class.
+
+    Raises
+    ------
+    UnusableReading
+        If the message is not plain CDR, cut or damaged.
+    """
+    body_end(raw)
+    try:
+        return _middleware().deserialize_message(raw, message_type)
+    except Exception as error:  # the middleware chooses the class of its errors
+        raise UnusableReading(f"the message is cut or damaged: {error}") from error

@@ -1,11 +1,12 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Message classes by name, and the numbers that a dotted field path of a message definition leads to."""
+"""Find message classes by name, and the numbers at a dotted path of a message definition."""
 
 from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ _SEQUENCE = re.compile(r"sequence<(?P<element>[^,<>]+)(?:, *\d+)?>")
 
 
 class MessageTypeError(ValueError):
-    """A message type, or a choice within it, that cannot serve what it is configured for."""
+    """A message type, or a choice from it, that does not fit its use in the configuration."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def has_header(message_type: MessageClass) -> bool:
 
 
 def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
-    """Find the numbers that a dotted path leads to, in the order of the definition.
+    """Find the numbers at a dotted path, in the order of the definition.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
     Raises
     ------
     MessageTypeError
-        If a part of the path does not exist (says what does) or leads to something else than numbers.
+        If a part of the path does not exist, with those that do, or if the path leads to something else than numbers.
     """
     owner, kind = message_type, ""
     for position, part in enumerate(path.split(".")):
@@ -136,3 +137,10 @@ def message_of(kind: str) -> MessageClass | None:
     if not separator or not (package.isidentifier() and name.isidentifier()):
         return None
     return message_class(f"{package}/msg/{name}")
+
+
+def require_unique(what: str, names: Sequence[str]) -> None:
+    """Raise MessageTypeError with the names that occur twice, if any do."""
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise MessageTypeError(f"{what}: {', '.join(twice)} named more than once; name each once")

@@ -1,168 +1,20 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images, plain and compressed, to the encoding and size that a policy wants."""
+"""Convert images to the encoding and size that a policy wants."""
 
 from __future__ import annotations
 
-import struct
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
+from policy_node.messages.encodings import ENCODINGS, KEEP
 from policy_node.messages.fields import MessageTypeError
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.reading import UnusableReading
 
-
-class Encoding(NamedTuple):
-    """How the pixels of an image encoding are stored; `colour` is OpenCV's name for it, empty for depth."""
-
-    dtype: np.dtype
-    channels: int
-    colour: str
-
-
-ENCODINGS = {
-    "rgb8": Encoding(np.dtype(np.uint8), 3, "RGB"),
-    "bgr8": Encoding(np.dtype(np.uint8), 3, "BGR"),
-    "rgba8": Encoding(np.dtype(np.uint8), 4, "RGBA"),
-    "bgra8": Encoding(np.dtype(np.uint8), 4, "BGRA"),
-    "mono8": Encoding(np.dtype(np.uint8), 1, "GRAY"),
-    "16UC1": Encoding(np.dtype(np.uint16), 1, ""),
-    "32FC1": Encoding(np.dtype(np.float32), 1, ""),
-}
-# What IMREAD_UNCHANGED gives, by dtype and channels.
-_DECODED = {("uint8", 1): "mono8", ("uint8", 3): "bgr8", ("uint8", 4): "bgra8", ("uint16", 1): "16UC1"}
-MAX_COMPRESSED_PIXELS = 64_000_000
-_MAX_JPEG_SEGMENTS = 256
-# A progressive JPEG has about ten; each costs a pass over the whole image, and can be a few bytes long.
-_MAX_JPEG_SCANS = 64
-_KEEP = -1  # beside OpenCV's conversion codes: no conversion
 _LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# A chunk: its length, its kind, the data, a checksum. Images of 64 megapixels have a few thousand.
-_PNG_CHUNK = struct.Struct(">I4s")
-_PNG_CHECKSUM_SIZE = 4
-_MAX_PNG_CHUNKS = 16384
-_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_JPEG_SCAN = b"\xff\xda"
-# The markers SOF0 to SOF15, without DHT, JPG and DAC, which lie between them.
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class ImageReader(Protocol):
-    """Reads one serialised message into `out` `[height, width, channels]`; leaves `out` alone when that fails.
-
-    Several threads may read at once.
-    """
-
-    @property
-    def parallel(self) -> bool:
-        """Whether reading takes long and lets other threads run meanwhile."""
-
-    def __call__(self, raw: bytes, out: np.ndarray) -> None:
-        """Read `raw` into `out`; raises `UnusableReading`."""
-
-
-class RawImageReader:
-    """Reads sensor_msgs/msg/Image.
-
-    Parameters
-    ----------
-    spec
-        One frame, `[height, width, channels]`.
-    encoding
-        What the policy wants, a key of `ENCODINGS`; empty for rgb8, rgba8, mono8, 16UC1 or 32FC1 as fits `spec`.
-
-    Raises
-    ------
-    MessageTypeError
-        If the encoding does not give what `spec` asks for.
-    """
-
-    parallel = False
-
-    def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        self._converter = Converter(_wanted_encoding(spec, encoding, tuple(ENCODINGS)), spec)
-
-    def __call__(self, raw: bytes, out: np.ndarray) -> None:
-        """Read `raw` into `out`; raises `UnusableReading`."""
-        end = body_end(raw)
-        order = raw[1]
-        try:
-            offset = skip_string(raw, FRAME_START)
-            height, width, name_length = THREE_UINT32[order].unpack_from(raw, offset)
-            name_end = offset + 12 + name_length
-            # is_bigendian is the byte at name_end.
-            step, count = TWO_UINT32[order].unpack_from(raw, (name_end + 4) & ~3)
-        except struct.error as error:
-            raise UnusableReading("the message is cut within its first fields") from error
-        # As the deserialiser has it, a string ends at its first NUL.
-        name = raw[offset + 12 : name_end].partition(b"\0")[0].decode(errors="replace")
-        if name not in ENCODINGS:
-            raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(ENCODINGS)}")
-        dtype, channels, _ = ENCODINGS[name]
-        row_size = width * channels * dtype.itemsize
-        if height == 0 or width == 0 or step < row_size or count != step * height:
-            raise UnusableReading(
-                f"{width} × {height} pixels of {name}, step {step} and {count} bytes of data contradict each other; "
-                f"step must be at least {row_size}, the data step × height bytes, and none of them 0"
-            )
-        start = ((name_end + 4) & ~3) + 8
-        if start + count > end:
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
-        strides = (step, channels * dtype.itemsize, dtype.itemsize)
-        stored = dtype.newbyteorder(">" if raw[name_end] else "<")
-        self._converter(np.ndarray((height, width, channels), stored, raw, start, strides), name, out)
-
-
-class CompressedImageReader:
-    """Reads sensor_msgs/msg/CompressedImage that holds a JPEG or PNG of at most 64 megapixels.
-
-    The parameters and errors are those of `RawImageReader`; 32FC1 is not available.
-    """
-
-    parallel = True
-
-    def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        allowed = tuple(name for name in ENCODINGS if name in _DECODED.values() or ENCODINGS[name].colour)
-        self._converter = Converter(_wanted_encoding(spec, encoding, allowed), spec)
-
-    def __call__(self, raw: bytes, out: np.ndarray) -> None:
-        """Read `raw` into `out`; raises `UnusableReading`."""
-        end = body_end(raw)
-        try:
-            # `format` is free text; the data say themselves what they are.
-            offset = skip_string(raw, skip_string(raw, FRAME_START))
-            (count,) = ONE_UINT32[raw[1]].unpack_from(raw, offset)
-        except struct.error as error:
-            raise UnusableReading("the message is cut within its first fields") from error
-        start = offset + 4
-        if start + count > end:
-            raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
-        data = raw[start : start + count]
-        height, width = _compressed_size(data)
-        if not 0 < height * width <= MAX_COMPRESSED_PIXELS:
-            raise UnusableReading(
-                f"the compressed image has {width} × {height} pixels; 1 to {MAX_COMPRESSED_PIXELS} in all are allowed"
-            )
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error as error:
-            raise UnusableReading(f"the compressed image cannot be decoded: {error.err}") from error
-        if pixels is None:
-            raise UnusableReading("the compressed image cannot be decoded: it is cut or damaged")
-        pixels = np.atleast_3d(pixels)
-        kind = (pixels.dtype.name, pixels.shape[2])
-        if kind not in _DECODED:
-            raise UnusableReading(
-                f"the compressed image has {kind[1]} channels of {kind[0]}; "
-                "1, 3 or 4 of uint8, or 1 of uint16 are allowed"
-            )
-        self._converter(pixels, _DECODED[kind], out)
 
 
 class Converter:
@@ -171,20 +23,25 @@ class Converter:
     Colours convert into one another, and to and from grey, as OpenCV does it; depth stays what it is. Another size is
     resized with INTER_AREA. The result is that of conversion first and resizing second.
 
-    Depth in metres (32FC1) may have pixels without a distance, as REP 117 and REP 118 say them. Beyond the largest
+    Depth in metres (32FC1) may have pixels without a distance, as defined by REP 117 and REP 118. Beyond the largest
     measurable one (+inf) becomes the upper bound of the observation, too near (-inf) its lower bound. No measurement
-    (NaN) becomes 0, which is how 16UC1 says the same, and plays no part when neighbours are averaged.
+    (NaN) becomes 0, as in 16UC1, and is left out when neighbours are averaged.
+
+    Parameters
+    ----------
+    encoding
+        The wanted encoding, a key of `ENCODINGS`.
+    spec
+        One frame, `[height, width, channels]`.
     """
 
     def __init__(self, encoding: str, spec: ArraySpec) -> None:
         self._wanted = encoding
         self._size, self._channels = spec.shape[:2], spec.shape[2]
         self._low, self._high = float(np.min(spec.low)), float(np.max(spec.high))
-        colour = ENCODINGS[encoding].colour
-        self._codes = {encoding: _KEEP}
-        for name, other in ENCODINGS.items():
-            if colour and other.colour and name != encoding:
-                self._codes[name] = getattr(cv2, f"COLOR_{other.colour}2{colour}")
+        codes = {name: found.code_to(ENCODINGS[encoding]) for name, found in ENCODINGS.items()}
+        self._codes = {name: code for name, code in codes.items() if code is not None}
+        self._mosaics = {name for name, found in ENCODINGS.items() if found.is_mosaic}
 
     def __call__(self, pixels: np.ndarray, encoding: str, out: np.ndarray) -> None:
         """Convert `pixels` `[height, width, channels]` of any strides and byte order into `out`, or leave it alone."""
@@ -195,8 +52,8 @@ class Converter:
         code = self._codes[encoding]
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             pixels = self._filled(pixels)
-        elif pixels.shape[:2] != self._size or code != _KEEP:
-            pixels = self._convert(pixels, code)
+        elif pixels.shape[:2] != self._size or code != KEEP:
+            pixels = self._convert(pixels, code, encoding in self._mosaics)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise UnusableReading("the image holds distances that are too large to be averaged")
         np.copyto(out, pixels.reshape(out.shape))
@@ -215,7 +72,7 @@ class Converter:
                 depth[beyond] = bound
         measured = ~np.isnan(depth)
         if measured.all():
-            return depth if depth.shape[:2] == self._size else self._convert(depth, _KEEP)
+            return depth if depth.shape[:2] == self._size else self._convert(depth, KEEP)
         if not measured.any():
             raise UnusableReading("the image holds NaN only: no pixel was measured")
         if not self._low <= 0.0 <= self._high:
@@ -226,28 +83,34 @@ class Converter:
         depth[~measured] = 0.0
         if depth.shape[:2] == self._size:
             return depth
-        weights = self._convert(measured.astype(np.float32), _KEEP)
-        sums = self._convert(depth, _KEEP)
+        weights = self._convert(measured.astype(np.float32), KEEP)
+        sums = self._convert(depth, KEEP)
         return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > _LEAST_WEIGHT)
 
-    def _convert(self, pixels: np.ndarray, code: int) -> np.ndarray:
+    def _convert(self, pixels: np.ndarray, code: int, is_mosaic: bool = False) -> np.ndarray:
         # OpenCV wants native byte order and rows of whole elements.
         if not pixels.dtype.isnative or pixels.strides[0] % pixels.itemsize:
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         height, width = pixels.shape[:2]
         try:
-            # Grey is rounded, so it comes before resizing; other conversions only copy and reorder channels.
-            if code != _KEEP and self._channels == 1:
-                pixels, code = cv2.cvtColor(pixels, code), _KEEP
+            # Grey is rounded, so it comes before resizing; other colours are only copied and reordered.
+            if code != KEEP and (self._channels == 1 or is_mosaic):
+                pixels, code = cv2.cvtColor(pixels, code), KEEP
             if (height, width) != self._size:
                 pixels = cv2.resize(pixels, self._size[::-1], interpolation=cv2.INTER_AREA)
-            return pixels if code == _KEEP else cv2.cvtColor(pixels, code)
+            return pixels if code == KEEP else cv2.cvtColor(pixels, code)
         except cv2.error as error:
             raise UnusableReading(f"the image of {width} × {height} cannot be converted: {error.err}") from error
 
 
-def _wanted_encoding(spec: ArraySpec, encoding: str, allowed: tuple[str, ...]) -> str:
-    """Return `encoding`, or the first allowed one that gives what `spec` asks for; raise if it does not."""
+def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> str:
+    """Return `encoding`, or where that is empty the first allowed one that fits `spec`.
+
+    Raises
+    ------
+    MessageTypeError
+        If the encoding does not fit `spec`, or none does.
+    """
     kinds = {name: (ENCODINGS[name].dtype, ENCODINGS[name].channels) for name in ENCODINGS if name in allowed}
     listed = ", ".join(f"{name} ({dtype} × {channels})" for name, (dtype, channels) in kinds.items())
     wanted = (spec.dtype, spec.shape[2]) if len(spec.shape) == 3 else None
@@ -263,55 +126,3 @@ def _wanted_encoding(spec: ArraySpec, encoding: str, allowed: tuple[str, ...]) -
             f"allowed here: {', '.join(fitting)}; of all: {listed}"
         )
     return encoding or fitting[0]
-
-
-def _compressed_size(data: bytes) -> tuple[int, int]:
-    """Return height and width that a PNG or JPEG says in its header, and check that its end is there."""
-    if data.startswith(_PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 24:
-        complete = _png_is_complete(data)
-        width, height = struct.unpack_from(">II", data, 16)
-    elif data.startswith(_JPEG_SIGNATURE):
-        frame = _jpeg_frame(data)
-        # Some decoders fill what is missing of a JPEG with grey and say nothing.
-        complete = data.rfind(b"\xff\xd9", frame) >= 0
-        if len(data) < frame + 5:
-            raise UnusableReading("the JPEG is cut within its frame header")
-        scans = data.count(_JPEG_SCAN)
-        if scans > _MAX_JPEG_SCANS:
-            raise UnusableReading(f"the JPEG has {scans} scans, at most {_MAX_JPEG_SCANS} are allowed")
-        height, width = struct.unpack_from(">HH", data, frame + 1)
-    else:
-        raise UnusableReading(f"the data start with {data[:8].hex(' ')!r}, which is neither JPEG nor PNG")
-    if not complete:
-        raise UnusableReading("the compressed image is cut: its end is missing")
-    return height, width
-
-
-def _png_is_complete(data: bytes) -> bool:
-    """Whether all chunks of a PNG are there; OpenCV never returns from some whose lengths lie."""
-    offset = len(_PNG_SIGNATURE)
-    for _ in range(_MAX_PNG_CHUNKS):
-        if offset + _PNG_CHUNK.size > len(data):
-            return False
-        length, kind = _PNG_CHUNK.unpack_from(data, offset)
-        if kind in _PNG_ANIMATION:
-            raise UnusableReading("the PNG is animated; publish single images")
-        offset += _PNG_CHUNK.size + length + _PNG_CHECKSUM_SIZE
-        if kind == b"IEND":
-            return offset <= len(data)
-    raise UnusableReading(f"the PNG has more than {_MAX_PNG_CHUNKS} chunks")
-
-
-def _jpeg_frame(data: bytes) -> int:
-    """Return where the frame parameters of a JPEG start: one byte of precision, then height and width."""
-    offset = 2
-    for _ in range(_MAX_JPEG_SEGMENTS):
-        while data[offset : offset + 2] == b"\xff\xff":
-            offset += 1
-        segment = data[offset : offset + 4]
-        if len(segment) < 4 or segment[0] != 0xFF:
-            break
-        if segment[1] in _JPEG_FRAME_MARKERS:
-            return offset + 4
-        offset += 2 + int.from_bytes(segment[2:], "big")
-    raise UnusableReading("the JPEG is damaged: it has no frame header")

@@ -1,9 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the numbers of a serialised message lie, so that messages of the same shape need not be deserialised.
+"""Find where the numbers of a serialised message lie, so that messages of the same shape need not be deserialised.
 
-What decides where things lie in CDR are the lengths of strings and sequences. Messages in which these are equal have
-the same shape: the deserialiser takes all of them or none, and finds every number at the same place.
+In CDR the lengths of strings and sequences decide where everything lies. Messages with equal lengths have the same
+shape: the deserialiser accepts all of them or none, and finds every number at the same place.
+
+LAYOUTS_GAIN
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Layout:
     unpack, fixed
         A message of that size has this shape when `unpack(raw) == fixed`. Bytes that only fill gaps play no part.
     places
-        By dotted path, of the numbers and arrays of numbers outside of sequences of messages.
+        By dotted path, for the numbers and arrays of numbers outside of sequences of messages.
     """
 
     size: int
@@ -57,9 +59,9 @@ class NumberRun:
     Parameters
     ----------
     places
-        Where they lie, one after the other.
+        Where they lie, in the order of the result.
     order
-        Which of all these numbers, in which order; None: all.
+        Indices of the numbers to return, in this order; None: all.
     """
 
     def __init__(self, places: Sequence[Place], order: np.ndarray | None = None) -> None:
@@ -80,7 +82,7 @@ class NumberRun:
 
 
 def number_run(layout: Layout, paths: Sequence[str], order: np.ndarray | None = None) -> NumberRun | None:
-    """Return what reads the numbers at `paths`; None if they have no known place, or not all the same type."""
+    """Return a function that reads the numbers at `paths`; None if a place is unknown or their types differ."""
     places = [layout.places[path] for path in paths if path in layout.places]
     if len(places) != len(paths) or len({place.dtype for place in places}) != 1:
         return None
@@ -88,7 +90,7 @@ def number_run(layout: Layout, paths: Sequence[str], order: np.ndarray | None = 
 
 
 def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] = ()) -> Layout | None:
-    """Find out where everything lies in a message that its deserialiser has taken.
+    """Find where everything lies in a message that its deserialiser has accepted.
 
     Parameters
     ----------
@@ -102,8 +104,8 @@ def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] 
     Returns
     -------
     Layout | None
-        None for types with booleans or wide strings, of which the deserialiser does not take every value, and for
-        messages of very many fields.
+        None for types with booleans or wide strings, as the deserialiser refuses some of their values, and for
+        messages of more than `MAX_FIELDS` fields.
     """
     walk = _Walk(raw, compared)
     try:
@@ -114,11 +116,11 @@ def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] 
 
 
 class _UnknownError(Exception):
-    """A message whose layout cannot be said."""
+    """The layout of a message is not known."""
 
 
 class _Walk:
-    """Goes through a message as its deserialiser does, and notes what decides the way."""
+    """Walks through a message as its deserialiser does, and notes the bytes that decide where everything lies."""
 
     def __init__(self, raw: bytes, compared: Sequence[str]) -> None:
         self._raw = raw
@@ -132,7 +134,7 @@ class _Walk:
         self._places: dict[str, Place] = {}
 
     def layout(self) -> Layout:
-        """Return what was found."""
+        """Return the layout."""
         parts, end = "=", 0
         for start, stop in self._fixed:
             parts += f"{start - end}x{stop - start}s"
@@ -141,7 +143,7 @@ class _Walk:
         return Layout(len(self._raw), shape.unpack, shape.unpack(self._raw), self._places)
 
     def message(self, message_type: MessageClass, path: str) -> None:
-        """Go through the fields of a message at `path`."""
+        """Walk through the fields of a message at `path`."""
         fields = message_type.get_fields_and_field_types()
         if not fields:
             raise _UnknownError

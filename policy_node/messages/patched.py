@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of a whole fleet as serialised messages, in which only numbers and stamp change."""
+"""Serialise the commands of a fleet: one template, in which only numbers and stamp change."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from rclpy.serialization import deserialize_message, serialize_message
 
-from policy_node.messages.registry import CommandEncoder
+from policy_node.messages.cdr import deserialise, serialise
+from policy_node.messages.commands import CommandEncoder
 
 # Bytes that occur nowhere else in a message, and the value that serialises to them.
 _PROBE_BYTES = bytes([0x12, 0x34, 0x56, 0x78, 0x9A, 0x6B, 0x6C, 0x6D])
 _PROBE = struct.unpack("=d", _PROBE_BYTES)[0]
 _PROBE_STAMP_BYTES = struct.pack("=iI", 0x11223344, 0x15263748)
 _PROBE_STAMP_NS = 0x11223344 * 1_000_000_000 + 0x15263748
-# With these a layout is compared with the typed messages.
+# Numbers and stamps with which a template is compared with the typed messages.
 _CHECKED = (-0.0, 5e-324, -1.7976931348623157e308, 1 / 3, 2.5)
 _CHECKED_STAMPS_NS = (0, 1_999_999_999, (2**31 - 1) * 1_000_000_000 + 999_999_999)
 
 
 class FleetEncoder(Protocol):
-    """Turns the commands of all robots into serialised messages."""
+    """Serialises the commands of all robots."""
 
     def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
-        """Serialise those rows of `commands` `[robots, components]` float64 that `robots` names, with one stamp."""
+        """Serialise the rows `robots` of `commands` `[robots, components]` float64, all with one stamp."""
 
 
-class Layout(NamedTuple):
-    """What is the same in every message of an encoder, and where the rest stands.
+class Template(NamedTuple):
+    """A message of an encoder, and where the numbers and the stamp lie in it.
 
     Attributes
     ----------
-    template
-        A message.
+    message
+        The serialised message.
     offsets
         Of each component, a float64.
     stamp_offset
         Of the seconds and the nanoseconds after them, four bytes each; None without a stamp.
     """
 
-    template: bytes
+    message: bytes
     offsets: tuple[int, ...]
     stamp_offset: int | None
 
@@ -57,7 +57,7 @@ class TypedMessages:
 
     def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
         """See `FleetEncoder`."""
-        return [serialize_message(self._encoder(commands[robot], stamp_ns)) for robot in robots]
+        return [serialise(self._encoder(commands[robot], stamp_ns)) for robot in robots]
 
 
 class PatchedMessages:
@@ -65,22 +65,22 @@ class PatchedMessages:
 
     Parameters
     ----------
-    layout
+    template
         Of the messages.
     robots
         How many there are.
     """
 
-    def __init__(self, layout: Layout, robots: int) -> None:
-        size = len(layout.template)
-        messages = bytearray(layout.template * robots)
+    def __init__(self, template: Template, robots: int) -> None:
+        size = len(template.message)
+        messages = bytearray(template.message * robots)
 
         def column(dtype: type, offset: int) -> np.ndarray:
             return np.ndarray((robots,), dtype, messages, offset, strides=(size,))
 
         self._messages, self._size = messages, size
-        self._columns = [column(np.float64, offset) for offset in layout.offsets]
-        start = layout.stamp_offset
+        self._columns = [column(np.float64, offset) for offset in template.offsets]
+        start = template.stamp_offset
         self._stamps = None if start is None else (column(np.int32, start), column(np.uint32, start + 4))
 
     def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
@@ -94,39 +94,39 @@ class PatchedMessages:
 
 
 def fleet_encoder(encoder: CommandEncoder, robots: int) -> FleetEncoder:
-    """Make what serialises the commands of many robots: the fast one where the layout of the messages is known."""
-    layout = find_layout(encoder)
-    return TypedMessages(encoder) if layout is None else PatchedMessages(layout, robots)
+    """Make the encoder of a fleet: `PatchedMessages` where a template is found, else `TypedMessages`."""
+    template = find_template(encoder)
+    return TypedMessages(encoder) if template is None else PatchedMessages(template, robots)
 
 
-def find_layout(encoder: CommandEncoder) -> Layout | None:
-    """Find out where numbers and stamp stand in the messages of an encoder.
+def find_template(encoder: CommandEncoder) -> Template | None:
+    """Find where numbers and stamp lie in the messages of an encoder.
 
-    Whole messages are not compared byte by byte: what stands in the gaps before aligned values is left to chance.
+    Messages are not compared byte by byte, as the bytes in the gaps before aligned values are arbitrary.
 
     Returns
     -------
-    Layout | None
-        None when messages that are patched by it would not be those of the encoder.
+    Template | None
+        None if patched messages would differ from those of the encoder.
     """
     components = encoder.components
 
     def places(command: np.ndarray, stamp_ns: int, pattern: bytes) -> list[int]:
-        message = serialize_message(encoder(command, stamp_ns))
+        message = serialise(encoder(command, stamp_ns))
         return [match.start() for match in re.finditer(re.escape(pattern), message)]
 
     stamps = places(np.zeros(components), _PROBE_STAMP_NS, _PROBE_STAMP_BYTES)
     offsets = [places(row, 0, _PROBE_BYTES) for row in np.eye(components) * _PROBE]
     if len(stamps) > 1 or any(len(found) != 1 for found in offsets):
         return None
-    template = serialize_message(encoder(np.zeros(components), 0))
-    layout = Layout(template, tuple(found[0] for found in offsets), stamps[0] if stamps else None)
-    patched = PatchedMessages(layout, 1)
+    message = serialise(encoder(np.zeros(components), 0))
+    template = Template(message, tuple(found[0] for found in offsets), stamps[0] if stamps else None)
+    patched = PatchedMessages(template, 1)
     for stamp_ns in _CHECKED_STAMPS_NS:
         for first in range(len(_CHECKED)):
             command = np.resize(np.roll(_CHECKED, first), components)
-            message = deserialize_message(patched(command[np.newaxis], [0], stamp_ns)[0], encoder.message_type)
+            typed = deserialise(patched(command[np.newaxis], [0], stamp_ns)[0], encoder.message_type)
             # Their texts tell -0.0 from 0.0.
-            if repr(message) != repr(encoder(command, stamp_ns)):
+            if repr(typed) != repr(encoder(command, stamp_ns)):
                 return None
-    return layout
+    return template

@@ -1,24 +1,24 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that hold numbers, to the vector that a policy wants."""
+"""Read the numbers of messages into vectors.
+
+The first message of each shape is deserialised; of later ones only the numbers are read, see `layouts`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from rclpy.serialization import deserialize_message
 
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.cdr import body_end
-from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
-from policy_node.messages.layouts import Layout, find_layout, number_run
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.cdr import deserialise
+from policy_node.messages.fields import MessageClass, MessageTypeError
+from policy_node.messages.layouts import Layout, find_layout
+from policy_node.messages.reading import UnusableReading
 
-JOINT_FIELDS = ("position", "velocity", "effort")
-# Shapes of messages that are remembered, of one size and in all; frames of robots differ in length.
+# Most shapes of messages that are remembered, of one size and in all; the frames of robots differ in length.
 MAX_LAYOUTS_OF_SIZE = 8
 MAX_LAYOUTS = 64
 
@@ -27,7 +27,7 @@ ReadNumbers: TypeAlias = Callable[[bytes], np.ndarray]
 
 
 class NumberSource(Protocol):
-    """Where the numbers of one message type are."""
+    """Finds the numbers in messages of one type."""
 
     @property
     def dtypes(self) -> Sequence[np.dtype]:
@@ -41,24 +41,27 @@ class NumberSource(Protocol):
         """Return the numbers of a message, `[n]` of any dtype; raises `UnusableReading`."""
 
     def label(self, message: Any, index: int) -> str:
-        """Say which number of a message that is, as in ``effort of joint 'touch_3'``."""
+        """Return which number of a message that is, as in ``effort of joint 'touch_3'``."""
 
     def remedy(self, message: Any) -> str:
-        """Say how to choose from a message that has too many numbers, after a semicolon; empty where one cannot."""
+        """Return how to choose from a message of too many numbers, after a semicolon; empty if one cannot choose."""
 
     @property
     def compared(self) -> Sequence[str]:
-        """Paths of the strings on which it depends where the numbers are."""
+        """Paths of the strings that decide where the numbers are."""
 
     def located(self, layout: Layout) -> ReadNumbers | None:
-        """Return what reads the same numbers from every message of the layout of the last one, None if unknown."""
+        """Return a function that reads the same numbers from messages of a layout, that of the last message read.
+
+        None if their places are not known.
+        """
 
 
 class VectorReader:
     """Reads the numbers of one message into a vector.
 
-    The first message of each shape is deserialised; from others of that shape only the numbers are read, where the
-    first had them. Whatever is unusual is left to the deserialiser, which alone refuses messages.
+    The first message of each shape is deserialised; from later ones of that shape only the numbers are read, at the
+    places found in the first. Every unusual message goes to the deserialiser, which alone refuses messages.
 
     Parameters
     ----------
@@ -72,8 +75,8 @@ class VectorReader:
     Raises
     ------
     MessageTypeError
-        If the numbers cannot be cast to the dtype of `spec` without changing their kind, or are known to be fewer or
-        more than `spec` has.
+        If the numbers cannot be cast to the dtype of `spec` without changing their kind, or their count is known and
+        differs from that of `spec`.
     """
 
     parallel = False
@@ -96,7 +99,7 @@ class VectorReader:
             )
         self._dtype = spec.dtype
         self._low, self._high = _limits(spec.dtype)
-        # By size of the message: what decides its shape, and what reads the numbers.
+        # By size of the message: its layouts, each with the function that reads the numbers.
         self._layouts: dict[int, list[tuple[Layout, ReadNumbers]]] = {}
         self._may_learn = MAX_LAYOUTS if _may_be_located(source.dtypes, self._low, self._high) else 0
         # Only finite numbers, far within the limits, have so small a sum of squares; integers need no look.
@@ -123,11 +126,7 @@ class VectorReader:
 
     def _deserialised(self, raw: bytes, learn: bool) -> np.ndarray:
         """Return the numbers `[n]` of a message, all usable, or raise `UnusableReading`."""
-        body_end(raw)
-        try:
-            message = deserialize_message(raw, self._message_type)
-        except Exception as error:  # the middleware chooses what it raises
-            raise UnusableReading(f"the message is cut or damaged: {error}") from error
+        message = deserialise(raw, self._message_type)
         # A signalling NaN may be in there; it is reported below, not by NumPy.
         with np.errstate(invalid="ignore"):
             numbers = self._source.numbers(message)
@@ -154,163 +153,6 @@ class VectorReader:
         read = self._source.located(layout) if layout is not None else None
         if layout is not None and read is not None and np.array_equal(read(raw), numbers):
             layouts.append((layout, read))
-
-
-class FieldSource:
-    """The numbers at dotted paths of a message, one path after the other.
-
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    paths
-        Dotted paths; see `numeric_fields`, which also says what is raised.
-    """
-
-    def __init__(self, message_type: MessageClass, paths: Sequence[str]) -> None:
-        self._fields: list[NumericField] = [field for path in paths for field in numeric_fields(message_type, path)]
-        self._get = attrgetter(*(field.path for field in self._fields))
-        self._only_numbers = not any(field.is_array for field in self._fields)
-        self.dtypes = [field.dtype for field in self._fields]
-        sizes = [field.size for field in self._fields]
-        self.size = None if None in sizes else sum(size or 0 for size in sizes)
-        self.compared: tuple[str, ...] = ()
-
-    def located(self, layout: Layout) -> ReadNumbers | None:
-        """See `NumberSource`."""
-        return number_run(layout, [field.path for field in self._fields])
-
-    def numbers(self, message: Any) -> np.ndarray:
-        """Return all numbers `[n]`."""
-        values = self._get(message)
-        if self._only_numbers or len(self._fields) == 1:
-            return np.atleast_1d(np.asarray(values))
-        return np.concatenate([np.atleast_1d(np.asarray(value)) for value in values])
-
-    def label(self, message: Any, index: int) -> str:
-        """Say the path of a number, and its index where the path is an array."""
-        for field in self._fields:
-            length = len(attrgetter(field.path)(message)) if field.is_array else 1
-            if index < length:
-                return f"{field.path}[{index}]" if field.is_array else field.path
-            index -= length
-        raise IndexError(index)
-
-    def remedy(self, message: Any) -> str:
-        """See `NumberSource`."""
-        return ""
-
-
-class RangeSource(FieldSource):
-    """Distances in metres, as REP 117 says them, clipped to what the sensor can measure.
-
-    A policy trains on distances clipped to the sensor's range, so +inf (nothing there) and anything beyond become the
-    largest distance of the message, -inf (too near) and anything below become the smallest. NaN stays unusable.
-
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    path, lowest, highest
-        The fields of the distances and of the smallest and largest measurable one.
-    """
-
-    def __init__(self, message_type: MessageClass, path: str, lowest: str, highest: str) -> None:
-        super().__init__(message_type, [path])
-        self._limit_paths = (lowest, highest)
-        self._limits = attrgetter(*self._limit_paths)
-
-    def numbers(self, message: Any) -> np.ndarray:
-        """Return the clipped distances `[n]`."""
-        return self._clip(super().numbers(message), *self._limits(message))
-
-    def located(self, layout: Layout) -> ReadNumbers | None:
-        """See `NumberSource`."""
-        read_distances, read_limits = super().located(layout), number_run(layout, self._limit_paths)
-        if read_distances is None or read_limits is None:
-            return None
-
-        def read(raw: bytes) -> np.ndarray:
-            return self._clip(read_distances(raw), *read_limits(raw).tolist())
-
-        return read
-
-    def _clip(self, distances: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-        if not -np.inf < lowest < highest < np.inf:
-            names = " and ".join(self._limit_paths)
-            raise UnusableReading(f"{names} are {lowest} and {highest}; finite and ascending ones are allowed")
-        return np.clip(distances, lowest, highest)
-
-
-class JointSource:
-    """Position, velocity or effort of joints, chosen by name.
-
-    Parameters
-    ----------
-    field
-        Position, velocity or effort; position if empty.
-    joints
-        Names of the joints in the order that the policy wants; if empty all, in the order of each message.
-
-    Raises
-    ------
-    MessageTypeError
-        If there is no such field, or a joint is named twice.
-    """
-
-    def __init__(self, field: str, joints: Sequence[str]) -> None:
-        self._field = field or "position"
-        if self._field not in JOINT_FIELDS:
-            raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}")
-        require_unique("joints", joints)
-        self._joints = list(joints)
-        self._get = attrgetter("name", self._field)
-        self._names: list[str] | None = None
-        self._order = np.zeros(0, np.intp)
-        self.dtypes = [np.dtype(np.float64)]
-        self.size = len(joints) or None
-        self.compared = ("name",) if joints else ()
-
-    def located(self, layout: Layout) -> ReadNumbers | None:
-        """See `NumberSource`."""
-        return number_run(layout, [self._field], self._order if self._joints else None)
-
-    def numbers(self, message: Any) -> np.ndarray:
-        """Return the values of the chosen joints `[n]`."""
-        names, values = self._get(message)
-        if not self._joints:
-            return np.asarray(values)
-        if len(values) != len(names):
-            raise UnusableReading(f"{len(values)} values of {self._field} for {len(names)} joints")
-        # Joints keep their order from message to message, so they are looked up only when it changes.
-        if names != self._names:
-            self._order = np.array([_position(names, joint) for joint in self._joints], np.intp)
-            self._names = names
-        return np.asarray(values)[self._order]
-
-    def label(self, message: Any, index: int) -> str:
-        """Say the field and the joint of a value."""
-        return f"{self._field} of joint '{self._joints[index]}'" if self._joints else f"{self._field}[{index}]"
-
-    def remedy(self, message: Any) -> str:
-        """Say that joints can be chosen where the message names them."""
-        if self._joints or not message.name:
-            return ""
-        return f"; choose them in `joints`, in the order of training; found are {', '.join(message.name[:20])}"
-
-
-def require_unique(what: str, names: Sequence[str]) -> None:
-    """Raise `MessageTypeError` that names what occurs twice."""
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise MessageTypeError(f"{what}: {', '.join(twice)} named more than once; name each once")
-
-
-def _position(names: Sequence[str], joint: str) -> int:
-    if names.count(joint) != 1:
-        found = ", ".join(names[:20]) or "none"
-        raise UnusableReading(f"joint '{joint}' occurs {names.count(joint)} times, not once; joints found: {found}")
-    return names.index(joint)
 
 
 def _limits(dtype: np.dtype) -> tuple[Any, Any]:

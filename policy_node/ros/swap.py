@@ -33,6 +33,7 @@ from policy_node.engines import (
     without_engine,
 )
 from policy_node.engines.failures import is_out_of_memory
+from policy_node.messages.reading import Decode
 from policy_node.messages.registry import (
     CommandEncoder,
     MessageTypeError,
@@ -44,7 +45,6 @@ from policy_node.messages.registry import (
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.ros.realtime import switch_interval
 from policy_node.sensing.batch import ObservationLayout
-from policy_node.sensing.terms import Decode
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")

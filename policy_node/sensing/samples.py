@@ -8,10 +8,6 @@ from bisect import bisect_left
 from typing import Any, NamedTuple
 
 
-class UnusableReading(ValueError):  # noqa: N818  not an error of the program
-    """A message that cannot be used; its text is the reason that the operator sees."""
-
-
 class Sample(NamedTuple):
     """One reading as it was taken: its stamp and the message, not yet decoded; None for the silence of a sensor."""
 

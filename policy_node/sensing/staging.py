@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from policy_node.sensing.samples import Sample, UnusableReading
-from policy_node.sensing.terms import Decode
+from policy_node.messages.reading import Decode, UnusableReading
+from policy_node.sensing.samples import Sample
 
 # More threads than this wait for the memory, not for the processor.
 MOST_THREADS = 8

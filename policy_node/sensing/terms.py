@@ -17,14 +17,11 @@ import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
 from policy_node.config.specs import ArraySpec
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.reading import Decode, UnusableReading
 
 QUATERNION = 4
 # A quaternion that is further from length one is no orientation; sensors round theirs much less.
 QUATERNION_TOLERANCE = 0.01
-
-# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
-Decode = Callable[[Any, np.ndarray], None]
 
 
 @dataclass(frozen=True)

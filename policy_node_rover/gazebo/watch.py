@@ -31,10 +31,10 @@ from std_msgs.msg import Bool, Int32
 
 from policy_node.cli.options import number
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.messages.fields import MessageTypeError, message_class
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.ros.process import destroy_last_node, ros_process
-from policy_node.sensing.samples import UnusableReading
 from policy_node_rover.arena.description import ARENA, ROVER, TOUCH_CELLS
 from policy_node_rover.arena.foam import Foam
 from policy_node_rover.arena.layout import draw_beacon, draw_layout

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.contacts import CONTACTS, TouchSource
+from policy_node.messages.reading import UnusableReading
 from policy_node.messages.registry import MessageTypeError, reading_decoder, reading_size
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.types.contacts import CONTACTS, TouchSource
 
 CELLS, LIMIT_N = 8, 5.0
 TOUCH = ArraySpec("touch", (CELLS,), np.float32, 0.0, LIMIT_N)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rclpy.serialization import deserialize_message, serialize_message
 
-from policy_node.messages.patched import PatchedMessages, TypedMessages, find_layout, fleet_encoder
+from policy_node.messages.patched import PatchedMessages, TypedMessages, find_template, fleet_encoder
 from policy_node.messages.registry import command_encoder
 
 pytestmark = pytest.mark.both_distributions
@@ -85,9 +85,9 @@ def test_what_stands_in_gaps_between_values_is_no_difference(monkeypatch: pytest
         serialised[gap] = rng.randbytes(4)
         return bytes(serialised)
 
-    monkeypatch.setattr("policy_node.messages.patched.serialize_message", with_noise)
+    monkeypatch.setattr("policy_node.messages.patched.serialise", with_noise)
     encoder = command_encoder("std_msgs/msg/Float64MultiArray", 3, time_from_start_s=0.1)
-    layout = find_layout(encoder)
+    layout = find_template(encoder)
     assert layout is not None and layout.offsets == (20, 28, 36)
 
 
@@ -117,7 +117,7 @@ class Twice:
 
 @pytest.mark.parametrize("encoder", [Doubling(), Twice()])
 def test_messages_of_an_unknown_layout_are_serialised_one_by_one(encoder: Any) -> None:
-    assert find_layout(encoder) is None
+    assert find_template(encoder) is None
     # A Twist has no gaps.
     commands = np.array([[1.5], [-0.25]])
     messages = fleet_encoder(encoder, 2)(commands, [1, 0], 0)

@@ -12,10 +12,11 @@ from bag_harness import read_bag
 from node_harness import parameters_of
 from rclpy.serialization import serialize_message
 
-from policy_node.config.schema import JOINT_TRAJECTORY, parse_configuration
+from policy_node.config.schema import parse_configuration
+from policy_node.messages.reading import UnusableReading
 from policy_node.recording.replay.commands import CommandBag, command_reader
-from policy_node.sensing.samples import UnusableReading
 
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 JOINTS = ["shoulder", "elbow"]
 
 
@@ -37,5 +38,5 @@ def test_a_trajectory_is_written_as_the_node_sends_it_and_read_back(tmp_path: Pa
     message.joint_names = JOINTS[::-1]
     assert read(bytes(serialize_message(message))).tolist() == [2.0, 1.0]
     message.points = []
-    with pytest.raises(UnusableReading, match="no positions of the joints"):
+    with pytest.raises(UnusableReading, match="0 positions in the first point for 2 joints"):
         read(bytes(serialize_message(message)))

@@ -12,7 +12,7 @@ import yaml
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import parse_parameters, read_parameter_file
 from policy_node.config.schema import Configuration, parse_configuration
-from policy_node.messages.contacts import CONTACTS
+from policy_node.messages.types.contacts import CONTACTS
 from policy_node_rover.gazebo.bridge import bridge_file, enable_topic
 from policy_node_rover.gazebo.sdf import rover_sdf, world_sdf
 

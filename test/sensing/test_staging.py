@@ -10,7 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from policy_node.sensing.samples import Sample, UnusableReading
+from policy_node.messages.reading import UnusableReading
+from policy_node.sensing.samples import Sample
 from policy_node.sensing.staging import FEW_BYTES, OrZeros, Rejections, Staging
 
 PATIENCE_S = 30.0

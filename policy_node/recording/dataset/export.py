@@ -26,6 +26,7 @@ from policy_node.cli.replay import add_common_options, open_replay, options_of, 
 from policy_node.config.specs import ArraySpec
 from policy_node.control.tick import FleetTick
 from policy_node.messages.fields import MessageTypeError
+from policy_node.messages.reading import UnusableReading
 from policy_node.messages.registry import ReadingDecoder, reading_decoder
 from policy_node.policies.spaces import action_space, observation_space
 from policy_node.recording.dataset.actions import ActionInverse
@@ -33,7 +34,6 @@ from policy_node.recording.replay.bag import BagError
 from policy_node.recording.replay.report import match_recorded
 from policy_node.recording.replay.run import Replay
 from policy_node.recording.replay.schedule import Tick
-from policy_node.sensing.samples import UnusableReading
 from policy_node.sensing.synchroniser import RobotState
 
 # An episode of fewer steps teaches nothing; each step needs the observation after it, too.

@@ -9,32 +9,22 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_typestore
 
-from policy_node.config.schema import (
-    COMMAND_TYPES,
-    FLOAT64_ARRAY,
-    JOINT_STATE,
-    JOINT_TRAJECTORY,
-    TWIST,
-    TWIST_STAMPED,
-    ActionConfiguration,
-    Configuration,
-)
+from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.cdr import body_end
-from policy_node.messages.fields import message_class
+from policy_node.messages.commands import COMMANDS, CommandChoices
+from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import MessageTypeError, reading_decoder
+from policy_node.messages.registry import ReadingDecoder
+from policy_node.messages.vectors import VectorReader
 from policy_node.recording.replay.bag import BagError
 from policy_node.ros.swap import configured_encoder
-from policy_node.sensing.samples import UnusableReading
 
-# Reads a command `[components]` float64 from a serialised message; raises `UnusableReading`.
+# Reads a command `[components]` float64 from a serialised message; raises UnusableReading.
 ReadCommand = Callable[[bytes], np.ndarray]
 
 
@@ -63,47 +53,26 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
     BagError
         When commands of that type cannot be compared with those of the configuration.
     """
-    if type_name == JOINT_TRAJECTORY and action.joints:
-        return _trajectory_reader(action.joints)
-    fields: Sequence[str] = ()
-    joints: Sequence[str] = ()
-    field = ""
-    if type_name in (TWIST, TWIST_STAMPED) and action.fields:
-        fields = [f"twist.{path}" if type_name == TWIST_STAMPED else path for path in action.fields]
-    elif type_name == JOINT_STATE and action.joints:
-        joints, field = action.joints, action.field
-    elif type_name != FLOAT64_ARRAY:
+    kind = COMMANDS.get(type_name)
+    choices = CommandChoices(components, action.fields, action.joints, action.field)
+    if kind is None or (kind.named_by and not getattr(choices, kind.named_by)):
         raise BagError(
             f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of one of "
-            f"{', '.join(COMMAND_TYPES)}"
+            f"{', '.join(COMMANDS)}"
         )
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     try:
-        decoder = reading_decoder(type_name, spec, topic=topic, fields=fields, joints=joints, field=field)
+        message_type = message_class(type_name)
+        decoder = ReadingDecoder(
+            message_type, topic, VectorReader(message_type, kind.source(message_type, choices), spec)
+        )
     except MessageTypeError as error:
-        raise BagError(f"--compare: {error}") from error
+        raise BagError(f"--compare: topic '{topic}' of {type_name}: {error}") from error
 
     def read(raw: bytes) -> np.ndarray:
         command = np.empty(components)
         decoder.decode(raw, command)
         return command
-
-    return read
-
-
-def _trajectory_reader(joints: Sequence[str]) -> ReadCommand:
-    """Read the first point of a JointTrajectory."""
-    message_type = message_class(JOINT_TRAJECTORY)
-
-    def read(raw: bytes) -> np.ndarray:
-        body_end(raw)
-        try:
-            message = deserialize_message(raw, message_type)
-            positions = dict(zip(message.joint_names, message.points[0].positions, strict=True))
-            return np.array([positions[joint] for joint in joints], np.float64)
-        # The middleware chooses what it raises.
-        except Exception as error:
-            raise UnusableReading(f"no positions of the joints: {error}") from error
 
     return read
 

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import deserialize_message
 
 from policy_node.messages.cdr import body_end
+from policy_node.messages.reading import UnusableReading
 from policy_node.recording.format import (
     FORMAT,
     FORMAT_KEY,
@@ -24,7 +25,7 @@ from policy_node.recording.format import (
 from policy_node.recording.format import Tick as RecordedTick
 from policy_node.recording.replay.bag import Bag, BagError
 from policy_node.recording.replay.schedule import Arrival, Tick
-from policy_node.sensing.samples import Sample, UnusableReading
+from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState, Selection
 
 

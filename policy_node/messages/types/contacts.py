@@ -1,10 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contacts that Gazebo reports, to the touch cells of a bumper.
+"""Contacts of Gazebo: the forces on the touch cells of a bumper.
 
-A contact sensor of Gazebo names for every contact the collision of its own that was touched, and where it was touched
-in the frame of the world. So each cell of a bumper is a collision, and the number at the end of its name that of the
-cell: ``touch_3`` is cell 3, wherever in the world the robot is.
+A contact sensor of Gazebo names the touched collision of the robot in every contact, and gives the place in the frame
+of the world. So each cell of a bumper is a collision whose name ends with the cell's number: ``touch_3`` is cell 3.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ import numpy as np
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.layouts import Layout
-from policy_node.messages.vectors import ReadNumbers
-from policy_node.sensing.samples import UnusableReading
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types import MessageType
+from policy_node.messages.vectors import ReadNumbers, VectorReader
 
 CONTACTS = "ros_gz_interfaces/msg/Contacts"
 _CELL = re.compile(r"(\d{1,9})$")
@@ -26,8 +26,8 @@ _CELL = re.compile(r"(\d{1,9})$")
 class TouchSource:
     """The normal forces on the cells of a bumper in newtons, as a `NumberSource` of a ros_gz_interfaces/msg/Contacts.
 
-    The forces on a cell add up, to at most the upper bound of the observation. Where a contact comes without forces,
-    as from Gazebo Fortress, the cell is pressed as hard as that bound allows, or with 1 N where there is none.
+    The forces on a cell add up, to at most the upper bound of the observation. A contact without forces, as from
+    Gazebo Fortress, counts as a force of that bound, or of 1 N without a bound.
 
     Parameters
     ----------
@@ -52,19 +52,19 @@ class TouchSource:
         return np.minimum(forces_n, self._limit_n)
 
     def label(self, message: Any, index: int) -> str:
-        """Say which cell a force is on."""
+        """Return which cell a force is on."""
         return f"the force on cell {index}"
 
     def remedy(self, message: Any) -> str:
-        """Say nothing: every message has one force per cell."""
+        """Return nothing: every message has one force per cell."""
         return ""
 
     def located(self, layout: Layout) -> ReadNumbers | None:
-        """Return None: what a message means depends on names that differ from contact to contact."""
+        """Return None: the names, which differ from contact to contact, decide the meaning of the numbers."""
         return None
 
     def _cell(self, name: str) -> int:
-        """Return the cell that a collision is."""
+        """Return the cell of a collision."""
         number = _CELL.search(name)
         if number is None or int(number[1]) >= self.size:
             raise UnusableReading(
@@ -75,12 +75,12 @@ class TouchSource:
 
 
 def normal_force_n(contact: Any) -> float | None:
-    """Add up the forces of a contact along its normals, whichever of the two bodies they point to; None without any.
+    """Add up the forces of a contact along its normals, of either sign; None for a contact without forces.
 
     Raises
     ------
     UnusableReading
-        If there is not one normal for each force.
+        If the number of normals is not that of the forces.
     """
     if not len(contact.wrenches):
         return None
@@ -91,3 +91,12 @@ def normal_force_n(contact: Any) -> float | None:
         abs(push.x * normal.x + push.y * normal.y + push.z * normal.z)
         for push, normal in zip(pushes, contact.normals, strict=True)
     )
+
+
+MESSAGE_TYPES = MessageType(
+    CONTACTS,
+    "the normal force on each touch cell ([gazebo.md](gazebo.md#touch))",
+    "as many as the policy takes",
+    make=lambda message_type, spec, choices: VectorReader(message_type, TouchSource(spec), spec),
+    takes=frozenset(),
+)

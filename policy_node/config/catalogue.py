@@ -1,0 +1,98 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Catalogues: message types, image encodings and command types by name, without importing them before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+from policy_node.config.registry import Registry
+
+
+class Named(Protocol):
+    """A record with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name by which parameters choose the record."""
+
+
+Record = TypeVar("Record", bound=Named)
+
+
+class Catalogue(Mapping[str, Record]):
+    """Records by their name, from all modules and entry points of a registry.
+
+    A module of a family of types, or an entry point, holds one record or a tuple of them.
+
+    Parameters
+    ----------
+    registry
+        Finds the modules and entry points.
+    """
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        records: dict[str, Record] = {}
+        for name in self._registry.names:
+            found = self._registry[name]
+            for record in found if isinstance(found, tuple) else (found,):
+                if record.name in records:
+                    raise ValueError(
+                        f"'{record.name}' is defined twice, the second time by '{name}'; rename one, or uninstall it"
+                    )
+                records[record.name] = record
+        return records
+
+    def __getitem__(self, name: str) -> Record:
+        """Return the record of a name."""
+        return self._records[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self._records)
+
+
+class Choices(Sequence[str]):
+    """The values that a parameter allows: some fixed ones, then the names of a catalogue, read when they are used.
+
+    Parameters
+    ----------
+    catalogue
+        Its names are allowed.
+    fixed
+        Other values that are allowed.
+    """
+
+    def __init__(self, catalogue: Catalogue[Any], *fixed: str) -> None:
+        self._catalogue = catalogue
+        self._fixed = fixed
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a value, or several of them."""
+        return (*self._fixed, *self._catalogue)[index]
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        return len(self._fixed) + len(self._catalogue)
+
+
+# Their records are `MessageType`, `Encoding` and `CommandType` of the packages named here.
+MESSAGE_TYPES: Catalogue[Any] = Catalogue(
+    Registry("policy_node.messages.types", "MESSAGE_TYPES", "policy_node.message_types")
+)
+IMAGE_ENCODINGS: Catalogue[Any] = Catalogue(
+    Registry("policy_node.messages.encodings", "IMAGE_ENCODINGS", "policy_node.image_encodings")
+)
+COMMAND_TYPES: Catalogue[Any] = Catalogue(
+    Registry("policy_node.messages.commands", "COMMAND_TYPES", "policy_node.command_types")
+)

@@ -1,0 +1,44 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Commands as arrays of numbers, as the forward controllers of ros2_control take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from policy_node.messages.commands import CommandType, doubles
+from policy_node.messages.fields import MessageClass
+from policy_node.messages.types.numbers import FieldSource
+
+
+class ArrayEncoder:
+    """Encodes into std_msgs Float64MultiArray: only `data`, without a layout.
+
+    Parameters
+    ----------
+    message_type
+        Class of the message.
+    components
+        How many numbers a command has.
+    """
+
+    def __init__(self, message_type: MessageClass, components: int) -> None:
+        self.message_type = message_type
+        self.components = components
+        self._message = message_type()
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
+        """Return the message of a command `[components]`; the next call changes it."""
+        self._message.data = doubles(command)
+        return self._message
+
+
+COMMAND_TYPES = CommandType(
+    "std_msgs/msg/Float64MultiArray",
+    named_by="",
+    is_velocity=False,
+    make=lambda message_type, choices: ArrayEncoder(message_type, choices.components),
+    source=lambda message_type, choices: FieldSource(message_type, ["data"]),
+)

@@ -1,0 +1,63 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image encodings: one module per family, found by a registry.
+
+To add an encoding, add a module with `IMAGE_ENCODINGS`, one `Encoding` or a tuple of them, or add a record to the
+family's module. Another distribution names its records in the entry points `policy_node.image_encodings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from policy_node.config.catalogue import IMAGE_ENCODINGS, Catalogue
+
+# Beside OpenCV's codes: no conversion.
+KEEP = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How the pixels of an image are stored, and what they can become.
+
+    Attributes
+    ----------
+    name
+        As in `sensor_msgs/msg/Image.encoding`, such as ``rgb8``.
+    dtype, channels
+        Of the stored pixels.
+    colour
+        OpenCV's name of the colour space, such as ``RGB``; empty for depth and mosaics. Colours of one dtype convert
+        into one another.
+    codes
+        For mosaics (Bayer, YUV): OpenCV's code of the conversion to each colour space of the same dtype. Their images
+        are converted before they are resized.
+    """
+
+    name: str
+    dtype: np.dtype
+    channels: int
+    colour: str = ""
+    codes: Mapping[str, int] | None = None
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether neighbouring pixels hold different parts of a colour."""
+        return self.codes is not None
+
+    def code_to(self, wanted: Encoding) -> int | None:
+        """Return OpenCV's code of the conversion to another encoding; `KEEP` for the same one, None without any."""
+        if wanted.name == self.name:
+            return KEEP
+        if wanted.dtype != self.dtype or not wanted.colour:
+            return None
+        if self.codes is not None:
+            return self.codes.get(wanted.colour)
+        return KEEP if wanted.colour == self.colour else getattr(cv2, f"COLOR_{self.colour}2{wanted.colour}", None)
+
+
+ENCODINGS: Catalogue[Encoding] = IMAGE_ENCODINGS

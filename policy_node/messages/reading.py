@@ -1,0 +1,57 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Terms that all readers of messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+
+class UnusableReading(ValueError):  # noqa: N818  not an error of the program
+    """A message that cannot be used; its text is the reason that the operator sees."""
+
+
+# Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
+Decode: TypeAlias = Callable[[Any, np.ndarray], None]
+
+
+class Reader(Protocol):
+    """Reads a serialised message into `out`; leaves `out` alone when that fails."""
+
+    @property
+    def parallel(self) -> bool:
+        """Whether reading takes long, releases the interpreter lock and may run in several threads."""
+
+    def __call__(self, raw: bytes, out: np.ndarray) -> None:
+        """Read `raw` into `out`; raises `UnusableReading`."""
+
+
+@dataclass(frozen=True)
+class ReadingChoices:
+    """What parameters choose from a message; empty where nothing is chosen.
+
+    Attributes
+    ----------
+    field
+        Position, velocity or effort of a JointState; for other types the dotted path to numbers.
+    fields
+        Several such paths instead of `field`.
+    joints
+        Joints of a JointState, in this order.
+    encoding
+        Encoding of the images that the policy was trained on.
+    """
+
+    field: str = ""
+    fields: tuple[str, ...] = ()
+    joints: tuple[str, ...] = ()
+    encoding: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of `fields`, or that of `field`; none when neither is given."""
+        return self.fields or ((self.field,) if self.field else ())

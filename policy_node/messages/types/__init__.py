@@ -1,0 +1,96 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Message types that a policy can observe: one module per family, found by a registry.
+
+To add a type, add a module with `MESSAGE_TYPES`, one `MessageType` or a tuple of them, or add a record to the family's
+module. Another distribution names its records in the entry points `policy_node.message_types`. Types without a record
+are read by the dotted paths of `field` or `fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from policy_node.config.catalogue import MESSAGE_TYPES, Catalogue
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.fields import MessageClass, MessageTypeError
+from policy_node.messages.reading import Reader, ReadingChoices
+from policy_node.messages.vectors import NumberSource, VectorReader
+
+# The parameters that choose from a message, and what a type without a record takes.
+CHOICES = ("field", "fields", "joints", "encoding")
+PATHS = frozenset({"field", "fields"})
+
+
+@dataclass(frozen=True)
+class MessageType:
+    """One type of messages that a policy can observe.
+
+    Attributes
+    ----------
+    name
+        Such as ``sensor_msgs/msg/Image``.
+    gives, count
+        The numbers of an observation in their order, and how many there are, for the documentation.
+    make
+        Makes the reader of messages of the class for one frame of an observation; raises MessageTypeError.
+    size
+        Returns how many numbers every message gives, None if each message chooses; raises MessageTypeError. None
+        instead of the function if the type never says it.
+    takes
+        The parameters of `CHOICES` that have a meaning for the type.
+    is_image
+        Whether the messages are images.
+    """
+
+    name: str
+    gives: str
+    count: str
+    make: Callable[[MessageClass, ArraySpec, ReadingChoices], Reader]
+    size: Callable[[MessageClass, ReadingChoices], int | None] | None = None
+    takes: frozenset[str] = PATHS
+    is_image: bool = False
+
+    def check(self, choices: ReadingChoices) -> None:
+        """Raise MessageTypeError if a choice has no meaning for the type."""
+        for name in CHOICES:
+            value = getattr(choices, name)
+            if value and name not in self.takes:
+                raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {self.name}; remove it")
+
+
+def vector_type(
+    name: str,
+    gives: str,
+    count: str,
+    source: Callable[[MessageClass, ReadingChoices], NumberSource],
+    takes: frozenset[str] = PATHS,
+) -> MessageType:
+    """Return the record of a type whose messages give a vector.
+
+    Parameters
+    ----------
+    name, gives, count, takes
+        See `MessageType`.
+    source
+        Makes what finds the numbers in a message.
+    """
+    return MessageType(
+        name,
+        gives,
+        count,
+        make=lambda message_type, spec, choices: VectorReader(message_type, source(message_type, choices), spec),
+        size=lambda message_type, choices: source(message_type, choices).size,
+        takes=takes,
+    )
+
+
+TYPES: Catalogue[MessageType] = MESSAGE_TYPES
+
+
+def type_named(name: str) -> MessageType:
+    """Return the record of a type; for a type without one, a record that reads it by `field` or `fields`."""
+    from policy_node.messages.types.numbers import numbers_at
+
+    return TYPES.get(name) or numbers_at(name, "", "")

@@ -1,0 +1,98 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Joint states: position, velocity or effort of joints, chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from policy_node.messages.fields import MessageTypeError, require_unique
+from policy_node.messages.layouts import Layout, number_run
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types import vector_type
+from policy_node.messages.vectors import ReadNumbers
+
+JOINT_FIELDS = ("position", "velocity", "effort")
+
+
+class JointSource:
+    """Position, velocity or effort of joints, chosen by name.
+
+    Parameters
+    ----------
+    field
+        Position, velocity or effort; position if empty.
+    joints
+        Names of the joints in the order that the policy wants; if empty all, in the order of each message.
+
+    Raises
+    ------
+    MessageTypeError
+        If there is no such field, or a joint is named twice.
+    """
+
+    def __init__(self, field: str, joints: Sequence[str]) -> None:
+        self._field = field or "position"
+        check_joint_field(self._field)
+        require_unique("joints", joints)
+        self._joints = list(joints)
+        self._get = attrgetter("name", self._field)
+        self._names: list[str] | None = None
+        self._order = np.zeros(0, np.intp)
+        self.dtypes = [np.dtype(np.float64)]
+        self.size = len(joints) or None
+        self.compared = ("name",) if joints else ()
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        return number_run(layout, [self._field], self._order if self._joints else None)
+
+    def numbers(self, message: Any) -> np.ndarray:
+        """Return the values of the chosen joints `[n]`."""
+        names, values = self._get(message)
+        if not self._joints:
+            return np.asarray(values)
+        if len(values) != len(names):
+            raise UnusableReading(f"{len(values)} values of {self._field} for {len(names)} joints")
+        # Joints keep their order from message to message, so they are looked up only when it changes.
+        if names != self._names:
+            self._order = np.array([position_of(names, joint) for joint in self._joints], np.intp)
+            self._names = names
+        return np.asarray(values)[self._order]
+
+    def label(self, message: Any, index: int) -> str:
+        """Return the field and the joint of a value."""
+        return f"{self._field} of joint '{self._joints[index]}'" if self._joints else f"{self._field}[{index}]"
+
+    def remedy(self, message: Any) -> str:
+        """Return that joints can be chosen, where the message names them."""
+        if self._joints or not message.name:
+            return ""
+        return f"; choose them in `joints`, in the order of training; found are {', '.join(message.name[:20])}"
+
+
+def check_joint_field(field: str) -> None:
+    """Raise MessageTypeError if a JointState has no such field."""
+    if field not in JOINT_FIELDS:
+        raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}")
+
+
+def position_of(names: Sequence[str], joint: str) -> int:
+    """Return the index of a joint; raises UnusableReading unless the joint occurs once."""
+    if names.count(joint) != 1:
+        found = ", ".join(names[:20]) or "none"
+        raise UnusableReading(f"joint '{joint}' occurs {names.count(joint)} times, not once; joints found: {found}")
+    return names.index(joint)
+
+
+MESSAGE_TYPES = vector_type(
+    "sensor_msgs/msg/JointState",
+    "`position` (or `velocity`, `effort`) of `joints`",
+    "one per joint",
+    lambda message_type, choices: JointSource(choices.field, choices.joints),
+    takes=frozenset({"field", "joints"}),
+)

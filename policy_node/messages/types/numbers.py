@@ -1,0 +1,115 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of numbers, read by the dotted paths of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
+from policy_node.messages.layouts import Layout, number_run
+from policy_node.messages.reading import ReadingChoices
+from policy_node.messages.types import MessageType, vector_type
+from policy_node.messages.vectors import ReadNumbers
+
+
+class FieldSource:
+    """The numbers at dotted paths of a message, one path after the other.
+
+    Parameters
+    ----------
+    message_type
+        Class of the message.
+    paths
+        Dotted paths; `numeric_fields` describes them and the errors.
+    """
+
+    def __init__(self, message_type: MessageClass, paths: Sequence[str]) -> None:
+        self._fields: list[NumericField] = [field for path in paths for field in numeric_fields(message_type, path)]
+        self._get = attrgetter(*(field.path for field in self._fields))
+        self._only_numbers = not any(field.is_array for field in self._fields)
+        self.dtypes = [field.dtype for field in self._fields]
+        sizes = [field.size for field in self._fields]
+        self.size = None if None in sizes else sum(size or 0 for size in sizes)
+        self.compared: tuple[str, ...] = ()
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        return number_run(layout, [field.path for field in self._fields])
+
+    def numbers(self, message: Any) -> np.ndarray:
+        """Return all numbers `[n]`."""
+        values = self._get(message)
+        if self._only_numbers or len(self._fields) == 1:
+            return np.atleast_1d(np.asarray(values))
+        return np.concatenate([np.atleast_1d(np.asarray(value)) for value in values])
+
+    def label(self, message: Any, index: int) -> str:
+        """Return the path of a number, with its index where the path is an array."""
+        for field in self._fields:
+            length = len(attrgetter(field.path)(message)) if field.is_array else 1
+            if index < length:
+                return f"{field.path}[{index}]" if field.is_array else field.path
+            index -= length
+        raise IndexError(index)
+
+    def remedy(self, message: Any) -> str:
+        """See `NumberSource`."""
+        return ""
+
+
+def numbers_at(name: str, gives: str, count: str, *paths: str) -> MessageType:
+    """Return the record of a type that is read by paths.
+
+    Parameters
+    ----------
+    name, gives, count
+        See `MessageType`.
+    paths
+        Read without `field` and `fields`; without these, one of the two must be given.
+    """
+
+    def source(message_type: MessageClass, choices: ReadingChoices) -> FieldSource:
+        chosen = choices.paths or paths
+        if not chosen:
+            exists = ", ".join(f"{name} ({kind})" for name, kind in message_type.get_fields_and_field_types().items())
+            raise MessageTypeError(
+                f"`field` is missing; name the dotted path to the numbers, starting at one of {exists}"
+            )
+        return FieldSource(message_type, chosen)
+
+    return vector_type(name, gives, count, source)
+
+
+MESSAGE_TYPES = (
+    numbers_at(
+        "sensor_msgs/msg/Imu",
+        "`orientation` (x, y, z, w), `angular_velocity`, `linear_acceleration`",
+        "10",
+        "orientation",
+        "angular_velocity",
+        "linear_acceleration",
+    ),
+    numbers_at("geometry_msgs/msg/Twist", "`linear`, `angular`", "6", "linear", "angular"),
+    numbers_at("geometry_msgs/msg/TwistStamped", "`linear`, `angular`", "6", "twist.linear", "twist.angular"),
+    numbers_at(
+        "geometry_msgs/msg/WrenchStamped", "`wrench.force`, `wrench.torque`", "6", "wrench.force", "wrench.torque"
+    ),
+    numbers_at(
+        "nav_msgs/msg/Odometry",
+        "position, orientation (x, y, z, w), linear and angular velocity",
+        "13",
+        "pose.pose.position",
+        "pose.pose.orientation",
+        "twist.twist.linear",
+        "twist.twist.angular",
+    ),
+    numbers_at("std_msgs/msg/Float32MultiArray", "`data`", "as published", "data"),
+    numbers_at("std_msgs/msg/Float64MultiArray", "`data`", "as published", "data"),
+    numbers_at("std_msgs/msg/Bool", "`data`", "1", "data"),
+    numbers_at("std_msgs/msg/Int32", "`data`", "1", "data"),
+)

@@ -1,0 +1,199 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registries find message types, image encodings and command types; the documentation lists them, packages add some."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from policy_node.config.catalogue import Catalogue
+from policy_node.config.registry import Registry
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.commands import COMMANDS, CommandChoices, CommandType
+from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
+from policy_node.messages.fields import message_class
+from policy_node.messages.images import Converter
+from policy_node.messages.types import CHOICES, TYPES, MessageType, type_named
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[1] / "example_messages"
+DOCUMENTATION = (ROOT / "doc" / "configuration.md").read_text()
+
+
+def table_below(heading: str) -> list[str]:
+    """Return the rows of the first table of a section of `doc/configuration.md`."""
+    section = DOCUMENTATION.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_documentation_lists_every_message_type() -> None:
+    assert table_below("Message types") == [f"| {kind.name} | {kind.gives} | {kind.count} |" for kind in TYPES.values()]
+
+
+def test_the_documentation_lists_every_image_encoding() -> None:
+    def row(encoding: Encoding) -> str:
+        others = [f"`{other.name}`" for other in ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)]
+        return f"| `{encoding.name}` | {encoding.dtype} × {encoding.channels} | {', '.join(others)} |"
+
+    assert table_below("Image encodings") == [row(encoding) for encoding in ENCODINGS.values()]
+
+
+def test_the_documentation_lists_every_command_type() -> None:
+    def row(kind: CommandType) -> str:
+        named_by = f"`action.{kind.named_by}`" if kind.named_by else "their order"
+        return f"| {kind.name} | {named_by} | {'yes' if kind.is_velocity else 'no'} |"
+
+    assert table_below("Command types") == [row(kind) for kind in COMMANDS.values()]
+
+
+@pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
+def test_a_message_type_says_what_it_takes_and_gives(kind: MessageType) -> None:
+    assert kind.gives and kind.count and kind.takes <= set(CHOICES)
+    # Images give pixels, everything else numbers.
+    assert kind.is_image is ("encoding" in kind.takes)
+
+
+@pytest.mark.parametrize("kind", COMMANDS.values(), ids=lambda kind: kind.name)
+def test_a_command_that_was_encoded_is_read_back(kind: CommandType) -> None:
+    names = {"fields": ("linear.x", "angular.z"), "joints": ("a", "b"), "": ()}[kind.named_by]
+    choices = CommandChoices(2, time_from_start_s=0.5, **({kind.named_by: names} if names else {}))
+    message_type = message_class(kind.name)
+    message = kind.make(message_type, choices)(np.array([0.5, -2.0]), 12)
+    assert kind.source(message_type, choices).numbers(message).tolist() == [0.5, -2.0]
+
+
+def test_a_type_without_a_record_is_read_by_paths() -> None:
+    kind = type_named("geometry_msgs/msg/PointStamped")
+    assert kind.takes == {"field", "fields"} and not kind.is_image
+
+
+def test_a_mosaic_is_converted_before_it_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resizing a mosaic would mix its colours."""
+    colour = np.zeros((8, 8, 3), np.uint8)
+    colour[..., 2] = 200
+    mosaic = np.zeros((8, 8, 1), np.uint8)
+    # Red stands at every second pixel of every second row.
+    mosaic[::2, ::2, 0] = 200
+    bayer = Encoding("bayer_rggb8", np.dtype(np.uint8), 1, codes={"BGR": cv2.COLOR_BayerBG2BGR})
+    assert bayer.code_to(ENCODINGS["bgr8"]) == cv2.COLOR_BayerBG2BGR
+    assert bayer.code_to(ENCODINGS["16UC1"]) is None and bayer.code_to(ENCODINGS["rgb8"]) is None
+    monkeypatch.setitem(ENCODINGS._records, "bayer_rggb8", bayer)
+    converter = Converter("bgr8", ArraySpec("seen", (4, 4, 3), np.uint8, 0, 255))
+    out = np.zeros((4, 4, 3), np.uint8)
+    converter(mosaic, "bayer_rggb8", out)
+    assert np.array_equal(out, colour[:4, :4])
+
+
+def test_encodings_of_one_colour_space_are_the_same_pixels() -> None:
+    alias = Encoding("8UC3", np.dtype(np.uint8), 3, "BGR")
+    assert alias.code_to(ENCODINGS["bgr8"]) == KEEP
+    assert alias.code_to(ENCODINGS["rgb8"]) == cv2.COLOR_BGR2RGB
+    assert Encoding("rgb16", np.dtype(np.uint16), 3, "RGB").code_to(ENCODINGS["rgb8"]) is None
+
+
+def test_a_name_that_two_modules_define_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[Encoding] = Registry("policy_node.messages.encodings", "IMAGE_ENCODINGS", "policy_node.none")
+    # Both names lead to the same file.
+    monkeypatch.setitem(vars(registry), "names", ("colours", "colours"))
+    with pytest.raises(ValueError, match="'rgb8' is defined twice"):
+        Catalogue(registry)["rgb8"]
+
+
+# Uses the records of the example package as any user of the node does, and prints what came out.
+USE = """
+import json, sys
+import numpy as np
+from rclpy.serialization import deserialize_message, serialize_message
+from geometry_msgs.msg import PointStamped, Vector3
+from sensor_msgs.msg import Image
+from policy_node.config.schema import ConfigurationError, parse_configuration
+from policy_node.config.parameters import PARAMETERS
+from policy_node.messages.registry import command_encoder, reading_decoder
+from policy_node.config.specs import ArraySpec
+
+values = json.loads(sys.argv[1])
+configuration = parse_configuration(values)
+point, image = configuration.observations
+spec = ArraySpec(point.key, (2,), "float32", -10, 10)
+decoder = reading_decoder(point.type, spec, topic=point.topic)
+row = np.zeros(2, np.float32)
+message = PointStamped()
+message.point.x, message.point.y = 3.0, 4.0
+decoder.decode(serialize_message(message), row)
+
+pixels = ArraySpec(image.key, (2, 2, 1), "uint8", 0, 255)
+seen = np.zeros((2, 2, 1), np.uint8)
+inverted = Image(height=2, width=2, encoding="inverted8", step=2, data=bytes([0, 1, 254, 255]))
+reading_decoder(image.type, pixels, topic="camera", encoding=image.encoding).decode(serialize_message(inverted), seen)
+
+encode = command_encoder(configuration.action.type, 3, time_from_start_s=0.1)
+command = encode(np.array([1.0, 2.0, 3.0]), 0)
+try:
+    parse_configuration({**values, "action.joints": ["a", "b", "c"]})
+    refused = ""
+except ConfigurationError as error:
+    refused = str(error)
+allowed = {parameter.name: list(parameter.allowed) for parameter in PARAMETERS}
+print(json.dumps({
+    "row": row.tolist(),
+    "seen": seen.ravel().tolist(),
+    "command": [command.x, command.y, command.z],
+    "refused": refused,
+    "allowed": [allowed["action.type"], allowed["observations.<key>.encoding"]],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which the example package is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(EXAMPLE, folder / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    source, site = str(folder / "source"), str(folder / "site")
+    subprocess.run([*pip, "--no-build-isolation", "--target", site, source], check=True, timeout=300)
+    return folder / "site"
+
+
+def test_another_package_adds_a_message_type_an_encoding_and_a_command_type(installed: Path) -> None:
+    """The package has one file with three records and names them in its entry points."""
+    values = {
+        "control_rate_hz": 10.0,
+        "robots": ["arm"],
+        "policy.path": "policy.zip",
+        "observations.keys": ["range", "camera"],
+        "observations.range.topic": "point",
+        "observations.range.type": "geometry_msgs/msg/PointStamped",
+        "observations.camera.topic": "camera",
+        "observations.camera.type": "sensor_msgs/msg/Image",
+        "observations.camera.encoding": "inverted8",
+        "synchronisation.slop_s": 0.05,
+        "synchronisation.max_age_s": 0.2,
+        "action.topic": "push",
+        "action.type": "geometry_msgs/msg/Vector3",
+        "action.safe_command": [0.0, 0.0, 0.0],
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.run(
+        [sys.executable, "-c", USE, json.dumps(values)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    # Distance and bearing of the point.
+    assert result["row"] == pytest.approx([5.0, np.arctan2(4.0, 3.0)])
+    assert result["seen"] == [0, 1, 254, 255]
+    assert result["command"] == [1.0, 2.0, 3.0]
+    assert "action.joints: given for a geometry_msgs/msg/Vector3; only sensor_msgs/msg/JointState" in result["refused"]
+    command_types, encodings = result["allowed"]
+    assert "geometry_msgs/msg/Vector3" in command_types and "inverted8" in encodings
+
+
+def test_without_the_package_its_names_are_refused() -> None:
+    assert "geometry_msgs/msg/Vector3" not in COMMANDS and "inverted8" not in ENCODINGS
