@@ -247,6 +247,11 @@ class Configuration:
         return round(1e9 / self.control_rate_hz)
 
 
+def topic_of(robot: str, topic: str) -> str:
+    """Return the topic of a robot: relative topics lie below its namespace, absolute ones are shared by all robots."""
+    return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn a nested mapping, as YAML gives it, into dotted names."""
     flat: dict[str, Any] = {}

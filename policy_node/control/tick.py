@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -149,6 +150,24 @@ class Sent:
     def replaced(self) -> np.ndarray:
         """`[robots]` bool: robots that got their safe command in place of the tick's."""
         return ~self.as_decided & np.isfinite(self.commands).all(axis=1)
+
+
+class SentCommands(NamedTuple):
+    """Commands that were sent together, with one stamp.
+
+    Attributes
+    ----------
+    time_ns
+        Their stamp.
+    messages
+        By index of the robot, serialised.
+    of_tick
+        Whether a tick decided on them; False for safe commands that replace those.
+    """
+
+    time_ns: int
+    messages: Mapping[int, bytes]
+    of_tick: bool
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 
-from policy_node.config.schema import ConfigurationError
+from policy_node.config.schema import ConfigurationError, topic_of
 from policy_node.messages.fields import MessageTypeError, message_class
-from policy_node.ros.subscriptions import topic_of
 
 _KEYS = {"service": {"service", "type"}, "topic": {"topic", "type", "seeded", "settle_s"}}
 # A robot that refuses is asked again after so long.

@@ -11,12 +11,12 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration
+from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration, topic_of
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.registry import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.ros.graph import why_silent
-from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos, topic_of
+from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos
 
 
 class Signals:

@@ -30,7 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.config.parameter_file import read_parameter_file
-from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration, topic_of
 from policy_node.config.specs import PolicySpec
 from policy_node.control.pipeline import Pipeline
 from policy_node.learning.learner import Learner, Turn
@@ -45,7 +45,7 @@ from policy_node.ros.graph import why_silent
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 from policy_node.ros.swap import configured_encoder, load_configured, pair
 from policy_node.sensing.synchroniser import RobotState
 

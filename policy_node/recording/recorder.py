@@ -23,8 +23,9 @@ import yaml
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
-from policy_node.config.schema import Configuration, ConfigurationError
-from policy_node.control.tick import FleetTick
+from policy_node.config.schema import Configuration, ConfigurationError, topic_of
+from policy_node.control.realtime import name_thread
+from policy_node.control.tick import FleetTick, SentCommands
 from policy_node.recording.format import (
     FORMAT,
     FORMAT_KEY,
@@ -38,9 +39,6 @@ from policy_node.recording.format import (
     tick_message,
     ticks_topic,
 )
-from policy_node.ros.publishers import SentCommands
-from policy_node.ros.realtime import name_thread
-from policy_node.ros.subscriptions import topic_of
 from policy_node.sensing.samples import Sample
 
 if TYPE_CHECKING:

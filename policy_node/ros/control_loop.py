@@ -17,12 +17,12 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from policy_node.config.schema import Configuration
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, left_to
+from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
 from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
 from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.realtime import apply_realtime, name_thread
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.watchdog import Watchdog
 from policy_node.sensing.synchroniser import RobotState

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-from policy_node.config.schema import SAFE_POSITION, SourceConfiguration
-from policy_node.ros.subscriptions import topic_of
+from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
 
 
 def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequence[str]) -> str:

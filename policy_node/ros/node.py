@@ -27,8 +27,9 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from policy_node.config.package_files import share_path
-from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration, topic_of
 from policy_node.control.pipeline import Pipeline
+from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines import EngineChoice
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies import Policy
@@ -39,9 +40,8 @@ from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.process import destroy_last_node
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.ros.services import Operation
-from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
+from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
@@ -208,9 +208,7 @@ class PolicyNode(LifecycleNode):
             may_command=lambda: claims.holds,
             recording=self._recording,
         )
-        self._reporter = Reporter(
-            self, configuration, self._loop, self._sensors, self._description(), self._recording
-        )
+        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), self._recording)
         self._operation.attach(self._loop, pipeline)
         self._claims.begin(self._on_claims)
         self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))

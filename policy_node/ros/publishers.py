@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,10 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
-from policy_node.config.schema import Configuration
+from policy_node.config.schema import Configuration, topic_of
+from policy_node.control.tick import SentCommands
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import CommandEncoder
-from policy_node.ros.subscriptions import topic_of
 
 # How long a shut-down waits until the safe commands have arrived.
 ACKNOWLEDGE_S = 0.5
@@ -43,24 +43,6 @@ def command_qos(deadline_s: float) -> QoSProfile:
         liveliness=LivelinessPolicy.AUTOMATIC,
         liveliness_lease_duration=Duration(seconds=max(deadline_s, LEASE_MIN_S)),
     )
-
-
-class SentCommands(NamedTuple):
-    """Commands that were sent at one time.
-
-    Attributes
-    ----------
-    time_ns
-        Their stamp.
-    messages
-        By index of the robot, serialised.
-    of_tick
-        Whether they are what a tick decided on, not safe commands in place of that.
-    """
-
-    time_ns: int
-    messages: Mapping[int, bytes]
-    of_tick: bool
 
 
 class Delivery(NamedTuple):

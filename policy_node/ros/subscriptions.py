@@ -19,7 +19,7 @@ from rclpy.subscription import Subscription
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration
+from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
 from policy_node.messages.registry import ReadingDecoder
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
@@ -59,11 +59,6 @@ def sensor_qos(source: SourceConfiguration) -> QoSProfile:
         reliability=_RELIABILITY[source.reliability],
         durability=DurabilityPolicy.VOLATILE,
     )
-
-
-def topic_of(robot: str, topic: str) -> str:
-    """Return the topic of a robot: relative topics lie below its namespace, absolute ones are shared by all robots."""
-    return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
 
 
 def check_topics(node: Node, configuration: Configuration) -> None:

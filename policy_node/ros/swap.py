@@ -22,6 +22,7 @@ from policy_node.config.schema import (
 )
 from policy_node.config.specs import ArraySpec
 from policy_node.control.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.control.realtime import switch_interval
 from policy_node.engines import (
     EngineChoice,
     EngineError,
@@ -43,7 +44,6 @@ from policy_node.messages.registry import (
     reading_size,
 )
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.ros.realtime import switch_interval
 from policy_node.sensing.batch import ObservationLayout
 
 # The parameters that may be set while the node is configured.

@@ -33,11 +33,10 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
 from policy_node.config.schema import ConfigurationError, parse_configuration
-from policy_node.control.tick import FleetTick
+from policy_node.control.tick import FleetTick, SentCommands
 from policy_node.recording.bag import RecordingBag, complete, typestore_of
 from policy_node.recording.format import TICK_TYPE, Tick, parse_tick
 from policy_node.recording.recorder import QUEUE_TICKS, Recording, RecordingPlan, plan_recording
-from policy_node.ros.publishers import SentCommands
 from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState
 

@@ -22,13 +22,12 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.replay import main
 from policy_node.config.schema import parse_configuration
-from policy_node.control.tick import FleetCommands, Sent
+from policy_node.control.tick import FleetCommands, Sent, SentCommands
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import command_encoder
 from policy_node.recording.bag import typestore_of
 from policy_node.recording.format import TICK_TYPE, ticks_topic
 from policy_node.recording.recorder import Recording, RecordingPlan
-from policy_node.ros.publishers import SentCommands
 from policy_node.ros.swap import deploy
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.untrained import SpacesOnly

@@ -17,7 +17,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.config.parameter_file import parse_parameters, read_parameter_file
-from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration, topic_of
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
 from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY
@@ -40,7 +40,7 @@ from policy_node.recording.replay.time import (
     unfitting,
 )
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
-from policy_node.ros.subscriptions import sensor_qos, topic_of
+from policy_node.ros.subscriptions import sensor_qos
 from policy_node.ros.swap import Deployment, deploy
 from policy_node.sensing.synchroniser import RobotState, Selection
 

@@ -17,7 +17,7 @@ from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import LifecycleClient, NodeProcess, Peer
 
 from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
-from policy_node.ros.realtime import apply_realtime, check_realtime, frozen_garbage, switch_interval
+from policy_node.control.realtime import apply_realtime, check_realtime, frozen_garbage, switch_interval
 
 PRIORITY = 1
 ABSENT_CPU = 100_000
@@ -94,7 +94,7 @@ def forgo_priority() -> None:
 def test_a_refused_priority_says_how_to_get_it() -> None:
     code = (
         "from policy_node.config.schema import RealtimeConfiguration\n"
-        "from policy_node.ros.realtime import check_realtime\n"
+        "from policy_node.control.realtime import check_realtime\n"
         f"check_realtime(RealtimeConfiguration({PRIORITY}, (), True, 0.0005))"
     )
     refused = subprocess.run([sys.executable, "-c", code], preexec_fn=forgo_priority, capture_output=True, text=True)
