@@ -16,9 +16,9 @@ import numpy as np
 from policy_node_rover.demo.episodes import Episode
 from policy_node_rover.mujoco.environment import Observation
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.drivers import Driver, PolicyDriver, load_model
 from policy_node_rover.training.evaluate import EpisodeResult, drive_episodes
-from policy_node_rover.training.observations import observed_arenas
 
 ACTION_TOLERANCE = 1e-5
 SUCCESS_TOLERANCE_POINTS = 3.0
@@ -83,7 +83,7 @@ class Reference:
     ) -> list[EpisodeResult]:
         count = min(self._arenas, len(seeds))
         rovers = RoverArenaVecEnv(count, itertools.count(seeds.start), self._renderer)
-        with closing(observed_arenas(rovers, self.keys, self.stack)) as arenas:
+        with closing(wrap_for_policy(rovers, self.keys, self.stack)) as arenas:
             results = drive_episodes(arenas, _counting(make_driver(rovers), rovers, seeds, progress), seeds)
         progress(len(seeds))
         return results

@@ -26,9 +26,9 @@ from policy_node_rover.arena.conditions import CONDITIONS
 from policy_node_rover.demo.progress import EpisodeProgress
 from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S, observation_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.drivers import REFERENCES, Driver, PolicyDriver, load_model, make_driver
 from policy_node_rover.training.gif import MOST_DRAWN_EPISODES, EpisodeRecorder, draw_episodes
-from policy_node_rover.training.observations import observed_arenas
 
 LINE_EVERY_S = 30.0
 _RESAMPLES = 10_000
@@ -211,7 +211,7 @@ def _arenas_and_driver(
     if options.blank and options.blank not in keys:
         raise SystemExit(f"evaluate: --blank {options.blank}: '{options.model}' takes only {', '.join(keys)}")
     unread = set(observation_space().spaces) - set(keys)
-    return observed_arenas(shown, keys, stack), PolicyDriver(model, options.blank), unread
+    return wrap_for_policy(shown, keys, stack), PolicyDriver(model, options.blank), unread
 
 
 def drive_episodes(

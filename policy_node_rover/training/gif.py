@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from policy_node.report.animation import BACKGROUND, FAINT, PRESSED, TEXT, font, save_animation
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.description import ROVER
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S
 from policy_node_rover.mujoco.rendering import OVERHEAD_HALF_WIDTH_M, Renderer
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv

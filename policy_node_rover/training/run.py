@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node_rover.arena.conditions import CONDITIONS
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.checkpoint import StopRequest, read_state, replaced, restore_generators, write_state
 from policy_node_rover.training.model import make_model
-from policy_node_rover.training.observations import observed_arenas
 from policy_node_rover.training.plan import EpisodeSeeds, Plan
 from policy_node_rover.training.progress import TrainingProgress
 
@@ -56,7 +56,7 @@ class TrainingRun:
         self.arenas = RoverArenaVecEnv(
             plan.arenas, self._seeds, plan.renderer, plan.processes, CONDITIONS[plan.conditions]
         )
-        self.observed: VecEnv = observed_arenas(self.arenas, plan.keys, plan.stack)
+        self.observed: VecEnv = wrap_for_policy(self.arenas, plan.keys, plan.stack)
         self.model: PPO | RecurrentPPO = make_model(
             self.observed, plan.seed, plan.device, plan.recurrent, log_folder=plan.output
         )

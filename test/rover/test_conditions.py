@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from renderers import renderer_or_skip
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.conditions import (
     ADVERSE,
     CONDITIONS,
-    DARKEST,
+    MIN_COLOUR,
     NOMINAL,
     RANDOMISED,
     TRANSPARENT,
     Conditions,
 )
 from policy_node_rover.arena.description import LIGHT_DIRECTION, MATERIALS, OBSTACLES, ROVER
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.camera_link import CameraLink
-from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask, observe
+from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
@@ -46,7 +46,7 @@ def test_equal_seeds_draw_equal_conditions_within_their_ranges(conditions, seed)
     for name, colour in appearance.colours.items():
         change = conditions.beacon_colour_change if name == "beacon" else conditions.colour_change
         assert np.abs(np.array(colour) - MATERIALS[name][:3]).max() <= change + 1e-9
-        assert min(colour) >= DARKEST
+        assert min(colour) >= MIN_COLOUR
     usual, direction = np.array(LIGHT_DIRECTION), np.array(appearance.light_direction)
     cosine = usual @ direction / np.linalg.norm(usual) / np.linalg.norm(direction)
     assert cosine >= np.cos(np.radians(conditions.light_tilt_deg)) - 1e-9
@@ -68,7 +68,7 @@ def test_nominal_conditions_are_those_of_the_description(model):
     )
     assert (drawn.camera_latency_s, drawn.dropped_images, drawn.grip) == (0.0, 0.0, 1.0)
     assert drawn.bumper_friction == ROVER.bumper_friction
-    assert not drawn.appearance.unseen
+    assert not drawn.appearance.transparent
     # The look that is drawn, were it used, would be the usual one.
     renderer = make_renderer(model, "raycast")
     arena = Arena(model, 5)
@@ -188,7 +188,7 @@ def test_arenas_in_one_environment_observe_what_they_observe_alone(model):
     action = np.array([0.4, 0.5], np.float32)
     for _ in range(12):
         for row, task in enumerate(tasks):
-            alone = observe(task, renderer)
+            alone = task.observe(renderer)
             assert (observations["image"][row] == alone["image"]).all()
             assert (observations["touch"][row] == alone["touch"]).all()
             task.step(action)

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Header, Int32
 
 from policy_node_rover.arena.description import ARENA, ROVER
-from policy_node_rover.arena.foam import fading
+from policy_node_rover.arena.touch_sensor import decay
 from policy_node_rover.gazebo.bridge import enable_topic
 from policy_node_rover.gazebo.sdf import grid_origin_m, layout_of
 from policy_node_rover.gazebo.watch import (
@@ -174,39 +174,39 @@ def test_touch_is_told_with_each_image_and_fades_after_the_contact(peer: Peer) -
     camera = peer.node.create_publisher(Image, "rover_1/camera/image_raw", 1)
     peer.spin_until(camera.get_subscription_count, "the bumper's subscription")
     begin_ns = 7 * 10**9
-    bumper.touch(pushed(6, begin_ns))
+    bumper.on_contacts(pushed(6, begin_ns))
     camera.publish(image(begin_ns))
     first = listener.hears(begin_ns)
     assert (list(first.name), first.header.frame_id) == ([f"touch_{cell}" for cell in range(8)], "rover_1/bumper")
     assert list(first.effort) == [0, 0, 0, 0, 0, 0, 3, 0]
-    bumper.tell(image(begin_ns + IMAGE_PERIOD_NS))
-    assert listener.hears(begin_ns + IMAGE_PERIOD_NS).effort[6] == pytest.approx(3.0 * fading(IMAGE_PERIOD_NS / 1e9))
-    bumper.tell(image(begin_ns + 2 * 10**9))
+    bumper.on_image(image(begin_ns + IMAGE_PERIOD_NS))
+    assert listener.hears(begin_ns + IMAGE_PERIOD_NS).effort[6] == pytest.approx(3.0 * decay(IMAGE_PERIOD_NS / 1e9))
+    bumper.on_image(image(begin_ns + 2 * 10**9))
     assert not any(listener.hears(begin_ns + 2 * 10**9).effort)
 
 
 def test_a_contact_without_force_presses_a_cell_to_its_limit(peer: Peer) -> None:
     bumper, listener = Bumper(peer.node, "rover_1"), Listener(peer)
-    bumper.touch(contacts_message(contact("rover_1::base_link::bumper_5_touch_2"), stamp_ns=10**9))
-    bumper.tell(image(10**9))
+    bumper.on_contacts(contacts_message(contact("rover_1::base_link::bumper_5_touch_2"), stamp_ns=10**9))
+    bumper.on_image(image(10**9))
     assert listener.hears(10**9).effort[2] == ROVER.touch_limit_n
 
 
 def test_touch_is_silent_while_contacts_cannot_be_read(peer: Peer) -> None:
     bumper, listener = Bumper(peer.node, "rover_1"), Listener(peer)
-    bumper.touch(UNREADABLE)
-    bumper.tell(image(13 * 10**9))
-    bumper.touch(pushed(0, 14 * 10**9))
-    bumper.tell(image(14 * 10**9))
+    bumper.on_contacts(UNREADABLE)
+    bumper.on_image(image(13 * 10**9))
+    bumper.on_contacts(pushed(0, 14 * 10**9))
+    bumper.on_image(image(14 * 10**9))
     assert listener.hears(14 * 10**9).effort[0] == 3.0
     assert len(listener.told) == 1
 
 
 def test_contacts_of_another_bumper_are_left_alone_where_nobody_wants_its_touch(peer: Peer) -> None:
     bumper = Bumper(peer.node, "rover_1")
-    bumper.touch(UNREADABLE)
+    bumper.on_contacts(UNREADABLE)
     listener = Listener(peer)
-    bumper.tell(image(13 * 10**9))
+    bumper.on_image(image(13 * 10**9))
     listener.hears(13 * 10**9)
 
 
@@ -235,22 +235,22 @@ def test_a_press_is_counted_once_and_the_beacon_stands_elsewhere(ros: None, peer
     presses: list[Int32] = []
     qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     peer.node.create_subscription(Int32, "rover_1/presses", presses.append, qos)
-    beacon.touch(pressed(5.0, beacon="beacon_0"))
-    beacon.touch(pressed(0.5))
-    beacon.touch(contacts_message(contact("touch_0", [(5.0, 0.0, 0.0)], touched="beacon_1::beacon::beacon")))
+    beacon.on_contacts(pressed(5.0, beacon="beacon_0"))
+    beacon.on_contacts(pressed(0.5))
+    beacon.on_contacts(contacts_message(contact("touch_0", [(5.0, 0.0, 0.0)], touched="beacon_1::beacon::beacon")))
     assert beacon.presses == 0, "not this beacon, not hard enough, and a force without its normal"
     for _ in range(3):
-        beacon.touch(pressed(5.0))
+        beacon.on_contacts(pressed(5.0))
     peer.spin_until(lambda: presses and presses[-1].data == 1, "the press")
     peer.spin_until(moves.exists, "the beacon's move")
     time.sleep(2 * REARM_S)
-    beacon.touch(pressed(5.0))
+    beacon.on_contacts(pressed(5.0))
     assert beacon.presses == 1, "nobody has heard yet that it stands elsewhere"
-    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the first move")
+    peer.spin_until(lambda: beacon.check() or not beacon.is_moving, "the end of the first move")
     time.sleep(2 * REARM_S)
-    beacon.touch(pressed(None))
+    beacon.on_contacts(pressed(None))
     assert beacon.presses == 2
-    peer.spin_until(lambda: beacon.check() or not beacon.moving, "the end of the second move")
+    peer.spin_until(lambda: beacon.check() or not beacon.is_moving, "the end of the second move")
     assert moves.read_text().count("/world/arenas/set_pose") == 2
     places = [
         (float(x), float(y))

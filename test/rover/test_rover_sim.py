@@ -22,7 +22,8 @@ from std_msgs.msg import Int32
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import flatten
-from policy_node_rover.mujoco.rover_sim import COMMAND_TIMEOUT_S, parse_options
+from policy_node_rover.mujoco.rover_sim import parse_options
+from policy_node_rover.mujoco.simulated_rover import COMMAND_TIMEOUT_S
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=200)

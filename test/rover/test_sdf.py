@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.gazebo import sdf
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 

@@ -13,14 +13,14 @@ from gymnasium.utils.env_checker import check_env
 from renderers import renderer_or_skip
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.description import ARENA, OBSTACLES, ROVER
 from policy_node_rover.arena.layout import clearance_m, draw_layout
-from policy_node_rover.arena.scripted import scripted_command
 from policy_node_rover.mujoco import rendering
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import RendererError, make_renderer
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 
 
 @pytest.fixture(scope="module")

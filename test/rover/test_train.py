@@ -22,11 +22,11 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 from policy_node.cli.options import INTERRUPTED
 from policy_node_rover.mujoco.environment import action_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.checkpoint import read_state
 from policy_node_rover.training.cli import main
 from policy_node_rover.training.imitation import rounds_of
 from policy_node_rover.training.model import make_model, recorded_forward
-from policy_node_rover.training.observations import observed_arenas
 from policy_node_rover.training.plan import EpisodeSeeds
 from policy_node_rover.training.progress import TrainingProgress, describe_duration
 from policy_node_rover.training.record import describe_model
@@ -121,7 +121,7 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
 
 
 def test_the_recorded_forward_pass_draws_what_the_policy_draws():
-    arenas = observed_arenas(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
+    arenas = wrap_for_policy(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
     policy = make_model(arenas).policy
     before = torch.get_rng_state()
     recorded = recorded_forward(policy, obs_as_tensor(arenas.reset(), "cpu"))
@@ -419,7 +419,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
 
 
 def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
-    arenas = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
+    arenas = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
     samples = Samples(tmp_path, 40, 2, ("image", "touch"), 3, None)
     seen = {}
     observations, ages = arenas.reset(), np.zeros(2, np.int32)
@@ -461,7 +461,7 @@ def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
 
 @pytest.mark.parametrize("stack", [1, 3])
 def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack):
-    ours = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
+    ours = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
     theirs = VecFrameStack(VecTransposeImage(RoverArenaVecEnv(2, itertools.count(5), "raycast")), stack)
     assert list(ours.observation_space.spaces) == ["image"]
     assert np.array_equal(ours.reset()["image"], theirs.reset()["image"])

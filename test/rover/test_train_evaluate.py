@@ -14,6 +14,7 @@ from policy_node.cli.output import check_file
 from policy_node_bench.harness.untrained import SpacesOnly, untrained_model
 from policy_node_rover.mujoco.environment import action_space, observation_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.cli import main, make_parser
 from policy_node_rover.training.drivers import PolicyDriver, load_model, make_driver
 from policy_node_rover.training.evaluate import (
@@ -25,7 +26,6 @@ from policy_node_rover.training.evaluate import (
     summarise_episodes,
     wilson_interval,
 )
-from policy_node_rover.training.observations import observed_arenas
 
 MODEL = Path(__file__).parents[2] / "models" / "rover.zip"
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
@@ -125,7 +125,7 @@ def test_an_evaluation_says_under_which_conditions_and_with_what_blanked(tmp_pat
 
 def variant(keys, stack, algorithm=PPO):
     """Make an untrained model that takes the latest observations of some sensors."""
-    arenas = observed_arenas(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)
+    arenas = wrap_for_policy(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)
     space = arenas.observation_space
     arenas.close()
     if algorithm is PPO:

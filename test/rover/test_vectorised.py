@@ -16,12 +16,12 @@ import pytest
 from renderers import renderer_or_skip
 
 from policy_node_rover.arena.conditions import ADVERSE
-from policy_node_rover.arena.scripted import scripted_command
 from policy_node_rover.mujoco import rendering
 from policy_node_rover.mujoco.environment import EPISODE_STEPS, RoverArenaEnv
 from policy_node_rover.mujoco.model import ArenaModel
-from policy_node_rover.mujoco.rover_group import ProcessCalls
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.workers import WorkerProcess
 
 FORWARD = np.array([[0.5, 0.0]], np.float32)
 
@@ -132,13 +132,13 @@ def test_all_processes_draw_as_the_first_one_does(monkeypatch):
     # With another platform demanded, EGL fails here; the other process is begun where it may work.
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
     rendering.egl_failure.cache_clear()
-    begin = ProcessCalls.__init__
+    begin = WorkerProcess.__init__
 
     def begin_elsewhere(calls, share):
         monkeypatch.delenv("PYOPENGL_PLATFORM")
         begin(calls, share)
 
-    monkeypatch.setattr(ProcessCalls, "__init__", begin_elsewhere)
+    monkeypatch.setattr(WorkerProcess, "__init__", begin_elsewhere)
     arenas = RoverArenaVecEnv(2, itertools.repeat(3), processes=2)
     rendering.egl_failure.cache_clear()
     one, other = arenas.reset()["image"]

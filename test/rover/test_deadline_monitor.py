@@ -14,7 +14,7 @@ from node_harness import NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
 from policy_node.ros.publishers import command_qos
-from policy_node_rover.mujoco.command_watch import CommandWatch
+from policy_node_rover.mujoco.deadline_monitor import DeadlineMonitor
 
 WITHIN_S = 0.5
 
@@ -29,23 +29,23 @@ def watcher(ros: None) -> Iterator[Node]:
 
 def test_each_silence_of_a_watched_publisher_is_told_once(peer: Peer, watcher: Node) -> None:
     publisher = peer.node.create_publisher(Twist, "watched", command_qos(0.2))
-    watch = CommandWatch(watcher, Twist, "watched", WITHIN_S)
+    watch = DeadlineMonitor(watcher, Twist, "watched", WITHIN_S)
     peer.spin_until(publisher.get_subscription_count, "the watch")
     for _ in range(2):
         publisher.publish(Twist())
-        peer.spin_until(watch.is_broken, "the missed deadline")
-        assert not peer.spin_for(3 * WITHIN_S, watch.is_broken), "until it commands again"
+        peer.spin_until(watch.publisher_is_lost, "the missed deadline")
+        assert not peer.spin_for(3 * WITHIN_S, watch.publisher_is_lost), "until it commands again"
 
 
 def test_publishers_that_offer_less_still_reach_those_who_do_not_watch(peer: Peer, watcher: Node) -> None:
     received: list[Twist] = []
     peer.node.create_subscription(Twist, "teleoperation", received.append, 1)
-    watch = CommandWatch(watcher, Twist, "teleoperation", WITHIN_S)
+    watch = DeadlineMonitor(watcher, Twist, "teleoperation", WITHIN_S)
     publisher = peer.node.create_publisher(Twist, "teleoperation", 1)
     peer.spin_until(publisher.get_subscription_count, "the subscription")
     publisher.publish(Twist())
     peer.spin_until(lambda: received, "the command")
-    assert not peer.spin_for(3 * WITHIN_S, watch.is_broken)
+    assert not peer.spin_for(3 * WITHIN_S, watch.publisher_is_lost)
 
 
 def test_a_node_that_is_killed_is_missed(
@@ -54,7 +54,7 @@ def test_a_node_that_is_killed_is_missed(
     process = start_node(parameters_of(model()[0], ["robot"], {"action.deadline_s": 0.2}))
     # Subscribers that ask for nothing get the commands all the same.
     fleet = ScriptedFleet(peer, ["robot"])
-    watch = CommandWatch(watcher, Twist, "robot/cmd_vel", WITHIN_S)
+    watch = DeadlineMonitor(watcher, Twist, "robot/cmd_vel", WITHIN_S)
     peer.spin_until(lambda: len(fleet.commands["robot"]) > 5, "commands")
     process.send(signal.SIGKILL)
-    peer.spin_until(watch.is_broken, "the missed deadline")
+    peer.spin_until(watch.publisher_is_lost, "the missed deadline")
