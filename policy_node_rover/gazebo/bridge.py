@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import yaml
 
+from policy_node.messages.contacts import CONTACTS
+
 
 def enable_topic(robot: str) -> str:
     """Return the ROS topic that disables a rover's drive, so that it discards its command, and enables it."""
@@ -20,20 +22,11 @@ def bridge_file(robots: Sequence[str]) -> str:
     for robot in robots:
         entries += [
             _entry(f"{robot}/camera/image_raw", f"/{robot}/camera", "sensor_msgs/msg/Image", "Image"),
-            _entry(
-                f"{robot}/bumper", f"/{robot}/bumper_contacts", "ros_gz_interfaces/msg/Contacts", "Contacts", queue=10
-            ),
+            _entry(f"{robot}/bumper", f"/{robot}/bumper_contacts", CONTACTS, "Contacts", queue=10),
             _entry(f"{robot}/odom", f"/model/{robot}/odometry", "nav_msgs/msg/Odometry", "Odometry"),
+            _entry(f"{robot}/cmd_vel", f"/model/{robot}/cmd_vel", "geometry_msgs/msg/Twist", "Twist", "ROS_TO_GZ"),
             _entry(
-                f"{robot}/cmd_vel", f"/model/{robot}/cmd_vel", "geometry_msgs/msg/Twist", "Twist", direction="ROS_TO_GZ"
-            ),
-            _entry(
-                enable_topic(robot),
-                f"/model/{robot}/enable",
-                "std_msgs/msg/Bool",
-                "Boolean",
-                direction="ROS_TO_GZ",
-                queue=10,
+                enable_topic(robot), f"/model/{robot}/enable", "std_msgs/msg/Bool", "Boolean", "ROS_TO_GZ", queue=10
             ),
         ]
     return yaml.safe_dump(entries, sort_keys=False)

@@ -103,19 +103,11 @@ def start_pose(robot: int, robots: int, seed: int) -> tuple[float, float, float]
 
 
 def rover_sdf(name: str, render_engine: str = "ogre2", pose: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> str:
-    """Return the SDF of one rover with sensors, drive and odometry.
+    """Return the SDF of one rover with sensors, drive and odometry, at a pose x_m, y_m, yaw_rad.
 
     Its topics in Gazebo: ``/model/NAME/cmd_vel``, ``/model/NAME/odometry`` (true pose in the world),
-    ``/NAME/camera`` and ``/NAME/bumper_contacts``.
-
-    Parameters
-    ----------
-    name
-        Name of the model.
-    render_engine
-        ``"ogre2"`` or ``"ogre"``: they need different colours for the same image.
-    pose
-        Start: x_m, y_m, yaw_rad.
+    ``/NAME/camera`` and ``/NAME/bumper_contacts``. The render engines ``"ogre2"`` and ``"ogre"`` need different colours
+    for the same image.
     """
     return _document(_rover(name, _Materials(render_engine), pose))
 
@@ -124,17 +116,7 @@ def world_sdf(robots: int, seed: int, render_engine: str = "ogre2", with_rovers:
     """Return the SDF of the world: one arena for each rover, with the layouts of `rover_sim` for the same seed.
 
     The models are ``ground``, ``arena_0``, ``beacon_0``, ``rover_0`` and so on; ``/world/arenas/set_pose`` moves them.
-
-    Parameters
-    ----------
-    robots
-        Number of arenas.
-    seed
-        Seed of the first layout; the others follow.
-    render_engine
-        ``"ogre2"`` or ``"ogre"``.
-    with_rovers
-        Whether to include the rovers, or to spawn them later.
+    Without rovers, these can be spawned later.
     """
     materials = _Materials(render_engine)
     models = [_ground()]
@@ -439,13 +421,7 @@ def _document(content: str) -> str:
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options of the command line.
-
-    Raises
-    ------
-    SystemExit
-        When an option is unknown or not allowed.
-    """
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m policy_node_rover.gazebo.sdf", description="Write the rover arena as SDF for Gazebo."
     )

@@ -52,15 +52,7 @@ WARNING_PERIOD_S = 10.0
 
 
 class CommandTimeout:
-    """Stop a rover when its commands cease, measured with the node's clock.
-
-    Parameters
-    ----------
-    node
-        Owner of the topics.
-    robot
-        Namespace of the rover.
-    """
+    """Stop a rover when its commands cease, measured with the node's clock."""
 
     def __init__(self, node: Node, robot: str) -> None:
         self._clock = node.get_clock()
@@ -87,13 +79,6 @@ class Bumper:
     """Publish the touch readings of a rover with each image and its stamp, as `rover_sim` does.
 
     While contacts cannot be decoded nothing is published, so that subscribers notice the missing readings.
-
-    Parameters
-    ----------
-    node
-        Owner of the topics.
-    robot
-        Namespace of the rover.
     """
 
     def __init__(self, node: Node, robot: str) -> None:
@@ -131,22 +116,7 @@ class Bumper:
 
 
 class Beacon:
-    """Count the presses of a beacon, and move it after each one.
-
-    Parameters
-    ----------
-    node
-        Owner of the topics.
-    robot
-        Number of the rover, of its arena and of the beacon.
-    options
-        From the command line.
-
-    Attributes
-    ----------
-    presses
-        Number of presses.
-    """
+    """Count the presses of the beacon with a rover's number, and move it after each one."""
 
     def __init__(self, node: Node, robot: int, options: argparse.Namespace) -> None:
         self.name = f"beacon_{robot}"
@@ -225,10 +195,7 @@ def nanoseconds(stamp: Time) -> int:
 def service_command() -> list[str]:
     """Return the command that calls Gazebo's service to set a pose, without service name and request.
 
-    Raises
-    ------
-    SystemExit
-        When Gazebo's command line is not installed.
+    SystemExit is raised when Gazebo's command line is not installed.
     """
     for program, package in (("gz", "gz.msgs"), ("ign", "ignition.msgs")):
         if shutil.which(program):
@@ -254,10 +221,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 def subscribe_to_contacts(node: Node, robots: int, watchers: Sequence[Sequence[Bumper] | Sequence[Beacon]]) -> None:
     """Subscribe to the contacts of each rover for its bumper and beacon, if they are watched.
 
-    Raises
-    ------
-    SystemExit
-        When the message type of the contacts is not installed.
+    SystemExit is raised when the message type of the contacts is not installed.
     """
     try:
         contacts_type = message_class(CONTACTS)
@@ -289,8 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             subscribe_to_contacts(node, options.robots, (bumpers, beacons))
 
         def check() -> None:
-            for watched in (*timeouts, *beacons):
-                watched.check()
+            for timeout in timeouts:
+                timeout.check()
+            for beacon in beacons:
+                beacon.check()
 
         node.create_timer(CHECK_PERIOD_S, check)
         executor = SingleThreadedExecutor()

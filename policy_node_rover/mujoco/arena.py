@@ -24,17 +24,10 @@ COLLISION_GAP_S = 0.2
 class Arena:
     """One rover in its arena; not thread-safe.
 
-    Parameters
-    ----------
-    model
-        The compiled model; arenas may share it as long as `set_conditions` is not called.
-    seed
-        Seed of the layouts; None draws one from the operating system.
+    Arenas may share a model as long as `set_conditions` is not called. Without a seed the layouts are random.
 
     Attributes
     ----------
-    layout
-        The present layout.
     touch_n
         Readings of the touch cells in newtons, float32 [cells].
     presses, collisions

@@ -14,19 +14,11 @@ from rclpy.qos import HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPo
 
 
 class DeadlineMonitor:
-    """Detect publishers that miss their deadline or die, without an executor.
+    """Detect publishers of a topic that miss their deadline or die, without an executor.
 
     This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
-    nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those are not monitored.
-
-    Parameters
-    ----------
-    node
-        Owner of the subscription.
-    message_type, topic
-        The command topic.
-    deadline_s
-        Requested deadline and liveliness lease; publishers that offer longer ones are not monitored.
+    nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
+    a longer deadline or liveliness lease than `deadline_s`, are not monitored.
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
@@ -42,11 +34,9 @@ class DeadlineMonitor:
         self._message_type = message_type
         self._is_commanded = False
         self._subscription = node.create_subscription(message_type, topic, _no_callback, qos, raw=True)
-        kinds = QoSSubscriptionEventType
-        self._deadline, self._liveliness = (
-            _rclpy.EventHandle(self._subscription.handle, kind)
-            for kind in (kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
-        )
+        handle, kinds = self._subscription.handle, QoSSubscriptionEventType
+        self._deadline: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED)
+        self._liveliness: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""

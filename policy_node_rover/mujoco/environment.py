@@ -60,22 +60,7 @@ def action_space() -> gymnasium.spaces.Box:
 
 
 class RoverTask:
-    """Physics, reward and episode end of one rover, without rendering.
-
-    Parameters
-    ----------
-    model
-        The compiled model.
-    conditions
-        Distribution of the episodes' conditions.
-
-    Attributes
-    ----------
-    arena
-        The arena of the rover.
-    camera_link
-        Latency and loss of its images.
-    """
+    """Physics, reward and episode end of one rover, without rendering; conditions are drawn for each episode."""
 
     def __init__(self, model: ArenaModel, conditions: Conditions = NOMINAL) -> None:
         # Surfaces are part of the model.
@@ -97,12 +82,7 @@ class RoverTask:
         self._potential = self._current_potential()
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Drive for one control period.
-
-        Parameters
-        ----------
-        action
-            Forward speed in m/s and turn rate in rad/s, [2]; clipped to the limits.
+        """Drive for one control period with an action [2], clipped to the limits.
 
         Returns
         -------
@@ -141,14 +121,8 @@ class RoverTask:
 class RoverArenaEnv(gymnasium.Env):
     """One rover in its arena as a Gymnasium environment; see the module for spaces and reward.
 
-    Parameters
-    ----------
-    renderer
-        Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
-    render_mode
-        None, or ``"rgb_array"`` for the arena from above.
-    conditions
-        Distribution of the episodes' conditions.
+    The renderer is ``"auto"``, ``"egl"`` or ``"raycast"``; the render mode None, or ``"rgb_array"`` for the arena from
+    above.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD_S)}  # noqa: RUF012

@@ -33,17 +33,6 @@ class Lockstep:
 
     A new commander has its first tick one period after the first time that it receives. Until every rover got a
     command, the clock therefore advances without physics; the physics start with the next tick.
-
-    Parameters
-    ----------
-    node
-        Owner of the clock's topic.
-    rovers, renderer, overview
-        The simulation.
-    rate_hz
-        The control rate.
-    stopping
-        Ends every wait.
     """
 
     def __init__(

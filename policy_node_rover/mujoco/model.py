@@ -179,16 +179,10 @@ class ArenaModel:
 
     Attributes
     ----------
-    model
-        The compiled `mujoco.MjModel`.
     mocap
         Row in the mocap arrays by name of an obstacle, or ``"beacon"``.
-    camera_id
-        Id of the rover's camera.
-    geom_names
-        Name of every geom by id.
-    geom_materials
-        Name of the material by id of the geoms that have one.
+    geom_names, geom_materials
+        Names of all geoms, and of the materials of those that have one, by id.
     """
 
     def __init__(self) -> None:

@@ -57,14 +57,7 @@ class Renderer(Protocol):
 
 
 def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
-    """Make a renderer.
-
-    Parameters
-    ----------
-    model
-        The model of the arenas.
-    kind
-        ``"egl"``, ``"raycast"`` or ``"auto"``: EGL where it works, else ray casting.
+    """Make a renderer: ``"egl"``, ``"raycast"``, or ``"auto"`` for EGL if it works, else ray casting.
 
     Raises
     ------

@@ -77,19 +77,7 @@ class ProgressLog:
 def simulate(
     node: Node, options: argparse.Namespace, renderer: Renderer, model: ArenaModel, stopping: threading.Event
 ) -> None:
-    """Simulate the fleet until it is stopped or its duration is over.
-
-    Parameters
-    ----------
-    node
-        Owner of all topics; no executor is needed.
-    options
-        From the command line.
-    renderer, model
-        Shared by all rovers.
-    stopping
-        Ends the simulation after the present slot.
-    """
+    """Simulate the fleet until it is stopped or its duration is over; the node needs no executor."""
     seeds = [None if options.seed is None else options.seed + robot for robot in range(options.robots)]
     # With a depth of 1, Fast DDS requests the acknowledgement of a sample at once, otherwise only every 3 s.
     sensor_qos = RELIABLE_QOS if options.lockstep else SENSOR_QOS
@@ -170,13 +158,7 @@ def _run_timed(
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options of `rover_sim`, without those for ROS.
-
-    Raises
-    ------
-    SystemExit
-        When an option is unknown or not allowed.
-    """
+    """Read the options of `rover_sim`, without those for ROS."""
     parser = argparse.ArgumentParser(prog="rover_sim", description="Simulate rovers in walled arenas on ROS 2 topics.")
     add = parser.add_argument
     add("--robots", type=number(int, 1, 256), default=4, help="number of rovers, rover_0, rover_1, … (default 4)")
@@ -187,11 +169,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         help="rate of camera, touch and odometry in simulated time (default 30); with --lockstep the control rate "
         "(default 20)",
     )
-    add(
-        "--seed",
-        type=number(int, 0, 2**31),
-        help="seed of the layout of rover_0; the others follow (default: random)",
-    )
+    add("--seed", type=number(int, 0, 2**31), help="layout of rover_0; the others follow (default: random)")
     add("--renderer", choices=KINDS, default="auto", help="auto: EGL if it works, else ray casting")
     add(
         "--speed",
@@ -212,12 +190,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         help="simulated seconds for which a rover stands still and publishes nothing after a reset, so that the node "
         "starts a new episode, too (default 0)",
     )
-    add(
-        "--duration-s",
-        type=number(float, 0, 1e9),
-        default=0.0,
-        help="simulated seconds until the end; 0: endless (default)",
-    )
+    add("--duration-s", type=number(float, 0, 1e9), default=0.0, help="simulated seconds; 0: endless (default)")
     options = parser.parse_args(arguments)
     options.clock |= options.lockstep
     if options.rate_hz is None:

@@ -50,12 +50,6 @@ class SimulatedRover:
 
     Parameters
     ----------
-    node
-        Owner of publishers and subscriptions.
-    name
-        Namespace of the rover's topics.
-    arena
-        Its physics.
     monitor_deadlines
         Whether the rover stops when a publisher of commands misses its deadline, which is in wall time.
     sensor_qos
@@ -106,15 +100,7 @@ class SimulatedRover:
         self._odometry.header.frame_id = f"{name}/odom"
 
     def update(self, duration_s: float, now_s: float) -> None:
-        """Take the newest command, simulate, and publish presses.
-
-        Parameters
-        ----------
-        duration_s
-            How long to simulate.
-        now_s
-            The present time of the clock that defines the age of commands.
-        """
+        """Take the newest command, whose age is measured with `now_s`, simulate, and publish presses."""
         if self.take_command():
             self._commanded_at_s = now_s
         elif self._has_lost_its_commander(now_s - self._commanded_at_s):
@@ -245,14 +231,7 @@ class SimulatedRover:
 class Overview:
     """Publish all arenas from above in one image, one tile at a time, while there is a subscriber.
 
-    Parameters
-    ----------
-    node
-        Owner of the publisher.
-    arenas
-        Row by row in a square grid.
-    renderer
-        Renders the tiles; smaller ones with ray casting, whose time grows with the pixels.
+    The arenas form a square grid row by row. Tiles of ray casting are smaller, as its time grows with the pixels.
     """
 
     def __init__(self, node: Node, arenas: Sequence[Arena], renderer: Renderer) -> None:

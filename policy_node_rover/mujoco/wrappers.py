@@ -15,15 +15,7 @@ from policy_node_rover.mujoco.environment import Observation
 
 
 class SelectKeys(VecEnvWrapper):
-    """Keep some keys of the observations.
-
-    Parameters
-    ----------
-    arenas
-        The arenas with all sensors.
-    keys
-        The observation keys to keep.
-    """
+    """Keep some keys of the observations."""
 
     def __init__(self, arenas: VecEnv, keys: Sequence[str]) -> None:
         assert isinstance(arenas.observation_space, spaces.Dict)
@@ -48,16 +40,7 @@ class SelectKeys(VecEnvWrapper):
 
 
 def wrap_for_policy(arenas: VecEnv, keys: Sequence[str], stack: int) -> VecEnv:
-    """Select the observation keys of a policy, transpose its images and stack its observations.
-
-    Parameters
-    ----------
-    arenas
-        Arenas with observations ``image``, uint8 [arenas, height, width, 3], and ``touch``, float32 [arenas, cells].
-    keys
-        The observation keys of the policy.
-    stack
-        How many of the latest observations it takes.
+    """Select the observation keys of a policy, transpose its images and stack its latest observations.
 
     Returns
     -------

@@ -25,12 +25,12 @@ from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
 from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.checkpoint import read_state
 from policy_node_rover.training.cli import main
-from policy_node_rover.training.imitation import rounds_of
+from policy_node_rover.training.config import EpisodeSeeds
+from policy_node_rover.training.demonstrations import SEQUENCE_STEPS, Demonstrations
+from policy_node_rover.training.imitation import count_rounds
 from policy_node_rover.training.model import make_model, recorded_forward
-from policy_node_rover.training.plan import EpisodeSeeds
+from policy_node_rover.training.model_card import write_model_card
 from policy_node_rover.training.progress import TrainingProgress, describe_duration
-from policy_node_rover.training.record import describe_model
-from policy_node_rover.training.samples import SEQUENCE_STEPS, Samples
 
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
@@ -116,7 +116,7 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
     time.sleep(0.5)
     os.killpg(training.pid, number)
     said, _ = training.communicate(timeout=120.0)
-    assert training.returncode == INTERRUPTED and "go on with" in said and "Traceback" not in said
+    assert training.returncode == INTERRUPTED and "resume with" in said and "Traceback" not in said
     assert (tmp_path / "checkpoint.pt").exists()
 
 
@@ -225,11 +225,11 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     first = [word for word in arguments if word != "--quiet"]
     stop_after(1)
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "a")
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "a")
     assert main(arguments) == INTERRUPTED
     monkeypatch.undo()
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "b")
-    said = capsys.readouterr().out.splitlines()[-1].partition("go on with: ")[2]
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "b")
+    said = capsys.readouterr().out.splitlines()[-1].partition("resume with: ")[2]
     assert shlex.split(said) == ["policy_train", *arguments, "--resume"]
     assert main(shlex.split(said)[1:]) == 0
     training = json.loads((tmp_path / "training.json").read_text())
@@ -237,7 +237,7 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     assert training["runs"] == [{"command": commands[0], "commit": "a"}, {"command": commands[1], "commit": "b"}]
     assert (training["command"], training["commit"]) == (commands[0], "a")
 
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "c")
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "c")
     model = (tmp_path / "rover.zip").read_bytes()
     assert main([*arguments[:-4], "--quiet", "--steps", "0", "--resume", "--evaluate", "1"]) == 0
     assert json.loads((tmp_path / "training.json").read_text()) == training
@@ -348,7 +348,7 @@ def test_an_interrupted_evaluation_leaves_the_trained_model(tmp_path, monkeypatc
     def interrupted(options: argparse.Namespace, quiet: bool) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("policy_node_rover.training.evaluate.evaluate", interrupted)
+    monkeypatch.setattr("policy_node_rover.evaluation.evaluate.evaluate", interrupted)
     arguments = ["--output", str(tmp_path), *SMALL, "--imitation-steps", "0", "--quiet", "--evaluate", "1"]
     assert main(arguments) == INTERRUPTED
     assert capfd.readouterr().err == "stopped\n"
@@ -420,7 +420,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
 
 def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
     arenas = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
-    samples = Samples(tmp_path, 40, 2, ("image", "touch"), 3, None)
+    samples = Demonstrations(tmp_path, 40, 2, ("image", "touch"), 3, None)
     seen = {}
     observations, ages = arenas.reset(), np.zeros(2, np.int32)
     for step in range(40):
@@ -434,7 +434,7 @@ def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
             continue
         observations, _, dones, _ = arenas.step(np.full((2, 2), 0.5, np.float32))
         ages = np.where(dones, 0, ages + 1)
-    batch = samples.draw(200, np.random.default_rng(0), torch.device("cpu"))
+    batch = samples.sample(200, np.random.default_rng(0), torch.device("cpu"))
     assert batch.states is None
     for sample, (step, row) in enumerate(batch.targets.int().tolist()):
         for key, values in seen[step, row].items():
@@ -442,13 +442,13 @@ def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
 
 
 def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
-    samples = Samples(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
+    samples = Demonstrations(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
     for step in range(3 * SEQUENCE_STEPS):
         targets = np.array([[step, row] for row in range(2)], np.float32)
         hidden = torch.tensor([[[step + row / 2] * 4 for row in range(2)]])
         ages = np.array([step % 40, step % 25], np.int32)
         samples.add({"touch": np.full((2, 8), step, np.float32)}, targets, ages, (hidden, -hidden))
-    batch = samples.draw(4 * SEQUENCE_STEPS, np.random.default_rng(0), torch.device("cpu"))
+    batch = samples.sample(4 * SEQUENCE_STEPS, np.random.default_rng(0), torch.device("cpu"))
     steps, rows = batch.targets.reshape(4, SEQUENCE_STEPS, 2).permute(2, 0, 1)
     assert torch.equal(steps, steps[:, :1] + torch.arange(SEQUENCE_STEPS))
     assert torch.equal(rows, rows[:, :1].expand_as(rows))
@@ -471,27 +471,27 @@ def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack)
 
 
 def test_the_last_quarter_of_the_rounds_only_learns():
-    assert rounds_of(384, 2) == (3, 4)
-    assert rounds_of(200_000, 16) == (196, 262)
-    assert rounds_of(0, 16) == (0, 0)
+    assert count_rounds(384, 2) == (3, 4)
+    assert count_rounds(200_000, 16) == (196, 262)
+    assert count_rounds(0, 16) == (0, 0)
 
 
 def test_in_a_pipe_progress_is_lines_with_steps_success_and_time_left(capsys, monkeypatch):
-    monkeypatch.setattr("policy_node_rover.training.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("policy_node_rover.training.progress.LINE_PERIOD_S", 0.0)
     with TrainingProgress({"imitation": 100.0, "ppo": 300.0}, quiet=False) as progress:
-        progress.begin("imitation", 0, 1000, 0.0)
+        progress.start_phase("imitation", 0, 1000, 0.0)
         for episode in range(19):
-            progress.finish_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
-        progress.move(500, 0.5)
+            progress.add_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
+        progress.update(500, 0.5)
         few = progress.add_point()
-        progress.finish_episode({"is_success": True, "time_s": 4.0})
+        progress.add_episode({"is_success": True, "time_s": 4.0})
         point = progress.add_point()
-        progress.move(500, 0.75)
+        progress.update(500, 0.75)
     assert few["success_rate"] is None and few["mean_time_to_press_s"] is None and few["steps_per_s"] > 0
     assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0 and point["steps_per_s"] is None
     lines = capsys.readouterr().err.splitlines()
     assert "success" not in lines[-2]
-    last = "imitation: 75 %  500/1000 steps  – steps/s  success 50 %, 0 seconds so far, 0 seconds left of it, 0 seconds"
+    last = "imitation: 75 %  500/1000 steps  – steps/s  success 50 %, 0 seconds so far, 1 seconds left of it, 1 seconds"
     assert lines[-1] == f"{last} of all"
 
 
@@ -520,15 +520,15 @@ def test_the_text_has_one_row_for_equal_steps(tmp_path):
         "cpu": "-",
         "versions": {},
     }
-    describe_model(tmp_path, training, curve, {})
+    write_model_card(tmp_path, training, curve, {})
     rows = [line for line in (tmp_path / "rover.md").read_text().splitlines() if line.startswith("| imitation")]
     assert rows == ["| imitation | 128 | 0.1 | – | – | 20.0 |", "| imitation | 256 | 0.4 | – | – | – |"]
 
 
 def test_quiet_progress_says_nothing(capsys):
     with TrainingProgress({"ppo": 1.0}, quiet=True) as progress:
-        progress.begin("ppo", 0, 10, 0.0)
-        progress.move(10, 1.0)
+        progress.start_phase("ppo", 0, 10, 0.0)
+        progress.update(10, 1.0)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 

@@ -12,20 +12,19 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.output import check_file
 from policy_node_bench.harness.untrained import SpacesOnly, untrained_model
+from policy_node_rover.evaluation.drivers import PolicyDriver, load_model, reference_driver
+from policy_node_rover.evaluation.evaluate import evaluate, run_episodes
+from policy_node_rover.evaluation.results import (
+    EpisodeResult,
+    bootstrap_interval,
+    describe_summary,
+    summarise_episodes,
+    wilson_interval,
+)
 from policy_node_rover.mujoco.environment import action_space, observation_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
 from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.cli import main, make_parser
-from policy_node_rover.training.drivers import PolicyDriver, load_model, make_driver
-from policy_node_rover.training.evaluate import (
-    EpisodeResult,
-    bootstrap_interval,
-    describe_summary,
-    drive_episodes,
-    evaluate,
-    summarise_episodes,
-    wilson_interval,
-)
 
 MODEL = Path(__file__).parents[2] / "models" / "rover.zip"
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
@@ -197,8 +196,8 @@ def test_a_quiet_caller_is_shown_no_progress(capsys):
 def test_progress_tells_after_every_step_how_many_episodes_ended_and_succeeded():
     arenas = RoverArenaVecEnv(2, iter(range(1002, 1100)), "raycast")
     told = []
-    results = drive_episodes(
-        arenas, make_driver("scripted", arenas), range(1002, 1005), lambda *counts: told.append(counts)
+    results = run_episodes(
+        arenas, reference_driver("scripted", arenas), range(1002, 1005), lambda *counts: told.append(counts)
     )
     arenas.close()
     assert told[0] == (0, 0)

@@ -110,7 +110,7 @@ def test_a_page_or_folder_that_cannot_be_written_is_refused_before_anything_is_w
 
 def test_folders_of_one_name_are_told_apart_by_others(runs, tmp_path):
     (tmp_path / "both").symlink_to(runs / "blind")
-    with pytest.raises(SystemExit, match="2 folders are called 'same', which could not be told apart; name them: NAME"):
+    with pytest.raises(SystemExit, match="2 folders have the name 'same'; give names: NAME"):
         main(["report", f"same={runs / 'both'}", f"same={runs / 'blind'}", "--output", str(tmp_path / "report")])
     assert not (tmp_path / "report").exists()
 
