@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Go on training a policy on robots behind topics: here the shipped one, on simulated rovers in lockstep.
+"""Continue the training of a policy on robots behind ROS topics: the shipped policy, on simulated rovers in lockstep.
 
-In one terminal ``rover_sim --lockstep --robots 4``, in another one ``python examples/continue_training.py``.
+Run ``rover_sim --lockstep --robots 4`` in one terminal and ``python examples/continue_training.py`` in another one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAMETERS = {
     "policy": {"path": str(share_path("models", "rover.bundle")), "device": "cpu"},
     "observations": {
         "keys": ["image", "touch"],
-        # Reliable: in lockstep the readings of a tick have arrived before the clock tells it.
+        # Reliable: in lockstep the samples of a tick arrive before its time on /clock.
         "image": {"topic": "camera/image_raw", "type": "sensor_msgs/msg/Image", "reliability": "reliable"},
         "touch": {
             "topic": "touch",
@@ -39,36 +39,36 @@ PARAMETERS = {
     "synchronisation": {"slop_s": 0.03, "max_age_s": 0.2},
     "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x", "angular.z"]},
 }
-# What the reward is computed from, and the policy does not see.
+# Inputs of the reward, which the policy does not read.
 SIGNALS = {
     "presses": {"topic": "presses", "type": "std_msgs/msg/Int32", "reliability": "reliable", "latched": True},
-    # Distance in metres and bearing in radians, which only a simulation knows.
+    # Ground truth of the simulation: distance in metres and bearing in radians.
     "beacon": {"topic": "beacon", "type": "std_msgs/msg/Float64MultiArray", "size": 2, "reliability": "reliable"},
 }
 EPISODE_STEPS = 400
 
 
 def potential(signals: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return how near to the beacon each rover is, and how well it faces it."""
+    """Return the potential of the reward, float64 [robots]: near the beacon and facing it is best."""
     distance_m, bearing_rad = signals["beacon"].T
     return 0.3 * np.cos(bearing_rad) - distance_m
 
 
 def done(step: Step) -> np.ndarray:
-    """Return which rovers have pressed their beacon."""
+    """Return which rovers have pressed their beacon, bool [robots]."""
     return step.signals["presses"][:, 0] > 0
 
 
 def reward(step: Step) -> np.ndarray:
-    """Return progress, 5 for the press, and a little less for every step."""
+    """Return the progress, plus 5 for the press, minus 0.01 per step, float64 [robots]."""
     pressed = done(step)
-    # The beacon that was pressed has moved already.
+    # A pressed beacon has moved already.
     after = np.where(pressed, 0.3, potential(step.signals))
     return after - potential(step.previous_signals) - 0.01 + 5.0 * pressed
 
 
 def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
-    """Drive without noise, and say how many of the episodes ended with a press, and the mean reward."""
+    """Drive with deterministic actions; describe the number of presses and the mean reward."""
     env.seed(seed)
     observations: Any = env.reset()
     presses: list[bool] = []
@@ -82,7 +82,7 @@ def evaluate(model: PPO, env: RosVecEnv, episodes: int, seed: int) -> str:
 
 
 def measure(env: RosVecEnv, steps: int) -> str:
-    """Drive randomly and say how fast that goes."""
+    """Drive with random actions; describe the rate."""
     rng = np.random.default_rng(0)
     env.reset()
     started_s = time.monotonic()
@@ -101,7 +101,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default 20)")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("continued.zip"))
-    parser.add_argument("--measure", type=int, default=0, metavar="STEPS", help="only drive randomly so many steps")
+    parser.add_argument(
+        "--measure", type=int, default=0, metavar="STEPS", help="only measure the rate of random actions"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     env = RosVecEnv(
@@ -112,14 +114,14 @@ def main() -> None:
         reset={"topic": "reset", "type": "std_msgs/msg/Int64", "seeded": True},
         max_steps=EPISODE_STEPS,
         lockstep=True,
-        # PPO keeps what it has seen in arrays.
+        # PPO stores observations in NumPy arrays.
         tensors=False,
     )
     try:
         if options.measure:
             print(measure(env, options.measure))
             return
-        # Small steps: what the policy has learnt is not to be lost before its new critic has settled.
+        # Small steps, so that the untrained critic does not spoil the policy.
         changes = {"n_steps": 256, "batch_size": 256, "n_epochs": 4, "learning_rate": 5e-5, "clip_range": 0.1}
         model = PPO.load(options.model, env=env, device="cpu", custom_objects=changes)
         print("before:", evaluate(model, env, options.episodes, options.seed), flush=True)

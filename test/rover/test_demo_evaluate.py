@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes that the policy plays over DDS: who plays which one, what came of it, and what it did in process."""
+"""Evaluation over DDS: schedule of the episodes, results, and comparison with episodes in process."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ from policy_node_rover.mujoco.environment import EPISODE_S, EPISODE_STEPS
 SEEDS = range(1000, 1003)
 
 
-# Over DDS such a test has to wait for other processes, see conftest.py.
+# Tests over DDS wait for other processes, see conftest.py.
 @pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
 def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
@@ -72,7 +72,7 @@ def test_ctrl_c_ends_it_with_exit_status_130(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--json", "--output"])
-def test_what_cannot_be_written_is_refused_before_anything_is_started(tmp_path: Path, option: str) -> None:
+def test_unwritable_files_are_refused_before_the_start(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=rf"^policy_demo evaluate: {option}: found '.*below', which cannot be written"):
         main([option, str(tmp_path / "file" / "below")])
@@ -83,16 +83,18 @@ def reference() -> Reference:
     return Reference(reference_path(None), "raycast", 2)
 
 
-def test_the_policy_in_process_is_asked_at_every_step_of_an_episode_that_went_another_way(reference: Reference) -> None:
-    stood = np.zeros((EPISODE_STEPS, 2))
+def test_a_replay_compares_every_step_of_a_different_episode(reference: Reference) -> None:
+    commands = np.zeros((EPISODE_STEPS, 2))
     ended: list[int] = []
-    recorded = RecordedCommands(EpisodeResult(1000, False, EPISODE_S, 3), stood)
+    recorded = RecordedCommands(EpisodeResult(1000, False, EPISODE_S, 3), commands)
     comparison = reference.replay([recorded], lambda count, _: ended.append(count))
     assert comparison.steps == EPISODE_STEPS
     assert comparison.largest_difference > 0.1
     assert comparison.first is not None
     assert (comparison.first["seed"], comparison.first["step"]) == (1000, 0)
-    assert comparison.differing_episodes == [1000], "who stands still collides with nothing"
+    assert comparison.differing_episodes == [1000], (
+        "the recorded episode has collisions, a rover that stands still has none"
+    )
     assert (ended[0], ended[-1]) == (0, 1)
     sentences = find_problems(0.0, 0.0, comparison)
     assert len(sentences) == 2
@@ -101,13 +103,13 @@ def test_the_policy_in_process_is_asked_at_every_step_of_an_episode_that_went_an
     assert "seeds 1000: rover_sim does not simulate as the environment does" in sentences[1]
 
 
-def test_it_can_be_stopped_in_process_too(reference: Reference) -> None:
+def test_the_evaluation_in_process_can_be_stopped(reference: Reference) -> None:
     progress = EpisodeProgress(Console(quiet=True), "in process", len(SEEDS), stopping=lambda: True)
     with pytest.raises(KeyboardInterrupt):
         reference.run(SEEDS, progress.show)
 
 
-def test_the_goal_is_missed_where_the_rates_or_an_action_differ_by_more_than_is_allowed() -> None:
+def test_differences_above_the_tolerances_are_problems() -> None:
     comparison = ActionComparison()
     comparison.add(7, 3, np.array([0.1, 0.2]), np.array([0.1, 0.2 + 0.9e-5]))
     assert not find_problems(0.97, 1.0, comparison)
@@ -126,15 +128,15 @@ def report(seed: int, time_s: float, presses: int = 0, collisions: int = 0, line
     return EpisodeStatus(seed, time_s, presses, collisions, linear_m_s, 0.5)
 
 
-def test_robots_get_the_next_episode_as_they_become_free() -> None:
+def test_a_rover_that_has_finished_gets_the_next_episode() -> None:
     scheduler = EpisodeScheduler(2, [10, 11, 12])
     assert scheduler.running == {0: 10, 1: 11}
     scheduler.update(1, report(-1, 3.0, presses=1))
-    assert not scheduler.has_started(1), "what it does before its reset is no part of the episode"
+    assert not scheduler.has_started(1), "a status from before the reset is ignored"
     for robot, seed in ((0, 10), (1, 11)):
         scheduler.update(robot, report(seed, 0.0))
         scheduler.update(robot, report(seed, 0.05, linear_m_s=0.1))
-    # A reset that was asked for again.
+    # A repeated reset.
     scheduler.update(1, report(11, 0.0, linear_m_s=9.0))
     scheduler.update(1, report(11, 0.05, linear_m_s=0.2))
     scheduler.update(1, report(11, 0.05, linear_m_s=0.2))
@@ -147,18 +149,18 @@ def test_robots_get_the_next_episode_as_they_become_free() -> None:
     assert episode.commands.tolist() == [[0.2, 0.5], [0.3, 0.5]]
 
 
-def test_an_episode_ends_with_its_time() -> None:
+def test_an_episode_ends_after_its_maximum_time() -> None:
     scheduler = EpisodeScheduler(2, [10, 11])
     for robot, seed in scheduler.running.copy().items():
         scheduler.update(robot, report(seed, EPISODE_S - 0.05))
     scheduler.update(0, report(10, EPISODE_S - 1e-9))
-    # In real time the simulation tells of the press a little later than its last sensors.
+    # In real time the status of the press comes a little later than the last sensors.
     scheduler.update(1, report(11, EPISODE_S + 0.01, presses=1))
     assert [episode.result.success for episode in scheduler.finished] == [False, False]
     assert not scheduler.running
 
 
-def test_readings_that_grow_old_before_a_reset_do_not_count() -> None:
+def test_ages_before_a_reset_are_omitted() -> None:
     ages_ms = [20.0, 20.0, 70.0, 120.0, np.nan, np.nan, 20.0]
     ticks = [np.array([[0.0, 1.0, age_ms, 30.0] for age_ms in part]) for part in (ages_ms[:3], ages_ms[3:])]
     kept = ages_in_episodes_ms(ticks, omitted_ticks=2)

@@ -38,14 +38,14 @@ UNKNOWN = {"success_rate": None, "mean_time_to_press_s": None}
 QUICK = [*SMALL, *IMITATION, "--quiet", "--evaluate", "0"]
 
 
-def test_training_never_sees_small_seeds():
+def test_training_seeds_are_large():
     seeds = list(itertools.islice(EpisodeSeeds(0), 1000))
     assert min(seeds) >= 2**32
     assert seeds == list(itertools.islice(EpisodeSeeds(0), 1000))
     assert seeds != list(itertools.islice(EpisodeSeeds(1), 1000))
 
 
-def test_the_seeds_go_on_with_the_running_episodes():
+def test_restored_seeds_continue_with_the_running_episodes():
     seeds = EpisodeSeeds(0)
     first = [next(seeds) for _ in range(5)]
     state = seeds.state(first[3:])
@@ -120,7 +120,7 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
     assert (tmp_path / "checkpoint.pt").exists()
 
 
-def test_the_recorded_forward_pass_draws_what_the_policy_draws():
+def test_the_traced_forward_pass_samples_as_the_policy():
     arenas = wrap_for_policy(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
     policy = make_model(arenas).policy
     before = torch.get_rng_state()
@@ -133,7 +133,7 @@ def test_the_recorded_forward_pass_draws_what_the_policy_draws():
             "touch": 10.0 * torch.rand(3, 8),
         }
         with torch.no_grad():
-            # It learns with the policy.
+            # The trace follows the parameters.
             for parameter in policy.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
             torch.manual_seed(seed)
@@ -176,7 +176,7 @@ def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Let the signal with which a shell ends programs come at a point of the learning curve."""
+    """Send SIGTERM at a point of the learning curve."""
 
     def arrange(points: int) -> None:
         original = TrainingProgress.add_point
@@ -249,12 +249,12 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
 
 
 class Killed(BaseException):
-    """Ends a training without a word."""
+    """Raised in place of SIGKILL."""
 
 
 @pytest.fixture
 def die_after(monkeypatch):
-    """Let the training end at a point of the learning curve, as when it is killed."""
+    """End the training at a point of the learning curve, as if it was killed."""
 
     def arrange(points: int) -> None:
         original = TrainingProgress.add_point
@@ -355,7 +355,7 @@ def test_an_interrupted_evaluation_leaves_the_trained_model(tmp_path, monkeypatc
     assert PPO.load(tmp_path / "rover.zip").num_timesteps == 0
 
 
-def test_the_help_says_where_the_options_of_the_training_are(capsys):
+def test_the_help_refers_to_the_options_of_train(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "policy_train train --help" in capsys.readouterr().out
@@ -418,13 +418,13 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
+def test_sampled_stacks_equal_the_observations_of_the_policy(tmp_path):
     arenas = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
     samples = Demonstrations(tmp_path, 40, 2, ("image", "touch"), 3, None)
     seen = {}
     observations, ages = arenas.reset(), np.zeros(2, np.int32)
     for step in range(40):
-        # The targets say which sample it is.
+        # The targets identify the sample.
         targets = np.array([[step, row] for row in range(2)], np.float32)
         samples.add(observations, targets, ages, None)
         for row in range(2):
@@ -441,7 +441,7 @@ def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
             assert np.array_equal(batch.observations[key][sample].numpy(), values), (key, step, row)
 
 
-def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
+def test_sequences_start_with_the_stored_lstm_state(tmp_path):
     samples = Demonstrations(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
     for step in range(3 * SEQUENCE_STEPS):
         targets = np.array([[step, row] for row in range(2)], np.float32)
@@ -460,7 +460,7 @@ def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
 
 
 @pytest.mark.parametrize("stack", [1, 3])
-def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack):
+def test_wrapped_arenas_equal_the_wrappers_of_stable_baselines3(stack):
     ours = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
     theirs = VecFrameStack(VecTransposeImage(RoverArenaVecEnv(2, itertools.count(5), "raycast")), stack)
     assert list(ours.observation_space.spaces) == ["image"]
@@ -476,7 +476,7 @@ def test_the_last_quarter_of_the_rounds_only_learns():
     assert count_rounds(0, 16) == (0, 0)
 
 
-def test_in_a_pipe_progress_is_lines_with_steps_success_and_time_left(capsys, monkeypatch):
+def test_progress_in_a_pipe_has_lines_with_steps_success_and_time_left(capsys, monkeypatch):
     monkeypatch.setattr("policy_node_rover.training.progress.LINE_PERIOD_S", 0.0)
     with TrainingProgress({"imitation": 100.0, "ppo": 300.0}, quiet=False) as progress:
         progress.start_phase("imitation", 0, 1000, 0.0)
@@ -504,7 +504,7 @@ def test_durations_are_in_seconds_below_two_minutes():
     ]
 
 
-def test_the_text_has_one_row_for_equal_steps(tmp_path):
+def test_the_model_card_has_one_row_for_equal_steps(tmp_path):
     curve = [
         {"phase": "imitation", "steps": steps, "elapsed_s": elapsed_s, "steps_per_s": rate, **UNKNOWN}
         for steps, elapsed_s, rate in ((128, 6.0, 20.0), (256, 12.0, 20.0), (256, 18.0, None), (256, 24.0, None))
@@ -525,7 +525,7 @@ def test_the_text_has_one_row_for_equal_steps(tmp_path):
     assert rows == ["| imitation | 128 | 0.1 | – | – | 20.0 |", "| imitation | 256 | 0.4 | – | – | – |"]
 
 
-def test_quiet_progress_says_nothing(capsys):
+def test_quiet_progress_prints_nothing(capsys):
     with TrainingProgress({"ppo": 1.0}, quiet=True) as progress:
         progress.start_phase("ppo", 0, 10, 0.0)
         progress.update(10, 1.0)
@@ -547,5 +547,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    # Memory that is given back is mapped again page by page: 40 000 faults.
+    # Released memory would be mapped again page by page: 40 000 faults.
     assert int(done.stdout) < 4000

@@ -37,7 +37,7 @@ def recorders():
     return recorded
 
 
-def test_the_wanted_episodes_are_recorded_from_start_to_end(recorders):
+def test_episodes_are_recorded_from_start_to_end(recorders):
     recorder, results = recorders[0]
     assert list(recorder.episodes) == [1002, 1003]
     for seed, episode in recorder.episodes.items():
@@ -49,12 +49,12 @@ def test_the_wanted_episodes_are_recorded_from_start_to_end(recorders):
         path_m = np.array([frame.position_m for frame in episode.frames])
         assert np.abs(np.diff(path_m, axis=0)).max() > 0.01
         assert all(np.abs(frame.action).max() > 0.0 for frame in episode.frames)
-    # A press is felt.
+    # The touch of the press is recorded.
     assert recorder.episodes[1002].success
     assert recorder.episodes[1002].frames[-1].touch_n.max() > 1.0
 
 
-def test_a_blanked_sense_is_shown_as_it_is_read(recorders):
+def test_a_blanked_observation_is_shown_as_zeros(recorders):
     seeing, blanked = recorders[0][0].episodes[1002].frames, recorders[1][0].episodes[1002].frames
     assert any(frame.touch_n.any() for frame in seeing) and not any(frame.touch_n.any() for frame in blanked)
     assert all(np.array_equal(one.image, other.image) for one, other in zip(seeing, blanked, strict=True))
@@ -71,7 +71,7 @@ def test_the_animation_runs_in_real_time_and_is_small(recorders, tmp_path):
             animation.seek(index)
             shown_ms += animation.info["duration"]
     frames = [len(episode.frames) for episode in recorder.episodes.values()]
-    # The GIF keeps frames that do not differ as one, shown for longer.
+    # The GIF merges equal frames.
     assert shown_ms == sum((count - 1) * FRAME_MS + LAST_FRAME_MS for count in frames)
 
 
@@ -94,9 +94,9 @@ def test_a_touched_cell_lights_up_where_it_is_on_the_rover(tmp_path, cell, to_th
     assert np.sign(PANEL_PX / 2 - rows.mean()) == to_the_front
 
 
-def test_what_a_policy_does_not_take_is_said_beneath_it(recorders, tmp_path):
+def test_unused_observations_have_a_caption(recorders, tmp_path):
     frame = recorders[0][0].episodes[1002].frames[1]
-    # Beneath camera and bumper: grey words, the colours of the scale of forces, or nothing.
+    # Below camera and bumper: a grey caption, the colour scale, or nothing.
     for unread, beneath in (
         ((), ("nothing", "colours")),
         (("touch",), ("nothing", "words")),
@@ -113,7 +113,7 @@ def test_what_a_policy_does_not_take_is_said_beneath_it(recorders, tmp_path):
         assert tuple(found) == beneath
 
 
-def test_evaluating_with_an_animation_drives_one_episode_unless_told_otherwise(tmp_path, capsys):
+def test_an_animation_has_one_episode_by_default(tmp_path, capsys):
     main(["evaluate", "--driver", "scripted", "--seed", "1004", "--gif", str(tmp_path / "one.gif")])
     assert "of 1 episodes succeeded" in capsys.readouterr().out
     assert (tmp_path / "one.gif").stat().st_size > 10_000
