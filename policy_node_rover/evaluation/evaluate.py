@@ -33,7 +33,7 @@ LINE_PERIOD_S = 30.0
 
 
 def run_episodes(
-    arenas: VecEnv, driver: Driver, seeds: range, progress: Callable[[int, int], None] | None = None
+    arenas: VecEnv, driver: Driver, seeds: range, progress: Callable[[int, int], object] | None = None
 ) -> list[EpisodeResult]:
     """Drive one episode for each seed; return the results in the order in which the episodes end.
 
