@@ -54,7 +54,7 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
         errors.append(str(error))
     finally:
         node.destroy_node()
-    errors = errors or fleet.failures[:1]
+    errors = errors or list(fleet.failures)
     recording = measurement.recording(options.seed)
     if recording is not None:
         console.print("drawing …")
