@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The executables of the example robot, with their modules."""
+"""The executables of the example robot."""
 
 from __future__ import annotations
 

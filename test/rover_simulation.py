@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover simulation as a process that tests start, and what they are told of it beside its sensors."""
+"""`rover_sim` as a process for tests, and the environment of its rovers."""
 
 import contextlib
 import itertools
@@ -32,7 +32,7 @@ SIGNALS = {
 
 @contextlib.contextmanager
 def rover_sim(*arguments: str) -> Iterator[ForkedProcess]:
-    """Run the simulation for as long as the context lasts; it must end in order."""
+    """Run the simulation while the context lasts; it must end without errors."""
     process = ForkedProcess(main, arguments)
     try:
         yield process
@@ -46,7 +46,7 @@ def rover_sim(*arguments: str) -> Iterator[ForkedProcess]:
 
 
 def rover_parameters(robots: int, **changes: Any) -> dict[str, Any]:
-    """Return the parameters of the demonstration's configuration without its policy, `__` for a dot in changes."""
+    """Return the parameters of `config/rover.yaml` without the policy; `__` stands for a dot in changes."""
     parameters = read_parameter_file(share_path("config", "rover.yaml"))
     del parameters["policy.path"]
     return {
@@ -60,7 +60,7 @@ def rover_parameters(robots: int, **changes: Any) -> dict[str, Any]:
 
 
 def arena_reward(step: Step) -> np.ndarray:
-    """Return the reward of the arena's Gymnasium environment, from what the simulation tells."""
+    """Return the reward of the arena's Gymnasium environment from the signals of the simulation."""
     pressed = step.signals["presses"][:, 0] > 0
     potential = np.where(pressed, FACING_WEIGHT, _potential(step.signals))
     return potential - _potential(step.previous_signals) - TIME_COST + PRESS_REWARD * pressed
@@ -72,7 +72,7 @@ def _potential(signals: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def pressed(step: Step) -> np.ndarray:
-    """Return who has pressed the beacon, which ends an episode."""
+    """Return which rovers have pressed the beacon, which ends the episode."""
     return step.signals["presses"][:, 0] > 0
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks SDF documents against the specification that libsdformat brings along: one XML file for each element."""
+"""Check SDF documents against the specification of libsdformat, which has an XML file for each element."""
 
 import re
 import sys
@@ -25,18 +25,18 @@ _TYPES = {
 }
 # Required by the specification, yet every world of Gazebo leaves them to libsdformat's defaults.
 _FILLED_IN = {"atmosphere", "magnetic_field"}
-# More of them than the specification has: a contact sensor of Gazebo listens to all collisions that it names.
+# Repeated beyond the specification: a contact sensor of Gazebo has several collisions.
 _REPEATED = {"/contact/collision"}
 
 
 def gazebo_root() -> Path:
-    """Where the packages of Gazebo's tools are: unpacked beside the tests' environment, or installed."""
+    """Return the root of Gazebo's tools: unpacked beside the tests' environment, or installed."""
     unpacked = Path(sys.prefix) / "gazebo"
     return unpacked if (unpacked / "usr").is_dir() else Path("/")
 
 
 class Definition:
-    """What the specification says of one element."""
+    """The specification of one element."""
 
     def __init__(self, node: ElementTree.Element, folder: Path, required: str | None = None) -> None:
         self._node = node
@@ -69,7 +69,7 @@ def load(folder: Path, filename: str, required: str | None = None) -> Definition
 
 
 def faults(element: ElementTree.Element, definition: Definition, path: str = "") -> list[str]:
-    """Say all that the specification does not allow in an element: names, counts, values."""
+    """Return the faults of an element: names, counts and values."""
     path = f"{path}/{element.tag}"
     found = []
     for name, value in element.attrib.items():

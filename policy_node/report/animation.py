@@ -1,14 +1,15 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Colours, font and GIF writer that all animations share."""
+"""Shared parts of animations: colours, fonts, the header, and writing a small GIF."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 BACKGROUND = (24, 26, 31)
 TEXT = (236, 239, 244)
@@ -16,31 +17,48 @@ FAINT = (150, 156, 168)
 PRESSED = (255, 82, 82)
 
 
+@functools.cache
 def font(size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans, which comes with Matplotlib."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size_px)
 
 
+def draw_header(
+    draw: ImageDraw.ImageDraw,
+    left: int,
+    right: int,
+    title: str,
+    subtitle: str,
+    status: str,
+    colour: tuple[int, int, int] = TEXT,
+) -> None:
+    """Draw title and subtitle on the left of the top line, and the status in a colour on the right."""
+    title_font = font(17, bold=True)
+    draw.text((left, 27), title, TEXT, title_font, anchor="ls")
+    draw.text((left + draw.textlength(title, title_font) + 12, 27), subtitle, FAINT, font(13), anchor="ls")
+    draw.text((right, 27), status, colour, title_font, anchor="rs")
+
+
 def save_animation(
     pictures: Sequence[Image.Image], durations_ms: Sequence[int], file: Path, *, colours: int, most_bytes: int
 ) -> None:
-    """Write an endless GIF, with as many of the pictures as the file size allows.
+    """Write an endless GIF; while it is too large, drop every second picture.
 
     Parameters
     ----------
     pictures
-        RGB pictures of one size.
+        RGB, all of one size.
     durations_ms
-        Time for which each picture is shown.
+        Duration of each picture.
     file
-        File to write; its folder is made if it does not exist.
+        The GIF; its folder is made if it is missing.
     colours
         Size of the palette.
     most_bytes
-        Largest file size. Above it every second picture is left out, repeatedly, down to ten pictures.
+        Maximum size; at least ten pictures are kept.
     """
-    # With one palette for all pictures, parts that do not move keep their colours and add no bytes.
+    # One palette for all pictures: what does not change between pictures costs no bytes.
     samples = pictures[:: max(1, len(pictures) // 8)]
     strip = Image.new("RGB", (samples[0].width, sum(picture.height for picture in samples)))
     for index, picture in enumerate(samples):

@@ -1,20 +1,20 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover and its arena: every size, mass, place, colour and limit, from which all simulators' models are made.
+"""Define the rover and its arena: sizes, masses, places, colours and limits.
 
-`mujoco_model.py` makes the MuJoCo model of it, `sdf.py` the model and the world of Gazebo.
+`mujoco/model.py` builds the MuJoCo model from this description, and `gazebo/sdf.py` the model and world of Gazebo.
 
-The rover is driven by two wheels; the traction of each, limited in force, pulls its side towards the commanded speed.
-Sideways the tyres scrub, so that the rover can slide along what it pushes against; but its bumper is rubber, and rubs:
-a rover that pushes against something is turned to face it, and sticks.
+The rover has a differential drive. The traction of each wheel is limited in force. The tyres also slip sideways, so
+the rover can slide along an obstacle. The bumper is rubber with friction: a rover that pushes against an obstacle
+turns to face it and stops.
 
-Frames follow REP 103: x forward, y left, z up, angles counter-clockwise. The rover's origin is on the floor, between
-its wheels; an arena's is in its middle.
+Frames follow REP 103: x forward, y left, z up, angles counter-clockwise. The rover's origin is on the floor between
+its wheels, the arena's origin is in its middle.
 
-The touch cells divide the round bumper into equal sectors, numbered counter-clockwise from straight ahead: of eight
-cells, cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees. So cell 0 is front left, cell 3 rear
-left, cell 4 rear right and cell 7 front right. The cells are foam that springs back slowly: a force is felt at once,
-and once it is gone its reading fades to 1/e every `RoverDimensions.touch_recovery_s`, down to a threshold.
+The touch cells divide the round bumper into equal sectors, counter-clockwise from straight ahead. With eight cells,
+cell ``k`` covers the bearings from ``45 k`` to ``45 (k + 1)`` degrees: cell 0 is front left, cell 3 rear left, cell 4
+rear right, cell 7 front right. The cells are foam that recovers slowly: a reading rises with the force at once and
+decays to 1/e in `RoverDimensions.touch_recovery_s`, down to a threshold.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RoverDimensions:
 
 @dataclass(frozen=True)
 class ArenaDimensions:
-    """Sizes of the arena, what stands in it and the free space that every layout keeps, in SI units."""
+    """Sizes of the arena and its obstacles, and the clearances of every layout, in SI units."""
 
     half_size_m: float = 2.0
     outer_wall_height_m: float = 0.30
@@ -110,7 +110,7 @@ class Cylinder:
 
 @dataclass(frozen=True)
 class Post:
-    """An upright capsule on the floor: its lower end is in the ground, so that only the upper one is round."""
+    """An upright capsule whose lower end is below the floor."""
 
     radius_m: float
     height_m: float
@@ -126,7 +126,7 @@ Shape = Box | Sphere | Cylinder | Post
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a body: its shape, its place in the body's frame, how it looks and what it weighs."""
+    """A part of a body: shape, position in the body's frame, material and mass."""
 
     name: str
     shape: Shape
@@ -137,7 +137,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TouchCell:
-    """A sector of the bumper: the bearing of its middle, and a box around all that touches it."""
+    """A sector of the bumper: its bearing, and the box that contains its contacts."""
 
     name: str
     bearing_rad: float
@@ -147,7 +147,7 @@ class TouchCell:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One kind of thing that a layout places: a post (a point with a radius) or a wall (a segment with a radius)."""
+    """An obstacle of a layout: a post (a point with a radius) or a wall (a segment with a radius)."""
 
     name: str
     is_wall: bool
@@ -169,7 +169,7 @@ class Obstacle:
         return Part(self.name, Box(half_size_m), (0.0, 0.0, height_m / 2), material)
 
     def outline(self, x_m: float, y_m: float, yaw_rad: float) -> np.ndarray:
-        """Points on the centre line when the obstacle stands at a pose, float64 [points, 2] in metres."""
+        """Return points on the centre line at a pose, float64 [points, 2] in metres."""
         if not self.is_wall:
             return np.array([[x_m, y_m]])
         along_m = np.linspace(-ARENA.wall_half_length_m, ARENA.wall_half_length_m, 9)
@@ -177,7 +177,7 @@ class Obstacle:
 
 
 def _obstacles() -> tuple[Obstacle, ...]:
-    """Everything that a layout places besides beacon and rover; walls first, since they are the hardest to place."""
+    """Return the obstacles of a layout, walls first, as they are the hardest to place."""
     groups = (
         ("wall", True, False, ARENA.opaque_walls),
         ("glass_wall", True, True, ARENA.transparent_walls),
@@ -192,7 +192,7 @@ def _obstacles() -> tuple[Obstacle, ...]:
 
 
 def _outer_walls() -> tuple[Part, ...]:
-    """Stand four walls around an arena, their inner sides at its edge; they overlap at the corners."""
+    """Return the four outer walls; they overlap at the corners."""
     half_thickness_m, half_height_m = ARENA.outer_wall_thickness_m / 2, ARENA.outer_wall_height_m / 2
     middle_m, half_length_m = ARENA.half_size_m + half_thickness_m, FLOOR_HALF_SIZE_M
     along_y = Box((half_thickness_m, half_length_m, half_height_m))
@@ -209,7 +209,7 @@ def _outer_walls() -> tuple[Part, ...]:
 
 
 def _touch_cells() -> tuple[TouchCell, ...]:
-    """Lay one cell over each sector, wide enough to leave no gap to the next."""
+    """Return one cell per sector, without gaps between them."""
     sector_rad = 2 * math.pi / ROVER.touch_cells
     half_width_m = ROVER.radius_m * math.tan(sector_rad / 2) * 0.98
     cells = []
@@ -238,7 +238,7 @@ MATERIALS: dict[str, tuple[float, float, float, float]] = {
     "nose": (0.95, 0.90, 0.25, 1.0),
 }
 SKY: Vector = (0.66, 0.77, 0.88)
-# One directional light without shadows: a surface is as bright as ambient + diffuse * cosine of the angle to the light.
+# One directional light without shadows: the brightness of a surface is ambient + diffuse * cosine of the angle.
 LIGHT_DIRECTION: Vector = (-0.35, 0.45, -0.82)
 LIGHT_AMBIENT = 0.55
 LIGHT_DIFFUSE = 0.5
@@ -252,7 +252,7 @@ BUMPER = Sphere(ROVER.radius_m)
 BUMPER_POSITION_M: Vector = (0.0, 0.0, ROVER.bumper_height_m)
 HULL = Part("hull", Cylinder(ROVER.radius_m, 0.06), (0.0, 0.0, 0.09), "hull", ROVER.mass_kg - 2 * ROVER.wheel_mass_kg)
 NOSE = Part("nose", Box((0.05, 0.02, 0.01)), (0.09, 0.0, 0.16), "nose")
-# Their cylinders lie along y.
+# The axes of the wheels point along y.
 WHEELS = tuple(
     Part(
         f"wheel_{side}",
@@ -263,7 +263,7 @@ WHEELS = tuple(
     )
     for side, y_m in (("left", ROVER.wheel_offset_m), ("right", -ROVER.wheel_offset_m))
 )
-# They only keep the rover upright: without friction, and half a millimetre above the floor, so that the wheels carry.
+# Frictionless casters, 0.5 mm above the floor so that the wheels carry the weight.
 CASTERS = tuple(
     Part(f"caster_{end}", Sphere(0.02), (x_m, 0.0, 0.0205), "wheel") for end, x_m in (("front", 0.12), ("rear", -0.12))
 )

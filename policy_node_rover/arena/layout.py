@@ -1,9 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random layouts: where obstacles and beacon stand and where the rover starts, the same in every simulator."""
+"""Random layouts of obstacles, beacon and start pose, the same in every simulator."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from policy_node_rover.arena.description import ARENA, OBSTACLES, ROVER, Obstacl
 
 @dataclass(frozen=True)
 class PlacedObstacle:
-    """An obstacle and its place: `outline_m` are points of its centre line, float64 [points, 2]."""
+    """An obstacle at a pose; `outline_m` are points of its centre line, float64 [points, 2]."""
 
     obstacle: Obstacle
     pose: tuple[float, float, float]
@@ -22,15 +23,15 @@ class PlacedObstacle:
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands where: obstacles, the beacon (x_m, y_m) and where the rover starts (x_m, y_m, yaw_rad)."""
+    """The obstacles, the position of the beacon (x_m, y_m) and the start of the rover (x_m, y_m, yaw_rad)."""
 
     obstacles: tuple[PlacedObstacle, ...]
     beacon: tuple[float, float]
     rover: tuple[float, float, float]
 
 
-def clearance_m(points_m: np.ndarray, obstacles: tuple[PlacedObstacle, ...] | list[PlacedObstacle]) -> float:
-    """Distance from points [points, 2] to the nearest surface of the obstacles and of the outer walls."""
+def clearance_m(points_m: np.ndarray, obstacles: Sequence[PlacedObstacle]) -> float:
+    """Return the distance from points [points, 2] to the nearest obstacle or outer wall."""
     nearest_m = ARENA.half_size_m - float(np.abs(points_m).max())
     for placed in obstacles:
         offsets = points_m[:, None, :] - placed.outline_m[None, :, :]
@@ -38,10 +39,8 @@ def clearance_m(points_m: np.ndarray, obstacles: tuple[PlacedObstacle, ...] | li
     return nearest_m
 
 
-def draw_beacon(
-    rng: np.random.Generator, obstacles: tuple[PlacedObstacle, ...] | list[PlacedObstacle]
-) -> tuple[float, float] | None:
-    """Draw a free place for the beacon, or None after too many tries."""
+def draw_beacon(rng: np.random.Generator, obstacles: Sequence[PlacedObstacle]) -> tuple[float, float] | None:
+    """Draw a free position for the beacon; None after too many tries."""
     reach_m = ARENA.half_size_m - ARENA.beacon_radius_m - ARENA.beacon_wall_clearance_m
     for _ in range(200):
         x, y = rng.uniform(-reach_m, reach_m, 2)
@@ -56,13 +55,7 @@ def draw_beacon(
 
 
 def draw_layout(rng: np.random.Generator) -> Layout:
-    """Draw a random layout in which every passage is at least `ARENA.passage_m` wide.
-
-    Parameters
-    ----------
-    rng
-        The source of randomness; equal states give equal layouts.
-    """
+    """Draw a random layout in which every passage is at least `ARENA.passage_m` wide."""
     half_m = ARENA.half_size_m
     while True:
         obstacles: list[PlacedObstacle] = []

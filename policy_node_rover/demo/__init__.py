@@ -1,3 +1,3 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Demonstrate and evaluate the policy of the rover over ROS."""
+"""Demonstrate the policy over ROS, and evaluate it as it is deployed (`policy_demo`)."""

@@ -1,11 +1,12 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a policy as it is deployed, beside the same episodes in process (`policy_demo evaluate`)."""
+"""Evaluate a policy as it is deployed, and compare it with the same episodes in process (`policy_demo evaluate`)."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,78 +20,76 @@ from policy_node.config.package_files import share_path
 from policy_node.report.figures import write_figures
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
-from policy_node_rover.demo.episodes import Dealer
-from policy_node_rover.demo.parity import Comparison, Reference, shortcomings
-from policy_node_rover.demo.play import Fleet, Play
-from policy_node_rover.demo.progress import EpisodeProgress, complain
+from policy_node_rover.demo.over_dds import DdsSetup, run_over_dds
+from policy_node_rover.demo.scheduler import EpisodeScheduler
+from policy_node_rover.evaluation.comparison import ActionComparison, Reference, find_problems
+from policy_node_rover.evaluation.progress import EpisodeProgress, print_errors
+from policy_node_rover.evaluation.results import EpisodeResult, describe_summary, summarise_episodes
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import KINDS, RendererError, make_renderer
-from policy_node_rover.training.evaluate import describe_summary, summarise_episodes
 
 
 def run_evaluation(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> int:
-    """Play the episodes, compare them and write the report.
+    """Drive the episodes over DDS and in process, compare them, and write the report.
 
-    Parameters
-    ----------
-    options
-        From the command line.
-    console
-        Where to tell how it goes.
-    stopping
-        Whether to end early.
-
-    Returns
-    -------
-    int
-        0 when the goal is reached; else the reason was printed.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        When it ended early.
+    The exit status is 0 when the differences are within the tolerances. KeyboardInterrupt is raised when `stopping`
+    returns True before the end.
     """
-    # Of small networks and few rovers more threads only wait for each other.
+    # More threads do not help with small networks and few rovers.
     torch.set_num_threads(1)
     seeds = range(options.seed, options.seed + options.episodes)
     robots = tuple(f"rover_{robot}" for robot in range(min(options.robots, options.episodes)))
-    dealer = Dealer(len(robots), seeds)
+    scheduler = EpisodeScheduler(len(robots), seeds)
     try:
-        kind = _kind_of_renderer(options.renderer)
+        kind = _renderer_kind(options.renderer)
         reference = Reference(reference_path(options.model), kind, len(robots))
-        play = Play(
+        setup = DdsSetup(
             robots, seeds, options.lockstep, kind, options.model, reference.keys, reference.stack, options.output
         )
         console.print(
             f"starting the simulation and the node for {len(robots)} rovers, images by {kind} …", highlight=False
         )
-        with Fleet(play, dealer, console, stopping) as fleet:
-            measured = fleet.run()
+        measured = run_over_dds(setup, scheduler, console, stopping)
     except (ToolError, RendererError) as error:
-        # On a terminal Ctrl-C ends the processes, too.
+        # Ctrl-C in a terminal may reach other processes first.
         if stopping():
             raise KeyboardInterrupt from error
-        return complain(console, [str(error)])
-    if dealer.running:
+        return print_errors(console, [str(error)])
+    if scheduler.running:
         raise KeyboardInterrupt
-    with EpisodeProgress(console, "in process", len(seeds)) as progress:
-        in_process = reference.play(seeds, until_stopped(stopping, progress))
+    progress = partial(EpisodeProgress, console, episodes=len(seeds), stopping=stopping)
+    with progress(task="in process") as shown:
+        in_process = reference.run(seeds, shown.show)
     comparison = None
     if options.lockstep:
-        with EpisodeProgress(console, "comparing", len(seeds)) as progress:
-            comparison = reference.retrace(dealer.finished, until_stopped(stopping, progress))
-    results = [episode.result for episode in dealer.finished]
+        with progress(task="comparing") as shown:
+            comparison = reference.replay(scheduler.finished, shown.show)
+    report = make_report(setup, measured, [episode.result for episode in scheduler.finished], in_process, comparison)
+    _print_report(console, report, comparison)
+    if options.json:
+        write_figures(options.json, report)
+    return print_errors(console, report["shortcomings"])
+
+
+def make_report(
+    setup: DdsSetup,
+    measured: dict[str, Any],
+    results: Sequence[EpisodeResult],
+    in_process: Sequence[EpisodeResult],
+    comparison: ActionComparison | None,
+) -> dict[str, Any]:
+    """Return the content of the JSON report, with the keys of `policy_train evaluate` and those of the comparison."""
     summary, summary_in_process = summarise_episodes(results), summarise_episodes(in_process)
-    problems = shortcomings(summary["success_rate"], summary_in_process["success_rate"], comparison)
-    report = {
+    problems = find_problems(summary["success_rate"], summary_in_process["success_rate"], comparison)
+    return {
         "driver": "policy",
-        "model": str(options.model) if options.model else None,
-        "mode": "lockstep" if options.lockstep else "real_time",
-        "robots": len(robots),
-        "renderer": kind,
+        "model": str(setup.model) if setup.model else None,
+        "mode": "lockstep" if setup.lockstep else "real_time",
+        "robots": len(setup.robots),
+        "renderer": setup.renderer,
         "conditions": "nominal",
         "blanked": None,
-        "control_rate_hz": play.configuration.control_rate_hz,
+        "control_rate_hz": setup.configuration.control_rate_hz,
         **summary,
         **measured,
         "in_process": summary_in_process,
@@ -100,55 +99,33 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         "reached": not problems,
         "shortcomings": problems,
     }
-    _print_report(console, report, comparison)
-    if options.json:
-        write_figures(options.json, report)
-    return complain(console, problems)
 
 
-def until_stopped(stopping: Callable[[], bool], progress: EpisodeProgress) -> Callable[[int], None]:
-    """Return what shows the progress and raises KeyboardInterrupt once it is to end early."""
-
-    def show(ended: int) -> None:
-        if stopping():
-            raise KeyboardInterrupt
-        progress.show(ended)
-
-    return show
-
-
-def _kind_of_renderer(asked: str) -> str:
-    """Return the kind of the renderer that this machine gives, so that all processes use the same one."""
-    renderer = make_renderer(ArenaModel(), asked)
+def _renderer_kind(kind: str) -> str:
+    """Return the kind of the renderer that works here, so that all processes use the same."""
+    renderer = make_renderer(ArenaModel(), kind)
     renderer.close()
     return renderer.kind
 
 
 def reference_path(model: Path | None) -> Path:
-    """Return the zip of Stable-Baselines3 that is the same policy as a model, None being the one that is shipped.
-
-    Raises
-    ------
-    ToolError
-        When there is none.
-    """
+    """Return the Stable-Baselines3 zip of a model (None: the shipped one); ToolError if there is none beside it."""
     if model is None:
         return share_path("models", "rover.zip")
     path = model.with_suffix(".zip")
     if path != model and not path.is_file():
         raise ToolError(
             f"--model: found '{model}', but '{path}' is not there, with which its actions are compared; give the zip "
-            "that policy_train wrote, or lay it beside the other file"
+            "that policy_train wrote, or copy it beside the other file"
         )
     return path
 
 
-def _print_report(console: Console, report: dict[str, Any], comparison: Comparison | None) -> None:
-    in_process = report["in_process"]
+def _print_report(console: Console, report: dict[str, Any], comparison: ActionComparison | None) -> None:
     lines = [
         f"over ROS, {report['mode'].replace('_', ' ')}, {report['robots']} rovers, images by {report['renderer']}: "
         + describe_summary(report),
-        f"in process: {describe_summary(in_process)}",
+        f"in process: {describe_summary(report['in_process'])}",
         f"success over ROS minus in process: {report['success_difference_points']:+.1f} percentage points; "
         f"{report['same_results_in_process']} of {report['episodes']} episodes end with the "
         "same result at the same time",
@@ -156,59 +133,52 @@ def _print_report(console: Console, report: dict[str, Any], comparison: Comparis
     if comparison is not None:
         lines.append(
             f"actions compared at {comparison.steps} steps: largest difference {comparison.largest_difference:.2g}, "
-            f"{comparison.equal_steps} equal bit by bit"
+            f"{comparison.equal_steps} bit-identical"
         )
     else:
         late = report["lateness"]
         age, lateness = late["age_at_command_ms"], late["lateness_ms"]
         lines.append(
-            f"{late['missed_ticks']} of {late['ticks']} ticks missed; readings at the command p50 {age['p50']} ms, p99 "
-            f"{age['p99']} ms old; ticks late by p50 {lateness['p50']} ms, p99 {lateness['p99']} ms\n"
-            "actions are not compared: in real time the rovers drive on while the node computes, and see other images"
+            f"{late['missed_ticks']} of {late['ticks']} ticks missed; age of readings at the command p50 {age['p50']} "
+            f"ms, p99 {age['p99']} ms; lateness of ticks p50 {lateness['p50']} ms, p99 {lateness['p99']} ms\n"
+            "actions are not compared: in real time the rovers drive on during the inference, and see other images"
         )
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options of `policy_demo evaluate`.
-
-    Raises
-    ------
-    SystemExit
-        When an option is unknown or not allowed; the message says what is.
-    """
+    """Read the options of `policy_demo evaluate`."""
     parser = argparse.ArgumentParser(
         prog="policy_demo evaluate",
-        description="Let a policy play whole episodes through the node, over DDS, and compare them with the same ones "
-        "in process; the exit status is 1 where they differ by more than is allowed, and 130 after Ctrl-C.",
+        description="Let a policy drive whole episodes through the node, over DDS, and compare them with the same ones "
+        "in process. The exit status is 1 if they differ by more than the tolerances, and 130 after Ctrl-C.",
     )
-    parser.add_argument("--episodes", type=number(int, 1), default=100, help="how many (default 100)")
-    parser.add_argument("--robots", type=number(int, 1, 256), default=8, help="how many rovers play them (default 8)")
-    parser.add_argument("--seed", type=number(int, 0, 2**31), default=1000, help="that of the first episode (1000)")
-    whose_time = parser.add_mutually_exclusive_group()
-    whose_time.add_argument(
+    add = parser.add_argument
+    add("--episodes", type=number(int, 1), default=100, help="number of episodes (default 100)")
+    add("--robots", type=number(int, 1, 256), default=8, help="number of rovers (default 8)")
+    add("--seed", type=number(int, 0, 2**31), default=1000, help="seed of the first episode (default 1000)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
         "--lockstep",
         action="store_true",
         default=True,
         help="time waits for the commands of every tick, and actions are compared step by step (default)",
     )
-    whose_time.add_argument(
+    mode.add_argument(
         "--real-time",
         dest="lockstep",
         action="store_false",
-        help="time passes as on robots, and how late ticks and readings are is measured",
+        help="time passes as on robots, and the lateness of ticks and readings is measured",
     )
-    parser.add_argument(
+    add(
         "--model",
         type=Path,
-        help="policy to run: a zip that policy_train wrote, or a file that was made of the zip "
-        "beside it (default: the one that config/rover.yaml names)",
+        help="policy to evaluate: a zip of policy_train, or a file that was exported from the zip beside it "
+        "(default: the one in config/rover.yaml)",
     )
-    parser.add_argument("--renderer", choices=KINDS, default="auto", help="auto: EGL where it works, else ray casting")
-    parser.add_argument("--json", type=Path, help="file for the result")
-    parser.add_argument(
-        "--output", type=Path, default=Path("demo_output"), help="folder of logs and parameters (demo_output)"
-    )
+    add("--renderer", choices=KINDS, default="auto", help="auto: EGL if it works, else ray casting")
+    add("--json", type=Path, help="file for the report")
+    add("--output", type=Path, default=Path("demo_output"), help="folder of logs and parameters (demo_output)")
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demonstration leaves: an animation, histograms and a summary of a recording; nothing here needs ROS."""
+"""Write the results of the demonstration: an animation, histograms and a summary; independent of ROS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from policy_node.control.timing import percentiles
-from policy_node.report.animation import BACKGROUND, FAINT, PRESSED, TEXT, font, save_animation
+from policy_node.report.animation import BACKGROUND, FAINT, PRESSED, TEXT, draw_header, font, save_animation
+from policy_node.report.plots import STYLE
 
 GRID_PX = 384
 GAP_PX = 16
@@ -24,26 +26,18 @@ HEADER_PX = 64
 FRAME_MS = 125
 COLOURS = 96
 MAX_GIF_BYTES = 6_000_000
-# How long the border of a rover lights up after a press.
-FLASH_S = 1.0
+# The border of a rover's images is highlighted for this time after a press.
+HIGHLIGHT_S = 1.0
 
+OUTPUT_FILES = ("summary.json", "latency.png", "fleet.gif")
 TIMING_FIGURES = ("lateness_ms", "tick_ms", "stamp_to_command_ms")
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What was seen at one moment of the demonstration.
+    """Images and presses at one moment; an image is uint8 [height, width, 3], or None before the first one.
 
-    Attributes
-    ----------
-    time_s
-        Since the measurement began.
-    cameras
-        One image per robot, uint8 [height, width, 3]; None before its first.
-    overview
-        All arenas from above, row by row in a square grid, uint8 [height, width, 3]; None before the first.
-    presses
-        Beacons pressed so far, per robot.
+    The overview shows all arenas from above, row by row in a square grid.
     """
 
     time_s: float
@@ -54,27 +48,17 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A measured stretch of the demonstration.
+    """Figures and images of a measurement.
 
     Attributes
     ----------
-    robots
-        Names.
-    elapsed_s
-        Length of the stretch.
-    ticks, missed_ticks
-        In that time.
-    presses
-        Per robot, in that time.
     timing_ms
-        float64 [ticks, 2 + robots]: lateness, duration of the tick, age of each robot's data at its command (NaN when
-        the robot was not ready).
+        float64 [ticks, 2 + robots]: lateness, duration of the tick, age of each robot's data at its command (NaN if the
+        robot was not ready).
     cpu_percent
         By process; 100 is one core.
     about
-        What else is worth knowing, such as device and policy.
-    frames
-        In order of time.
+        More figures for the summary, such as device and policy.
     """
 
     robots: tuple[str, ...]
@@ -88,13 +72,13 @@ class Recording:
     frames: list[Frame] = field(repr=False)
 
     def timing_figures(self) -> dict[str, np.ndarray]:
-        """Return the measured times in milliseconds by name, each one-dimensional and finite."""
+        """Return the finite times in milliseconds by name, one-dimensional."""
         columns = (self.timing_ms[:, 0], self.timing_ms[:, 1], self.timing_ms[:, 2:].ravel())
         return {name: values[np.isfinite(values)] for name, values in zip(TIMING_FIGURES, columns, strict=True)}
 
 
 def summarise(recording: Recording) -> dict[str, Any]:
-    """Return the figures of `summary.json`; times of which there is no value are null."""
+    """Return the content of `summary.json`; times without values are None."""
     summary: dict[str, Any] = {
         "robots": len(recording.robots),
         "duration_s": round(recording.elapsed_s, 2),
@@ -112,70 +96,58 @@ def summarise(recording: Recording) -> dict[str, Any]:
 
 
 def write_report(recording: Recording, folder: Path) -> list[Path]:
-    """Write `summary.json`, `latency.png` and, when there are frames, `fleet.gif`; return their paths.
-
-    Raises
-    ------
-    OSError
-        When the folder cannot be written.
-    """
-    files = [folder / "summary.json", folder / "latency.png"]
+    """Write summary, histograms and, if there are frames, the animation; return their paths."""
+    files = [folder / name for name in OUTPUT_FILES]
     files[0].write_text(json.dumps(summarise(recording), indent=2) + "\n")
-    draw_latency(recording, files[1])
-    if recording.frames:
-        files.append(folder / "fleet.gif")
-        draw_fleet(recording, files[2])
+    plot_latency(recording, files[1])
+    if not recording.frames:
+        return files[:2]
+    draw_fleet(recording, files[2])
     return files
 
 
-def draw_latency(recording: Recording, file: Path) -> None:
-    """Draw the histograms of tick time, stamp to command and lateness."""
-    titles = {
-        "tick_ms": "tick: from its start to the last command",
-        "stamp_to_command_ms": "oldest reading's stamp to its command",
-        "lateness_ms": "lateness: from the deadline to the tick",
-    }
-    figures = recording.timing_figures()
-    summary = summarise(recording)
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    about = recording.about
+def plot_latency(recording: Recording, file: Path) -> None:
+    """Plot histograms of tick time, stamp to command and lateness."""
+    summary, about = summarise(recording), recording.about
+    comb = ""
     if about.get("sensor_rate_hz") and about.get("control_rate_hz"):
-        # Why there are several peaks and not one.
-        titles["stamp_to_command_ms"] += (
-            f"\n(a comb: cameras at {about['sensor_rate_hz']:g} Hz, ticks at {about['control_rate_hz']:g} Hz)"
-        )
-    figure.suptitle(
-        f"{summary['robots']} robots, {summary['ticks']} ticks in {summary['duration_s']:.0f} s, "
-        f"{summary['missed_ticks']} missed; node: {recording.cpu_percent.get('node', math.nan):.0f} % of a core"
+        # The ages have several peaks.
+        comb = f"\n(a comb: cameras at {about['sensor_rate_hz']:g} Hz, ticks at {about['control_rate_hz']:g} Hz)"
+    panels = (
+        ("tick_ms", "tick: from its start to the last command", "ticks"),
+        ("stamp_to_command_ms", f"stamp of the oldest reading to its command{comb}", "commands"),
+        ("lateness_ms", "lateness: from the deadline to the tick", "ticks"),
     )
-    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        values = figures[name]
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("ms")
-        axes.spines[["top", "right"]].set_visible(False)
-        if not values.size:
-            continue
-        p50, p99 = percentiles(values)
-        # A single outlier must not squeeze everything else into one bar: it counts in the last one.
-        limit = max(1.5 * p99, 1e-3)
-        axes.hist(np.clip(values, 0.0, limit), bins=60, range=(0.0, limit), color="#4c78a8")
-        for percentile, colour, label in ((p50, "#f58518", "p50"), (p99, "#e45756", "p99")):
-            axes.axvline(percentile, color=colour, label=f"{label} {percentile:.2f} ms")
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
-    for axes, counted in zip(figure.axes, ("ticks", "commands", "ticks"), strict=True):
-        axes.set_ylabel(counted)
-    figure.savefig(file, dpi=110)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12, 3.8), layout="constrained")
+        figure.suptitle(
+            f"{summary['robots']} robots, {summary['ticks']} ticks in {summary['duration_s']:.0f} s, "
+            f"{summary['missed_ticks']} missed; node: {recording.cpu_percent.get('node', math.nan):.0f} % of a core"
+        )
+        for axes, (name, title, counted) in zip(figure.subplots(1, 3), panels, strict=True):
+            axes.set(title=title, xlabel="ms", ylabel=counted)
+            values = recording.timing_figures()[name]
+            if not values.size:
+                continue
+            p50, p99 = percentiles(values)
+            # Outliers count in the last bar, so that they do not stretch the axis.
+            limit = max(1.5 * p99, 1e-3)
+            axes.hist(np.clip(values, 0.0, limit), bins=60, range=(0.0, limit))
+            for percentile, colour, label in ((p50, "C1", "p50"), (p99, "C5", "p99")):
+                axes.axvline(percentile, color=colour, label=f"{label} {percentile:.2f} ms")
+            axes.legend(loc="upper right")
+        figure.savefig(file, dpi=110)
 
 
 def animation_speed(frames: Sequence[Frame]) -> float:
-    """Return how many times faster than the rovers the animation runs."""
+    """Return the speed of the animation relative to real time."""
     if len(frames) < 2:
         return 1.0
     return (frames[-1].time_s - frames[0].time_s) / (len(frames) - 1) * 1e3 / FRAME_MS
 
 
 def draw_fleet(recording: Recording, file: Path) -> None:
-    """Draw the animation: on the left what the rovers see, on the right their arenas from above."""
+    """Draw the animation: camera images on the left, arenas from above on the right."""
     painter = _Painter(recording)
     pictures = [painter.paint(frame) for frame in recording.frames]
     durations_ms = [FRAME_MS] * len(pictures)
@@ -183,55 +155,47 @@ def draw_fleet(recording: Recording, file: Path) -> None:
 
 
 class _Painter:
-    """Paints one frame of the animation."""
+    """Paint the frames of the animation in order, as a press is highlighted for a while."""
 
     def __init__(self, recording: Recording) -> None:
-        self._robots = recording.robots
-        self._rate_hz = recording.about.get("control_rate_hz", 0.0)
+        count = len(recording.robots)
+        rate_hz = recording.about.get("control_rate_hz", 0.0)
+        self._title = f"one policy, {count} rover{'s' if count > 1 else ''}" + (f", {rate_hz:g} Hz" if rate_hz else "")
         speed = f"{animation_speed(recording.frames):.2g}"
         self._speed = "" if speed == "1" else f"{speed}x speed   "
-        self._columns = math.ceil(math.sqrt(len(recording.robots)))
-        self._rows = math.ceil(len(recording.robots) / self._columns)
+        self._columns = math.ceil(math.sqrt(count))
+        self._rows = math.ceil(count / self._columns)
         self._cell_px = GRID_PX // self._columns
-        self._title_font = font(17, bold=True)
-        self._text_font = font(13)
         self._label_font = font(min(13, max(8, self._cell_px // 9)), bold=True)
-        # Small tiles have room for the number alone, and in an arena a label must not hide a beacon.
+        # Small cells show only the number, and in an arena a label must not hide a beacon.
         numbers = [name.rpartition("_")[2] for name in recording.robots]
         self._camera_labels = recording.robots if self._cell_px >= 90 else numbers
         self._arena_labels = recording.robots if self._cell_px >= 150 else numbers
-        self._pressed_at_s = [-math.inf] * len(recording.robots)
-        self._presses = [0] * len(recording.robots)
+        self._pressed_at_s = [-math.inf] * count
+        self._presses = [0] * count
 
     def paint(self, frame: Frame) -> Image.Image:
-        """Paint a frame; frames must come in order, as a press lights up for a while."""
+        """Paint a frame."""
         width = 2 * self._columns * self._cell_px + 3 * GAP_PX
         height = HEADER_PX + self._rows * self._cell_px + GAP_PX
         picture = Image.new("RGB", (width, height), BACKGROUND)
         draw = ImageDraw.Draw(picture)
         left, right = GAP_PX, 2 * GAP_PX + self._columns * self._cell_px
-        count = len(self._robots)
-        title = f"one policy, {count} rover{'s' if count > 1 else ''}" + (
-            f", {self._rate_hz:g} Hz" if self._rate_hz else ""
-        )
-        draw.text((left, 12), title, TEXT, self._title_font)
-        draw.text((left, 40), "what the rovers see", FAINT, self._text_font)
-        draw.text((right, 40), "their arenas from above; turquoise is glass", FAINT, self._text_font)
         total = sum(frame.presses)
-        counted = f"{total} beacon{'' if total == 1 else 's'} pressed"
-        right_text = f"{self._speed}{counted}   {frame.time_s:5.1f} s"
-        draw.text((width - GAP_PX, 14), right_text, TEXT, self._text_font, anchor="ra")
-        for robot in range(count):
-            if frame.presses[robot] > self._presses[robot]:
-                self._pressed_at_s[robot], self._presses[robot] = frame.time_s, frame.presses[robot]
+        status = f"{self._speed}{total} beacon{'' if total == 1 else 's'} pressed   {frame.time_s:5.1f} s"
+        draw_header(draw, left, width - GAP_PX, self._title, "", status)
+        draw.text((left, 40), "camera images", FAINT, font(13))
+        draw.text((right, 40), "arenas from above; turquoise is transparent", FAINT, font(13))
+        for robot, presses in enumerate(frame.presses):
+            if presses > self._presses[robot]:
+                self._pressed_at_s[robot], self._presses[robot] = frame.time_s, presses
             row, column = divmod(robot, self._columns)
-            top = HEADER_PX + row * self._cell_px
+            top, shift = HEADER_PX + row * self._cell_px, column * self._cell_px
             camera, arena = frame.cameras[robot], self._arena(frame.overview, row, column)
-            for start, pixels, labels, method in (
-                (left, camera, self._camera_labels, Image.Resampling.NEAREST),
-                (right, arena, self._arena_labels, Image.Resampling.BICUBIC),
-            ):
-                self._cell(picture, (start + column * self._cell_px, top), pixels, method, labels[robot], robot, frame)
+            # Enlarged camera pixels stay sharp: this is what the policy reads.
+            nearest, bicubic = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
+            self._cell(picture, (left + shift, top), camera, nearest, self._camera_labels, robot, frame)
+            self._cell(picture, (right + shift, top), arena, bicubic, self._arena_labels, robot, frame)
         return picture
 
     def _arena(self, overview: np.ndarray | None, row: int, column: int) -> np.ndarray | None:
@@ -246,22 +210,21 @@ class _Painter:
         corner: tuple[int, int],
         pixels: np.ndarray | None,
         method: Image.Resampling,
-        label: str,
+        labels: Sequence[str],
         robot: int,
         frame: Frame,
     ) -> None:
+        """Paint an image with its label and presses, highlighted after a press."""
         draw = ImageDraw.Draw(picture)
         left, top = corner
         size = self._cell_px - 4
         if pixels is not None:
-            # Enlarged camera pixels stay pixels: this is all that the policy gets to see.
             picture.paste(Image.fromarray(pixels).resize((size, size), method), (left + 2, top + 2))
         presses = f" ● {frame.presses[robot]}" if frame.presses[robot] else ""
-        middle = left + 7 + draw.textlength(label, self._label_font)
+        middle = left + 7 + draw.textlength(labels[robot], self._label_font)
         end = middle + draw.textlength(presses, self._label_font)
-        line_px = int(self._label_font.size)
-        draw.rectangle((left + 2, top + 2, end + 5, top + line_px + 10), BACKGROUND)
-        draw.text((left + 7, top + 5), label, TEXT, self._label_font)
+        draw.rectangle((left + 2, top + 2, end + 5, top + int(self._label_font.size) + 10), BACKGROUND)
+        draw.text((left + 7, top + 5), labels[robot], TEXT, self._label_font)
         draw.text((middle, top + 5), presses, PRESSED, self._label_font)
-        if frame.time_s - self._pressed_at_s[robot] < FLASH_S:
+        if frame.time_s - self._pressed_at_s[robot] < HIGHLIGHT_S:
             draw.rectangle((left, top, left + self._cell_px - 1, top + self._cell_px - 1), outline=PRESSED, width=4)

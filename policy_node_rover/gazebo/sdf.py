@@ -1,10 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover and its world for Gazebo (SDFormat), made of the description from which the MuJoCo model is made, too.
+"""Write the rover and its world for Gazebo (SDFormat), from the description that the MuJoCo model is built from, too.
 
-Each rover has an arena of its own; the arenas stand on a grid, so far apart that no camera sees another arena. What
-cameras shall not see, such as transparent obstacles, is drawn for the human only: the visibility flags of these
-visuals are left out of the camera's mask.
+Each rover has its own arena. The arenas stand on a grid, so far apart that no camera sees another arena. Transparent
+obstacles and the rovers are hidden from the cameras by visibility flags.
 
 ``python -m policy_node_rover.gazebo.sdf world --robots 4 --seed 0`` and ``… rover rover_0`` write the files.
 """
@@ -17,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -55,206 +55,174 @@ RENDER_ENGINES = ("ogre2", "ogre")
 CAMERA_RATE_HZ = 30.0
 ODOMETRY_RATE_HZ = 30.0
 
-# A camera sees as far as across its arena; the next one begins beyond the corners of what it sees.
+# A camera sees across its own arena and not as far as the next one.
 CAMERA_FAR_M = round(2 * math.sqrt(2) * FLOOR_HALF_SIZE_M + 0.05, 1)
 GRID_PITCH_M = float(math.ceil(math.sqrt(2) * CAMERA_FAR_M + 2 * FLOOR_HALF_SIZE_M))
 
-# ODE, with which Gazebo's physics looks for contacts, overlooks those of what reaches below z = 0, as the bumper does,
-# with what is 0.5 m to 1 m long and stands in the square of x and y from 0 m to 1 m: there must be no arena.
+# No arena may cover x and y from 0 m to 1 m: there ODE, the collision detector of Gazebo's physics, misses contacts of
+# bodies that reach below z = 0, as the bumper does, with bodies that are 0.5 m to 1 m long.
 _FIRST_ARENA_X_M = GRID_PITCH_M / 2
 
-# The bumper reaches below the floor, where nothing may stop it: each touches only what has a bit in common.
-_ON_THE_FLOOR = 0x01
-_AT_THE_BUMPER = 0x02
+# Bits of collide_bitmask: bodies collide if they share one. The bumper reaches below the floor and must not touch it.
+_FLOOR_BIT = 0x01
+_BUMPER_BIT = 0x02
 
-# Gazebo names the collision that was touched, so each touch cell has its own: spheres that reach out to the bumper's
-# surface at their bearings. Between two, where they remain 0.1 mm behind it, posts must find no notch to rest in.
+# Gazebo reports the names of the collisions in contact, so each touch cell has its own: spheres that reach the surface
+# of the bumper. Between two spheres the surface is 0.1 mm behind it, so that posts find no notch.
 _SPHERES_PER_CELL = 6
 _SPHERE_OFFSET_M = 0.04
 
-# Bits that Gazebo's render engines leave to the user; one of them is for humans only.
-_HUMANS_ONLY = 0x01000000
-_CAMERA_MASK = 0x0FFFFFFF & ~_HUMANS_ONLY
+# A visibility bit that Gazebo leaves to users: visuals that only the window shows.
+_WINDOW_ONLY = 0x01000000
+_CAMERA_MASK = 0x0FFFFFFF & ~_WINDOW_ONLY
 
 _GRAVITY_M_S2 = 9.81
 
-# At this roughness Ogre 2 reflects almost alike to all sides: this part of what Lambert's law says.
+# At this roughness, the diffuse reflection of Ogre 2 is nearly this part of Lambert's law in all directions.
 _OGRE2_ROUGHNESS = 0.5
 _OGRE2_DIFFUSE = 0.806
 
 
 def grid_origin_m(robot: int, robots: int) -> tuple[float, float]:
-    """Say where the middle of a rover's arena is in the world; the arenas fill a square, row by row.
-
-    The origin of the world is in none of them.
-
-    Parameters
-    ----------
-    robot
-        Which rover, from 0.
-    robots
-        How many there are.
-    """
+    """Return the position of the arena of a rover in the world of `robots` arenas, which fill a square row by row."""
     columns = math.ceil(math.sqrt(robots))
     row, column = divmod(robot, columns)
     return _FIRST_ARENA_X_M + column * GRID_PITCH_M, -row * GRID_PITCH_M
 
 
 def layout_of(robot: int, seed: int) -> Layout:
-    """Draw the layout of a rover's arena: the first one that `rover_sim` has with the same seed."""
+    """Draw the layout of a rover's arena: the first one of `rover_sim` with the same seed."""
     return draw_layout(np.random.default_rng(seed + robot))
 
 
 def start_pose(robot: int, robots: int, seed: int) -> tuple[float, float, float]:
-    """Say where a rover starts in the world: x_m, y_m, yaw_rad."""
+    """Return the start of a rover in the world: x_m, y_m, yaw_rad."""
     x_m, y_m = grid_origin_m(robot, robots)
     start_x_m, start_y_m, yaw_rad = layout_of(robot, seed).rover
     return x_m + start_x_m, y_m + start_y_m, yaw_rad
 
 
 def rover_sdf(name: str, render_engine: str = "ogre2", pose: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> str:
-    """Describe one rover as an SDF model with its sensors, its drive and its odometry.
+    """Return the SDF of one rover with sensors, drive and odometry, at a pose x_m, y_m, yaw_rad.
 
     Its topics in Gazebo: ``/model/NAME/cmd_vel``, ``/model/NAME/odometry`` (true pose in the world),
-    ``/NAME/camera`` and ``/NAME/bumper_contacts``.
-
-    Parameters
-    ----------
-    name
-        Name of the model.
-    render_engine
-        ``"ogre2"`` or ``"ogre"``: they light surfaces differently, and colours make up for it.
-    pose
-        Where it starts: x_m, y_m, yaw_rad.
+    ``/NAME/camera`` and ``/NAME/bumper_contacts``. The render engines ``"ogre2"`` and ``"ogre"`` need different colours
+    for the same image.
     """
-    return _document(_rover(name, _Paint(render_engine), pose))
+    return _document(_rover(name, _Materials(render_engine), pose))
 
 
 def world_sdf(robots: int, seed: int, render_engine: str = "ogre2", with_rovers: bool = True) -> str:
-    """Describe the world: one arena for each rover, with the layout that `rover_sim` has for the same seed.
+    """Return the SDF of the world: one arena for each rover, with the layouts of `rover_sim` for the same seed.
 
-    The models are ``ground``, ``arena_0``, ``beacon_0``, ``rover_0`` and so on; a beacon is moved through
-    ``/world/arenas/set_pose``.
-
-    Parameters
-    ----------
-    robots
-        How many arenas.
-    seed
-        Seed of the first layout; those of the others follow.
-    render_engine
-        ``"ogre2"`` or ``"ogre"``.
-    with_rovers
-        Whether the rovers stand in the world already, or will be spawned.
+    The models are ``ground``, ``arena_0``, ``beacon_0``, ``rover_0`` and so on; ``/world/arenas/set_pose`` moves them.
+    Without rovers, these can be spawned later.
     """
-    paint = _Paint(render_engine)
-    world = ElementTree.Element("world", name="arenas")
-    physics = _add(world, "physics", name="steps", type="dart")
-    _add(physics, "max_step_size", ARENA.timestep_s)
-    _add(physics, "real_time_factor", 1)
-    _add(physics, "real_time_update_rate", 1 / ARENA.timestep_s)
-    # DART's usual solver limits friction by the forces that there would be without any: a bumper that is pushed by
-    # wheels, which push by friction, would slide along everything.
-    _add(_add(_add(physics, "dart"), "solver"), "solver_type", "pgs")
-    for system in ("Physics", "UserCommands", "SceneBroadcaster", "Contact"):
-        _system(world, system)
-    _add(_system(world, "Sensors"), "render_engine", render_engine)
-    _add(world, "gravity", 0, 0, -_GRAVITY_M_S2)
-    paint.light(world)
-    world.append(_ground())
+    materials = _Materials(render_engine)
+    models = [_ground()]
     for robot in range(robots):
         origin_m, layout = grid_origin_m(robot, robots), layout_of(robot, seed)
-        world.append(_arena(f"arena_{robot}", paint, origin_m, layout))
-        world.append(_beacon(f"beacon_{robot}", paint, origin_m, layout))
+        models += [
+            _arena(f"arena_{robot}", materials, origin_m, layout),
+            _beacon(f"beacon_{robot}", materials, origin_m, layout),
+        ]
         if with_rovers:
-            world.append(_rover(f"rover_{robot}", paint, start_pose(robot, robots, seed)))
-    return _document(world)
+            models.append(_rover(f"rover_{robot}", materials, start_pose(robot, robots, seed)))
+    # The default solver of DART bounds friction by the forces without friction. Wheels push by friction, so the bumper
+    # would slide along everything; pgs has no such bound.
+    return _document(f"""
+    <world name="arenas">
+      <physics name="steps" type="dart">
+        <max_step_size>{_text(ARENA.timestep_s)}</max_step_size><real_time_factor>1</real_time_factor>
+        <real_time_update_rate>{_text(1 / ARENA.timestep_s)}</real_time_update_rate>
+        <dart><solver><solver_type>pgs</solver_type></solver></dart>
+      </physics>
+      {"".join(_plugin(system) for system in ("Physics", "UserCommands", "SceneBroadcaster", "Contact"))}
+      {_plugin("Sensors", f"<render_engine>{render_engine}</render_engine>")}
+      <gravity>{_text(0, 0, -_GRAVITY_M_S2)}</gravity>
+      {materials.light()}
+      {"".join(models)}
+    </world>""")
 
 
-class _Paint:
-    """Light and materials that make a render engine's images look like MuJoCo's.
+class _Materials:
+    """Light and materials that give the same image as MuJoCo in a render engine.
 
-    A surface shall be as bright as its colour times (ambient + diffuse * cosine). That is how Ogre 1 computes.
-    Ogre 2 computes light in linear colours and encodes the result as sRGB: there, colours are given decoded, and the
-    brightness is exact in the shade and on the floor, the largest surface. The ambient part is emission in both, as
-    the engines differ in what they make of ambient light.
+    The brightness of a surface is its colour times (ambient + diffuse * cosine). Ogre 1 computes just that. Ogre 2
+    computes with linear colours and encodes the result as sRGB; with decoded colours, the brightness is exact in the
+    shade and on the floor, the largest surface. Emission replaces ambient light, which the engines treat differently.
     """
 
     def __init__(self, render_engine: str) -> None:
         if render_engine not in RENDER_ENGINES:
             raise ValueError(f"render_engine: {render_engine!r} is unknown; use one of {', '.join(RENDER_ENGINES)}")
-        self._linear = render_engine == "ogre2"
+        self._is_linear = render_engine == "ogre2"
 
-    def light(self, world: ElementTree.Element) -> None:
-        """Add the background and the one directional light."""
-        scene = _add(world, "scene")
-        _add(scene, "ambient", 0, 0, 0, 1)
-        _add(scene, "background", *self._decoded(SKY), 1)
-        _add(scene, "shadows", "false")
-        _add(scene, "grid", "false")
-        _add(scene, "origin_visual", "false")
-        light = _add(world, "light", name="sun", type="directional")
-        _add(light, "pose", 0, 0, 5, 0, 0, 0)
-        # Ogre 1 leaves out lights without shadows; there are none, as nothing casts any.
-        _add(light, "cast_shadows", "true")
-        _add(light, "intensity", 1 / _OGRE2_DIFFUSE if self._linear else 1)
-        _add(light, "diffuse", *[self._diffuse()] * 3, 1)
-        _add(light, "specular", 0, 0, 0, 1)
-        _add(light, "direction", *LIGHT_DIRECTION)
+    def light(self) -> str:
+        """Return the background and the one directional light."""
+        # Ogre 1 ignores lights that cast no shadows; no visual casts any.
+        return f"""
+        <scene>
+          <ambient>0 0 0 1</ambient><background>{_text(*self._decoded(SKY), 1)}</background>
+          <shadows>false</shadows><grid>false</grid><origin_visual>false</origin_visual>
+        </scene>
+        <light name="sun" type="directional">
+          <pose>0 0 5 0 0 0</pose><cast_shadows>true</cast_shadows>
+          <intensity>{_text(1 / _OGRE2_DIFFUSE if self._is_linear else 1)}</intensity>
+          <diffuse>{_text(*[self._diffuse()] * 3, 1)}</diffuse><specular>0 0 0 1</specular>
+          <direction>{_text(*LIGHT_DIRECTION)}</direction>
+        </light>"""
 
-    def material(self, visual: ElementTree.Element, name: str) -> None:
-        """Add a material to a visual."""
+    def material(self, name: str) -> str:
+        """Return transparency and material of a visual."""
         *colour, opacity = MATERIALS[name]
-        if opacity < 1.0:
-            _add(visual, "transparency", 1.0 - opacity)
-        material = _add(visual, "material")
-        _add(material, "ambient", 0, 0, 0, 1)
-        _add(material, "diffuse", *self._decoded(colour), 1)
-        _add(material, "specular", 0, 0, 0, 1)
-        _add(material, "emissive", *self._decoded([LIGHT_AMBIENT * part for part in colour]), 1)
-        metal = _add(_add(material, "pbr"), "metal")
-        _add(metal, "roughness", _OGRE2_ROUGHNESS)
-        _add(metal, "metalness", 0)
+        transparency = f"<transparency>{_text(1.0 - opacity)}</transparency>" if opacity < 1.0 else ""
+        return f"""{transparency}
+        <material>
+          <ambient>0 0 0 1</ambient><diffuse>{_text(*self._decoded(colour), 1)}</diffuse><specular>0 0 0 1</specular>
+          <emissive>{_text(*self._decoded([LIGHT_AMBIENT * part for part in colour]), 1)}</emissive>
+          <pbr><metal><roughness>{_text(_OGRE2_ROUGHNESS)}</roughness><metalness>0</metalness></metal></pbr>
+        </material>"""
 
     def _decoded(self, colour: Sequence[float]) -> list[float]:
-        return [_linear(part) if self._linear else part for part in colour]
+        return [_linear(part) if self._is_linear else part for part in colour]
 
     def _diffuse(self) -> float:
-        if not self._linear:
+        if not self._is_linear:
             return LIGHT_DIFFUSE
-        on_the_floor = -LIGHT_DIRECTION[2] / math.hypot(*LIGHT_DIRECTION)
-        lit = _linear(LIGHT_AMBIENT + LIGHT_DIFFUSE * on_the_floor)
-        return (lit - _linear(LIGHT_AMBIENT)) / on_the_floor
+        cosine = -LIGHT_DIRECTION[2] / math.hypot(*LIGHT_DIRECTION)
+        lit = _linear(LIGHT_AMBIENT + LIGHT_DIFFUSE * cosine)
+        return (lit - _linear(LIGHT_AMBIENT)) / cosine
 
 
 def _linear(encoded: float) -> float:
-    """Decode one part of an sRGB colour."""
+    """Decode a component of an sRGB colour."""
     return encoded / 12.92 if encoded <= 0.04045 else ((encoded + 0.055) / 1.055) ** 2.4
 
 
-def _rover(name: str, paint: _Paint, pose: tuple[float, float, float]) -> ElementTree.Element:
+def _rover(name: str, materials: _Materials, pose: tuple[float, float, float]) -> str:
     x_m, y_m, yaw_rad = pose
-    model = ElementTree.Element("model", name=name, canonical_link="base_link")
-    _add(model, "pose", x_m, y_m, 0, 0, 0, yaw_rad)
-    base = _add(model, "link", name="base_link")
-    _inertia(base, HULL)
-    for name_of_sphere, sphere, position_m in _bumper():
-        _collision(base, name_of_sphere, sphere, position_m, _AT_THE_BUMPER, ROVER.bumper_friction)
-    for caster in CASTERS:
-        _collision(base, caster.name, caster.shape, caster.position_m, _ON_THE_FLOOR, friction=0)
-    for part in (HULL, NOSE):
-        _visual(base, paint, part, _HUMANS_ONLY)
-    _camera(base, name)
-    _bumper_sensor(base, name)
-    for wheel in WHEELS:
-        _wheel(model, paint, wheel)
-    _drive(model, name)
-    _odometry(model, name)
-    return model
+    name = escape(name, {'"': "&quot;"})
+    bumper = "".join(_collision(*sphere, _BUMPER_BIT, ROVER.bumper_friction) for sphere in _bumper())
+    casters = "".join(_collision(part.name, part.shape, part.position_m, _FLOOR_BIT, 0) for part in CASTERS)
+    return f"""
+    <model name="{name}" canonical_link="base_link">
+      <pose>{_text(x_m, y_m, 0, 0, 0, yaw_rad)}</pose>
+      <link name="base_link">
+        {_inertial(HULL)}
+        {bumper}
+        {casters}
+        {_visual(materials, HULL, _WINDOW_ONLY)}
+        {_visual(materials, NOSE, _WINDOW_ONLY)}
+        {_sensors(name)}
+      </link>
+      {"".join(_wheel(materials, wheel) for wheel in WHEELS)}
+      {_drive(name)}
+    </model>"""
 
 
 def _bumper() -> Iterator[tuple[str, Sphere, Vector]]:
-    """Make the spheres that are the bumper: name, which ends with that of the cell, shape and position."""
+    """Yield the spheres of the bumper: name, which ends with that of the cell, shape and position."""
     sphere = Sphere(BUMPER.radius_m - _SPHERE_OFFSET_M)
     sector_rad = 2 * math.pi / len(TOUCH_CELLS)
     x_m, y_m, z_m = BUMPER_POSITION_M
@@ -265,257 +233,208 @@ def _bumper() -> Iterator[tuple[str, Sphere, Vector]]:
             yield f"bumper_{index}_{cell.name}", sphere, (x_m + ahead_m, y_m + left_m, z_m)
 
 
-def _wheel(model: ElementTree.Element, paint: _Paint, wheel: Part) -> None:
-    """Add a driven wheel, whose force is limited and which slips as that of the MuJoCo model does."""
-    link = _add(model, "link", name=wheel.name)
-    # The axis of its cylinder is turned to y.
-    _add(link, "pose", *wheel.position_m, -math.pi / 2, 0, 0)
+def _wheel(materials: _Materials, wheel: Part) -> str:
+    """Return a driven wheel with the force limit and the slip of the MuJoCo model."""
     centred = Part(wheel.name, wheel.shape, (0.0, 0.0, 0.0), wheel.material, wheel.mass_kg)
-    _inertia(link, centred)
-    # A sphere touches the floor in one point, where a cylinder would slip twice.
-    tyre = Sphere(ROVER.wheel_radius_m)
-    friction = _collision(link, wheel.name, tyre, centred.position_m, _ON_THE_FLOOR, friction=1)
-    _add(friction, "slip1", 1 / ROVER.wheel_gain_n_s_m)
-    _add(friction, "slip2", len(WHEELS) / ROVER.scrub_n_s_m)
-    _visual(link, paint, centred, _HUMANS_ONLY)
-    joint = _add(model, "joint", name=f"{wheel.name}_joint", type="revolute")
-    _add(joint, "parent", "base_link")
-    _add(joint, "child", wheel.name)
-    axis = _add(joint, "axis")
-    _add(axis, "xyz", 0, 0, 1)
-    limit = _add(axis, "limit")
-    _add(limit, "lower", -1e16)
-    _add(limit, "upper", 1e16)
-    _add(limit, "effort", ROVER.wheel_force_n * ROVER.wheel_radius_m)
+    slip = f"<slip1>{1 / ROVER.wheel_gain_n_s_m:.10g}</slip1><slip2>{len(WHEELS) / ROVER.scrub_n_s_m:.10g}</slip2>"
+    # A sphere has one contact with the floor; the slip of a cylinder would count twice.
+    tyre = _collision(wheel.name, Sphere(ROVER.wheel_radius_m), centred.position_m, _FLOOR_BIT, 1, slip)
+    effort = _text(ROVER.wheel_force_n * ROVER.wheel_radius_m)
+    return f"""
+    <link name="{wheel.name}">
+      <pose>{_text(*wheel.position_m, -math.pi / 2, 0, 0)}</pose>
+      {_inertial(centred)}
+      {tyre}
+      {_visual(materials, centred, _WINDOW_ONLY)}
+    </link>
+    <joint name="{wheel.name}_joint" type="revolute">
+      <parent>base_link</parent><child>{wheel.name}</child>
+      <axis><xyz>0 0 1</xyz><limit><lower>-1e+16</lower><upper>1e+16</upper><effort>{effort}</effort></limit></axis>
+    </joint>"""
 
 
-def _camera(base: ElementTree.Element, name: str) -> None:
-    sensor = _add(base, "sensor", name="camera", type="camera")
-    _add(sensor, "pose", *CAMERA_POSITION_M, 0, 0, 0)
-    _add(sensor, "always_on", "true")
-    _add(sensor, "update_rate", CAMERA_RATE_HZ)
-    _add(sensor, "topic", f"/{name}/camera")
-    camera = _add(sensor, "camera")
-    # The image is square: the vertical field of view of MuJoCo is the horizontal one, too.
-    _add(camera, "horizontal_fov", math.radians(ROVER.camera_field_of_view_deg))
-    image = _add(camera, "image")
-    _add(image, "width", ROVER.camera_size_px)
-    _add(image, "height", ROVER.camera_size_px)
-    _add(image, "format", "R8G8B8")
-    clip = _add(camera, "clip")
-    _add(clip, "near", ROVER.camera_near_m)
-    _add(clip, "far", CAMERA_FAR_M)
-    _add(camera, "visibility_mask", _CAMERA_MASK)
+def _sensors(name: str) -> str:
+    # The image is square: the vertical field of view of MuJoCo is also the horizontal one.
+    size_px = ROVER.camera_size_px
+    return f"""
+    <sensor name="camera" type="camera">
+      <pose>{_text(*CAMERA_POSITION_M, 0, 0, 0)}</pose>
+      <always_on>true</always_on><update_rate>{_text(CAMERA_RATE_HZ)}</update_rate><topic>/{name}/camera</topic>
+      <camera>
+        <horizontal_fov>{_text(math.radians(ROVER.camera_field_of_view_deg))}</horizontal_fov>
+        <image><width>{size_px}</width><height>{size_px}</height><format>R8G8B8</format></image>
+        <clip><near>{_text(ROVER.camera_near_m)}</near><far>{_text(CAMERA_FAR_M)}</far></clip>
+        <visibility_mask>{_CAMERA_MASK}</visibility_mask>
+      </camera>
+    </sensor>
+    <sensor name="bumper_contacts" type="contact">
+      <always_on>true</always_on><update_rate>{_text(1 / ARENA.timestep_s)}</update_rate>
+      <contact>
+        {"".join(f"<collision>{sphere_name}</collision>" for sphere_name, _, _ in _bumper())}
+        <topic>/{name}/bumper_contacts</topic>
+      </contact>
+    </sensor>"""
 
 
-def _bumper_sensor(base: ElementTree.Element, name: str) -> None:
-    sensor = _add(base, "sensor", name="bumper_contacts", type="contact")
-    _add(sensor, "always_on", "true")
-    _add(sensor, "update_rate", 1 / ARENA.timestep_s)
-    contact = _add(sensor, "contact")
-    for name_of_sphere, _, _ in _bumper():
-        _add(contact, "collision", name_of_sphere)
-    _add(contact, "topic", f"/{name}/bumper_contacts")
+def _drive(name: str) -> str:
+    """Return the differential drive and the odometry; that of the drive is wrong when tyres slip."""
+    drive = f"""
+      <left_joint>{WHEELS[0].name}_joint</left_joint><right_joint>{WHEELS[1].name}_joint</right_joint>
+      <wheel_separation>{_text(2 * ROVER.wheel_offset_m)}</wheel_separation>
+      <wheel_radius>{_text(ROVER.wheel_radius_m)}</wheel_radius>
+      <max_linear_velocity>{_text(ROVER.max_linear_m_s)}</max_linear_velocity>
+      <min_linear_velocity>{_text(-ROVER.max_reverse_m_s)}</min_linear_velocity>
+      <max_angular_velocity>{_text(ROVER.max_angular_rad_s)}</max_angular_velocity>
+      <min_angular_velocity>{_text(-ROVER.max_angular_rad_s)}</min_angular_velocity>
+      <topic>/model/{name}/cmd_vel</topic>
+      <odom_publish_frequency>{_text(ODOMETRY_RATE_HZ)}</odom_publish_frequency>
+      <odom_topic>/model/{name}/wheel_odometry</odom_topic><tf_topic>/model/{name}/wheel_tf</tf_topic>
+      <frame_id>{name}/wheel_odom</frame_id><child_frame_id>{name}/base_link</child_frame_id>"""
+    odometry = f"""
+      <dimensions>2</dimensions><odom_publish_frequency>{_text(ODOMETRY_RATE_HZ)}</odom_publish_frequency>
+      <odom_topic>/model/{name}/odometry</odom_topic><tf_topic>/model/{name}/tf</tf_topic>
+      <odom_frame>{name}/odom</odom_frame><robot_base_frame>{name}/base_link</robot_base_frame>"""
+    return _plugin("DiffDrive", drive) + _plugin("OdometryPublisher", odometry)
 
 
-def _drive(model: ElementTree.Element, name: str) -> None:
-    drive = _system(model, "DiffDrive")
-    for wheel in WHEELS:
-        _add(drive, wheel.name.replace("wheel_", "") + "_joint", f"{wheel.name}_joint")
-    _add(drive, "wheel_separation", 2 * ROVER.wheel_offset_m)
-    _add(drive, "wheel_radius", ROVER.wheel_radius_m)
-    _add(drive, "max_linear_velocity", ROVER.max_linear_m_s)
-    _add(drive, "min_linear_velocity", -ROVER.max_reverse_m_s)
-    _add(drive, "max_angular_velocity", ROVER.max_angular_rad_s)
-    _add(drive, "min_angular_velocity", -ROVER.max_angular_rad_s)
-    _add(drive, "topic", f"/model/{name}/cmd_vel")
-    _add(drive, "odom_publish_frequency", ODOMETRY_RATE_HZ)
-    # Tyres that slip make a wrong odometry: the true one below has the usual topic.
-    _add(drive, "odom_topic", f"/model/{name}/wheel_odometry")
-    _add(drive, "tf_topic", f"/model/{name}/wheel_tf")
-    _add(drive, "frame_id", f"{name}/wheel_odom")
-    _add(drive, "child_frame_id", f"{name}/base_link")
+def _ground() -> str:
+    """Return the ground for all wheels; only the floors of the arenas are visible."""
+    plane = "<geometry><plane><normal>0 0 1</normal><size>1000 1000</size></plane></geometry>"
+    collision = f'<collision name="ground">{plane}{_surface(_FLOOR_BIT, 1)}</collision>'
+    return _static_model("ground", 0.0, 0.0, f'<link name="ground">{collision}</link>')
 
 
-def _odometry(model: ElementTree.Element, name: str) -> None:
-    publisher = _system(model, "OdometryPublisher")
-    _add(publisher, "dimensions", 2)
-    _add(publisher, "odom_publish_frequency", ODOMETRY_RATE_HZ)
-    _add(publisher, "odom_topic", f"/model/{name}/odometry")
-    _add(publisher, "tf_topic", f"/model/{name}/tf")
-    _add(publisher, "odom_frame", f"{name}/odom")
-    _add(publisher, "robot_base_frame", f"{name}/base_link")
-
-
-def _ground() -> ElementTree.Element:
-    """Make the ground on which all wheels roll; what is seen of it are the floors of the arenas."""
-    model = _static_model("ground", 0.0, 0.0)
-    link = _add(model, "link", name="ground")
-    collision = _add(link, "collision", name="ground")
-    plane = _add(_add(collision, "geometry"), "plane")
-    _add(plane, "normal", 0, 0, 1)
-    _add(plane, "size", 1000, 1000)
-    _surface(collision, _ON_THE_FLOOR, friction=1)
-    return model
-
-
-def _arena(name: str, paint: _Paint, origin_m: tuple[float, float], layout: Layout) -> ElementTree.Element:
-    """Make an arena with its floor, its walls and a link for each obstacle."""
-    model = _static_model(name, *origin_m)
-    link = _add(model, "link", name="arena")
-    floor = _add(link, "visual", name="floor")
-    _add(floor, "cast_shadows", "false")
-    paint.material(floor, "floor")
-    plane = _add(_add(floor, "geometry"), "plane")
-    _add(plane, "normal", 0, 0, 1)
-    _add(plane, "size", 2 * FLOOR_HALF_SIZE_M, 2 * FLOOR_HALF_SIZE_M)
-    for wall in OUTER_WALLS:
-        _obstruction(link, paint, wall)
+def _arena(name: str, materials: _Materials, origin_m: tuple[float, float], layout: Layout) -> str:
+    """Return an arena: floor and outer walls, and a link for each obstacle."""
+    obstacles = ""
     for placed in layout.obstacles:
         x_m, y_m, yaw_rad = placed.pose
-        link = _add(model, "link", name=placed.obstacle.name)
-        _add(link, "pose", x_m, y_m, 0, 0, 0, yaw_rad)
-        _obstruction(link, paint, placed.obstacle.part, _HUMANS_ONLY if placed.obstacle.transparent else None)
-    return model
+        flags = _WINDOW_ONLY if placed.obstacle.transparent else None
+        obstacles += f"""
+        <link name="{placed.obstacle.name}">
+          <pose>{_text(x_m, y_m, 0, 0, 0, yaw_rad)}</pose>
+          {_solid(materials, placed.obstacle.part, flags)}
+        </link>"""
+    content = f"""
+      <link name="arena">
+        <visual name="floor">
+          <cast_shadows>false</cast_shadows>
+          {materials.material("floor")}
+          <geometry>
+            <plane><normal>0 0 1</normal><size>{_text(2 * FLOOR_HALF_SIZE_M, 2 * FLOOR_HALF_SIZE_M)}</size></plane>
+          </geometry>
+        </visual>
+        {"".join(_solid(materials, wall) for wall in OUTER_WALLS)}
+      </link>
+      {obstacles}"""
+    return _static_model(name, *origin_m, content)
 
 
-def _beacon(name: str, paint: _Paint, origin_m: tuple[float, float], layout: Layout) -> ElementTree.Element:
-    model = _static_model(name, origin_m[0] + layout.beacon[0], origin_m[1] + layout.beacon[1])
-    _obstruction(_add(model, "link", name="beacon"), paint, BEACON)
-    return model
+def _beacon(name: str, materials: _Materials, origin_m: tuple[float, float], layout: Layout) -> str:
+    x_m, y_m = origin_m[0] + layout.beacon[0], origin_m[1] + layout.beacon[1]
+    return _static_model(name, x_m, y_m, f'<link name="beacon">{_solid(materials, BEACON)}</link>')
 
 
-def _static_model(name: str, x_m: float, y_m: float) -> ElementTree.Element:
-    model = ElementTree.Element("model", name=name)
-    _add(model, "static", "true")
-    _add(model, "pose", x_m, y_m, 0, 0, 0, 0)
-    return model
+def _static_model(name: str, x_m: float, y_m: float, content: str) -> str:
+    pose = _text(x_m, y_m, 0, 0, 0, 0)
+    return f'<model name="{name}"><static>true</static><pose>{pose}</pose>{content}</model>'
 
 
-def _obstruction(link: ElementTree.Element, paint: _Paint, part: Part, flags: int | None = None) -> None:
-    """Add a thing that stops the bumper, and at which it rubs."""
-    _collision(link, part.name, part.shape, part.position_m, _AT_THE_BUMPER, ROVER.bumper_friction)
-    _visual(link, paint, part, flags)
+def _solid(materials: _Materials, part: Part, flags: int | None = None) -> str:
+    """Return collision and visual of a part that stops the bumper."""
+    collision = _collision(part.name, part.shape, part.position_m, _BUMPER_BIT, ROVER.bumper_friction)
+    return collision + _visual(materials, part, flags)
 
 
 def _collision(
-    link: ElementTree.Element,
-    name: str,
-    shape: Shape,
-    position_m: Sequence[float],
-    mask: int,
-    friction: float,
-) -> ElementTree.Element:
-    """Add a collision; return the element of its friction."""
-    collision = _add(link, "collision", name=name)
-    _geometry(collision, shape, position_m)
-    return _surface(collision, mask, friction)
+    name: str, shape: Shape, position_m: Sequence[float], bitmask: int, friction: float, slip: str = ""
+) -> str:
+    return f'<collision name="{name}">{_geometry(shape, position_m)}{_surface(bitmask, friction, slip)}</collision>'
 
 
-def _surface(collision: ElementTree.Element, mask: int, friction: float) -> ElementTree.Element:
-    surface = _add(collision, "surface")
-    ode = _add(_add(surface, "friction"), "ode")
-    _add(ode, "mu", friction)
-    _add(ode, "mu2", friction)
-    _add(_add(surface, "contact"), "collide_bitmask", mask)
-    return ode
+def _surface(bitmask: int, friction: float, slip: str = "") -> str:
+    return f"""
+    <surface>
+      <friction><ode><mu>{_text(friction)}</mu><mu2>{_text(friction)}</mu2>{slip}</ode></friction>
+      <contact><collide_bitmask>{bitmask}</collide_bitmask></contact>
+    </surface>"""
 
 
-def _visual(link: ElementTree.Element, paint: _Paint, part: Part, flags: int | None = None) -> None:
-    """Add what is seen of a part; without flags everybody sees it."""
-    visual = _add(link, "visual", name=f"{part.name}_visual")
-    _add(visual, "cast_shadows", "false")
-    if flags is not None:
-        _add(visual, "visibility_flags", flags)
-    paint.material(visual, part.material)
-    _geometry(visual, part.shape, part.position_m)
+def _visual(materials: _Materials, part: Part, flags: int | None = None) -> str:
+    return f"""
+    <visual name="{part.name}_visual">
+      <cast_shadows>false</cast_shadows>
+      {"" if flags is None else f"<visibility_flags>{flags}</visibility_flags>"}
+      {materials.material(part.material)}
+      {_geometry(part.shape, part.position_m)}
+    </visual>"""
 
 
-def _geometry(parent: ElementTree.Element, shape: Shape, position_m: Sequence[float]) -> None:
-    """Add place and shape of a collision or a visual."""
+def _geometry(shape: Shape, position_m: Sequence[float]) -> str:
+    """Return pose and shape of a collision or a visual."""
     x_m, y_m, z_m = position_m
-    if isinstance(shape, Post):
-        z_m += sum(shape.ends_m) / 2
-    _add(parent, "pose", x_m, y_m, z_m, 0, 0, 0)
-    geometry = _add(parent, "geometry")
     if isinstance(shape, Box):
-        _add(_add(geometry, "box"), "size", *(2 * half_m for half_m in shape.half_size_m))
+        content = f"<box><size>{_text(*(2 * half_m for half_m in shape.half_size_m))}</size></box>"
     elif isinstance(shape, Sphere):
-        _add(_add(geometry, "sphere"), "radius", shape.radius_m)
-    elif isinstance(shape, Cylinder):
-        cylinder = _add(geometry, "cylinder")
-        _add(cylinder, "radius", shape.radius_m)
-        _add(cylinder, "length", 2 * shape.half_length_m)
+        content = f"<sphere><radius>{_text(shape.radius_m)}</radius></sphere>"
     else:
-        capsule = _add(geometry, "capsule")
-        low_m, high_m = shape.ends_m
-        _add(capsule, "radius", shape.radius_m)
-        _add(capsule, "length", high_m - low_m)
+        tag, length_m = "cylinder", 0.0
+        if isinstance(shape, Post):
+            low_m, high_m = shape.ends_m
+            tag, length_m, z_m = "capsule", high_m - low_m, z_m + (low_m + high_m) / 2
+        else:
+            length_m = 2 * shape.half_length_m
+        content = f"<{tag}><radius>{_text(shape.radius_m)}</radius><length>{_text(length_m)}</length></{tag}>"
+    return f"<pose>{_text(x_m, y_m, z_m, 0, 0, 0)}</pose><geometry>{content}</geometry>"
 
 
-def _inertia(link: ElementTree.Element, part: Part) -> None:
-    """Add mass and inertia of a solid cylinder."""
+def _inertial(part: Part) -> str:
+    """Return mass and inertia of a solid cylinder."""
     if not isinstance(part.shape, Cylinder):
-        raise TypeError(f"{part.name}: only cylinders have a mass, not {part.shape}")
+        raise TypeError(f"{part.name}: the mass of {part.shape} is not supported; use a Cylinder")
     radius_m, length_m = part.shape.radius_m, 2 * part.shape.half_length_m
-    across = part.mass_kg * (3 * radius_m**2 + length_m**2) / 12
-    inertial = _add(link, "inertial")
-    _add(inertial, "pose", *part.position_m, 0, 0, 0)
-    _add(inertial, "mass", part.mass_kg)
-    inertia = _add(inertial, "inertia")
-    for name, value in (
-        ("ixx", across),
-        ("ixy", 0),
-        ("ixz", 0),
-        ("iyy", across),
-        ("iyz", 0),
-        ("izz", part.mass_kg * radius_m**2 / 2),
-    ):
-        _add(inertia, name, value)
+    across = _text(part.mass_kg * (3 * radius_m**2 + length_m**2) / 12)
+    return f"""
+    <inertial>
+      <pose>{_text(*part.position_m, 0, 0, 0)}</pose><mass>{_text(part.mass_kg)}</mass>
+      <inertia>
+        <ixx>{across}</ixx><ixy>0</ixy><ixz>0</ixz>
+        <iyy>{across}</iyy><iyz>0</iyz><izz>{_text(part.mass_kg * radius_m**2 / 2)}</izz>
+      </inertia>
+    </inertial>"""
 
 
-def _system(parent: ElementTree.Element, name: str) -> ElementTree.Element:
-    """Add a system of Gazebo by the names that Fortress and all later versions know."""
-    words = "".join("-" + letter.lower() if letter.isupper() else letter for letter in name)
-    return _add(parent, "plugin", filename=f"gz-sim{words}-system", name=f"gz::sim::systems::{name}")
+def _plugin(system: str, content: str = "") -> str:
+    """Return a system of Gazebo, with the names that Fortress and later versions know."""
+    words = "".join("-" + letter.lower() if letter.isupper() else letter for letter in system)
+    return f'<plugin filename="gz-sim{words}-system" name="gz::sim::systems::{system}">{content}</plugin>'
 
 
-def _add(parent: ElementTree.Element, tag: str, *values: float | str, **attributes: str) -> ElementTree.Element:
-    """Add an element; its text is made of the values."""
-    element = ElementTree.SubElement(parent, tag, attributes)
-    if values:
-        element.text = " ".join(value if isinstance(value, str) else f"{value:.10g}" for value in values)
-    return element
+def _text(*values: float) -> str:
+    return " ".join(f"{value:.10g}" for value in values)
 
 
-def _document(content: ElementTree.Element) -> str:
-    root = ElementTree.Element("sdf", version=SDF_VERSION)
-    root.append(content)
+def _document(content: str) -> str:
+    root = ElementTree.fromstring(f'<sdf version="{SDF_VERSION}">{content}</sdf>')
     ElementTree.indent(root)
     return f'<?xml version="1.0"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options of the command line.
-
-    Raises
-    ------
-    SystemExit
-        When an option is unknown or not allowed; the message says what is.
-    """
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m policy_node_rover.gazebo.sdf", description="The rover arena as a world or a model for Gazebo."
+        prog="python -m policy_node_rover.gazebo.sdf", description="Write the rover arena as SDF for Gazebo."
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--render-engine", choices=RENDER_ENGINES, default=RENDER_ENGINES[0])
     common.add_argument("--output", type=Path, help="file to write (default: standard output)")
     kinds = parser.add_subparsers(dest="kind", required=True)
     world = kinds.add_parser("world", parents=[common], help="arenas, beacons and rovers")
-    world.add_argument("--robots", type=number(int, 1, 256), default=4, help="how many rovers (default 4)")
+    world.add_argument("--robots", type=number(int, 1, 256), default=4, help="number of rovers (default 4)")
     world.add_argument(
         "--seed", type=number(int, 0, 2**31), default=0, help="layout of the first arena; the others follow (default 0)"
     )
-    world.add_argument("--without-rovers", action="store_true", help="leave the rovers out, to spawn them later")
+    world.add_argument("--without-rovers", action="store_true", help="omit the rovers, to spawn them later")
     rover = kinds.add_parser("rover", parents=[common], help="one rover")
     rover.add_argument("name", help="name of the model and namespace of its topics")
     return parser.parse_args(arguments)

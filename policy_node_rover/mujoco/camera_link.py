@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The way of a camera's images to the policy, on which they are late and some are lost."""
+"""Simulate latency and loss of camera images."""
 
 from __future__ import annotations
 
@@ -14,47 +14,44 @@ _SHAPE = (ROVER.camera_size_px, ROVER.camera_size_px, 3)
 
 
 class CameraLink:
-    """Brings one image per control period, uint8 [height, width, 3], or the newest one that came before.
-
-    Until `restart` is called images are neither late nor lost.
-    """
+    """Transmit one image per control period, uint8 [height, width, 3]; ideal until `restart` is called."""
 
     def __init__(self) -> None:
         self.restart(0, 0.0, np.random.default_rng(0))
 
-    def restart(self, late_periods: int, lost: float, rng: np.random.Generator) -> None:
-        """Begin an episode.
+    def restart(self, latency_periods: int, loss: float, rng: np.random.Generator) -> None:
+        """Start an episode.
 
         Parameters
         ----------
-        late_periods
-            How many control periods an image takes.
-        lost
-            Share of the images that never arrive. The first one always does, and at once: nothing moved before it.
+        latency_periods
+            Latency in control periods. The first image of an episode arrives at once.
+        loss
+            Probability that an image is lost. The first one never is.
         rng
-            Draws which ones are lost.
+            Draws the lost images.
         """
-        self._late_periods = late_periods
-        self._lost = lost
+        self._latency_periods = latency_periods
+        self._loss = loss
         self._rng = rng
-        self._under_way: deque[np.ndarray | None] = deque()
+        self._in_flight: deque[np.ndarray | None] = deque()
         self._newest: np.ndarray | None = None
 
     def send(self) -> np.ndarray | None:
-        """Send the image of this control period: return the array to draw it into, or None when it will be lost."""
-        lost = self._newest is not None and self._lost > 0.0 and self._rng.random() < self._lost
+        """Send the image of this control period: return the array to render into, or None if it will be lost."""
+        lost = self._newest is not None and self._loss > 0.0 and self._rng.random() < self._loss
         image = None if lost else np.empty(_SHAPE, np.uint8)
-        self._under_way.append(image)
+        self._in_flight.append(image)
         if self._newest is None:
             self._newest = image
         return image
 
     def receive(self) -> np.ndarray:
-        """Return the newest image that has arrived, once in every control period and after it was drawn."""
-        if len(self._under_way) > self._late_periods:
-            arrived = self._under_way.popleft()
+        """Return the newest image that has arrived; call it once per control period, after rendering."""
+        if len(self._in_flight) > self._latency_periods:
+            arrived = self._in_flight.popleft()
             if arrived is not None:
                 self._newest = arrived
         if self._newest is None:
-            raise RuntimeError("camera link: no image was sent since the episode began; call send before receive")
+            raise RuntimeError("camera link: no image was sent in this episode; call send before receive")
         return self._newest

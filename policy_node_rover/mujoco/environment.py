@@ -1,20 +1,19 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover arena as Gymnasium environment; `vectorised.py` has many of them.
+"""The rover arena as a Gymnasium environment; `vectorised.py` runs many of them.
 
-Observation: a dict of ``image``, uint8 [64, 64, 3] (RGB, what the camera sees), and ``touch``, float32 [8] (newtons,
-the bumper cells of `policy_node_rover.arena.description`).
+Observation: a dict of ``image``, uint8 [64, 64, 3] (RGB), and ``touch``, float32 [8] (newtons, see
+`policy_node_rover.arena.description` for the cells).
 
-Action: float32 [2], the forward speed in m/s and the turn rate in rad/s (counter-clockwise), exactly what the node
-publishes as `linear.x` and `angular.z` of a Twist. The bounds are near one, so that no scaling is needed.
+Action: float32 [2], forward speed in m/s and turn rate in rad/s (counter-clockwise). The node publishes them as
+`linear.x` and `angular.z` of a Twist. The bounds are near one, so that no scaling is needed.
 
-Reward, per step of 0.05 s: the progress towards the beacon in metres, plus 0.3 times the gain in the cosine of its
-bearing, minus 0.01 for the time; 5 more for the press. Both first terms are differences of a potential, so they sum up
-to what start and end give, whatever the path.
+Reward per step of 0.05 s: the progress towards the beacon in metres, plus 0.3 times the increase of the cosine of its
+bearing, minus 0.01; plus 5 for the press. The first two terms are potential-based: their sum depends only on start and
+end of the path.
 
-An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated).
-
-Under `Conditions` other than the nominal ones each episode draws its own; they are the same for equal seeds.
+An episode ends with the first press (terminated, ``is_success``) or after 20 s (truncated). Its conditions are drawn
+from its seed.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.conditions import NOMINAL, Conditions
 from policy_node_rover.arena.description import ROVER
-from policy_node_rover.arena.scripted import scripted_command
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.camera_link import CameraLink
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import Renderer, make_renderer
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 
 CONTROL_PERIOD_S = 0.05
 EPISODE_S = 20.0
@@ -43,7 +42,7 @@ Observation = dict[str, np.ndarray]
 
 
 def observation_space() -> gymnasium.spaces.Dict:
-    """Make the observation space of one rover."""
+    """Return the observation space of one rover."""
     size = ROVER.camera_size_px
     return gymnasium.spaces.Dict(
         {
@@ -54,29 +53,14 @@ def observation_space() -> gymnasium.spaces.Dict:
 
 
 def action_space() -> gymnasium.spaces.Box:
-    """Make the action space of one rover: forward speed in m/s, turn rate in rad/s."""
+    """Return the action space of one rover: forward speed in m/s, turn rate in rad/s."""
     low = np.array([-ROVER.max_reverse_m_s, -ROVER.max_angular_rad_s], np.float32)
     high = np.array([ROVER.max_linear_m_s, ROVER.max_angular_rad_s], np.float32)
     return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
 class RoverTask:
-    """The task of one rover, without images: the physics, the reward and the end of an episode.
-
-    Parameters
-    ----------
-    model
-        The compiled model.
-    conditions
-        From what those of an episode are drawn.
-
-    Attributes
-    ----------
-    arena
-        The arena of the rover.
-    camera_link
-        The way of its images, under the conditions of the episode.
-    """
+    """Physics, reward and episode end of one rover, without rendering; conditions are drawn for each episode."""
 
     def __init__(self, model: ArenaModel, conditions: Conditions = NOMINAL) -> None:
         # Surfaces are part of the model.
@@ -87,7 +71,7 @@ class RoverTask:
         self._potential = 0.0
 
     def reset(self, seed: int | None = None) -> None:
-        """Start a new episode; None continues the arena's own random sequence."""
+        """Start a new episode; None continues the arena's random sequence."""
         self.arena.reset(seed)
         rng = self.arena.spawn_rng()
         drawn = self._conditions.draw(rng)
@@ -98,12 +82,7 @@ class RoverTask:
         self._potential = self._current_potential()
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Drive for one control period.
-
-        Parameters
-        ----------
-        action
-            Forward speed in m/s and turn rate in rad/s, [2]; clipped to the limits.
+        """Drive for one control period with an action [2], clipped to the limits.
 
         Returns
         -------
@@ -115,11 +94,8 @@ class RoverTask:
         arena.advance(CONTROL_PERIOD_S)
         self._steps += 1
         pressed = arena.presses > 0
-        if pressed:
-            # The beacon has moved already: what was left of the way was none.
-            potential = FACING_WEIGHT
-        else:
-            potential = self._current_potential()
+        # A pressed beacon has moved already: at the press the distance is zero and the cosine one.
+        potential = FACING_WEIGHT if pressed else self._current_potential()
         reward = potential - self._potential - TIME_COST + PRESS_REWARD * pressed
         self._potential = potential
         truncated = self._steps >= EPISODE_STEPS and not pressed
@@ -127,8 +103,15 @@ class RoverTask:
         return reward, pressed, truncated, info
 
     def scripted_command(self) -> tuple[float, float]:
-        """Return what the scripted driver would do now: linear_m_s, angular_rad_s."""
+        """Return the command of the scripted driver: linear_m_s, angular_rad_s."""
         return scripted_command(self.arena)
+
+    def observe(self, renderer: Renderer) -> Observation:
+        """Render the image and return the observation; call it once per control period."""
+        image = self.camera_link.send()
+        if image is not None:
+            renderer.camera(self.arena, image)
+        return {"image": self.camera_link.receive().copy(), "touch": self.arena.touch_n.copy()}
 
     def _current_potential(self) -> float:
         distance_m, bearing_rad = self.arena.beacon_polar
@@ -138,14 +121,8 @@ class RoverTask:
 class RoverArenaEnv(gymnasium.Env):
     """One rover in its arena as a Gymnasium environment; see the module for spaces and reward.
 
-    Parameters
-    ----------
-    renderer
-        Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
-    render_mode
-        None, or ``"rgb_array"`` for the arena from above.
-    conditions
-        From what those of an episode are drawn.
+    The renderer is ``"auto"``, ``"egl"`` or ``"raycast"``; the render mode None, or ``"rgb_array"`` for the arena from
+    above.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD_S)}  # noqa: RUF012
@@ -164,28 +141,17 @@ class RoverArenaEnv(gymnasium.Env):
         """Start an episode; equal seeds give equal layouts."""
         super().reset(seed=seed)
         self.task.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
-        return self._observe(), {}
+        return self.task.observe(self._renderer), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for one control period."""
         reward, terminated, truncated, info = self.task.step(action)
-        return self._observe(), reward, terminated, truncated, info
+        return self.task.observe(self._renderer), reward, terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
-        """Draw the arena from above, uint8 [320, 320, 3], or None without a render mode."""
+        """Render the arena from above, uint8 [320, 320, 3], or None without a render mode."""
         return self._renderer.overhead(self.task.arena, 320) if self.render_mode else None
 
     def close(self) -> None:
         """Free the renderer."""
         self._renderer.close()
-
-    def _observe(self) -> Observation:
-        return observe(self.task, self._renderer)
-
-
-def observe(task: RoverTask, renderer: Renderer) -> Observation:
-    """Draw what the rover's camera sees and return what its policy gets, once in every control period."""
-    image = task.camera_link.send()
-    if image is not None:
-        renderer.camera(task.arena, image)
-    return {"image": task.camera_link.receive().copy(), "touch": task.arena.touch_n.copy()}

@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The MuJoCo model of the rover in its arena, made of the description.
+"""Build the MuJoCo model of the rover in its arena from the description.
 
-One compiled model serves any number of arenas: what differs from arena to arena (places of walls, posts and beacon)
-are poses of mocap bodies, which belong to the data of each arena.
+Arenas can share one compiled model: walls, posts and beacon are mocap bodies, whose poses belong to the data of each
+arena.
 """
 
 from __future__ import annotations
@@ -42,73 +42,22 @@ CAMERA_GROUP_HIDDEN = 1
 ROVER_GROUP = 2
 
 _PARKED_HEIGHT_M = -5.0
-# MuJoCo measures clipping distances in this size of the model, which it would otherwise compute from the parked bodies.
+# MuJoCo scales the clipping distances by the extent; computed, it would include the parked bodies.
 _EXTENT_M = 8.311887937730537
 
 
-def _numbers(*values: float) -> str:
-    return " ".join(str(value) for value in values)
-
-
-def _geometry(part: Part) -> str:
-    """Describe shape and place of a part as attributes of a `geom`."""
-    shape = part.shape
-    if isinstance(shape, Post):
-        # The capsule reaches below the floor, so that only its upper end is round.
-        low_m, high_m = shape.ends_m
-        return f'type="capsule" size="{shape.radius_m}" fromto="0 0 {low_m} 0 0 {high_m}"'
-    if isinstance(shape, Box):
-        size = f'type="box" size="{_numbers(*shape.half_size_m)}"'
-    elif isinstance(shape, Cylinder):
-        size = f'type="cylinder" size="{_numbers(shape.radius_m, shape.half_length_m)}"'
-    else:
-        size = f'type="sphere" size="{shape.radius_m}"'
-    return f'{size} pos="{_numbers(*part.position_m)}"'
-
-
-def _materials() -> str:
-    return "".join(
-        f'<material name="{name}" rgba="{_numbers(*colour)}" specular="0"/>\n    ' for name, colour in MATERIALS.items()
-    )
-
-
-def _standing() -> str:
-    """Describe what stands in the arena: the outer walls, and obstacles as bodies that are placed by each layout."""
-    outer_walls = "".join(
-        f'<geom name="{wall.name}" {_geometry(wall)} class="obstacle" material="{wall.material}"/>\n    '
-        for wall in OUTER_WALLS
-    )
-    bodies = "".join(
-        f'<body name="{obstacle.name}" mocap="true" pos="0 0 {_PARKED_HEIGHT_M}">'
-        f'<geom name="{obstacle.name}" {_geometry(obstacle.part)} class="obstacle" '
-        f'group="{CAMERA_GROUP_HIDDEN if obstacle.transparent else 0}" material="{obstacle.part.material}"/>'
-        f"</body>\n    "
-        for obstacle in OBSTACLES
-    )
-    return outer_walls + bodies
-
-
-def _model_xml() -> str:
-    """Describe the arena and its rover in MuJoCo's XML."""
-    # A touch sensor counts the contacts inside its site: one box per sector.
-    cells = "".join(
-        f'<site name="{cell.name}" type="box" pos="{_rounded(cell.position_m)}" size="{_rounded(cell.half_size_m)}" '
-        f'euler="0 0 {math.degrees(cell.bearing_rad)}" group="5"/>\n      '
-        for cell in TOUCH_CELLS
-    )
+def model_xml() -> str:
+    """Return the arena and its rover in MuJoCo's XML format (MJCF)."""
     touch_sensors = "".join(
         f'<touch name="{cell.name}" site="{cell.name}" cutoff="{ROVER.touch_limit_n}"/>\n    ' for cell in TOUCH_CELLS
-    )
-    wheels = "".join(
-        f'<geom {_geometry(wheel)} class="rover" euler="90 0 0" mass="{wheel.mass_kg}" material="{wheel.material}" '
-        f'contype="0" conaffinity="0"/>'
-        f'<site name="{wheel.name}" pos="{_numbers(*wheel.position_m)}" group="5"/>\n      '
-        for wheel in WHEELS
     )
     traction = "".join(
         f'<velocity name="{wheel.name}" site="{wheel.name}" gear="1 0 0 0 0 0" kv="{ROVER.wheel_gain_n_s_m}" '
         f'forcerange="-{ROVER.wheel_force_n} {ROVER.wheel_force_n}"/>\n    '
         for wheel in WHEELS
+    )
+    materials = "".join(
+        f'<material name="{name}" rgba="{_numbers(*colour)}" specular="0"/>\n    ' for name, colour in MATERIALS.items()
     )
     sky = _numbers(*SKY)
     return f"""
@@ -128,19 +77,62 @@ def _model_xml() -> str:
   </default>
   <asset>
     <texture name="sky" type="skybox" builtin="flat" rgb1="{sky}" rgb2="{sky}" width="8" height="48"/>
-    {_materials()}
+    {materials}
   </asset>
   <worldbody>
-    <light directional="true" castshadow="false" pos="0 0 5" dir="{_numbers(*LIGHT_DIRECTION)}"
+    {_arena_xml()}
+    {_rover_xml()}
+  </worldbody>
+  <actuator>
+    {traction}
+    <velocity name="scrub" site="axle" gear="0 1 0 0 0 0" kv="{ROVER.scrub_n_s_m}"/>
+  </actuator>
+  <sensor>
+    {touch_sensors}
+    <touch name="{BEACON.name}" site="{BEACON.name}"/>
+  </sensor>
+</mujoco>
+"""
+
+
+def _arena_xml() -> str:
+    """Return light, floor, walls, and the obstacles and beacon as bodies that a layout places."""
+    outer_walls = "".join(
+        f'<geom name="{wall.name}" {_geometry(wall)} class="obstacle" material="{wall.material}"/>\n    '
+        for wall in OUTER_WALLS
+    )
+    obstacles = "".join(
+        f'<body name="{obstacle.name}" mocap="true" pos="0 0 {_PARKED_HEIGHT_M}">'
+        f'<geom name="{obstacle.name}" {_geometry(obstacle.part)} class="obstacle" '
+        f'group="{CAMERA_GROUP_HIDDEN if obstacle.transparent else 0}" material="{obstacle.part.material}"/>'
+        f"</body>\n    "
+        for obstacle in OBSTACLES
+    )
+    return f"""<light directional="true" castshadow="false" pos="0 0 5" dir="{_numbers(*LIGHT_DIRECTION)}"
            ambient="{_numbers(*[LIGHT_AMBIENT] * 3)}" diffuse="{_numbers(*[LIGHT_DIFFUSE] * 3)}" specular="0 0 0"/>
     <geom name="floor" type="plane" size="{FLOOR_HALF_SIZE_M} {FLOOR_HALF_SIZE_M} 0.1" material="floor"
           contype="0" conaffinity="0"/>
-    {_standing()}
+    {outer_walls}{obstacles}
     <body name="{BEACON.name}" mocap="true" pos="0 0 {_PARKED_HEIGHT_M}">
       <geom name="{BEACON.name}" {_geometry(BEACON)} material="{BEACON.material}" class="obstacle"/>
       <site name="{BEACON.name}" type="cylinder" size="{ARENA.beacon_radius_m + 0.05} 1.0" group="5"/>
-    </body>
-    <body name="rover" pos="0 0 0">
+    </body>"""
+
+
+def _rover_xml() -> str:
+    # A touch sensor measures the contacts inside its site: one box per sector.
+    cells = "".join(
+        f'<site name="{cell.name}" type="box" pos="{_rounded(cell.position_m)}" size="{_rounded(cell.half_size_m)}" '
+        f'euler="0 0 {math.degrees(cell.bearing_rad)}" group="5"/>\n      '
+        for cell in TOUCH_CELLS
+    )
+    wheels = "".join(
+        f'<geom {_geometry(wheel)} class="rover" euler="90 0 0" mass="{wheel.mass_kg}" material="{wheel.material}" '
+        f'contype="0" conaffinity="0"/>'
+        f'<site name="{wheel.name}" pos="{_numbers(*wheel.position_m)}" group="5"/>\n      '
+        for wheel in WHEELS
+    )
+    return f"""<body name="rover" pos="0 0 0">
       <joint name="x" type="slide" axis="1 0 0"/>
       <joint name="y" type="slide" axis="0 1 0"/>
       <joint name="yaw" type="hinge" axis="0 0 1"/>
@@ -156,18 +148,26 @@ def _model_xml() -> str:
               fovy="{ROVER.camera_field_of_view_deg}"/>
       {cells}
       {wheels}
-    </body>
-  </worldbody>
-  <actuator>
-    {traction}
-    <velocity name="scrub" site="axle" gear="0 1 0 0 0 0" kv="{ROVER.scrub_n_s_m}"/>
-  </actuator>
-  <sensor>
-    {touch_sensors}
-    <touch name="{BEACON.name}" site="{BEACON.name}"/>
-  </sensor>
-</mujoco>
-"""
+    </body>"""
+
+
+def _geometry(part: Part) -> str:
+    """Return shape and position of a part as attributes of a `geom`."""
+    shape = part.shape
+    if isinstance(shape, Post):
+        low_m, high_m = shape.ends_m
+        return f'type="capsule" size="{shape.radius_m}" fromto="0 0 {low_m} 0 0 {high_m}"'
+    if isinstance(shape, Box):
+        size = f'type="box" size="{_numbers(*shape.half_size_m)}"'
+    elif isinstance(shape, Cylinder):
+        size = f'type="cylinder" size="{_numbers(shape.radius_m, shape.half_length_m)}"'
+    else:
+        size = f'type="sphere" size="{shape.radius_m}"'
+    return f'{size} pos="{_numbers(*part.position_m)}"'
+
+
+def _numbers(*values: float) -> str:
+    return " ".join(str(value) for value in values)
 
 
 def _rounded(values: tuple[float, ...]) -> str:
@@ -175,24 +175,18 @@ def _rounded(values: tuple[float, ...]) -> str:
 
 
 class ArenaModel:
-    """The compiled model and the numbers needed to use it; arenas share it, or have a copy each to change its surfaces.
+    """The compiled model; arenas share it, or each has a copy to change its surfaces.
 
     Attributes
     ----------
-    model
-        The compiled `mujoco.MjModel`.
     mocap
-        From the name of an obstacle, or ``"beacon"``, to its row in the mocap arrays.
-    camera_id
-        Number of the rover's camera in the model.
-    geom_names
-        Name of every geom, by number.
-    geom_materials
-        Name of the material of every geom that has one, by number.
+        Row in the mocap arrays by name of an obstacle, or ``"beacon"``.
+    geom_names, geom_materials
+        Names of all geoms, and of the materials of those that have one, by id.
     """
 
     def __init__(self) -> None:
-        self.model = mujoco.MjModel.from_xml_string(_model_xml())
+        self.model = mujoco.MjModel.from_xml_string(model_xml())
         names = [obstacle.name for obstacle in OBSTACLES] + ["beacon"]
         self.mocap = {name: int(self.model.body(name).mocapid[0]) for name in names}
         self.camera_id = self.model.camera("camera").id
@@ -204,21 +198,13 @@ class ArenaModel:
         self._nominal = self.model
 
     def copy(self) -> ArenaModel:
-        """Return a model of the same things, whose surfaces can be changed apart."""
+        """Return a copy whose surfaces can be changed."""
         twin = copy.copy(self)
         twin.model = copy.copy(self.model)
         return twin
 
     def set_surfaces(self, bumper_friction: float, grip: float) -> None:
-        """Change what the surfaces are made of.
-
-        Parameters
-        ----------
-        bumper_friction
-            Coefficient between the bumper and what it touches.
-        grip
-            Factor on the forces of all tyres on the floor.
-        """
+        """Set the friction coefficient of the bumper, and the factor on the nominal forces of all tyres."""
         model, nominal = self.model, self._nominal
         model.geom_friction[self._bumper, 0] = bumper_friction
         model.actuator_gainprm[:, 0] = grip * nominal.actuator_gainprm[:, 0]

@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images of an arena: what the rover's camera sees, and the arena from above.
+"""Render the image of the rover's camera, and the arena from above.
 
-Two renderers draw the same picture: `EglRenderer` uses OpenGL without a display, `RaycastRenderer` needs no OpenGL.
-Both show flat colours under one directional light, without shadows or reflections.
+Two renderers give the same images: `EglRenderer` uses OpenGL without a display, `RaycastRenderer` needs no OpenGL.
+Surfaces have flat colours under one directional light, without shadows or reflections.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import cv2
 import mujoco
 import numpy as np
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.conditions import Appearance
 from policy_node_rover.arena.description import ARENA, FLOOR_HALF_SIZE_M, ROVER
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import CAMERA_GROUP_HIDDEN, ROVER_GROUP, ArenaModel
 
 logger = logging.getLogger(__name__)
@@ -38,40 +38,33 @@ _FLOOR_BOX_HALF_SIZE_M = (FLOOR_HALF_SIZE_M, FLOOR_HALF_SIZE_M, 0.05)
 
 
 class RendererError(RuntimeError):
-    """A renderer cannot be had on this machine."""
+    """The renderer is not available on this machine."""
 
 
 class Renderer(Protocol):
-    """What every renderer offers; one renderer serves any number of arenas, from one thread."""
+    """Interface of the renderers; one renderer serves any number of arenas, from one thread."""
 
     kind: str
 
     def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
+        """Render the rover's camera, without transparent obstacles: RGB uint8 [64, 64, 3], into `image` if given."""
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
+        """Render the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
 
     def close(self) -> None:
-        """Free what the renderer holds."""
+        """Free the resources; another call does nothing."""
 
 
 def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
-    """Make a renderer.
-
-    Parameters
-    ----------
-    model
-        The model of all arenas that will be drawn.
-    kind
-        ``"egl"``, ``"raycast"`` or ``"auto"``: EGL where it works, else ray casting.
+    """Make a renderer: ``"egl"``, ``"raycast"``, or ``"auto"`` for EGL if it works, else ray casting.
 
     Raises
     ------
     ValueError
-        If the kind is unknown.
+        The kind is unknown.
     RendererError
-        If EGL was asked for and does not work here.
+        EGL was requested and does not work.
     """
     if kind not in KINDS:
         raise ValueError(f"renderer: {kind!r} is unknown; use one of {', '.join(KINDS)}")
@@ -93,7 +86,7 @@ def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
 
 @functools.cache
 def egl_failure() -> str:
-    """Try EGL in a process of its own, since a broken driver can end the process; empty when it works."""
+    """Return why EGL does not work, or nothing; a subprocess tries it, as a broken driver can end the process."""
     program = "from mujoco.egl import GLContext; context = GLContext(64, 64); context.make_current(); context.free()"
     environment = {**os.environ, "MUJOCO_GL": "disable"}
     try:
@@ -105,11 +98,11 @@ def egl_failure() -> str:
     if trial.returncode == 0:
         return ""
     lines = trial.stderr.strip().splitlines()
-    return lines[-1] if lines else f"the trial ended with status {trial.returncode}"
+    return lines[-1] if lines else f"status {trial.returncode}"
 
 
 def _overhead_camera() -> mujoco.MjvCamera:
-    """Make a camera that looks down on the middle of the arena, x to the right and y up."""
+    """Return an orthographic camera that looks down on the arena, x to the right and y up."""
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = 0.0, 0.0, 0.0
@@ -120,19 +113,19 @@ def _overhead_camera() -> mujoco.MjvCamera:
 
 
 def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
-    """Free what was made in an OpenGL context, and the context."""
-    # What is freed is named by numbers that mean other things in the context of another renderer.
+    """Free an OpenGL context and its resources."""
+    # Resources are freed by numbers, which are valid only in their own context.
     context.make_current()
     render_context.free()
     context.free()
 
 
 class EglRenderer:
-    """Draws with OpenGL through EGL, on the GPU where there is one, else in software.
+    """Render with OpenGL through EGL, on the GPU if there is one, else in software.
 
-    In software every vertex costs, so the camera's image leaves out what is beside its view, and the sky: that is where
-    nothing was drawn, as no surface is black; and its floor is the top of a box, as MuJoCo makes planes of many pieces.
-    The image is the same, bit by bit, as with all of it.
+    In software each vertex costs time. The camera's image therefore omits geoms outside the view and the sky, which
+    replaces black pixels afterwards (no surface is black), and draws the floor as a box, as MuJoCo tessellates planes.
+    The image is bit-identical to that of the whole scene.
     """
 
     kind = "egl"
@@ -144,14 +137,14 @@ class EglRenderer:
         self._context.make_current()
         self._model = model
         self._render_context = mujoco.MjrContext(model.model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        # Called at the end of this object or of the process, whichever is first. The exit handler of `finalize` would
-        # come too late: handlers run in reverse order, and that of MuJoCo, which ends EGL, was registered only now.
+        # Runs at the end of this object or of the process. The exit handler of `finalize` would run too late, after
+        # that of MuJoCo, which ends EGL: handlers run in reverse order of registration.
         self._free = weakref.finalize(self, _free_opengl, self._context, self._render_context)
         self._free.atexit = False
         atexit.register(self._free)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
         if self._render_context.currentBuffer != mujoco.mjtFramebuffer.mjFB_OFFSCREEN:
-            raise RendererError("OpenGL gave no offscreen buffer")
+            raise RendererError("OpenGL provides no offscreen buffer")
         self._scene = mujoco.MjvScene(model.model, maxgeom=100)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_FOG):
             self._scene.flags[flag] = False
@@ -164,7 +157,7 @@ class EglRenderer:
         self._drawn_geoms = np.flatnonzero(model.model.geom_group == 0)
         self._scene_geoms = self._scene.geoms
         self._floor_place = self._drawn_geoms.tolist().index(model.model.geom("floor").id)
-        # Planes have no size; this is as good as endless.
+        # Planes are infinite.
         is_plane = model.model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._half_sizes_m = np.where(is_plane[:, None], 1e3, model.model.geom_aabb[:, 3:])[:, :, None]
         half_view = np.radians(ROVER.camera_field_of_view_deg) / 2
@@ -179,7 +172,7 @@ class EglRenderer:
         self._overhead_camera = _overhead_camera()
 
     def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
+        """Render the rover's camera, see `Renderer`."""
         if image is None:
             image = np.empty_like(self._pixels)
         self._update(arena, self._camera, self._camera_option, sky=False)
@@ -189,8 +182,8 @@ class EglRenderer:
         floor.pos[2] = -_FLOOR_BOX_HALF_SIZE_M[2]
         appearance = arena.appearance
         if appearance is not None:
-            self._paint(appearance)
-        for place in np.flatnonzero(self._is_beside_view(arena)[self._drawn_geoms]).tolist():
+            self._apply(appearance)
+        for place in np.flatnonzero(self._is_outside_view(arena)[self._drawn_geoms]).tolist():
             self._scene_geoms[place].type = mujoco.mjtGeom.mjGEOM_NONE
         mujoco.mjr_render(self._camera_viewport, self._scene, self._render_context)
         mujoco.mjr_readPixels(self._pixels, None, self._camera_viewport, self._render_context)
@@ -200,10 +193,10 @@ class EglRenderer:
         return image
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
-        # As described, whatever it looks like to the rover's camera: this picture is for people.
+        """Render the arena from above, see `Renderer`."""
+        # Always with the nominal appearance.
         if not 0 < size_px <= _MAX_SIZE_PX:
-            raise ValueError(f"size_px: {size_px} is outside 1 to {_MAX_SIZE_PX}")
+            raise ValueError(f"size_px: found {size_px}, allowed is 1 to {_MAX_SIZE_PX}")
         viewport = mujoco.MjrRect(0, 0, size_px, size_px)
         self._update(arena, self._overhead_camera, self._overhead_option, sky=True)
         mujoco.mjr_render(viewport, self._scene, self._render_context)
@@ -212,34 +205,34 @@ class EglRenderer:
         return np.ascontiguousarray(image[::-1])
 
     def close(self) -> None:
-        """Free the OpenGL context; calling it again does nothing."""
+        """Free the OpenGL context."""
         self._free()
 
     def _update(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, *, sky: bool) -> None:
-        """Make the scene that is to be drawn."""
+        """Update the scene."""
         self._context.make_current()
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
         mujoco.mjv_updateScene(
             self._model.model, arena.data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
 
-    def _paint(self, appearance: Appearance) -> None:
-        """Give the scene another look, and leave out what is transparent."""
+    def _apply(self, appearance: Appearance) -> None:
+        """Apply an appearance to the scene, and hide transparent obstacles."""
         light = self._scene.lights[0]
         light.dir[:] = appearance.light_direction
         light.ambient[:] = appearance.ambient
         light.diffuse[:] = appearance.diffuse
         for place, geom in enumerate(self._drawn_geoms.tolist()):
             drawn = self._scene_geoms[place]
-            if self._model.geom_names[geom] in appearance.unseen:
+            if self._model.geom_names[geom] in appearance.transparent:
                 drawn.type = mujoco.mjtGeom.mjGEOM_NONE
             else:
                 drawn.rgba[:3] = appearance.colours[self._model.geom_materials[geom]]
 
-    def _is_beside_view(self, arena: Arena) -> np.ndarray:
-        """Say which geoms are wholly to the left or to the right of what the rover's camera sees, bool [geoms]."""
+    def _is_outside_view(self, arena: Arena) -> np.ndarray:
+        """Return which geoms are left or right of the camera's view, bool [geoms]."""
         data, camera = arena.data, self._model.camera_id
-        # Normals of the view's two sides, inwards; a geom's box reaches along them as far as its half sizes do.
+        # Inward normals of the view's sides; the bounding box of a geom is projected onto them.
         normals = self._view_sides @ data.cam_xmat[camera].reshape(3, 3).T
         centres_m = (data.geom_xpos - data.cam_xpos[camera]) @ normals.T
         reaches_m = np.abs(normals @ data.geom_xmat.reshape(-1, 3, 3)) @ self._half_sizes_m
@@ -247,8 +240,8 @@ class EglRenderer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Paint:
-    """Colours [geoms and sky, 3] in 0 to 1, strengths of the light [3], and the direction towards it."""
+class _Shading:
+    """Colours [geoms + 1 for the sky, 3] in 0 to 1, light [3], and the direction towards the light."""
 
     colours: np.ndarray
     ambient: np.ndarray
@@ -257,24 +250,24 @@ class _Paint:
 
 
 class RaycastRenderer:
-    """Draws by casting one ray per pixel with MuJoCo's own geometry; needs no OpenGL."""
+    """Render by casting one ray per pixel with MuJoCo; needs no OpenGL."""
 
     kind = "raycast"
 
     def __init__(self, model: ArenaModel) -> None:
         physics = model.model
         self._model = model
-        # Which groups the rays meet is part of the model.
+        # The groups of geoms that rays hit are part of the model.
         self._geoms = copy.copy(physics)
         rgba = physics.geom_rgba.copy()
         has_material = physics.geom_matid >= 0
         rgba[has_material] = physics.mat_rgba[physics.geom_matid[has_material]]
         sky = physics.tex_data[:3].astype(float) / 255.0
-        # One more row, for the rays that hit nothing: index -1.
+        # The last row, index -1, is for rays that hit nothing.
         colours = np.vstack([rgba[:, :3], sky])
         to_light = -physics.light_dir[0] / np.linalg.norm(physics.light_dir[0])
         self._opacity = np.append(rgba[:, 3], 1.0)
-        self._paint = _Paint(
+        self._shading = _Shading(
             colours, physics.light_ambient[0].astype(float), physics.light_diffuse[0].astype(float), to_light
         )
         self._camera_groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
@@ -284,66 +277,66 @@ class RaycastRenderer:
         self._camera_rays = self._pixel_grid(ROVER.camera_size_px, half_width)
 
     def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
-        """Draw what the rover's camera sees, without transparent obstacles: RGB uint8 [64, 64, 3], a given array."""
+        """Render the rover's camera, see `Renderer`."""
         axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
         rays = self._camera_rays @ axes.T
         eye = arena.data.cam_xpos[self._model.camera_id]
-        paint = self._paint
+        shading = self._shading
         if arena.appearance is not None:
-            paint = self._painted(arena.appearance)
-            self._hide(arena.appearance.unseen)
-        colours = self._cast(arena, eye, rays, self._camera_groups, paint)[0]
+            shading = self._shading_of(arena.appearance)
+            self._hide(arena.appearance.transparent)
+        colours = self._cast(arena, eye, rays, self._camera_groups, shading)[0]
         self._hide(frozenset())
-        drawn = self._image(colours, ROVER.camera_size_px)
+        rendered = self._image(colours, ROVER.camera_size_px)
         if image is None:
-            return drawn
-        np.copyto(image, drawn)
+            return rendered
+        np.copyto(image, rendered)
         return image
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """Draw the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
-        # From far above, rays through one point differ little from parallel ones.
+        """Render the arena from above, see `Renderer`."""
+        # From far above, the rays are nearly parallel.
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
         rays = self._pixel_grid(size_px, OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
-        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups, self._paint)
+        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups, self._shading)
         tinted = opacity[:, 0] < 1.0
         if tinted.any():
-            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups, self._paint)
+            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups, self._shading)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to free."""
+        """Do nothing, as there is nothing to free."""
 
     @staticmethod
     def _pixel_grid(size_px: int, half_width: float) -> np.ndarray:
-        """Directions through the pixel centres in a camera's frame (x right, y up, z back), unit [pixels, 3]."""
+        """Return unit rays through the pixel centres in the camera frame (x right, y up, z back), [pixels, 3]."""
         centres = (np.arange(size_px) + 0.5) / size_px * 2 * half_width - half_width
         right, down = np.meshgrid(centres, centres)
         rays = np.stack([right.ravel(), -down.ravel(), -np.ones(size_px * size_px)], axis=1)
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
-    def _painted(self, appearance: Appearance) -> _Paint:
-        """Make the colours and the light of another look."""
-        colours = self._paint.colours.copy()
+    def _shading_of(self, appearance: Appearance) -> _Shading:
+        """Return colours and light of an appearance."""
+        colours = self._shading.colours.copy()
         for geom, material in self._model.geom_materials.items():
             colours[geom] = appearance.colours[material]
         colours[-1] = appearance.sky
         to_light = -np.array(appearance.light_direction)
         to_light /= np.linalg.norm(to_light)
-        return _Paint(colours, np.full(3, appearance.ambient), np.full(3, appearance.diffuse), to_light)
+        return _Shading(colours, np.full(3, appearance.ambient), np.full(3, appearance.diffuse), to_light)
 
     def _hide(self, names: frozenset[str]) -> None:
-        """Let rays of the camera pass through geoms, and through no others that it sees."""
+        """Let the camera's rays pass through these geoms only."""
         self._geoms.geom_group[:] = self._model.model.geom_group
         for name in names:
             self._geoms.geom_group[self._geoms.geom(name).id] = CAMERA_GROUP_HIDDEN
 
     def _cast(
-        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray, paint: _Paint
+        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray, shading: _Shading
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] of what the rays [pixels, 3] meet first."""
+        """Return colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] where the rays [pixels, 3] hit first."""
         count = len(rays)
         geoms = np.full(count, -1, np.int32)
         distances = np.empty(count)
@@ -351,12 +344,12 @@ class RaycastRenderer:
         mujoco.mj_multiRay(
             self._geoms, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
         )
-        facing = np.maximum(normals.reshape(count, 3) @ paint.to_light, 0.0)
-        light = paint.ambient + facing[:, None] * paint.diffuse
+        facing = np.maximum(normals.reshape(count, 3) @ shading.to_light, 0.0)
+        light = shading.ambient + facing[:, None] * shading.diffuse
         light[geoms < 0] = 1.0
-        return paint.colours[geoms] * light, self._opacity[geoms][:, None]
+        return shading.colours[geoms] * light, self._opacity[geoms][:, None]
 
     @staticmethod
     def _image(colours: np.ndarray, size_px: int) -> np.ndarray:
-        """Colours [pixels, 3] in 0 to 1 as an image uint8 [size, size, 3]."""
+        """Convert colours [pixels, 3] in 0 to 1 to an image uint8 [size, size, 3]."""
         return (np.clip(colours, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).reshape(size_px, size_px, 3)

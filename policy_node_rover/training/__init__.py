@@ -1,3 +1,3 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Train and evaluate the policy of the rover."""
+"""Train the policy that drives the rover, by imitation and reinforcement learning."""

@@ -1,9 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a training: all that it needs to go on, replaced in one piece, and what the next one must not mix with.
-
-Also the wish that it stops.
-"""
+"""Read and write the files of a training, and handle the request to stop it."""
 
 from __future__ import annotations
 
@@ -25,47 +22,37 @@ from policy_node.cli.signal_handling import temporary_handler
 STATE_FILE = "checkpoint.pt"
 MODEL_FILE = "rover.zip"
 RECORD_FILE = "training.json"
-_WRITTEN = (
-    STATE_FILE,
-    MODEL_FILE,
-    RECORD_FILE,
-    "checkpoint.zip",
-    "imitation.zip",
-    # What a killed training had not finished.
-    "*.new.pt",
-    "*.new.zip",
-    "curve.json",
-    "rover.md",
-    "evaluation_*.json",
-    "samples",
-    "imitation",
-    "ppo_*",
+_OUTPUT_FILES = (
+    *(STATE_FILE, MODEL_FILE, RECORD_FILE, "checkpoint.zip", "imitation.zip", "curve.json", "rover.md"),
+    # Unfinished files of a training that was killed.
+    *("*.new.pt", "*.new.zip"),
+    *("evaluation_*.json", "samples", "imitation", "ppo_*"),
 )
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM asked the training to stop; a second one stops it at once."""
+    """Stop the training in order at the first SIGINT or SIGTERM, and at once at the second."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def listening(self) -> AbstractContextManager[None]:
-        """Listen to the signals for a while."""
-        return temporary_handler(self._ask, signal.SIGINT, signal.SIGTERM)
+        """Handle the signals while the context lasts."""
+        return temporary_handler(self._on_signal, signal.SIGINT, signal.SIGTERM)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write, which then replaces another in one piece; one that was not finished is removed."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary file to write, which then replaces another atomically; remove it after an error."""
     new = path.with_name(f"{path.stem}.new{path.suffix}")
     try:
         yield new
-        # A power cut must not leave the new name with the content of neither.
+        # Without this, a power failure could leave an empty file.
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
@@ -74,7 +61,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Replace the state of the training in one piece, with the random generators that all share."""
+    """Write the state of the training, with that of the global random generators."""
     numpy_state: Any = np.random.get_state()
     name, keys, position, has_gauss, gauss = numpy_state
     version, words, next_gauss = random.getstate()
@@ -83,35 +70,8 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(gauss)],
         "python": [version, list(words), next_gauss],
     }
-    with replaced(folder / STATE_FILE) as new:
-        torch.save({**state, "generators": generators}, new)
-
-
-def refuse_to_overwrite(folder: Path) -> None:
-    """Refuse a folder that holds a training.
-
-    Raises
-    ------
-    SystemExit
-        When it does.
-    """
-    found = [name for name in (STATE_FILE, MODEL_FILE, RECORD_FILE) if (folder / name).exists()]
-    if found:
-        go_on = "--resume to go on with it, " if STATE_FILE in found else ""
-        raise SystemExit(
-            f"train: --output {folder} holds a training already ({', '.join(found)}); give {go_on}--overwrite to "
-            "delete it and begin anew, or another --output"
-        )
-
-
-def remove_training(folder: Path) -> None:
-    """Remove all that an earlier training has written into its folder, and nothing else."""
-    for pattern in _WRITTEN:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    with atomic_write(folder / STATE_FILE) as file:
+        torch.save({**state, "generators": generators}, file)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -130,10 +90,30 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Let the random generators that all share go on from a state."""
+    """Restore the global random generators."""
     generators = state["generators"]
     torch.set_rng_state(generators["torch"])
     name, keys, position, has_gauss, gauss = generators["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, gauss))
     version, words, next_gauss = generators["python"]
     random.setstate((version, tuple(words), next_gauss))
+
+
+def check_folder_is_unused(folder: Path) -> None:
+    """Raise SystemExit when a folder holds a training."""
+    found = [name for name in (STATE_FILE, MODEL_FILE, RECORD_FILE) if (folder / name).exists()]
+    if found:
+        resume = "--resume to continue it, " if STATE_FILE in found else ""
+        raise SystemExit(
+            f"train: --output {folder} holds a training already ({', '.join(found)}); give {resume}--overwrite to "
+            "delete it and start again, or another --output"
+        )
+
+
+def remove_training(folder: Path) -> None:
+    """Remove the files of a training from its folder, and nothing else."""
+    for path in (path for pattern in _OUTPUT_FILES for path in folder.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

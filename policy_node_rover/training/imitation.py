@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imitation of the scripted driver (DAgger, Ross et al. 2011, https://arxiv.org/abs/1011.0686).
 
-The policy itself drives, more and more of the time, and the driver says at each step what it would have done. Short
-rounds of collecting and learning take turns, so that the samples always are of a policy like the present one. The last
-quarter of the rounds only learns.
+The policy drives a growing share of the episodes, and every step is labelled with the command of the scripted driver.
+Short rounds of collecting and learning alternate, so that the data match the present policy. The last quarter of the
+rounds only learns.
 """
 
 from __future__ import annotations
@@ -19,63 +19,57 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from policy_node_rover.mujoco.environment import action_space
+from policy_node_rover.training.demonstrations import SEQUENCE_STEPS, Demonstrations, Minibatch
 from policy_node_rover.training.model import MINIBATCH
 from policy_node_rover.training.run import TrainingRun
-from policy_node_rover.training.samples import SEQUENCE_STEPS, Minibatch, Samples
 
 PHASE = "imitation"
-# The folder of what is learnt from, until the phase ends.
+# Folder of the demonstrations until the end of the phase.
 SAMPLES = "samples"
-# Steps of every arena in a round; whole sequences of a memory.
+# Steps of every arena per round.
 ROUND_STEPS = 2 * SEQUENCE_STEPS
 LEARNING_RATE = 1e-3
 LAST_LEARNING_RATE = 1e-5
-# The share of episodes that the scripted driver drives falls to this within the first quarter.
-_LEAST_DRIVER_SHARE = 0.05
-_NOISY_SHARE = 0.5
+# The share of episodes of the scripted driver decreases to this within the first quarter.
+_MIN_DRIVER_SHARE = 0.05
+_EXPLORATION_SHARE = 0.5
 
 
-def rounds_of(steps: int, arenas: int) -> tuple[int, int]:
-    """Return how many rounds collect and how many there are in all."""
+def count_rounds(steps: int, arenas: int) -> tuple[int, int]:
+    """Return the number of rounds that collect, and of all rounds."""
     collecting = math.ceil(steps / (ROUND_STEPS * arenas)) if steps else 0
     return collecting, math.ceil(collecting * 4 / 3)
 
 
 class Imitation:
-    """Teaches a policy to drive as the scripted driver does.
-
-    Parameters
-    ----------
-    run
-        The training that this is a phase of.
-    """
+    """Teach a policy to drive as the scripted driver does."""
 
     def __init__(self, run: TrainingRun) -> None:
-        plan = run.plan
+        config = run.config
         self._run = run
-        # With and without a memory their distributions take other arguments.
+        # The signature of `get_distribution` differs between feed-forward and recurrent policies.
         self._policy: Any = run.model.policy
-        self._rng = np.random.default_rng([plan.seed, 1])
-        self._collecting, self._rounds = rounds_of(plan.imitation_steps, plan.arenas)
+        self._rng = np.random.default_rng([config.seed, 1])
+        self._collecting, self._rounds = count_rounds(config.imitation_steps, config.arenas)
         self._round = 0
         self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=LEARNING_RATE)
-        # Convolutions of processors that have them are quicker in short floats; the weights stay as they are.
-        abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        self._short_floats = self._policy.device.type == "cpu" and abilities.get("avx512_bf16", False)
-        self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
-        memory = None
+        # bfloat16 speeds up convolutions on processors that support it; the weights stay float32.
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        self._uses_bfloat16 = self._policy.device.type == "cpu" and capabilities.get("avx512_bf16", False)
+        self._lstm_state: tuple[torch.Tensor, torch.Tensor] | None = None
+        lstm_shape = None
         if isinstance(run.model.policy, RecurrentActorCriticPolicy):
             lstm = run.model.policy.lstm_actor
-            memory = (lstm.num_layers, lstm.hidden_size)
-            zeros = torch.zeros(lstm.num_layers, plan.arenas, lstm.hidden_size, device=run.model.device)
-            self._memory = (zeros, zeros)
-        self._samples = Samples(
-            plan.output / SAMPLES,
+            lstm_shape = (lstm.num_layers, lstm.hidden_size)
+            zeros = torch.zeros(lstm.num_layers, config.arenas, lstm.hidden_size, device=run.model.device)
+            self._lstm_state = (zeros, zeros)
+        self._samples = Demonstrations(
+            config.output / SAMPLES,
             self._collecting * ROUND_STEPS,
-            plan.arenas,
-            plan.keys,
-            plan.stack,
-            memory,
+            config.arenas,
+            config.keys,
+            config.stack,
+            lstm_shape,
             resume=run.imitation_state is not None,
         )
         if run.imitation_state is not None:
@@ -83,29 +77,31 @@ class Imitation:
             self._samples.steps = run.imitation_state["samples"]
             self._optimiser.load_state_dict(run.imitation_state["optimiser"])
             self._rng.bit_generator.state = run.imitation_state["generator"]
-        self._observations: Any = run.observed.reset()
-        self._ages = np.zeros(plan.arenas, np.int32)
-        self._draw_drivers(np.ones(plan.arenas, bool))
+        self._observations: Any = run.wrapped_arenas.reset()
+        self._ages = np.zeros(config.arenas, np.int32)
+        self._is_scripted = np.zeros(config.arenas, bool)
+        self._explores = np.zeros(config.arenas, bool)
+        self._draw_drivers(np.ones(config.arenas, bool))
 
     def learn(self) -> bool:
-        """Go through all rounds that are left; False when the training is to stop before."""
+        """Execute the remaining rounds; False when the training is to stop before their end."""
         run = self._run
-        run.progress.begin(PHASE, self._steps(), run.plan.imitation_steps, self._round / self._rounds)
-        with SummaryWriter(run.plan.output / PHASE) as log:
+        run.progress.start_phase(PHASE, self._steps(), run.config.imitation_steps, self._round / self._rounds)
+        with SummaryWriter(run.config.output / PHASE) as log:
             while self._round < self._rounds:
                 if self._round < self._collecting:
                     self._collect()
                 error = self._learn_from_samples()
                 self._round += 1
-                run.progress.move(self._steps(), self._round / self._rounds)
+                run.progress.update(self._steps(), self._round / self._rounds)
                 point = run.progress.add_point()
                 log.add_scalar("imitation/action_error", error, self._round)
                 if point["success_rate"] is not None:
                     log.add_scalar("imitation/success_rate", point["success_rate"], self._round)
-                if run.checkpoint_due():
+                if run.checkpoint_is_due():
                     run.imitation_state = self._state()
                     run.save_checkpoint()
-                if run.stop.asked:
+                if run.stop.requested:
                     return False
         run.save_model("imitation.zip")
         run.imitation_state = {}
@@ -113,7 +109,7 @@ class Imitation:
         return True
 
     def _steps(self) -> int:
-        return min(self._samples.steps * self._run.plan.arenas, self._run.plan.imitation_steps)
+        return min(self._samples.steps * self._run.config.arenas, self._run.config.imitation_steps)
 
     def _state(self) -> dict[str, object]:
         return {
@@ -123,66 +119,63 @@ class Imitation:
             "generator": self._rng.bit_generator.state,
         }
 
-    def _draw_drivers(self, begun: np.ndarray) -> None:
-        """Draw for each episode that has begun, [arenas], who drives it and whether the policy explores in it."""
-        share = max(1.0 - 4 * self._round / self._rounds, _LEAST_DRIVER_SHARE)
-        if begun.all():
-            self._driven = np.zeros(len(begun), bool)
-            self._noisy = np.zeros(len(begun), bool)
-        self._driven[begun] = self._rng.random(begun.sum()) < share
-        self._noisy[begun] = self._rng.random(begun.sum()) < _NOISY_SHARE
+    def _draw_drivers(self, starts: np.ndarray) -> None:
+        """Draw the driver of each starting episode, bool [arenas], and whether the policy explores in it."""
+        share = max(1.0 - 4 * self._round / self._rounds, _MIN_DRIVER_SHARE)
+        self._is_scripted[starts] = self._rng.random(starts.sum()) < share
+        self._explores[starts] = self._rng.random(starts.sum()) < _EXPLORATION_SHARE
 
     def _collect(self) -> None:
-        """Drive for the steps of a round and keep what was seen and what the driver would have done."""
+        """Drive for the steps of a round, and store observations and commands of the scripted driver."""
         space = action_space()
         for _ in range(ROUND_STEPS):
-            wanted = np.array(self._run.arenas.env_method("scripted_command"), np.float32)
-            self._samples.add(self._observations, wanted, self._ages, self._memory)
-            own = self._act()
-            actions = np.where(self._driven[:, None], wanted, own).clip(space.low, space.high)
-            self._observations, _, dones, infos = self._run.observed.step(actions)
+            targets = np.array(self._run.arenas.env_method("scripted_command"), np.float32)
+            self._samples.add(self._observations, targets, self._ages, self._lstm_state)
+            policy_actions = self._act()
+            actions = np.where(self._is_scripted[:, None], targets, policy_actions).clip(space.low, space.high)
+            self._observations, _, dones, infos = self._run.wrapped_arenas.step(actions)
             self._ages = np.where(dones, 0, self._ages + 1).astype(np.int32)
-            for row in np.flatnonzero(dones & ~self._driven):
-                self._run.progress.finish_episode(infos[row])
+            for row in np.flatnonzero(dones & ~self._is_scripted):
+                self._run.progress.add_episode(infos[row])
             self._draw_drivers(dones)
 
     def _act(self) -> np.ndarray:
-        """Return what the policy does in every arena, [arenas, actions]."""
+        """Return the actions of the policy, [arenas, actions]."""
         device = self._policy.device
         observations = obs_as_tensor(self._observations, device)
         with torch.no_grad():
-            if self._memory is None:
+            if self._lstm_state is None:
                 distribution = self._policy.get_distribution(observations)
             else:
                 starts = torch.as_tensor(self._ages == 0, device=device).float()
-                distribution, self._memory = self._policy.get_distribution(observations, self._memory, starts)
+                distribution, self._lstm_state = self._policy.get_distribution(observations, self._lstm_state, starts)
             mean = distribution.distribution.mean.cpu().numpy()
             deviation = self._policy.log_std.exp().cpu().numpy()
-        return mean + self._noisy[:, None] * deviation * self._rng.standard_normal(mean.shape, np.float32)
+        return mean + self._explores[:, None] * deviation * self._rng.standard_normal(mean.shape, np.float32)
 
     def _learn_from_samples(self) -> float:
-        """Learn from samples of all rounds as much as is due in this one; return the mean error of the actions."""
-        plan = self._run.plan
-        updates = plan.imitation_passes * self._collecting * ROUND_STEPS * plan.arenas / MINIBATCH
+        """Execute the updates of a round; return the mean error of the actions."""
+        config = self._run.config
+        updates = config.imitation_passes * self._collecting * ROUND_STEPS * config.arenas / MINIBATCH
         due = int((self._round + 1) * updates / self._rounds) - int(self._round * updates / self._rounds)
         cosine = (1 + math.cos(math.pi * self._round / self._rounds)) / 2
         for group in self._optimiser.param_groups:
             group["lr"] = LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * cosine
         self._policy.set_training_mode(True)
-        errors = [self._update(self._samples.draw(MINIBATCH, self._rng, self._policy.device)) for _ in range(due)]
+        errors = [self._update(self._samples.sample(MINIBATCH, self._rng, self._policy.device)) for _ in range(due)]
         self._policy.set_training_mode(False)
         return float(np.mean(errors)) if errors else math.nan
 
     def _update(self, batch: Minibatch) -> float:
         policy = self._policy
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._short_floats):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._uses_bfloat16):
             features = policy.extract_features(batch.observations)
         latent = features.float()
         if batch.states is not None:
             latent, _ = policy._process_sequence(latent, batch.states, batch.starts, policy.lstm_actor)
         means = policy.action_net(policy.mlp_extractor.forward_actor(latent))
         errors = torch.nn.functional.smooth_l1_loss(means, batch.targets, reduction="none", beta=0.5)
-        # Speeds matter more per unit than turn rates, whose range is wider.
+        # The range of turn rates is wider than that of speeds.
         loss = (errors * errors.new_tensor([2.0, 1.0])).mean()
         self._optimiser.zero_grad()
         loss.backward()

@@ -1,9 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""PPO of Stable-Baselines3 on the reward of the task, which improves what the imitation has taught.
+"""Reinforcement learning with PPO after the imitation.
 
-First only the value function learns, from how the policy drives: the advantages of an untrained one would destroy the
-policy.
+At first only the value function learns: the advantages of an untrained one would destroy the policy.
 """
 
 from __future__ import annotations
@@ -20,31 +19,19 @@ from policy_node_rover.training.model import recorded_forward
 from policy_node_rover.training.run import TrainingRun
 
 PHASE = "ppo"
-# Standard deviation of the actions, in m/s and rad/s, around those of a policy that imitation has taught: the 0.3 with
-# which the imitation explores to find mistakes would make most of them here.
+# Standard deviation of the actions in m/s and rad/s. The 0.3 of the imitation would cause most of the mistakes here.
 EXPLORATION = 0.1
-_VALUE_PARTS = ("value_net.", "mlp_extractor.value_net.")
+_VALUE_PARAMETERS = ("value_net.", "mlp_extractor.value_net.")
 
 
-class Improvement(BaseCallback):
-    """Watches PPO: who learns, how far it is, its checkpoints, and the wish that it stops.
-
-    Parameters
-    ----------
-    run
-        The training that this is a phase of.
-
-    Attributes
-    ----------
-    stopped
-        Whether it stopped before its end.
-    """
+class TrainingCallback(BaseCallback):
+    """Freeze the policy at first, update the progress, save checkpoints, and stop on request."""
 
     def __init__(self, run: TrainingRun) -> None:
         super().__init__()
         self.stopped = False
         self._run = run
-        self._first = True
+        self._is_first_rollout = True
 
     def _on_training_start(self) -> None:
         model = self.model
@@ -56,24 +43,24 @@ class Improvement(BaseCallback):
             model.policy.forward = forward  # type: ignore[method-assign]
 
     def _on_rollout_start(self) -> None:
-        """Keep what the update before has changed, as nothing is lost at this moment."""
+        """Save a checkpoint here, between the update before and the next steps."""
         run = self._run
-        teach_values_only = self.num_timesteps < run.plan.value_steps
+        values_only = self.num_timesteps < run.config.value_steps
         for name, parameter in self.model.policy.named_parameters():
-            parameter.requires_grad_(not teach_values_only or name.startswith(_VALUE_PARTS))
-        if not self._first:
+            parameter.requires_grad_(not values_only or name.startswith(_VALUE_PARAMETERS))
+        if not self._is_first_rollout:
             run.progress.add_point()
-            if run.checkpoint_due():
+            if run.checkpoint_is_due():
                 run.save_checkpoint()
-        self._first = False
-        self.stopped = run.stop.asked
+        self._is_first_rollout = False
+        self.stopped = run.stop.requested
 
     def _on_step(self) -> bool:
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
-                self._run.progress.finish_episode(info)
-        steps = min(self.num_timesteps, self._run.plan.steps)
-        self._run.progress.move(steps, steps / self._run.plan.steps)
+                self._run.progress.add_episode(info)
+        steps = min(self.num_timesteps, self._run.config.steps)
+        self._run.progress.update(steps, steps / self._run.config.steps)
         return not self.stopped
 
     def _on_training_end(self) -> None:
@@ -81,20 +68,20 @@ class Improvement(BaseCallback):
             self._run.progress.add_point()
 
 
-def improve(run: TrainingRun) -> bool:
-    """Improve the policy by PPO until all steps are done; False when the training is to stop before."""
+def run_ppo(run: TrainingRun) -> bool:
+    """Execute the remaining steps of PPO; False when the training is to stop before their end."""
     model = run.model
-    left = run.plan.steps - model.num_timesteps
-    if left <= 0:
+    remaining = run.config.steps - model.num_timesteps
+    if remaining <= 0:
         return True
-    run.progress.begin(PHASE, model.num_timesteps, run.plan.steps, model.num_timesteps / run.plan.steps)
-    if run.plan.imitation_steps and model.num_timesteps == 0:
+    run.progress.start_phase(PHASE, model.num_timesteps, run.config.steps, model.num_timesteps / run.config.steps)
+    if run.config.imitation_steps and model.num_timesteps == 0:
         with torch.no_grad():
             model.policy.log_std.fill_(math.log(EXPLORATION))
-    watching = Improvement(run)
+    callback = TrainingCallback(run)
     try:
-        model.learn(left, callback=watching, reset_num_timesteps=False, tb_log_name=PHASE)
+        model.learn(remaining, callback=callback, reset_num_timesteps=False, tb_log_name=PHASE)
     finally:
-        # Also when it was never recorded.
+        # Restore the method of the class.
         vars(model.policy).pop("forward", None)
-    return not watching.stopped
+    return not callback.stopped

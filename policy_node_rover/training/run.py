@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A training that runs: what its phases share, and the checkpoints from which it goes on."""
+"""Share arenas, model, progress and checkpoints between the phases of a training."""
 
 from __future__ import annotations
 
@@ -13,70 +13,49 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node_rover.arena.conditions import CONDITIONS
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.training.checkpoint import StopRequest, read_state, replaced, restore_generators, write_state
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
+from policy_node_rover.training.checkpoint import StopRequest, atomic_write, read_state, restore_generators, write_state
+from policy_node_rover.training.config import EpisodeSeeds, TrainingConfig
 from policy_node_rover.training.model import make_model
-from policy_node_rover.training.observations import observed_arenas
-from policy_node_rover.training.plan import EpisodeSeeds, Plan
 from policy_node_rover.training.progress import TrainingProgress
 
 
 class TrainingRun:
-    """What the phases of a training share.
-
-    Parameters
-    ----------
-    plan
-        What is to be done.
-    progress
-        Where it is shown.
+    """State of a training.
 
     Attributes
     ----------
-    plan, progress
-        As given.
-    arenas
-        The arenas with all that they know.
-    observed
-        The same arenas as the policy sees them.
-    model
-        What learns.
-    stop
-        Whether it is to stop.
+    arenas, wrapped_arenas
+        The arenas with all sensors, and as the policy takes them.
     imitation_state
-        What the imitation goes on from: None before it has begun, and empty after its end.
+        State of the imitation at the latest checkpoint: None before it has started, empty after its end.
     runs
         Command and commit of each part of the training so far.
     """
 
-    def __init__(self, plan: Plan, progress: TrainingProgress) -> None:
-        self.plan = plan
+    def __init__(self, config: TrainingConfig, progress: TrainingProgress) -> None:
+        self.config = config
         self.progress = progress
         self.stop = StopRequest()
-        self._seeds = EpisodeSeeds(plan.seed)
+        self._seeds = EpisodeSeeds(config.seed)
         self.arenas = RoverArenaVecEnv(
-            plan.arenas, self._seeds, plan.renderer, plan.processes, CONDITIONS[plan.conditions]
+            config.arenas, self._seeds, config.renderer, config.processes, CONDITIONS[config.conditions]
         )
-        self.observed: VecEnv = observed_arenas(self.arenas, plan.keys, plan.stack)
+        self.wrapped_arenas: VecEnv = wrap_for_policy(self.arenas, config.keys, config.stack)
         self.model: PPO | RecurrentPPO = make_model(
-            self.observed, plan.seed, plan.device, plan.recurrent, log_folder=plan.output
+            self.wrapped_arenas, config.seed, config.device, config.recurrent, log_folder=config.output
         )
         self.imitation_state: dict[str, Any] | None = None
         self.runs: list[dict[str, str | None]] = []
         self._saved_s = time.monotonic()
 
     def restore(self) -> None:
-        """Go on from the checkpoint in the output folder.
-
-        Raises
-        ------
-        SystemExit
-            When there is none, or it is one of another training.
-        """
-        state = read_state(self.plan.output)
-        for option, value in self.plan.fixed().items():
+        """Restore the checkpoint in the output folder; SystemExit if it is from a training with other options."""
+        state = read_state(self.config.output)
+        for option, value in self.config.fixed_options().items():
             if state["plan"][option] != value:
                 raise SystemExit(
-                    f"--resume: {self.plan.output} was trained with {option} {state['plan'][option]}, found {value}; "
+                    f"--resume: {self.config.output} was trained with {option} {state['plan'][option]}, found {value}; "
                     "give the same, or another --output"
                 )
         self.model.policy.load_state_dict(state["policy"])
@@ -89,24 +68,24 @@ class TrainingRun:
         self.progress.restore(state["progress"])
         restore_generators(state)
 
-    def imitation_is_over(self) -> bool:
-        """Tell whether nothing of the imitation is left, or none was asked for."""
-        return not self.plan.imitation_steps or self.imitation_state == {}
+    def imitation_is_done(self) -> bool:
+        """Return whether the imitation is complete, or was not requested."""
+        return not self.config.imitation_steps or self.imitation_state == {}
 
-    def is_over(self) -> bool:
-        """Tell whether nothing is left to learn."""
-        return self.imitation_is_over() and self.model.num_timesteps >= self.plan.steps
+    def is_done(self) -> bool:
+        """Return whether the training is complete."""
+        return self.imitation_is_done() and self.model.num_timesteps >= self.config.steps
 
-    def checkpoint_due(self) -> bool:
-        """Tell whether it is time for a checkpoint, or the last chance for one."""
-        return self.stop.asked or time.monotonic() - self._saved_s >= self.plan.checkpoint_s
+    def checkpoint_is_due(self) -> bool:
+        """Return whether to save a checkpoint now."""
+        return self.stop.requested or time.monotonic() - self._saved_s >= self.config.checkpoint_s
 
     def save_checkpoint(self) -> None:
-        """Save all that the training needs to go on, and the model as it is now."""
+        """Save the state of the training, and the present model."""
         write_state(
-            self.plan.output,
+            self.config.output,
             {
-                "plan": self.plan.fixed(),
+                "plan": self.config.fixed_options(),
                 "policy": self.model.policy.state_dict(),
                 "optimiser": self.model.policy.optimizer.state_dict(),
                 "steps": self.model.num_timesteps,
@@ -118,10 +97,10 @@ class TrainingRun:
             },
         )
         self.save_model("checkpoint.zip")
-        self.progress.write_curve(self.plan.output)
+        self.progress.write_curve(self.config.output)
         self._saved_s = time.monotonic()
 
     def save_model(self, name: str) -> None:
-        """Save the model as it is now in the output folder, in one piece."""
-        with replaced(self.plan.output / name) as new:
-            self.model.save(new)
+        """Save the present model in the output folder."""
+        with atomic_write(self.config.output / name) as file:
+            self.model.save(file)

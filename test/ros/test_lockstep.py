@@ -17,7 +17,7 @@ from rclpy.time import Time
 from rover_simulation import rover_parameters, rover_sim
 from std_msgs.msg import Float64MultiArray, Int64
 
-from policy_node_rover.arena.arena import Arena, ArenaModel
+from policy_node_rover.mujoco.arena import Arena, ArenaModel
 
 ROVERS = ("rover_0", "rover_1")
 STEPS = 80

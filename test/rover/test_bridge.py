@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The file of ros_gz_bridge: it connects what the SDF names with what the configuration reads, and nothing else."""
+"""The configuration of ros_gz_bridge: it connects the topics of the SDF models with those of the node."""
 
 import re
 from pathlib import Path
@@ -28,9 +28,9 @@ BRIDGEABLE = {
     ("geometry_msgs/msg/Twist", "gz.msgs.Twist"),
     ("std_msgs/msg/Bool", "gz.msgs.Boolean"),
 }
-# What `gazebo_watch` makes of the contacts.
-TOLD_BY_THE_WATCH = {"touch": "sensor_msgs/msg/JointState"}
-# What a system of Gazebo publishes, and nobody in ROS wants.
+# Published by `gazebo_watch`.
+FROM_GAZEBO_WATCH = {"touch": "sensor_msgs/msg/JointState"}
+# Topics of Gazebo without use in ROS.
 UNUSED = ("wheel_odometry", "wheel_tf", "tf")
 
 
@@ -46,14 +46,14 @@ def configuration() -> Configuration:
 
 @pytest.fixture(scope="module")
 def direct() -> Configuration:
-    """Return the configuration that the documentation shows for a policy that reads Gazebo's contacts themselves."""
+    """Return the documented configuration of a policy that reads Gazebo's contacts."""
     text = (Path(__file__).parents[2] / "doc" / "gazebo.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     return parse_configuration(parse_parameters(shown, "doc/gazebo.md") | {"robots": ROBOTS})
 
 
 def topics_of_the_models() -> dict[str, str]:
-    """Return what each topic that the SDF names carries, by the element in which it stands."""
+    """Return the topics of the SDF models with the type of their sensor, or the tag of their element."""
     carried = {}
     for root in [ElementTree.fromstring(rover_sdf(robot)) for robot in ROBOTS]:
         for sensor in root.iter("sensor"):
@@ -66,7 +66,7 @@ def topics_of_the_models() -> dict[str, str]:
     return {topic: kind for topic, kind in carried.items() if not topic.endswith(UNUSED)}
 
 
-def test_every_topic_of_the_models_is_bridged_and_nothing_else_but_the_clock(entries: list[dict[str, str]]) -> None:
+def test_the_bridge_has_the_topics_of_the_models_and_the_clock(entries: list[dict[str, str]]) -> None:
     kinds = {
         "camera": ("gz.msgs.Image", "GZ_TO_ROS"),
         "contact": ("gz.msgs.Contacts", "GZ_TO_ROS"),
@@ -82,12 +82,12 @@ def test_every_topic_of_the_models_is_bridged_and_nothing_else_but_the_clock(ent
     assert bridged == named | by_default | {"/clock": ("gz.msgs.Clock", "GZ_TO_ROS")}
 
 
-def test_the_world_names_no_topics_but_those_of_its_rovers() -> None:
+def test_a_world_without_rovers_has_no_topics() -> None:
     without = ElementTree.fromstring(world_sdf(2, seed=0, with_rovers=False))
     assert not [element for element in without.iter() if element.tag.endswith("topic")]
 
 
-def test_every_pair_of_types_is_one_that_ros_gz_bridge_converts(entries: list[dict[str, str]]) -> None:
+def test_ros_gz_bridge_converts_every_pair_of_types(entries: list[dict[str, str]]) -> None:
     assert {(entry["ros_type_name"], entry["gz_type_name"]) for entry in entries} == BRIDGEABLE
 
 
@@ -95,9 +95,7 @@ def of_each_robot(topics: dict[str, str]) -> dict[str, str]:
     return {f"{robot}/{topic}": type_name for robot in ROBOTS for topic, type_name in topics.items()}
 
 
-def test_the_node_finds_every_topic_that_it_reads_and_writes(
-    entries: list[dict[str, str]], configuration: Configuration
-) -> None:
+def test_the_topics_of_the_node_are_bridged(entries: list[dict[str, str]], configuration: Configuration) -> None:
     from_gazebo = {
         entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries if entry["direction"] == "GZ_TO_ROS"
     }
@@ -105,8 +103,8 @@ def test_the_node_finds_every_topic_that_it_reads_and_writes(
         entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries if entry["direction"] == "ROS_TO_GZ"
     }
     read = of_each_robot({source.topic: source.type for source in configuration.sources})
-    assert read.items() <= (from_gazebo | of_each_robot(TOLD_BY_THE_WATCH)).items()
-    # Whereof the watch makes the touch.
+    assert read.items() <= (from_gazebo | of_each_robot(FROM_GAZEBO_WATCH)).items()
+    # `gazebo_watch` computes the touch from these.
     contacts = of_each_robot({"bumper": CONTACTS})
     assert contacts.items() <= from_gazebo.items()
     assert from_gazebo.keys() - read.keys() - contacts.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
@@ -114,9 +112,7 @@ def test_the_node_finds_every_topic_that_it_reads_and_writes(
     assert to_gazebo == written | {enable_topic(robot): "std_msgs/msg/Bool" for robot in ROBOTS}
 
 
-def test_a_node_that_reads_the_contacts_themselves_finds_them(
-    entries: list[dict[str, str]], direct: Configuration
-) -> None:
+def test_a_node_that_reads_contacts_has_their_topic(entries: list[dict[str, str]], direct: Configuration) -> None:
     bridged = {entry["ros_topic_name"]: entry["ros_type_name"] for entry in entries}
     read = of_each_robot({source.topic: source.type for source in direct.sources})
     assert CONTACTS in read.values()

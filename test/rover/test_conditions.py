@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from renderers import renderer_or_skip
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.conditions import (
     ADVERSE,
     CONDITIONS,
-    DARKEST,
+    MIN_COLOUR,
     NOMINAL,
     RANDOMISED,
     TRANSPARENT,
     Conditions,
 )
 from policy_node_rover.arena.description import LIGHT_DIRECTION, MATERIALS, OBSTACLES, ROVER
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.camera_link import CameraLink
-from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask, observe
+from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
@@ -46,7 +46,7 @@ def test_equal_seeds_draw_equal_conditions_within_their_ranges(conditions, seed)
     for name, colour in appearance.colours.items():
         change = conditions.beacon_colour_change if name == "beacon" else conditions.colour_change
         assert np.abs(np.array(colour) - MATERIALS[name][:3]).max() <= change + 1e-9
-        assert min(colour) >= DARKEST
+        assert min(colour) >= MIN_COLOUR
     usual, direction = np.array(LIGHT_DIRECTION), np.array(appearance.light_direction)
     cosine = usual @ direction / np.linalg.norm(usual) / np.linalg.norm(direction)
     assert cosine >= np.cos(np.radians(conditions.light_tilt_deg)) - 1e-9
@@ -68,8 +68,8 @@ def test_nominal_conditions_are_those_of_the_description(model):
     )
     assert (drawn.camera_latency_s, drawn.dropped_images, drawn.grip) == (0.0, 0.0, 1.0)
     assert drawn.bumper_friction == ROVER.bumper_friction
-    assert not drawn.appearance.unseen
-    # The look that is drawn, were it used, would be the usual one.
+    assert not drawn.appearance.transparent
+    # Applied, the drawn appearance gives the nominal image.
     renderer = make_renderer(model, "raycast")
     arena = Arena(model, 5)
     usual = renderer.camera(arena)
@@ -87,7 +87,7 @@ def test_conditions_do_not_change_the_layout(model, conditions):
         assert task.arena.pose == plain.arena.pose
 
 
-def test_surfaces_are_of_one_arena_alone(model):
+def test_surfaces_of_an_arena_do_not_change_others(model):
     task, other = RoverTask(model, RANDOMISED), RoverTask(model, RANDOMISED)
     bumper = model.model.geom("bumper").id
     task.reset(0)
@@ -97,7 +97,7 @@ def test_surfaces_are_of_one_arena_alone(model):
     assert model.model.geom_friction[bumper, 0] == ROVER.bumper_friction
     gains = task.arena.model.model.actuator_gainprm[:, 0]
     assert (gains != model.model.actuator_gainprm[:, 0]).all()
-    # Drawing again begins at the description, not at what was drawn before.
+    # Surfaces are set relative to the description, not to the previous ones.
     task.arena.model.set_surfaces(ROVER.bumper_friction, 1.0)
     assert (task.arena.model.model.actuator_gainprm == model.model.actuator_gainprm).all()
 
@@ -122,7 +122,7 @@ def test_transparent_obstacles_are_left_out_of_the_image(model, kind):
     renderer.close()
 
 
-def test_both_renderers_draw_the_same_looks(model):
+def test_both_renderers_draw_the_same_appearances(model):
     renderers = [renderer_or_skip(model, kind) for kind in ("egl", "raycast")]
     task = RoverTask(model, RANDOMISED)
     looks = set()
@@ -132,7 +132,7 @@ def test_both_renderers_draw_the_same_looks(model):
         assert (np.abs(first - second) > 2).mean() < 0.01
         looks.add(first[-1, -1].tobytes())
     assert len(looks) == 6
-    # What one arena looks like leaves no trace in the image of another.
+    # The appearance of an arena does not affect the image of another.
     plain = Arena(model, 9)
     for renderer in renderers:
         drawn = renderer.camera(plain)
@@ -147,7 +147,7 @@ def test_both_renderers_draw_the_same_looks(model):
     periods=st.integers(1, 60),
     seed=SEEDS,
 )
-def test_images_come_late_and_in_order_and_lost_ones_never(late_periods, lost, periods, seed):
+def test_images_arrive_after_the_latency_in_order_unless_lost(late_periods, lost, periods, seed):
     link = CameraLink()
     link.restart(late_periods, lost, np.random.default_rng(seed))
     sent: list[int] = []
@@ -163,7 +163,7 @@ def test_images_come_late_and_in_order_and_lost_ones_never(late_periods, lost, p
         assert sent == list(range(periods))
 
 
-def test_the_share_of_lost_images_is_the_wanted_one():
+def test_the_share_of_lost_images_is_as_configured():
     link = CameraLink()
     link.restart(0, 0.2, np.random.default_rng(0))
     lost = 0
@@ -178,7 +178,7 @@ def test_receiving_before_sending_is_refused():
         CameraLink().receive()
 
 
-def test_arenas_in_one_environment_observe_what_they_observe_alone(model):
+def test_vectorised_arenas_observe_as_single_ones(model):
     arenas = RoverArenaVecEnv(3, itertools.count(20), "raycast", 1, ADVERSE)
     observations = arenas.reset()
     renderer = make_renderer(model, "raycast")
@@ -188,7 +188,7 @@ def test_arenas_in_one_environment_observe_what_they_observe_alone(model):
     action = np.array([0.4, 0.5], np.float32)
     for _ in range(12):
         for row, task in enumerate(tasks):
-            alone = observe(task, renderer)
+            alone = task.observe(renderer)
             assert (observations["image"][row] == alone["image"]).all()
             assert (observations["touch"][row] == alone["touch"]).all()
             task.step(action)
@@ -197,7 +197,7 @@ def test_arenas_in_one_environment_observe_what_they_observe_alone(model):
     arenas.close()
 
 
-def test_a_late_image_is_the_one_before():
+def test_a_latency_of_one_period_gives_the_previous_image():
     late = Conditions(camera_latencies_s=(0.05,))
     punctual, delayed = RoverArenaEnv("raycast"), RoverArenaEnv("raycast", conditions=late)
     action = np.array([0.5, 1.0], np.float32)
@@ -205,13 +205,13 @@ def test_a_late_image_is_the_one_before():
     assert (delayed.reset(seed=3)[0]["image"] == before).all()
     for _ in range(5):
         seen = delayed.step(action)[0]["image"]
-        # What a look is made of is rounded differently where it is drawn, though it is the usual one.
+        # With an appearance, even the nominal one, colours are rounded differently.
         assert np.abs(seen.astype(int) - before).max() <= 1
         before = punctual.step(action)[0]["image"]
 
 
 @pytest.mark.parametrize(("friction", "slides"), [(0.0, True), (ROVER.bumper_friction, False)])
-def test_a_rover_that_pushes_on_is_turned_to_face_it_and_sticks_where_the_bumper_rubs(model, friction, slides):
+def test_bumper_friction_turns_a_pushing_rover_towards_the_wall(model, friction, slides):
     own = model.copy()
     own.set_surfaces(friction, 1.0)
     arena = Arena(own, 0)
@@ -233,7 +233,7 @@ def range_in_words(low, high, unit="", sign=""):
 
 
 def in_words(conditions):
-    """Write the ranges of conditions as the documentation does."""
+    """Format the ranges of conditions as in the documentation."""
     latencies = [f"{1000 * latency_s:g}" for latency_s in conditions.camera_latencies_s]
     late = " or ".join(filter(None, [", ".join(latencies[:-1]), latencies[-1]]))
 
@@ -253,7 +253,7 @@ def in_words(conditions):
     ]
 
 
-def test_the_documented_ranges_are_those_that_are_drawn_from():
+def test_the_documented_ranges_match_the_conditions():
     page = (Path(__file__).parents[2] / "doc" / "training.md").read_text()
     head = "| | `nominal` | `randomised` (training) | `adverse` |"
     rows = page.split(head)[1].split("\n\n")[0].splitlines()[2:]

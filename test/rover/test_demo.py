@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration: its files from a short run, and their contents from a recording with known figures."""
+"""The demonstration: the files of a short run, and their content for a given recording."""
 
 import json
 import subprocess
@@ -85,7 +85,7 @@ def _recording(frames: list[Frame]) -> Recording:
     )
 
 
-def test_the_summary_counts_what_the_recording_holds() -> None:
+def test_the_summary_has_the_figures_of_the_recording() -> None:
     summary = summarise(_recording([]))
     assert summary.keys() >= REQUIRED
     assert summary["rate_hz"] == 20.2
@@ -93,12 +93,12 @@ def test_the_summary_counts_what_the_recording_holds() -> None:
     assert summary["robots_that_pressed"] == 2
     assert summary["lateness_ms"] == {"p50": 51.0, "p99": 100.0}
     assert summary["tick_ms"] == {"p50": 3.0, "p99": 3.0}
-    # A robot that was not ready got no command of the policy: only the other two count.
+    # Robots that are not ready do not count.
     assert summary["stamp_to_command_ms"] == {"p50": 30.0, "p99": 40.0}
     assert summary["node_cpu_percent"] == 7.5
 
 
-def test_the_animation_shows_every_frame_and_gaps_where_nothing_came(tmp_path: Path) -> None:
+def test_the_animation_shows_every_frame_and_missing_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     camera = rng.integers(0, 255, (64, 64, 3), np.uint8)
     overview = rng.integers(0, 255, (240, 240, 3), np.uint8)
@@ -114,7 +114,7 @@ def test_the_animation_shows_every_frame_and_gaps_where_nothing_came(tmp_path: P
         assert animation.info["loop"] == 0
 
 
-def test_the_animation_says_how_much_faster_it_is_than_the_rovers() -> None:
+def test_the_animation_states_its_speed() -> None:
     frames = [Frame(0.25 * frame, [], None, []) for frame in range(1, 9)]
     assert animation_speed(frames) == 2.0
     assert animation_speed(frames[::2]) == 4.0

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation as its users meet it: a process of its own, over real topics."""
+"""`rover_sim` as a process over real topics."""
 
 import math
 import signal
@@ -23,7 +23,8 @@ from std_msgs.msg import Int32
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import flatten
-from policy_node_rover.mujoco.rover_sim import COMMAND_TIMEOUT_S, main, parse_options
+from policy_node_rover.mujoco.rover_sim import main, parse_options
+from policy_node_rover.mujoco.simulated_rover import COMMAND_TIMEOUT_S
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=200)
@@ -54,7 +55,7 @@ def start_sim() -> Iterator[Callable[..., Simulation]]:
 
 
 def received(peer: Peer, message_type: type, topic: str, qos: QoSProfile) -> list[Any]:
-    """Return a list that grows with every message of a topic while the peer spins."""
+    """Return a list to which the messages of a topic are appended."""
     messages: list[Any] = []
     peer.node.create_subscription(message_type, topic, messages.append, qos)
     return messages
@@ -91,13 +92,13 @@ def test_every_rover_has_its_topics_and_its_sensors_share_their_stamps(
         assert len(touch.effort) == 8
         assert not touch.position
         assert odometry_messages[-1].child_frame_id == f"{robot}/base_link"
-        # Sensors are published touch first, so each image but the newest finds its touch and odometry.
+        # Images are published last, so all but the newest have their touch and odometry.
         stamps = {stamp_ns(message) for message in image_messages[:-1]}
         assert len({*map(stamp_ns, touch_messages)} & stamps) >= len(stamps) - 1
         assert len({*map(stamp_ns, odometry_messages)} & stamps) >= len(stamps) - 1
         assert all(stamp > started_ns for stamp in stamps)
         assert sorted(stamps) == [stamp_ns(message) for message in image_messages[:-1]]
-    assert not np.array_equal(first_images[0], first_images[1]), "each rover has an arena of its own"
+    assert not np.array_equal(first_images[0], first_images[1]), "each rover has its own arena"
     overview = overviews[-1]
     assert overview.height == overview.width, "three arenas fill a square of two by two"
     assert len(overview.data) == 3 * overview.height * overview.width
@@ -107,7 +108,7 @@ def test_every_rover_has_its_topics_and_its_sensors_share_their_stamps(
     assert presses[0].data == 0
 
 
-def test_a_command_moves_its_rover_alone_until_it_is_too_old(peer: Peer, start_sim: Callable[..., Simulation]) -> None:
+def test_a_command_moves_only_its_rover_until_the_timeout(peer: Peer, start_sim: Callable[..., Simulation]) -> None:
     moving, standing = (received(peer, Odometry, f"rover_{robot}/odom", RELIABLE) for robot in range(2))
     commands = peer.node.create_publisher(Twist, "rover_0/cmd_vel", 1)
     start_sim("--robots", "2", "--seed", "5")
@@ -141,7 +142,7 @@ def test_simulated_time_is_on_the_clock_and_in_the_stamps(peer: Peer, start_sim:
     assert {*stamps} & {*times}, "readings are stamped with the time on the clock"
 
 
-def test_a_duration_ends_it_as_fast_as_it_can(start_sim: Callable[..., Simulation]) -> None:
+def test_speed_zero_runs_a_duration_as_fast_as_possible(start_sim: Callable[..., Simulation]) -> None:
     sim = start_sim("--robots", "2", "--speed", "0", "--duration-s", "3")
     text, _ = sim.communicate(timeout=PATIENCE_S)
     assert sim.returncode == 0
@@ -149,7 +150,9 @@ def test_a_duration_ends_it_as_fast_as_it_can(start_sim: Callable[..., Simulatio
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals) -> None:
+def test_a_signal_ends_rover_sim_cleanly(
+    peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals
+) -> None:
     touches = received(peer, JointState, "rover_0/touch", BEST_EFFORT)
     sim = start_sim("--robots", "1", "--renderer", "raycast", "--ros-args", "--log-level", "info", fresh=True)
     peer.spin_until(lambda: touches, "the simulation")
@@ -170,7 +173,7 @@ def test_a_signal_ends_it_cleanly(peer: Peer, start_sim: Callable[..., Simulatio
         (["--renderer", "glx"], "invalid choice: 'glx'"),
     ],
 )
-def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_an_invalid_option_is_reported(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         parse_options(arguments)
     assert message in capsys.readouterr().err
@@ -191,7 +194,7 @@ def test_a_rover_stops_when_the_node_that_commands_it_is_killed(
     peer.spin_until(lambda: speed() > 0.1, "the rover to drive")
     node.send(signal.SIGKILL)
     killed_ns = peer.node.get_clock().now().nanoseconds
-    # Its brakes take a moment as well.
+    # Braking takes a moment.
     standing_ns = killed_ns + round((COMMAND_TIMEOUT_S + 1.0) * 1e9)
     peer.spin_until(lambda: stamp_ns(odometries[-1]) > standing_ns, "the time to pass")
     assert speed() < 0.02

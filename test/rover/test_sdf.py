@@ -1,9 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rover and the arena of Gazebo are those of MuJoCo: the compiled model is compared with the SDF.
-
-Both are read as a simulator reads them, not from the description of which they are made.
-"""
+"""The SDF of rover and arena equals the compiled MuJoCo model; both are parsed, not taken from the description."""
 
 import itertools
 import re
@@ -16,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.gazebo import sdf
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 
@@ -38,7 +35,7 @@ def named(element, tag, name):
 
 
 def transform(element):
-    """Homogeneous matrix [4, 4] of an element's pose in its parent's frame."""
+    """Return the homogeneous matrix [4, 4] of an element's pose in its parent's frame."""
     matrix = np.eye(4)
     if element.find("pose") is not None:
         *matrix[:3, 3], roll, pitch, yaw = numbers(element, "pose")
@@ -59,7 +56,7 @@ class Body:
 
 
 def bodies(model, tag):
-    """All collisions or visuals of a model by name, in the model's frame."""
+    """Return the collisions or visuals of a model by name, in the model's frame."""
     found = {}
     for link in model.iter("link"):
         for element in link.findall(tag):
@@ -68,7 +65,7 @@ def bodies(model, tag):
 
 
 def geom_matrix(geom_id):
-    """Homogeneous matrix [4, 4] of a geom in its body's frame."""
+    """Return the homogeneous matrix [4, 4] of a geom in its body's frame."""
     matrix = np.eye(4)
     turn = np.zeros(9)
     mujoco.mju_quat2Mat(turn, MODEL.geom_quat[geom_id])
@@ -77,7 +74,7 @@ def geom_matrix(geom_id):
 
 
 def sizes(element):
-    """Kind and sizes of a shape as MuJoCo counts them: radii and half lengths."""
+    """Return kind and sizes of a shape in MuJoCo's convention: radii and half lengths."""
     (shape,) = element.find("geometry")
     if shape.tag in ("box", "plane"):
         return shape.tag, numbers(shape, "size") / 2
@@ -99,14 +96,14 @@ def assert_same_geometry(body, geom_id):
     assert kind == expected_kind
     np.testing.assert_allclose(lengths, expected_lengths, rtol=1e-6)
     np.testing.assert_allclose(body.matrix[:3, 3], MODEL.geom_pos[geom_id], atol=1e-6)
-    # About its axis a round shape may be turned as it likes, and its two ends are the same.
+    # Round shapes are symmetric about their axis, and their ends are equal.
     axes = range(3) if kind == "box" else [2]
     for axis in axes:
         assert abs(body.matrix[:3, axis] @ geom_matrix(geom_id)[:3, axis]) == pytest.approx(1.0)
 
 
 def standing():
-    """Collisions and visuals of everything that stands in the arena, by name."""
+    """Return collisions and visuals of the arena and the beacon by name."""
     arena, beacon = named(WORLD, "model", "arena_0"), named(WORLD, "model", "beacon_0")
     return bodies(arena, "collision") | bodies(beacon, "collision"), bodies(arena, "visual") | bodies(beacon, "visual")
 
@@ -145,12 +142,12 @@ def test_wheels_are_the_same():
         site, actuator = MODEL.site(f"wheel_{side}"), MODEL.actuator(f"wheel_{side}")
         places[side] = matrix[:3, 3]
         np.testing.assert_allclose(matrix[:3, 3], site.pos, atol=1e-9)
-        # Turning forward rolls forward.
+        # A positive rotation drives forward.
         np.testing.assert_allclose(matrix[:3, :3] @ numbers(joint, "axis/xyz"), (0, 1, 0), atol=1e-9)
         kind, (radius_m,) = sizes(link.find("collision"))
         assert kind == "sphere"
         assert radius_m == pytest.approx(site.pos[2]) == pytest.approx(float(drive.findtext("wheel_radius")))
-        # The force that the motor can bring to the floor, and how much the tyre slips under a force.
+        # The force limit of the motor, and the slip of the tyre.
         assert float(joint.findtext("axis/limit/effort")) / radius_m == pytest.approx(actuator.forcerange[1])
         slip = float(link.findtext("collision/surface/friction/ode/slip1"))
         assert 1 / slip == pytest.approx(actuator.gainprm[0])
@@ -175,7 +172,7 @@ def test_limits_of_the_velocity_are_the_same():
 
 
 def touch_spheres():
-    """Group the collisions of the bumper by the touch cell in whose name theirs end."""
+    """Group the collisions of the bumper by the touch cell at the end of their names."""
     spheres = {}
     for name, body in bodies(ROVER, "collision").items():
         if (cell := re.search(r"touch_\d+$", name)) is not None:
@@ -196,7 +193,7 @@ def test_touch_cells_are_the_same():
     for bearing in np.radians(np.arange(0.5, 360.0)):
         ahead = np.array([np.cos(bearing), np.sin(bearing), 0.0])
         reaches_m = {name: max(reach_m(body, centre, ahead) for body in spheres) for name, spheres in cells.items()}
-        # Whatever is met in a direction, both bumpers meet it at the same distance.
+        # In every direction both bumpers have the same radius.
         assert radius_m - 0.0003 < max(reaches_m.values()) <= radius_m + 1e-6
         foremost = max(reaches_m, key=reaches_m.get)
         turn = np.zeros(9)
@@ -208,7 +205,7 @@ def test_touch_cells_are_the_same():
 
 
 def reach_m(body, centre, direction):
-    """How far a sphere reaches from a point in a direction."""
+    """Return the distance from a point to the surface of a sphere in a direction."""
     kind, (radius_m,) = sizes(body.element)
     assert kind == "sphere"
     offset = body.matrix[:3, 3] - centre
@@ -216,7 +213,7 @@ def reach_m(body, centre, direction):
     return along + np.sqrt(radius_m**2 - offset @ offset + along**2)
 
 
-def test_the_bumper_feels_the_same_things():
+def test_the_bumper_collides_with_the_same_bodies():
     geom = MODEL.geom("bumper")
     spheres = list(itertools.chain(*touch_spheres().values()))
     others = standing()[0] | bodies(named(WORLD, "model", "ground"), "collision")
@@ -227,12 +224,12 @@ def test_the_bumper_feels_the_same_things():
     }
     for sphere in spheres:
         assert {name for name, other in others.items() if mask(other.element) & mask(sphere.element)} == felt
-    # Of two bodies that touch, Gazebo takes the lesser friction, and MuJoCo that of the bumper, which has priority.
+    # Gazebo uses the smaller friction of two bodies, MuJoCo that of the bumper, which has priority.
     assert geom.condim == 3
     for body in (*spheres, *(others[name] for name in felt)):
         assert numbers(body.element, "surface/friction/ode/mu") == geom.friction[0]
         assert numbers(body.element, "surface/friction/ode/mu2") == geom.friction[0]
-    # DART's other solver leaves no friction to what wheels push against something.
+    # With DART's default solver the bumper has no friction.
     assert WORLD.findtext("physics/dart/solver/solver_type") == "pgs"
 
 
@@ -283,7 +280,7 @@ def test_everything_in_the_arena_has_the_same_shape_and_place():
     for name in names:
         link = next(link for link in WORLD.iter("link") if any(c.get("name") == name for c in link.iter("collision")))
         body = collisions[name]
-        # An obstacle's place in the arena is that of its link; its body in MuJoCo stands where the layout says.
+        # The pose of an obstacle is that of its link; in MuJoCo that of its body.
         inside = Body(body.element, np.linalg.inv(transform(link)) @ body.matrix)
         assert_same_geometry(inside, MODEL.geom(name).id)
         np.testing.assert_allclose(visuals[f"{name}_visual"].matrix, body.matrix)
@@ -343,7 +340,7 @@ def test_the_floor_is_as_bright_as_in_mujoco(render_engine):
     falls_at = -MODEL.light_dir[0][2]
     encode = {"ogre": lambda part: part, "ogre2": srgb}[render_engine]
     if render_engine == "ogre2":
-        # What its shader leaves of Lambert's reflection, seen from where the light comes from.
+        # The factor of its shader on Lambert's reflection, seen from the light.
         roughness, metalness = (float(material.findtext(f"pbr/metal/{name}")) for name in ("roughness", "metalness"))
         assert metalness == 0
         light *= (1 + roughness * (1 / 1.51 - 1)) * (1 - 0.03)
@@ -393,7 +390,7 @@ def test_no_camera_sees_another_arena(robots):
 
 @given(robots=st.integers(1, 256))
 @settings(max_examples=20, deadline=None)
-def test_nothing_stands_where_contacts_are_overlooked(robots):
+def test_no_arena_covers_the_square_where_ode_misses_contacts(robots):
     half_size_m = float(MODEL.geom("floor").size[0])
     for robot in range(robots):
         origin_m = np.array(sdf.grid_origin_m(robot, robots))

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What we write is what Gazebo reads: by its own checker, and by the specification, which knows every name."""
+"""The SDF is valid by Gazebo's checker and by the specification."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ def specification():
 
 @pytest.fixture(scope="module")
 def check():
-    """Return a function that lets Gazebo's tool check a document and returns what it says."""
+    """Return a function that checks a document with Gazebo's tool and returns its output."""
     tool = shutil.which(ROOT / "ign") or shutil.which("ign")
     if tool is None:
         pytest.skip("without the command `ign sdf`; test/gazebo_tools.sh can get it on Debian")
@@ -70,7 +70,7 @@ def test_every_element_and_attribute_is_in_the_specification(specification, name
         ('<link name="base_link">', "<link>", "attribute name is missing"),
     ],
 )
-def test_what_the_specification_does_not_know_is_found(specification, right, wrong, fault):
+def test_faults_against_the_specification_are_found(specification, right, wrong, fault):
     document = DOCUMENTS["rover"].replace(right, wrong)
     assert document != DOCUMENTS["rover"]
     assert fault in "\n".join(sdf_specification.faults(ElementTree.fromstring(document), specification))

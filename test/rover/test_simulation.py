@@ -13,14 +13,14 @@ from gymnasium.utils.env_checker import check_env
 from renderers import renderer_or_skip
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.description import ARENA, OBSTACLES, ROVER
 from policy_node_rover.arena.layout import clearance_m, draw_layout
-from policy_node_rover.arena.scripted import scripted_command
 from policy_node_rover.mujoco import rendering
+from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import RendererError, make_renderer
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model():
 
 
 def drive(arena, linear_m_s, angular_rad_s, duration_s):
-    """Drive with one command, in control periods, and yield after each."""
+    """Drive with one command, and yield after each control period."""
     arena.command(linear_m_s, angular_rad_s)
     for _ in range(round(duration_s / 0.05)):
         arena.advance(0.05)
@@ -37,7 +37,7 @@ def drive(arena, linear_m_s, angular_rad_s, duration_s):
 
 
 def put(arena, x_m, y_m, yaw_rad):
-    """Put the rover somewhere, at rest."""
+    """Place the rover at a pose, at rest."""
     arena.data.qpos[:] = x_m, y_m, yaw_rad
     arena.data.qvel[:] = 0.0
     arena.command(0.0, 0.0)
@@ -45,7 +45,7 @@ def put(arena, x_m, y_m, yaw_rad):
 
 
 def empty_arena(model, beacon=(1.7, 1.7)):
-    """Make an arena without obstacles; the beacon stands in a corner."""
+    """Return an arena without obstacles and with the beacon in a corner."""
     arena = Arena(model, 0)
     for placed in arena.layout.obstacles:
         arena.data.mocap_pos[model.mocap[placed.obstacle.name]] = 0.0, 0.0, -5.0
@@ -65,7 +65,7 @@ def test_equal_seeds_give_equal_layouts_and_trajectories(model):
     np.testing.assert_array_equal(first.touch_n, second.touch_n)
 
 
-def test_layouts_keep_the_promised_clearances():
+def test_layouts_keep_the_clearances():
     for seed in range(100):
         layout = draw_layout(np.random.default_rng(seed))
         assert len(layout.obstacles) == len(OBSTACLES)
@@ -175,9 +175,9 @@ def test_transparent_obstacles_are_felt_but_not_seen_by_the_rover(model, kind):
     renderer.close()
 
 
-def test_what_is_left_out_of_the_cameras_image_does_not_change_it(model):
+def test_the_optimised_image_equals_that_of_the_whole_scene(model):
     renderer = renderer_or_skip(model, "egl")
-    # The whole scene, drawn in the same context.
+    # Render the whole scene in the same context.
     option = mujoco.MjvOption()
     option.geomgroup[1:] = 0
     camera = mujoco.MjvCamera()
@@ -191,7 +191,7 @@ def test_what_is_left_out_of_the_cameras_image_does_not_change_it(model):
     for seed in range(20):
         arena = Arena(model, seed)
         for _ in range(20):
-            # Anywhere, also inside of what stands there.
+            # Anywhere, also inside obstacles.
             arena.data.qpos[:] = *rng.uniform(-1.9, 1.9, 2), rng.uniform(-np.pi, np.pi)
             mujoco.mj_forward(model.model, arena.data)
             assert renderer.camera(arena, given) is given
@@ -208,7 +208,7 @@ def is_beacon(image):
 
 
 @pytest.mark.parametrize("kind", ["egl", "raycast"])
-def test_the_camera_looks_forward_with_left_on_the_left(model, kind):
+def test_the_camera_looks_forward(model, kind):
     renderer = renderer_or_skip(model, kind)
     arena = empty_arena(model, beacon=(1.5, 0.5))
     image = renderer.camera(arena)
@@ -239,7 +239,7 @@ def test_both_renderers_draw_the_same_images(model):
 
 
 @pytest.mark.parametrize("kind", ["egl", "raycast"])
-def test_renderers_that_come_and_go_do_not_disturb_each_other(model, kind):
+def test_renderers_are_independent(model, kind):
     arena = Arena(model, 3)
     first = renderer_or_skip(model, kind)
     expected = first.camera(arena)
@@ -271,7 +271,7 @@ def test_a_process_may_end_with_a_renderer_open(model):
 
 
 def test_without_egl_the_images_are_ray_cast(model, monkeypatch, caplog):
-    # With another platform demanded, EGL really fails in the trial process.
+    # With another platform, EGL fails in the trial process.
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
     rendering.egl_failure.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -287,7 +287,7 @@ def test_an_unknown_renderer_is_refused(model):
         make_renderer(model, "vulkan")
 
 
-def test_the_environment_keeps_to_the_contracts():
+def test_the_environment_passes_the_checkers():
     environment = RoverArenaEnv(renderer="raycast", render_mode="rgb_array")
     check_env(environment, skip_render_check=True)
     check_env_for_stable_baselines3(environment)
@@ -299,7 +299,7 @@ def test_the_environment_keeps_to_the_contracts():
     environment.close()
 
 
-def test_the_reward_adds_up_to_progress_time_and_press():
+def test_the_reward_sums_progress_time_and_press():
     environment = RoverArenaEnv(renderer="raycast")
     environment.reset(seed=3)
     arena = environment.task.arena

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation dies and comes back while the node drives its rovers with the policy that ships."""
+"""The simulation is killed and restarted while the node drives its rovers with the shipped policy."""
 
 import time
 from collections.abc import Callable

@@ -22,15 +22,15 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 from policy_node.cli.options import INTERRUPTED
 from policy_node_rover.mujoco.environment import action_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
 from policy_node_rover.training.checkpoint import read_state
 from policy_node_rover.training.cli import main
-from policy_node_rover.training.imitation import rounds_of
+from policy_node_rover.training.config import EpisodeSeeds
+from policy_node_rover.training.demonstrations import SEQUENCE_STEPS, Demonstrations
+from policy_node_rover.training.imitation import count_rounds
 from policy_node_rover.training.model import make_model, recorded_forward
-from policy_node_rover.training.observations import observed_arenas
-from policy_node_rover.training.plan import EpisodeSeeds
+from policy_node_rover.training.model_card import write_model_card
 from policy_node_rover.training.progress import TrainingProgress, describe_duration
-from policy_node_rover.training.record import describe_model
-from policy_node_rover.training.samples import SEQUENCE_STEPS, Samples
 
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
@@ -38,14 +38,14 @@ UNKNOWN = {"success_rate": None, "mean_time_to_press_s": None}
 QUICK = [*SMALL, *IMITATION, "--quiet", "--evaluate", "0"]
 
 
-def test_training_never_sees_small_seeds():
+def test_training_seeds_are_large():
     seeds = list(itertools.islice(EpisodeSeeds(0), 1000))
     assert min(seeds) >= 2**32
     assert seeds == list(itertools.islice(EpisodeSeeds(0), 1000))
     assert seeds != list(itertools.islice(EpisodeSeeds(1), 1000))
 
 
-def test_the_seeds_go_on_with_the_running_episodes():
+def test_restored_seeds_continue_with_the_running_episodes():
     seeds = EpisodeSeeds(0)
     first = [next(seeds) for _ in range(5)]
     state = seeds.state(first[3:])
@@ -116,12 +116,12 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
     time.sleep(0.5)
     os.killpg(training.pid, number)
     said, _ = training.communicate(timeout=120.0)
-    assert training.returncode == INTERRUPTED and "go on with" in said and "Traceback" not in said
+    assert training.returncode == INTERRUPTED and "resume with" in said and "Traceback" not in said
     assert (tmp_path / "checkpoint.pt").exists()
 
 
-def test_the_recorded_forward_pass_draws_what_the_policy_draws():
-    arenas = observed_arenas(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
+def test_the_traced_forward_pass_samples_as_the_policy():
+    arenas = wrap_for_policy(RoverArenaVecEnv(3, itertools.count(5), "raycast"), ("image", "touch"), 1)
     policy = make_model(arenas).policy
     before = torch.get_rng_state()
     recorded = recorded_forward(policy, obs_as_tensor(arenas.reset(), "cpu"))
@@ -133,7 +133,7 @@ def test_the_recorded_forward_pass_draws_what_the_policy_draws():
             "touch": 10.0 * torch.rand(3, 8),
         }
         with torch.no_grad():
-            # It learns with the policy.
+            # The trace follows the parameters.
             for parameter in policy.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
             torch.manual_seed(seed)
@@ -176,7 +176,7 @@ def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Let the signal with which a shell ends programs come at a point of the learning curve."""
+    """Send SIGTERM at a point of the learning curve."""
 
     def arrange(points: int) -> None:
         original = TrainingProgress.add_point
@@ -225,11 +225,11 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     first = [word for word in arguments if word != "--quiet"]
     stop_after(1)
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "a")
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "a")
     assert main(arguments) == INTERRUPTED
     monkeypatch.undo()
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "b")
-    said = capsys.readouterr().out.splitlines()[-1].partition("go on with: ")[2]
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "b")
+    said = capsys.readouterr().out.splitlines()[-1].partition("resume with: ")[2]
     assert shlex.split(said) == ["policy_train", *arguments, "--resume"]
     assert main(shlex.split(said)[1:]) == 0
     training = json.loads((tmp_path / "training.json").read_text())
@@ -237,7 +237,7 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     assert training["runs"] == [{"command": commands[0], "commit": "a"}, {"command": commands[1], "commit": "b"}]
     assert (training["command"], training["commit"]) == (commands[0], "a")
 
-    monkeypatch.setattr("policy_node_rover.training.cli.running_commit", lambda: "c")
+    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "c")
     model = (tmp_path / "rover.zip").read_bytes()
     assert main([*arguments[:-4], "--quiet", "--steps", "0", "--resume", "--evaluate", "1"]) == 0
     assert json.loads((tmp_path / "training.json").read_text()) == training
@@ -249,12 +249,12 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
 
 
 class Killed(BaseException):
-    """Ends a training without a word."""
+    """Raised in place of SIGKILL."""
 
 
 @pytest.fixture
 def die_after(monkeypatch):
-    """Let the training end at a point of the learning curve, as when it is killed."""
+    """End the training at a point of the learning curve, as if it was killed."""
 
     def arrange(points: int) -> None:
         original = TrainingProgress.add_point
@@ -348,14 +348,14 @@ def test_an_interrupted_evaluation_leaves_the_trained_model(tmp_path, monkeypatc
     def interrupted(options: argparse.Namespace, quiet: bool) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("policy_node_rover.training.evaluate.evaluate", interrupted)
+    monkeypatch.setattr("policy_node_rover.evaluation.evaluate.evaluate", interrupted)
     arguments = ["--output", str(tmp_path), *SMALL, "--imitation-steps", "0", "--quiet", "--evaluate", "1"]
     assert main(arguments) == INTERRUPTED
     assert capfd.readouterr().err == "stopped\n"
     assert PPO.load(tmp_path / "rover.zip").num_timesteps == 0
 
 
-def test_the_help_says_where_the_options_of_the_training_are(capsys):
+def test_the_help_refers_to_the_options_of_train(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "policy_train train --help" in capsys.readouterr().out
@@ -418,13 +418,13 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
-    arenas = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
-    samples = Samples(tmp_path, 40, 2, ("image", "touch"), 3, None)
+def test_sampled_stacks_equal_the_observations_of_the_policy(tmp_path):
+    arenas = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image", "touch"), 3)
+    samples = Demonstrations(tmp_path, 40, 2, ("image", "touch"), 3, None)
     seen = {}
     observations, ages = arenas.reset(), np.zeros(2, np.int32)
     for step in range(40):
-        # The targets say which sample it is.
+        # The targets identify the sample.
         targets = np.array([[step, row] for row in range(2)], np.float32)
         samples.add(observations, targets, ages, None)
         for row in range(2):
@@ -434,21 +434,21 @@ def test_samples_are_stacked_as_the_policy_saw_them(tmp_path):
             continue
         observations, _, dones, _ = arenas.step(np.full((2, 2), 0.5, np.float32))
         ages = np.where(dones, 0, ages + 1)
-    batch = samples.draw(200, np.random.default_rng(0), torch.device("cpu"))
+    batch = samples.sample(200, np.random.default_rng(0), torch.device("cpu"))
     assert batch.states is None
     for sample, (step, row) in enumerate(batch.targets.int().tolist()):
         for key, values in seen[step, row].items():
             assert np.array_equal(batch.observations[key][sample].numpy(), values), (key, step, row)
 
 
-def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
-    samples = Samples(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
+def test_sequences_start_with_the_stored_lstm_state(tmp_path):
+    samples = Demonstrations(tmp_path, 3 * SEQUENCE_STEPS, 2, ("touch",), 1, (1, 4))
     for step in range(3 * SEQUENCE_STEPS):
         targets = np.array([[step, row] for row in range(2)], np.float32)
         hidden = torch.tensor([[[step + row / 2] * 4 for row in range(2)]])
         ages = np.array([step % 40, step % 25], np.int32)
         samples.add({"touch": np.full((2, 8), step, np.float32)}, targets, ages, (hidden, -hidden))
-    batch = samples.draw(4 * SEQUENCE_STEPS, np.random.default_rng(0), torch.device("cpu"))
+    batch = samples.sample(4 * SEQUENCE_STEPS, np.random.default_rng(0), torch.device("cpu"))
     steps, rows = batch.targets.reshape(4, SEQUENCE_STEPS, 2).permute(2, 0, 1)
     assert torch.equal(steps, steps[:, :1] + torch.arange(SEQUENCE_STEPS))
     assert torch.equal(rows, rows[:, :1].expand_as(rows))
@@ -460,8 +460,8 @@ def test_sequences_begin_with_the_memory_of_their_first_step(tmp_path):
 
 
 @pytest.mark.parametrize("stack", [1, 3])
-def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack):
-    ours = observed_arenas(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
+def test_wrapped_arenas_equal_the_wrappers_of_stable_baselines3(stack):
+    ours = wrap_for_policy(RoverArenaVecEnv(2, itertools.count(5), "raycast"), ("image",), stack)
     theirs = VecFrameStack(VecTransposeImage(RoverArenaVecEnv(2, itertools.count(5), "raycast")), stack)
     assert list(ours.observation_space.spaces) == ["image"]
     assert np.array_equal(ours.reset()["image"], theirs.reset()["image"])
@@ -471,27 +471,27 @@ def test_observed_arenas_give_what_the_wrappers_of_stable_baselines3_give(stack)
 
 
 def test_the_last_quarter_of_the_rounds_only_learns():
-    assert rounds_of(384, 2) == (3, 4)
-    assert rounds_of(200_000, 16) == (196, 262)
-    assert rounds_of(0, 16) == (0, 0)
+    assert count_rounds(384, 2) == (3, 4)
+    assert count_rounds(200_000, 16) == (196, 262)
+    assert count_rounds(0, 16) == (0, 0)
 
 
-def test_in_a_pipe_progress_is_lines_with_steps_success_and_time_left(capsys, monkeypatch):
-    monkeypatch.setattr("policy_node_rover.training.progress.LINE_EVERY_S", 0.0)
+def test_progress_in_a_pipe_has_lines_with_steps_success_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr("policy_node_rover.training.progress.LINE_PERIOD_S", 0.0)
     with TrainingProgress({"imitation": 100.0, "ppo": 300.0}, quiet=False) as progress:
-        progress.begin("imitation", 0, 1000, 0.0)
+        progress.start_phase("imitation", 0, 1000, 0.0)
         for episode in range(19):
-            progress.finish_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
-        progress.move(500, 0.5)
+            progress.add_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
+        progress.update(500, 0.5)
         few = progress.add_point()
-        progress.finish_episode({"is_success": True, "time_s": 4.0})
+        progress.add_episode({"is_success": True, "time_s": 4.0})
         point = progress.add_point()
-        progress.move(500, 0.75)
+        progress.update(500, 0.75)
     assert few["success_rate"] is None and few["mean_time_to_press_s"] is None and few["steps_per_s"] > 0
     assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0 and point["steps_per_s"] is None
     lines = capsys.readouterr().err.splitlines()
     assert "success" not in lines[-2]
-    last = "imitation: 75 %  500/1000 steps  – steps/s  success 50 %, 0 seconds so far, 0 seconds left of it, 0 seconds"
+    last = "imitation: 75 %  500/1000 steps  – steps/s  success 50 %, 0 seconds so far, 1 seconds left of it, 1 seconds"
     assert lines[-1] == f"{last} of all"
 
 
@@ -504,7 +504,7 @@ def test_durations_are_in_seconds_below_two_minutes():
     ]
 
 
-def test_the_text_has_one_row_for_equal_steps(tmp_path):
+def test_the_model_card_has_one_row_for_equal_steps(tmp_path):
     curve = [
         {"phase": "imitation", "steps": steps, "elapsed_s": elapsed_s, "steps_per_s": rate, **UNKNOWN}
         for steps, elapsed_s, rate in ((128, 6.0, 20.0), (256, 12.0, 20.0), (256, 18.0, None), (256, 24.0, None))
@@ -520,15 +520,15 @@ def test_the_text_has_one_row_for_equal_steps(tmp_path):
         "cpu": "-",
         "versions": {},
     }
-    describe_model(tmp_path, training, curve, {})
+    write_model_card(tmp_path, training, curve, {})
     rows = [line for line in (tmp_path / "rover.md").read_text().splitlines() if line.startswith("| imitation")]
     assert rows == ["| imitation | 128 | 0.1 | – | – | 20.0 |", "| imitation | 256 | 0.4 | – | – | – |"]
 
 
-def test_quiet_progress_says_nothing(capsys):
+def test_quiet_progress_prints_nothing(capsys):
     with TrainingProgress({"ppo": 1.0}, quiet=True) as progress:
-        progress.begin("ppo", 0, 10, 0.0)
-        progress.move(10, 1.0)
+        progress.start_phase("ppo", 0, 10, 0.0)
+        progress.update(10, 1.0)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
@@ -547,5 +547,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    # Memory that is given back is mapped again page by page: 40 000 faults.
+    # Released memory would be mapped again page by page: 40 000 faults.
     assert int(done.stdout) < 4000

@@ -12,20 +12,19 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.output import check_file
 from policy_node_bench.harness.untrained import SpacesOnly, untrained_model
-from policy_node_rover.mujoco.environment import action_space, observation_space
-from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.training.cli import main, make_parser
-from policy_node_rover.training.drivers import PolicyDriver, load_model, make_driver
-from policy_node_rover.training.evaluate import (
+from policy_node_rover.evaluation.drivers import PolicyDriver, load_model, reference_driver
+from policy_node_rover.evaluation.evaluate import evaluate, run_episodes
+from policy_node_rover.evaluation.results import (
     EpisodeResult,
     bootstrap_interval,
     describe_summary,
-    drive_episodes,
-    evaluate,
     summarise_episodes,
     wilson_interval,
 )
-from policy_node_rover.training.observations import observed_arenas
+from policy_node_rover.mujoco.environment import action_space, observation_space
+from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.wrappers import wrap_for_policy
+from policy_node_rover.training.cli import main, make_parser
 
 MODEL = Path(__file__).parents[2] / "models" / "rover.zip"
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
@@ -49,7 +48,7 @@ def test_the_bootstrap_agrees_with_the_normal_approximation_where_that_holds():
     assert bootstrap_interval([2.0]) is None
 
 
-def test_a_summary_has_means_and_intervals_of_all_episodes_whatever_their_order():
+def test_a_summary_has_means_and_intervals_in_any_order():
     results = [
         EpisodeResult(12, True, 6.0, 0),
         EpisodeResult(10, True, 4.0, 3),
@@ -114,7 +113,7 @@ def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_ar
     assert len({(result["time_s"], result["collisions"]) for result in results[0]}) > 1
 
 
-def test_an_evaluation_says_under_which_conditions_and_with_what_blanked(tmp_path, capsys):
+def test_a_report_has_conditions_and_blanked_observation(tmp_path, capsys):
     report = tmp_path / "report.json"
     seen = ["--conditions", "transparent", "--blank", "touch", "--episodes", "1", "--json", str(report)]
     main(["evaluate", str(MODEL), *seen, *SMALL])
@@ -124,8 +123,8 @@ def test_an_evaluation_says_under_which_conditions_and_with_what_blanked(tmp_pat
 
 
 def variant(keys, stack, algorithm=PPO):
-    """Make an untrained model that takes the latest observations of some sensors."""
-    arenas = observed_arenas(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)
+    """Make an untrained model for observation keys and a stack."""
+    arenas = wrap_for_policy(RoverArenaVecEnv(1, iter(range(1)), "raycast"), keys, stack)
     space = arenas.observation_space
     arenas.close()
     if algorithm is PPO:
@@ -153,7 +152,7 @@ def seen(arenas, rng):
     }
 
 
-def test_a_recurrent_policy_remembers_an_episode_and_forgets_it_with_the_next():
+def test_the_memory_of_a_recurrent_policy_is_reset_with_the_episode():
     model, rng = variant(["image", "touch"], 1, RecurrentPPO), np.random.default_rng(0)
     before, now = seen(2, rng), seen(2, rng)
     fresh = PolicyDriver(model)(now, np.array([True, True]))
@@ -164,7 +163,7 @@ def test_a_recurrent_policy_remembers_an_episode_and_forgets_it_with_the_next():
     assert not np.allclose(actions[0], fresh[0], atol=1e-6)
 
 
-def test_a_blanked_observation_makes_no_difference_and_the_others_do():
+def test_a_blanked_observation_does_not_change_the_actions():
     model, rng, starts = variant(["image", "touch"], 1), np.random.default_rng(0), np.array([True])
     one, other = seen(1, rng), seen(1, rng)
     drive = PolicyDriver(model, blanked="touch")
@@ -174,7 +173,7 @@ def test_a_blanked_observation_makes_no_difference_and_the_others_do():
     assert not np.array_equal(drive({**one, "image": other["image"]}, starts), silent)
 
 
-def test_blanking_what_nobody_reads_is_refused(tmp_path):
+def test_blanking_an_unused_observation_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="--blank touch needs a MODEL"):
         main(["evaluate", "--driver", "still", "--blank", "touch"])
     variant(["image"], 1).save(tmp_path / "model.zip")
@@ -189,16 +188,16 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(capsy
     assert shown.out.startswith("still, randomised conditions, seeds 1000 to 1001")
 
 
-def test_a_quiet_caller_is_shown_no_progress(capsys):
+def test_a_quiet_evaluation_shows_no_progress(capsys):
     evaluate(make_parser().parse_args(["evaluate", "--driver", "still", "--episodes", "1", *SMALL]), quiet=True)
     assert capsys.readouterr().err == ""
 
 
-def test_progress_tells_after_every_step_how_many_episodes_ended_and_succeeded():
+def test_progress_is_called_after_every_step():
     arenas = RoverArenaVecEnv(2, iter(range(1002, 1100)), "raycast")
     told = []
-    results = drive_episodes(
-        arenas, make_driver("scripted", arenas), range(1002, 1005), lambda *counts: told.append(counts)
+    results = run_episodes(
+        arenas, reference_driver("scripted", arenas), range(1002, 1005), lambda *counts: told.append(counts)
     )
     arenas.close()
     assert told[0] == (0, 0)
@@ -215,14 +214,14 @@ def test_progress_tells_after_every_step_how_many_episodes_ended_and_succeeded()
         ("--gif", "one.mp4", r"allowed is a name that ends in \.gif; change the name"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_anybody_drives(tmp_path, capsys, option, file, said):
+def test_an_unwritable_file_is_refused_before_the_evaluation(tmp_path, capsys, option, file, said):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=rf"^evaluate: {option}: found '{re.escape(str(tmp_path / file))}', {said}$"):
         main(["evaluate", "--driver", "still", "--episodes", "1", option, str(tmp_path / file), *SMALL])
     assert capsys.readouterr() == ("", "")
 
 
-def test_trying_whether_files_can_be_written_leaves_them_as_they_were(tmp_path):
+def test_checking_files_does_not_change_them(tmp_path):
     (tmp_path / "old.json").write_text("kept")
     for name in ("old.json", "new.json"):
         check_file("--json", tmp_path / name)
@@ -230,7 +229,7 @@ def test_trying_whether_files_can_be_written_leaves_them_as_they_were(tmp_path):
     assert (tmp_path / "old.json").read_text() == "kept"
 
 
-def test_times_are_written_without_the_errors_of_sums():
+def test_written_times_are_rounded():
     summary = summarise_episodes([EpisodeResult(1, True, 4.4999999999999485, 0)])
     assert summary["results"][0]["time_s"] == 4.5
     assert summary["mean_time_to_press_s"] == 4.4999999999999485

@@ -66,7 +66,7 @@ def test_the_plot_shows_a_curve_for_each_training(runs):
         assert (pixels == (*colour, 255)).all(axis=-1).any()
 
 
-def test_the_tables_take_their_places_in_pages_again_and_again(runs, tmp_path, capsys):
+def test_tables_in_pages_are_replaced(runs, tmp_path, capsys):
     whole, short = tmp_path / "whole.md", tmp_path / "short.md"
     begin, end = BEGIN.format("table"), END.format("table")
     whole.write_text(f"before\n{begin}\nan older table\n{end}\nafter\n")
@@ -81,7 +81,7 @@ def test_the_tables_take_their_places_in_pages_again_and_again(runs, tmp_path, c
         assert [[cell != "–" for cell in row[1:]] for row in rows[2:]] == [[True, True], [True, False], [True, False]]
 
 
-def test_a_page_without_a_place_or_with_half_of_one_is_left_alone(runs, tmp_path):
+def test_a_page_without_a_pair_of_marks_is_not_changed(runs, tmp_path):
     page = tmp_path / "page.md"
     for text, said in (
         ("no place for it", r"page.md' has no place for a table; mark it by the lines <!-- table: begin --> and"),
@@ -93,7 +93,7 @@ def test_a_page_without_a_place_or_with_half_of_one_is_left_alone(runs, tmp_path
         assert page.read_text() == text
 
 
-def test_a_page_or_folder_that_cannot_be_written_is_refused_before_anything_is_written(runs, tmp_path, capsys):
+def test_unwritable_pages_and_folders_are_refused_first(runs, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     output = tmp_path / "output"
@@ -108,21 +108,21 @@ def test_a_page_or_folder_that_cannot_be_written_is_refused_before_anything_is_w
     assert not list(output.iterdir())
 
 
-def test_folders_of_one_name_are_told_apart_by_others(runs, tmp_path):
+def test_equal_names_of_folders_are_refused(runs, tmp_path):
     (tmp_path / "both").symlink_to(runs / "blind")
-    with pytest.raises(SystemExit, match="2 folders are called 'same', which could not be told apart; name them: NAME"):
+    with pytest.raises(SystemExit, match="2 folders have the name 'same'; give names: NAME"):
         main(["report", f"same={runs / 'both'}", f"same={runs / 'blind'}", "--output", str(tmp_path / "report")])
     assert not (tmp_path / "report").exists()
 
 
-def test_a_file_that_is_no_json_is_named(tmp_path):
+def test_an_invalid_json_file_is_reported(tmp_path):
     (tmp_path / "curve.json").write_text("[{")
     with pytest.raises(SystemExit, match=r"report: '.*curve\.json' cannot be read as JSON .*; write it again"):
         main(["report", str(tmp_path), "--output", str(tmp_path)])
 
 
 def write_curve(folder, *successes):
-    """Write the curve of an imitation with these rates of success."""
+    """Write the curve of an imitation with given success rates."""
     folder.mkdir()
     points = [
         {"phase": "imitation", "steps": 1000 * step, "elapsed_s": 60.0 * step, "success_rate": success}
@@ -132,28 +132,28 @@ def write_curve(folder, *successes):
 
 
 def colours_over_steps(plot):
-    """Count the pixels of the first two colours in the left panel, whose legend names no run."""
+    """Count the pixels of the first two colours in the left panel, whose legend has no runs."""
     with Image.open(plot) as image:
         pixels = np.asarray(image.convert("RGBA"))[:, : image.width // 2]
     colours = ((0x2F, 0x81, 0xF7), (0xDB, 0x6D, 0x28))
     return [int((pixels == (*colour, 255)).all(axis=-1).sum()) for colour in colours]
 
 
-def test_curves_without_evaluations_are_drawn_and_nothing_else_is_written(tmp_path, capsys):
+def test_without_evaluations_only_the_plot_is_written(tmp_path, capsys):
     write_curve(tmp_path / "run", None, 0.5, 0.9)
     main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report")])
     assert [file.name for file in (tmp_path / "report").iterdir()] == [PLOT]
     assert "no evaluations, so that only the plot was written" in capsys.readouterr().err
 
 
-def test_a_curve_is_not_hidden_by_a_later_one_that_begins_alike(tmp_path):
+def test_a_curve_is_visible_beneath_a_later_equal_one(tmp_path):
     write_curve(tmp_path / "short", None, 0.5, 0.9)
     write_curve(tmp_path / "long", None, 0.5, 0.9, 0.95)
     main(["report", str(tmp_path / "short"), str(tmp_path / "long"), "--output", str(tmp_path / "report")])
     assert min(colours_over_steps(tmp_path / "report" / PLOT)) > 500
 
 
-def test_a_curve_without_any_success_is_drawn_as_broad_as_others(tmp_path):
+def test_a_curve_without_success_has_the_usual_width(tmp_path):
     drawn = []
     for name, success in (("never", 0.0), ("often", 0.9)):
         write_curve(tmp_path / name, success, success)
@@ -162,6 +162,6 @@ def test_a_curve_without_any_success_is_drawn_as_broad_as_others(tmp_path):
     assert drawn[0] == pytest.approx(drawn[1], rel=0.1)
 
 
-def test_a_folder_with_nothing_to_report_is_named(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     with pytest.raises(SystemExit, match=f"report: '{tmp_path}' holds no curve.json and no evaluation; give"):
         main(["report", str(tmp_path), "--output", str(tmp_path)])

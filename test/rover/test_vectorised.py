@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many arenas at once: what comes of them is what comes of one, in whatever number of processes."""
+"""The vectorised environment: it equals single arenas, with any number of processes."""
 
 import itertools
 import multiprocessing
@@ -16,17 +16,17 @@ import pytest
 from renderers import renderer_or_skip
 
 from policy_node_rover.arena.conditions import ADVERSE
-from policy_node_rover.arena.scripted import scripted_command
 from policy_node_rover.mujoco import rendering
 from policy_node_rover.mujoco.environment import EPISODE_STEPS, RoverArenaEnv
 from policy_node_rover.mujoco.model import ArenaModel
-from policy_node_rover.mujoco.rover_group import ProcessCalls
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
+from policy_node_rover.mujoco.workers import WorkerProcess
 
 FORWARD = np.array([[0.5, 0.0]], np.float32)
 
 
-def test_the_vectorised_environment_restarts_by_itself():
+def test_the_vectorised_environment_resets_automatically():
     arenas = RoverArenaVecEnv(3, itertools.count(50), "raycast")
     observations = arenas.reset()
     assert observations["image"].shape == (3, 64, 64, 3)
@@ -35,7 +35,7 @@ def test_the_vectorised_environment_restarts_by_itself():
     single = RoverArenaEnv(renderer="raycast")
     expected, _ = single.reset(seed=51)
     np.testing.assert_array_equal(observations["image"][1], expected["image"])
-    # The first rover is driven to its beacon, the others stand still until their time is up.
+    # The first rover drives to its beacon, the others stand still until the maximum time.
     ended = {}
     for step in range(EPISODE_STEPS):
         actions = np.zeros((3, 2), np.float32)
@@ -56,7 +56,7 @@ def test_the_vectorised_environment_restarts_by_itself():
         assert info["TimeLimit.truncated"]
         assert info["episode"]["l"] == EPISODE_STEPS
         assert info["seed"] == 50 + row
-    # The terminal observation is of the old episode, the returned one of the new.
+    # The terminal observation is from the old episode, the returned one from the new one.
     np.testing.assert_array_equal(ended[1][1]["terminal_observation"]["image"], expected["image"])
     assert np.any(observations["image"][1] != expected["image"])
     assert sorted(arenas.running_seeds) == [53, 54, 55]
@@ -64,7 +64,7 @@ def test_the_vectorised_environment_restarts_by_itself():
 
 
 def assert_equal(one, other):
-    """Check that nested values are the same, arrays bit by bit."""
+    """Check that nested values are equal, arrays bit by bit."""
     assert type(one) is type(other)
     if isinstance(one, dict):
         assert one.keys() == other.keys()
@@ -79,7 +79,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("kind", ["egl", "raycast"])
-def test_processes_do_not_change_what_comes_of_the_arenas(kind):
+def test_results_do_not_depend_on_the_number_of_processes(kind):
     renderer_or_skip(ArenaModel(), kind).close()
     one, three = (RoverArenaVecEnv(5, itertools.count(7), kind, processes, ADVERSE) for processes in (1, 3))
     assert (len(one.tasks), len(three.tasks)) == (5, 1)
@@ -93,16 +93,16 @@ def test_processes_do_not_change_what_comes_of_the_arenas(kind):
         step = one.step(np.array(commands, np.float32))
         assert_equal(step, three.step(np.array(commands, np.float32)))
         assert_equal(one.running_seeds, three.running_seeds)
-        # What was observed before belongs to the caller.
+        # Earlier observations belong to the caller.
         np.testing.assert_array_equal(observations["image"], kept)
         observations = step[0]
         begun.update(one.running_seeds)
-    assert len(begun) > 6, "episodes have ended, and others begun"
+    assert len(begun) > 6, "episodes have ended, and new ones started"
     one.close()
     three.close()
 
 
-def test_tasks_are_reached_in_whatever_process_they_are():
+def test_attributes_are_accessible_in_all_processes():
     arenas = RoverArenaVecEnv(5, itertools.count(7), "raycast", 2)
     arenas.reset()
     steps = [step for _ in range(3) for step in arenas.step(FORWARD.repeat(5, axis=0))[3]]
@@ -114,13 +114,13 @@ def test_tasks_are_reached_in_whatever_process_they_are():
     arenas.close()
 
 
-def test_an_error_in_another_process_reaches_the_caller_with_its_place():
+def test_an_error_in_a_worker_is_raised_with_its_traceback():
     arenas = RoverArenaVecEnv(2, itertools.count(), "raycast", 2)
     arenas.reset()
     with pytest.raises(AttributeError, match="no attribute 'fly'") as caught:
         arenas.env_method("fly", indices=1)
     assert "in a process that simulates rovers:\nTraceback" in str(caught.value.__cause__)
-    # All of them fail, the first one first: what the others answered is not taken for answers to what comes then.
+    # All workers fail; the uncollected errors of the later ones are not taken for results of the next call.
     assert not arenas.has_attr("nothing")
     assert arenas.get_attr("_steps") == [0, 0]
     assert arenas.step(FORWARD.repeat(2, axis=0))[0]["image"].any()
@@ -128,17 +128,17 @@ def test_an_error_in_another_process_reaches_the_caller_with_its_place():
     arenas.close()
 
 
-def test_all_processes_draw_as_the_first_one_does(monkeypatch):
-    # With another platform demanded, EGL fails here; the other process is begun where it may work.
+def test_all_processes_use_the_renderer_of_the_first(monkeypatch):
+    # With another platform EGL fails here, but not in the other process.
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
     rendering.egl_failure.cache_clear()
-    begin = ProcessCalls.__init__
+    start = WorkerProcess.__init__
 
-    def begin_elsewhere(calls, share):
+    def start_with_egl(process, config):
         monkeypatch.delenv("PYOPENGL_PLATFORM")
-        begin(calls, share)
+        start(process, config)
 
-    monkeypatch.setattr(ProcessCalls, "__init__", begin_elsewhere)
+    monkeypatch.setattr(WorkerProcess, "__init__", start_with_egl)
     arenas = RoverArenaVecEnv(2, itertools.repeat(3), processes=2)
     rendering.egl_failure.cache_clear()
     one, other = arenas.reset()["image"]
@@ -146,7 +146,7 @@ def test_all_processes_draw_as_the_first_one_does(monkeypatch):
     arenas.close()
 
 
-def test_a_step_that_was_not_waited_for_ends_quietly(capfd):
+def test_closing_during_a_step_is_quiet(capfd):
     arenas = RoverArenaVecEnv(2, itertools.count(), "raycast", 2)
     arenas.reset()
     arenas.step_async(FORWARD.repeat(2, axis=0))
@@ -154,7 +154,7 @@ def test_a_step_that_was_not_waited_for_ends_quietly(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_process_that_was_killed_is_told():
+def test_a_killed_worker_is_reported():
     arenas = RoverArenaVecEnv(2, itertools.count(), "raycast", 2)
     arenas.reset()
     (process,) = [child for child in multiprocessing.active_children() if child.name == "rovers"]

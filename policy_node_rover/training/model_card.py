@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside a trained model: how it was made, with what, how it learnt, and how well it drives."""
+"""Write the model card beside a trained model: command, versions, learning curve and evaluations."""
 
 from __future__ import annotations
 
@@ -12,32 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from policy_node.report.figures import machine
+from policy_node_rover.evaluation.results import describe_summary
 from policy_node_rover.training.checkpoint import RECORD_FILE
-from policy_node_rover.training.evaluate import describe_summary
-from policy_node_rover.training.progress import LEAST_EPISODES, RECENT_EPISODES, describe_duration
+from policy_node_rover.training.progress import MIN_EPISODES, RECENT_EPISODES, describe_duration
 
 _MORE_PACKAGES = ("sb3-contrib", "gymnasium", "mujoco")
-# About as many points of the curve stand in the text.
-_POINTS_IN_TEXT = 12
+# About the number of points of the curve in the card.
+_CURVE_POINTS = 12
 
 
-def record_training(
+def write_training_record(
     folder: Path, runs: Sequence[Mapping[str, str | None]], seed: int, steps: Mapping[str, int], wall_time_s: float
 ) -> dict[str, Any]:
-    """Write `training.json` into the folder of a model, and return what it says.
+    """Write `training.json`, and return its content.
 
-    Parameters
-    ----------
-    folder
-        Where the model is.
-    runs
-        Command and commit of each part of the training; the first one says how it was made, the others went on.
-    seed
-        Its seed.
-    steps
-        Steps of each phase.
-    wall_time_s
-        How long the training took, with its parts before interruptions.
+    `runs` are command and commit of each part of the training, `steps` those by phase; the time is that of all parts.
     """
     found = machine()
     training = {
@@ -58,28 +47,16 @@ def record_training(
     return training
 
 
-def read_training(folder: Path) -> dict[str, Any] | None:
-    """Read what `record_training` wrote; None when it wrote nothing."""
+def read_training_record(folder: Path) -> dict[str, Any] | None:
+    """Read `training.json`; None if there is none."""
     file = folder / RECORD_FILE
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def describe_model(
+def write_model_card(
     folder: Path, training: Mapping[str, Any], curve: Sequence[Mapping], evaluations: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Write the text beside the model, `rover.md`.
-
-    Parameters
-    ----------
-    folder
-        Where the model is.
-    training
-        What `record_training` returned.
-    curve
-        The points of the learning curve.
-    evaluations
-        What evaluations found, by what was evaluated.
-    """
+    """Write the model card `rover.md` from `training.json`, the learning curve and evaluations by name."""
     steps = ", ".join(f"{count} steps of {phase}" for phase, count in training["steps"].items())
     versions = ", ".join(f"{name} {number}" for name, number in training["versions"].items())
     lines = [
@@ -95,17 +72,17 @@ def describe_model(
         f"- {describe_duration(training['wall_time_s'])} on {training['cores']} cores of {training['cpu']}",
         f"- {versions}",
         "",
-        "## How it learnt",
-        f"Success and time to the press are those of the latest {RECENT_EPISODES} episodes that the policy drove, "
-        f"while it explored, from {LEAST_EPISODES} of them on.",
+        "## Learning curve",
+        f"Success and time to the press of the latest {RECENT_EPISODES} episodes that the policy drove with "
+        f"exploration, from {MIN_EPISODES} episodes on.",
         "",
         "| phase | steps | minutes | success | time to the press | steps/s |",
         "|---|---|---|---|---|---|",
-        *(_row(point) for point in _some(curve)),
+        *(_row(point) for point in _selected(curve)),
         "",
     ]
     if evaluations:
-        lines += ["## How well it drives", ""]
+        lines += ["## Evaluation", ""]
         for name, summary in evaluations.items():
             lines += [f"- {name}: {describe_summary(summary)}".replace("\n", "; ")]
         lines += [""]
@@ -120,24 +97,19 @@ def _row(point: Mapping[str, Any]) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def _some(curve: Sequence[Mapping]) -> list[Mapping]:
-    """Choose points at equal distances, with the last one of each phase; of those of equal steps, the last."""
+def _selected(curve: Sequence[Mapping]) -> list[Mapping]:
+    """Return equidistant points and the last one of each phase; the latest of those with equal steps."""
     points = list({(point["phase"], point["steps"]): point for point in curve}.values())
-    every = max(len(points) // _POINTS_IN_TEXT, 1)
+    every = max(len(points) // _CURVE_POINTS, 1)
     last = {point["phase"]: index for index, point in enumerate(points)}
     return [point for index, point in enumerate(points) if index % every == 0 or index in last.values()]
 
 
 def running_commit() -> str | None:
-    """Return the commit of the code that runs, marked where files differ from it; None without a repository."""
-    folder = Path(__file__).parent
+    """Return the commit of the running code, marked as dirty if files differ; None without a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() or None

@@ -1,30 +1,29 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that is told where the beacon and the visible obstacles are: the teacher and the reference of the policy.
+"""Drive by rules from the true state of the arena: the expert for imitation and a reference in evaluations.
 
-It uses only what its pupil can know too: the beacon while it is in view, obstacles that the camera can show, and touch.
-It knows nothing of transparent obstacles but by touch, and it remembers nothing.
+The rules use only state that the policy can observe, too: the beacon while it is in view, visible obstacles, and the
+touch readings. They have no memory.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from policy_node_rover.arena.arena import Arena
 from policy_node_rover.arena.description import ARENA, ROVER
+from policy_node_rover.mujoco.arena import Arena
 
 _HALF_VIEW_RAD = np.radians(ROVER.camera_field_of_view_deg / 2 - 3.0)
-_KEEP_IN_VIEW_RAD = np.radians(36.0)
 _SEARCH_RAD_S = 1.8
 _TURN_GAIN = 4.0
 _LOOK_AHEAD_M = 1.0
 _MARGIN_M = 0.07
 _CELL_BEARINGS_RAD = (np.arange(ROVER.touch_cells) + 0.5) * 2 * np.pi / ROVER.touch_cells
 _CANDIDATES_RAD = np.radians(np.arange(-36.0, 37.0, 4.0))
-# What it does after a touch was found by a search over these numbers, with frictions between 0.2 and 0.7.
+# Tuned by a random search with bumper frictions from 0.2 to 0.7.
 _TOUCHED_AHEAD_RAD = np.radians(110.0)
 _TOUCHED_RIGHT_RAD = np.radians(-11.0)
-_PRESSING_M = 0.08
+_PRESS_DISTANCE_M = 0.08
 _BACK_OFF_N = 2.5
 _BACK_OFF_RAD_S = 1.75
 _PASS_M_S = 0.56
@@ -32,15 +31,15 @@ _PASS_RAD_S = 0.67
 
 
 def scripted_command(arena: Arena) -> tuple[float, float]:
-    """Say how to drive now: linear_m_s, angular_rad_s.
+    """Return the command for the present state: linear_m_s, angular_rad_s.
 
-    A beacon out of view is searched by turning left. In view, the rover heads for it, past the obstacles that can be
-    seen. What it touches it passes on the right, always: it backs off, turning right, and drives on in a curve to the
-    left. How far along it is with that it knows from its touch, which fades.
+    While the beacon is out of view, the rover turns left. In view, it heads for the beacon, past visible obstacles.
+    It passes a touched obstacle on the right: it backs off turning right, then drives in a curve to the left. The
+    decaying touch readings tell the two phases apart.
     """
     distance_m, bearing = arena.beacon_polar
     touch = arena.touch_n
-    if touch.max() > 0.0 and distance_m > _PRESSING_M:
+    if touch.max() > 0.0 and distance_m > _PRESS_DISTANCE_M:
         contact = float(np.arctan2(touch @ np.sin(_CELL_BEARINGS_RAD), touch @ np.cos(_CELL_BEARINGS_RAD)))
         if abs(contact) < _TOUCHED_AHEAD_RAD:
             away = -1.0 if contact >= _TOUCHED_RIGHT_RAD else 1.0
@@ -55,7 +54,7 @@ def scripted_command(arena: Arena) -> tuple[float, float]:
 
 
 def _free_heading(arena: Arena, bearing: float, distance_m: float) -> float:
-    """Find the heading nearest to the beacon's bearing that leads past all visible obstacles near ahead."""
+    """Return the free heading nearest to the beacon's bearing."""
     x, y, yaw = arena.pose
     points = [
         (point, placed.obstacle.radius_m)
@@ -74,7 +73,7 @@ def _free_heading(arena: Arena, bearing: float, distance_m: float) -> float:
     along = ahead * np.cos(headings)[:, None] + left * np.sin(headings)[:, None]
     aside = np.abs(left * np.cos(headings)[:, None] - ahead * np.sin(headings)[:, None])
     blocked = (along > 0.0) & (along < reach_m + radii) & (aside < radii)
-    # The deeper the path cuts into the margin of an obstacle, and the nearer, the worse.
+    # The cost grows with the overlap of the path with an obstacle's margin, and is higher for near obstacles.
     cost = np.where(blocked, (radii - aside) / radii * (1.2 - np.minimum(along, 1.0)), 0.0).max(axis=1)
     edge_m = ARENA.half_size_m - ROVER.radius_m - 0.02
     ends = np.stack([x + 0.3 * np.cos(yaw + headings), y + 0.3 * np.sin(yaw + headings)])

@@ -1,10 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The physics of one rover in a walled arena, in MuJoCo.
+"""Simulate one rover in a walled arena with MuJoCo.
 
-The task is to find the red beacon and to press it with the bumper. Inner walls and posts stand in the way; some of
-them are transparent: the camera does not see them, only the bumper feels them. They are all lower than the camera,
-so they never hide the beacon. `description.py` says what everything looks like and how the touch cells are numbered.
+The task is to find the red beacon and press it with the bumper, past inner walls and posts. Some of these are
+transparent: only the bumper detects them. All are lower than the camera, so that none hides the beacon.
 """
 
 from __future__ import annotations
@@ -14,39 +13,27 @@ import numpy as np
 
 from policy_node_rover.arena.conditions import Appearance, EpisodeConditions
 from policy_node_rover.arena.description import ARENA, ROVER, Obstacle
-from policy_node_rover.arena.foam import fading, told_n
 from policy_node_rover.arena.layout import Layout, draw_beacon, draw_layout
+from policy_node_rover.arena.touch_sensor import decay, reading_n
 from policy_node_rover.mujoco.model import ArenaModel
 
-# A bumper that rubs chatters.
+# Contacts closer in time count as one collision: a sliding bumper loses contact for moments.
 COLLISION_GAP_S = 0.2
 
 
 class Arena:
-    """One rover in its own arena.
+    """One rover in its arena; not thread-safe.
 
-    Not thread-safe, but different arenas may be advanced in different threads.
-
-    Parameters
-    ----------
-    model
-        The compiled model, shared with other arenas as long as `set_conditions` is not called.
-    seed
-        Seed of the layouts; None draws one from the operating system.
+    Arenas may share a model as long as `set_conditions` is not called. Without a seed the layouts are random.
 
     Attributes
     ----------
     touch_n
-        Normal forces on the bumper cells in newtons, saturated at `ROVER.touch_limit_n`, float32 [cells].
-    presses
-        How often the beacon was pressed since `reset`.
-    collisions
-        How often the bumper came into contact with anything but the beacon since `reset`; contacts with less than
-        `COLLISION_GAP_S` between them are one.
-    layout
-        What stands where.
+        Readings of the touch cells in newtons, float32 [cells].
+    presses, collisions
+        Presses of the beacon, and collisions of the bumper with anything else, since `reset`.
     appearance
-        How it looks to the rover's camera; None is as described.
+        Colours and light for the rover's camera; None for those of the description.
     """
 
     def __init__(self, model: ArenaModel, seed: int | None = None) -> None:
@@ -57,7 +44,7 @@ class Arena:
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
-        """Draw a new layout and start again at time zero; a seed makes it, and all that follow, reproducible."""
+        """Draw a new layout and restart at time zero; a seed makes this and all later layouts reproducible."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self.layout = draw_layout(self._rng)
@@ -65,7 +52,7 @@ class Arena:
         self.collisions = 0
         self._touched_s = -np.inf
         self._armed = True
-        self._due_s = 0.0
+        self._remaining_s = 0.0
         self.touch_n = np.zeros(ROVER.touch_cells, np.float32)
         data = self.data
         mujoco.mj_resetData(self.model.model, data)
@@ -76,37 +63,37 @@ class Arena:
         mujoco.mj_forward(self.model.model, data)
 
     def spawn_rng(self) -> np.random.Generator:
-        """Make another source of randomness, which depends on the seed and changes nothing of what follows here."""
+        """Return a new random generator that depends on the seed; later layouts do not change."""
         return self._rng.spawn(1)[0]
 
     def set_conditions(self, conditions: EpisodeConditions) -> None:
-        """Change surfaces and looks; the model must be of this arena alone."""
+        """Change surfaces and appearance; no other arena may share the model."""
         self.model.set_surfaces(conditions.bumper_friction, conditions.grip)
         self.appearance = conditions.appearance
 
     def is_transparent(self, obstacle: Obstacle) -> bool:
-        """Say whether the camera looks through an obstacle."""
-        return obstacle.transparent or (self.appearance is not None and obstacle.name in self.appearance.unseen)
+        """Return whether the camera looks through an obstacle."""
+        return obstacle.transparent or (self.appearance is not None and obstacle.name in self.appearance.transparent)
 
     def command(self, linear_m_s: float, angular_rad_s: float) -> None:
-        """Set the target velocities, clipped to the limits of the rover, until the next call."""
+        """Set the target velocities, clipped to the limits of the rover."""
         linear = min(max(float(linear_m_s), -ROVER.max_reverse_m_s), ROVER.max_linear_m_s)
         angular = min(max(float(angular_rad_s), -ROVER.max_angular_rad_s), ROVER.max_angular_rad_s)
         self.data.ctrl[0] = linear - angular * ROVER.wheel_offset_m
         self.data.ctrl[1] = linear + angular * ROVER.wheel_offset_m
 
     def advance(self, duration_s: float) -> None:
-        """Simulate a duration; what is left over below one time step is simulated by the next call."""
-        self._due_s += duration_s
-        steps = int(self._due_s / ARENA.timestep_s + 1e-6)
-        self._due_s -= steps * ARENA.timestep_s
+        """Simulate a duration; the next call simulates the remainder below one time step."""
+        self._remaining_s += duration_s
+        steps = int(self._remaining_s / ARENA.timestep_s + 1e-6)
+        self._remaining_s -= steps * ARENA.timestep_s
         data = self.data
         touch_n = self.touch_n.astype(np.float64)
-        fading_per_step = fading(ARENA.timestep_s)
+        decay_per_step = decay(ARENA.timestep_s)
         for _ in range(steps):
             mujoco.mj_step(self.model.model, data)
             forces_n = data.sensordata[: ROVER.touch_cells]
-            np.maximum(forces_n, touch_n * fading_per_step, out=touch_n)
+            np.maximum(forces_n, touch_n * decay_per_step, out=touch_n)
             touching = bool(forces_n.max() > 0.0) and data.sensordata[ROVER.touch_cells] == 0.0
             if touching:
                 self.collisions += int(data.time - self._touched_s > COLLISION_GAP_S)
@@ -115,9 +102,9 @@ class Arena:
             if pressing and self._armed:
                 self.presses += 1
                 self._move_beacon()
-            # The sensor still shows the old contact in the step in which the beacon moves.
+            # The sensor still measures the old contact in the step in which the beacon moves.
             self._armed = not pressing
-        self.touch_n = told_n(touch_n)
+        self.touch_n = reading_n(touch_n)
 
     @property
     def pose(self) -> tuple[float, float, float]:
@@ -139,7 +126,7 @@ class Arena:
 
     @property
     def beacon_polar(self) -> tuple[float, float]:
-        """Where the beacon is for the rover: distance of the surfaces in metres, bearing in (-pi, pi]."""
+        """Distance between the surfaces of rover and beacon in metres, and bearing of the beacon in (-pi, pi]."""
         x, y, yaw = self.pose
         dx, dy = self.layout.beacon[0] - x, self.layout.beacon[1] - y
         bearing = np.arctan2(dy, dx) - yaw
@@ -147,13 +134,13 @@ class Arena:
         return float(distance_m), float(np.arctan2(np.sin(bearing), np.cos(bearing)))
 
     def _place(self, name: str, x_m: float, y_m: float, yaw_rad: float) -> None:
-        """Stand an obstacle or the beacon at a pose on the floor."""
+        """Move an obstacle or the beacon to a pose on the floor."""
         row = self.model.mocap[name]
         self.data.mocap_pos[row] = x_m, y_m, 0.0
         self.data.mocap_quat[row] = np.cos(yaw_rad / 2), 0.0, 0.0, np.sin(yaw_rad / 2)
 
     def _move_beacon(self) -> None:
-        """Place the beacon somewhere else, away from the rover."""
+        """Move the beacon to another position, away from the rover."""
         x, y, _ = self.pose
         while True:
             beacon = draw_beacon(self._rng, self.layout.obstacles)

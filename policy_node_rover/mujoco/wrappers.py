@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy is given of the arenas' observations: which keys, and how many of the latest ones."""
+"""Wrap the arenas so that they give the observations that a policy takes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-Observation = dict[str, np.ndarray]
+from policy_node_rover.mujoco.environment import Observation
 
 
-class SelectedKeys(VecEnvWrapper):
-    """Arenas that show some of their sensors only.
-
-    Parameters
-    ----------
-    arenas
-        The arenas with all sensors.
-    keys
-        The observation keys that remain.
-    """
+class SelectKeys(VecEnvWrapper):
+    """Keep some keys of the observations."""
 
     def __init__(self, arenas: VecEnv, keys: Sequence[str]) -> None:
         assert isinstance(arenas.observation_space, spaces.Dict)
@@ -36,7 +28,7 @@ class SelectedKeys(VecEnvWrapper):
         return self._select(self.venv.reset())
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return the step of all arenas; the last observations of episodes have the remaining keys, too."""
+        """Return the step of all arenas; terminal observations have the kept keys, too."""
         observations, rewards, dones, infos = self.venv.step_wait()
         for row in np.flatnonzero(dones):
             infos[row]["terminal_observation"] = self._select(infos[row]["terminal_observation"])
@@ -47,29 +39,19 @@ class SelectedKeys(VecEnvWrapper):
         return {key: observations[key] for key in self._keys}
 
 
-def observed_arenas(arenas: VecEnv, keys: Sequence[str], stack: int) -> VecEnv:
-    """Wrap arenas so that they give what a policy takes.
-
-    Parameters
-    ----------
-    arenas
-        Arenas with observations ``image``, uint8 [arenas, height, width, 3], and ``touch``, float32 [arenas, cells].
-    keys
-        The observation keys of the policy.
-    stack
-        How many of the latest observations it takes; 1: only the present one.
+def wrap_for_policy(arenas: VecEnv, keys: Sequence[str], stack: int) -> VecEnv:
+    """Select the observation keys of a policy, transpose its images and stack its latest observations.
 
     Returns
     -------
     VecEnv
         Gives a dict of the keys: images uint8 [arenas, stack * 3, height, width] and touch float32
-        [arenas, stack * cells], each the oldest first, with zeros before the start of an episode, as
-        Stable-Baselines3 stacks them.
+        [arenas, stack * cells], oldest first, with zeros before the start of an episode.
     """
     assert isinstance(arenas.observation_space, spaces.Dict)
     present = arenas.observation_space.spaces
     if unknown := [key for key in keys if key not in present]:
-        raise ValueError(f"observation keys {unknown}: the arenas give {list(present)}; choose of these")
-    selected = arenas if set(keys) == set(present) else SelectedKeys(arenas, keys)
+        raise ValueError(f"observation keys {unknown} are unknown; the arenas give {list(present)}")
+    selected = arenas if set(keys) == set(present) else SelectKeys(arenas, keys)
     transposed = VecTransposeImage(selected) if "image" in keys else selected
     return VecFrameStack(transposed, stack) if stack > 1 else transposed

@@ -1,9 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The samples of an imitation: what was seen and what the driver would have done, in files that outlive the process.
+"""Store the demonstrations of the imitation on disk: observations and the commands of the scripted driver.
 
-Each observation is kept once, in the order of time: stacks of the latest ones and sequences for a memory are put
-together when they are learnt from.
+Each observation is stored once. Stacks and sequences are composed when they are sampled.
 """
 
 from __future__ import annotations
@@ -13,29 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from policy_node_rover.mujoco.environment import action_space, observation_space
 
-# How many steps of one arena a memory learns from at once, from the state that it had at the first of them.
+# Length of the sequences of one arena that a recurrent policy learns from, starting with the stored state.
 SEQUENCE_STEPS = 32
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Some samples to learn from.
+    """Samples to learn from; those of a sequence are consecutive.
 
     Attributes
     ----------
-    observations
-        Observations of the policy by key, each [samples, …].
     targets
-        What the driver would have done, float32 [samples, actions].
+        Commands of the scripted driver, float32 [samples, actions].
     starts
-        1 where an episode began, float32 [samples].
+        1 where an episode starts, float32 [samples].
     states
-        Hidden and cell state before the first sample of each sequence, each [layers, sequences, units]; None without
-        a memory. The samples of a sequence follow each other.
+        Hidden and cell state before each sequence, each [layers, sequences, units]; None for feed-forward policies.
     """
 
     observations: dict[str, torch.Tensor]
@@ -44,32 +39,11 @@ class Minibatch:
     states: tuple[torch.Tensor, torch.Tensor] | None
 
 
-class Samples:
-    """All samples of an imitation, in memory-mapped files.
+class Demonstrations:
+    """Demonstrations in memory-mapped files for a number of steps of every arena.
 
-    Parameters
-    ----------
-    folder
-        Where the files are.
-    steps
-        For how many steps of every arena there is room.
-    arenas
-        How many arenas.
-    keys
-        The observation keys of the policy.
-    stack
-        How many of the latest observations it takes.
-    memory
-        Layers and units of the policy's memory; None: it has none.
-    resume
-        Whether the files exist and are gone on with.
-
-    Attributes
-    ----------
-    steps
-        How many steps of every arena there are.
-    capacity
-        For how many there is room.
+    `keys` and `stack` are the observations of the policy; `lstm` are layers and units of its LSTM, None for
+    feed-forward policies. With `resume`, existing files are continued. `steps` is the number of stored steps.
     """
 
     def __init__(
@@ -79,7 +53,7 @@ class Samples:
         arenas: int,
         keys: tuple[str, ...],
         stack: int,
-        memory: tuple[int, int] | None,
+        lstm: tuple[int, int] | None,
         resume: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,20 +61,17 @@ class Samples:
         self._resume = resume
         self._stack = stack
         self._arenas = arenas
-        self.capacity = steps
         self.steps = 0
-        sensors: dict[str, spaces.Space] = {
-            key: space for key, space in observation_space().spaces.items() if key in keys
-        }
         self._observations = {
-            key: self._array(key, (steps, arenas, *(space.shape or ())), space.dtype) for key, space in sensors.items()
+            key: self._array(key, (steps, arenas, *(space.shape or ())), space.dtype)
+            for key, space in observation_space().spaces.items()
+            if key in keys
         }
         self._targets = self._array("target", (steps, arenas, *action_space().shape), np.dtype(np.float32))
         self._ages = self._array("age", (steps, arenas), np.dtype(np.int32))
         self._states = None
-        if memory:
-            layers, units = memory
-            shape = (steps // SEQUENCE_STEPS, arenas, 2, layers, units)
+        if lstm:
+            shape = (steps // SEQUENCE_STEPS, arenas, 2, *lstm)
             self._states = self._array("state", shape, np.dtype(np.float32))
 
     def add(
@@ -110,24 +81,17 @@ class Samples:
         ages: np.ndarray,
         states: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
-        """Keep one step of every arena.
+        """Store one step of every arena.
 
-        Parameters
-        ----------
-        observations
-            What the policy was given, by key: images [arenas, stack * 3, height, width], touch [arenas, stack * cells].
-        targets
-            What the driver would have done, [arenas, actions].
-        ages
-            Steps since each episode began, [arenas].
-        states
-            Hidden and cell state of the memory before this step, each [layers, arenas, units].
+        Observations are those of the policy: images [arenas, stack * 3, height, width], touch [arenas, stack * cells].
+        The targets [arenas, actions] are the commands of the scripted driver, the ages [arenas] steps since the start
+        of the episode, the states hidden and cell state before this step, each [layers, arenas, units].
         """
-        for key, kept in self._observations.items():
+        for key, stored in self._observations.items():
             newest = observations[key]
             if key == "image":
                 newest = np.moveaxis(newest, 1, -1)
-            kept[self.steps] = newest[..., -kept.shape[-1] :]
+            stored[self.steps] = newest[..., -stored.shape[-1] :]
         self._targets[self.steps] = targets
         self._ages[self.steps] = ages
         if self._states is not None and states is not None and self.steps % SEQUENCE_STEPS == 0:
@@ -135,16 +99,16 @@ class Samples:
                 self._states[self.steps // SEQUENCE_STEPS, :, which] = state.swapaxes(0, 1).cpu().numpy()
         self.steps += 1
 
-    def draw(self, count: int, rng: np.random.Generator, device: torch.device) -> Minibatch:
-        """Draw about `count` samples, with a memory whole sequences of them."""
+    def sample(self, count: int, rng: np.random.Generator, device: torch.device) -> Minibatch:
+        """Draw about `count` samples, for recurrent policies in whole sequences."""
         if self._states is None:
             steps, rows = np.divmod(rng.integers(self.steps * self._arenas, size=count), self._arenas)
             states = None
         else:
             sequences = self.steps // SEQUENCE_STEPS * self._arenas
             firsts, rows = np.divmod(rng.integers(sequences, size=max(count // SEQUENCE_STEPS, 1)), self._arenas)
-            recorded = torch.as_tensor(self._states[firsts, rows], device=device).permute(1, 2, 0, 3).contiguous()
-            states = (recorded[0], recorded[1])
+            stored = torch.as_tensor(self._states[firsts, rows], device=device).permute(1, 2, 0, 3).contiguous()
+            states = (stored[0], stored[1])
             steps = (firsts[:, None] * SEQUENCE_STEPS + np.arange(SEQUENCE_STEPS)).ravel()
             rows = np.repeat(rows, SEQUENCE_STEPS)
         return Minibatch(
@@ -155,12 +119,12 @@ class Samples:
         )
 
     def _stacked(self, key: str, steps: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        kept = self._observations[key]
+        """Compose the stacks as Stable-Baselines3 does, with zeros before the start of an episode."""
+        stored = self._observations[key]
         latest = []
-        for before in reversed(range(self._stack)):
-            values = kept[np.maximum(steps - before, 0), rows]
-            # As Stable-Baselines3 stacks them: zeros before the start of an episode.
-            values[self._ages[steps, rows] < before] = 0
+        for age in reversed(range(self._stack)):
+            values = stored[np.maximum(steps - age, 0), rows]
+            values[self._ages[steps, rows] < age] = 0
             latest.append(values)
         stacked = torch.as_tensor(latest[0] if self._stack == 1 else np.concatenate(latest, -1), device=device)
         return stacked.permute(0, 3, 1, 2) if key == "image" else stacked

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deadline and liveliness of the commands, as those who receive them see it over the middleware."""
+"""The monitor of deadline and liveliness, over the middleware."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from node_harness import NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
 from policy_node.ros.publishers import command_qos
-from policy_node_rover.mujoco.command_watch import CommandWatch
+from policy_node_rover.mujoco.deadline_monitor import DeadlineMonitor
 
 pytestmark = [pytest.mark.both_distributions, pytest.mark.timing]
 
@@ -23,40 +23,40 @@ WITHIN_S = 0.5
 
 @pytest.fixture
 def watcher(ros: None) -> Iterator[Node]:
-    """Return a node that nobody spins."""
+    """Return a node without executor."""
     node = rclpy.create_node("watcher")
     yield node
     node.destroy_node()
 
 
-def test_each_silence_of_a_watched_publisher_is_told_once(peer: Peer, watcher: Node) -> None:
+def test_a_missed_deadline_is_reported_once(peer: Peer, watcher: Node) -> None:
     publisher = peer.node.create_publisher(Twist, "watched", command_qos(0.2))
-    watch = CommandWatch(watcher, Twist, "watched", WITHIN_S)
-    peer.spin_until(publisher.get_subscription_count, "the watch")
+    monitor = DeadlineMonitor(watcher, Twist, "watched", WITHIN_S)
+    peer.spin_until(publisher.get_subscription_count, "the monitor")
     for _ in range(2):
         publisher.publish(Twist())
-        peer.spin_until(watch.is_broken, "the missed deadline")
-        assert not peer.spin_for(3 * WITHIN_S, watch.is_broken), "until it commands again"
+        peer.spin_until(monitor.publisher_is_lost, "the missed deadline")
+        assert not peer.spin_for(3 * WITHIN_S, monitor.publisher_is_lost), "reported once until the next command"
 
 
-def test_publishers_that_offer_less_still_reach_those_who_do_not_watch(peer: Peer, watcher: Node) -> None:
+def test_publishers_without_deadline_are_received_and_not_monitored(peer: Peer, watcher: Node) -> None:
     received: list[Twist] = []
     peer.node.create_subscription(Twist, "teleoperation", received.append, 1)
-    watch = CommandWatch(watcher, Twist, "teleoperation", WITHIN_S)
+    monitor = DeadlineMonitor(watcher, Twist, "teleoperation", WITHIN_S)
     publisher = peer.node.create_publisher(Twist, "teleoperation", 1)
     peer.spin_until(publisher.get_subscription_count, "the subscription")
     publisher.publish(Twist())
     peer.spin_until(lambda: received, "the command")
-    assert not peer.spin_for(3 * WITHIN_S, watch.is_broken)
+    assert not peer.spin_for(3 * WITHIN_S, monitor.publisher_is_lost)
 
 
-def test_a_node_that_is_killed_is_missed(
+def test_a_killed_node_misses_its_deadline(
     model: Callable[..., tuple[Path, Any]], peer: Peer, watcher: Node, start_node: Callable[..., NodeProcess]
 ) -> None:
     process = start_node(parameters_of(model()[0], ["robot"], {"action.deadline_s": 0.2}))
-    # Subscribers that ask for nothing get the commands all the same.
+    # Subscribers that request no deadline get the commands, too.
     fleet = ScriptedFleet(peer, ["robot"])
-    watch = CommandWatch(watcher, Twist, "robot/cmd_vel", WITHIN_S)
+    monitor = DeadlineMonitor(watcher, Twist, "robot/cmd_vel", WITHIN_S)
     peer.spin_until(lambda: len(fleet.commands["robot"]) > 5, "commands")
     process.send(signal.SIGKILL)
-    peer.spin_until(watch.is_broken, "the missed deadline")
+    peer.spin_until(monitor.publisher_is_lost, "the missed deadline")

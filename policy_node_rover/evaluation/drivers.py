@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who drives in an evaluation: a policy, the scripted driver, or one that knows nothing."""
+"""Drivers of an evaluation: a policy, the scripted driver, random commands, or standing still."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from policy_node.policies import PolicyError, load_policy
 from policy_node_rover.mujoco.environment import Observation, action_space, observation_space
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
 
-# Takes the observations of all arenas and whether an episode begins in each, bool [arenas]; gives actions [arenas, 2].
+# Maps the observations of all arenas, and whether an episode starts in each, bool [arenas], to actions [arenas, 2].
 Driver: TypeAlias = Callable[[Observation, np.ndarray], np.ndarray]
 
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "RecurrentPPO": RecurrentPPO}
-REFERENCES = ("scripted", "random", "still")
+REFERENCE_DRIVERS = ("scripted", "random", "still")
 _RANDOM_HOLD_STEPS = 20
 
 
@@ -35,7 +35,7 @@ def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
     Returns
     -------
     BaseAlgorithm, list[str], int
-        The model, which observations it takes, and how many of the latest ones.
+        The model, its observation keys, and how many of the latest observations it takes.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
         When the file is missing, damaged or of another algorithm, its spaces are not the rover's, or the device does
         not exist.
     """
-    # Our own loader first: it says in one line what is wrong with the file and what to do.
+    # The loader of the node first, for its error messages.
     try:
         spec = load_policy(path, device, trusted=True, format="sb3").spec
     except PolicyError as error:
@@ -55,28 +55,25 @@ def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
             f"{remedy}"
         )
     model = _ALGORITHMS[spec.algorithm].load(path, device=device)
-    arena = observation_space().spaces
-    given = {key: space for key, space in arena.items() if key in spec.observations}
-    taken = model.observation_space
+    available = observation_space().spaces
+    used = {key: space for key, space in available.items() if key in spec.observations}
+    model_space = model.observation_space
     stack = 0
-    if given and isinstance(taken, spaces.Dict):
-        stack = max(math.prod(taken[key].shape or ()) // math.prod(given[key].shape or ()) for key in given)
-    if not stack or taken != _observed_space(given, stack) or model.action_space != action_space():
+    if used and isinstance(model_space, spaces.Dict):
+        stack = max(math.prod(model_space[key].shape or ()) // math.prod(used[key].shape or ()) for key in used)
+    if not stack or model_space != _wrapped_space(used, stack) or model.action_space != action_space():
         inputs = "; ".join(str(array) for array in spec.observations.values())
-        offered = _observed_space(arena, 1).spaces
+        offered = _wrapped_space(available, 1).spaces
         raise SystemExit(
             f"evaluate: policy file '{path}' takes {inputs} and gives {spec.action}; the rover gives "
             f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in offered.items())}, "
             f"one or several of each, and takes {action_space()}; {remedy}"
         )
-    return model, list(given), stack
+    return model, list(used), stack
 
 
-def make_driver(name: str, arenas: RoverArenaVecEnv) -> Driver:
-    """Return a reference: the scripted driver, random commands that are held for a second each, or standing still.
-
-    The random commands of an episode follow from its seed, so that they do not depend on the number of arenas.
-    """
+def reference_driver(name: str, arenas: RoverArenaVecEnv) -> Driver:
+    """Return a driver of `REFERENCE_DRIVERS`: scripted, random commands held for 1 s each, or standing still."""
     if name == "scripted":
         return lambda *_: np.array(arenas.env_method("scripted_command"), np.float32)
     if name == "random":
@@ -86,14 +83,9 @@ def make_driver(name: str, arenas: RoverArenaVecEnv) -> Driver:
 
 
 class PolicyDriver:
-    """Drives with a model, which forgets what it remembers of an arena when an episode begins there.
+    """Drive with the deterministic actions of a model; its memory of an arena is reset when an episode starts.
 
-    Parameters
-    ----------
-    model
-        The model.
-    blanked
-        The observation key in whose place it reads zeros; None for none.
+    `blanked` is an observation key to replace by zeros.
     """
 
     def __init__(self, model: BaseAlgorithm, blanked: str | None = None) -> None:
@@ -102,7 +94,7 @@ class PolicyDriver:
         self._memory: tuple[np.ndarray, ...] | None = None
 
     def __call__(self, observations: Observation, starts: np.ndarray) -> np.ndarray:
-        """Return the deterministic actions [arenas, 2]."""
+        """Return the actions [arenas, 2]."""
         if self._blanked:
             observations = {**observations, self._blanked: np.zeros_like(observations[self._blanked])}
         actions, self._memory = self._model.predict(observations, self._memory, starts, deterministic=True)
@@ -110,31 +102,30 @@ class PolicyDriver:
 
 
 class _RandomDriver:
-    """Drives at random in each arena."""
+    """Draw the commands of an episode from its seed, independent of the number of arenas."""
 
     def __init__(self, arenas: RoverArenaVecEnv) -> None:
         self._arenas = arenas
         self._space = action_space()
         self._rngs = [np.random.default_rng() for _ in range(arenas.num_envs)]
         self._steps = np.zeros(arenas.num_envs, int)
-        self._held = np.zeros((arenas.num_envs, 2), np.float32)
+        self._commands = np.zeros((arenas.num_envs, 2), np.float32)
 
     def __call__(self, _: Observation, starts: np.ndarray) -> np.ndarray:
-        """Return the commands [arenas, 2]."""
         self._steps[starts] = 0
         for row in np.flatnonzero(self._steps % _RANDOM_HOLD_STEPS == 0):
             if starts[row]:
-                # Other numbers than those of which the layout was made.
+                # Not the random numbers of the layout.
                 self._rngs[row] = np.random.default_rng([self._arenas.running_seeds[row], 1])
-            self._held[row] = self._rngs[row].uniform(self._space.low, self._space.high)
+            self._commands[row] = self._rngs[row].uniform(self._space.low, self._space.high)
         self._steps += 1
-        return self._held.copy()
+        return self._commands.copy()
 
 
-def _observed_space(given: dict[str, Any], stack: int) -> spaces.Dict:
-    """Return the space of the latest observations of arenas, with the channels of images first."""
+def _wrapped_space(sensors: dict[str, Any], stack: int) -> spaces.Dict:
+    """Return the observation space of wrapped arenas: stacked, images with the channels first."""
     transposed = spaces.Dict(
-        {key: VecTransposeImage.transpose_space(space) if key == "image" else space for key, space in given.items()}
+        {key: VecTransposeImage.transpose_space(space) if key == "image" else space for key, space in sensors.items()}
     )
     space = StackedObservations(1, stack, transposed).stacked_observation_space
     assert isinstance(space, spaces.Dict)

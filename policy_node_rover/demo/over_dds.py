@@ -1,0 +1,229 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Drive episodes over DDS, with the rovers and the node as processes, as on robots.
+
+This process assigns the episodes by resets with a seed, and follows the published status. After a reset a rover
+publishes nothing for longer than readings may be old. This gap makes the node start a new episode, too, with empty
+stacks and memory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rich.console import Console
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Int64
+
+from policy_node.cli.child_process import ToolError
+from policy_node.config.package_files import share_path
+from policy_node.config.parameter_file import read_parameter_file
+from policy_node.config.schema import Configuration, parse_configuration
+from policy_node.control.timing import percentiles
+from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetProcesses, NodeMonitor, no_callback, take
+from policy_node_rover.demo.scheduler import EpisodeScheduler, EpisodeStatus, ages_in_episodes_ms
+from policy_node_rover.evaluation.progress import EpisodeProgress
+
+# Short, as in lockstep a rover whose episode has ended drives on until it is reset.
+POLL_PERIOD_S = 0.005
+RESET_RETRY_S = 30.0
+SILENCE_TIMEOUT_S = 120.0
+# The pause after a reset exceeds the maximum age of readings by these periods; in real time ticks may be missed.
+SPARE_PERIODS = 6
+SPARE_PERIODS_IN_LOCKSTEP = 2
+STATUS_QUEUE = 2000
+# In lockstep a tick waits for other processes.
+LOCKSTEP_WATCHDOG_S = 60.0
+
+
+@dataclass(frozen=True)
+class DdsSetup:
+    """Setup of an evaluation over DDS.
+
+    `model` is the policy, None for the one in `config/rover.yaml`; `keys` and `stack` are its observations. Logs and
+    parameters go to `folder`.
+    """
+
+    robots: tuple[str, ...]
+    seeds: range
+    lockstep: bool
+    renderer: str
+    model: Path | None
+    keys: Sequence[str]
+    stack: int
+    folder: Path
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration of the demonstration."""
+        return parse_configuration(read_parameter_file(share_path("config", "rover.yaml")))
+
+    @property
+    def reset_pause_s(self) -> float:
+        """How long a rover publishes nothing after a reset."""
+        spare_periods = SPARE_PERIODS_IN_LOCKSTEP if self.lockstep else SPARE_PERIODS
+        configuration = self.configuration
+        return configuration.synchronisation.max_age_s + spare_periods * configuration.period_ns / 1e9
+
+    def simulation_options(self) -> list[str]:
+        """Return the options of `rover_sim`."""
+        rate_hz = self.configuration.control_rate_hz if self.lockstep else SENSOR_RATE_HZ
+        return [
+            *("--robots", str(len(self.robots)), "--renderer", self.renderer, "--seed", str(self.seeds.start)),
+            *("--reset-pause-s", f"{self.reset_pause_s:g}", "--rate-hz", f"{rate_hz:g}"),
+            *(["--lockstep"] if self.lockstep else []),
+        ]
+
+    def node_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the node by dotted name."""
+        given = read_parameter_file(share_path("config", "rover.yaml"))
+        unused = tuple(f"observations.{key}." for key in given["observations.keys"] if key not in self.keys)
+        parameters = {name: value for name, value in given.items() if not name.startswith(unused)}
+        parameters |= {"robots": list(self.robots), "observations.keys": list(self.keys)}
+        parameters |= {f"observations.{key}.stack": self.stack for key in self.keys}
+        if self.lockstep:
+            parameters |= {f"observations.{key}.reliability": "reliable" for key in self.keys}
+            parameters |= {"use_sim_time": True, "watchdog.timeout_s": LOCKSTEP_WATCHDOG_S}
+        if self.model is not None:
+            # A file that the user names is trusted.
+            parameters |= {"policy.path": str(self.model.resolve()), "policy.trusted": True}
+        return parameters
+
+
+class EpisodeClient:
+    """Reset rovers for their episodes, and take the status of these, without an executor."""
+
+    def __init__(self, node: Node, robots: Sequence[str], scheduler: EpisodeScheduler) -> None:
+        self._scheduler = scheduler
+        self._resets = [node.create_publisher(Int64, f"{robot}/reset", QoSProfile(depth=10)) for robot in robots]
+        qos = QoSProfile(depth=STATUS_QUEUE)
+        self._statuses = [
+            node.create_subscription(Float64MultiArray, f"{robot}/episode", no_callback, qos) for robot in robots
+        ]
+        # Seed and time of the latest reset by index of the rover.
+        self._requested: dict[int, tuple[int, float]] = {}
+        self._received_s = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """Time since the latest status of any rover."""
+        return time.monotonic() - self._received_s
+
+    def poll(self) -> None:
+        """Take all statuses, and reset the rovers that have a new episode."""
+        for robot, subscription in enumerate(self._statuses):
+            while (message := take(subscription)) is not None:
+                self._received_s = time.monotonic()
+                self._scheduler.update(robot, EpisodeStatus(*message.data))
+        for robot, seed in self._scheduler.running.items():
+            last_seed, requested_s = self._requested.get(robot, (-1, -math.inf))
+            is_requested = last_seed == seed and time.monotonic() - requested_s < RESET_RETRY_S
+            is_connected = self._resets[robot].get_subscription_count() > 0
+            if is_connected and not is_requested and not self._scheduler.has_started(robot):
+                self._resets[robot].publish(Int64(data=seed))
+                self._requested[robot] = seed, time.monotonic()
+
+
+def run_over_dds(
+    setup: DdsSetup, scheduler: EpisodeScheduler, console: Console, stopping: Callable[[], bool]
+) -> dict[str, Any]:
+    """Drive the episodes of the scheduler until the last one has ended, or `stopping` returns True.
+
+    Returns
+    -------
+    dict
+        Policy, engine, durations and lateness for the report.
+
+    Raises
+    ------
+    ToolError
+        When a process ends or publishes nothing, or statuses were lost.
+    """
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    file = setup.folder / "policy_node.yaml"
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": setup.node_parameters()}}))
+    node = Node("policy_demo", start_parameter_services=False)
+    try:
+        monitor = NodeMonitor(node, setup.robots)
+        client = EpisodeClient(node, setup.robots, scheduler)
+        if "touch" not in setup.keys:
+            # In lockstep time waits for a subscriber.
+            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+            for robot in setup.robots:
+                node.create_subscription(JointState, f"{robot}/touch", no_callback, qos)
+        with FleetProcesses(setup.simulation_options(), ["--params-file", str(file)], setup.folder) as fleet:
+            fleet.wait_until_driving(monitor, stopping)
+            return _run_episodes(setup, scheduler, fleet, monitor, client, console, stopping)
+    finally:
+        node.destroy_node()
+
+
+def _run_episodes(
+    setup: DdsSetup,
+    scheduler: EpisodeScheduler,
+    fleet: FleetProcesses,
+    monitor: NodeMonitor,
+    client: EpisodeClient,
+    console: Console,
+    stopping: Callable[[], bool],
+) -> dict[str, Any]:
+    monitor.timing_ms.clear()
+    control_before = dict(monitor.control)
+    start_s = time.monotonic()
+    with EpisodeProgress(console, "over ROS", len(setup.seeds)) as progress:
+        while scheduler.running and not stopping():
+            client.poll()
+            monitor.poll()
+            fleet.check()
+            if client.silence_s > SILENCE_TIMEOUT_S:
+                raise fleet.children["simulation"].error(f"published no episode status for {SILENCE_TIMEOUT_S:g} s")
+            progress.show(len(scheduler.finished), sum(episode.result.success for episode in scheduler.finished))
+            time.sleep(POLL_PERIOD_S)
+    elapsed_s = time.monotonic() - start_s
+    if setup.lockstep:
+        _check_complete(setup, scheduler)
+    control = monitor.control
+    return {
+        "policy": Path(control.get("policy", "")).name,
+        **{name: control.get(name) for name in ("policy_sha256", "engine", "device", "rmw")},
+        "reset_pause_s": round(setup.reset_pause_s, 6),
+        "wall_time_s": elapsed_s,
+        "lateness": None if setup.lockstep or scheduler.running else _lateness(setup, monitor, control_before),
+    }
+
+
+def _check_complete(setup: DdsSetup, scheduler: EpisodeScheduler) -> None:
+    """Raise ToolError when a step of a finished episode was lost."""
+    for episode in scheduler.finished:
+        steps = round(episode.result.time_s / (setup.configuration.period_ns / 1e9))
+        if len(episode.commands) != steps:
+            raise ToolError(
+                f"seed {episode.result.seed}: {len(episode.commands)} of {steps} steps were received; repeat the run "
+                "on a machine with less load"
+            )
+
+
+def _lateness(setup: DdsSetup, monitor: NodeMonitor, control_before: dict[str, str]) -> dict[str, Any]:
+    """Return the lateness of ticks and the age of readings."""
+    configuration = setup.configuration
+    omitted_ticks = math.ceil(configuration.synchronisation.max_age_s * configuration.control_rate_hz)
+    lateness_ms, tick_ms = np.concatenate(monitor.timing_ms)[:, :2].T
+    figures = {
+        "lateness_ms": lateness_ms,
+        "tick_ms": tick_ms,
+        "age_at_command_ms": ages_in_episodes_ms(monitor.timing_ms, omitted_ticks),
+    }
+    counts = {name: int(monitor.control[name]) - int(control_before[name]) for name in ("ticks", "missed_ticks")}
+    return counts | {
+        name: dict(zip(("p50", "p99"), (round(figure, 3) for figure in percentiles(values)), strict=True))
+        for name, values in figures.items()
+    }

@@ -1,0 +1,271 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Connect simulated rovers to ROS topics: sensors, commands, resets, episode status and the overview image."""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray, Int32, Int64
+from std_srvs.srv import Trigger
+
+from policy_node_rover.arena.description import ROVER
+from policy_node_rover.mujoco.arena import Arena
+from policy_node_rover.mujoco.deadline_monitor import DeadlineMonitor
+from policy_node_rover.mujoco.rendering import Renderer
+
+COMMAND_TIMEOUT_S = 0.5
+# Publishers that offer this deadline are noticed when they stop, before the timeout.
+COMMAND_DEADLINE_S = 0.25
+OVERVIEW_PERIOD_S = 0.25
+OVERVIEW_WIDTH_PX = 480
+PRESSES_PERIOD_S = 1.0
+
+
+def _qos(
+    reliability: ReliabilityPolicy, depth: int = 1, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
+) -> QoSProfile:
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
+
+
+SENSOR_QOS = _qos(ReliabilityPolicy.BEST_EFFORT, depth=5)
+RELIABLE_QOS = _qos(ReliabilityPolicy.RELIABLE)
+RESET_QOS = _qos(ReliabilityPolicy.RELIABLE, depth=10)
+PRESSES_QOS = _qos(ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class SimulatedRover:
+    """One rover in its arena with its topics; no executor is needed, as messages are taken between physics steps.
+
+    Parameters
+    ----------
+    monitor_deadlines
+        Whether the rover stops when a publisher of commands misses its deadline, which is in wall time.
+    sensor_qos
+        QoS of camera and touch.
+    reset_pause_s
+        How long the rover stands still and publishes nothing after a reset.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        arena: Arena,
+        monitor_deadlines: bool,
+        sensor_qos: QoSProfile,
+        reset_pause_s: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.arena = arena
+        self._node = node
+        self._reset_pause_ns = round(reset_pause_s * 1e9)
+        self._pause_ns = 0
+        # Seed of the latest reset, negative without one.
+        self._seed = -1
+        self._command = (0.0, 0.0)
+        self._commanded_at_s = -math.inf
+        self._presses_at_s = -math.inf
+        self._published_presses = -1
+        self._image_publisher = node.create_publisher(Image, f"{name}/camera/image_raw", sensor_qos)
+        self._touch_publisher = node.create_publisher(JointState, f"{name}/touch", sensor_qos)
+        self._odometry_publisher = node.create_publisher(Odometry, f"{name}/odom", RELIABLE_QOS)
+        self._beacon_publisher = node.create_publisher(Float64MultiArray, f"{name}/beacon", RELIABLE_QOS)
+        self._presses_publisher = node.create_publisher(Int32, f"{name}/presses", PRESSES_QOS)
+        self._episode_publisher = node.create_publisher(Float64MultiArray, f"{name}/episode", RELIABLE_QOS)
+        self._commands = node.create_subscription(Twist, f"{name}/cmd_vel", _no_callback, RELIABLE_QOS)
+        self._deadlines = (
+            DeadlineMonitor(node, Twist, f"{name}/cmd_vel", COMMAND_DEADLINE_S) if monitor_deadlines else None
+        )
+        self._resets = node.create_subscription(Int64, f"{name}/reset", _no_callback, RESET_QOS)
+        self._reset_service = node.create_service(Trigger, f"{name}/reset", _no_callback)
+        self._unanswered_requests: list[Any] = []
+        size = ROVER.camera_size_px
+        self._image = Image(height=size, width=size, encoding="rgb8", step=3 * size)
+        self._image.header.frame_id = f"{name}/camera"
+        self._touch = JointState(name=[f"touch_{cell}" for cell in range(ROVER.touch_cells)])
+        self._touch.header.frame_id = f"{name}/bumper"
+        self._odometry = Odometry(child_frame_id=f"{name}/base_link")
+        self._odometry.header.frame_id = f"{name}/odom"
+
+    def update(self, duration_s: float, now_s: float) -> None:
+        """Take the newest command, whose age is measured with `now_s`, simulate, and publish presses."""
+        if self.take_command():
+            self._commanded_at_s = now_s
+        elif self._has_lost_its_commander(now_s - self._commanded_at_s):
+            self._set_command(0.0, 0.0)
+        presses = self.arena.presses
+        self.simulate(duration_s)
+        self.publish_presses(now_s)
+        if self.arena.presses > presses:
+            self._publish_episode()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the rover stands still after a reset."""
+        return self._pause_ns > 0
+
+    def simulate(self, duration_s: float) -> None:
+        """Simulate with the present command, or stand still in the pause after a reset."""
+        if not self.is_paused:
+            self.arena.advance(duration_s)
+            return
+        self._pause_ns -= round(duration_s * 1e9)
+        # Commands in the pause belong to the episode before.
+        self._set_command(0.0, 0.0)
+
+    def take_command(self) -> bool:
+        """Apply the newest command; return whether there was one. A command that is not finite stops the rover."""
+        taken = self._commands.handle.take_message(Twist, False)
+        if taken is None:
+            return False
+        linear, angular = taken[0].linear.x, taken[0].angular.z
+        valid = math.isfinite(linear) and math.isfinite(angular)
+        self._set_command(linear if valid else 0.0, angular if valid else 0.0)
+        return True
+
+    def _set_command(self, linear_m_s: float, angular_rad_s: float) -> None:
+        self._command = (linear_m_s, angular_rad_s)
+        self.arena.command(linear_m_s, angular_rad_s)
+
+    def take_resets(self) -> bool:
+        """Reset the arena if requested by topic or service; return whether it was."""
+        requested = False
+        while (taken := self._resets.handle.take_message(Int64, False)) is not None:
+            self._reset(taken[0].data)
+            requested = True
+        while (taken := self._reset_service.handle.service_take_request(Trigger.Request))[0] is not None:
+            self._reset(-1)
+            self._unanswered_requests.append(taken[1])
+            requested = True
+        if requested:
+            # Publish the zero of the new episode.
+            self._published_presses = -1
+        return requested
+
+    def _reset(self, seed: int) -> None:
+        """Start an episode with a seed; negative: with the next layout of the arena's random sequence."""
+        self.arena.reset(seed if seed >= 0 else None)
+        self._seed = seed
+        self._pause_ns = self._reset_pause_ns
+
+    def answer_resets(self) -> None:
+        """Answer the requests of the reset service: later stamps belong to the new episode."""
+        for header in self._unanswered_requests:
+            self._reset_service.send_response(Trigger.Response(success=True, message="a new episode"), header)
+        self._unanswered_requests.clear()
+
+    def publish_presses(self, now_s: float) -> None:
+        """Publish the number of presses when it has changed, and periodically."""
+        if self.arena.presses != self._published_presses or now_s - self._presses_at_s >= PRESSES_PERIOD_S:
+            self._published_presses, self._presses_at_s = self.arena.presses, now_s
+            self._presses_publisher.publish(Int32(data=self.arena.presses))
+
+    def _has_lost_its_commander(self, silence_s: float) -> bool:
+        """Return whether commands ceased: after the timeout, or before it when a deadline was missed."""
+        if silence_s > COMMAND_TIMEOUT_S or self._deadlines is None:
+            return silence_s > COMMAND_TIMEOUT_S
+        # The middleware counts from the arrival of the command, which was a little before it was taken.
+        return silence_s > 0.8 * COMMAND_DEADLINE_S and self._deadlines.publisher_is_lost()
+
+    def publish_sensors(self, renderer: Renderer, stamp: Time) -> None:
+        """Read and publish all sensors with one stamp."""
+        self._image.header.stamp = self._touch.header.stamp = self._odometry.header.stamp = stamp
+        # The setter takes an array.array as it is; other sequences are checked element by element.
+        self._image.data = array.array("B", renderer.camera(self.arena).tobytes())
+        self._touch.effort = array.array("d", self.arena.touch_n.tolist())
+        self._touch_publisher.publish(self._touch)
+        x, y, yaw = self.arena.pose
+        pose, twist = self._odometry.pose.pose, self._odometry.twist.twist
+        pose.position.x, pose.position.y = x, y
+        pose.orientation.z, pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
+        twist.linear.x, twist.angular.z = self.arena.velocity
+        self._odometry_publisher.publish(self._odometry)
+        if self._beacon_publisher.get_subscription_count():
+            # Ground truth for rewards: distance in metres, bearing in radians.
+            self._beacon_publisher.publish(Float64MultiArray(data=self.arena.beacon_polar))
+        self._publish_episode()
+        # The image last: who receives it can rely on the touch of the same stamp.
+        self._image_publisher.publish(self._image)
+
+    def _publish_episode(self) -> None:
+        """Publish the status of the episode: seed, time in s, presses, collisions, and the last command."""
+        if self._episode_publisher.get_subscription_count():
+            arena = self.arena
+            values = (self._seed, arena.time_s, arena.presses, arena.collisions, *self._command)
+            self._episode_publisher.publish(Float64MultiArray(data=[float(value) for value in values]))
+
+    @property
+    def observation_publishers(self) -> tuple[Publisher, Publisher]:
+        """The publishers of camera and touch."""
+        return self._image_publisher, self._touch_publisher
+
+    @property
+    def publishers(self) -> tuple[Publisher, ...]:
+        """The publishers of all topics."""
+        others = (self._odometry_publisher, self._beacon_publisher, self._presses_publisher, self._episode_publisher)
+        return (*self.observation_publishers, *others)
+
+    @property
+    def is_commanded(self) -> bool:
+        """Whether the command topic has a publisher."""
+        return self._commands.get_publisher_count() > 0
+
+    def commanders(self) -> frozenset[bytes]:
+        """Return the ids of the publishers of the command topic."""
+        endpoints = self._node.get_publishers_info_by_topic(self._commands.topic_name)
+        return frozenset(bytes(endpoint.endpoint_gid) for endpoint in endpoints)
+
+
+class Overview:
+    """Publish all arenas from above in one image, one tile at a time, while there is a subscriber.
+
+    The arenas form a square grid row by row. Tiles of ray casting are smaller, as its time grows with the pixels.
+    """
+
+    def __init__(self, node: Node, arenas: Sequence[Arena], renderer: Renderer) -> None:
+        # Reliable: best effort would lose fragments of nearly every image.
+        self._publisher = node.create_publisher(Image, "overview/image_raw", RELIABLE_QOS)
+        self._arenas = arenas
+        self._renderer = renderer
+        self._columns = math.ceil(math.sqrt(len(arenas)))
+        rows = math.ceil(len(arenas) / self._columns)
+        width_px = OVERVIEW_WIDTH_PX if renderer.kind == "egl" else OVERVIEW_WIDTH_PX // 2
+        self._tile_px = width_px // max(2, self._columns)
+        self._canvas = np.zeros((rows * self._tile_px, self._columns * self._tile_px, 3), np.uint8)
+        self._next_tile = 0
+        self._next_at_s = 0.0
+        height, width, _ = self._canvas.shape
+        self._image = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+
+    def update(self, time_s: float, stamp: Time) -> None:
+        """Render the tiles that are due at the simulated time; publish after the last one."""
+        if self._publisher.get_subscription_count() == 0:
+            self._next_tile, self._next_at_s = 0, time_s
+            return
+        while self._next_at_s <= time_s:
+            self._next_at_s += OVERVIEW_PERIOD_S / len(self._arenas)
+            row, column = divmod(self._next_tile, self._columns)
+            top, left = row * self._tile_px, column * self._tile_px
+            tile = self._renderer.overhead(self._arenas[self._next_tile], self._tile_px)
+            self._canvas[top : top + self._tile_px, left : left + self._tile_px] = tile
+            self._next_tile = (self._next_tile + 1) % len(self._arenas)
+            if self._next_tile == 0:
+                self._image.header.stamp = stamp
+                self._image.data = array.array("B", self._canvas.tobytes())
+                self._publisher.publish(self._image)
+
+
+def _no_callback(*message: object) -> Any:
+    raise AssertionError("rover_sim takes messages between physics steps and must not be spun by an executor")
