@@ -234,6 +234,8 @@ def test_lateness_is_compared_with_what_varies_by_itself() -> None:
     assert worse["faults_p99"] > worse["limit"]
 
 
+@pytest.mark.over_dds
+@pytest.mark.slow
 def test_nothing_that_goes_wrong_moves_a_robot(tmp_path: Path) -> None:
     file, section = tmp_path / "figures.json", tmp_path / "section.md"
     command = [
