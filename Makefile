@@ -1,8 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the fleet in the simulated arena, results in demo_output/      make demo ROBOTS=16 DURATION_S=60
-# make test   linters, types, the whole test suite with ROS 2 Kilted, and what touches ROS once more with Jazzy
-# make test-kilted, make test-jazzy, make lint   one of them                 make test-kilted PYTEST_FLAGS="-k pipeline"
+# make test   linters, types and the tests: with ROS 2 Kilted, and those that depend on ROS once more with Jazzy
+# make test-all   this, then the slow tests, many more examples of the property-based ones, and all others with Jazzy
+# make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
 # make bench  all figures of doc/performance.md and the README, a quarter of an hour on a machine that is otherwise idle
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS
 # installation is needed or used.
@@ -11,9 +12,12 @@ PYTHON ?= python3
 ROBOTS ?= 4
 DURATION_S ?= 30
 PYTEST_FLAGS ?=
+# One process for each core, as most tests keep one busy; each takes a gigabyte.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
 VENV := .venv
 JAZZY_VENV := .venv-jazzy
+PYTEST := pytest --numprocesses $(WORKERS) --dist worksteal --rerun-show-tracebacks
 PIP_INSTALL := pip install --quiet --progress-bar off --disable-pip-version-check
 
 # Robots of the demonstration and of the tests stay on this machine; both choose a ROS domain that is free.
@@ -21,7 +25,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
 
-.PHONY: demo test test-kilted test-jazzy bench lint clean
+.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint clean
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
@@ -32,11 +36,19 @@ demo: $(VENV)/demo.stamp
 test:
 	@$(MAKE) --no-print-directory --keep-going lint test-kilted test-jazzy
 
+test-all:
+	@$(MAKE) --no-print-directory --keep-going test test-slow
+
 test-kilted: $(VENV)/test.stamp
-	$(VENV)/bin/pytest --rerun-show-tracebacks $(PYTEST_FLAGS)
+	$(VENV)/bin/$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
 test-jazzy: $(JAZZY_VENV)/test.stamp
-	$(JAZZY_VENV)/bin/pytest --rerun-show-tracebacks -m ros $(PYTEST_FLAGS)
+	$(JAZZY_VENV)/bin/$(PYTEST) -m "both_distributions and not slow" $(PYTEST_FLAGS)
+
+# What `make test` leaves out. The plugin of Hypothesis marks its tests.
+test-slow: $(VENV)/test.stamp $(JAZZY_VENV)/test.stamp
+	HYPOTHESIS_PROFILE=large $(VENV)/bin/$(PYTEST) -m "slow or hypothesis" $(PYTEST_FLAGS); kilted=$$?; \
+	$(JAZZY_VENV)/bin/$(PYTEST) -m "slow or not both_distributions" $(PYTEST_FLAGS) && exit $$kilted
 
 bench: $(VENV)/test.stamp
 	doc/performance/measure.sh

@@ -42,6 +42,9 @@ onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 bags = ["rosbags>=0.11"]
 dataset = [*bags, "minari[hdf5]>=0.5"]
 
+# Linters, types and tests.
+test = ["hypothesis", "mypy", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
+
 # Utilisation of the GPU in diagnostics.
 gpu = ["nvidia-ml-py"]
 
@@ -79,7 +82,7 @@ setup(
         "bags": bags,
         "dataset": dataset,
         "gpu": gpu,
-        "test": [*contrib, *onnx, *dataset, "hypothesis", "mypy", "pytest", "pytest-rerunfailures", "ruff"],
+        "test": [*contrib, *onnx, *dataset, *test],
     },
     zip_safe=True,
     maintainer="The policy_node authors",

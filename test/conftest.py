@@ -27,7 +27,7 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 
 # How many examples a property-based test tries. A busy machine may take any time for one.
 settings.register_profile("small", max_examples=30, deadline=None)
-settings.register_profile("large", max_examples=1000, deadline=None)
+settings.register_profile("large", max_examples=1500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))
 
 # Fixtures that start processes which talk over DDS.

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import yaml
-
 from policy_node.messages.contacts import CONTACTS
 
 

@@ -44,6 +44,7 @@ def run(model_file: Path, *arguments: str) -> int:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_engine_is_measured_for_every_batch(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, plot = model_file.with_name("figures.json"), model_file.with_name("plots") / "figures.png"
     assert run(model_file, "--json", str(file), "--plot", str(plot)) == 0
@@ -62,6 +63,7 @@ def test_every_engine_is_measured_for_every_batch(model_file: Path, capsys: pyte
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_ends_the_batches(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = bench_policy.ParityTrial
 

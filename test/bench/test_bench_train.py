@@ -10,6 +10,7 @@ from policy_node_bench import cli as bench
 from policy_node_bench.train import OTHERS, OURS, RATIO
 
 
+@pytest.mark.slow
 def test_all_environments_are_measured_in_one_run(tmp_path, capsys):
     figures_file, plot = tmp_path / "train.json", tmp_path / "train.png"
     arguments = ["--arenas", "1,2", "--seconds", "0", "--renderer", "raycast", "--threads", "1"]

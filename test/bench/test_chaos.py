@@ -236,6 +236,8 @@ def test_lateness_is_compared_with_its_noise() -> None:
     assert worse["faults_p99"] > worse["limit"]
 
 
+@pytest.mark.over_dds
+@pytest.mark.slow
 def test_a_campaign_has_no_safety_violations(tmp_path: Path) -> None:
     file, section = tmp_path / "figures.json", tmp_path / "section.md"
     command = [

@@ -6,8 +6,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,8 +73,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Source]
     return make
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
-@pytest.mark.parametrize("case", [*CASES, *OWN], ids=name_of)
+def exports() -> Iterator[Any]:
+    """Return every policy in every format; those that take seconds are slow but for two, one of them with memory."""
+    for case in [*CASES, *OWN]:
+        for format in SUFFIXES:
+            slow = format in ("onnx", "exported") and case not in (CASES[3], CASES[12])
+            yield pytest.param(case, format, marks=pytest.mark.slow if slow else (), id=f"{name_of(case)}-{format}")
+
+
+@pytest.mark.parametrize(("case", "format"), exports())
 @pytest.mark.filterwarnings("ignore:.*acts by rules of its own")
 def test_every_algorithm_in_every_format(
     case: Case, format: str, source: Callable[[Case], Source], tmp_path: Path

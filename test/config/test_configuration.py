@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.config.schema import (
@@ -453,7 +453,6 @@ NAMES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(
     st.dictionaries(NAMES, VALUES, max_size=4),
     st.sets(st.sampled_from(sorted(rovers())), max_size=2),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_actions import ARRAY, CPU, action_configuration
@@ -77,7 +77,6 @@ def cases(draw):
     )
 
 
-@settings(deadline=None, max_examples=500)
 @given(cases())
 def test_no_command_lies_beyond_a_bound_or_changes_faster_than_allowed(case):
     result, _, _ = case.limited()
@@ -90,7 +89,6 @@ def test_no_command_lies_beyond_a_bound_or_changes_faster_than_allowed(case):
     assert (change <= case.max_change + ROUNDING)[usable & np.isfinite(case.previous)].all()
 
 
-@settings(deadline=None, max_examples=500)
 @given(cases())
 def test_a_flag_is_set_exactly_where_a_limit_acted(case):
     result, bounded, slowed = case.limited()
@@ -101,7 +99,6 @@ def test_a_flag_is_set_exactly_where_a_limit_acted(case):
     assert slowed.tolist() == (usable & (result != clipped)).any(axis=1).tolist()
 
 
-@settings(deadline=None, max_examples=500)
 @given(cases())
 def test_a_component_is_what_a_direct_calculation_gives(case):
     result, _, _ = case.limited()
@@ -121,7 +118,6 @@ def test_a_component_is_what_a_direct_calculation_gives(case):
         assert abs(result[robot, component] - expected) <= ROUNDING
 
 
-@settings(deadline=None, max_examples=100)
 @given(numbers, numbers, st.floats(0.5, 50.0))
 def test_commands_reach_the_policys_and_then_nothing_acts(start, wanted, rate):
     limiter = limiter_of(1, max_rate=(rate,))

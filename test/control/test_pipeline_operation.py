@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import FAULT, FRAMES, PERIOD_NS, READY, SAFE, STALE, STOPPED, WAITING, Rig
 
@@ -118,7 +118,6 @@ gaps = st.sampled_from(["", "", "", "silent", "old", "future", "damaged", "crash
 requests = st.sampled_from(["", "", "", "stop", "resume", "yield", "keep", "reset", "reset one", "adopt"])
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(requests, gaps, gaps), min_size=1, max_size=20))
 def test_whatever_happens_in_whatever_order_every_robot_gets_what_its_state_says(limited, ticks):
     """The second robot is sometimes another node's; a robot that is sent commands one after the other is limited."""

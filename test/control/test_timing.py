@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -29,7 +29,6 @@ def record(missed: int = 0, lateness_s: float = 0.0) -> TickRecord:
     return TickRecord(lateness_s, 0.001, missed, {"infer": 0.001}, np.zeros(2))
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.integers(0, 10**12), st.lists(st.integers(0, 400), max_size=40))
 def test_deadlines_stay_on_the_grid_and_every_missed_one_is_counted(start_ns, durations_ns):
     schedule = Schedule(PERIOD_NS, start_ns)

@@ -267,6 +267,7 @@ def test_lower_precision_is_tried_only_where_it_is_allowed() -> None:
     assert named.name in ("direct", "direct bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 def test_a_policy_is_compiled_once(own_cache: Path) -> None:
     policy = load(KINDS[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState, PointCloud2
@@ -52,7 +52,6 @@ def test_a_shape_is_learned_from_its_first_message(case: Case) -> None:
     assert known_shapes(decoder) == (case.name not in ("bool", "battery", "stamp"))
 
 
-@settings(max_examples=300, deadline=None)
 @given(case=st.sampled_from(VECTORS), data=st.data())
 def test_any_numbers_in_a_known_shape_give_what_the_typed_message_gives(case: Case, data: st.DataObject) -> None:
     seed = data.draw(st.sampled_from(case.seeds()))
@@ -69,7 +68,6 @@ def test_any_numbers_in_a_known_shape_give_what_the_typed_message_gives(case: Ca
     check(case, decoder, bytes(raw))
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_joint_states_of_changing_shapes(data: st.DataObject) -> None:
     case = next(case for case in CASES if case.name == "joint_state_effort")

@@ -663,6 +663,7 @@ def configured(heading: str) -> Any:
     return parse_configuration({**yaml.safe_load(complete), **yaml.safe_load(documented(heading, "yaml"))})
 
 
+@pytest.mark.slow
 def test_the_documented_exports_and_configurations_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import Reader
 
@@ -43,7 +43,6 @@ ticks = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(ticks)
 def test_a_tick_is_read_as_it_was_written(tick):
     message = tick_message(tick, "/fleet/policy_node", STORE.types)
@@ -127,7 +126,6 @@ def test_a_bag_that_was_closed_is_complete(tmp_path):
         assert connection.msgtype == TWIST and "geometry_msgs/Vector3 linear" in connection.msgdef.data
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_whatever_is_cut_off_the_rest_is_read(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cut") / "bag"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
@@ -238,13 +238,11 @@ names = st.from_regex(r"(/[A-Za-z0-9_]{1,9}){1,4}", fullmatch=True)
 
 
 @pytest.mark.both_distributions
-@settings(deadline=None)
 @given(st.builds(Claim, names, texts, st.integers(0, 10**19 - 1), st.frozensets(texts)))
 def test_a_claim_is_read_as_it_was_sent(claim: Claim) -> None:
     assert Claim.parse(claim.message()) == claim
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -260,7 +258,6 @@ def test_any_message_is_a_claim_or_none(statuses: list[DiagnosticStatus]) -> Non
     assert claim is None or claim.owner == statuses[0].name
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(Claim, texts, st.uuids().map(str), st.integers(1, 5), st.just(frozenset())), min_size=2))
 def test_of_any_claims_exactly_one_precedes_all_others(claims: list[Claim]) -> None:
     claims = list({claim.identity: claim for claim in claims}.values())

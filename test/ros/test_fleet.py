@@ -144,6 +144,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., None]]:
         print(f"--- {name}\n{log.read_text(errors='replace')}")
 
 
+@pytest.mark.slow
 @pytest.mark.over_dds
 @pytest.mark.parametrize("discovery", ["multicast", "server"])
 def test_shards_on_two_hosts_drive_one_fleet(hosts: list[Host], start: Callable[..., None], discovery: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from node_harness import PATIENCE_S
 from PIL import Image
 
@@ -38,6 +39,8 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.over_dds
+@pytest.mark.slow
 def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
     model = tmp_path / "untrained.zip"
     untrained_model(observation_space(), action_space()).save(model)
@@ -60,6 +63,7 @@ def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
         assert text in demo.stdout
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("of an earlier run")
     demo = run_demo("--robots", "1", "--output", str(tmp_path), "--model", str(tmp_path / "missing.zip"))

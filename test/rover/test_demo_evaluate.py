@@ -24,6 +24,7 @@ from policy_node_rover.mujoco.environment import EPISODE_S, EPISODE_STEPS
 SEEDS = range(1000, 1003)
 
 
+@pytest.mark.slow
 @pytest.mark.over_dds
 def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
@@ -52,6 +53,7 @@ def test_in_lockstep_the_policy_drives_over_dds_as_it_does_in_process(tmp_path: 
     assert f"actions compared at {steps} steps" in demo.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.over_dds
 def test_ctrl_c_ends_it_with_exit_status_130(tmp_path: Path) -> None:
     file = tmp_path / "report.json"

@@ -59,9 +59,9 @@ def test_restored_seeds_continue_with_the_running_episodes():
     ("variant", "kind", "shapes"),
     [
         ([], PPO, {"image": (3, 64, 64), "touch": (8,)}),
-        (["--observations", "image"], PPO, {"image": (3, 64, 64)}),
-        (["--stack", "2"], PPO, {"image": (6, 64, 64), "touch": (16,)}),
-        (["--recurrent"], RecurrentPPO, {"image": (3, 64, 64), "touch": (8,)}),
+        pytest.param(["--observations", "image"], PPO, {"image": (3, 64, 64)}, marks=pytest.mark.slow),
+        pytest.param(["--stack", "2"], PPO, {"image": (6, 64, 64), "touch": (16,)}, marks=pytest.mark.slow),
+        pytest.param(["--recurrent"], RecurrentPPO, {"image": (3, 64, 64), "touch": (8,)}, marks=pytest.mark.slow),
     ],
 )
 def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant, kind, shapes):
@@ -80,6 +80,7 @@ def test_every_variant_is_trained_and_left_as_an_ordinary_zip(tmp_path, variant,
     assert not (tmp_path / "samples").exists()
 
 
+@pytest.mark.slow
 def test_what_is_learnt_depends_neither_on_the_number_of_processes_nor_on_the_recording(tmp_path, monkeypatch):
     learnt = []
     recordings = []
@@ -98,6 +99,7 @@ def test_what_is_learnt_depends_neither_on_the_number_of_processes_nor_on_the_re
     assert all(torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path, number):
     arguments = ["--output", str(tmp_path), *SMALL, "--processes", "3", "--arenas", "3", "--imitation-steps", "100000"]
@@ -192,6 +194,7 @@ def stop_after(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [[], ["--recurrent"]])
 def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after, variant):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", *variant]
@@ -221,6 +224,7 @@ def test_an_interrupted_imitation_keeps_samples_and_moments(tmp_path, stop_after
     assert elapsed_s == sorted(elapsed_s)
 
 
+@pytest.mark.slow
 def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp_path, stop_after, monkeypatch, capsys):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     first = [word for word in arguments if word != "--quiet"]
@@ -270,6 +274,7 @@ def die_after(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 def test_a_killed_imitation_goes_on_from_its_latest_checkpoint(tmp_path, die_after, monkeypatch):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0", "--checkpoint-s", "0"]
     die_after(2)
@@ -282,6 +287,7 @@ def test_a_killed_imitation_goes_on_from_its_latest_checkpoint(tmp_path, die_aft
     assert [point["steps"] for point in json.loads((tmp_path / "curve.json").read_text())] == [128, 256, 384, 384]
 
 
+@pytest.mark.slow
 def test_nobody_goes_on_from_the_checkpoint_of_a_training_that_was_overwritten(tmp_path, stop_after, die_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     stop_after(2)
@@ -370,6 +376,7 @@ def test_samples_that_are_missing_are_named(tmp_path, stop_after):
         main([*arguments, "--resume"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--steps", "1024", "--value-steps", "0"]
     stop_after(1)
@@ -385,6 +392,7 @@ def test_an_interrupted_ppo_goes_on_with_its_steps_and_moments(tmp_path, stop_af
     assert [point["steps"] for point in json.loads((tmp_path / "curve.json").read_text())] == [512, 1024]
 
 
+@pytest.mark.slow
 def test_at_first_ppo_teaches_the_value_function_only(tmp_path, stop_after):
     arguments = ["--output", str(tmp_path), *QUICK, "--imitation-steps", "0", "--value-steps", "512"]
     assert main([*arguments, "--steps", "0"]) == 0

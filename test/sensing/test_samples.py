@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ring of samples, against a list that is searched by brute force."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.sensing.samples import Sample, SampleRing
@@ -30,7 +30,6 @@ def nearest(stamps: list[int], wanted: int) -> int:
     return min(stamps, key=lambda stamp: (abs(stamp - wanted), -stamp))
 
 
-@settings(deadline=None, max_examples=500)
 @given(OPERATIONS, st.integers(1, 6))
 def test_ring_equals_a_list_in_the_order_of_arrival(operations, length):
     """What arrives last is the newest: it replaces equal and later stamps; the oldest goes first."""
@@ -65,7 +64,6 @@ def test_ring_equals_a_list_in_the_order_of_arrival(operations, length):
         assert [ring.counts_from(each) for each in ring.stamps] == [first_seen.get(each, each) for each in ring.stamps]
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(STAMPS, min_size=1, max_size=20, unique=True), STAMPS, st.integers(1, 20))
 def test_the_nearest_sample_equals_brute_force(stamps, wanted, length):
     stamps = sorted(stamps)

@@ -3,7 +3,7 @@
 """The choice of a set of readings, against a brute-force search over all samples ever sent."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.sensing.samples import Sample, SampleRing
@@ -56,7 +56,6 @@ def brute_force(
 stamp_lists = st.lists(st.integers(0, 400), max_size=12)
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(stamp_lists, min_size=1, max_size=3), st.integers(0, 400))
 def test_choice_equals_brute_force(sensors, now_ns):
     selection = choose(rings_of(*sensors), now_ns)
@@ -69,7 +68,6 @@ def test_choice_equals_brute_force(sensors, now_ns):
     assert (selection.reason == "") == (state is RobotState.READY)
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(stamp_lists, min_size=1, max_size=3), st.integers(0, 400))
 def test_a_ready_set_is_never_old_nor_spread(sensors, now_ns):
     selection = choose(rings_of(*sensors, length=4), now_ns)
@@ -96,7 +94,6 @@ def fleets_over_time(draw):
     return sensors, ticks
 
 
-@settings(deadline=None, max_examples=300)
 @given(fleets_over_time())
 def test_discarding_changes_no_later_choice(fleet):
     """What a tick drops from the rings would not have been chosen later either."""
@@ -275,7 +272,6 @@ def silence_or_contact(stamps: list[int], now_ns: int, previous_ns: int, oldest_
     return RobotState.STALE if stamps and max(stamps) < previous_ns - MAX_AGE_NS else None
 
 
-@settings(deadline=None, max_examples=300)
 @given(stamp_lists, st.integers(100, 400), st.integers(0, MAX_AGE_NS), st.integers(1, 250))
 def test_a_silent_sensor_reads_what_fits_the_others_or_zeros(contacts, now_ns, age_ns, period_ns):
     previous_ns = now_ns - period_ns
@@ -290,7 +286,6 @@ def test_a_silent_sensor_reads_what_fits_the_others_or_zeros(contacts, now_ns, a
     assert expected is None or reading.stamp_ns == expected
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.integers(20, 60), st.integers(0, 40)), min_size=1, max_size=12))
 def test_a_burst_is_read_at_every_tick_while_it_lasts_and_ends_within_slop(periods):
     """A contact sensor at every nanosecond of some spans, its queue far too short, the other sensor 25 ns late."""

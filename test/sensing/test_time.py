@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import PERIOD_NS, READY, REJECTED, SAFE, STALE, WAITING, Rig
 
@@ -111,7 +111,6 @@ def histories(draw):
     return ticks, draw(st.integers(0, len(ticks))), draw(st.sampled_from([0, 0, 1])) * draw(milliseconds)
 
 
-@settings(deadline=None, max_examples=300)
 @given(histories(), st.booleans())
 def test_no_robot_is_driven_on_old_readings_and_every_robot_recovers(rig, history, together):
     """`together`: the publishers' clock is the node's, and is set with it."""
@@ -146,7 +145,6 @@ def test_no_robot_is_driven_on_old_readings_and_every_robot_recovers(rig, histor
     assert set(fleet.oldest_used_ns.values()) == {0}
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2 * MAX_AGE_NS), st.integers(1, 6))
 def test_a_stream_that_ends_drives_nobody_longer_than_its_last_message(rig, ahead_ns, length):
     """However far its clock was ahead."""
