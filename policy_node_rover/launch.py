@@ -104,10 +104,8 @@ def rover_sim(given: Mapping[str, str]) -> list[NodeProcess]:
 def demo(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the simulated rovers and the policy node of demo.launch.py."""
     rovers, overrides = _rovers(given)
-    if given["use_sim_time"]:
-        simulated: bool | None = truth(given, "use_sim_time")
-    else:
-        simulated = read_parameter_file(parameter_file(given)).get("use_sim_time")
+    in_file = read_parameter_file(parameter_file(given)).get("use_sim_time")
+    simulated = truth(given, "use_sim_time") if given["use_sim_time"] else in_file
     return [_rover_sim(given, len(rovers), simulated), policy_process(given, overrides)]
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Turn the decisions of a launch file into a launch description; only this module imports the launch system."""
+"""Turn the processes of a launch file into a launch description; only this module imports the launch system."""
 
 from __future__ import annotations
 
@@ -49,14 +49,24 @@ def launch_description(
 
 
 def require_packages(packages: Sequence[str], debian_package: str, alternative: str = "") -> None:
-    """Check that the packages are installed which a launch file starts but this package does not depend on.
+    """Check that packages are installed on which package.xml does not depend.
+
+    Parameters
+    ----------
+    packages
+        Names of the ROS packages.
+    debian_package
+        Debian package that installs them, without `ros-DISTRO-`.
+    alternative
+        End of the error message.
 
     Raises
     ------
     RuntimeError
-        When packages are missing, with the Debian package (without `ros-DISTRO-`) that brings them.
+        When packages are missing.
     """
-    missing = [package for package in packages if package not in get_packages_with_prefixes()]
+    installed = get_packages_with_prefixes()
+    missing = [package for package in packages if package not in installed]
     if missing:
         debian_package = f"ros-{os.environ.get('ROS_DISTRO', 'DISTRO')}-{debian_package}"
         raise RuntimeError(

@@ -130,10 +130,15 @@ def test_a_command_moves_only_its_rover_until_the_timeout(peer: Peer, start_sim:
     assert max(yaws) - min(yaws) < 1e-3, "the other rover got no command"
 
 
-def test_simulated_time_is_on_the_clock_and_in_the_stamps(peer: Peer, start_sim: Callable[..., Simulation]) -> None:
+@pytest.mark.parametrize(
+    "options", [["--clock"], ["--ros-args", "-p", "use_sim_time:=true"]], ids=["option", "parameter"]
+)
+def test_simulated_time_is_on_the_clock_and_in_the_stamps(
+    options: list[str], peer: Peer, start_sim: Callable[..., Simulation]
+) -> None:
     clocks = received(peer, Clock, "/clock", RELIABLE)
     touches = received(peer, JointState, "rover_0/touch", BEST_EFFORT)
-    start_sim("--robots", "1", "--clock", "--speed", "5", "--rate-hz", "20")
+    start_sim("--robots", "1", "--speed", "5", "--rate-hz", "20", *options)
     peer.spin_until(lambda: len(touches) > 20 and len(clocks) > 20, "simulated time")
     times, stamps = ([stamp_ns(message) for message in messages] for messages in (clocks, touches))
     assert times == sorted(set(times)), "time only goes forward"
