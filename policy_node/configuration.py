@@ -348,6 +348,12 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     if problems:
         raise ConfigurationError(problems)
 
+    return _typed(checked, keys, terms)
+
+
+def _typed(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapping[str, tuple[str, ...]]) -> Configuration:
+    """Return checked parameters as dataclasses."""
+
     def group(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in checked.items() if name.startswith(prefix)}
 
@@ -483,6 +489,19 @@ def _check(name: str, parameter: Parameter, flat: Mapping[str, Any], problems: l
 
 
 def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return what is wrong across parameters, each of which is valid by itself."""
+    problems = _check_names(checked, keys)
+    for key in keys:
+        problems += _check_observation(checked, key, terms.get(key, ()))
+    if not problems:
+        problems += _check_synchronised(checked, keys, terms)
+    for group in ("policy", "action"):
+        problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
+    return problems + _check_action(checked)
+
+
+def _check_names(checked: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the names of robots and observations, the shard and the checksum."""
     problems: list[str] = []
     robots = checked["robots"]
     # In the root namespace `/rover` and `rover` are one robot.
@@ -509,40 +528,50 @@ def _check_across(checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapp
         problems.append(
             f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
         )
-    action_type = checked["action.type"]
-    for key in keys:
-        if not key or "." in key:
-            problems.append(f"observations.keys: found {key!r}, but a key is a name without dots; rename it")
-        prefix = f"observations.{key}."
-        if checked[prefix + "history"] and checked[prefix + "stack"] > 1:
-            problems.append(
-                f"{prefix}history: found {checked[prefix + 'history']} beside a stack of {checked[prefix + 'stack']}, "
-                f"but steps are either stacked or have an axis of their own; remove one of the two"
-            )
-        if terms.get(key):
-            problems += _check_terms(checked, key, terms[key])
-            continue
-        problems += _check_type(checked, prefix) or _check_source(checked, prefix)
+    return problems
+
+
+def _check_observation(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with one observation."""
+    problems: list[str] = []
+    if not key or "." in key:
+        problems.append(f"observations.keys: found {key!r}, but a key is a name without dots; rename it")
+    prefix = f"observations.{key}."
+    if checked[prefix + "history"] and checked[prefix + "stack"] > 1:
+        problems.append(
+            f"{prefix}history: found {checked[prefix + 'history']} beside a stack of {checked[prefix + 'stack']}, "
+            f"but steps are either stacked or have an axis of their own; remove one of the two"
+        )
+    if terms:
+        return problems + _check_terms(checked, key, terms)
+    return problems + (_check_type(checked, prefix) or _check_source(checked, prefix))
+
+
+def _check_synchronised(
+    checked: Mapping[str, Any], keys: tuple[str, ...], terms: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+    """Return a problem if no topic is synchronised."""
     prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
     observed = [prefix for prefix in prefixes if checked[f"{prefix}topic"]]
-    if not problems and all(
-        checked[f"{prefix}max_age_s"] or checked[f"{prefix}when_silent"] == "zeros" for prefix in observed
-    ):
-        first = next(iter(observed), "")
-        name = (
-            f"{first}{'max_age_s' if checked[f'{first}max_age_s'] else 'when_silent'}" if first else "observations.keys"
-        )
-        problems.append(
-            f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s and "
-            f"when_silent from the topic that is published most often, or observe one"
-        )
-    for group in ("policy", "action"):
-        problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
+    if any(not checked[f"{prefix}max_age_s"] and checked[f"{prefix}when_silent"] != "zeros" for prefix in observed):
+        return []
+    name = "observations.keys"
+    if observed:
+        name = f"{observed[0]}{'max_age_s' if checked[f'{observed[0]}max_age_s'] else 'when_silent'}"
+    return [
+        f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s and "
+        f"when_silent from the topic that is published most often, or observe one"
+    ]
+
+
+def _check_action(checked: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the commands."""
+    problems: list[str] = []
+    robots, action_type = checked["robots"], checked["action.type"]
     if checked["action.topic"].startswith("/") and len(robots) > 1:
         problems.append(
             f"action.topic: found {checked['action.topic']!r}, which would send the commands of {len(robots)} "
-            f"robots to one topic; "
-            f"remove the leading '/'"
+            f"robots to one topic; remove the leading '/'"
         )
     problems += _check_components(checked)
     components = checked["action.fields"] or checked["action.joints"]

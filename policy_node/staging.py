@@ -23,12 +23,12 @@ FEW_BYTES = 20_000
 
 
 class Rejections:
-    """Messages that cannot be used; each counts once, however many ticks it is the newest.
+    """Counts the messages that cannot be used; each counts once, also if it is the newest for several ticks.
 
     Parameters
     ----------
     robots
-        How many there are.
+        Number of robots.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Rejections:
         self._last: dict[tuple[int, str], Any] = {}
 
     def note(self, robot: int, name: str, message: Any, error: Exception) -> str:
-        """Count a message that a decoder refused, and return the reason that the operator sees."""
+        """Count a message that a decoder refused, and return the reason for the operator."""
         if self._last.get((robot, name)) is not message:
             self._last[robot, name] = message
             self.count[robot] += 1
