@@ -523,12 +523,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "realtime.priority",
         "int",
         0,
-        "Real-time priority (SCHED_FIFO) of the tick thread and its watchdog; 0: none. Needs the permission of the "
-        "system.",
+        "Real-time priority (SCHED_FIFO) of the tick, its decoding threads and its watchdog; 0: none. Needs the "
+        "permission of the system.",
         minimum=0,
         maximum=99,
     ),
-    Parameter("realtime.cpus", "list[int]", (), "CPUs that the tick thread may run on; empty: any.", minimum=0),
+    Parameter("realtime.cpus", "list[int]", (), "CPUs of the tick and its decoding threads; empty: any.", minimum=0),
     Parameter(
         "realtime.freeze_gc",
         "bool",

@@ -248,7 +248,7 @@ class Configuration:
 
 
 def topic_of(robot: str, topic: str) -> str:
-    """Return the topic of a robot: relative topics lie below its namespace, absolute ones are shared by all robots."""
+    """Return the topic of a robot: below its namespace if relative, unchanged if absolute."""
     return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the tick thread asks of the system and of Python: priority, CPUs, no collections, a quick hand-over."""
+"""Real-time settings of the tick thread: priority, CPUs, garbage collection, switches between threads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _python_interval_s = sys.getswitchinterval()
 
 
 def check_realtime(realtime: RealtimeConfiguration) -> None:
-    """Check that the system grants what is asked for, by asking for it in a thread that ends at once.
+    """Check that the system grants priority and CPUs, with a thread that ends at once.
 
     Raises
     ------
     ConfigurationError
-        When CPUs are not there, or the priority is refused; says how to have it allowed.
+        If CPUs are missing, or the priority is refused; says how to get the permission.
     """
     allowed = os.sched_getaffinity(0)
     absent = sorted(set(realtime.cpus) - allowed)
@@ -52,7 +52,7 @@ def check_realtime(realtime: RealtimeConfiguration) -> None:
 
 
 def apply_realtime(realtime: RealtimeConfiguration) -> None:
-    """Give the calling thread its priority and its CPUs; threads that it starts later have the CPUs, too.
+    """Set priority and CPUs of the calling thread; threads that it starts later inherit the CPUs only.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def apply_realtime(realtime: RealtimeConfiguration) -> None:
 
 
 def name_thread(name: str) -> None:
-    """Give the calling thread a name of at most 15 bytes that `top -H` and `policy_bench` show."""
+    """Set the name of the calling thread, at most 15 bytes, for `top -H` and `policy_bench`."""
     # A system without it shows the name of the process.
     with suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
@@ -75,7 +75,7 @@ def name_thread(name: str) -> None:
 
 @contextmanager
 def switch_interval(interval_s: float) -> Iterator[None]:
-    """Let Python switch threads after this time; where several ask at once, the shortest time holds."""
+    """Temporarily set how soon Python switches threads; of several such times the shortest holds."""
     with _switching:
         _switch_intervals_s.append(interval_s)
         sys.setswitchinterval(min(_switch_intervals_s))
@@ -89,9 +89,9 @@ def switch_interval(interval_s: float) -> Iterator[None]:
 
 @contextmanager
 def frozen_garbage() -> Iterator[None]:
-    """Keep what exists now from the garbage collector: a full collection of it takes as long as several ticks.
+    """Temporarily exclude all present objects from garbage collection, which takes as long as several ticks.
 
-    To be used after a collection, as garbage is kept, too.
+    Collect garbage before, as it is kept, too.
     """
     gc.freeze()
     try:

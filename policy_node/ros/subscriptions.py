@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sensor topics, drained at the tick instead of by callbacks."""
+"""Subscribe sensor topics; the tick takes their messages, no callback does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VECTOR_DEPTH = 10  # of small readings the one that fits the image best
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
 
-# A serialised message and what the middleware says of it.
+# A serialised message and its information from the middleware.
 Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
 # Robots and sensors, by their index.
 _Readers: TypeAlias = list[tuple[int, int]]
@@ -37,22 +37,22 @@ _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": Reliab
 
 
 class TakenAtTheTick(CallbackGroup):
-    """Keeps its subscriptions out of every executor's wait set: the tick thread takes their messages itself."""
+    """Keeps its subscriptions out of the wait set of executors, as the tick thread takes their messages."""
 
     def can_execute(self, entity: object) -> bool:
-        """See `CallbackGroup`: never."""
+        """Return False: no executor takes messages."""
         return False
 
     def beginning_execution(self, entity: object) -> bool:
-        """See `CallbackGroup`: never."""
+        """Return False: no executor takes messages."""
         return False
 
     def ending_execution(self, entity: object) -> None:
-        """See `CallbackGroup`."""
+        """Do nothing."""
 
 
 def sensor_qos(source: SourceConfiguration) -> QoSProfile:
-    """Return the QoS with which a topic is subscribed: volatile, keep last, best effort unless configured."""
+    """Return the QoS of a subscription: volatile, keep last, best effort unless configured."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=source.depth or (IMAGE_DEPTH if source.is_image else VECTOR_DEPTH),
@@ -62,7 +62,7 @@ def sensor_qos(source: SourceConfiguration) -> QoSProfile:
 
 
 def check_topics(node: Node, configuration: Configuration) -> None:
-    """Check that every topic has a valid name, before any is opened.
+    """Check that every topic has a valid name.
 
     Raises
     ------
@@ -84,13 +84,13 @@ def check_topics(node: Node, configuration: Configuration) -> None:
 
 
 class Intake(Protocol):
-    """Takes in what `SensorSubscriptions.take` hands over, as a pipeline does."""
+    """Receives the messages from `SensorSubscriptions.take`, as a pipeline does."""
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """See `Pipeline.add`."""
+        """Add a message of one sensor of one robot, both by their index."""
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """See `Pipeline.set_present`."""
+        """Note whether a sensor that may be silent has a publisher."""
 
 
 class _Topic(NamedTuple):
@@ -247,11 +247,11 @@ def _kind(configuration: Configuration, source: SourceConfiguration) -> SensorKi
 
 
 def _publisher_of(info: Mapping[str, Any]) -> bytes:
-    """Return what identifies the publisher of a message; empty where rclpy does not say it."""
+    """Return the identity of the publisher of a message; empty if rclpy does not tell it."""
     publisher = info.get("publisher_gid")
     return publisher["data"] if publisher else b""
 
 
 def never_called(message: object) -> None:
-    """Stand for the callback of a subscription that is taken from."""
+    """Replace the callback of a subscription whose messages the tick takes."""
     raise AssertionError("sensor subscriptions are drained by the tick thread, never by an executor")

@@ -1,11 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From one reading per robot to the tensors of the policy: staging rows, one upload per key, history on the device.
+"""Turn one reading per robot into the tensors of the policy: staging rows, one upload per key, history on the device.
 
 Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
-the frame (for images: the channels), oldest first, and are zero after a reset. Isaac Lab stacks every term by itself,
-one after the other, and fills its steps with the first one after a reset. A history has them on an axis of their
-own instead, `[steps, ...]`, for policies that look back by themselves.
+the frame (for images: the channels), oldest first, and are zero after a reset. Isaac Lab stacks each term separately,
+and fills the steps with the first one after a reset. A history has the steps on a first axis, `[steps, ...]`, for
+policies that look back.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ class ObservationLayout:
     key
         Key of the policy's observation space.
     frame
-        One time step as the sensor gives it, or as the terms make it: images `[height, width, channels]`, vectors
-        `[numbers]`.
+        One time step of the sensor or of the terms: images `[height, width, channels]`, vectors `[numbers]`.
     steps
         Time steps stacked on the frame's last axis.
     channels_first
         Whether the policy wants `[channels, height, width]`.
     history
-        Time steps on a first axis of their own; 0: no such axis.
+        Time steps on a first axis; 0: no such axis.
     terms
-        What a frame is made of; empty when it is what one sensor gives.
+        The parts of a frame; empty when one sensor gives it.
     stack_as
-        `vecframestack` or `isaac_lab`, see the module.
+        `vecframestack` or `isaac_lab`; the module describes both.
     """
 
     key: str
@@ -58,7 +57,7 @@ class ObservationLayout:
     stack_as: str = "vecframestack"
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Whether the histories of both hold the same numbers; bounds change nothing of them."""
+        """Whether the histories of both hold the same numbers; bounds may differ."""
         return self._held() == other._held()
 
     def _held(self) -> tuple[object, ...]:
@@ -68,7 +67,7 @@ class ObservationLayout:
 
     @property
     def readings(self) -> dict[str, ArraySpec]:
-        """What is read for one frame, by the name of the source and in the order of the staged row."""
+        """Specs of the readings of one frame, by the name of the source, in the order of the staged row."""
         if not self.terms:
             frame = self.frame
             # A single number, such as a category, is read as a vector of one.
@@ -85,23 +84,23 @@ def observation_layout(
     sizes: Mapping[str, int | None] | None = None,
     action_size: int = 0,
 ) -> ObservationLayout:
-    """Derive the frame that a sensor must give from what the policy wants.
+    """Derive the frame of a sensor from the observation of the policy.
 
     Parameters
     ----------
     key
         Key of the policy's observation space.
     spec
-        What the policy wants for it, with its stack or history.
+        Observation of the policy, with its stack or history.
     observation
         The configured sensor or terms.
     sizes, action_size
-        For terms; see `arrange_terms`.
+        Of terms, as for `arrange_terms`.
 
     Raises
     ------
     ConfigurationError
-        When no frame of this sensor can give the policy's shape.
+        When no frame of this sensor gives the policy's shape.
     """
     prefix = f"observations.{observation.key}"
     shape, steps = spec.shape, observation.stack
@@ -109,33 +108,17 @@ def observation_layout(
         frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
         return ObservationLayout(key=key, frame=frame, steps=1, channels_first=False)
     spec_low, spec_high = spec.low, spec.high
-    channels_first = False
     if observation.history:
         if len(shape) < 2 or shape[0] != observation.history:
             raise ConfigurationError(
-                [
-                    f"{prefix}.history: found {observation.history}, but the policy wants {spec}, whose first axis is "
-                    f"another"
-                ]
+                [f"{prefix}.history: found {observation.history}, but the first axis of the policy's {spec} differs"]
             )
         shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
-    if observation.is_image:
-        if len(shape) != 3:
-            raise ConfigurationError(
-                [f"{prefix}.type: a {observation.type} gives [height, width, channels], but the policy wants {spec}"]
-            )
-        # The smallest axis is the channels, as SB3 decides it.
-        channels_first = int(np.argmin(shape)) == 0
-        if channels_first:
-            shape = (shape[1], shape[2], shape[0])
-    if observation.stack_as == "isaac_lab" and len(shape) != 1:
-        raise ConfigurationError(
-            [f"{prefix}.stack_as: found isaac_lab, which stacks vectors, but the policy wants {spec}; remove it"]
-        )
-    if observation.terms and len(shape) != 1:
-        raise ConfigurationError(
-            [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
-        )
+    _check_kind(observation, spec, shape)
+    # The smallest axis is the channels, as SB3 decides it.
+    channels_first = observation.is_image and int(np.argmin(shape)) == 0
+    if channels_first:
+        shape = (shape[1], shape[2], shape[0])
     if not shape or shape[-1] % steps:
         raise ConfigurationError(
             [f"{prefix}.stack: found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"]
@@ -155,8 +138,25 @@ def observation_layout(
     )
 
 
+def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: tuple[int, ...]) -> None:
+    """Raise ConfigurationError if an observation of this kind cannot have `shape`, that of one step of `spec`."""
+    prefix = f"observations.{observation.key}"
+    if observation.is_image and len(shape) != 3:
+        raise ConfigurationError(
+            [f"{prefix}.type: a {observation.type} gives [height, width, channels], but the policy wants {spec}"]
+        )
+    if observation.stack_as == "isaac_lab" and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.stack_as: found isaac_lab, which stacks vectors, but the policy wants {spec}; remove it"]
+        )
+    if observation.terms and len(shape) != 1:
+        raise ConfigurationError(
+            [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
+        )
+
+
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
-    """Return the bound of one frame from the stacked one."""
+    """Return the bound of one frame from that of the stack."""
     last = np.moveaxis(bound, 0, -1) if channels_first else bound
     # VecFrameStack repeats the bound of each component, although it stacks whole frames.
     frame = last[..., ::steps]
@@ -164,7 +164,17 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 
 
 class _History:
-    """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
+    """The rows of one key: staged on the host, composed of terms and stacked over time on the device.
+
+    Parameters
+    ----------
+    layout
+        Of the observation.
+    robots
+        Number of rows.
+    device
+        Where the policy runs.
+    """
 
     def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
         self.layout = layout
@@ -176,7 +186,7 @@ class _History:
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
         self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
-        # Where in the stack of whole steps each number of Isaac Lab's stack is.
+        # Indices of the numbers of Isaac Lab's stack in the stack of whole steps.
         self._order: torch.Tensor | None = None
         if layout.stack_as == "isaac_lab" and layout.steps > 1:
             of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
@@ -192,7 +202,7 @@ class _History:
         self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
 
     def _make_shift(self, stacked: torch.Tensor) -> Callable[[torch.Tensor], None]:
-        """Return the function that moves all steps by one and makes what it is given the newest one, in place."""
+        """Return a function that shifts all steps by one in place and writes its argument as the newest step."""
         has_axis = bool(self.layout.history)
         newest_step = stacked[:, -1] if has_axis else stacked[..., -self.layout.frame.shape[-1] :]
         if stacked.device.type != "cpu":
@@ -209,7 +219,7 @@ class _History:
         one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
 
         def shift_on_host(newest: torch.Tensor) -> None:
-            # One move of the whole memory; what it moves from one row's steps into another's is overwritten at once.
+            # One move of the whole memory; the steps that it moves into the next row are overwritten at once.
             numbers[:-distance] = numbers[distance:]
             source = newest.numpy()
             if one_by_one:
@@ -221,7 +231,7 @@ class _History:
         return shift_on_host
 
     def readings(self, robot: int) -> dict[str, np.ndarray]:
-        """Return by the name of its source where each reading of a robot is to be written."""
+        """Return the array of each reading of a robot by the name of its source."""
         if not self.layout.terms:
             frame = self.layout.frame
             return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))[robot]}
@@ -233,12 +243,12 @@ class _History:
         }
 
     def take_over(self, other: _History) -> None:
-        """Go on with the steps of another one of the same layout."""
+        """Continue with the steps of a history of the same layout."""
         if self._stacked is not None and other._stacked is not None:
             self._stacked.copy_(other._stacked)
 
     def upload(self) -> None:
-        """Start to bring the staged rows to the device."""
+        """Start to copy the staged rows to the device."""
         if self._newest is not self._host:
             self._newest.copy_(self._host, non_blocking=True)
 
@@ -248,9 +258,9 @@ class _History:
         Parameters
         ----------
         restart
-            `[robots]` bool: those whose steps begin with this one; None: no robot's.
+            `[robots]` bool: robots whose steps start with this one; None: no robot.
         previous_action
-            See `TermComposer`.
+            As for `TermComposer`.
         """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
         stacked = newest if self._stacked is None else self._stacked
@@ -264,14 +274,14 @@ class _History:
         return self._arranged(stacked)
 
     def begin_again(self, restart: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
-        """Return the observation of the last step again, with the staged rows as the first step of some robots.
+        """Return the observation of the last step, with the staged rows as the first step of some robots.
 
         Parameters
         ----------
         restart
-            `[robots]` bool: those robots; the steps of others stay as they are.
+            `[robots]` bool: these robots; the steps of others stay unchanged.
         previous_action
-            See `TermComposer`.
+            As for `TermComposer`.
         """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
         if self._stacked is None:
@@ -287,7 +297,7 @@ class _History:
         return self._arranged(self._stacked)
 
     def _arranged(self, stacked: torch.Tensor) -> torch.Tensor:
-        """Return what was stacked as the policy wants it."""
+        """Return the stack in the order of the policy's axes and numbers."""
         if self._order is not None:
             return stacked[:, self._order]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
@@ -308,9 +318,11 @@ class ObservationBatch:
     Attributes
     ----------
     latest
-        What the last step returned, valid until the next one; empty before the first.
+        The observations of the last step, valid until the next one; empty before the first.
 
-    All that is kept stays where it is in memory, so that the steps can be recorded and repeated.
+    Notes
+    -----
+    All buffers keep their place in memory, so that a CUDA graph can record the steps.
     """
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
@@ -330,44 +342,44 @@ class ObservationBatch:
             self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
 
     def is_like(self, other: ObservationBatch) -> bool:
-        """Whether what both hold means the same, so that a policy of the other can go on with this one."""
+        """Whether both hold the same observations, so that a policy of the other can continue with this one."""
         layouts, others = self.layouts, other.layouts
         same = layouts.keys() == others.keys() and self._device == other._device
         return same and all(layouts[key].is_like(others[key]) for key in layouts)
 
     def row(self, key: str, robot: int) -> np.ndarray:
-        """Return the row into which the newest frame of a robot is to be written, or what is read for its terms."""
+        """Return the staging row of a robot: its newest frame, or the readings of its terms."""
         return self._histories[key].rows[robot, ...]
 
     def readings(self, robot: int) -> dict[str, np.ndarray]:
-        """Return by the name of its source where each reading of a robot is to be written."""
+        """Return the array of each reading of a robot by the name of its source."""
         return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
 
     def remember(self, actions: torch.Tensor) -> None:
-        """Keep the policy's actions `[robots, *action]` of this step for terms that want the previous action."""
+        """Keep the policy's actions `[robots, *action]` of this step for the terms of the previous action."""
         if self._previous_action is not None:
             self._previous_action.copy_(actions.reshape(self._previous_action.shape))
 
     def take_over(self, other: ObservationBatch) -> None:
-        """Go on with the steps of another batch that is like this one."""
+        """Continue with the steps of another batch of the same layouts."""
         for key, history in self._histories.items():
             history.take_over(other._histories[key])
         if self._previous_action is not None and other._previous_action is not None:
             self._previous_action.copy_(other._previous_action)
 
     def upload(self) -> None:
-        """Start to bring the staged rows to the device; they may change again when the step has been waited for."""
+        """Start to copy the staged rows to the device; do not change them before the end of the step."""
         for history in self._histories.values():
             history.upload()
 
     def step(self, restart: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """Take what was uploaded as the next time step.
+        """Append the uploaded rows as the next time step.
 
         Parameters
         ----------
         restart
-            `[robots]` bool on the device: robots whose history starts anew with this step, after no previous action.
-            None: no robot's.
+            `[robots]` bool on the device: robots whose history starts with this step, after a previous action of zeros.
+            None: no robot.
 
         Returns
         -------
@@ -380,12 +392,12 @@ class ObservationBatch:
         return self.latest
 
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the observations of the last step again, with the staged rows as the first step of some robots.
+        """Return the observations of the last step, with the staged rows as the first step of some robots.
 
         Parameters
         ----------
         restart
-            `[robots]` bool: those robots; their previous action is none.
+            `[robots]` bool: these robots; their previous action is zeros.
         """
         self.upload()
         rows = torch.from_numpy(restart).to(self._device)
@@ -394,6 +406,6 @@ class ObservationBatch:
         return {key: history.begin_again(rows, self._previous_action) for key, history in self._histories.items()}
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
-        """Upload the staged rows and take them as the next time step, see `step`; `reset` is its `restart`."""
+        """Upload the staged rows and append them as the next time step; `reset` is the `restart` of `step`."""
         self.upload()
         return self.step(torch.from_numpy(reset).to(self._device) if reset.any() else None)

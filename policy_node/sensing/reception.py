@@ -1,9 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that never arrive, arrive too late to be used, or come from two publishers: seen where messages are taken.
+"""Find messages that are lost, arrive too late, or come from two publishers of one topic.
 
-The tick thread counts, whoever reports compares the counts of a few seconds. Both may be different threads: all that
-they share are numbers that only grow.
+The tick thread counts; the thread that reports compares the counts of a few seconds. They share only numbers that grow.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ from typing import NamedTuple
 from policy_node.config.package_files import share_path
 
 WINDOW_S = 5.0
-# Below these a sensor has hiccups, not a problem.
+# Below these a few messages are missing, which is no problem.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
-# So old no message becomes on its way: its stamp is of another clock.
+# A message does not get so old on its way: its stamp is of another clock.
 _OTHER_CLOCK_S = 3600.0
-# Of how many publishers of one topic the last message is remembered.
+# Most publishers of one topic whose last sequence number is kept.
 _MAX_PUBLISHERS = 8
 _ROBOTS_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with the reception of one sensor; as a string what an operator should know and do.
+    """A problem of the reception of one sensor; as a string, the problem and its remedy.
 
     Attributes
     ----------
     sensor
-        Its name.
+        Name of the sensor.
     kind
         `lost`, `late` or `mixed` (two publishers on one topic).
     robots
-        Names of the robots concerned.
+        Names of the robots with the problem.
     fraction
-        Of their messages that were sent (lost) or received (late); of the robots (mixed).
+        Lost: of their sent messages; late: of their received messages; mixed: of the robots.
     text
         For the operator.
     """
@@ -58,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SensorKind:
-    """What must be known of a sensor to judge its reception.
+    """Properties of a sensor that its reception is judged by.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class SensorKind:
     depth
         Messages that its queue holds.
     max_age_s
-        A message that is older cannot be used.
+        Largest age of a message that can be used.
     """
 
     name: str
@@ -80,7 +79,7 @@ class SensorKind:
 
 
 class Counts(NamedTuple):
-    """What one stream has counted: messages, ticks, changes of the publisher, the sum of the late messages' ages."""
+    """Counts of one stream: messages, ticks, changes of the publisher, and the sum of the ages of late messages."""
 
     received: int
     lost: int
@@ -92,7 +91,7 @@ class Counts(NamedTuple):
 
 
 class Stream:
-    """Counts what arrives on one topic of one robot; the tick thread alone calls `arrived` and `tick_ended`."""
+    """Counts the messages of one topic; only the tick thread calls `arrived` and `tick_ended`."""
 
     def __init__(self, depth: int, max_age_ns: int) -> None:
         self._depth = depth
@@ -111,11 +110,11 @@ class Stream:
         Parameters
         ----------
         sequence
-            Counts the publisher's messages; None when the middleware does not say.
+            Number of the message at its publisher; None if the middleware does not tell.
         publisher
-            Identifies it.
+            Identifies the publisher.
         age_ns
-            Of the message when it arrived.
+            Age of the message when it arrived.
         """
         if sequence is not None:
             last = self._last.get(publisher)
@@ -129,7 +128,7 @@ class Stream:
                         self._lost += gap
                     else:
                         self._first_gap = gap
-                # A publisher that comes back was not merely started again.
+                # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
                 self._changes += publisher != self._publisher
             self._last[publisher] = sequence
             self._publisher = publisher
@@ -139,18 +138,18 @@ class Stream:
         self._taken += 1
 
     def tick_ended(self) -> None:
-        """Note that everything was taken that had arrived."""
+        """Note that all messages that had arrived were taken."""
         self._ticks += 1
         if self._taken:
             self._fresh_ticks += 1
             self._received += self._taken
-            # A full queue drops its oldest messages by design; they lie before the first one that was taken.
+            # A full queue drops its oldest messages by design: those before the first one that was taken.
             if self._taken < self._depth:
                 self._lost += self._first_gap
             self._taken = self._first_gap = 0
 
     def counts(self) -> Counts:
-        """Return what was counted so far."""
+        """Return the counts since the start."""
         return Counts(
             self._received,
             self._lost,
@@ -168,7 +167,7 @@ class Reception:
     Parameters
     ----------
     robots
-        Names.
+        Names of the robots.
     sensors
         In the order of their index.
     topics
@@ -199,14 +198,14 @@ class Reception:
         return [[stream.counts() for stream in streams] for streams in self.streams]
 
     def findings(self, now_s: float | None = None) -> list[Finding]:
-        """Return what is wrong with the messages of the last seconds, sensor by sensor.
+        """Return the problems of the last seconds, sensor by sensor.
 
-        To be called every second or so, by one thread.
+        Call it about every second, from one thread.
 
         Parameters
         ----------
         now_s
-            Time on the monotonic clock; None: the present.
+            Time on the monotonic clock; None: now.
         """
         now_s = time.monotonic() if now_s is None else now_s
         counts = self._counts()
@@ -243,7 +242,7 @@ class Reception:
             profile = share_path("config", "fastdds.xml")
             remedy = (
                 "where the images are published, start the publishers with "
-                f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (Fast DDS as it comes loses large messages), "
+                f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (the default settings of Fast DDS lose large messages), "
                 "or publish compressed or smaller images, or fewer of them"
             )
         else:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""One stamped reading of one sensor, and the short ring of the newest ones."""
+"""Keep the newest stamped messages of each sensor."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 
 class Sample(NamedTuple):
-    """One reading as it was taken: its stamp and the message, not yet decoded; None for the silence of a sensor."""
+    """One stamped message of a sensor, not yet decoded; the message is None for the silence of a sensor."""
 
     stamp_ns: int
     message: Any
 
 
 class SampleRing:
-    """The newest samples of one sensor of one robot, in the order of their stamps, which is that of their arrival.
+    """The newest samples of one sensor of one robot, in the order of their stamps and of their arrival.
 
-    What arrives last is the newest. Where its stamp is earlier than that of another, time was set back: by a publisher
-    that was started anew, by a simulation or by whoever set its clock. Samples with later stamps, which would pass for
-    newer than they are, are then forgotten.
+    The last sample that arrives is the newest. If its stamp is earlier than that of another sample, time was set back:
+    a publisher or a simulation was restarted, or a clock was set. Samples with later stamps would pass for newer than
+    they are, so they are dropped.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ class SampleRing:
     Attributes
     ----------
     stamps
-        Those of the samples in nanoseconds, each later than the one before; only the ring changes them.
+        Stamps of the samples in nanoseconds, ascending; only the ring changes them.
     first_seen
-        By stamp, for the samples that once lay in the future: the time at which they were first seen there.
+        By stamp, for samples whose stamp once lay in the future: the time at which they were first seen.
     is_ahead
-        Whether the last sample that arrived was refused as its stamp lay too far in the future.
+        Whether the last sample was refused because its stamp lay too far in the future.
     """
 
     __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "stamps")
@@ -47,10 +47,10 @@ class SampleRing:
         self.is_ahead = False
 
     def append(self, stamp_ns: int, message: Any) -> None:
-        """Add a sample; it replaces one of an equal stamp, and all those of later ones."""
+        """Add a sample; it replaces samples of equal and later stamps."""
         stamps = self.stamps
         if stamps and stamp_ns <= stamps[-1]:
-            # A measurement that is sent again is no newer than before.
+            # Sending a measurement again does not make it newer.
             first_seen_ns = self.first_seen.get(stamp_ns)
             self._drop_from(bisect_left(stamps, stamp_ns))
             if first_seen_ns is not None:
@@ -62,12 +62,12 @@ class SampleRing:
             self._drop_first(1)
 
     def refuse_ahead(self, now_ns: int, max_ahead_ns: int) -> int:
-        """Drop the samples whose stamps lie too far in the future; the age of others in the future counts from now on.
+        """Drop samples whose stamps lie too far in the future; the age of others in the future counts from now on.
 
         Returns
         -------
         int
-            How many were dropped.
+            Count of the dropped samples.
         """
         stamps = self.stamps
         if not stamps or stamps[-1] <= now_ns:
@@ -88,9 +88,9 @@ class SampleRing:
             self._drop_first(first)
 
     def advance_to(self, stamp_ns: int) -> Sample:
-        """Drop what is older than the sample whose stamp is nearest, and return that one.
+        """Return the sample whose stamp is nearest, and drop older ones; the ring must not be empty.
 
-        The newer of two equally near; the ring must not be empty.
+        Of two equally near samples the newer is returned.
         """
         stamps = self.stamps
         nearest = len(stamps) - 1
@@ -103,7 +103,7 @@ class SampleRing:
         return Sample(stamps[0], self._messages[0])
 
     def counts_from(self, stamp_ns: int) -> int:
-        """Return from when the age of a sample counts: its stamp, or when it was first seen if that was earlier."""
+        """Return the time from which the age of a sample counts: its stamp, or the time when it was first seen."""
         return self.first_seen.get(stamp_ns, stamp_ns)
 
     def clear(self) -> None:

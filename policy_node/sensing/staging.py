@@ -23,12 +23,12 @@ FEW_BYTES = 20_000
 
 
 class Rejections:
-    """Messages that cannot be used; each counts once, however many ticks it is the newest.
+    """Counts the messages that cannot be used; each counts once, also if it is the newest for several ticks.
 
     Parameters
     ----------
     robots
-        How many there are.
+        Number of robots.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Rejections:
         self._last: dict[tuple[int, str], Any] = {}
 
     def note(self, robot: int, name: str, message: Any, error: Exception) -> str:
-        """Count a message that a decoder refused, and return the reason that the operator sees."""
+        """Count a message that a decoder refused, and return the reason for the operator."""
         if self._last.get((robot, name)) is not message:
             self._last[robot, name] = message
             self.count[robot] += 1
@@ -49,38 +49,30 @@ class Rejections:
         return f"{name}: {kind}{error}"
 
 
-class _Decoding:
-    """One decoder with one shape of rows, and what it has read at this tick.
+class _Reading(NamedTuple):
+    """What one robot reads from one of its samples.
 
     Attributes
     ----------
-    read
-        By the identity of each message: the row it was decoded into, or why it cannot be used.
+    sensor
+        Index of the sensor.
+    name
+        Name of the source.
+    decode, is_parallel
+        The decoder, and whether it may run in several threads.
+    row
+        Where it writes.
+    outcomes
+        Shared by all readings with an equal decoder and such a row; by the identity of each message of this tick: the
+        row into which it was decoded, or why it cannot be used.
     """
-
-    def __init__(self, decode: Decode) -> None:
-        self.decode = decode
-        self.is_parallel = bool(getattr(getattr(decode, "__self__", decode), "parallel", False))
-        self.read: dict[int, np.ndarray | Exception] = {}
-
-    def __call__(self, message: Any, row: np.ndarray) -> np.ndarray | Exception:
-        """Decode a message into a row, and return the row or why the message cannot be used."""
-        outcome: np.ndarray | Exception = row
-        try:
-            self.decode(message, row)
-        except Exception as error:  # a message that breaks its decoder must not stop the other robots
-            outcome = error
-        self.read[id(message)] = outcome
-        return outcome
-
-
-class _Reading(NamedTuple):
-    """What one robot reads from one of its samples: index of the sensor, name of the source, decoder and row."""
 
     sensor: int
     name: str
-    decoding: _Decoding
+    decode: Decode
+    is_parallel: bool
     row: np.ndarray
+    outcomes: dict[int, np.ndarray | Exception]
 
 
 class Staging:
@@ -111,21 +103,18 @@ class Staging:
         rejections: Rejections,
     ) -> None:
         self.rejections = rejections
-        decodings: dict[Hashable, _Decoding] = {}
+        outcomes: dict[Hashable, dict[int, np.ndarray | Exception]] = {}
 
-        def decoding_of(name: str, row: np.ndarray) -> _Decoding:
+        def reading_of(sensor: int, name: str, row: np.ndarray) -> _Reading:
             decode = decoders[name]
-            return decodings.setdefault((decode, row.shape, row.dtype), _Decoding(decode))
+            shared = outcomes.setdefault((decode, row.shape, row.dtype), {})
+            return _Reading(sensor, name, decode, _is_parallel(decode), row, shared)
 
         self._readings = [
-            [
-                _Reading(sensor, name, decoding_of(name, of[name]), of[name])
-                for sensor, names in enumerate(sensors)
-                for name in names
-            ]
+            [reading_of(sensor, name, of[name]) for sensor, names in enumerate(sensors) for name in names]
             for of in rows
         ]
-        self._decodings = list(decodings.values())
+        self._outcomes = list(outcomes.values())
         self._helpers = _Helpers(min(MOST_THREADS, len(rows)) - 1)
 
     def take_over(self, other: Staging) -> None:
@@ -150,37 +139,43 @@ class Staging:
         PermissionError
             When the system refuses the priority of the calling thread to the decoding threads.
         """
-        for decoding in self._decodings:
-            decoding.read.clear()
-        reasons: dict[int, str] = {}
+        for outcomes in self._outcomes:
+            outcomes.clear()
         jobs: list[_Job] = []
-        later: list[tuple[int, _Reading, Any]] = []
+        # Readings of messages that another robot or source reads, too, and those that failed.
+        later: list[_Job] = []
         for robot, samples in chosen:
             for reading in self._readings[robot]:
-                sensor, _, decoding, row = reading
+                sensor, _, decode, is_parallel, row, outcomes = reading
                 message = samples[sensor].message
-                if id(message) in decoding.read:
+                key = id(message)
+                if key in outcomes:
                     later.append((robot, reading, message))
-                elif decoding.is_parallel:
-                    decoding.read[id(message)] = row
-                    jobs.append((decoding, message, row))
+                    continue
+                outcomes[key] = row
+                if is_parallel:
+                    jobs.append((robot, reading, message))
                     later.append((robot, reading, message))
-                else:
-                    outcome = decoding(message, row)
-                    if outcome is not row:
-                        later.append((robot, reading, message))
+                    continue
+                try:
+                    decode(message, row)
+                except Exception as error:  # a message that breaks its decoder must not stop the other robots
+                    outcomes[key] = error
+                    later.append((robot, reading, message))
         if jobs:
             self._helpers.run(jobs)
-        for robot, (_, name, decoding, row), message in later:
-            outcome = decoding.read[id(message)]
+        reasons: dict[int, str] = {}
+        for robot, reading, message in later:
+            outcome = reading.outcomes[id(message)]
             if isinstance(outcome, Exception):
-                reasons[robot] = self.rejections.note(robot, name, message, outcome)
-            elif outcome is not row:
-                np.copyto(row, outcome)
+                reasons[robot] = self.rejections.note(robot, reading.name, message, outcome)
+            elif outcome is not reading.row:
+                np.copyto(reading.row, outcome)
         return reasons
 
 
-_Job: TypeAlias = tuple[_Decoding, Any, np.ndarray]
+# A reading of a robot, and the message.
+_Job: TypeAlias = tuple[int, _Reading, Any]
 
 
 class _Helpers:
@@ -199,7 +194,7 @@ class _Helpers:
 
     def run(self, jobs: Sequence[_Job]) -> None:
         """Decode all jobs, in the calling thread alone if they are small or it may run on one CPU only."""
-        if self._most > 0 and len(jobs) > 1 and sum([len(message) for _, message, _ in jobs]) >= FEW_BYTES:
+        if self._most > 0 and len(jobs) > 1 and sum([len(message) for _, _, message in jobs]) >= FEW_BYTES:
             if self._pool is None:
                 # A thread inherits the CPUs of the thread that starts it.
                 self._most = min(self._most, len(os.sched_getaffinity(0)) - 1)
@@ -233,8 +228,15 @@ class _Helpers:
 
 
 def _decode(jobs: Sequence[_Job]) -> None:
-    for decoding, message, row in jobs:
-        decoding(message, row)
+    for _, reading, message in jobs:
+        try:
+            reading.decode(message, reading.row)
+        except Exception as error:  # a message that breaks its decoder must not stop the other robots
+            reading.outcomes[id(message)] = error
+
+
+def _is_parallel(decode: Decode) -> bool:
+    return bool(getattr(getattr(decode, "__self__", decode), "parallel", False))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The newest synchronised set of readings of one robot, as a function of stamps alone."""
+"""Choose the newest synchronised readings of each robot, by their stamps alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EARLIEST_REAL_NS = 365 * 86_400 * 10**9
 
 
 class RobotState(Enum):
-    """What the node can do for a robot at this tick."""
+    """Whether the policy can drive a robot at this tick, and why not."""
 
     WAITING = "a topic has not been heard"
     READY = "its command comes from the policy"
@@ -32,15 +32,15 @@ class Selection(NamedTuple):
     Attributes
     ----------
     state
-        READY, or why there is no usable set.
+        READY, or the kind of problem.
     samples
-        When READY one sample per sensor, in the sensors' order; else those that could be chosen.
+        When READY one sample per sensor, in the order of the sensors; else as many as could be chosen.
     age_ns
-        Age of the oldest sample in the set; None without a set.
+        Age of the oldest synchronised sample; None without a set.
     reason
-        What is wrong, empty when READY.
+        The problem in words; empty when READY.
     refused
-        How many messages were dropped as their stamps lie too far in the future.
+        Count of the messages dropped because their stamps lie too far in the future.
     """
 
     state: RobotState
@@ -53,20 +53,20 @@ class Selection(NamedTuple):
 def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest set of readings that belong together.
 
-    The reference is the oldest of the sensors' newest stamps; from each sensor the sample nearest to it is taken. The
-    set is synchronised when its stamps spread over at most `slop_ns`, and fresh when its oldest sample is at most
-    `max_age_ns` old. No search: the cost is linear in the number of sensors. A sample in the future is as old as the
-    time since it was first seen, so that a clock that runs ahead makes nothing fresher than it is.
+    The reference is the oldest of the sensors' newest stamps. From each sensor the sample nearest to the reference is
+    taken. The set is synchronised if its stamps spread over at most `slop_ns`, and fresh if its oldest sample is at
+    most `max_age_ns` old. The cost is linear in the number of sensors. The age of a sample in the future counts from
+    the time when it was first seen, so a clock that runs ahead makes no sample fresher than it is.
 
     Parameters
     ----------
     rings
-        One ring per sensor. What no later tick can choose is dropped: samples older than the chosen one, as stamps only
-        grow, and those that are too old, up to the newest.
+        One ring per sensor. Samples that no later tick can choose are dropped: those older than the chosen one, and
+        those too old, except the newest.
     names
-        The sensors' names, for the reason.
+        Names of the sensors, for the reason.
     now_ns
-        The time of the tick, on the clock of the stamps.
+        Time of the tick, on the clock of the stamps.
     slop_ns, max_age_ns
         The two limits; a stamp may lie at most `max_age_ns` in the future.
     """
@@ -78,7 +78,7 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
         if stamps[-1] < reference_ns:
             reference_ns = stamps[-1]
     else:
-        # Nearly always: every sensor was heard, and nothing lies in the future.
+        # The usual case: every sensor was heard, and no stamp lies in the future.
         samples = tuple([ring.advance_to(reference_ns) for ring in rings])
         chosen = [stamp_ns for stamp_ns, _ in samples]
         oldest_ns = min(chosen)
@@ -90,17 +90,17 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
 def _select_carefully(
     rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int
 ) -> Selection:
-    """Choose a set where something may be wrong with it, and say what."""
+    """Choose a set where there may be a problem, and describe the problem."""
     refused = sum([ring.refuse_ahead(now_ns, max_age_ns) for ring in rings])
     oldest_usable_ns = now_ns - max_age_ns
     for ring in rings:
-        # What is older than allowed can never be used; without this, a silent sensor would let the others pile up.
+        # Samples that are too old are of no use; without this, they would pile up while another sensor is silent.
         if ring.stamps:
             ring.discard_before(min(ring.stamps[-1], oldest_usable_ns))
     ahead = [
         name
         for name, ring in zip(names, rings, strict=True)
-        # A single message with a wrong stamp is no reason to stop a robot whose readings are good.
+        # A single message with a wrong stamp does not stop a robot whose other readings are good.
         if ring.is_ahead and not (ring.stamps and ring.counts_from(ring.stamps[-1]) >= oldest_usable_ns)
     ]
     if ahead:
@@ -151,20 +151,20 @@ def with_newest(
     max_ahead_ns: int,
     max_ages_ns: Sequence[int],
 ) -> Selection:
-    """Add the newest sample of each sensor that is not synchronised, as an operator's that is published seldom.
+    """Add the newest sample of each sensor that is not synchronised, such as the rare commands of an operator.
 
-    A robot is not ready while one of them was never heard or its newest sample is older than its limit.
+    A robot is not ready until each of them was heard, and while its newest sample is older than its limit.
 
     Parameters
     ----------
     selection
-        Of the synchronised sensors; its age stays.
+        Of the synchronised sensors; its age is kept.
     rings, names, max_ages_ns
-        Of the others, one of each per sensor.
+        Of the other sensors, one of each per sensor.
     now_ns
-        The time of the tick, on the clock of the stamps.
+        Time of the tick, on the clock of the stamps.
     max_ahead_ns
-        How far in the future a stamp may lie.
+        Largest distance of a stamp in the future.
     """
     refused = selection.refused
     state, reason, samples = selection.state, selection.reason, selection.samples
@@ -188,22 +188,23 @@ def with_silent(
     slop_ns: int,
     max_age_ns: int,
 ) -> Selection:
-    """Add a reading of each sensor whose silence is one, as of a contact sensor that speaks only while it touches.
+    """Add a reading of each sensor that may be silent, such as a contact sensor that publishes only while it touches.
 
-    Such a sensor has no part in the reference. Its sample nearest to the oldest reading of the set is taken, later ones
-    too, but none that is more than `slop_ns` earlier: that contact is over. Of a sensor with a limit of its own it is
-    the newest sample within that limit. Without a sample, a sensor whose publisher is there is silent: `message` None.
+    Such a sensor does not affect the reference. Its sample nearest to the oldest reading of the set is taken, unless it
+    is more than `slop_ns` earlier: then the contact is over. Of a sensor with `max_age_s` the newest sample within that
+    limit is taken. Without such a sample, a sensor that has a publisher is silent: its sample has the message None.
 
     Parameters
     ----------
     selection
-        Of the other sensors; its age stays.
+        Of the other sensors; its age is kept.
     rings, present, names, max_ages_ns
-        Of the silent sensors, one of each per sensor: whether it has a publisher; its own limit, 0 without one.
+        Of the silent sensors, one of each per sensor; `present`: whether it has a publisher; `max_ages_ns`: its limit,
+        0 without one.
     now_ns, previous_ns
-        The times of this tick and of the one before, on the clock of the stamps.
+        Times of this tick and of the one before, on the clock of the stamps.
     slop_ns, max_age_ns
-        See `select`.
+        As for `select`.
     """
     state, reason, refused, samples = selection.state, selection.reason, selection.refused, selection.samples
     oldest_ns = now_ns - (selection.age_ns or 0)
@@ -216,7 +217,7 @@ def with_silent(
         found, problem = RobotState.READY, ""
         if sample is not None:
             samples += (sample,)
-        # Who speaks is not silent: messages that no tick could use mean that something is wrong with their stamps.
+        # A sensor whose messages arrive is not silent: if no tick can use them, their stamps are wrong.
         elif refused_now:
             found, problem = RobotState.REJECTED, _ahead_reason([name], max_age_ns)
         elif newest_ns < previous_ns - allowed_ns:
@@ -233,7 +234,7 @@ def with_silent(
 
 
 def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample | None:
-    """Return the sample nearest to `target_ns` of those that count from `earliest_ns` on; older ones are dropped."""
+    """Return the sample nearest to `target_ns` that is not older than `earliest_ns`; drop older ones."""
     ring.discard_before(earliest_ns)
     if ring.first_seen:
         over = [stamp_ns for stamp_ns in ring.stamps if ring.counts_from(stamp_ns) < earliest_ns]
@@ -243,14 +244,14 @@ def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample 
 
 
 def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
-    """Choose the newest sample of one sensor alone.
+    """Choose the newest sample of one sensor.
 
     Parameters
     ----------
     ring, name, max_age_ns
         Of the sensor.
     now_ns, max_ahead_ns
-        See `with_newest`.
+        As for `with_newest`.
     """
     refused = ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:

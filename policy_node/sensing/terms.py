@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""One flat observation from several terms, as most trainers of robots build it.
+"""Build one flat observation from several terms, as most trainers of robots do.
 
 Each term is `clip(value - default) * scale + offset`, in this order, in the precision of the observation; the terms
 follow one another as configured. Clipping before scaling is what Isaac Lab does; it has no offset.
@@ -26,16 +26,16 @@ QUATERNION_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class TermLayout:
-    """Where one term stands.
+    """The size of one term.
 
     Attributes
     ----------
     configuration
         The term.
     reading
-        How many numbers are read for it; 0 for the previous action.
+        Count of the numbers that are read from messages; 0 for the previous action.
     size
-        How many numbers it has in the observation.
+        Count of its numbers in the observation.
     """
 
     configuration: TermConfiguration
@@ -46,7 +46,7 @@ class TermLayout:
 def arrange_terms(
     observation: ObservationConfiguration, wanted: ArraySpec, sizes: Mapping[str, int | None], action_size: int
 ) -> tuple[TermLayout, ...]:
-    """Find how many numbers each term has.
+    """Find the size of each term.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def arrange_terms(
     wanted
         One time step of it, `[numbers]`.
     sizes
-        By name of the source: how many numbers its messages give, None where only each message says it.
+        By name of the source: count of the numbers in its messages, None if each message chooses.
     action_size
         Components of the policy's action; 0 when it is not continuous.
 
     Raises
     ------
     ConfigurationError
-        When the terms cannot give what the policy wants.
+        When the terms do not give the observation of the policy.
     """
     prefix = f"observations.{observation.key}"
     if wanted.dtype.kind != "f":
@@ -103,7 +103,7 @@ def arrange_terms(
 
 
 def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size: int) -> int | None:
-    """Return how many numbers a term has in the observation, None if that cannot be known yet."""
+    """Return the count of a term's numbers in the observation, None if it is not known yet."""
     if term.kind == "previous_action":
         if not action_size:
             raise ConfigurationError(
@@ -118,7 +118,7 @@ def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size:
     if term.kind == "one_hot":
         return term.categories
     known = sizes.get(term.name) or len(term.joints)
-    # Several numbers of one kind say how many there are; a single one may stand for all.
+    # Several numbers of one parameter give the count; a single one may stand for all.
     return known or next(
         (len(numbers) for numbers in (term.default, term.scale, term.offset) if len(numbers) > 1), None
     )
@@ -162,7 +162,7 @@ class CategoryDecode:
 
 
 class TermComposer:
-    """Makes the observation of all robots from what was read for its terms, on the device.
+    """Composes the observation of all robots from the readings of its terms, on the device.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class TermComposer:
     dtype
         Of the observation and of the readings.
     device
-        Where the readings are.
+        Of the readings.
     """
 
     def __init__(self, layouts: Sequence[TermLayout], dtype: torch.dtype, device: torch.device) -> None:
@@ -180,7 +180,7 @@ class TermComposer:
         self._dtype = dtype
 
         def numbers(neutral: float, of: Callable[[TermConfiguration], Sequence[float]]) -> torch.Tensor | None:
-            """Return one number per component, None where none of the terms needs them."""
+            """Return one number per component, None if no term needs them."""
             rows = [np.broadcast_to(of(layout.configuration) or (neutral,), layout.size) for layout in layouts]
             joined = torch.from_numpy(np.concatenate(rows)).to(device, dtype)
             return None if bool((joined == neutral).all()) else joined
@@ -197,9 +197,9 @@ class TermComposer:
         Parameters
         ----------
         readings
-            `[robots, readings]`, those of the terms one after the other.
+            `[robots, readings]`, in the order of the terms.
         previous_action
-            `[robots, components]`; None when no term wants it.
+            `[robots, components]`; None if no term wants it.
         """
         parts = []
         for layout, values in zip(self._layouts, readings.split(self._readings, dim=1), strict=True):
@@ -225,12 +225,12 @@ class TermComposer:
 
 
 def projected_gravity(orientation: torch.Tensor) -> torch.Tensor:
-    """Return the direction of gravity `[robots, 3]` as a robot feels it: (0, 0, -1) of the world in its body frame.
+    """Return the direction of gravity `[robots, 3]` in the body frame: (0, 0, -1) of the world.
 
     Parameters
     ----------
     orientation
-        `[robots, 4]`: x, y, z, w of the rotation from the body frame to the world, whose z axis points up.
+        `[robots, 4]`: x, y, z, w of the rotation from the body frame to the world frame, with z up.
     """
     x, y, z, w = (orientation / orientation.norm(dim=1, keepdim=True)).unbind(dim=1)
     return torch.stack([2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0], dim=1)
