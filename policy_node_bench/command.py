@@ -78,7 +78,10 @@ class Command(NamedTuple):
         parser.set_defaults(run=self.run)
 
     def _writers(self) -> dict[str, tuple[str, Callable[[Figures, Path], None]]]:
-        return {"json": ("write the figures to this file", _write_json), **self.writers}
+        return {
+            "json": ("write the figures to this file", lambda figures, file: write_figures(file, figures)),
+            **self.writers,
+        }
 
     def run(self, given: argparse.Namespace) -> int:
         """Measure, print the result, write the files and return the exit status.
@@ -103,10 +106,6 @@ class Command(NamedTuple):
             self._writers()[name][1](figures, file)
             console.print(f"{name}: {file}", highlight=False)
         return int(bool(figures.get("violations")))
-
-
-def _write_json(figures: Figures, file: Path) -> None:
-    write_figures(file, figures)
 
 
 def image_size(text: str) -> tuple[int, int]:

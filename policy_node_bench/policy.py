@@ -224,7 +224,9 @@ def _robots(count: int) -> str:
 
 def table(figures: Figures) -> Table:
     """Return a table with a row for each batch and engine; the recommended row is bold."""
-    rows = [["robots", "engine", "ms p50", "p99", "robots/s", "memory MB", "error", "GPU %"]]
+    rows = [["robots", "engine", "ms p50", "p99", "robots/s", "memory MB", "error"]]
+    if any("gpu_utilisation_percent" in row for row in figures["rows"]):
+        rows[0].append("GPU %")
     reasons: dict[str, str] = {}
     for row in figures["rows"]:
         label = Candidate(row["engine"], row["precision"]).label
@@ -240,11 +242,14 @@ def table(figures: Figures) -> Table:
             f"{row['robots_per_s']:.0f}",
             f"{row['memory_mb']:.0f}",
             f"{row['error']:.0e}" + ("" if row["acts_alike"] else ", too large"),
-            f"{row['gpu_utilisation_percent']:.0f}" if "gpu_utilisation_percent" in row else "–",
         ]
+        if "gpu_utilisation_percent" in row:
+            cells.append(f"{row['gpu_utilisation_percent']:.0f}")
         is_chosen = figures["recommended"] == {"engine": row["engine"], "batch": row["batch"]}
         rows.append([f"[bold]{cell}" for cell in cells] if is_chosen and row["precision"] == "float32" else cells)
     result = screen(f"{figures['options']['model']}: {figures['algorithm']} on {figures['device']}", rows)
+    for column in result.columns:
+        column.no_wrap = True
     result.caption = "\n".join(f"excluded: {label}, {reason}" for label, reason in reasons.items())
     result.caption_justify = "left"
     return result

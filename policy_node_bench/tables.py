@@ -30,7 +30,7 @@ def screen(title: str, rows: Rows) -> Table:
     for position, label in enumerate(rows[0]):
         result.add_column(label, justify="right" if position else "left")
     for row in rows[1:]:
-        result.add_row(*row)
+        result.add_row(*(cell.strip("*") for cell in row))
     return result
 
 

@@ -118,8 +118,7 @@ def _cpu_s() -> float:
 
 def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
     """Measure every number of arenas and return the figures."""
-    # As in policy_train.
-    keep_memory()
+    keep_memory()  # as in policy_train
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = []

@@ -80,13 +80,7 @@ class Observer:
 
 
 class DeadlineObserver:
-    """Subscribe to the commands as the robots do, and record missed deadlines.
-
-    Attributes
-    ----------
-    missed_s
-        First missed deadline of each robot, infinite if there is none.
-    """
+    """Subscribe to the commands as the robots do; `missed_s` has each robot's first missed deadline, else infinity."""
 
     def __init__(self, robots: int, deadline_s: float, begin_ns: int) -> None:
         self._begin_ns = begin_ns
