@@ -201,7 +201,7 @@ FULL = textwrap.dedent("""
 @pytest.mark.parametrize("bytes_allowed", [200_000, 1_000_000])
 def test_a_bag_that_can_grow_no_more_ends_complete(tmp_path, bytes_allowed):
     command = [sys.executable, "-c", FULL, str(tmp_path / "bag"), str(bytes_allowed)]
-    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     messages = read(tmp_path / "bag")
     # The end may have taken the place of the last messages.

@@ -20,8 +20,9 @@ from node_harness import ACTION_SPACE, PATIENCE_S, command_values, parameters_of
 from rich.console import Console
 from rosgraph_msgs.msg import Clock
 
-from policy_node.cli.replay import main, open_replay, run
+from policy_node.cli.replay import main
 from policy_node.recording.replay.run import Options
+from policy_node.recording.replay.session import open_replay, run
 
 ROBOTS = ["robot_0", "robot_1"]
 STACK = 2

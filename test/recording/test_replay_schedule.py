@@ -22,7 +22,7 @@ TIMES = st.lists(st.integers(0, 20 * PERIOD_NS), min_size=1, max_size=60).map(so
 
 
 def arrivals_at(times_ns: list[int]) -> list[Arrival]:
-    return [Arrival(START_NS + time_ns, None, f"/topic_{index}", b"") for index, time_ns in enumerate(times_ns)]
+    return [Arrival(START_NS + time_ns, f"/topic_{index}", b"") for index, time_ns in enumerate(times_ns)]
 
 
 @given(TIMES)
@@ -66,7 +66,7 @@ def test_a_bag_without_messages_has_no_ticks() -> None:
 def test_ticks_on_a_clock_are_at_its_times_and_never_more_often_than_it_allows(clock_ns: list[int]) -> None:
     events: list[Arrival | int] = []
     for index, now_ns in enumerate(clock_ns):
-        events += [now_ns, Arrival(7, None, f"/topic_{index}", b"")]
+        events += [now_ns, Arrival(7, f"/topic_{index}", b"")]
     ticks = list(ticks_on_clock(events, PERIOD_NS))
     times_ns = [tick.time_ns for tick in ticks]
     assert set(times_ns) <= set(clock_ns)
@@ -80,7 +80,7 @@ def test_ticks_on_a_clock_are_at_its_times_and_never_more_often_than_it_allows(c
 
 
 def test_a_clock_that_jumps_back_begins_anew() -> None:
-    events = [0, PERIOD_NS, 2 * PERIOD_NS, Arrival(0, None, "/old", b""), PERIOD_NS // 2, 2 * PERIOD_NS]
+    events = [0, PERIOD_NS, 2 * PERIOD_NS, Arrival(0, "/old", b""), PERIOD_NS // 2, 2 * PERIOD_NS]
     ticks = list(ticks_on_clock(events, PERIOD_NS))
     assert [(tick.time_ns, tick.restarts) for tick in ticks] == [
         (PERIOD_NS, False),

@@ -22,7 +22,6 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
-from policy_node.cli.replay import add_common_options, open_replay, options_of, run
 from policy_node.config.specs import ArraySpec
 from policy_node.control.tick import FleetTick
 from policy_node.messages.fields import MessageTypeError
@@ -33,6 +32,7 @@ from policy_node.recording.replay.bag import BagError
 from policy_node.recording.replay.report import match_recorded
 from policy_node.recording.replay.run import Replay
 from policy_node.recording.replay.schedule import Tick
+from policy_node.recording.replay.session import add_common_options, open_replay, options_of, run
 from policy_node.sensing.samples import UnusableReading
 from policy_node.sensing.synchroniser import RobotState
 

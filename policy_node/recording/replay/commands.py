@@ -6,14 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from rclpy.serialization import deserialize_message
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.errors import WriterError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import WriterError
 
 from policy_node.config.schema import (
     COMMAND_TYPES,
@@ -30,6 +26,7 @@ from policy_node.messages.cdr import body_end
 from policy_node.messages.fields import message_class
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import MessageTypeError, reading_decoder
+from policy_node.recording.bag import RecordingBag, typestore_of
 from policy_node.recording.replay.bag import BagError
 from policy_node.ros.swap import configured_encoder
 from policy_node.sensing.samples import UnusableReading
@@ -109,25 +106,25 @@ def _trajectory_reader(joints: Sequence[str]) -> ReadCommand:
 
 
 class CommandBag:
-    """A bag of commands: one topic per robot, MCAP, with schemas.
+    """Write commands to a new bag (MCAP, with schemas), one topic per robot.
 
     Parameters
     ----------
     path
-        The folder to make.
+        Folder to create.
     configuration
-        Says how commands are sent.
+        Type and fields of the commands.
     topics
-        By robot, fully qualified.
+        Fully qualified name for each robot.
     components
-        Of a command.
+        Components of a command.
     custom
-        Kept beside the messages.
+        Custom data for metadata.yaml.
 
     Raises
     ------
     BagError
-        When the folder is there already, or cannot be made.
+        When the folder exists already, or cannot be created.
     """
 
     def __init__(
@@ -138,51 +135,20 @@ class CommandBag:
         components: int,
         custom: Mapping[str, str],
     ) -> None:
-        encoder = configured_encoder(configuration, components)
-        self._encode = fleet_encoder(encoder, len(topics))
+        self._encode = fleet_encoder(configured_encoder(configuration, components), len(topics))
+        self._topics = tuple(topics)
+        kind = configuration.action.type
         try:
-            self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
-            for name, value in custom.items():
-                self._writer.set_custom_data(name, value)
-            self._writer.open()
+            self._bag = RecordingBag(path, dict.fromkeys(topics, kind), typestore_of([kind]), custom)
         except (WriterError, OSError) as error:
-            raise BagError(f"--output {path}: {error}; give a folder that is not there yet") from error
-        typestore = get_typestore(Stores.LATEST)
-        self._connections = [
-            self._writer.add_connection(
-                topic, configuration.action.type, typestore=typestore, offered_qos_profiles=[_qos()]
-            )
-            for topic in topics
-        ]
-
-    def __enter__(self) -> CommandBag:
-        """Return the bag, which is completed at the end, whatever happened."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete the bag."""
-        self._writer.close()
+            raise BagError(f"--output {path}: {error}; give a folder that does not exist yet") from error
 
     def write(self, time_ns: int, commands: np.ndarray, publish: np.ndarray) -> None:
-        """Write the rows of `commands` `[robots, components]` that `publish` `[robots]` names, as of a time."""
+        """Write the rows of `commands` `[robots, components]` that `publish` `[robots]` selects, at a time."""
         robots = np.flatnonzero(publish).tolist()
         for robot, message in zip(robots, self._encode(commands, robots, time_ns), strict=True):
-            self._writer.write(self._connections[robot], time_ns, message)
+            self._bag.write(self._topics[robot], time_ns, message)
 
-
-def _qos() -> Qos:
-    """Return what the node offers on its command topics."""
-    forever = QosTime(sec=0, nsec=0)
-    return Qos(
-        history=QosHistory.KEEP_LAST,
-        depth=1,
-        reliability=QosReliability.RELIABLE,
-        durability=QosDurability.VOLATILE,
-        deadline=forever,
-        lifespan=forever,
-        liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=forever,
-        avoid_ros_namespace_conventions=False,
-    )
+    def close(self) -> None:
+        """Write index and metadata."""
+        self._bag.close()

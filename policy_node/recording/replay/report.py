@@ -184,6 +184,12 @@ def render(report: Mapping[str, Any]) -> str:
             lines.append(f"  and {len(reasons) - _REASONS_SHOWN} other reasons")
         if "compare" in robot:
             lines += _compared(robot["compare"])
+    unread = f", {report['unreadable_commands']} recorded commands unreadable" if report["unreadable_commands"] else ""
+    ended = "" if report["complete"] else ", ended early"
+    lines.append(
+        f"{report['ticks']} ticks, {report['duration_s']:.1f} s of the bag, in {report['elapsed_s']:.1f} s "
+        f"({report['ticks_per_s']:.0f} ticks/s{unread}{ended})"
+    )
     return "\n".join(lines)
 
 
