@@ -305,7 +305,7 @@ def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(
             env.step(action)
             env.close()
             peer.spin_until(lambda: not command_values(commands[-1]).any(), "the safe command at the end")
-            assert capfd.readouterr().err.count("nobody called step for") == 1
+            assert capfd.readouterr().err.count("step was not called for") == 1
         finally:
             env.close()
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A drive is recorded as it was, and whatever becomes of the recording, the robots are driven on."""
+"""A drive is recorded as it was, and whatever becomes of the recording, the node drives on without recording."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ from rosbags.rosbag2 import Reader, ReaderError
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
-from policy_node.config.schema import ConfigurationError, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.control.tick import FleetTick, SentCommands
 from policy_node.recording.bag import RecordingBag, complete, typestore_of
 from policy_node.recording.format import TICK_TYPE, Tick, parse_tick
@@ -180,7 +180,7 @@ def test_each_activation_records_a_bag_whatever_became_of_the_others(
     recorded = len(ticks_of(read(first)))
     assert recorded > 10
     process.wait_for(f"recording into {first}")
-    process.wait_for(f"recorded {recorded} ticks, 0 left out; the last bag: {first}")
+    process.wait_for(f"recorded {recorded} ticks, 0 dropped; the last bag: {first}")
 
     assert lifecycle.change("activate")
     wait_for_ticks(0)
@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_driving(
         return diagnostics.values("policy_node: control")
 
     fleet.drive(lambda: "record_error" in control(), "the end of the recording")
-    said = process.wait_for("recording ended: .* the robots are driven on")
+    said = process.wait_for("recording ended: .* the node drives on without recording")
     assert ("No space left on device" if can_mount else "File too large") in said[0]
     ticks = int(control()["ticks"])
     fleet.clear()
@@ -240,25 +240,27 @@ def test_a_full_disk_ends_the_recording_and_not_the_driving(
     assert process.text.count("recording ended") == 1
 
 
-def test_a_path_that_cannot_be_written_is_refused_at_configure(peer: Peer, tmp_path: Path) -> None:
+def plan_of(configuration: Configuration, parameters: dict[str, Any]) -> RecordingPlan | None:
+    return plan_recording("/policy_node", str, configuration, parameters)
+
+
+def test_a_path_that_cannot_be_written_is_refused_at_configure(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     parameters = parameters_of(tmp_path / "unused.zip", ROBOTS, {"record.path": str(file / "folder")})
     configuration = parse_configuration(parameters)
     with pytest.raises(ConfigurationError, match=r"record\.path: found '.*', but no bag can be made in it \(Not a dir"):
-        plan_recording(peer.node, configuration, parameters)
+        plan_of(configuration, parameters)
 
 
-def test_without_rosbags_recording_is_refused_at_configure(
-    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_rosbags_recording_is_refused_at_configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = parameters_of(tmp_path / "unused.zip", ROBOTS, {"record.path": str(tmp_path)})
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
     monkeypatch.delitem(sys.modules, "policy_node.recording.bag")
     with pytest.raises(ConfigurationError, match=r"recording needs rosbags .*; pip install rosbags"):
-        plan_recording(peer.node, parse_configuration(parameters), parameters)
+        plan_of(parse_configuration(parameters), parameters)
     without = parameters_of(tmp_path / "unused.zip", ROBOTS, {})
-    assert plan_recording(peer.node, parse_configuration(without), without) is None
+    assert plan_of(parse_configuration(without), without) is None
 
 
 TWIST = serialize_message(Twist())

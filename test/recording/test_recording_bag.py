@@ -173,7 +173,7 @@ def test_a_bag_is_completed_from_the_command_line(tmp_path, capsys):
     assert "found no nothing.mcap in it" in capsys.readouterr().err
     (tmp_path / "bag" / "bag.mcap").write_bytes(b"something else")
     assert main([str(tmp_path / "bag")]) == 1
-    assert "does not begin as an MCAP file does" in capsys.readouterr().err
+    assert "is not an MCAP file" in capsys.readouterr().err
 
 
 # Writes until the file may not grow any more, and says how many messages it had flushed before.

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that were recorded, as numbers; and commands of a replay, as a bag."""
+"""Read recorded commands as numbers, and write the commands of a replay to a bag."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ ReadCommand = Callable[[bytes], np.ndarray]
 
 
 def component_names(action: ActionConfiguration, components: int) -> tuple[str, ...]:
-    """Return what the components of a command are called."""
+    """Return the names of the components of a command."""
     return action.fields or action.joints or tuple(f"[{component}]" for component in range(components))
 
 
 def command_reader(type_name: str, action: ActionConfiguration, components: int, topic: str) -> ReadCommand:
-    """Make what reads recorded commands as the configuration would have sent them.
+    """Return a reader of recorded commands in the components of the configuration.
 
     Parameters
     ----------
     type_name
-        Of the recorded messages; with the fields of a Twist a TwistStamped may be read, and the other way round, with
-        the joints of a JointState a JointTrajectory.
+        Type of the recorded messages. Twist and TwistStamped can be compared with each other, as can JointState and
+        JointTrajectory.
     action
-        Which field or joint each component is.
+        Field or joint of each component.
     components
-        How many a command has.
+        Number of components.
     topic
-        Named in errors.
+        Topic for errors.
 
     Raises
     ------
     BagError
-        When commands of that type cannot be compared with those of the configuration.
+        When commands of that type have no such components.
     """
     if type_name == JOINT_TRAJECTORY and action.joints:
         return _trajectory_reader(action.joints)
@@ -89,7 +89,7 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
 
 
 def _trajectory_reader(joints: Sequence[str]) -> ReadCommand:
-    """Read the first point of a JointTrajectory."""
+    """Return a reader of the first point of a JointTrajectory."""
     message_type = message_class(JOINT_TRAJECTORY)
 
     def read(raw: bytes) -> np.ndarray:
@@ -98,7 +98,7 @@ def _trajectory_reader(joints: Sequence[str]) -> ReadCommand:
             message = deserialize_message(raw, message_type)
             positions = dict(zip(message.joint_names, message.points[0].positions, strict=True))
             return np.array([positions[joint] for joint in joints], np.float64)
-        # The middleware chooses what it raises.
+        # The middleware may raise anything.
         except Exception as error:
             raise UnusableReading(f"no positions of the joints: {error}") from error
 
