@@ -628,9 +628,7 @@ def _spec_of(
 ) -> tuple[PolicySpec, torch.device]:
     """Return observations and actions of the spaces, or else of the configured policy, and the device."""
     if (observation_space is None) != (action_space is None):
-        raise ConfigurationError(
-            ["observation_space, action_space: one is given without the other; give both"]
-        )
+        raise ConfigurationError(["observation_space, action_space: one is given without the other; give both"])
     if observation_space is None or action_space is None:
         if configuration.policy.path == NO_POLICY:
             raise ConfigurationError(
