@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A learner in the place of the policy: it gets the observations of every tick and gives the actions, from its thread.
+"""Let a learner in another thread choose the actions of each tick, in place of the policy.
 
-The pipeline runs as it does with any policy; where the policy would infer, the tick waits for the learner.
+The pipeline runs as with any policy; where the policy would infer, the tick waits for the learner.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from policy_node.control.tick import Observed
 from policy_node.policies import Observations, Policy, State
 
 
-class LearnerPauses(Exception):  # noqa: N818  not an error: it lets a tick pass
-    """A tick without actions of the learner: its text is the reason that the operator sees."""
+class LearnerPauses(Exception):  # noqa: N818  not an error: it skips a tick
+    """The learner skips a tick; the text is the reason that the operator sees."""
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What one tick shows the learner.
+    """Observations of one tick for the learner.
 
     Attributes
     ----------
     observations
-        Key to tensor `[robots, *space]` on the learner's device; nothing changes it later.
+        Key to tensor `[robots, *space]` on the learner's device; not changed later.
     observed
-        What else the tick has found.
+        States and ages of the tick.
     unusable
-        By robot why what it read when its episode began anew cannot be used yet.
+        By index of a reset robot, why its readings cannot be used yet.
     """
 
     observations: dict[str, torch.Tensor]
@@ -44,22 +44,22 @@ class Turn:
     unusable: dict[int, str]
 
 
-# What the tick thread is to do: act, let the tick pass, or call and show the robots again.
+# Answer to the tick thread: act, skip the tick, or call a function and observe the robots again.
 _Answer: TypeAlias = "torch.Tensor | LearnerPauses | tuple[Callable[[], None], Sequence[int]]"
 
 
 class Learner(Policy):
     """A policy whose actions come from another thread.
 
-    The tick thread calls it as the pipeline calls any policy. The learner's thread takes `next_turn`, and answers each
-    turn with `answer` or `let_pass`; before that it may look again with `observe_again`.
+    The tick thread calls it through the pipeline. The learner's thread calls `next_turn`, may call `observe_again`, and
+    answers each turn with `answer` or `let_pass`.
 
     Parameters
     ----------
     spec
-        What is observed and how robots act.
+        Observations and actions.
     device
-        Where the observations are.
+        Device of the observations.
 
     Attributes
     ----------
@@ -72,78 +72,78 @@ class Learner(Policy):
         self._pipeline: Pipeline | None = None
         self._turns: SimpleQueue[Turn | Exception] = SimpleQueue()
         self._answers: SimpleQueue[_Answer] = SimpleQueue()
-        self._reason = "the learner has not begun"
+        self._reason = "the learner has not started"
         self.awaited = False
 
     def attach(self, pipeline: Pipeline) -> None:
-        """Name the pipeline that this is the policy of, before its first step."""
+        """Set the pipeline that runs this policy, before its first step."""
         self._pipeline = pipeline
 
     def begin(self) -> None:
-        """Take the turns from now on; before, all ticks pass."""
+        """Start to take turns; earlier ticks are skipped."""
         self._reason = ""
 
     def next_turn(self, timeout_s: float) -> Turn | None:
-        """Wait for the next tick at which some robot is ready; None when there was none in time."""
+        """Wait for the next tick with a READY robot; None after the timeout."""
         try:
             return _turn_of(self._turns.get(timeout=timeout_s))
         except Empty:
             return None
 
     def answer(self, actions: np.ndarray) -> None:
-        """Answer the present turn with the actions of all robots `[robots, *action]`."""
+        """Answer the current turn with actions `[robots, *action]`."""
         action = self.spec.action
         dtype = action.dtype if isinstance(action, ArraySpec) else np.dtype(np.int64)
         self._answers.put(torch.from_numpy(np.array(actions, dtype)).to(self.device))
 
     def let_pass(self, reason: str) -> None:
-        """Let the present tick pass: all robots get their safe commands, and their histories begin anew."""
+        """Skip the current tick: all robots get their safe commands, and their histories start again."""
         self._answers.put(LearnerPauses(reason))
 
     def observe_again(self, take: Callable[[], None], robots: Sequence[int]) -> Turn:
-        """Look once more within the present turn, as the episodes of some robots began anew.
+        """Observe again within the current turn, after robots were reset.
 
         Parameters
         ----------
         take
-            Called by the tick thread first, to hand what has arrived to the pipeline.
+            Called first by the tick thread, to pass new messages to the pipeline.
         robots
-            Indices of those robots, see `Pipeline.observe_again`.
+            Indices of the reset robots, see `Pipeline.observe_again`.
 
         Raises
         ------
         RuntimeError
-            When that fails, which also ends the tick.
+            When `take` or the observation fails, which also ends the tick.
         """
         self._answers.put((take, robots))
         return _turn_of(self._turns.get())
 
     def end(self) -> None:
-        """Let this and all later ticks pass."""
-        self._reason = "the learner has ended"
+        """Skip this and all later ticks."""
+        self._reason = "the learner was closed"
         self.let_pass(self._reason)
 
     def __call__(
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
-        """Show the learner the turn and return its actions, without the checks and settings of `Policy`.
+        """Wait for the actions of the learner, without the checks and settings of `Policy`.
 
         Raises
         ------
         LearnerPauses
-            Where the learner lets the tick pass.
+            When the learner skips the tick.
         """
-        assert isinstance(observations, Mapping), "the pipeline gives them by key"
-        # The learner's thread computes meanwhile, with the settings of its program.
+        assert isinstance(observations, Mapping), "the pipeline passes a mapping"
+        # The settings of `Policy` would change those of the learner's thread, which computes meanwhile.
         return self.act(observations, {}, masks)[0], state
 
     def act(
         self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Show the learner the turn and return its actions."""
+        """Wait for the actions of the learner."""
         pipeline = self._pipeline
         if pipeline is None or pipeline.observed is None:
-            # While the pipeline warms up, nobody acts.
+            # During the warm-up of the pipeline.
             return self._example(len(next(iter(observations.values())))), {}
         if self._reason:
             raise LearnerPauses(self._reason)
@@ -162,7 +162,7 @@ class Learner(Policy):
                 take()
                 observations, unusable = pipeline.observe_again(robots)
             except Exception as error:
-                # The learner would wait for ever.
+                # Without it the learner would wait forever.
                 self._turns.put(error)
                 raise
 
@@ -182,7 +182,7 @@ def _turn_of(shown: Turn | Exception) -> Turn:
 
 
 def _copied(observations: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors that later ticks leave alone and that gradients may be taken of."""
+    """Return copies that later ticks do not change and that autograd accepts."""
     with torch.inference_mode(False):
         copies = {
             key: torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for key, rows in observations.items()
@@ -190,6 +190,6 @@ def _copied(observations: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     for key, rows in observations.items():
         copies[key].copy_(rows)
     if any(rows.device.type == "cuda" for rows in copies.values()):
-        # The rows that they were uploaded from may be written again.
+        # The source may be written again after the return.
         torch.cuda.synchronize()
     return copies

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Asks robots to begin their episodes anew, through a service or a topic of each."""
+"""Reset robots through a service or a topic of each."""
 
 from __future__ import annotations
 
@@ -18,37 +18,36 @@ from policy_node.config.schema import ConfigurationError, topic_of
 from policy_node.messages.fields import MessageTypeError, message_class
 
 _KEYS = {"service": {"service", "type"}, "topic": {"topic", "type", "seeded", "settle_s"}}
-# A robot that refuses is asked again after so long.
+# Time after which a robot that refused is asked again.
 RETRY_S = 1.0
 QUEUE_LENGTH = 10
 
 
 class Resets:
-    """Begins the episodes of single robots anew.
+    """Resets single robots to start new episodes.
 
     Parameters
     ----------
     node
-        Owner of clients or publishers, as long as it lives; an executor spins it.
+        Owner of clients or publishers; an executor spins it.
     robots
         Names of the robots.
     reset
-        `{"service": NAME, "type": TYPE}`: a service of every robot with an empty request, which answers when the new
-        episode has begun. `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`: a topic of every robot;
-        with `seeded` its field `data` takes the seed of the episode, negative where the robot draws one; readings that
-        are stamped within `settle_s` after the message are taken to be of the old episode. Empty: robots go on from
-        where they are.
+        `{"service": NAME, "type": TYPE}`: a service of each robot with an empty request, which answers when the new
+        episode has started. `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`: a topic of each
+        robot; with `seeded` its field `data` takes the seed of the episode, negative if the robot draws it. Readings
+        with a stamp up to `settle_s` after the message belong to the old episode. Empty: no reset.
 
     Raises
     ------
     ConfigurationError
-        When it is none of these.
+        When `reset` has another form.
     """
 
     def __init__(self, node: Node, robots: Sequence[str], reset: Mapping[str, Any]) -> None:
         self._node = node
         self._robots = tuple(robots)
-        # By robot the stamp from which on readings are of the new episode, None while that is not known.
+        # By robot the first stamp of the new episode; None while it is unknown.
         self._since_ns: dict[int, int | None] = {}
         self._ask_again_s: dict[int, float] = {}
         self._seeds: dict[int, int] = {}
@@ -57,7 +56,7 @@ class Resets:
             raise ConfigurationError(
                 [
                     f"reset: found {dict(reset)}, allowed is a `service` with its `type`, or a `topic` with its `type` "
-                    f"and, if wanted, `seeded` and `settle_s`"
+                    f"and optionally `seeded` and `settle_s`"
                 ]
             )
         self._kind = kinds[0] if kinds else ""
@@ -80,21 +79,13 @@ class Resets:
             raise ConfigurationError([f"reset: {error}"]) from error
 
     def ask(self, robot: int, seed: int) -> None:
-        """Ask a robot to begin anew, as soon as it listens.
-
-        Parameters
-        ----------
-        robot
-            Its index.
-        seed
-            Of the episode, negative where the robot is to draw one; used where the reset is seeded.
-        """
+        """Reset a robot, by index, as soon as it subscribes or serves; a negative seed lets the robot draw one."""
         self._since_ns[robot] = None
         self._ask_again_s[robot] = 0.0
         self._seeds[robot] = seed
 
     def since_ns(self, robot: int) -> int | None:
-        """Return from which stamp on readings of a robot are of the episode asked for; None: that is not known yet."""
+        """Return the first stamp of the new episode of a robot; None while it is unknown."""
         since_ns = self._since_ns.get(robot, 0)
         if since_ns is None and time.monotonic() >= self._ask_again_s[robot]:
             self._try(robot)
@@ -126,7 +117,7 @@ class Resets:
                 self._since_ns[robot] = self._node.get_clock().now().nanoseconds
                 return
             self._node.get_logger().warning(
-                f"{self._robots[robot]} refuses to begin anew: {getattr(response, 'message', '')}; it is asked again",
+                f"{self._robots[robot]} refuses the reset: {getattr(response, 'message', '')}; it is asked again",
                 throttle_duration_sec=5.0,
             )
             self._ask_again_s[robot] = time.monotonic() + RETRY_S
@@ -140,7 +131,7 @@ def service_class(type_name: str) -> Any:
     Raises
     ------
     MessageTypeError
-        When it is not installed here.
+        When it is not installed.
     """
     package, separator, name = type_name.partition("/srv/")
     try:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Topics of every robot that a reward is computed from and no policy observes."""
+"""Read topics of each robot that rewards need and the policy does not observe."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_q
 
 
 class Signals:
-    """The newest values of topics of every robot, read as observations are.
+    """Reads the newest values of topics of each robot, like observations.
 
     Parameters
     ----------
     node
-        Owner of the subscriptions, as long as it lives.
+        Owner of the subscriptions.
     robots
         Names of the robots.
     signals
-        By name what an observation has (`topic`, `type`, `field`, `fields`, `joints`, `depth`, `reliability`), and
-        `latched`, true for a topic whose publisher keeps the last message for those who come later, and `size`, where
-        only each message says how many numbers it has.
+        By name the parameters of an observation (`topic`, `type`, `field`, `fields`, `joints`, `depth`, `reliability`),
+        and optionally `latched`, for a publisher with durability transient local, and `size`, for arrays of variable
+        size.
 
     Raises
     ------
     ConfigurationError
-        When one of them cannot be read.
+        When a signal is invalid.
     """
 
     def __init__(self, node: Node, robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> None:
@@ -70,13 +70,7 @@ class Signals:
                 self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder))
 
     def take(self) -> dict[str, np.ndarray]:
-        """Read what has arrived.
-
-        Returns
-        -------
-        dict
-            By name the newest values `[robots, numbers]` float64, NaN where there are none.
-        """
+        """Take new messages and return by name the newest values `[robots, numbers]` float64, NaN without a value."""
         for name, robot, depth, take_message, decoder in self._takes:
             newest = None
             for _ in range(depth):
@@ -96,12 +90,12 @@ class Signals:
         return {name: values.copy() for name, values in self._values.items()}
 
     def forget(self, robots: Sequence[int]) -> None:
-        """Forget the values of some robots."""
+        """Clear the values of robots."""
         for values in self._values.values():
             values[list(robots)] = np.nan
 
     def unheard(self, robots: Sequence[int]) -> list[str]:
-        """Return what is missing of some robots, as in ``rover_0: presses``."""
+        """Return the signals without a value, such as ``rover_0: presses``."""
         return [
             f"{self._robots[robot]}: {name}"
             for name, values in self._values.items()
@@ -110,7 +104,7 @@ class Signals:
         ]
 
     def why_unheard(self) -> list[str]:
-        """Return why signals that are missing cannot be heard, as far as the graph tells."""
+        """Return the reasons in the ROS graph why signals are missing."""
         whys = [
             why_silent(self._node, name, source, self._robots)
             for source in self._sources
@@ -121,7 +115,7 @@ class Signals:
 
 
 def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> tuple[ObservationConfiguration, ...]:
-    """Check signals as observations are checked."""
+    """Parse signals like observations."""
     if not signals:
         return ()
     described = {
@@ -129,7 +123,7 @@ def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> t
         for name, given in signals.items()
     }
     try:
-        # Only the observations matter; the rest is what every configuration needs.
+        # Only the observations are used; the rest is required by every configuration.
         configuration = parse_configuration(
             {
                 "control_rate_hz": 1.0,
@@ -149,7 +143,7 @@ def _decoder(source: ObservationConfiguration, size: int | None) -> tuple[Readin
     try:
         count = size or reading_size(source.type, source.field, source.fields, source.joints)
         if count is None:
-            raise MessageTypeError("only each message says how many numbers it has; give their number as `size`")
+            raise MessageTypeError("the type has arrays of variable size; give their number as `size`")
         spec = ArraySpec(source.key, (count,), np.float64, -np.inf, np.inf)
         decoder = reading_decoder(
             source.type,

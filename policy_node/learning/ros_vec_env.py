@@ -1,10 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Robots behind topics as a vectorised environment of Stable-Baselines3, through the pipeline that drives them later.
+"""Train on robots over ROS topics: a vectorised environment of Stable-Baselines3.
 
-The control loop is the node's own. Where the policy would infer, its tick waits for the learner: `step` gives the
-actions of the present tick and returns what the next one observes. So whatever the node does for the safety of robots
-it does here, too: readings that are too old, commands beyond their limits, a learner that computes for too long.
+The environment runs the control loop and the pipeline of the node, with the learner in place of the policy. `step`
+gives the actions of the current tick and returns the observations of the next one. All safety functions of the node
+apply: maximum age of readings, command limits, watchdog.
 """
 
 from __future__ import annotations
@@ -51,42 +51,43 @@ from policy_node.sensing.synchroniser import RobotState
 
 Observations: TypeAlias = "dict[str, torch.Tensor] | dict[str, np.ndarray] | np.ndarray"
 
-# How long a thread may notice late that something has ended.
+# Period at which threads check whether the environment was closed.
 POLL_S = 0.25
-# How often the environment says for whom it waits.
+# Period at which the environment logs what it waits for.
 WAITING_PERIOD_S = 5.0
-# How often it looks for the readings of a new episode while time stands still.
+# Period at which it looks for the readings of a new episode while simulated time is paused.
 LOOK_S = 0.0005
 PROMPT_TURNS = 3
-# Beyond any tick: in lockstep time stands still while the learner computes, and so do the robots.
+# Disables the watchdog: in lockstep, simulated time is paused while the learner computes.
 NEVER_HANGS_S = 1e6
-# No policy is loaded where spaces are given; the parameter must be there.
+# Value of policy.path when spaces are given: no policy is loaded, but the parameter is required.
 NO_POLICY = "none"
-LATE = "the learner took too long, and the robot got its safe command instead"
+LATE = "the learner took too long, so the robot got its safe command"
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a reward is computed from: one period of all robots.
+    """One step of all robots, from which rewards are computed.
 
-    Rows of robots that `interrupted` marks mean nothing, and their rewards are not used.
+    Rows of `interrupted` robots are undefined, and their rewards are ignored.
 
     Attributes
     ----------
     previous_observations, observations
-        Before and after the period: key to tensor `[robots, *space]` (of a plain space under ``observation``).
+        Observations before and after the step: key to tensor `[robots, *space]`; the key of a Box space is
+        ``observation``.
     actions
-        `[robots, *action]`, as the learner gave them.
+        `[robots, *action]` actions of the learner.
     previous_signals, signals
-        The newest values of every signal before and after the period, `[robots, numbers]` float64.
+        Newest values of each signal before and after the step, `[robots, numbers]` float64.
     ages_s
-        `[robots]` float64: age of the oldest reading in the new observation; NaN where there is none.
+        `[robots]` float64 age of the oldest reading in the new observation; NaN without a reading.
     states, reasons
-        Of every robot at the end of the period; the reason is empty when READY.
+        State of each robot after the step; the reason is empty when READY.
     interrupted
-        `[robots]` bool: robots whose readings were not good or that got another command than the learner's.
+        `[robots]` bool: robots without usable readings, or that got another command than the learner's.
     steps
-        `[robots]` int64: periods since each robot was reset, with this one.
+        `[robots]` int64 steps since the reset, including this one.
     """
 
     previous_observations: dict[str, torch.Tensor]
@@ -102,54 +103,54 @@ class Step:
 
 
 class RosVecEnv(VecEnv):
-    """Robots behind topics, each of them one environment.
+    """Vectorised environment with one robot per row; one step is one tick.
 
-    One tick is one step. A robot whose episode ends is asked to begin anew, and the step returns when all robots are
-    observed again; meanwhile the others get their safe commands, but in lockstep, where time stands still for them.
-    An episode whose data break off ends as truncated at its last observation: the robot goes on from where it is.
+    When the episode of a robot ends, the robot is reset, and the step returns when all robots are observed again. Until
+    then the others get their safe commands; in lockstep, simulated time is paused instead. An episode whose readings
+    stop is truncated at its last observation, and the robot continues without a reset.
 
     Parameters
     ----------
     config
-        A configuration, its parameters nested or by dotted name, or the path of its YAML file. `policy.path` may be
-        missing where both spaces are given.
+        Configuration, its parameters nested or by dotted name, or the path of its YAML file. `policy.path` is optional
+        when both spaces are given.
     reward
-        Of a step the rewards `[robots]`.
+        Returns the rewards `[robots]` of a step.
     done
-        Of a step which episodes have come to their end `[robots]` bool; None: none ever.
+        Returns the terminated episodes `[robots]` bool of a step; None: episodes never terminate.
     observation_space, action_space
-        Of one robot; None: those of the configured policy.
+        Spaces of one robot; None: those of the configured policy.
     signals
-        What else a reward is computed from, see `policy_node.learning.reward_signals.Signals`.
+        Further topics for rewards, see `policy_node.learning.reward_signals.Signals`.
     reset
-        How a robot begins an episode anew, see `policy_node.learning.resets.Resets`.
+        Service or topic that resets a robot, see `policy_node.learning.resets.Resets`.
     max_steps
-        Steps after which a robot is reset and its episode truncated; 0: never.
+        Steps after which an episode is truncated and its robot reset; 0: no limit.
     lockstep
-        Whether simulated time waits for the commands of every tick, as `rover_sim --lockstep` does. All observations
-        and signals are then subscribed reliably, whatever their `reliability` says.
+        Whether simulated time waits for the commands of each tick, as with `rover_sim --lockstep`. All observations and
+        signals are then subscribed reliably.
     use_sim_time
-        Whether ticks follow `/clock`; None: as the parameters say, and in lockstep.
+        Whether ticks follow `/clock`; None: as in the parameters. Always in lockstep.
     tensors
-        Whether the observations of a Dict space stay tensors; those of a plain space are always arrays, as
-        Stable-Baselines3 accepts no others.
+        Whether observations of a Dict space are tensors; those of a Box space are always arrays, as
+        Stable-Baselines3 requires.
     episode_seeds
-        One seed for every episode that begins, in the order of beginning, where the reset is seeded; None: those of
-        `seed` at the next `reset`, and for all other episodes what the robots draw.
+        Seeds of the episodes in the order of their starts, for seeded resets; None: those of `seed` at the next
+        `reset`, and later drawn by the robots.
     name
-        Of the ROS node.
+        Name of the ROS node.
 
     Attributes
     ----------
     late_steps
-        Steps for which the learner or the machine took longer than a control period.
+        Number of steps that took two control periods or more.
     running_seeds
-        The seed of the running episode of each robot, negative where it drew one.
+        Seed of the current episode of each robot, negative if the robot drew it.
 
     Raises
     ------
     ConfigurationError
-        When anything of it does not fit.
+        When a parameter is invalid.
     """
 
     def __init__(
@@ -183,10 +184,22 @@ class RosVecEnv(VecEnv):
             action_space or spaces_of.action_space(spec.action),
         )
         self._reward, self._done = reward, done
-        self._max_steps = max_steps
-        self._lockstep = lockstep
+        self._max_steps, self._lockstep, self._episode_seeds = max_steps, lockstep, episode_seeds
         self._tensors = tensors and isinstance(self.observation_space, spaces.Dict)
-        self._episode_seeds = episode_seeds
+        self._start_counters()
+        self._start_node(name, simulated)
+        self._learner = Learner(spec, device)
+        self._loop: ControlLoop | None = None
+        self._claims: Claims | None = None
+        atexit.register(self.close)
+        try:
+            self._open(simulated, signals or {}, reset or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_counters(self) -> None:
+        """Create the state of the episodes."""
         self.late_steps = 0
         self.running_seeds = [-1] * self.num_envs
         self._actions = np.zeros((self.num_envs, *(self.action_space.shape or ())), self.action_space.dtype)
@@ -197,16 +210,16 @@ class RosVecEnv(VecEnv):
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._began_s = np.zeros(self.num_envs)
-        # When the learner last had the turn, on the monotonic clock.
+        # Times on the monotonic clock of the last observation, and of the last log about waiting.
         self._observed_s = time.monotonic()
-        # When the environment last said for whom it waits.
         self._said_s = -math.inf
 
+    def _start_node(self, name: str, simulated: bool) -> None:
+        """Create the ROS node with a separate context, so the learner's process can use ROS independently."""
         self._closed = False
         self._ending = threading.Event()
-        # Of its own, so that it neither minds nor disturbs how the learner's process uses ROS.
         self._context = Context()
-        # Ctrl-C reaches the learner as everywhere in Python; the robots are made safe by `close`.
+        # Ctrl-C raises KeyboardInterrupt in the learner; `close` sends the safe commands.
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node(
             name,
@@ -218,15 +231,6 @@ class RosVecEnv(VecEnv):
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._spinning = threading.Thread(target=self._spin, name="executor", daemon=True)
-        self._learner = Learner(spec, device)
-        self._loop: ControlLoop | None = None
-        self._claims: Claims | None = None
-        atexit.register(self.close)
-        try:
-            self._open(simulated, signals or {}, reset or {})
-        except BaseException:
-            self.close()
-            raise
 
     def _open(self, simulated: bool, signals: Mapping[str, Mapping[str, Any]], reset: Mapping[str, Any]) -> None:
         """Open all topics and start the control loop."""
@@ -255,7 +259,7 @@ class RosVecEnv(VecEnv):
             simulated=simulated,
             logger=self._logger,
             on_failure=self._on_failure,
-            # In lockstep a robot stands still while this process is paused.
+            # In lockstep, robots stand still while this process is paused.
             may_command=lambda: self._lockstep or claims.holds,
             excuse=self._why_the_tick_waits,
         )
@@ -271,18 +275,17 @@ class RosVecEnv(VecEnv):
         if not self._learner.awaited:
             return ""
         return (
-            f"nobody called step for {self.configuration.watchdog_timeout_s:.3f} s (watchdog.timeout_s): the robots "
-            f"get their safe commands until somebody does, and that step ends their episodes as truncated; "
-            f"this is said once"
+            f"step was not called for {self.configuration.watchdog_timeout_s:.3f} s (watchdog.timeout_s): the robots "
+            f"get their safe commands until the next step, which truncates their episodes; this is logged once"
         )
 
     @property
     def node(self) -> Node:
-        """The ROS node, for topics of one's own; it is spun."""
+        """ROS node, for further topics; the environment spins it."""
         return self._node
 
     def reset(self) -> Observations:  # type: ignore[override]
-        """Begin the episodes of all robots and return their observations."""
+        """Start the episodes of all robots and return their observations."""
         self._learner.begin()
         turn = self._turn or self._next_turn()
         self._begin(turn, list(range(self.num_envs)), self._seeds)
@@ -293,7 +296,7 @@ class RosVecEnv(VecEnv):
         return self._shown()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions `[robots, *action]` for `step_wait`."""
+        """Store the actions `[robots, *action]` for `step_wait`."""
         wanted = (self.num_envs, *(self.action_space.shape or ()))
         actions = np.asarray(actions)
         if actions.shape != wanted:
@@ -305,14 +308,13 @@ class RosVecEnv(VecEnv):
     def step_wait(  # type: ignore[override]
         self,
     ) -> tuple[Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Command all robots and wait for the next tick: observations, rewards [robots], dones [robots], infos."""
+        """Command all robots and wait for the next tick; return observations, rewards, dones `[robots]` and infos."""
         before = self._turn
         assert before is not None and self._loop is not None
         self._turn, self._observed_s = None, time.monotonic()
         self._learner.answer(self._actions)
         turn = self._next_turn()
         period_ns = self.configuration.period_ns
-        # As soon as one more tick has been missed.
         self.late_steps += turn.observed.now_ns - before.observed.now_ns >= 2 * period_ns
         step = self._step(turn)
         rewards = np.where(step.interrupted, 0.0, self._checked("reward", self._reward(step))).astype(np.float32)
@@ -378,7 +380,7 @@ class RosVecEnv(VecEnv):
         return infos
 
     def _begin(self, turn: Turn, robots: Sequence[int], seeds: Sequence[int | None] | None) -> None:
-        """Reset some robots, by their index, and wait until all are observed."""
+        """Reset robots by index and wait until all are observed."""
         for robot in robots:
             given = seeds[robot] if seeds is not None else None
             if self._episode_seeds is not None:
@@ -393,9 +395,9 @@ class RosVecEnv(VecEnv):
                 turn = self._pass(missing)
             begun = self._begin_within(turn, robots) if robots and self._lockstep else turn
             if begun is None:
-                # The simulation has a command ahead, or none yet: only answers that come at once put that right.
+                # The simulation is ahead of the commands, or has none yet: prompt answers synchronise it.
                 for _ in range(PROMPT_TURNS):
-                    turn = self._pass(["simulated time has gone on meanwhile"])
+                    turn = self._pass(["simulated time was not paused"])
                 for robot in robots:
                     if self._resets.since_ns(robot) is not None:
                         self._resets.ask(robot, self.running_seeds[robot])
@@ -403,13 +405,13 @@ class RosVecEnv(VecEnv):
         self._turn = begun
 
     def _pass(self, missing: Sequence[str]) -> Turn:
-        """Let the present tick pass and return the next one."""
+        """Skip the current tick and return the next one."""
         self._say_waiting(missing)
         self._learner.let_pass(f"the learner waits: {'; '.join(missing)}")
         return self._next_turn()
 
     def _missing(self, turn: Turn, robots: Sequence[int]) -> list[str]:
-        """Return what is missing for all robots to be observed, these ones in their new episodes."""
+        """Return what is missing until all robots are observed, `robots` in their new episodes."""
         observed, names = turn.observed, self.configuration.robots
         missing = [
             f"{names[robot]} is {observed.states[robot].name}: {observed.reasons[robot]}"
@@ -418,14 +420,14 @@ class RosVecEnv(VecEnv):
         for robot in robots:
             since_ns = self._resets.since_ns(robot)
             if since_ns is None:
-                missing.append(f"{names[robot]} has not begun anew")
+                missing.append(f"{names[robot]} was not reset yet")
             elif observed.now_ns - observed.ages_s[robot] * 1e9 < since_ns:
-                missing.append(f"{names[robot]} is not observed since it began anew")
+                missing.append(f"{names[robot]} is not observed since its reset")
         self._signals.take()
         return missing + [f"{text} was not heard" for text in self._signals.unheard(range(self.num_envs))]
 
     def _begin_within(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
-        """Reset some robots while time stands still, and observe them again; None when it does not stand still."""
+        """Reset robots while simulated time is paused and observe them; None when time is not paused."""
         now_ns, names = turn.observed.now_ns, self.configuration.robots
         samples = _Samples(self._pipeline)
         self._signals.forget(robots)
@@ -443,7 +445,7 @@ class RosVecEnv(VecEnv):
             if self._node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
                 return None
             asked = [robot for robot in robots if self._resets.since_ns(robot) is None]
-            missing = [f"{names[robot]} has not begun anew" for robot in asked]
+            missing = [f"{names[robot]} was not reset yet" for robot in asked]
             if not missing:
                 turn = self._learner.observe_again(take, robots)
                 self._signals.take()
@@ -455,15 +457,15 @@ class RosVecEnv(VecEnv):
         return turn if samples.newest_ns <= now_ns else None
 
     def _next_turn(self) -> Turn:
-        """Wait for the next tick at which some robot is ready."""
+        """Wait for the next tick with a READY robot."""
         assert self._loop is not None, "the environment is closed"
         while (turn := self._learner.next_turn(POLL_S)) is None:
             failure = self._loop.failure
             if failure is not None:
-                raise RuntimeError("the control loop has ended; every robot got its safe command") from failure
+                raise RuntimeError("the control loop ended; every robot got its safe command") from failure
             latest = self._loop.latest
             if self._loop.waits_for_clock:
-                self._say_waiting(["nothing on /clock"])
+                self._say_waiting(["no message on /clock"])
             elif latest is not None:
                 self._say_waiting(
                     [
@@ -478,7 +480,7 @@ class RosVecEnv(VecEnv):
         return turn
 
     def _say_waiting(self, missing: Sequence[str]) -> None:
-        """Say for whom the learner waits, when that takes long; as a warning where it will not pass by itself."""
+        """Log what is missing after a long wait; warn if it needs a change by the user."""
         assert self._loop is not None
         now_s = time.monotonic()
         if now_s - max(self._observed_s, self._said_s) <= WAITING_PERIOD_S:
@@ -492,14 +494,14 @@ class RosVecEnv(VecEnv):
             self._logger.info(text)
 
     def _why_waiting(self) -> list[str]:
-        """Return what keeps readings from arriving, as far as the graph tells."""
+        """Return the reasons in the ROS graph why readings are missing."""
         assert self._loop is not None
         latest, robots = self._loop.latest, self.configuration.robots
         whys = []
         if not self._loop.simulated and self._node.count_publishers("/clock"):
             whys.append(
-                "/clock has a publisher, but the environment runs on real time: make it with lockstep=True where time "
-                "waits for the commands, as with `rover_sim --lockstep`, else with use_sim_time=True"
+                "/clock has a publisher, but the environment runs on real time: use lockstep=True where time waits for "
+                "the commands, as with `rover_sim --lockstep`, else use_sim_time=True"
             )
         for robot, name in enumerate(robots):
             if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
@@ -527,7 +529,7 @@ class RosVecEnv(VecEnv):
         return self._given(self._observations)
 
     def _given(self, observations: Mapping[str, torch.Tensor]) -> Any:
-        """Return observations as the learner is to get them."""
+        """Convert observations to tensors or arrays as configured."""
         if self._tensors:
             return dict(observations)
         arrays = {key: rows.numpy(force=True) for key, rows in observations.items()}
@@ -543,7 +545,7 @@ class RosVecEnv(VecEnv):
                     time.sleep(POLL_S)
 
     def close(self) -> None:
-        """Make every robot safe and close all topics."""
+        """Send every robot its safe command and close all topics."""
         if self._closed:
             return
         self._closed = True
@@ -564,26 +566,26 @@ class RosVecEnv(VecEnv):
             rclpy.shutdown(context=self._context, uninstall_handlers=False)
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """Return an attribute of this object for each of the robots, which have none of their own."""
+        """Return an attribute of this environment for each robot."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
-        """Refuse: robots have no attributes of their own."""
-        raise NotImplementedError(f"{attr_name}: robots have no attributes of their own; set it on the RosVecEnv")
+        """Raise: robots have no attributes."""
+        raise NotImplementedError(f"{attr_name}: robots have no attributes; set it on the RosVecEnv")
 
     def env_method(
         self, method_name: str, *arguments: Any, indices: int | Iterable[int] | None = None, **keywords: Any
     ) -> list[Any]:
-        """Refuse: robots have no methods of their own."""
-        raise NotImplementedError(f"{method_name}: robots have no methods of their own; call it on the RosVecEnv")
+        """Raise: robots have no methods."""
+        raise NotImplementedError(f"{method_name}: robots have no methods; call it on the RosVecEnv")
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
-        """Say that no robot is wrapped."""
+        """Return that no robot is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
 
 class _Samples:
-    """Hands samples on to a pipeline and notes their newest stamp."""
+    """Passes samples to a pipeline and keeps their newest stamp."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -600,7 +602,7 @@ class _Samples:
 
 
 def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) -> tuple[Configuration, bool]:
-    """Return the configuration, and whether its parameters ask for simulated time."""
+    """Return the configuration, and whether its parameters set `use_sim_time`."""
     if isinstance(config, Configuration):
         return config, False
     values = flatten(config) if isinstance(config, Mapping) else read_parameter_file(Path(config))
@@ -609,7 +611,7 @@ def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) ->
 
 
 def _subscribed_reliably(configuration: Configuration) -> Configuration:
-    """Return the configuration with reliable observations: others may arrive after the clock has told their time."""
+    """Return the configuration with reliable observations; others may arrive after the clock has reached their time."""
     observations = tuple(
         replace(
             observation,
@@ -624,9 +626,9 @@ def _subscribed_reliably(configuration: Configuration) -> Configuration:
 def _spec_of(
     configuration: Configuration, observation_space: spaces.Space | None, action_space: spaces.Space | None
 ) -> tuple[PolicySpec, torch.device]:
-    """Return what is observed and commanded, as the spaces say or else the configured policy, and on which device."""
+    """Return observations and actions of the spaces, or else of the configured policy, and the device."""
     if (observation_space is None) != (action_space is None):
-        raise ConfigurationError(["observation_space, action_space: one is given without the other; give both or none"])
+        raise ConfigurationError(["observation_space, action_space: one is given without the other; give both"])
     if observation_space is None or action_space is None:
         if configuration.policy.path == NO_POLICY:
             raise ConfigurationError(

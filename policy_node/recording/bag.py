@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The bag of a recording: written in pieces that stay readable, whatever ends it.
+"""Write the bag of a recording so that it can be completed after a crash.
 
 `python -m policy_node.recording.bag BAG` completes a bag that was cut off, in place.
 """
@@ -32,7 +32,7 @@ from policy_node.recording.format import PARAMETERS_FILE, PARAMETERS_KEY
 
 METADATA_FILE = "metadata.yaml"
 VERSION = Writer.VERSION_LATEST
-# MCAP: what a file begins and ends with, and the codes of records.
+# MCAP: first and last bytes of a file, and codes of records.
 _MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
 _FOOTER, _MESSAGE_CODE, _CHUNK_CODE, _INDEX_CODE, _DATA_END = 0x02, 0x05, 0x06, 0x07, 0x0F
@@ -43,27 +43,27 @@ _CHUNK = struct.Struct("<BQQQQIIQ")
 # Code, length; channel, bytes that follow.
 _INDEX = struct.Struct("<BQHI")
 _CHUNK_BYTES = 2**20
-# As many as Linux takes in one call.
+# Limit of Linux for one call of writev.
 _MOST_PARTS = 1024
-# The end of a file without a summary: no checksum of the data, a footer that points nowhere.
+# End of a file without a summary or checksums.
 _END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
-# Errors of a disk, a quota or a file that is full, and what then gives way at a time.
+# Errors of a full disk, quota or file, and bytes that are then removed at a time.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ROOM = 65_536
 _SEPARATOR = "/msg/"
 
 
-class UnknownType(ValueError):  # noqa: N818  what is unknown, not an error of the program
-    """No definition of a message type was found."""
+class UnknownType(ValueError):  # noqa: N818  not an error of the program
+    """The definition of a message type was not found."""
 
 
 def typestore_of(types: Iterable[str]) -> Typestore:
-    """Return a typestore of message types and all that they are made of, as installed, else as rosbags has them.
+    """Return a typestore of message types with their nested types: the installed definitions, else those of rosbags.
 
     Raises
     ------
     UnknownType
-        When neither has one of them.
+        When there is no definition.
     """
     known = get_typestore(Stores.LATEST).fielddefs
     definitions: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def typestore_of(types: Iterable[str]) -> Typestore:
             definitions[name] = known[name]
         else:
             raise UnknownType(
-                f"{name}: there is no definition of it; source the workspace that has {name.split('/')[0]}"
+                f"{name}: its definition was not found; source the workspace that has {name.split('/')[0]}"
             )
         wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
     store = get_typestore(Stores.EMPTY)
@@ -89,7 +89,7 @@ def typestore_of(types: Iterable[str]) -> Typestore:
 
 def _installed_definition(name: str) -> str | None:
     package, _, message = name.partition(_SEPARATOR)
-    # Without a ROS installation, with none that is sourced, and where the package is not in it.
+    # Without a sourced ROS installation that has the package.
     with suppress(ImportError, OSError, LookupError, ValueError):
         from ament_index_python.packages import get_package_share_directory
 
@@ -98,7 +98,7 @@ def _installed_definition(name: str) -> str | None:
 
 
 def _message_types(field: Any) -> Iterator[str]:
-    """Find the message types in what rosbags says of a field: nested tuples with their names."""
+    """Find the message types in the nested tuples with which rosbags describes a field."""
     if isinstance(field, str):
         if _SEPARATOR in field:
             yield field
@@ -108,9 +108,10 @@ def _message_types(field: Any) -> Iterator[str]:
 
 
 class _UncopiedMcap(McapWriter):
-    """Writes chunks straight from the messages, without the interpreter.
+    """Writes chunks with writev from the messages themselves.
 
-    The library joins them first: copies of large images, during which no other thread of Python runs, not even a tick.
+    The base class copies them several times while it holds the interpreter, which delays the tick thread for large
+    images.
     """
 
     def __init__(self, path: Path, compression: CompressionMode) -> None:
@@ -119,14 +120,14 @@ class _UncopiedMcap(McapWriter):
         self._size = 0
 
     def write(self, connection: Connection, timestamp: int, data: bytes | memoryview) -> None:
-        """Add a message, which must not change before its chunk is closed."""
+        """Add a message; its bytes must not change before its chunk is closed."""
         chunk, channel = self.chunk, connection.id
         self.message_start_time = min(timestamp, self.message_start_time)
         self.message_end_time = max(timestamp, self.message_end_time)
         self.channel_stats[channel] += 1
         chunk.message_start_time = min(timestamp, chunk.message_start_time)
         chunk.message_end_time = max(timestamp, chunk.message_end_time)
-        # Schemas and channels come first, in the library's own buffer.
+        # Schemas and channels come first, in the buffer of the base class.
         chunk.msgs[channel].append((timestamp, chunk.bio.tell() + self._size))
         size = _MESSAGE.size - _RECORD.size + len(data)
         self._parts += (_MESSAGE.pack(_MESSAGE_CODE, size, channel, 0, timestamp, timestamp), data)
@@ -135,7 +136,7 @@ class _UncopiedMcap(McapWriter):
             self.close_chunk()
 
     def close_chunk(self) -> None:
-        """Write what was added since the last chunk, and where each message of it is."""
+        """Write the messages since the last chunk, and their index."""
         chunk, parts = self.chunk, [self.chunk.bio.getvalue(), *self._parts]
         size = chunk.bio.tell() + self._size
         start = self.bio.tell()
@@ -166,7 +167,7 @@ class _UncopiedMcap(McapWriter):
 
 
 def _write_parts(file: int, parts: Sequence[bytes | memoryview]) -> None:
-    """Write all parts, one after the other, as one write."""
+    """Write parts one after the other without joining them."""
     for first in range(0, len(parts), _MOST_PARTS):
         rest = [memoryview(part) for part in parts[first : first + _MOST_PARTS]]
         while rest:
@@ -178,27 +179,27 @@ def _write_parts(file: int, parts: Sequence[bytes | memoryview]) -> None:
 
 
 class _Writer(Writer):
-    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _UncopiedMcap}  # noqa: RUF012  as the library has it
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _UncopiedMcap}  # noqa: RUF012  as in the base class
 
 
 class RecordingBag:
-    """A rosbag2 bag in MCAP that is being written.
+    """Writes a rosbag2 bag (MCAP).
 
     Parameters
     ----------
     folder
-        Where it is to be; must not exist.
+        Folder to create.
     topics
-        Type by topic, in the order in which tools show them.
+        Message type by topic.
     typestore
-        Has the types.
+        Definitions of the types.
     custom
-        What is to be said of the whole.
+        Custom data for metadata.yaml.
 
     Raises
     ------
-    OSError
-        When it cannot be made.
+    OSError, WriterError
+        When the folder exists or cannot be created.
     """
 
     def __init__(
@@ -212,29 +213,30 @@ class RecordingBag:
         storage = self._writer.storage
         assert isinstance(storage, _UncopiedMcap)
         self._storage = storage
-        # Nobody is to complete it meanwhile; not every file system knows locks.
+        # Keeps `complete` off; not every file system has locks.
         with suppress(OSError):
             fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._connections = {
             topic: self._writer.add_connection(topic, message_type, typestore=typestore)
             for topic, message_type in topics.items()
         }
-        (folder / PARAMETERS_FILE).write_text(custom.get(PARAMETERS_KEY, ""))
-        # What completes a bag that was cut off finds here what only the writer knows.
+        if PARAMETERS_KEY in custom:
+            (folder / PARAMETERS_FILE).write_text(custom[PARAMETERS_KEY])
+        # `complete` reads custom data and hashes from it.
         described = [(topic, of_type, typestore.hash_rihs01(of_type), 0) for topic, of_type in topics.items()]
         _write_metadata(folder, storage.path.name, described, 0, 0, custom)
 
     def write(self, topic: str, time_ns: int, raw: bytes | memoryview) -> None:
-        """Add a message; it is on the disk after the next `flush` at the latest."""
+        """Add a message; it is in the file after the next `flush` at the latest."""
         self._writer.write(self._connections[topic], time_ns, raw)
 
     def flush(self) -> None:
-        """Hand all that was written over to the system, readable as it is.
+        """Write all messages so far to the file.
 
         Raises
         ------
         OSError
-            When that fails, or somebody has taken the file away.
+            When writing fails, or the file was removed.
         """
         if self._storage.chunk.msgs:
             self._storage.close_chunk()
@@ -246,25 +248,20 @@ class RecordingBag:
         self._writer.close()
 
     def abandon(self) -> None:
-        """End after an error: what is complete on the disk stays, and is made a complete bag where that can be."""
-        # What its buffer still holds cannot be written either.
+        """Close after an error, and complete the bag with what is in the file."""
+        # The rest of the buffer cannot be written, either.
         with suppress(Exception):
             self._writer.abort()
         complete(self.folder)
 
 
 def complete(folder: Path) -> int:
-    """Make a complete bag of one that was cut off, of all that can be read of it, in place.
-
-    Returns
-    -------
-    int
-        How many messages it has.
+    """Complete a bag that was cut off, in place, and return its number of messages.
 
     Raises
     ------
     ValueError
-        When there is no such bag, its file is none of this format, or it is being recorded.
+        When there is no such bag, it is no MCAP file, or it is being recorded.
     OSError
         When it cannot be written.
     """
@@ -280,10 +277,10 @@ def complete(folder: Path) -> int:
             return _describe(file)
         ends = list(_ends_of_records(stream))
         if not ends:
-            raise ValueError(f"{file}: it does not begin as an MCAP file does; there is nothing to complete")
+            raise ValueError(f"{file}: it is not an MCAP file; there is nothing to complete")
         tried = ends[-1] + _ROOM
         for end in reversed(ends):
-            # Where the disk is full, messages give way until there is room for the end.
+            # On a full disk, remove messages until the end fits.
             if tried - end < _ROOM:
                 continue
             tried = end
@@ -299,18 +296,18 @@ def complete(folder: Path) -> int:
 
 
 def _describe(file: Path) -> int:
-    """Write the metadata of a file that is complete and return how many messages it has."""
+    """Write the metadata of a complete file and return its number of messages."""
     folder = file.parent
     try:
         metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
         described = [topic["topic_metadata"] for topic in metadata["topics_with_message_count"]]
         hashes = {topic["name"]: topic["type_description_hash"] for topic in described}
         custom = metadata["custom_data"]
-    # As after a loss of power.
+    # For example after a power failure.
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder / METADATA_FILE} cannot be read ({error}); the messages are whole again: delete it, and let "
-            f"`ros2 bag reindex` make another one"
+            f"{folder / METADATA_FILE} cannot be read ({error}); the messages are complete: delete it and "
+            f"create it again with `ros2 bag reindex`"
         ) from error
     with Reader(file) as reader:
         topics = [(each.topic, each.msgtype, hashes[each.topic], each.msgcount) for each in reader.connections]
@@ -329,7 +326,7 @@ def _is_complete(stream: RawIOBase) -> bool:
 
 
 def _ends_of_records(stream: RawIOBase) -> Iterator[int]:
-    """Find where the complete records of a file end, up to the summary; the first is its header."""
+    """Yield the end of each complete record of a file before its summary; the first is the header."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     if stream.read(len(_MAGIC)) != _MAGIC:
@@ -352,7 +349,7 @@ def _write_metadata(
     end_ns: int,
     custom: Mapping[str, str],
 ) -> None:
-    """Write what rosbag2 says of a bag; of each topic its name, its type, the hash of that and its messages."""
+    """Write metadata.yaml; `topics` are name, type, hash of the type and number of messages."""
     count = sum(messages for *_, messages in topics)
     times = {
         "starting_time": {"nanoseconds_since_epoch": start_ns},
@@ -389,7 +386,7 @@ def _write_metadata(
 
 
 def unused_folder(parent: Path, name: str, seconds: float | None = None) -> Path:
-    """Return a folder that does not exist, named after who records and the time, UTC."""
+    """Return a folder that does not exist, named after the recorder and the time in UTC."""
     moment = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(seconds))
     names = (f"{name}_{moment}{f'_{number}' if number else ''}" for number in range(1_000_000))
     return next(parent / each for each in names if not (parent / each).exists())
@@ -399,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Complete bags that were cut off."""
     parser = argparse.ArgumentParser(
         prog="python -m policy_node.recording.bag",
-        description="Make complete bags of recordings that were cut off, of all that can be read of them, in place.",
+        description="Complete recordings that were cut off, in place.",
     )
     parser.add_argument("bags", nargs="+", metavar="BAG", type=Path, help="folder of a recording that was cut off")
     status = 0

@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording holds beside the messages themselves: one message per tick, and what is said of the whole.
+"""Convert the ticks of a recording to messages and back.
 
-The format is described in `doc/bags.md`. The message of a tick is a DiagnosticArray, which every tool for bags shows:
-one status about the node, then one per robot, each with keys and values.
+The message of a tick is a DiagnosticArray, which every tool for bags shows: one status for the node, then one for each
+robot. `doc/bags.md` describes the format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from policy_node.sensing.synchroniser import RobotState
 
 TICK_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
-# The parameters of the node, as a file beside the messages that the node can be started with.
+# Parameter file in the bag, with which the node can be started.
 PARAMETERS_FILE = "parameters.yaml"
 # Keys of the custom data in metadata.yaml.
 FORMAT_KEY = "policy_node.format"
@@ -34,19 +34,19 @@ _BOOLEANS = {True: "true", False: "false"}
 
 
 def ticks_topic(node: str) -> str:
-    """Return the topic of the ticks of a node, given its fully qualified name."""
+    """Return the topic of the ticks, given the fully qualified name of the node."""
     return f"{node}/ticks"
 
 
 class Reading(NamedTuple):
-    """Which message of a tick a sensor's reading was.
+    """Sample of a sensor at a tick.
 
     Attributes
     ----------
     stamp_ns
-        Of the reading.
+        Stamp of the sample.
     place
-        Which of the messages of its topic that were recorded with the tick, counted from 0; None: the sensor's silence.
+        Index of its message among those recorded on its topic with the tick; None: the sensor was silent.
     """
 
     stamp_ns: int
@@ -55,25 +55,25 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class RobotTick:
-    """One robot at one tick.
+    """State of one robot at a tick.
 
     Attributes
     ----------
     state
         Name of its `RobotState`.
     reason
-        Why it was not READY; empty when it was.
+        Reason for the state; empty when READY.
     age_s
-        Age of its oldest synchronised reading; NaN where there was no set.
+        Age of its oldest synchronised sample; NaN without synchronised samples.
     before
-        What happened to its episode before the tick: nothing (empty), `reset` (as by `Pipeline.reset`) or `overruled`
-        (its safe command left in place of the last tick's, see `Pipeline.note_overruled`).
+        Event before the tick: empty, `reset` (see `Pipeline.reset`) or `overruled` (the safe command replaced the
+        command of the previous tick, see `Pipeline.note_overruled`).
     left_to
-        Name of the node that commands it instead; empty: none does.
+        Name of the node that commands it instead; empty: no other node.
     sent
-        Whether the command that the tick decided on left: recorded with the time of the tick.
+        Whether the command of the tick was sent; it has the time of the tick.
     readings
-        By name of the sensor what the policy was given, or the safe position was read from.
+        Samples by name of the sensor: those that the policy got, and that of the safe position.
     """
 
     state: str
@@ -92,19 +92,19 @@ class Tick:
     Attributes
     ----------
     time_ns
-        Its time on the node's clock.
+        Time on the node's clock.
     number
-        Counts from 0 at activation, also ticks that were not recorded.
+        Number since activation, from 0; dropped ticks count.
     missed
-        Ticks that the node missed just before it.
+        Number of ticks that the node missed just before.
     dropped
-        Ticks that were not recorded so far, as the disk was too slow.
+        Number of ticks that were not recorded so far, as the disk was too slow.
     stopped
-        Whether an operator has stopped the robots.
+        Whether an operator stopped the robots.
     policy_sha256
-        Of the policy that drives.
+        Hash of the policy.
     robots
-        By name, in the order of the configuration.
+        Robots by name, in the order of the configuration.
     """
 
     time_ns: int
@@ -117,17 +117,7 @@ class Tick:
 
 
 def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
-    """Return a tick as a message.
-
-    Parameters
-    ----------
-    tick
-        The tick.
-    node
-        Fully qualified name of the node.
-    types
-        Message classes by name, those of a typestore of rosbags.
-    """
+    """Convert a tick of a node to a message; `types` are the message classes of a typestore of rosbags by name."""
     status_type = types["diagnostic_msgs/msg/DiagnosticStatus"]
     pair_type = types["diagnostic_msgs/msg/KeyValue"]
 
@@ -168,17 +158,12 @@ def _robot_values(robot: RobotTick) -> dict[str, str]:
 
 
 def parse_tick(message: Any) -> Tick:
-    """Return what the message of a tick says.
-
-    Parameters
-    ----------
-    message
-        A DiagnosticArray, as any library deserialises it.
+    """Convert a DiagnosticArray of any library to a tick.
 
     Raises
     ------
     ValueError
-        When it is not of this format; says what is missing.
+        When a value is missing or invalid.
     """
     stamp = message.header.stamp
     try:

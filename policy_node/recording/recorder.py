@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy saw and what was commanded, written as a bag by a thread of its own, which no tick ever waits for.
+"""Record the samples and commands of every tick in a bag, from a separate thread.
 
-The tick thread hands references over. Where the writer cannot follow, whole ticks are left out and counted; where it
-cannot write at all the recording ends, and the robots are driven on. The format is described in `doc/bags.md`.
+The tick thread hands over references and never waits. When the writer is too slow, whole ticks are dropped and counted;
+when it fails, the recording ends and the node drives on. `doc/bags.md` describes the format.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import yaml
-from rclpy.impl.rcutils_logger import RcutilsLogger
-from rclpy.node import Node
 
 from policy_node.config.schema import Configuration, ConfigurationError, topic_of
 from policy_node.control.realtime import name_thread
@@ -46,19 +44,29 @@ if TYPE_CHECKING:
 
     from policy_node.recording.bag import RecordingBag
 
-# What may wait for the disk: more would take the memory that the policy needs.
+# Limits of the queue: more would take memory from the policy.
 QUEUE_TICKS = 200
 QUEUE_BYTES = 256 * 2**20
-# Commands beside the ticks, as the watchdog sends them while a tick hangs.
+# Most commands outside of ticks, such as those of the watchdog while a tick hangs.
 QUEUE_COMMANDS = 1000
-# How much of a recording an end without notice may cost.
+# Time after which written messages are flushed; a crash loses no more.
 FLUSH_S = 1.0
-# How long begin and end of a recording wait for the disk.
+# Longest time that start and end wait for the disk.
 PATIENCE_S = 5.0
 
 
-class TickNote(NamedTuple):
-    """What the tick thread hands over of one tick; nothing of it is changed afterwards."""
+class Logger(Protocol):
+    """Logger of a node."""
+
+    def info(self, message: str) -> Any:
+        """Log information."""
+
+    def error(self, message: str) -> Any:
+        """Log an error."""
+
+
+class QueuedTick(NamedTuple):
+    """Tick that waits to be written, with the commands sent since the previous one; not changed after queueing."""
 
     tick: FleetTick
     number: int
@@ -71,22 +79,20 @@ class TickNote(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """What is to be recorded where: everything that can be wrong with it is known before the robots are driven.
+    """Topics and folder of a recording, checked before the robots are driven.
 
     Attributes
     ----------
     folder
-        In which each recording makes its own.
+        Folder in which each recording creates its own.
     name
-        That of the node, fully qualified.
+        Fully qualified name of the node.
     robots, sensors
-        Their names; a safe position that is read comes last.
+        Names; the sensor of the safe position comes last.
     sensor_topics, command_topics
-        `[robots][sensors]` and `[robots]`, fully qualified.
-    types
-        Message type by topic.
-    typestore
-        Has the types.
+        `[robots][sensors]` and `[robots]` fully qualified names.
+    types, typestore
+        Message type by topic, and the definitions of these types.
     parameters
         All parameters of the node as a parameter file.
     """
@@ -102,17 +108,21 @@ class RecordingPlan:
     parameters: str
 
 
-def plan_recording(node: Node, configuration: Configuration, parameters: Mapping[str, object]) -> RecordingPlan | None:
-    """Check what a recording needs and return what is to be recorded; None when nothing is.
+def plan_recording(
+    name: str, resolve: Callable[[str], str], configuration: Configuration, parameters: Mapping[str, object]
+) -> RecordingPlan | None:
+    """Check folder and message types and return the plan of the recording; None when `record.path` is empty.
 
     Parameters
     ----------
-    node
-        Whose topics.
+    name
+        Fully qualified name of the node.
+    resolve
+        Returns the fully qualified, remapped name of a topic.
     configuration
-        The deployment.
+        Configuration of the node.
     parameters
-        Of the node by dotted name.
+        Parameters of the node by dotted name.
 
     Raises
     ------
@@ -139,12 +149,11 @@ def plan_recording(node: Node, configuration: Configuration, parameters: Mapping
     sensor_topics, command_topics = [], []
     types: dict[str, str] = {}
     for robot in configuration.robots:
-        topics = tuple(node.resolve_topic_name(topic_of(robot, source.topic)) for source in sources)
+        topics = tuple(resolve(topic_of(robot, source.topic)) for source in sources)
         types |= {topic: source.type for topic, source in zip(topics, sources, strict=True)}
-        command_topics.append(node.resolve_topic_name(topic_of(robot, configuration.action.topic)))
+        command_topics.append(resolve(topic_of(robot, configuration.action.topic)))
         types[command_topics[-1]] = configuration.action.type
         sensor_topics.append(topics)
-    name = node.get_fully_qualified_name()
     types[ticks_topic(name)] = TICK_TYPE
     try:
         typestore = typestore_of(types.values())
@@ -164,44 +173,44 @@ def plan_recording(node: Node, configuration: Configuration, parameters: Mapping
 
 
 def _plain(parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return parameters as YAML can say them; ROS knows no empty list."""
+    """Convert parameters for YAML; leave out empty lists, which ROS does not support."""
     plain = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in parameters.items()}
     return {name: value for name, value in plain.items() if value != []}
 
 
 class Recording:
-    """Records from its start to its end; a bag for each stretch of time that runs forwards.
+    """Records ticks and commands; a jump back in time begins a new bag.
 
-    `note_commands` may be called from any thread, `note_tick` from the tick thread; neither ever waits.
+    `note_commands` may be called from any thread, `note_tick` from the tick thread; neither waits.
 
     Parameters
     ----------
     plan
-        What is recorded where.
+        Topics and folder.
     policy_sha256
-        Of the policy at the start.
+        Hash of the policy at the start.
     logger
-        Is told of each bag, and how the recording ended.
+        Logs each bag and the end of the recording.
 
     Attributes
     ----------
     recorded, dropped
-        Ticks that were written, and that were left out as the writer could not follow.
+        Numbers of ticks that were written, and dropped as the writer was too slow.
     error
-        Why the recording has ended; empty while it has not.
+        Error that ended the recording; empty without one.
     folder
-        The present bag; None before the first.
+        Current bag; None before the first.
     """
 
-    def __init__(self, plan: RecordingPlan, policy_sha256: str, logger: RcutilsLogger) -> None:
+    def __init__(self, plan: RecordingPlan, policy_sha256: str, logger: Logger) -> None:
         self._plan = plan
         self._policy_sha256 = policy_sha256
         self._logger = logger
         self.recorded = self.dropped = 0
         self.error = ""
         self.folder: Path | None = None
-        self._ticks: queue.SimpleQueue[TickNote | None] = queue.SimpleQueue()
-        # Bytes of messages that wait: each number grows in one thread only.
+        self._ticks: queue.SimpleQueue[QueuedTick | None] = queue.SimpleQueue()
+        # Their difference is the size of the queue; each is changed by one thread only.
         self._handed_bytes = self._written_bytes = 0
         self._commands: deque[SentCommands] = deque(maxlen=QUEUE_COMMANDS)
         self._number = 0
@@ -212,24 +221,24 @@ class Recording:
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
     def start(self) -> None:
-        """Begin to record; a large fleet's bag is begun before its ticks, unless the disk keeps it waiting."""
+        """Start the thread and wait until the bag is created, at most `PATIENCE_S`."""
         self._thread.start()
         self._begun.wait(PATIENCE_S)
 
     def note_commands(self, sent: SentCommands) -> None:
-        """Take note of commands that were sent."""
+        """Queue commands that were sent."""
         if not self.error:
             self._commands.append(sent)
 
     def note_tick(self, tick: FleetTick, missed: int) -> None:
-        """Take note of a tick, before which some were missed, and of the commands sent since the one before."""
+        """Queue a tick, before which `missed` ticks were missed, with the commands sent since the previous one."""
         number, self._number = self._number, self._number + 1
         if self.error:
             return
         commands = self._take_commands()
-        # What happened to a robot before a tick that is left out happened before the next one that is not.
+        # Events before a dropped tick are recorded with the next tick.
         self._before.update({robot: event for robot, event in enumerate(tick.before) if event})
-        # A message that several robots share is kept and written once.
+        # A message that several robots share is written once.
         messages = {id(sample.message): sample.message for samples in tick.samples for sample in samples}
         size = sum([len(message or b"") for message in messages.values()])
         waiting = self._handed_bytes - self._written_bytes
@@ -238,44 +247,46 @@ class Recording:
             return
         before, self._before = self._before, {}
         self._handed_bytes += size
-        self._ticks.put(TickNote(tick, number, missed, self.dropped, before, commands, size))
+        self._ticks.put(QueuedTick(tick, number, missed, self.dropped, before, commands, size))
 
     def _take_commands(self) -> list[SentCommands]:
         commands = []
-        # Both threads take, and others add: to look before would not help.
+        # Another thread may take the last one between a check and the call.
         with suppress(IndexError):
             while True:
                 commands.append(self._commands.popleft())
         return commands
 
     def end(self) -> None:
-        """Write what waits, and the end of the bag; a disk that takes longer than `PATIENCE_S` is left alone."""
+        """Write the queue and the end of the bag; give up waiting after `PATIENCE_S`."""
         self._ticks.put(None)
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
-            self._logger.error(f"recording: {self.folder} is still being written; it may lack its end")
+            self._logger.error(f"recording: {self.folder} is still being written; its index may be missing")
         elif not self.error:
-            self._logger.info(f"recorded {self.recorded} ticks, {self.dropped} left out; the last bag: {self.folder}")
+            self._logger.info(f"recorded {self.recorded} ticks, {self.dropped} dropped; the last bag: {self.folder}")
 
     def _run(self) -> None:
         name_thread("recording")
         try:
             self._write_all()
-        except Exception as error:  # whatever the disk or the library does, the robots are driven on
+        except Exception as error:  # no error of the recording may stop the robots
             self.error = f"{type(error).__name__}: {error} ({self.folder or self._plan.folder})"
-            self._logger.error(f"recording ended: {self.error}; the robots are driven on, and nothing more is recorded")
+            self._logger.error(f"recording ended: {self.error}; the node drives on without recording")
             self._abandon()
         finally:
             self._begun.set()
 
     def _abandon(self) -> None:
-        """Make the best of a bag that cannot be written any more, and forget what waits for it."""
+        """Complete a bag after an error, and clear the queue."""
         bag, self._bag = self._bag, None
         try:
             if bag is not None:
                 bag.abandon()
         except Exception as error:
-            self._logger.error(f"recording: {self.folder} lacks its end ({error}); complete it as doc/bags.md says")
+            self._logger.error(
+                f"recording: {self.folder} could not be completed ({error}); complete it as doc/bags.md says"
+            )
         self._take_commands()
         while not self._ticks.empty():
             self._ticks.get()
@@ -302,24 +313,24 @@ class Recording:
         flush_at_s = time.monotonic() + FLUSH_S
         while True:
             try:
-                note = self._ticks.get(timeout=FLUSH_S)
+                queued = self._ticks.get(timeout=FLUSH_S)
             except queue.Empty:
                 bag.flush()
                 continue
-            if note is None:
+            if queued is None:
                 break
-            if note.tick.time_ns < self._last_ns:
-                # The messages of a bag are in the order of their time.
+            if queued.tick.time_ns < self._last_ns:
+                # Messages in a bag are ordered by time.
                 bag.close()
                 bag = begin()
-                self._last_ns = note.tick.time_ns
-            self._write_tick(bag, note)
+                self._last_ns = queued.tick.time_ns
+            self._write_tick(bag, queued)
             self.recorded += 1
-            self._written_bytes += note.size
+            self._written_bytes += queued.size
             if time.monotonic() >= flush_at_s:
                 bag.flush()
                 flush_at_s = time.monotonic() + FLUSH_S
-        # The last commands of all, which no tick followed.
+        # Commands after the last tick.
         self._write_commands(bag, self._take_commands())
         bag.close()
         self._bag = None
@@ -331,11 +342,11 @@ class Recording:
             for robot, message in sent.messages.items():
                 bag.write(topics[robot], self._last_ns, message)
 
-    def _write_tick(self, bag: RecordingBag, note: TickNote) -> None:
-        """Write a tick: commands and readings first, then what it says of them, then what was sent after it began."""
-        tick, plan = note.tick, self._plan
-        later = [sent for sent in note.commands if sent.time_ns > tick.time_ns]
-        self._write_commands(bag, [sent for sent in note.commands if sent.time_ns <= tick.time_ns])
+    def _write_tick(self, bag: RecordingBag, queued: QueuedTick) -> None:
+        """Write commands up to the tick, its samples, the message about the tick, and the commands after it began."""
+        tick, plan = queued.tick, self._plan
+        later = [sent for sent in queued.commands if sent.time_ns > tick.time_ns]
+        self._write_commands(bag, [sent for sent in queued.commands if sent.time_ns <= tick.time_ns])
         recorded: dict[str, list[bytes]] = {}
 
         def reading(topic: str, sample: Sample) -> Reading:
@@ -361,12 +372,12 @@ class Recording:
                 state=tick.states[robot].name,
                 reason=tick.reasons[robot],
                 age_s=float(tick.ages_s[robot]),
-                before=note.before.get(robot, ""),
+                before=queued.before.get(robot, ""),
                 left_to=tick.owners.get(robot, ""),
                 sent=bool(tick.commanded[robot]),
                 readings=readings,
             )
-        own = (tick.time_ns, note.number, note.missed, note.dropped, tick.stopped, tick.policy_sha256)
+        own = (tick.time_ns, queued.number, queued.missed, queued.dropped, tick.stopped, tick.policy_sha256)
         message = tick_message(Tick(*own, robots), plan.name, plan.typestore.types)
         bag.write(ticks_topic(plan.name), tick.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
         self._last_ns = tick.time_ns

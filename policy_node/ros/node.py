@@ -148,7 +148,7 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
-        self._plan = plan_recording(self, configuration, parameters)
+        self._plan = plan_recording(self.get_fully_qualified_name(), self.resolve_topic_name, configuration, parameters)
         # The claims of others arrive while the policy is being loaded.
         self._claims = Claims(
             self,

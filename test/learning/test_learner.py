@@ -30,7 +30,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_who_begins_again_shows_a_first_step_and_the_others_what_they_showed(layout: ObservationLayout) -> None:
+def test_reset_robots_show_a_first_step_and_others_stay_unchanged(layout: ObservationLayout) -> None:
     rng = np.random.default_rng(1)
     batch, fresh = (ObservationBatch({"key": layout}, ROBOTS, torch.device("cpu")) for _ in range(2))
 
@@ -58,7 +58,7 @@ def test_who_begins_again_shows_a_first_step_and_the_others_what_they_showed(lay
     assert torch.equal(batch.push(nobody)["key"][began], fresh.push(nobody)["key"][began])
 
 
-def test_what_fails_while_the_robots_are_observed_again_reaches_the_learner_too() -> None:
+def test_errors_of_observe_again_reach_the_learner() -> None:
     learner = Learner(PolicySpec({"vector": VECTOR}, VECTOR, "a learner", ""), torch.device("cpu"))
     # All that it asks of a pipeline before the failure.
     learner.attach(cast(Pipeline, SimpleNamespace(observed="a tick")))

@@ -73,7 +73,7 @@ def arrays(observations: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.both_distributions
-def test_over_dds_it_is_the_arena_bit_by_bit(
+def test_steps_over_dds_equal_those_in_process(
     lockstep: None, make_env: Callable[..., RosVecEnv], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Image, touch, reward, end and next beginning are those of the arena in the process itself."""
@@ -111,7 +111,7 @@ def test_two_drives_with_one_seed_are_equal(lockstep: None, make_env: Callable[.
         assert np.array_equal(first[1], second[1])
 
 
-def test_it_keeps_the_contract_of_a_vec_env(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+def test_the_vec_env_contract_is_kept(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
     env = make_env(max_steps=4)
     assert env.num_envs == ROVERS
     assert env.get_attr("render_mode") == [None] * ROVERS
@@ -162,7 +162,7 @@ def test_it_keeps_the_contract_of_a_vec_env(lockstep: None, make_env: Callable[.
 
 # Its buffers make arrays of tensors, of which NumPy 2 says that PyTorch will have to learn more.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_ppo_learns_in_it_unmodified(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
+def test_ppo_learns_unmodified(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
     env = make_env(max_steps=10)
     model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=1, device="cpu")
     before = [parameter.clone() for parameter in model.policy.parameters()]
@@ -252,7 +252,7 @@ def test_the_program_of_the_documentation_runs(peer: Peer, capsys: pytest.Captur
     assert "'state': 'READY'" in capsys.readouterr().out
 
 
-def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(
+def test_missing_data_and_a_missing_step_truncate_episodes_safely(
     peer: Peer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In real time: a silent robot is waited for, and one whose learner computes gets its safe command."""
@@ -305,7 +305,7 @@ def test_data_that_break_off_end_an_episode_and_nobody_steps_safely(
             env.step(action)
             env.close()
             peer.spin_until(lambda: not command_values(commands[-1]).any(), "the safe command at the end")
-            assert capfd.readouterr().err.count("nobody called step for") == 1
+            assert capfd.readouterr().err.count("step was not called for") == 1
         finally:
             env.close()
 
@@ -357,7 +357,7 @@ def waits_saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return wait
 
 
-def test_topics_without_publisher_are_named_and_time_that_the_environment_does_not_follow(
+def test_missing_publishers_and_an_unused_clock_are_named(
     peer: Peer, make_env: Callable[..., RosVecEnv], waits_saying: Callable[..., None]
 ) -> None:
     env = make_env(1, lockstep=False)
@@ -366,7 +366,7 @@ def test_topics_without_publisher_are_named_and_time_that_the_environment_does_n
     waits_saying(env, "/clock has a publisher, but", "lockstep=True", "use_sim_time=True")
 
 
-def test_readings_that_do_not_fit_are_a_warning(
+def test_unusable_readings_are_a_warning(
     peer: Peer, make_env: Callable[..., RosVecEnv], waits_saying: Callable[..., None]
 ) -> None:
     images = peer.node.create_publisher(_image(), "/rover_0/camera/image_raw", 1)
@@ -406,6 +406,6 @@ def test_readings_that_do_not_fit_are_a_warning(
         ({"reset": {"service": "reset", "type": "std_msgs/msg/Empty"}}, "not the name of a service type"),
     ],
 )
-def test_what_does_not_fit_is_named(make_env: Callable[..., RosVecEnv], changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_named(make_env: Callable[..., RosVecEnv], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make_env(**changes)

@@ -68,9 +68,7 @@ def make_bag(folder: Path, commands: dict[str, list[np.ndarray]], rewards: bool 
 READINGS = Readings(ROBOTS, STEPS, {"robot_1": SILENT})
 
 
-def test_a_long_stretch_goes_on_in_another_episode(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_episodes_are_split(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model_file, _ = model()
     commands = {"robot_0": list(np.random.default_rng(5).uniform(-0.2, 0.5, (STEPS - 1, 2)))}
     bag = make_bag(tmp_path / "bag", commands, rewards=True)
@@ -98,7 +96,7 @@ def test_a_long_stretch_goes_on_in_another_episode(
 
 
 @pytest.mark.parametrize("actions", ["recorded", "policy"])
-def test_a_dataset_holds_what_the_policy_was_given_and_what_was_done(
+def test_a_dataset_has_observations_actions_and_rewards(
     actions: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_file, built = model(STACK)
@@ -149,7 +147,7 @@ def test_a_dataset_holds_what_the_policy_was_given_and_what_was_done(
         assert episode.truncations.tolist() == [False] * (steps - 1) + [True]
 
 
-def test_a_dataset_that_cannot_be_made_says_why(
+def test_errors_of_to_dataset_name_the_option(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_file, _ = model(STACK)
@@ -186,7 +184,9 @@ NUMBERS = st.floats(-100.0, 100.0).filter(lambda value: abs(value) > 0.01)
 
 
 @given(st.lists(st.tuples(st.floats(-0.2, 0.5), st.floats(-1.0, 1.5)), min_size=1, max_size=5), NUMBERS, NUMBERS)
-def test_continuous_actions_come_back(rows: list[tuple[float, float]], scale: float, offset: float) -> None:
+def test_continuous_actions_are_recovered_from_commands(
+    rows: list[tuple[float, float]], scale: float, offset: float
+) -> None:
     spec = ArraySpec("action", (2,), np.float32, ACTION_SPACE.low, ACTION_SPACE.high)
     actions = np.clip(np.array(rows, np.float32), ACTION_SPACE.low, ACTION_SPACE.high)
     found, moved = there_and_back(spec, action_of(scale=[scale, -scale], offset=[offset]), actions)
@@ -195,7 +195,7 @@ def test_continuous_actions_come_back(rows: list[tuple[float, float]], scale: fl
 
 
 @given(st.lists(st.integers(0, DISCRETE_ACTIONS - 1), min_size=1, max_size=8))
-def test_rows_of_a_table_come_back(chosen: list[int]) -> None:
+def test_discrete_actions_are_recovered_from_commands(chosen: list[int]) -> None:
     table = np.random.default_rng(1).uniform(-1.0, 1.0, (DISCRETE_ACTIONS, 2))
     configuration = action_of(table=table.ravel().tolist())
     found, moved = there_and_back(DiscreteSpec("action", DISCRETE_ACTIONS), configuration, np.array(chosen))
@@ -203,13 +203,13 @@ def test_rows_of_a_table_come_back(chosen: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=8))
-def test_several_choices_come_back(rows: list[tuple[int, int]]) -> None:
+def test_multi_discrete_actions_are_recovered_from_commands(rows: list[tuple[int, int]]) -> None:
     configuration = action_of(scale=[0.5, 2.0], offset=[-1.0, 0.25])
     found, moved = there_and_back(MultiDiscreteSpec("action", (3, 5)), configuration, np.array(rows))
     assert found.tolist() == [list(row) for row in rows] and moved == 0
 
 
-def test_commands_that_no_action_gives_become_the_nearest_and_are_counted() -> None:
+def test_other_commands_become_the_nearest_action_and_are_counted() -> None:
     spec = ArraySpec("action", (2,), np.float32, ACTION_SPACE.low, ACTION_SPACE.high)
     inverse = ActionInverse(spec, action_of())
     assert inverse(np.array([[9.0, 0.0], [0.1, 0.1]])).tolist() == [[0.5, 0.0], pytest.approx([0.1, 0.1])]

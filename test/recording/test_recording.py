@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A drive is recorded as it was, and whatever becomes of the recording, the robots are driven on."""
+"""Recording of a drive, and errors of the recording, which never stop the robots."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ from rosbags.rosbag2 import Reader, ReaderError
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
-from policy_node.config.schema import ConfigurationError, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.control.tick import FleetTick, SentCommands
 from policy_node.recording.bag import RecordingBag, complete, typestore_of
 from policy_node.recording.format import TICK_TYPE, Tick, parse_tick
@@ -72,8 +72,10 @@ class Raw:
 
 
 @pytest.mark.both_distributions
-def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
-    """Every tick, the readings as they were published and the commands as they were received, to the last one."""
+def test_every_tick_sample_and_command_of_a_drive_is_recorded(
+    model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    """Samples are those published and commands those received, including the last one."""
     folder = tmp_path / "recordings"
     safe = [0.0625, -0.125]
     changes = {
@@ -105,6 +107,21 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
 
     (bag,) = folder.iterdir()
     assert bag.name.startswith("policy_node_2")
+    ticks = check_bag(bag, parameters)
+    messages = read(bag)
+    published = {"image": (Image, images.messages), "touch": (JointState, touches.messages)}
+    check_samples(ticks, messages, published)
+    for robot, raw in received.items():
+        commands = on(messages, f"/{robot}/cmd_vel")
+        peer.spin_until(lambda raw=raw, last=commands[-1]: raw.messages[-1] == last, "the last command")
+        # A late subscriber may miss the first commands, and topics keep only the last one.
+        recorded = iter(commands)
+        assert len(raw.messages) > 20 and all(message in recorded for message in raw.messages)
+        assert command_values(deserialize_message(commands[-1], Twist)).tolist() == safe
+
+
+def check_bag(bag: Path, parameters: dict[str, Any]) -> list[Tick]:
+    """Check topics, custom data and ticks of a drive that ended with a stop, and return the ticks."""
     messages = read(bag)
     assert [time_ns for _, time_ns, _ in messages] == sorted(time_ns for _, time_ns, _ in messages)
     with Reader(bag) as reader:
@@ -129,8 +146,12 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
     states = {robot: {tick.robots[robot].state for tick in ticks} for robot in ROBOTS}
     assert states["robot_0"] >= {"READY", "STOPPED"} and states["robot_1"] >= {"READY", "STALE", "STOPPED"}
 
-    # What each command was computed from lies beside it, as it was published.
-    published = {"/robot_0/camera/image_raw": images.messages, "/robot_0/touch": touches.messages}
+    return ticks
+
+
+def check_samples(ticks: list[Tick], messages: list[Message], published: dict[str, tuple[type, list[bytes]]]) -> None:
+    """Check that each tick has its command, and the samples of robot_0 as they were published."""
+    topics = {"image": "/robot_0/camera/image_raw", "touch": "/robot_0/touch"}
     overruled = 0
     for tick in ticks:
         at_tick = [message for message in messages if message[1] == tick.time_ns]
@@ -138,32 +159,21 @@ def test_a_drive_is_recorded_as_it_was(model: Model, peer: Peer, start_node: Sta
         for robot in ROBOTS:
             recorded = tick.robots[robot]
             assert set(recorded.readings) == ({"image", "touch"} if recorded.state == "READY" else set())
-            # Where it was stopped while a tick went on, the safe command came in place of the tick's.
+            # A stop during a tick replaces its command.
             assert recorded.sent is (len(on(at_tick, f"/{robot}/cmd_vel")) == 1)
             overruled += not recorded.sent
-        for topic, raws in published.items():
-            assert set(on(at_tick, topic)) <= set(raws)
-            sensor = {"/robot_0/camera/image_raw": "image", "/robot_0/touch": "touch"}[topic]
+        for sensor, (message_type, raws) in published.items():
+            recorded_raws = on(at_tick, topics[sensor])
+            assert set(recorded_raws) <= set(raws)
             if sensor in tick.robots["robot_0"].readings:
                 stamp_ns, place = tick.robots["robot_0"].readings[sensor]
-                header = deserialize_message(
-                    on(at_tick, topic)[place], Image if sensor == "image" else JointState
-                ).header
-                assert stamp_ns == header.stamp.sec * 10**9 + header.stamp.nanosec
+                stamp = deserialize_message(recorded_raws[place], message_type).header.stamp
+                assert stamp_ns == stamp.sec * 10**9 + stamp.nanosec
     assert overruled <= 2
-    for robot, raw in received.items():
-        commands = on(messages, f"/{robot}/cmd_vel")
-        peer.spin_until(lambda raw=raw, last=commands[-1]: raw.messages[-1] == last, "the last command")
-        # A subscriber may come after the first one, and miss one that the next followed at once: topics keep the last.
-        recorded = iter(commands)
-        assert len(raw.messages) > 20 and all(message in recorded for message in raw.messages)
-        assert command_values(deserialize_message(commands[-1], Twist)).tolist() == safe
 
 
 @pytest.mark.both_distributions
-def test_each_activation_records_a_bag_whatever_became_of_the_others(
-    model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
-) -> None:
+def test_each_activation_records_a_new_bag(model: Model, peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     process = start_node(parameters_of(model()[0], ROBOTS, {"record.path": str(folder)}))
     lifecycle = LifecycleClient(peer, process.full_name)
@@ -180,7 +190,7 @@ def test_each_activation_records_a_bag_whatever_became_of_the_others(
     recorded = len(ticks_of(read(first)))
     assert recorded > 10
     process.wait_for(f"recording into {first}")
-    process.wait_for(f"recorded {recorded} ticks, 0 left out; the last bag: {first}")
+    process.wait_for(f"recorded {recorded} ticks, 0 dropped; the last bag: {first}")
 
     assert lifecycle.change("activate")
     wait_for_ticks(0)
@@ -203,7 +213,7 @@ def test_each_activation_records_a_bag_whatever_became_of_the_others(
 
 
 @pytest.mark.both_distributions
-def test_a_full_disk_ends_the_recording_and_not_the_driving(
+def test_a_full_disk_ends_the_recording_while_the_node_drives_on(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     """A file system of a megabyte, in a mount namespace of the node's own; where that is not allowed, small files."""
@@ -223,7 +233,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_driving(
         return diagnostics.values("policy_node: control")
 
     fleet.drive(lambda: "record_error" in control(), "the end of the recording")
-    said = process.wait_for("recording ended: .* the robots are driven on")
+    said = process.wait_for("recording ended: .* the node drives on without recording")
     assert ("No space left on device" if can_mount else "File too large") in said[0]
     ticks = int(control()["ticks"])
     fleet.clear()
@@ -240,25 +250,27 @@ def test_a_full_disk_ends_the_recording_and_not_the_driving(
     assert process.text.count("recording ended") == 1
 
 
-def test_a_path_that_cannot_be_written_is_refused_at_configure(peer: Peer, tmp_path: Path) -> None:
+def plan_of(configuration: Configuration, parameters: dict[str, Any]) -> RecordingPlan | None:
+    return plan_recording("/policy_node", str, configuration, parameters)
+
+
+def test_a_path_that_cannot_be_written_is_refused_at_configure(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     parameters = parameters_of(tmp_path / "unused.zip", ROBOTS, {"record.path": str(file / "folder")})
     configuration = parse_configuration(parameters)
     with pytest.raises(ConfigurationError, match=r"record\.path: found '.*', but no bag can be made in it \(Not a dir"):
-        plan_recording(peer.node, configuration, parameters)
+        plan_of(configuration, parameters)
 
 
-def test_without_rosbags_recording_is_refused_at_configure(
-    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_rosbags_recording_is_refused_at_configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = parameters_of(tmp_path / "unused.zip", ROBOTS, {"record.path": str(tmp_path)})
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
     monkeypatch.delitem(sys.modules, "policy_node.recording.bag")
     with pytest.raises(ConfigurationError, match=r"recording needs rosbags .*; pip install rosbags"):
-        plan_recording(peer.node, parse_configuration(parameters), parameters)
+        plan_of(parse_configuration(parameters), parameters)
     without = parameters_of(tmp_path / "unused.zip", ROBOTS, {})
-    assert plan_recording(peer.node, parse_configuration(without), without) is None
+    assert plan_of(parse_configuration(without), without) is None
 
 
 TWIST = serialize_message(Twist())
@@ -326,7 +338,7 @@ def recording_of(plan: RecordingPlan) -> Recording:
     return Recording(plan, "a" * 64, rclpy.logging.get_logger("test_recording"))
 
 
-def test_each_reading_is_found_among_the_messages_of_its_topic(plan: RecordingPlan) -> None:
+def test_each_sample_refers_to_its_message(plan: RecordingPlan) -> None:
     recording = recording_of(plan)
     recording.start()
     speeds = [serialize_message(Twist()) + bytes([robot]) for robot in range(2)]
@@ -367,7 +379,7 @@ def test_each_reading_is_found_among_the_messages_of_its_topic(plan: RecordingPl
     assert [second.robots[robot].sent for robot in ROBOTS] == [True, False]
 
 
-def test_time_that_runs_backwards_begins_a_new_bag(plan: RecordingPlan) -> None:
+def test_a_jump_back_in_time_begins_a_new_bag(plan: RecordingPlan) -> None:
     recording = recording_of(plan)
     recording.start()
     for time_ns in (100, 200, 150, 300):
@@ -396,7 +408,7 @@ def blocked(plan: RecordingPlan, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     os.close(end)
 
 
-def test_a_writer_that_is_held_up_costs_ticks_of_the_recording_only(plan: RecordingPlan, blocked) -> None:
+def test_a_blocked_writer_drops_ticks_and_never_blocks_the_node(plan: RecordingPlan, blocked) -> None:
     recording = recording_of(plan)
     recording.start()
     noted = QUEUE_TICKS + 100

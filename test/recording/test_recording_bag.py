@@ -44,13 +44,13 @@ ticks = st.builds(
 
 
 @given(ticks)
-def test_a_tick_is_read_as_it_was_written(tick):
+def test_ticks_survive_the_conversion_to_messages(tick):
     message = tick_message(tick, "/fleet/policy_node", STORE.types)
     raw = bytes(STORE.serialize_cdr(message, TICK_TYPE))
     assert parse_tick(STORE.deserialize_cdr(raw, TICK_TYPE)) == tick
 
 
-def test_a_message_that_is_no_tick_is_refused():
+def test_a_message_without_values_is_refused():
     message = tick_message(Tick(0, 0, 0, 0, False, "", {}), "/policy_node", STORE.types)
     message.status[0].values = []
     with pytest.raises(ValueError, match=r"the tick at 0\.000000000 is not of this format: 'tick'"):
@@ -68,7 +68,7 @@ def test_a_message_that_is_no_tick_is_refused():
         ("sample.touch", "5"),
     ],
 )
-def test_a_tick_that_cannot_have_been_is_refused(key, value):
+def test_invalid_values_of_a_tick_are_refused(key, value):
     robot = RobotTick("READY", age_s=0.1, readings={"touch": Reading(5, 0)})
     message = tick_message(Tick(0, 0, 0, 0, False, "", {"robot": robot}), "/policy_node", STORE.types)
     (pair,) = [pair for pair in message.status[1].values if pair.key == key]
@@ -77,12 +77,12 @@ def test_a_tick_that_cannot_have_been_is_refused(key, value):
         parse_tick(message)
 
 
-def test_an_age_that_is_none_stays_none():
+def test_a_missing_age_is_nan():
     message = tick_message(Tick(0, 0, 0, 0, False, "", {"robot": RobotTick("WAITING")}), "/policy_node", STORE.types)
     assert math.isnan(parse_tick(message).robots["robot"].age_s)
 
 
-def test_a_bag_that_is_being_recorded_is_left_alone(tmp_path):
+def test_a_bag_that_is_being_recorded_is_not_completed(tmp_path):
     bag = RecordingBag(tmp_path / "bag", TOPICS, STORE, CUSTOM)
     with pytest.raises(ValueError, match="it is being recorded; end that first"):
         complete(tmp_path / "bag")
@@ -112,7 +112,7 @@ def read(folder: Path) -> list[tuple[str, int, bytes]]:
         return messages
 
 
-def test_a_bag_that_was_closed_is_complete(tmp_path):
+def test_a_closed_bag_is_complete(tmp_path):
     bag = RecordingBag(tmp_path / "bag", TOPICS, STORE, CUSTOM)
     bag.write("/robot_1/cmd_vel", 7, bytes(52))
     bag.close()
@@ -127,7 +127,7 @@ def test_a_bag_that_was_closed_is_complete(tmp_path):
 
 
 @given(st.data())
-def test_whatever_is_cut_off_the_rest_is_read(tmp_path_factory, data):
+def test_a_bag_cut_off_anywhere_is_completed(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cut") / "bag"
     written = write(folder, 40, data.draw(st.integers(1, 40), "flushed"))
     file = folder / "bag.mcap"
@@ -150,7 +150,7 @@ def test_whatever_is_cut_off_the_rest_is_read(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "rosbag2_bagfile_information: {version: 9}"])
-def test_lost_metadata_is_told_and_the_messages_are_whole(tmp_path, text):
+def test_messages_are_completed_without_metadata(tmp_path, text):
     written = write(tmp_path / "bag", 5, 5)
     metadata = tmp_path / "bag" / "metadata.yaml"
     metadata.unlink()
@@ -171,7 +171,7 @@ def test_a_bag_is_completed_from_the_command_line(tmp_path, capsys):
     assert "found no nothing.mcap in it" in capsys.readouterr().err
     (tmp_path / "bag" / "bag.mcap").write_bytes(b"something else")
     assert main([str(tmp_path / "bag")]) == 1
-    assert "does not begin as an MCAP file does" in capsys.readouterr().err
+    assert "is not an MCAP file" in capsys.readouterr().err
 
 
 # Writes until the file may not grow any more, and says how many messages it had flushed before.
@@ -197,9 +197,9 @@ FULL = textwrap.dedent("""
 
 
 @pytest.mark.parametrize("bytes_allowed", [200_000, 1_000_000])
-def test_a_bag_that_can_grow_no_more_ends_complete(tmp_path, bytes_allowed):
+def test_a_bag_on_a_full_disk_is_complete(tmp_path, bytes_allowed):
     command = [sys.executable, "-c", FULL, str(tmp_path / "bag"), str(bytes_allowed)]
-    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     messages = read(tmp_path / "bag")
     # The end may have taken the place of the last messages.
@@ -207,7 +207,7 @@ def test_a_bag_that_can_grow_no_more_ends_complete(tmp_path, bytes_allowed):
     assert [time_ns for _, time_ns, _ in messages] == list(range(len(messages)))
 
 
-def test_a_file_that_was_taken_away_is_noticed(tmp_path):
+def test_a_removed_file_is_an_error(tmp_path):
     bag = RecordingBag(tmp_path / "bag", TOPICS, STORE, CUSTOM)
     (tmp_path / "bag" / "bag.mcap").unlink()
     bag.write("/robot_0/cmd_vel", 0, bytes(52))
@@ -215,14 +215,14 @@ def test_a_file_that_was_taken_away_is_noticed(tmp_path):
         bag.flush()
 
 
-def test_definitions_are_found_with_what_they_are_made_of():
+def test_definitions_include_nested_types():
     store = typestore_of(["sensor_msgs/msg/Image"])
     assert set(store.types) >= {"sensor_msgs/msg/Image", "std_msgs/msg/Header", "builtin_interfaces/msg/Time"}
     with pytest.raises(UnknownType, match=r"my_robots/msg/Bumper: .* source the workspace that has my_robots"):
         typestore_of(["my_robots/msg/Bumper"])
 
 
-def test_types_of_ones_own_are_recorded_as_they_are_installed(tmp_path, monkeypatch):
+def test_installed_definitions_are_used(tmp_path, monkeypatch):
     messages = tmp_path / "share" / "my_robots" / "msg"
     messages.mkdir(parents=True)
     (messages / "Bumper.msg").write_text("uint8 CELLS=8\nstd_msgs/Header header\nCell[<=8] cells\n")
@@ -236,7 +236,7 @@ def test_types_of_ones_own_are_recorded_as_they_are_installed(tmp_path, monkeypa
     assert store.hash_rihs01("my_robots/msg/Bumper").startswith("RIHS01_")
 
 
-def test_every_recording_has_a_folder_of_its_own(tmp_path):
+def test_each_recording_has_a_new_folder(tmp_path):
     first = unused_folder(tmp_path, "policy_node", 0)
     assert first == tmp_path / "policy_node_1970_01_01-00_00_00"
     first.mkdir()

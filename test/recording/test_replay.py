@@ -20,8 +20,9 @@ from node_harness import ACTION_SPACE, PATIENCE_S, command_values, parameters_of
 from rich.console import Console
 from rosgraph_msgs.msg import Clock
 
-from policy_node.cli.replay import main, open_replay, run
+from policy_node.cli.replay import main
 from policy_node.recording.replay.run import Options
+from policy_node.recording.replay.session import open_replay, run
 
 ROBOTS = ["robot_0", "robot_1"]
 STACK = 2
@@ -57,7 +58,7 @@ def refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_command_is_that_of_predict(kind: str, model: Model, tmp_path: Path) -> None:
+def test_replayed_commands_equal_those_of_predict(kind: str, model: Model, tmp_path: Path) -> None:
     model_file, built = model(STACK)
     readings = Readings(ROBOTS, silent={"robot_1": range(8, 12)})
     bag = write_bag(tmp_path / "bag", readings.messages(), kind)
@@ -88,7 +89,7 @@ def _seen_at_ticks(built: Any, readings: Readings, robot: str) -> list[np.ndarra
 
 
 @pytest.mark.parametrize("time, offset_s", [("stamp", -1e9), ("arrival", -1e9), ("stamp", 3.0), ("arrival", 3.0)])
-def test_stamps_of_another_clock_are_told_and_can_be_replayed(
+def test_stamps_of_another_clock_are_reported_and_can_be_replayed(
     time: str, offset_s: float, model: Model, tmp_path: Path
 ) -> None:
     model_file, _ = model(STACK)
@@ -105,7 +106,7 @@ def test_stamps_of_another_clock_are_told_and_can_be_replayed(
     assert not mended["notes"]
 
 
-def test_zero_stamps_are_told_and_can_only_be_replayed_by_arrival(
+def test_zero_stamps_are_reported_and_can_be_replayed_by_arrival_only(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file, _ = model(STACK)
@@ -150,7 +151,7 @@ def test_simulated_stamps_without_a_clock_are_followed(model: Model, tmp_path: P
     assert all(robot["states"] == {"READY": 1.0} for robot in report["robots"].values())
 
 
-def test_recorded_commands_are_compared_and_drawn(model: Model, tmp_path: Path) -> None:
+def test_recorded_commands_are_compared_and_plotted(model: Model, tmp_path: Path) -> None:
     model_file, built = model(STACK)
     readings = Readings(ROBOTS)
     expected = {robot: _seen_at_ticks(built, readings, robot) for robot in ROBOTS}
@@ -185,7 +186,7 @@ def test_recorded_commands_are_compared_and_drawn(model: Model, tmp_path: Path) 
     assert replay(tmp_path, bag, parameters)["robots"]["robot_0"]["compare"] == good
 
 
-def test_one_topic_is_compared_with_all_robots_and_what_cannot_be_compared_is_told(
+def test_one_topic_is_compared_with_all_robots(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file, _ = model(STACK)
@@ -219,7 +220,7 @@ def test_one_robot_without_a_namespace_is_remapped_or_named_absolutely(
     assert replay(tmp_path, bag, {**parameters, **absolute})["robots"] == remapped["robots"]
 
 
-def test_what_a_bag_lacks_is_named(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_missing_topics_of_a_bag(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model_file, _ = model(STACK)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())
     parameters = parameters_for(model_file, [*ROBOTS, "robot_9"])
@@ -236,14 +237,12 @@ def test_what_a_bag_lacks_is_named(model: Model, tmp_path: Path, capsys: pytest.
     assert "--compare /robot_0/touch: it is sensor_msgs/msg/JointState" in error
     (tmp_path / "there").mkdir()
     error = refused(tmp_path, capsys, bag, parameters_for(model_file), "--output", str(tmp_path / "there"))
-    assert "give a folder that is not there yet" in error
+    assert "give a folder that does not exist yet" in error
     error = refused(tmp_path, capsys, bag, parameters_for(model_file), "--plot", "drive.xyz")
     assert "--plot: found 'drive.xyz'" in error and "png" in error
 
 
-def test_the_report_is_there_also_where_nothing_can_be_drawn(
-    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_needs_no_matplotlib(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model_file, _ = model(STACK)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())
     params = write_parameters(tmp_path / "parameters.yaml", parameters_for(model_file))
@@ -252,7 +251,7 @@ def test_the_report_is_there_also_where_nothing_can_be_drawn(
     assert "robot_0: 23 ticks, READY 100.0%" in said.out and "give another path" in said.err
 
 
-def test_what_is_no_bag_is_refused(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_refused(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parameters = parameters_for(model(STACK)[0])
     assert "does not exist" in refused(tmp_path, capsys, tmp_path / "nowhere", parameters)
     assert "metadata" in refused(tmp_path, capsys, tmp_path, parameters)
@@ -273,7 +272,7 @@ def test_what_is_no_bag_is_refused(model: Model, tmp_path: Path, capsys: pytest.
     assert "--params: missing" in capsys.readouterr().err
 
 
-def test_an_interruption_ends_a_replay_with_what_was_done(model: Model, tmp_path: Path) -> None:
+def test_an_interrupted_replay_reports_its_ticks(model: Model, tmp_path: Path) -> None:
     model_file, _ = model(STACK)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())
     params = write_parameters(tmp_path / "parameters.yaml", parameters_for(model_file))
@@ -298,7 +297,7 @@ def test_a_replay_in_real_time_takes_as_long_as_the_bag(model: Model, tmp_path: 
     assert report["elapsed_s"] >= report["duration_s"] / 2.0 > 0.5
 
 
-def test_neither_a_node_nor_a_network_is_used(model: Model, tmp_path: Path) -> None:
+def test_a_replay_uses_no_node_and_no_network(model: Model, tmp_path: Path) -> None:
     model_file, _ = model(STACK)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())
     params = write_parameters(tmp_path / "parameters.yaml", parameters_for(model_file))

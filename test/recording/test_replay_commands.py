@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def test_a_trajectory_is_written_as_the_node_sends_it_and_read_back(tmp_path: Pa
     del parameters["action.fields"]
     configuration = parse_configuration(parameters)
     commands = np.array([[0.5, -0.25], [1.0, 2.0]])
-    with CommandBag(tmp_path / "commands", configuration, ["/arm_0/command", "/arm_1/command"], 2, {}) as bag:
+    output = CommandBag(tmp_path / "commands", configuration, ["/arm_0/command", "/arm_1/command"], 2, {})
+    with closing(output) as bag:
         bag.write(7, commands, np.array([False, True]))
     found = read_bag(tmp_path / "commands")
     assert not found["/arm_0/command"]

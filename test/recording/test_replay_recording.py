@@ -54,7 +54,7 @@ def make_policy(kind: str, folder: Path) -> tuple[Path, int]:
 
 @pytest.mark.both_distributions
 @pytest.mark.parametrize("kind", ["frame stack", "memory"])
-def test_a_recorded_drive_replays_to_the_commands_that_were_sent(
+def test_a_recorded_drive_replays_to_the_sent_commands(
     kind: str, rovers: None, peer: Peer, start_node: Callable[..., Any], tmp_path: Path
 ) -> None:
     policy, stack = make_policy(kind, tmp_path)

@@ -22,7 +22,7 @@ TIMES = st.lists(st.integers(0, 20 * PERIOD_NS), min_size=1, max_size=60).map(so
 
 
 def arrivals_at(times_ns: list[int]) -> list[Arrival]:
-    return [Arrival(START_NS + time_ns, None, f"/topic_{index}", b"") for index, time_ns in enumerate(times_ns)]
+    return [Arrival(START_NS + time_ns, f"/topic_{index}", b"") for index, time_ns in enumerate(times_ns)]
 
 
 @given(TIMES)
@@ -41,7 +41,7 @@ def test_ticks_are_one_period_apart_and_take_everything_in_order(times_ns: list[
 
 
 @given(st.lists(st.integers(0, 20 * PERIOD_NS), min_size=1, max_size=60))
-def test_arrivals_out_of_order_are_taken_as_they_come(times_ns: list[int]) -> None:
+def test_arrivals_out_of_order_keep_their_order(times_ns: list[int]) -> None:
     arrivals = arrivals_at(times_ns)
     ticks = list(ticks_at_rate(arrivals, PERIOD_NS))
     assert [arrival for tick in ticks for arrival in tick.arrivals] == arrivals
@@ -49,7 +49,7 @@ def test_arrivals_out_of_order_are_taken_as_they_come(times_ns: list[int]) -> No
 
 
 @given(st.integers(2 * LONGEST_SILENCE_NS, 400 * 24 * 3600 * 10**9))
-def test_a_long_silence_is_left_out(silence_ns: int) -> None:
+def test_long_silences_are_skipped(silence_ns: int) -> None:
     arrivals = arrivals_at([0, silence_ns])
     ticks = list(ticks_at_rate(arrivals, PERIOD_NS))
     assert len(ticks) <= LONGEST_SILENCE_NS // PERIOD_NS + 2
@@ -63,10 +63,10 @@ def test_a_bag_without_messages_has_no_ticks() -> None:
 
 
 @given(st.lists(st.integers(0, 20 * PERIOD_NS), min_size=1, max_size=60).map(sorted))
-def test_ticks_on_a_clock_are_at_its_times_and_never_more_often_than_it_allows(clock_ns: list[int]) -> None:
+def test_ticks_on_a_clock_follow_its_times(clock_ns: list[int]) -> None:
     events: list[Arrival | int] = []
     for index, now_ns in enumerate(clock_ns):
-        events += [now_ns, Arrival(7, None, f"/topic_{index}", b"")]
+        events += [now_ns, Arrival(7, f"/topic_{index}", b"")]
     ticks = list(ticks_on_clock(events, PERIOD_NS))
     times_ns = [tick.time_ns for tick in ticks]
     assert set(times_ns) <= set(clock_ns)
@@ -79,8 +79,8 @@ def test_ticks_on_a_clock_are_at_its_times_and_never_more_often_than_it_allows(c
         assert all(arrival.time_ns in clock_ns and arrival.time_ns <= tick.time_ns for arrival in tick.arrivals)
 
 
-def test_a_clock_that_jumps_back_begins_anew() -> None:
-    events = [0, PERIOD_NS, 2 * PERIOD_NS, Arrival(0, None, "/old", b""), PERIOD_NS // 2, 2 * PERIOD_NS]
+def test_a_jump_back_of_the_clock_restarts_the_schedule() -> None:
+    events = [0, PERIOD_NS, 2 * PERIOD_NS, Arrival(0, "/old", b""), PERIOD_NS // 2, 2 * PERIOD_NS]
     ticks = list(ticks_on_clock(events, PERIOD_NS))
     assert [(tick.time_ns, tick.restarts) for tick in ticks] == [
         (PERIOD_NS, False),
@@ -108,7 +108,7 @@ def test_without_recorded_commands_nothing_matches() -> None:
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_reasons_that_differ_in_numbers_only_are_one(one: float, other: float) -> None:
+def test_reasons_that_differ_only_in_numbers_are_merged(one: float, other: float) -> None:
     reasons = {without_numbers(f"touch_3: is {age:.3f} s old, max_age_s allows 0.200 s") for age in (one, other)}
     assert reasons == {"touch_3: is # s old, max_age_s allows # s"}
 
@@ -137,7 +137,7 @@ def test_names_keep_their_digits(reason: str, text: str) -> None:
         ("/*/policy_node", False),
     ],
 )
-def test_a_section_counts_for_the_nodes_that_its_name_fits(pattern: str, fits: bool) -> None:
+def test_sections_apply_to_matching_nodes(pattern: str, fits: bool) -> None:
     sections = {pattern: {"a": 1}, "/other": {"b": 2}, "/another": {}}
     text = "\n".join(f"{name}: {{ros__parameters: {parameters}}}" for name, parameters in sections.items())
     if fits:
@@ -152,12 +152,12 @@ def test_later_sections_replace_earlier_ones_and_namespaces_may_be_nested() -> N
     assert parse_parameters(text, "file", "/fleet/policy_node") == {"a": 2, "b.c": 0.001}
 
 
-def test_a_single_section_of_another_name_counts() -> None:
+def test_a_single_section_applies_under_any_name() -> None:
     assert parse_parameters("my_node: {ros__parameters: {a: [x, y]}}", "file") == {"a": ["x", "y"]}
 
 
 @pytest.mark.parametrize("text", ["", "a", "{", "- 1", "a: {b: 1}", "/**: &a {ros__parameters: *a}", "[" * 5000])
-def test_what_is_no_parameter_file_is_refused_with_its_name(text: str) -> None:
+def test_invalid_parameter_files_are_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"my\.yaml"):
         parse_parameters(text, "my.yaml")
 

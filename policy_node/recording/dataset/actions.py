@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From commands back to the actions of a policy that would have given them."""
+"""Convert commands back to actions of a policy."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec
 
-# Of the range of a command: how far it may lie from what an action gives and still be that.
+# Tolerance within which a command is that of an action, relative to its size.
 _EXACT = 1e-6
 
 
 class ActionInverse:
-    """The inverse of `actions.CommandMapper`, without its limits: what was commanded is what was done.
+    """Inverts `actions.CommandMapper`, without its limits.
 
     Parameters
     ----------
     action
-        The policy's action space.
+        Action space of the policy.
     configuration
-        The commands' configuration.
+        Mapping from actions to commands.
 
     Attributes
     ----------
     moved
-        Commands that no action gives, for which the nearest action was taken.
+        Number of commands that no action gives; each became the nearest action.
 
     Raises
     ------
@@ -40,15 +40,15 @@ class ActionInverse:
         self._scale = np.array(configuration.scale or (1.0,), np.float64)
         self._offset = np.array(configuration.offset or (0.0,), np.float64)
         if not self._scale.all():
-            raise ConfigurationError(["action.scale: a component is 0, so that no action follows from a command"])
+            raise ConfigurationError(["action.scale: a component is 0, so commands have no unique action"])
         self._rows = np.zeros((0, 0))
         if isinstance(action, DiscreteSpec):
             self._rows = np.array(configuration.table, np.float64).reshape(action.n, -1)
             if len(np.unique(self._rows, axis=0)) < action.n:
-                raise ConfigurationError(["action.table: two rows are equal, so that no action follows from a command"])
+                raise ConfigurationError(["action.table: two rows are equal, so commands have no unique action"])
 
     def __call__(self, commands: np.ndarray) -> np.ndarray:
-        """Return the actions `[steps, *action]` of commands `[steps, components]`."""
+        """Convert commands `[steps, components]` to actions `[steps, *action]`."""
         if isinstance(self._action, DiscreteSpec):
             distances = np.abs(commands[:, None] - self._rows).max(axis=2)
             chosen = distances.argmin(axis=1)
@@ -60,7 +60,7 @@ class ActionInverse:
             actions = np.clip(wanted, low, high)
             tolerance = _EXACT * np.maximum(1.0, np.abs(wanted))
             self.moved += int((np.abs(actions - wanted) > tolerance).any(axis=1).sum())
-            # Rounded to the dtype a number may lie beyond its bound again.
+            # Rounding to the dtype may exceed a bound again.
             rounded = actions.astype(self._action.dtype).reshape(len(actions), *self._action.shape)
             return np.clip(rounded, self._action.low, self._action.high)
         choices = np.clip(np.rint(wanted), 0, np.array(self._action.choices) - 1)

@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Make a Minari dataset of a bag, for offline learning (`policy_replay to-dataset`).
+"""Convert a bag to a Minari dataset for offline learning (`policy_replay to-dataset`).
 
-Observations are what the policy was given, in its own spaces; an episode is an uninterrupted stretch in which a robot
-was READY. Actions are the recorded commands, brought back to the policy's action space.
+Observations are those of the policy, in its observation space. Actions are the recorded commands, converted to its
+action space. An episode lasts while a robot is READY.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
-from policy_node.cli.replay import add_common_options, open_replay, options_of, run
 from policy_node.config.specs import ArraySpec
 from policy_node.control.tick import FleetTick
 from policy_node.messages.fields import MessageTypeError
@@ -34,35 +33,34 @@ from policy_node.recording.replay.bag import BagError
 from policy_node.recording.replay.report import match_recorded
 from policy_node.recording.replay.run import Replay
 from policy_node.recording.replay.schedule import Tick
+from policy_node.recording.replay.session import add_common_options, open_replay, options_of, run
 from policy_node.sensing.synchroniser import RobotState
 
-# An episode of fewer steps teaches nothing; each step needs the observation after it, too.
-LEAST_STEPS = 1
-# Until it is written, an episode is kept in memory: one of images takes some 50 MB.
+# Longer episodes are split: an episode is kept in memory until it is written, with images some 50 MB.
 MOST_STEPS = 1000
 
 
 class Rewards:
-    """Numbers on one topic of each robot, summed between ticks.
+    """Sums the rewards on a topic of each robot between ticks.
 
     Parameters
     ----------
     replay
-        Whose bag.
+        Replay of the bag.
     topic
-        Relative to each robot, or absolute.
+        Topic, relative to each robot or absolute.
     field
-        Dotted path to the number in a message.
+        Dotted path to the reward in a message.
 
     Attributes
     ----------
     topics
-        By fully qualified name the indices of the robots.
+        Indices of the robots by fully qualified topic.
 
     Raises
     ------
     BagError
-        When the bag lacks a topic, or it has no such number.
+        When the bag lacks a topic, or its messages lack the field.
     """
 
     def __init__(self, replay: Replay, topic: str, field: str) -> None:
@@ -82,7 +80,7 @@ class Rewards:
             self.topics.setdefault(full, []).append(robot)
 
     def take(self, tick: Tick) -> np.ndarray:
-        """Return the sums `[robots]` of what has come since the tick before."""
+        """Return the sums `[robots]` since the previous tick."""
         sums = np.zeros(self._robots)
         for arrival in tick.arrivals:
             if arrival.topic in self.topics:
@@ -95,43 +93,35 @@ class Rewards:
         return sums
 
 
-class _Stretch:
-    """The ticks of one robot since it is READY, as many as make an episode."""
+class _Step(NamedTuple):
+    """One tick of a robot; the reward is that of the step before."""
 
-    def __init__(self) -> None:
-        self.times_ns: list[int] = []
-        self.observations: list[dict[str, np.ndarray]] = []
-        self.commands: list[np.ndarray] = []
-        # Of the step that ends with each observation but the first.
-        self.rewards: list[float] = []
-
-    def add(self, time_ns: int, observation: dict[str, np.ndarray], command: np.ndarray) -> None:
-        """Add a tick."""
-        self.times_ns.append(time_ns)
-        self.observations.append(observation)
-        self.commands.append(command)
+    time_ns: int
+    observation: dict[str, np.ndarray]
+    command: np.ndarray
+    reward: float
 
 
 class DatasetWriter:
-    """Turns the ticks of a replay into episodes of a dataset, each written when it ends.
+    """Writes the ticks of a replay as episodes of a dataset.
 
     Parameters
     ----------
     replay
-        The replay that is observed.
+        Replay that the ticks come from.
     dataset_id
-        For Minari, such as rover-v0.
+        Minari id, such as rover-v0.
     replayed_actions
-        Whether actions are those of the replayed policy instead of the recorded commands.
+        Use the actions of the replayed policy instead of the recorded commands.
     rewards
-        None: all rewards are 0.
+        Rewards; None: 0.
 
     Attributes
     ----------
     episodes, steps
-        Written so far.
+        Numbers written so far.
     without_command
-        Ticks that ended an episode as no command was recorded for them.
+        Number of ticks that ended an episode because no command was recorded.
     """
 
     def __init__(self, replay: Replay, dataset_id: str, replayed_actions: bool, rewards: Rewards | None) -> None:
@@ -143,47 +133,46 @@ class DatasetWriter:
         self._single = list(spec.observations) == ["observation"]
         self._observation_space, self._action_space = observation_space(spec), action_space(spec.action)
         self.inverse = ActionInverse(spec.action, replay.deployment.configuration.action)
-        self._stretches = [_Stretch() for _ in replay.pipeline.robots]
+        self._running: list[list[_Step]] = [[] for _ in replay.pipeline.robots]
         self._dataset: Any = None
         self.episodes = self.steps = self.without_command = 0
 
     def __call__(self, tick: Tick, result: FleetTick) -> None:
-        """Take one tick."""
-        rewards = self._rewards.take(tick) if self._rewards else np.zeros(len(self._stretches))
+        """Add a tick."""
+        rewards = self._rewards.take(tick) if self._rewards else np.zeros(len(self._running))
         observations = {key: tensor.cpu().numpy() for key, tensor in self._replay.pipeline.observations.items()}
         for robot, state in enumerate(result.states):
-            # Also after a reset, or a gap that no tick saw: history and memory begin anew, so does the episode.
+            # Where history and memory start again, so does the episode.
             if state is not RobotState.READY or result.fresh_start[robot]:
                 self._end(robot)
             if state is not RobotState.READY:
                 continue
-            stretch = self._stretches[robot]
-            if stretch.times_ns:
-                stretch.rewards.append(float(rewards[robot]))
             observation = {key: array[robot].copy() for key, array in observations.items()}
-            entry = (tick.time_ns, observation, result.commands[robot].copy())
-            stretch.add(*entry)
-            if len(stretch.times_ns) > MOST_STEPS:
+            step = _Step(tick.time_ns, observation, result.commands[robot].copy(), float(rewards[robot]))
+            self._running[robot].append(step)
+            if len(self._running[robot]) > MOST_STEPS:
                 self._end(robot)
-                # The next episode goes on from what the last action has led to.
-                self._stretches[robot].add(*entry)
+                # The next episode starts at the last observation of this one.
+                self._running[robot].append(step)
 
     def finish(self) -> None:
-        """Write what has not ended."""
-        for robot in range(len(self._stretches)):
+        """Write all episodes that have not ended."""
+        for robot in range(len(self._running)):
             self._end(robot)
 
     def _end(self, robot: int) -> None:
-        """Write the episodes of a robot's stretch: more than one where recorded commands are missing between them."""
-        stretch, self._stretches[robot] = self._stretches[robot], _Stretch()
-        count = len(stretch.times_ns)
-        if count <= LEAST_STEPS:
+        """End the episode of a robot, split at ticks without a recorded command."""
+        ended, self._running[robot] = self._running[robot], []
+        count = len(ended)
+        if count < 2:
             return
-        commands = np.array(stretch.commands)
+        commands = np.array([step.command for step in ended])
         commanded = np.ones(count, bool)
         if not self._replayed_actions:
             recorded = self._replay.recorded_of(robot)
-            matched = match_recorded(np.array(stretch.times_ns, np.int64), recorded, self._replay.match_ns)
+            matched = match_recorded(
+                np.array([step.time_ns for step in ended], np.int64), recorded, self._replay.match_ns
+            )
             commanded = matched >= 0
             commands = recorded.values[matched] if len(recorded.values) else commands
         first = 0
@@ -191,30 +180,27 @@ class DatasetWriter:
         for position in range(count):
             if position == count - 1 or not commanded[position]:
                 self.without_command += position < count - 1
-                self._write(robot, stretch, commands, first, position)
+                self._write(robot, ended[first : position + 1], commands[first:position])
                 first = position + 1
 
-    def _write(self, robot: int, stretch: _Stretch, commands: np.ndarray, first: int, last: int) -> None:
-        """Write the observations from `first` to `last` with the actions between them as an episode."""
-        steps = last - first
-        if steps < LEAST_STEPS:
+    def _write(self, robot: int, ticks: Sequence[_Step], commands: np.ndarray) -> None:
+        """Write an episode of `[steps + 1]` ticks and `[steps, components]` commands."""
+        steps = len(commands)
+        if not steps:
             return
-        observations: Any = {
-            key: np.array([observation[key] for observation in stretch.observations[first : last + 1]])
-            for key in stretch.observations[first]
-        }
+        observations: Any = {key: np.array([tick.observation[key] for tick in ticks]) for key in ticks[0].observation}
         ends = np.zeros(steps, bool)
         truncations = ends.copy()
         truncations[-1] = True
         infos = {
-            "time_ns": np.array(stretch.times_ns[first : last + 1], np.int64),
+            "time_ns": np.array([tick.time_ns for tick in ticks], np.int64),
             "robot": np.full(steps + 1, robot, np.int64),
         }
         buffer = EpisodeBuffer(
             id=self.episodes,
             observations=observations["observation"] if self._single else observations,
-            actions=self.inverse(commands[first:last]),
-            rewards=stretch.rewards[first:last],
+            actions=self.inverse(commands),
+            rewards=[tick.reward for tick in ticks[1:]],
             terminations=ends.tolist(),
             truncations=truncations.tolist(),
             infos=infos,
@@ -227,7 +213,7 @@ class DatasetWriter:
         self.steps += steps
 
     def _create(self, first: EpisodeBuffer) -> Any:
-        # Minari wishes for an author and an environment; a robot's bag has neither.
+        # Minari warns of a missing author and environment.
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")
         deployment = self._replay.deployment
         source = "the policy of the replay" if self._replayed_actions else "recorded commands"
@@ -237,13 +223,13 @@ class DatasetWriter:
             observation_space=self._observation_space,
             action_space=self._action_space,
             algorithm_name=deployment.policy.spec.algorithm if self._replayed_actions else "recorded",
-            description=f"{self._replay.bag.path.name}: {len(self._stretches)} robots, actions are {source}",
+            description=f"{self._replay.bag.path.name}: {len(self._running)} robots, actions are {source}",
             **({"jpeg_encoding": False} if keeps_images() else {}),
         )
 
 
 def keeps_images() -> bool:
-    """Whether images are stored as the policy saw them; Minari before 0.5.4, as on Python 3.10, makes JPEGs of them."""
+    """Return whether images are stored without loss; Minari before 0.5.4, as on Python 3.10, stores JPEG."""
     return "jpeg_encoding" in inspect.signature(minari.create_dataset_from_buffers).parameters
 
 
@@ -257,14 +243,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="FOLDER/ID",
-        help="folder of datasets, as in MINARI_DATASETS_PATH, and the id of the new one, such as datasets/rover-v0; "
-        "without a folder, where Minari keeps its own",
+        help="folder of datasets and id of the new one, such as datasets/rover-v0; default folder: that of Minari",
     )
     parser.add_argument(
         "--actions",
         choices=("recorded", "policy"),
         default="recorded",
-        help="recorded commands, brought back to the policy's action space (default), or what the policy would do",
+        help="recorded commands, converted to the policy's action space (default), or actions of the policy",
     )
     parser.add_argument(
         "--reward-topic",
@@ -282,7 +267,7 @@ def place_of(output: str) -> tuple[Path | None, str]:
     Raises
     ------
     BagError
-        When it is no id of Minari.
+        When the id is invalid.
     """
     folder, _, dataset_id = output.rpartition("/")
     try:
@@ -302,8 +287,8 @@ def main(argv: Sequence[str], console: Console) -> int:
     path = minari.storage.get_dataset_path(dataset_id)
     if path.exists():
         raise BagError(f"--output: {path} exists already; give another name or version")
+    replayed_actions = arguments.actions == "policy"
     with open_replay(options, console) as replay:
-        replayed_actions = arguments.actions == "policy"
         silent = [name for robot, name in enumerate(replay.pipeline.robots) if robot not in replay.compared]
         if silent and not replayed_actions:
             raise BagError(
@@ -317,18 +302,20 @@ def main(argv: Sequence[str], console: Console) -> int:
         _, complete = run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()
     if not writer.episodes:
-        raise BagError(
-            "no robot was READY for two ticks with a command; see why with policy_replay, without to-dataset"
-        )
+        raise BagError("no robot was READY for two ticks with a command; run policy_replay to see the reasons")
+    _print_summary(writer, path, dataset_id, folder, complete)
+    return 0
+
+
+def _print_summary(writer: DatasetWriter, path: Path, dataset_id: str, folder: Path | None, complete: bool) -> None:
     print(f"{path}: {writer.episodes} episodes, {writer.steps} steps; minari.load_dataset('{dataset_id}')")
     if folder is not None:
         print(f"  with MINARI_DATASETS_PATH={folder}")
     if not keeps_images():
-        print("  images are JPEGs, not exactly what the policy saw; Minari 0.5.4 (Python 3.11) keeps them as they are")
+        print("  images are stored as JPEG; Minari 0.5.4 (Python 3.11) stores them without loss")
     if not complete:
-        print("  ended early: what comes later in the bag is not in it", file=sys.stderr)
+        print("  ended early: the rest of the bag is missing", file=sys.stderr)
     if writer.without_command:
         print(f"  {writer.without_command} ticks without a recorded command end an episode", file=sys.stderr)
     if writer.inverse.moved:
-        print(f"  {writer.inverse.moved} commands lie outside what the policy can command; the nearest was taken")
-    return 0
+        print(f"  {writer.inverse.moved} commands cannot come from the policy; the nearest actions were taken")

@@ -1,70 +1,79 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags as they lie on the disk: their topics, and their raw messages in the order of recording."""
+"""Read the topics and the raw messages of a bag."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
-# So many topics of a bag are listed in an error.
+# Topics of a bag, and bags of a folder, that an error lists.
 _TOPICS_NAMED = 60
-# And so many bags of a folder.
 _BAGS_NAMED = 10
-# What a compressed message begins with, and no serialised one.
+# First bytes of a compressed message; no serialised message has them.
 _ZSTD = bytes.fromhex("28b52ffd")
 _REMEDY = "give a folder with metadata.yaml, or its .mcap or .db3 file"
-_MENDING = (
+_REPAIR = (
     "a recording of the node that was cut off is completed with `python -m policy_node.recording.bag BAG`, any other "
-    "bag mended with `mcap recover` or `ros2 bag reindex`"
+    "bag repaired with `mcap recover` or `ros2 bag reindex`"
 )
 
 
 class BagError(ValueError):
-    """A bag that cannot be read, or does not hold what is to be replayed; says what was found and what to do."""
+    """A bag cannot be read, or lacks what the replay needs; the text says what was found and what to do."""
 
 
-class Message(NamedTuple):
-    """One message as it was recorded: when, on which topic, and its bytes as the middleware delivered them (CDR)."""
+class Arrival(NamedTuple):
+    """A recorded message.
+
+    Attributes
+    ----------
+    time_ns
+        Time at which it arrives; as read from the bag, the time at which it was recorded.
+    topic, raw
+        Its topic, and its serialised bytes (CDR).
+    stamp_ns
+        Stamp of its reading; None: the time of the tick that takes it.
+    """
 
     time_ns: int
     topic: str
     raw: bytes
+    stamp_ns: int | None = None
 
 
 class BagTopic(NamedTuple):
-    """One topic of a bag, with its message type and how many messages there are."""
+    """Message type and number of messages of a topic."""
 
     type: str
     messages: int
 
 
 class Bag:
-    """A rosbag2 bag: a folder, or a single file of it; MCAP or SQLite, compressed or not, split or not.
+    """Reads a rosbag2 bag: a folder or a single file, MCAP or SQLite, compressed or not, split or not.
 
     Parameters
     ----------
     path
-        The folder, or a file that ends in .mcap or .db3.
+        Folder, or file that ends in .mcap or .db3.
 
     Attributes
     ----------
     topics
-        By fully qualified name.
+        Topics by fully qualified name.
     custom
-        What the recorder has written beside the messages; empty for a single file.
+        Custom data of metadata.yaml; empty for a single file.
 
     Raises
     ------
     BagError
-        When it is no bag, or a damaged one.
+        When there is no bag, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,9 +83,9 @@ class Bag:
             self._reader.open()
         except FileNotFoundError as error:
             raise BagError(f"bag '{path}': {_bags_inside(path) or f'{error}; {_REMEDY}'}") from error
-        # Whatever a damaged file makes the reader raise.
+        # A damaged file may raise anything.
         except Exception as error:
-            raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_MENDING}") from error
+            raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_REPAIR}") from error
         self.topics: dict[str, BagTopic] = {}
         for connection in self._reader.connections:
             known = self.topics.get(connection.topic, BagTopic(_full_type(connection.msgtype), 0))
@@ -84,24 +93,28 @@ class Bag:
         self.custom: dict[str, str] = dict(self._reader.storage.metadata.custom or {})  # type: ignore[attr-defined]
 
     def __enter__(self) -> Bag:
-        """Return the bag, which closes at the end."""
+        """Return the bag."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the bag."""
         self._reader.close()
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """Times of the first and of the last message; equal in a bag without messages."""
+        """Times of the first and the last message; 0 in an empty bag."""
         if not self._reader.message_count:
             return 0, 0
         return self._reader.start_time, self._reader.end_time - 1
 
-    def messages(self, topics: Collection[str]) -> Iterator[Message]:
-        """Yield the messages on some topics; a damaged part of the bag raises `BagError`."""
+    def messages(self, topics: Collection[str]) -> Iterator[Arrival]:
+        """Yield the messages on some topics in the order of recording.
+
+        Raises
+        ------
+        BagError
+            When the bag is damaged.
+        """
         chosen: list[Connection] = [
             connection
             for connection in self._reader.connections
@@ -111,16 +124,16 @@ class Bag:
             return
         try:
             for connection, time_ns, raw in self._reader.messages(chosen):
-                # Only metadata.yaml says that messages are compressed; a file by itself does not.
+                # Only metadata.yaml tells of compressed messages, and a single file comes without it.
                 if raw[:4] == _ZSTD:
                     raw = DECOMPRESSORS["zstd"](raw, 0)
-                yield Message(time_ns, connection.topic, raw)
-        # Storages and decompressors raise what they like.
+                yield Arrival(time_ns, connection.topic, raw)
+        # Storages and decompressors may raise anything.
         except Exception as error:
-            raise BagError(f"bag '{self.path}' is damaged: {type(error).__name__}: {error}; {_MENDING}") from error
+            raise BagError(f"bag '{self.path}' is damaged: {type(error).__name__}: {error}; {_REPAIR}") from error
 
     def describe(self) -> str:
-        """List the topics with their types, a line each."""
+        """List the topics with their types, one per line."""
         named = sorted(self.topics.items())[:_TOPICS_NAMED]
         width = max((len(name) for name, _ in named), default=0)
         lines = [f"  {name:<{width}}  {topic.type}  {topic.messages} messages" for name, topic in named]
@@ -130,7 +143,7 @@ class Bag:
 
 
 def _bags_inside(folder: Path) -> str:
-    """Name the bags of a folder that is none itself, such as that of `record.path`; empty where it has none."""
+    """Name the bags inside a folder, such as `record.path`; empty if there are none."""
     files = sorted(folder.glob("*/metadata.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
     if not files:
         return ""
@@ -140,24 +153,22 @@ def _bags_inside(folder: Path) -> str:
 
 
 def _full_type(name: str) -> str:
-    """Return package/msg/Type also where a recorder has written package/Type."""
+    """Return package/msg/Type, also for package/Type as some recorders write it."""
     package, _, rest = name.partition("/")
     return name if "/" in rest or not rest else f"{package}/msg/{rest}"
 
 
 class WantedTopic(NamedTuple):
-    """A topic that is to be in a bag.
+    """A topic that the configuration reads.
 
     Attributes
     ----------
     parameter
-        What names it, such as `observations.image`.
+        Parameter that names it, such as `observations.image`.
     robot
-        Whose topic it is.
-    topic
-        Fully qualified name.
-    type
-        The configured message type.
+        Robot that it belongs to.
+    topic, type
+        Fully qualified name, and configured message type.
     """
 
     parameter: str
@@ -167,21 +178,12 @@ class WantedTopic(NamedTuple):
 
 
 def check_topics(bag: Bag, wanted: Sequence[WantedTopic], robots: Sequence[str]) -> None:
-    """Check that a bag holds what a configuration reads.
-
-    Parameters
-    ----------
-    bag
-        The bag.
-    wanted
-        Everything that is read.
-    robots
-        All robots of the configuration.
+    """Check that a bag has all topics that the `robots` of a configuration read.
 
     Raises
     ------
     BagError
-        With one line for every problem, and all topics of the bag.
+        With one line for each problem, and all topics of the bag.
     """
     present = {entry.robot for entry in wanted if entry.topic in bag.topics}
     taken = {entry.topic for entry in wanted}
@@ -210,10 +212,9 @@ def check_topics(bag: Bag, wanted: Sequence[WantedTopic], robots: Sequence[str])
 
 
 def _hint(bag: Bag, entry: WantedTopic, taken: Collection[str]) -> str:
-    """Say how a topic of the bag, which is not `taken` already, can stand in for one that is missing."""
+    """Suggest a topic of the bag that is not `taken` for a missing one."""
     fitting = [name for name, topic in bag.topics.items() if topic.type == entry.type and name not in taken]
     bare = "/" + entry.topic.strip("/").removeprefix(entry.robot.strip("/")).strip("/")
     close = [bare] if bare in fitting else difflib.get_close_matches(entry.topic, fitting, n=1, cutoff=0.4)
-    # With one candidate only there is little doubt.
     close = close or (fitting if len(fitting) == 1 else [])
     return f"; give --remap {entry.topic}:={close[0]}" if close else ""

@@ -1,18 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that were recorded, as numbers; and commands of a replay, as a bag."""
+"""Read recorded commands as numbers, and write the commands of a replay to a bag."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.errors import WriterError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import WriterError
 
 from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.config.specs import ArraySpec
@@ -21,6 +17,7 @@ from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import ReadingDecoder
 from policy_node.messages.vectors import VectorReader
+from policy_node.recording.bag import RecordingBag, typestore_of
 from policy_node.recording.replay.bag import BagError
 from policy_node.ros.swap import configured_encoder
 
@@ -29,29 +26,29 @@ ReadCommand = Callable[[bytes], np.ndarray]
 
 
 def component_names(action: ActionConfiguration, components: int) -> tuple[str, ...]:
-    """Return what the components of a command are called."""
+    """Return the names of the components of a command."""
     return action.fields or action.joints or tuple(f"[{component}]" for component in range(components))
 
 
 def command_reader(type_name: str, action: ActionConfiguration, components: int, topic: str) -> ReadCommand:
-    """Make what reads recorded commands as the configuration would have sent them.
+    """Return a reader of recorded commands in the components of the configuration.
 
     Parameters
     ----------
     type_name
-        Of the recorded messages; with the fields of a Twist a TwistStamped may be read, and the other way round, with
-        the joints of a JointState a JointTrajectory.
+        Type of the recorded messages. Twist and TwistStamped can be compared with each other, as can JointState and
+        JointTrajectory.
     action
-        Which field or joint each component is.
+        Field or joint of each component.
     components
-        How many a command has.
+        Number of components.
     topic
-        Named in errors.
+        Topic for errors.
 
     Raises
     ------
     BagError
-        When commands of that type cannot be compared with those of the configuration.
+        When commands of that type have no such components.
     """
     kind = COMMANDS.get(type_name)
     choices = CommandChoices(components, action.fields, action.joints, action.field)
@@ -78,25 +75,25 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
 
 
 class CommandBag:
-    """A bag of commands: one topic per robot, MCAP, with schemas.
+    """Write commands to a new bag (MCAP, with schemas), one topic per robot.
 
     Parameters
     ----------
     path
-        The folder to make.
+        Folder to create.
     configuration
-        Says how commands are sent.
+        Type and fields of the commands.
     topics
-        By robot, fully qualified.
+        Fully qualified name for each robot.
     components
-        Of a command.
+        Components of a command.
     custom
-        Kept beside the messages.
+        Custom data for metadata.yaml.
 
     Raises
     ------
     BagError
-        When the folder is there already, or cannot be made.
+        When the folder exists already, or cannot be created.
     """
 
     def __init__(
@@ -107,51 +104,20 @@ class CommandBag:
         components: int,
         custom: Mapping[str, str],
     ) -> None:
-        encoder = configured_encoder(configuration, components)
-        self._encode = fleet_encoder(encoder, len(topics))
+        self._encode = fleet_encoder(configured_encoder(configuration, components), len(topics))
+        self._topics = tuple(topics)
+        kind = configuration.action.type
         try:
-            self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP)
-            for name, value in custom.items():
-                self._writer.set_custom_data(name, value)
-            self._writer.open()
+            self._bag = RecordingBag(path, dict.fromkeys(topics, kind), typestore_of([kind]), custom)
         except (WriterError, OSError) as error:
-            raise BagError(f"--output {path}: {error}; give a folder that is not there yet") from error
-        typestore = get_typestore(Stores.LATEST)
-        self._connections = [
-            self._writer.add_connection(
-                topic, configuration.action.type, typestore=typestore, offered_qos_profiles=[_qos()]
-            )
-            for topic in topics
-        ]
-
-    def __enter__(self) -> CommandBag:
-        """Return the bag, which is completed at the end, whatever happened."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete the bag."""
-        self._writer.close()
+            raise BagError(f"--output {path}: {error}; give a folder that does not exist yet") from error
 
     def write(self, time_ns: int, commands: np.ndarray, publish: np.ndarray) -> None:
-        """Write the rows of `commands` `[robots, components]` that `publish` `[robots]` names, as of a time."""
+        """Write the rows of `commands` `[robots, components]` that `publish` `[robots]` selects, at a time."""
         robots = np.flatnonzero(publish).tolist()
         for robot, message in zip(robots, self._encode(commands, robots, time_ns), strict=True):
-            self._writer.write(self._connections[robot], time_ns, message)
+            self._bag.write(self._topics[robot], time_ns, message)
 
-
-def _qos() -> Qos:
-    """Return what the node offers on its command topics."""
-    forever = QosTime(sec=0, nsec=0)
-    return Qos(
-        history=QosHistory.KEEP_LAST,
-        depth=1,
-        reliability=QosReliability.RELIABLE,
-        durability=QosDurability.VOLATILE,
-        deadline=forever,
-        lifespan=forever,
-        liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=forever,
-        avoid_ros_namespace_conventions=False,
-    )
+    def close(self) -> None:
+        """Write index and metadata."""
+        self._bag.close()

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded and replayed commands over time, with the states behind them."""
+"""Plot recorded and replayed commands over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policy_node.recording.replay.report import STATES, Commands, ReplayLog
 from policy_node.report.plots import BASELINE, NODE, STYLE
 from policy_node.sensing.synchroniser import RobotState
 
-# What a robot's time is shaded with where the policy does not command it.
+# Background for the states in which the policy does not command a robot.
 _SHADES = {
     RobotState.WAITING: "#8b949e",
     RobotState.STALE: "#d29922",
@@ -27,42 +27,40 @@ _SHADES = {
     RobotState.FAULT: "#f85149",
     RobotState.STOPPED: "#39c5cf",
 }
-# A figure of more rows is too high for the library that draws it.
+# Matplotlib cannot draw a higher figure.
 MOST_ROBOTS = 64
 
 
 def check_format(file: Path) -> None:
-    """Check that an image can be written whose name ends so.
+    """Check the suffix of an image file.
 
     Raises
     ------
     BagError
-        When it cannot.
+        When Matplotlib does not support it.
     """
     formats = Figure().canvas.get_supported_filetypes()
     if file.suffix[1:].lower() not in formats:
-        raise BagError(
-            f"--plot: found '{file}', but its name must end as an image's does: {', '.join(sorted(formats))}"
-        )
+        raise BagError(f"--plot: found '{file}', allowed are names that end in {', '.join(sorted(formats))}")
 
 
 def plot_commands(
     log: ReplayLog, recorded: Mapping[int, Commands], names: Sequence[str], period_ns: int, file: Path
 ) -> None:
-    """Draw a row for each robot, up to `MOST_ROBOTS`, and a column for each component of its command.
+    """Plot a row for each robot, up to `MOST_ROBOTS`, and a column for each component.
 
     Parameters
     ----------
     log
-        Of the whole replay.
+        Log of the replay.
     recorded
-        By the index of the robot, where there are any.
+        Recorded commands by index of the robot.
     names
-        Of the components.
+        Names of the components.
     period_ns
-        Control period, for which a state lasts.
+        Control period.
     file
-        The image to write; its suffix says the format.
+        Image file to write.
     """
     times_ns, states, commands = log.times_ns, log.states, log.commands
     start_ns = times_ns[0] if len(times_ns) else 0
@@ -92,7 +90,7 @@ def plot_commands(
 
 
 def _shade(axes: Axes, at_s: np.ndarray, states: np.ndarray, period_s: float) -> None:
-    """Shade each stretch of one state, up to the tick that ends it."""
+    """Shade the background by state."""
     if not len(states):
         return
     begins = np.flatnonzero(np.diff(states, prepend=states[0] + 1))

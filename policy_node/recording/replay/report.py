@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a replay did, robot by robot: states, reasons, and how its commands differ from recorded ones."""
+"""Report the states and reasons of each robot, and the difference between replayed and recorded commands."""
 
 from __future__ import annotations
 
@@ -16,27 +16,19 @@ from policy_node.sensing.synchroniser import RobotState
 
 STATES = tuple(RobotState)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
-# Reasons shown for each robot in the text; the JSON has all.
+# Most reasons per robot in the text; the JSON has all.
 _REASONS_SHOWN = 5
 
 
 class Commands(NamedTuple):
-    """The commands of one robot over time: `times_ns` `[n]` int64, ascending, and `values` `[n, components]`."""
+    """Commands of one robot: `times_ns` `[n]` int64, ascending, and `values` `[n, components]` float64."""
 
     times_ns: np.ndarray
     values: np.ndarray
 
 
 class ReplayLog:
-    """Notes tick by tick what the pipeline gave.
-
-    Parameters
-    ----------
-    robots
-        Their names.
-    components
-        Of a command.
-    """
+    """Logs the states and commands of every tick, of `robots` with `components` per command."""
 
     def __init__(self, robots: Sequence[str], components: int) -> None:
         self.robots = tuple(robots)
@@ -47,7 +39,7 @@ class ReplayLog:
         self.reasons: list[Counter[str]] = [Counter() for _ in robots]
 
     def add(self, time_ns: int, result: FleetTick) -> None:
-        """Note one tick."""
+        """Log one tick."""
         self._times_ns.append(time_ns)
         self._states.append(np.array([STATES.index(state) for state in result.states], np.uint8))
         self._commands.append(np.where(result.publish[:, None], result.commands, np.nan))
@@ -67,31 +59,31 @@ class ReplayLog:
 
     @property
     def commands(self) -> np.ndarray:
-        """`[ticks, robots, components]` float64, NaN where a robot got none."""
+        """`[ticks, robots, components]` float64, NaN without a command."""
         return np.array(self._commands, np.float64).reshape(-1, len(self.robots), self.components)
 
 
 def without_numbers(reason: str) -> str:
-    """Put `#` in the place of every number, so that one reason is one text; names such as touch_3 stay."""
+    """Replace numbers by `#`, so that equal reasons have one text; names such as touch_3 stay."""
     return _NUMBER.sub("#", reason)
 
 
 def match_recorded(times_ns: np.ndarray, recorded: Commands, within_ns: int) -> np.ndarray:
-    """Find for each tick the command that was recorded at it or next after it, less than a time later.
+    """Find the first command that was recorded at each tick or less than `within_ns` after it.
 
     Parameters
     ----------
     times_ns
-        Of the ticks, `[ticks]` int64.
+        `[ticks]` int64 times of the ticks.
     recorded
-        One robot's recorded commands.
+        Recorded commands of one robot.
     within_ns
-        That time, at most the control period, so that no command belongs to two ticks.
+        At most the control period, so that no command matches two ticks.
 
     Returns
     -------
     numpy.ndarray
-        `[ticks]` indices of recorded commands, -1 where there is none.
+        `[ticks]` indices of recorded commands, -1 without a match.
     """
     next_one = np.searchsorted(recorded.times_ns, times_ns, side="left")
     found = np.minimum(next_one, max(0, len(recorded.times_ns) - 1))
@@ -107,9 +99,9 @@ def compare(log: ReplayLog, robot: int, recorded: Commands, within_ns: int, name
     Returns
     -------
     dict
-        `ticks`: compared, `only_replayed`: without a recorded one; `largest`: the largest error of all; by component
-        `max`, when it was (`max_at_s` since the first tick), `mean` and `rms`, over all ticks (`all`) and over those at
-        which the policy commanded (`ready`).
+        `ticks`: number of compared ticks; `only_replayed`: ticks without a recorded command; `largest`: largest error;
+        `all` and `ready`: by component the errors `max` (at `max_at_s` since the first tick), `mean` and `rms`, of all
+        ticks and of those at which the policy commanded.
     """
     times_ns, commands = log.times_ns, log.commands[:, robot]
     matched = match_recorded(times_ns, recorded, within_ns)
@@ -144,18 +136,18 @@ def _errors(errors: np.ndarray, at_s: np.ndarray, names: Sequence[str]) -> dict[
 def robot_reports(
     log: ReplayLog, recorded: Mapping[int, Commands], within_ns: int, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Report every robot; see `compare` for what is said of recorded commands.
+    """Return the report of each robot by name: ticks, shares of states, counts of reasons and `compare`.
 
     Parameters
     ----------
     log
-        Of the whole replay.
+        Log of the replay.
     recorded
-        By the index of the robot, where there are any.
+        Recorded commands by index of the robot.
     within_ns
         See `match_recorded`.
     names
-        Of the components.
+        Names of the components.
     """
     states = log.states
     reports = {}
@@ -173,7 +165,7 @@ def robot_reports(
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Return the report as text for a terminal."""
+    """Format the report for a terminal."""
     lines = []
     for name, robot in report["robots"].items():
         shares = ", ".join(f"{state} {share:.1%}" for state, share in robot["states"].items())
@@ -184,6 +176,12 @@ def render(report: Mapping[str, Any]) -> str:
             lines.append(f"  and {len(reasons) - _REASONS_SHOWN} other reasons")
         if "compare" in robot:
             lines += _compared(robot["compare"])
+    unread = f", {report['unreadable_commands']} recorded commands unreadable" if report["unreadable_commands"] else ""
+    ended = "" if report["complete"] else ", ended early"
+    lines.append(
+        f"{report['ticks']} ticks, {report['duration_s']:.1f} s of the bag, in {report['elapsed_s']:.1f} s "
+        f"({report['ticks_per_s']:.0f} ticks/s{unread}{ended})"
+    )
     return "\n".join(lines)
 
 

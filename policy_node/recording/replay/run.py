@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A bag through the pipeline of a deployment, tick by tick: what the node would have done, without a node."""
+"""Run the messages of a bag through the pipeline of a deployment, tick by tick."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.config.parameter_file import parse_parameters, read_parameter_file
-from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration, topic_of
+from policy_node.config.schema import (
+    Configuration,
+    ConfigurationError,
+    SourceConfiguration,
+    parse_configuration,
+    topic_of,
+)
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
-from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY
+from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY, RobotTick
 from policy_node.recording.format import Tick as RecordedTick
-from policy_node.recording.replay.bag import Bag, BagError, WantedTopic, check_topics
+from policy_node.recording.replay.bag import Arrival, Bag, BagError, WantedTopic, check_topics
 from policy_node.recording.replay.commands import ReadCommand, command_reader, component_names
-from policy_node.recording.replay.recording import Recording, sample_of, selection_of
+from policy_node.recording.replay.recording import recorded_ticks, sample_of, selection_of
 from policy_node.recording.replay.report import Commands
-from policy_node.recording.replay.schedule import Arrival, Tick, ticks_at_rate, ticks_on_clock
+from policy_node.recording.replay.schedule import Tick, ticks_at_rate, ticks_on_clock
 from policy_node.recording.replay.time import (
     CLOCK_TOPIC,
-    Stamp,
     are_of_one_clock,
     arrivals_of,
     arrivals_on_clock,
@@ -44,27 +49,26 @@ from policy_node.ros.subscriptions import sensor_qos
 from policy_node.ros.swap import Deployment, deploy
 from policy_node.sensing.synchroniser import RobotState, Selection
 
-# Whose names a configuration has, unless the bag says which node recorded it.
+# Node whose namespace topics are relative to, unless the bag names the node that recorded it.
 NODE = "/policy_node"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to replay, and how.
+    """Options of a replay.
 
     Attributes
     ----------
     bag, params
-        The bag, and the parameter file of the node.
+        Bag, and parameter file of the node; None: the parameters in the recording.
     overrides
-        Parameters by dotted name that replace those of the file.
+        Parameters by dotted name that override those of the file.
     remaps
-        By the fully qualified name that the configuration gives the name in the bag.
+        Topic of the bag by fully qualified topic of the configuration.
     time
-        One of `replay_time.TIMES`.
+        Clock of the ticks, one of `time.TIMES`.
     compare
-        Topic of the recorded commands, relative to each robot or absolute; None: that of the configuration if the bag
-        has it.
+        Topic of the recorded commands, relative to each robot or absolute; None: `action.topic` if the bag has it.
     """
 
     bag: Path
@@ -76,19 +80,19 @@ class Options:
 
 
 def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Configuration, bool]:
-    """Return the configuration of a replay, and whether it has `use_sim_time`.
+    """Read the configuration of a replay, and whether it sets `use_sim_time`.
 
     Parameters
     ----------
     options
-        From the command line.
+        Options of the replay.
     custom
-        What the recorder has written beside the messages: the node keeps its name and its parameters there.
+        Custom data of the bag: a recording has the name and the parameters of the node.
 
     Raises
     ------
     ConfigurationError
-        When a parameter cannot be used, or there are none.
+        When a parameter is invalid, or there are no parameters.
     """
     if options.params is not None:
         values = read_parameter_file(options.params, custom.get(NODE_KEY, NODE))
@@ -101,12 +105,12 @@ def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Con
 
 
 def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = NODE) -> str:
-    """Return the fully qualified name that a topic has for a node, remapped.
+    """Return the fully qualified, remapped name of a topic of a node.
 
     Raises
     ------
     BagError
-        When it is not the name of a topic.
+        When the name is invalid.
     """
     namespace, _, node_name = node.rpartition("/")
     try:
@@ -117,38 +121,38 @@ def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = N
 
 
 class Replay:
-    """A bag on its way through the pipeline.
+    """Replays a bag through a pipeline.
 
     Parameters
     ----------
     bag
-        Open, as long as the replay goes on.
+        Bag, open during the whole replay.
     configuration, simulated
-        From `read_configuration`.
+        Result of `read_configuration`.
     options
-        What to replay, and how.
+        Options of the replay.
     recording
-        What the bag is if the node has recorded it, and its ticks are to be replayed as they were; else None.
+        Topic of the ticks of a recording that is replayed exactly; None: any other bag.
 
     Attributes
     ----------
-    deployment
-        The policy with its decoders and its pipeline.
+    deployment, pipeline
+        Policy with its decoders, and its pipeline.
     time
-        Whose time it follows, one of `replay_time.TIMES`.
+        Clock of the ticks: one of `time.TIMES`, or ``ticks`` for the ticks of a recording.
     notes
-        What a user should know of the bag.
+        Notes for the user.
     names
-        Of the components of a command.
+        Names of the components of a command.
     command_topics
-        By robot, where the replayed commands would be sent.
+        Command topic of each robot.
     unread
-        Recorded commands that could not be read.
+        Number of recorded commands that could not be read.
 
     Raises
     ------
     BagError, ConfigurationError
-        When bag and configuration do not fit.
+        When bag and configuration do not match.
     """
 
     def __init__(
@@ -157,7 +161,7 @@ class Replay:
         configuration: Configuration,
         simulated: bool,
         options: Options,
-        recording: Recording | None = None,
+        recording: str | None = None,
     ) -> None:
         self.bag = bag
         self._remaps = options.remaps
@@ -168,57 +172,56 @@ class Replay:
         self.unread = 0
         self._configuration = configuration
         robots = configuration.robots
-        wanted, self._sensors = self._wire()
-        check_topics(bag, wanted, robots)
+        # By topic its robots and sensors, and the first sensor that it belongs to.
+        self._receivers: dict[str, list[tuple[int, int]]] = {}
+        self._sources: dict[str, SourceConfiguration] = {}
+        # Name and topic of each robot's sensors.
+        self._sensors: list[list[tuple[str, str]]] = [[] for _ in robots]
+        check_topics(bag, self._find_topics(), robots)
         self.deployment: Deployment = deploy(configuration)
         self.pipeline = self.deployment.pipeline
-        for receivers in self._sensors.values():
+        for receivers in self._receivers.values():
             for robot, sensor in receivers:
                 self.pipeline.set_present(robot, sensor, True)
         self.names = component_names(configuration.action, self.pipeline.components)
         self.command_topics = [self.topic_name(robot, configuration.action.topic) for robot in robots]
-        self._readers = self._command_readers(options)
-        self._recorded: list[tuple[list[int], list[np.ndarray]]] = [([], []) for _ in robots]
-        self._sensor_topics = [self._topics_of(robot) for robot in range(len(robots))]
+        self._readers = self._command_readers(options.compare)
+        self._commands: list[list[tuple[int, np.ndarray]]] = [[] for _ in robots]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
-        self._stamps = self._stamps_by_topic()
-        self._offsets = measure_offsets(bag, self._stamps) if recording is None else {}
+        decoders = self.deployment.decoders
+        self._stamps = {topic: decoders[source.name].stamp_ns for topic, source in self._sources.items()}
         self.time = "ticks"
         if recording is None:
-            limits_ns = self._limits_ns()
+            self._offsets = measure_offsets(bag, self._stamps)
+            default_s = configuration.synchronisation.max_age_s
+            limits_ns = {topic: round((source.max_age_s or default_s) * 1e9) for topic, source in self._sources.items()}
             limit_ns = max(limits_ns.values(), default=0)
             self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
             self._note_time(options.time, limits_ns)
 
-    def _stamps_by_topic(self) -> dict[str, Stamp]:
-        stamps: dict[str, Stamp] = {}
-        for topic, receivers in self._sensors.items():
-            source = self._configuration.sensors[receivers[0][1]][0]
-            stamps[topic] = self.deployment.decoders[source.name].stamp_ns
-        return stamps
-
     def topic_name(self, robot: str, topic: str) -> str:
-        """Return the name in the bag of a topic, relative to a robot or absolute."""
+        """Return the name in the bag of a topic that is relative to a robot or absolute."""
         return full_name(topic_of(robot, topic), self._remaps, self._node)
 
-    def _wire(self) -> tuple[list[WantedTopic], dict[str, list[tuple[int, int]]]]:
-        """Return which topics are wanted, and by topic the robots and sensors that read it."""
+    def _find_topics(self) -> list[WantedTopic]:
+        """Note the topics of all sensors, and return them for `check_topics`."""
         wanted = []
-        sensors: dict[str, list[tuple[int, int]]] = {}
         for robot, name in enumerate(self._configuration.robots):
             for sensor, (source, *_) in enumerate(self._configuration.sensors):
                 topic = self.topic_name(name, source.topic)
                 prefix = "" if source is self._configuration.safe_position else "observations."
                 wanted.append(WantedTopic(f"{prefix}{source.name}", name, topic, source.type))
-                sensors.setdefault(topic, []).append((robot, sensor))
-        return wanted, sensors
+                self._receivers.setdefault(topic, []).append((robot, sensor))
+                self._sources.setdefault(topic, source)
+                self._sensors[robot].append((source.name, topic))
+        return wanted
 
-    def _command_readers(self, options: Options) -> dict[str, tuple[list[int], ReadCommand]]:
-        """Return by topic of recorded commands with which robots they are compared, and what reads them."""
+    def _command_readers(self, compare: str | None) -> dict[str, tuple[list[int], ReadCommand]]:
+        """Return by topic of recorded commands the robots that are compared with it, and its reader."""
         action = self._configuration.action
         readers: dict[str, tuple[list[int], ReadCommand]] = {}
         for robot, name in enumerate(self._configuration.robots):
-            topic = self.topic_name(name, options.compare or action.topic)
+            topic = self.topic_name(name, compare or action.topic)
             if topic in readers:
                 readers[topic][0].append(robot)
             elif topic in self.bag.topics:
@@ -226,20 +229,12 @@ class Replay:
                     kind = self.bag.topics[topic].type
                     readers[topic] = ([robot], command_reader(kind, action, self.pipeline.components, topic))
                 except BagError as error:
-                    if options.compare:
+                    if compare:
                         raise
                     self.notes.append(f"nothing is compared: {error}")
-            elif options.compare:
+            elif compare:
                 raise BagError(f"--compare: {topic} is not in the bag\n{self.bag.describe()}")
         return readers
-
-    def _limits_ns(self) -> dict[str, int]:
-        """Return by topic how old its readings may be."""
-        ages_s = {}
-        for topic, receivers in self._sensors.items():
-            source = self._configuration.sensors[receivers[0][1]][0]
-            ages_s[topic] = source.max_age_s or self._configuration.synchronisation.max_age_s
-        return {topic: round(age_s * 1e9) for topic, age_s in ages_s.items()}
 
     def _note_time(self, asked: str, limits_ns: Mapping[str, int]) -> None:
         if asked == "auto" and self.time == "clock":
@@ -249,40 +244,34 @@ class Replay:
         bad = unfitting(self._offsets, self.time, limits_ns)
         if bad:
             measured = describe_offsets({topic: self._offsets[topic] for topic in bad}, to_clock=self.time == "clock")
-            by_stamp = (
-                "--time stamp (each message arrives at its header stamp), " if are_of_one_clock(self._offsets) else ""
-            )
+            one_clock = are_of_one_clock(self._offsets)
+            by_stamp = "--time stamp (each message arrives at its header stamp), " if one_clock else ""
             self.notes.append(
                 f"these readings are too old, or in the future, when they arrive:\n{measured}\ngive {by_stamp}"
                 f"--time arrival (each message is stamped with the time of its recording), or a larger "
                 f"synchronisation.max_age_s"
             )
-        empty = [topic for topic in self._sensors if not self.bag.topics[topic].messages]
+        empty = [topic for topic in self._sources if not self.bag.topics[topic].messages]
         if empty:
             self.notes.append(f"no message was recorded on {', '.join(empty)}")
 
     @property
-    def topics(self) -> set[str]:
-        """The topics that are read."""
-        return {*self._sensors, *self._readers}
-
-    @property
     def match_ns(self) -> int:
-        """How long after a tick its recorded command may come; in a recording it has the time of the tick."""
+        """Time within which the command of a tick was recorded; in a recording it has the time of the tick."""
         return 1 if self._recording is not None else self._configuration.period_ns
 
     @property
     def expected_ticks(self) -> int:
-        """About how many ticks there will be."""
+        """Approximate number of ticks."""
         first_ns, last_ns = self.bag.span_ns
         return math.ceil((last_ns - first_ns) / self._configuration.period_ns)
 
     def ticks(self, others: Sequence[str] = ()) -> Iterator[Tick]:
-        """Yield the ticks of the bag with what arrives before each; also what is on some other topics."""
-        topics = {*self.topics, *others}
+        """Yield the ticks with the messages that arrive before each, including those on `others`."""
+        topics = {*self._sources, *self._readers, *others}
         period_ns = self._configuration.period_ns
         if self._recording is not None:
-            return self._recording.ticks(topics)
+            return recorded_ticks(self.bag, self._recording, topics)
         if self.time == "clock":
             messages = self.bag.messages({*topics, CLOCK_TOPIC})
             return ticks_on_clock(arrivals_on_clock(messages, self._stamps), period_ns)
@@ -290,61 +279,48 @@ class Replay:
         return ticks_at_rate(arrivals, period_ns)
 
     def step(self, tick: Tick) -> FleetTick | None:
-        """Hand the messages of a tick to the pipeline and run it; None where only commands left between two ticks."""
+        """Run one tick of the pipeline; None for commands of a recording that were sent between two ticks."""
+        for arrival in tick.arrivals:
+            if arrival.topic in self._readers:
+                self._note_command(arrival)
         if self._recording is not None:
-            return self._step_as_recorded(tick)
+            return None if tick.recorded is None else self._step_as_recorded(tick, tick.recorded)
         if tick.restarts:
             self.pipeline.reset()
         newest: dict[tuple[int, int], deque[Arrival]] = {}
         for arrival in tick.arrivals:
-            for robot, sensor in self._sensors.get(arrival.topic, ()):
+            for robot, sensor in self._receivers.get(arrival.topic, ()):
                 # As many as the queue of the node's subscription holds.
                 newest.setdefault((robot, sensor), deque(maxlen=self._depths[sensor])).append(arrival)
-            if arrival.topic in self._readers:
-                self._note_command(arrival)
         for (robot, sensor), arrivals in newest.items():
             for arrival in arrivals:
                 stamp_ns = tick.time_ns if arrival.stamp_ns is None else arrival.stamp_ns
                 self.pipeline.add(robot, sensor, stamp_ns, arrival.raw)
         return self.pipeline.step(tick.time_ns)
 
-    def _step_as_recorded(self, tick: Tick) -> FleetTick | None:
-        """Run a recorded tick: the pipeline is told what the node's was told, and given what the node's had chosen."""
+    def _step_as_recorded(self, tick: Tick, recorded: RecordedTick) -> FleetTick:
+        """Run a recorded tick with its samples, resets, stops and owners."""
         by_topic: dict[str, list[bytes]] = {}
         for arrival in tick.arrivals:
             by_topic.setdefault(arrival.topic, []).append(arrival.raw)
-            if arrival.topic in self._readers:
-                self._note_command(arrival)
-        recorded = tick.recorded
-        if recorded is None:
-            return None
         self._note_gaps(recorded)
-        # Readings are given as they were chosen; of a safe position only what was read at this very tick is there.
+        # The recording has the safe position only for the ticks that read it.
         self.pipeline.forget_samples()
         robots = [recorded.robots.get(name) for name in self._configuration.robots]
-        before = [robot.before if robot is not None else "" for robot in robots]
-        self.pipeline.note_overruled([index for index, what in enumerate(before) if what == "overruled"])
-        if before == ["reset"] * len(before):
-            self.pipeline.reset()
-        else:
-            self.pipeline.reset([index for index, what in enumerate(before) if what == "reset"])
-        if recorded.stopped:
-            self.pipeline.stop()
-        else:
-            self.pipeline.resume()
-        owners = {index: robot.left_to for index, robot in enumerate(robots) if robot is not None and robot.left_to}
-        self.pipeline.yield_robots(owners)
+        self._apply_events(recorded, robots)
         selections = []
         for index, robot in enumerate(robots):
             if robot is None:
-                selections.append(Selection(RobotState.WAITING, (), None, "the recording does not have it"))
+                selections.append(Selection(RobotState.WAITING, (), None, "the recording does not have this robot"))
                 continue
-            observed, position = self._sensor_topics[index]
-            if position is not None and position[0] in robot.readings:
-                # Where a damaged bag lacks the message, the robot's position is not known, as it may be on the robot.
-                with contextlib.suppress(UnusableReading):
-                    sample = sample_of(robot, position[0], by_topic.get(position[1], ()))
-                    self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
+            observed = self._sensors[index]
+            if self._configuration.safe_position is not None:
+                *observed, (position, topic) = observed
+                if position in robot.readings:
+                    # Without the message of a damaged bag, the position is unknown, as it can be on the robot.
+                    with contextlib.suppress(UnusableReading):
+                        sample = sample_of(robot, position, by_topic.get(topic, ()))
+                        self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
         instead = {
             index: (RobotState[robot.state], robot.reason)
@@ -353,34 +329,40 @@ class Replay:
         }
         return self.pipeline.step(tick.time_ns, selections=selections, instead=instead)
 
-    def _topics_of(self, robot: int) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
-        """Return name and topic of each sensor that is observed of a robot, and those of the safe position."""
-        topics = {
-            sensor: topic for topic, receivers in self._sensors.items() for index, sensor in receivers if index == robot
-        }
-        named = [(sources[0].name, topics[sensor]) for sensor, sources in enumerate(self._configuration.sensors)]
-        return (named, None) if self._configuration.safe_position is None else (named[:-1], named[-1])
+    def _apply_events(self, recorded: RecordedTick, robots: Sequence[RobotTick | None]) -> None:
+        """Repeat what happened to the pipeline of the node before a tick."""
+        before = [robot.before if robot is not None else "" for robot in robots]
+        self.pipeline.note_overruled([index for index, event in enumerate(before) if event == "overruled"])
+        if before == ["reset"] * len(before):
+            self.pipeline.reset()
+        else:
+            self.pipeline.reset([index for index, event in enumerate(before) if event == "reset"])
+        if recorded.stopped:
+            self.pipeline.stop()
+        else:
+            self.pipeline.resume()
+        self.pipeline.yield_robots(
+            {index: robot.left_to for index, robot in enumerate(robots) if robot is not None and robot.left_to}
+        )
 
     def _note_gaps(self, recorded: RecordedTick) -> None:
-        """Note once what keeps a replay from being exact."""
+        """Note once each reason why a replay is not exact."""
         last, self._last_recorded = self._last_recorded, recorded
+        notes = []
         if last is None:
             if recorded.policy_sha256 != self.deployment.policy.spec.sha256:
-                self._note("the policy is another one than drove when this was recorded")
-            return
-        if recorded.dropped > last.dropped:
-            self._note(
-                "ticks were not recorded, as the disk was too slow; after them commands may differ until the "
-                "robots' episodes begin anew"
-            )
-        if recorded.policy_sha256 != last.policy_sha256:
-            self._note("the policy was replaced while it was recorded; all ticks are replayed with one")
-        if recorded.number < last.number:
-            self._note("the node was activated again, or time was set back, while it was recorded")
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+                notes.append("the policy is another one than drove when this was recorded")
+        else:
+            if recorded.dropped > last.dropped:
+                notes.append(
+                    "ticks were not recorded, as the disk was too slow; after them commands may differ until the "
+                    "robots' episodes start again"
+                )
+            if recorded.policy_sha256 != last.policy_sha256:
+                notes.append("the policy was replaced while it was recorded; all ticks are replayed with one")
+            if recorded.number < last.number:
+                notes.append("the node was activated again, or time was set back, while it was recorded")
+        self.notes += [note for note in notes if note not in self.notes]
 
     def _note_command(self, arrival: Arrival) -> None:
         robots, read = self._readers[arrival.topic]
@@ -390,26 +372,22 @@ class Replay:
             self.unread += 1
             return
         for robot in robots:
-            times_ns, commands = self._recorded[robot]
-            times_ns.append(arrival.time_ns)
-            commands.append(command)
+            self._commands[robot].append((arrival.time_ns, command))
 
     @property
     def recorded(self) -> dict[int, Commands]:
-        """The recorded commands so far, by the index of the robot; only robots whose topic is in the bag."""
+        """Recorded commands so far, by index of the robots in `compared`."""
         return {robot: self.recorded_of(robot) for robot in self.compared}
 
     @property
     def compared(self) -> list[int]:
-        """The indices of the robots whose recorded commands are in the bag."""
+        """Indices of the robots whose recorded commands are in the bag."""
         return sorted({robot for robots, _ in self._readers.values() for robot in robots})
 
     def recorded_of(self, robot: int) -> Commands:
-        """Return the recorded commands of one robot so far."""
-        return _in_order(*self._recorded[robot], self.pipeline.components)
-
-
-def _in_order(times_ns: list[int], commands: list[np.ndarray], components: int) -> Commands:
-    times, values = np.array(times_ns, np.int64), np.array(commands, np.float64).reshape(-1, components)
-    order = np.argsort(times, kind="stable")
-    return Commands(times[order], values[order])
+        """Return the recorded commands of one robot so far, in the order of time."""
+        commands = sorted(self._commands[robot], key=lambda entry: entry[0])
+        values = np.array([command for _, command in commands], np.float64)
+        return Commands(
+            np.array([time_ns for time_ns, _ in commands], np.int64), values.reshape(-1, self.pipeline.components)
+        )

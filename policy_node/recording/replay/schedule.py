@@ -1,37 +1,18 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""When a replay ticks, as a function of the times of a bag: at the control rate, or as simulated time allows."""
+"""Compute the ticks of a replay from the times of a bag: at the control rate, or on simulated time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from policy_node.control.timing import Schedule
 from policy_node.recording.format import Tick as RecordedTick
+from policy_node.recording.replay.bag import Arrival
 
-# A longer silence of a whole bag is left out: by then every reading is too old.
+# Longer silences of the whole bag are skipped: every reading is too old by then.
 LONGEST_SILENCE_NS = 60 * 10**9
-
-
-class Arrival(NamedTuple):
-    """A message that reaches the node.
-
-    Attributes
-    ----------
-    time_ns
-        When, on the clock of the replay.
-    stamp_ns
-        To which time its reading belongs; None: to that of the tick which takes it.
-    topic, raw
-        Where, and what.
-    """
-
-    time_ns: int
-    stamp_ns: int | None
-    topic: str
-    raw: bytes
 
 
 @dataclass(frozen=True)
@@ -41,13 +22,13 @@ class Tick:
     Attributes
     ----------
     time_ns
-        When.
+        Time of the tick.
     arrivals
-        What has arrived since the tick before, in its order.
+        Messages since the previous tick, in the order of arrival.
     restarts
-        Whether time went back before it, so that everything begins anew.
+        Whether time jumped back before the tick, which resets the pipeline.
     recorded
-        What the node has recorded of it; None: it never ticked then.
+        Tick in a recording of the node; None in other bags, and between two ticks.
     """
 
     time_ns: int
@@ -57,10 +38,10 @@ class Tick:
 
 
 def ticks_at_rate(arrivals: Iterable[Arrival], period_ns: int) -> Iterator[Tick]:
-    """Tick at a fixed rate: the first time one period after the first arrival, the last time when all have arrived.
+    """Yield ticks at a fixed rate, from one period after the first arrival until all messages have arrived.
 
-    An arrival that is earlier than the one before it counts as of the same time. A tick takes what arrived up to its
-    time. After `LONGEST_SILENCE_NS` without any arrival there is no tick until the next one, which begins a new row.
+    A tick takes the messages up to its time. A message that is earlier than the one before it arrives with that one.
+    After `LONGEST_SILENCE_NS` without a message, ticks continue one period after the next message.
     """
     waiting: list[Arrival] = []
     deadline_ns = last_ns = 0
@@ -80,13 +61,13 @@ def ticks_at_rate(arrivals: Iterable[Arrival], period_ns: int) -> Iterator[Tick]
 
 
 def ticks_on_clock(arrivals: Iterable[Arrival | int], period_ns: int) -> Iterator[Tick]:
-    """Tick as the node does in simulated time: at the first time on the clock that reaches the deadline.
+    """Yield ticks as the node does in simulated time: at the first time of the clock that reaches each deadline.
 
     Parameters
     ----------
     arrivals
-        Messages, and the times of the clock among them; a message arrives at the last time before it. Nothing arrives
-        before the clock has begun.
+        Messages and times of the clock; a message arrives at the last time before it. Messages before the first time
+        are dropped.
     period_ns
         Control period.
     """

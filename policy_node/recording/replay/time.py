@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whose time a replay follows, and how far the stamps of a bag lie from the times at which it was recorded."""
+"""Choose the clock of a replay, from the offsets between header stamps and times of recording."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from typing import NamedTuple
 import numpy as np
 
 from policy_node.messages.cdr import header_stamp_ns
-from policy_node.recording.replay.bag import Bag, BagError, Message
-from policy_node.recording.replay.schedule import Arrival
+from policy_node.recording.replay.bag import Arrival, Bag, BagError
 
 CLOCK_TOPIC = "/clock"
 CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
-# Whose time ticks follow; see doc/bags.md.
+# Clock of the ticks; see doc/bags.md.
 TIMES = ("auto", "recorded", "stamp", "arrival", "clock")
-# Messages of each topic by which its offset is judged, and how many of all topics are looked at for that.
+# Messages of each topic that its offset is measured from, and most messages that are read for that.
 _JUDGED = 20
 _LOOKED_AT = 20_000
-# Topics whose stamps lie further apart than this are not of one clock.
+# Largest difference between the offsets of topics with one clock.
 _ONE_CLOCK_NS = 10 * 10**9
-# Stamps that lie so near to a /clock are of its simulation, however seldom it is published.
+# Largest offset between stamps and the /clock of their simulation, which may be published rarely.
 _SIMULATED_NS = 10**9
-# How long messages wait for others with earlier stamps.
+# Time for which messages wait for others with earlier stamps.
 _REORDERED_NS = 5 * 10**9
 
-# The header stamp of a message in nanoseconds, None without one.
+# Returns the header stamp of a message in nanoseconds; None without a header.
 Stamp = Callable[[bytes], "int | None"]
 
 
 class Offset(NamedTuple):
-    """How the stamps of one topic lie to other times, as the middle of its first messages.
+    """Median offset of the header stamps of a topic.
 
     Attributes
     ----------
     to_record_ns
-        From the stamp to the time at which the message was recorded.
+        Time of recording minus stamp.
     to_clock_ns
-        From the stamp to the simulated time of that moment; None without a /clock.
+        Simulated time at the recording minus stamp; None without a /clock.
     zero
-        Whether the stamps are zero.
+        Whether all stamps are zero.
     """
 
     to_record_ns: int
@@ -51,20 +50,7 @@ class Offset(NamedTuple):
 
 
 def measure_offsets(bag: Bag, stamps: Mapping[str, Stamp]) -> dict[str, Offset]:
-    """Look at the first messages of each topic.
-
-    Parameters
-    ----------
-    bag
-        The bag.
-    stamps
-        By topic what finds the stamp of its messages.
-
-    Returns
-    -------
-    dict
-        By topic, those whose messages have stamps.
-    """
+    """Measure the offset of each topic whose messages have header stamps, from its first messages."""
     found: dict[str, list[tuple[int, int, int | None]]] = {topic: [] for topic in stamps}
     clock_ns: int | None = None
     for count, message in enumerate(bag.messages({*stamps, *([CLOCK_TOPIC] if has_clock(bag) else [])})):
@@ -93,30 +79,30 @@ def _middle(numbers: list[int]) -> int:
 
 
 def has_clock(bag: Bag) -> bool:
-    """Whether a bag holds simulated time."""
+    """Return whether a bag has simulated time."""
     return CLOCK_TOPIC in bag.topics and bag.topics[CLOCK_TOPIC].type == CLOCK_TYPE
 
 
 def choose_time(asked: str, simulated: bool, with_clock: bool, offsets: Mapping[str, Offset], limit_ns: int) -> str:
-    """Choose whose time to follow.
+    """Choose the clock of the ticks.
 
     Parameters
     ----------
     asked
         One of `TIMES`.
     simulated
-        Whether the parameters have `use_sim_time`.
+        Whether the parameters set `use_sim_time`.
     with_clock
         Whether the bag has a /clock.
     offsets
-        From `measure_offsets`.
+        Result of `measure_offsets`.
     limit_ns
-        How old readings may be.
+        Largest age of a reading.
 
     Raises
     ------
     BagError
-        When the bag cannot be replayed by the time that was asked for.
+        When the bag has no such clock.
     """
     if asked == "clock" and not with_clock:
         raise BagError(f"--time clock: the bag has no {CLOCK_TOPIC}; give --time stamp or --time recorded")
@@ -131,14 +117,14 @@ def choose_time(asked: str, simulated: bool, with_clock: bool, offsets: Mapping[
         if simulated or (fits_clock and not fits_record):
             return "clock"
     elif simulated and stamped and not fits_record:
-        # Stamps of a simulation whose clock was not recorded.
+        # The stamps are from a simulation whose clock was not recorded.
         _require_one_clock(offsets)
         return "stamp"
     return "recorded"
 
 
 def are_of_one_clock(offsets: Mapping[str, Offset]) -> bool:
-    """Whether the stamps of all topics may be of one clock, by which a replay can go."""
+    """Return whether the stamps of all topics can be from one clock."""
     values = [offset.to_record_ns for offset in offsets.values()]
     spread_ns = max(values) - min(values) if values else 0
     return spread_ns <= _ONE_CLOCK_NS and not any(offset.zero for offset in offsets.values())
@@ -147,13 +133,13 @@ def are_of_one_clock(offsets: Mapping[str, Offset]) -> bool:
 def _require_one_clock(offsets: Mapping[str, Offset]) -> None:
     if not are_of_one_clock(offsets):
         raise BagError(
-            "the header stamps are not of one clock, so that no time can follow them; give --time arrival, by which "
-            f"each message is stamped with the time at which it was recorded\n{describe_offsets(offsets)}"
+            "the header stamps are not from one clock, so ticks cannot follow them; give --time arrival, which "
+            f"stamps each message with the time at which it was recorded\n{describe_offsets(offsets)}"
         )
 
 
 def describe_offsets(offsets: Mapping[str, Offset], to_clock: bool = False) -> str:
-    """Say how far the stamps of each topic lie from the time of recording, or from simulated time, a line each."""
+    """Describe the offset of each topic from the time of recording, or from simulated time, one per line."""
     width = max((len(topic) for topic in offsets), default=0)
     return "\n".join(f"  {topic:<{width}}  {_described(offset, to_clock)}" for topic, offset in sorted(offsets.items()))
 
@@ -167,17 +153,7 @@ def _described(offset: Offset, to_clock: bool) -> str:
 
 
 def unfitting(offsets: Mapping[str, Offset], time: str, limits_ns: Mapping[str, int]) -> list[str]:
-    """Return the topics whose stamps make their readings unusable by a time, as they are too old or in the future.
-
-    Parameters
-    ----------
-    offsets
-        From `measure_offsets`.
-    time
-        From `choose_time`.
-    limits_ns
-        By topic how old its readings may be.
-    """
+    """Return the topics whose readings are too old or in the future on the chosen clock; `limits_ns` is by topic."""
     if time in ("stamp", "arrival"):
         return []
     return [
@@ -188,39 +164,44 @@ def unfitting(offsets: Mapping[str, Offset], time: str, limits_ns: Mapping[str, 
 
 
 def arrivals_of(
-    messages: Iterable[Message], stamps: Mapping[str, Stamp], time: str, offsets: Mapping[str, Offset]
+    messages: Iterable[Arrival], stamps: Mapping[str, Stamp], time: str, offsets: Mapping[str, Offset]
 ) -> Iterator[Arrival]:
-    """Say when each message arrives and to which time it belongs, by one of `TIMES` other than `auto` and `clock`."""
+    """Set arrival time and stamp of each message for one of `TIMES` other than `auto` and `clock`."""
     if time == "stamp":
         yield from _by_stamp(messages, stamps, offsets)
         return
-    for time_ns, topic, raw in messages:
-        stamp_ns = stamps[topic](raw) if topic in stamps and time != "arrival" else None
-        yield Arrival(time_ns, time_ns if stamp_ns is None else stamp_ns, topic, raw)
+    for message in messages:
+        stamp_ns = _stamp_of(message, stamps) if time != "arrival" else None
+        yield message._replace(stamp_ns=message.time_ns if stamp_ns is None else stamp_ns)
+
+
+def _stamp_of(message: Arrival, stamps: Mapping[str, Stamp]) -> int | None:
+    return stamps[message.topic](message.raw) if message.topic in stamps else None
 
 
 def _by_stamp(
-    messages: Iterable[Message], stamps: Mapping[str, Stamp], offsets: Mapping[str, Offset]
+    messages: Iterable[Arrival], stamps: Mapping[str, Stamp], offsets: Mapping[str, Offset]
 ) -> Iterator[Arrival]:
-    """Let each message arrive at its stamp; those without one are moved as the others are in the middle."""
+    """Let each message arrive at its stamp; messages without one are moved by the median offset of the others."""
     offset_ns = int(np.median([offset.to_record_ns for offset in offsets.values()])) if offsets else 0
     waiting: list[tuple[int, int, Arrival]] = []
-    for position, (time_ns, topic, raw) in enumerate(messages):
-        stamp_ns = stamps[topic](raw) if topic in stamps else None
-        arrives_ns = time_ns - offset_ns if stamp_ns is None else stamp_ns
-        heapq.heappush(waiting, (arrives_ns, position, Arrival(arrives_ns, arrives_ns, topic, raw)))
-        while waiting and waiting[0][0] < time_ns - offset_ns - _REORDERED_NS:
+    for position, message in enumerate(messages):
+        shifted_ns = message.time_ns - offset_ns
+        stamp_ns = _stamp_of(message, stamps)
+        arrives_ns = shifted_ns if stamp_ns is None else stamp_ns
+        heapq.heappush(waiting, (arrives_ns, position, message._replace(time_ns=arrives_ns, stamp_ns=arrives_ns)))
+        while waiting and waiting[0][0] < shifted_ns - _REORDERED_NS:
             yield heapq.heappop(waiting)[2]
     while waiting:
         yield heapq.heappop(waiting)[2]
 
 
-def arrivals_on_clock(messages: Iterable[Message], stamps: Mapping[str, Stamp]) -> Iterator[Arrival | int]:
-    """Yield messages, and the times of the clock among them, for `ticks_on_clock`."""
-    for time_ns, topic, raw in messages:
-        if topic == CLOCK_TOPIC:
-            clock_ns = header_stamp_ns(raw)
+def arrivals_on_clock(messages: Iterable[Arrival], stamps: Mapping[str, Stamp]) -> Iterator[Arrival | int]:
+    """Yield messages and times of the clock for `ticks_on_clock`."""
+    for message in messages:
+        if message.topic == CLOCK_TOPIC:
+            clock_ns = header_stamp_ns(message.raw)
             if clock_ns is not None:
                 yield clock_ns
         else:
-            yield Arrival(time_ns, stamps[topic](raw) if topic in stamps else None, topic, raw)
+            yield message._replace(stamp_ns=_stamp_of(message, stamps))
