@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fuzzer of the parsers: a short run, and that it sees what goes wrong."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 
+from policy_node.messages.types import TYPES
 from policy_node.ros.messages import ReadingDecoder
 from policy_node.tools import fuzz
 from policy_node.tools.fuzz_cases import CASES, ProblemError, check
@@ -26,6 +28,12 @@ def test_no_input_of_a_short_run_fails(tmp_path: Path) -> None:
     result = json.loads(file.read_text())
     assert result["inputs"] == 6000 and result["crashes"] == [] and result["failed"] == 0
     assert set(result["accepted"]) == {case.name for case in CASES}
+
+
+def test_every_message_type_is_fuzzed() -> None:
+    """All that can be imported: ros_gz_interfaces comes with Gazebo."""
+    installed = {name for name in TYPES if importlib.util.find_spec(name.split("/")[0])}
+    assert installed <= {case.type_name for case in CASES}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of the process")

@@ -17,7 +17,8 @@ from policy_node.config.catalogue import Catalogue
 from policy_node.config.registry import Registry
 from policy_node.messages.commands import COMMANDS, CommandChoices, CommandType
 from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
-from policy_node.messages.types import CHOICES, TYPES, MessageType, type_named
+from policy_node.messages.types import CHOICES, TYPES, MessageType
+from policy_node.messages.types.numbers import type_named
 from policy_node.ros.fields import message_class
 from policy_node.ros.images import Converter
 from policy_node.specs import ArraySpec

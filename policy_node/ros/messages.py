@@ -14,7 +14,7 @@ import numpy as np
 
 from policy_node.messages.commands import COMMANDS, CommandChoices, CommandEncoder
 from policy_node.messages.reading import Reader, ReadingChoices, UnusableReading
-from policy_node.messages.types import type_named
+from policy_node.messages.types.numbers import type_named
 from policy_node.ros.cdr import header_stamp_ns
 from policy_node.ros.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.specs import ArraySpec
