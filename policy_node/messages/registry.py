@@ -17,7 +17,7 @@ from policy_node.messages.cdr import header_stamp_ns
 from policy_node.messages.commands import COMMANDS, CommandChoices, CommandEncoder
 from policy_node.messages.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.messages.reading import Reader, ReadingChoices, UnusableReading
-from policy_node.messages.types import type_named
+from policy_node.messages.types.numbers import type_named
 
 __all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder", "reading_size"]
 

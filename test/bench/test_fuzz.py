@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fuzzer finds no problem in the parsers, and reports the problems that a parser has."""
 
-import importlib
+import importlib.util
 import json
 import random
 import signal
@@ -16,6 +16,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.messages.registry import ReadingDecoder
+from policy_node.messages.types import TYPES
 from policy_node_bench.cli import main
 from policy_node_bench.fuzz import worker
 from policy_node_bench.fuzz.cases import CASES, ProblemError, check
@@ -29,6 +30,12 @@ def test_a_short_run_finds_no_problem(tmp_path: Path) -> None:
     result = json.loads(file.read_text())
     assert result["inputs"] == 6000 and result["crashes"] == [] and result["failed"] == 0
     assert set(result["accepted"]) == {case.name for case in CASES}
+
+
+def test_every_message_type_is_fuzzed() -> None:
+    """All that can be imported: ros_gz_interfaces comes with Gazebo."""
+    installed = {name for name in TYPES if importlib.util.find_spec(name.split("/")[0])}
+    assert installed <= {case.type_name for case in CASES}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of the process")

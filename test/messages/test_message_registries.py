@@ -20,7 +20,8 @@ from policy_node.messages.commands import COMMANDS, CommandChoices, CommandType
 from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
 from policy_node.messages.fields import message_class
 from policy_node.messages.images import Converter
-from policy_node.messages.types import CHOICES, TYPES, MessageType, type_named
+from policy_node.messages.types import CHOICES, TYPES, MessageType
+from policy_node.messages.types.numbers import type_named
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parents[1] / "example_messages"

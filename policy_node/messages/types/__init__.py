@@ -87,10 +87,3 @@ def vector_type(
 
 
 TYPES: Catalogue[MessageType] = MESSAGE_TYPES
-
-
-def type_named(name: str) -> MessageType:
-    """Return the record of a type; for a type without one, a record that reads it by `field` or `fields`."""
-    from policy_node.messages.types.numbers import numbers_at
-
-    return TYPES.get(name) or numbers_at(name, "", "")
