@@ -78,11 +78,7 @@ def export_policy(
     PolicyError
         When the policy cannot be exported, or the file acts differently from its source; no file is left then.
     """
-    if output.suffix not in SUFFIXES[format]:
-        raise PolicyError(
-            f"output '{output}' does not end in {' or '.join(SUFFIXES[format])}, the suffix of format {format}; change "
-            "the name"
-        )
+    _check_suffix(output, format)
     report(f"reading {model}")
     saved, statistics, policy = _read_source(model, vecnormalize)
     report("recording golden vectors")
@@ -109,6 +105,14 @@ def export_policy(
         unverified.unlink(missing_ok=True)
     source = {"algorithm": policy.spec.algorithm, "source": str(model), "source_sha256": policy.spec.sha256}
     return {**_file_facts(output, format), **source, **errors}
+
+
+def _check_suffix(output: Path, format: str) -> None:
+    if output.suffix not in SUFFIXES[format]:
+        suffixes = " or ".join(SUFFIXES[format])
+        raise PolicyError(
+            f"output '{output}' does not end in {suffixes}, the suffix of format {format}; change the name"
+        )
 
 
 def _file_facts(output: Path, format: str) -> dict[str, Any]:
