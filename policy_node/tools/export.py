@@ -38,7 +38,7 @@ from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
 from policy_node.specs import PolicySpec
 
 SUFFIXES = {"bundle": (".bundle",), "onnx": (".onnx",), "torchscript": (".pt", ".ts"), "exported": (".pt2",)}
-# Largest error between engines on one machine, as a share of the action range.
+# Of the action range; what engines may differ by on one machine.
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 7)
 ROUNDS = 3
@@ -156,7 +156,7 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
 
 
 def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
-    """Return the largest error of both policies over some steps, each with its own memory."""
+    """Run both policies for some steps, each with its own memory."""
     rng = np.random.default_rng(robots)
     states = [one.initial_state(robots) for one in (policy, source)]
     errors = []
