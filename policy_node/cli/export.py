@@ -39,7 +39,7 @@ from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
 
 SUFFIXES = {"bundle": (".bundle",), "onnx": (".onnx",), "torchscript": (".pt", ".ts"), "exported": (".pt2",)}
-# Largest error between engines on one machine, as a share of the action range.
+# Of the action range; what engines may differ by on one machine.
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 7)
 ROUNDS = 3
@@ -79,11 +79,7 @@ def export_policy(
     PolicyError
         When the policy cannot be exported, or the file acts differently from its source; no file is left then.
     """
-    if output.suffix not in SUFFIXES[format]:
-        raise PolicyError(
-            f"output '{output}' does not end in {' or '.join(SUFFIXES[format])}, the suffix of format {format}; change "
-            "the name"
-        )
+    _check_suffix(output, format)
     report(f"reading {model}")
     saved, statistics, policy = _read_source(model, vecnormalize)
     report("recording golden vectors")
@@ -110,6 +106,14 @@ def export_policy(
         unverified.unlink(missing_ok=True)
     source = {"algorithm": policy.spec.algorithm, "source": str(model), "source_sha256": policy.spec.sha256}
     return {**_file_facts(output, format), **source, **errors}
+
+
+def _check_suffix(output: Path, format: str) -> None:
+    if output.suffix not in SUFFIXES[format]:
+        suffixes = " or ".join(SUFFIXES[format])
+        raise PolicyError(
+            f"output '{output}' does not end in {suffixes}, the suffix of format {format}; change the name"
+        )
 
 
 def _file_facts(output: Path, format: str) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
 
 
 def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
-    """Return the largest error of both policies over some steps, each with its own memory."""
+    """Run both policies for some steps, each with its own memory."""
     rng = np.random.default_rng(robots)
     states = [one.initial_state(robots) for one in (policy, source)]
     errors = []

@@ -97,7 +97,7 @@ def _node(process: NodeProcess) -> Node:
         namespace=process.namespace or None,
         parameters=list(process.parameters),
         arguments=process.arguments,
-        ros_arguments=["--log-level", process.log_level] if process.log_level else [],
+        ros_arguments=["--log-level", process.log_level] if process.log_level else None,
         additional_env=dict(process.environment),
         output="screen",
         emulate_tty=True,
