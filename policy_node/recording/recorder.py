@@ -113,7 +113,7 @@ def plan_recording(
 ) -> RecordingPlan | None:
     """Check folder and message types and return the plan of the recording; None when `record.path` is empty.
 
-    `name` is the fully qualified name of the node, `resolve` returns the fully qualified name of a topic, and `parameters`
+    `name` is the fully qualified name of the node, `resolve` returns that of a topic, and `parameters`
     are those of the node by dotted name.
 
     Raises

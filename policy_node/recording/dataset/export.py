@@ -96,8 +96,7 @@ class _Step(NamedTuple):
 class DatasetWriter:
     """Writes the ticks of a replay as episodes of a dataset.
 
-    Actions are those of the replayed policy with `replayed_actions`, else the recorded commands; without `rewards` all are
-    0.
+    Actions are those of the replayed policy with `replayed_actions`, else the recorded commands. Rewards default to 0.
 
     Attributes
     ----------
