@@ -525,7 +525,7 @@ class RosVecEnv(VecEnv):
             raise ValueError(f"{name}: found {list(array.shape)}, but it must give [{self.num_envs}], one per robot")
         return array
 
-    def _shown(self) -> Observations:
+    def _current_observations(self) -> Observations:
         return self._converted(self._observations)
 
     def _converted(self, observations: Mapping[str, torch.Tensor]) -> Any:

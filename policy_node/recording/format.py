@@ -144,8 +144,8 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
 
 def _robot_values(robot: RobotTick) -> dict[str, str]:
     readings = {
-        f"{_READING_PREFIX}{sensor}": f"{reading.stamp_ns} {_SILENT if reading.message_index is None else reading.message_index}"
-        for sensor, reading in robot.readings.items()
+        f"{_READING_PREFIX}{sensor}": f"{stamp_ns} {_SILENT if message_index is None else message_index}"
+        for sensor, (stamp_ns, message_index) in robot.readings.items()
     }
     return {
         "state": robot.state,
