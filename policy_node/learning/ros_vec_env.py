@@ -54,9 +54,9 @@ Observations: TypeAlias = "dict[str, torch.Tensor] | dict[str, np.ndarray] | np.
 # Period at which threads check whether the environment was closed.
 POLL_S = 0.25
 # Period at which the environment logs what it waits for.
-WAITING_PERIOD_S = 5.0
+LOG_PERIOD_S = 5.0
 # Period at which it looks for the readings of a new episode while simulated time is paused.
-LOOK_S = 0.0005
+PAUSED_POLL_S = 0.0005
 PROMPT_TURNS = 3
 # Disables the watchdog: in lockstep, simulated time is paused while the learner computes.
 NEVER_HANGS_S = 1e6
@@ -212,7 +212,7 @@ class RosVecEnv(VecEnv):
         self._began_s = np.zeros(self.num_envs)
         # Times on the monotonic clock of the last observation, and of the last log about waiting.
         self._observed_s = time.monotonic()
-        self._said_s = -math.inf
+        self._logged_s = -math.inf
 
     def _start_node(self, name: str, simulated: bool) -> None:
         """Create the ROS node with a separate context, so the learner's process can use ROS independently."""
@@ -261,7 +261,7 @@ class RosVecEnv(VecEnv):
             on_failure=self._on_failure,
             # In lockstep, robots stand still while this process is paused.
             may_command=lambda: self._lockstep or claims.holds,
-            excuse=self._why_the_tick_waits,
+            excuse=self._excuse,
         )
         self._spinning.start()
         claims.begin(loop.yield_robots)
@@ -271,7 +271,7 @@ class RosVecEnv(VecEnv):
     def _on_failure(self, error: Exception) -> None:
         self._logger.fatal(f"the control loop ended: {type(error).__name__}: {error}; every robot got its safe command")
 
-    def _why_the_tick_waits(self) -> str:
+    def _excuse(self) -> str:
         if not self._learner.awaited:
             return ""
         return (
@@ -288,12 +288,12 @@ class RosVecEnv(VecEnv):
         """Start the episodes of all robots and return their observations."""
         self._learner.begin()
         turn = self._turn or self._next_turn()
-        self._begin(turn, list(range(self.num_envs)), self._seeds)
+        self._start_episodes(turn, list(range(self.num_envs)), self._seeds)
         self._reset_seeds()
         self._reset_options()
-        self._forget_episodes(np.ones(self.num_envs, bool))
-        self._turn_begun()
-        return self._shown()
+        self._restart_counters(np.ones(self.num_envs, bool))
+        self._keep_turn()
+        return self._current_observations()
 
     def step_async(self, actions: np.ndarray) -> None:
         """Store the actions `[robots, *action]` for `step_wait`."""
@@ -326,20 +326,20 @@ class RosVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         infos = self._infos(step, turn, dones, dones & ~finished)
-        self._begin(turn, np.flatnonzero(finished | timed_out).tolist(), None)
-        self._forget_episodes(dones)
-        self._turn_begun()
-        return self._shown(), rewards, dones, infos
+        self._start_episodes(turn, np.flatnonzero(finished | timed_out).tolist(), None)
+        self._restart_counters(dones)
+        self._keep_turn()
+        return self._current_observations(), rewards, dones, infos
 
     def _step(self, turn: Turn) -> Step:
-        """Describe the period from the last observation to the present turn."""
+        """Return the step from the last observation to the current turn."""
         assert self._loop is not None
         observed = turn.observed
         interrupted = ~observed.ready | observed.fresh_start
         states, reasons = list(observed.states), list(observed.reasons)
         latest = self._loop.latest
         for robot in np.flatnonzero(observed.ready & interrupted).tolist():
-            # It is ready again; what interrupted it was in the tick before.
+            # READY again: the previous tick was interrupted.
             states[robot], reasons[robot] = RobotState.STALE, LATE
             if latest is not None and latest.states[robot] is not RobotState.READY:
                 states[robot], reasons[robot] = latest.states[robot], latest.reasons[robot]
@@ -369,7 +369,7 @@ class RosVecEnv(VecEnv):
             }
             if dones[robot]:
                 last = self._observations if step.interrupted[robot] else turn.observations
-                info["terminal_observation"] = self._given({key: rows[robot] for key, rows in last.items()})
+                info["terminal_observation"] = self._converted({key: rows[robot] for key, rows in last.items()})
                 info["episode"] = {
                     "r": float(self._returns[robot]),
                     "l": int(self._lengths[robot]),
@@ -379,7 +379,7 @@ class RosVecEnv(VecEnv):
             infos.append(info)
         return infos
 
-    def _begin(self, turn: Turn, robots: Sequence[int], seeds: Sequence[int | None] | None) -> None:
+    def _start_episodes(self, turn: Turn, robots: Sequence[int], seeds: Sequence[int | None] | None) -> None:
         """Reset robots by index and wait until all are observed."""
         for robot in robots:
             given = seeds[robot] if seeds is not None else None
@@ -392,21 +392,21 @@ class RosVecEnv(VecEnv):
         begun: Turn | None = None
         while begun is None:
             while missing := self._missing(turn, () if self._lockstep else robots):
-                turn = self._pass(missing)
-            begun = self._begin_within(turn, robots) if robots and self._lockstep else turn
+                turn = self._skip_tick(missing)
+            begun = self._reset_while_paused(turn, robots) if robots and self._lockstep else turn
             if begun is None:
                 # The simulation is ahead of the commands, or has none yet: prompt answers synchronise it.
                 for _ in range(PROMPT_TURNS):
-                    turn = self._pass(["simulated time was not paused"])
+                    turn = self._skip_tick(["simulated time was not paused"])
                 for robot in robots:
                     if self._resets.since_ns(robot) is not None:
                         self._resets.ask(robot, self.running_seeds[robot])
         self._steps[list(robots)] = 0
         self._turn = begun
 
-    def _pass(self, missing: Sequence[str]) -> Turn:
+    def _skip_tick(self, missing: Sequence[str]) -> Turn:
         """Skip the current tick and return the next one."""
-        self._say_waiting(missing)
+        self._log_waiting(missing)
         self._learner.let_pass(f"the learner waits: {'; '.join(missing)}")
         return self._next_turn()
 
@@ -426,7 +426,7 @@ class RosVecEnv(VecEnv):
         self._signals.take()
         return missing + [f"{text} was not heard" for text in self._signals.unheard(range(self.num_envs))]
 
-    def _begin_within(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
+    def _reset_while_paused(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
         """Reset robots while simulated time is paused and observe them; None when time is not paused."""
         now_ns, names = turn.observed.now_ns, self.configuration.robots
         samples = _Samples(self._pipeline)
@@ -452,8 +452,8 @@ class RosVecEnv(VecEnv):
                 missing = [f"{names[robot]}: {reason}" for robot, reason in turn.unusable.items()]
                 missing += self._signals.unheard(robots)
             if missing:
-                self._say_waiting(missing)
-                time.sleep(LOOK_S)
+                self._log_waiting(missing)
+                time.sleep(PAUSED_POLL_S)
         return turn if samples.newest_ns <= now_ns else None
 
     def _next_turn(self) -> Turn:
@@ -465,9 +465,9 @@ class RosVecEnv(VecEnv):
                 raise RuntimeError("the control loop ended; every robot got its safe command") from failure
             latest = self._loop.latest
             if self._loop.waits_for_clock:
-                self._say_waiting(["no message on /clock"])
+                self._log_waiting(["no message on /clock"])
             elif latest is not None:
-                self._say_waiting(
+                self._log_waiting(
                     [
                         f"{robot} is {state.name}: {reason}"
                         for robot, state, reason in zip(
@@ -479,42 +479,42 @@ class RosVecEnv(VecEnv):
                 )
         return turn
 
-    def _say_waiting(self, missing: Sequence[str]) -> None:
+    def _log_waiting(self, missing: Sequence[str]) -> None:
         """Log what is missing after a long wait; warn if it needs a change by the user."""
         assert self._loop is not None
         now_s = time.monotonic()
-        if now_s - max(self._observed_s, self._said_s) <= WAITING_PERIOD_S:
+        if now_s - max(self._observed_s, self._logged_s) <= LOG_PERIOD_S:
             return
-        self._said_s = now_s
-        latest, whys = self._loop.latest, self._why_waiting()
-        text = f"waiting: {'; '.join([*missing, *whys])}"
-        if whys or (latest is not None and RobotState.REJECTED in latest.states):
+        self._logged_s = now_s
+        latest, reasons = self._loop.latest, self._waiting_reasons()
+        text = f"waiting: {'; '.join([*missing, *reasons])}"
+        if reasons or (latest is not None and RobotState.REJECTED in latest.states):
             self._logger.warning(text)
         else:
             self._logger.info(text)
 
-    def _why_waiting(self) -> list[str]:
+    def _waiting_reasons(self) -> list[str]:
         """Return the reasons in the ROS graph why readings are missing."""
         assert self._loop is not None
         latest, robots = self._loop.latest, self.configuration.robots
-        whys = []
+        reasons = []
         if not self._loop.simulated and self._node.count_publishers("/clock"):
-            whys.append(
+            reasons.append(
                 "/clock has a publisher, but the environment runs on real time: use lockstep=True where time waits for "
                 "the commands, as with `rover_sim --lockstep`, else use_sim_time=True"
             )
         for robot, name in enumerate(robots):
             if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
-                whys += [why_silent(self._node, name, source, robots) for source, *_ in self.configuration.sensors]
-        return [why for why in whys if why] + self._signals.why_unheard()
+                reasons += [why_silent(self._node, name, source, robots) for source, *_ in self.configuration.sensors]
+        return [why for why in reasons if why] + self._signals.why_unheard()
 
-    def _turn_begun(self) -> None:
+    def _keep_turn(self) -> None:
         assert self._turn is not None
         self._observed_s = time.monotonic()
         self._observations = self._turn.observations
         self._signal_values = self._signals.take()
 
-    def _forget_episodes(self, robots: np.ndarray) -> None:
+    def _restart_counters(self, robots: np.ndarray) -> None:
         self._returns[robots] = 0.0
         self._lengths[robots] = 0
         self._began_s[robots] = time.monotonic()
@@ -525,10 +525,10 @@ class RosVecEnv(VecEnv):
             raise ValueError(f"{name}: found {list(array.shape)}, but it must give [{self.num_envs}], one per robot")
         return array
 
-    def _shown(self) -> Observations:
-        return self._given(self._observations)
+    def _current_observations(self) -> Observations:
+        return self._converted(self._observations)
 
-    def _given(self, observations: Mapping[str, torch.Tensor]) -> Any:
+    def _converted(self, observations: Mapping[str, torch.Tensor]) -> Any:
         """Convert observations to tensors or arrays as configured."""
         if self._tensors:
             return dict(observations)

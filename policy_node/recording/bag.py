@@ -110,8 +110,8 @@ def _message_types(field: Any) -> Iterator[str]:
 class _UncopiedMcap(McapWriter):
     """Writes chunks with writev from the messages themselves.
 
-    The base class copies them several times while it holds the interpreter, which delays the tick thread for large
-    images.
+    The base class copies them several times while it holds the interpreter lock, which delays the tick thread for large
+    images. The writer of the package `mcap` copies them, too, and cannot write a chunk before it is full.
     """
 
     def __init__(self, path: Path, compression: CompressionMode) -> None:

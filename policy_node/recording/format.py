@@ -45,12 +45,12 @@ class Reading(NamedTuple):
     ----------
     stamp_ns
         Stamp of the sample.
-    place
+    message_index
         Index of its message among those recorded on its topic with the tick; None: the sensor was silent.
     """
 
     stamp_ns: int
-    place: int | None
+    message_index: int | None
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
 
 def _robot_values(robot: RobotTick) -> dict[str, str]:
     readings = {
-        f"{_READING_PREFIX}{sensor}": f"{reading.stamp_ns} {_SILENT if reading.place is None else reading.place}"
-        for sensor, reading in robot.readings.items()
+        f"{_READING_PREFIX}{sensor}": f"{stamp_ns} {_SILENT if message_index is None else message_index}"
+        for sensor, (stamp_ns, message_index) in robot.readings.items()
     }
     return {
         "state": robot.state,
@@ -190,9 +190,9 @@ def _parse_robot(reason: str, values: Mapping[str, str]) -> RobotTick:
     readings = {}
     for key, value in values.items():
         if key.startswith(_READING_PREFIX):
-            stamp, _, place = value.partition(" ")
-            reading = Reading(int(stamp), None if place == _SILENT else int(place))
-            if abs(reading.stamp_ns) >= 2**63 or (reading.place or 0) < 0:
+            stamp, _, message_index = value.partition(" ")
+            reading = Reading(int(stamp), None if message_index == _SILENT else int(message_index))
+            if abs(reading.stamp_ns) >= 2**63 or (reading.message_index or 0) < 0:
                 raise ValueError(f"{key} is {value!r}")
             readings[key.removeprefix(_READING_PREFIX)] = reading
     state, before, age_s = values["state"], values["before"], float(values["age_s"])

@@ -113,16 +113,8 @@ def plan_recording(
 ) -> RecordingPlan | None:
     """Check folder and message types and return the plan of the recording; None when `record.path` is empty.
 
-    Parameters
-    ----------
-    name
-        Fully qualified name of the node.
-    resolve
-        Returns the fully qualified, remapped name of a topic.
-    configuration
-        Configuration of the node.
-    parameters
-        Parameters of the node by dotted name.
+    `name` is the fully qualified name of the node, `resolve` returns that of a topic, and `parameters`
+    are those of the node by dotted name.
 
     Raises
     ------

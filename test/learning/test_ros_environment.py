@@ -347,7 +347,7 @@ class Listener:
 @pytest.fixture
 def waits_saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what resets an environment that waits, until it warns of all texts given."""
-    monkeypatch.setattr(environment, "WAITING_PERIOD_S", 0.2)
+    monkeypatch.setattr(environment, "LOG_PERIOD_S", 0.2)
 
     def wait(env: RosVecEnv, *wanted: str) -> None:
         monkeypatch.setattr(env, "_logger", Listener(*wanted))

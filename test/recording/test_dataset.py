@@ -184,9 +184,7 @@ NUMBERS = st.floats(-100.0, 100.0).filter(lambda value: abs(value) > 0.01)
 
 
 @given(st.lists(st.tuples(st.floats(-0.2, 0.5), st.floats(-1.0, 1.5)), min_size=1, max_size=5), NUMBERS, NUMBERS)
-def test_continuous_actions_are_recovered_from_commands(
-    rows: list[tuple[float, float]], scale: float, offset: float
-) -> None:
+def test_continuous_actions_are_recovered(rows: list[tuple[float, float]], scale: float, offset: float) -> None:
     spec = ArraySpec("action", (2,), np.float32, ACTION_SPACE.low, ACTION_SPACE.high)
     actions = np.clip(np.array(rows, np.float32), ACTION_SPACE.low, ACTION_SPACE.high)
     found, moved = there_and_back(spec, action_of(scale=[scale, -scale], offset=[offset]), actions)

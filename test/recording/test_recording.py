@@ -166,8 +166,8 @@ def check_samples(ticks: list[Tick], messages: list[Message], published: dict[st
             recorded_raws = on(at_tick, topics[sensor])
             assert set(recorded_raws) <= set(raws)
             if sensor in tick.robots["robot_0"].readings:
-                stamp_ns, place = tick.robots["robot_0"].readings[sensor]
-                stamp = deserialize_message(recorded_raws[place], message_type).header.stamp
+                stamp_ns, index = tick.robots["robot_0"].readings[sensor]
+                stamp = deserialize_message(recorded_raws[index], message_type).header.stamp
                 assert stamp_ns == stamp.sec * 10**9 + stamp.nanosec
     assert overruled <= 2
 

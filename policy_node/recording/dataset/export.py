@@ -43,15 +43,6 @@ MOST_STEPS = 1000
 class Rewards:
     """Sums the rewards on a topic of each robot between ticks.
 
-    Parameters
-    ----------
-    replay
-        Replay of the bag.
-    topic
-        Topic, relative to each robot or absolute.
-    field
-        Dotted path to the reward in a message.
-
     Attributes
     ----------
     topics
@@ -105,16 +96,7 @@ class _Step(NamedTuple):
 class DatasetWriter:
     """Writes the ticks of a replay as episodes of a dataset.
 
-    Parameters
-    ----------
-    replay
-        Replay that the ticks come from.
-    dataset_id
-        Minari id, such as rover-v0.
-    replayed_actions
-        Use the actions of the replayed policy instead of the recorded commands.
-    rewards
-        Rewards; None: 0.
+    Actions are those of the replayed policy with `replayed_actions`, else the recorded commands. Rewards default to 0.
 
     Attributes
     ----------

@@ -31,19 +31,9 @@ def component_names(action: ActionConfiguration, components: int) -> tuple[str, 
 
 
 def command_reader(type_name: str, action: ActionConfiguration, components: int, topic: str) -> ReadCommand:
-    """Return a reader of recorded commands in the components of the configuration.
+    """Return a reader of recorded commands `[components]` in the fields or joints of an action.
 
-    Parameters
-    ----------
-    type_name
-        Type of the recorded messages. Twist and TwistStamped can be compared with each other, as can JointState and
-        JointTrajectory.
-    action
-        Field or joint of each component.
-    components
-        Number of components.
-    topic
-        Topic for errors.
+    Twist and TwistStamped can be compared with each other, as can JointState and JointTrajectory.
 
     Raises
     ------
@@ -75,20 +65,7 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
 
 
 class CommandBag:
-    """Write commands to a new bag (MCAP, with schemas), one topic per robot.
-
-    Parameters
-    ----------
-    path
-        Folder to create.
-    configuration
-        Type and fields of the commands.
-    topics
-        Fully qualified name for each robot.
-    components
-        Components of a command.
-    custom
-        Custom data for metadata.yaml.
+    """Writes commands to a new bag (MCAP, with schemas), on one of the `topics` per robot.
 
     Raises
     ------

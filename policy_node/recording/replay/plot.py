@@ -47,20 +47,9 @@ def check_format(file: Path) -> None:
 def plot_commands(
     log: ReplayLog, recorded: Mapping[int, Commands], names: Sequence[str], period_ns: int, file: Path
 ) -> None:
-    """Plot a row for each robot, up to `MOST_ROBOTS`, and a column for each component.
+    """Plot a row for each robot, up to `MOST_ROBOTS`, and a column for each component of `names`.
 
-    Parameters
-    ----------
-    log
-        Log of the replay.
-    recorded
-        Recorded commands by index of the robot.
-    names
-        Names of the components.
-    period_ns
-        Control period.
-    file
-        Image file to write.
+    `recorded` is by index of the robot; a state lasts one control period, `period_ns`.
     """
     times_ns, states, commands = log.times_ns, log.states, log.commands
     start_ns = times_ns[0] if len(times_ns) else 0

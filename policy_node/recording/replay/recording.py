@@ -48,18 +48,9 @@ def find_recording(bag: Bag) -> str | None:
 
 
 def recorded_ticks(bag: Bag, ticks: str, topics: Collection[str]) -> Iterator[Tick]:
-    """Yield the recorded ticks with their messages.
+    """Yield the ticks on the topic `ticks` of a recording, with the messages on `topics`.
 
     Commands that were sent between two ticks come as a tick whose `recorded` is None.
-
-    Parameters
-    ----------
-    bag
-        Recording of the node.
-    ticks
-        Topic of the ticks.
-    topics
-        Topics whose messages are read.
 
     Raises
     ------
@@ -92,14 +83,8 @@ def selection_of(
 ) -> Selection:
     """Return the selection of samples that the policy got of a robot at a tick.
 
-    Parameters
-    ----------
-    recorded
-        Recorded state of the robot.
-    sensors
-        Name and topic of each observed sensor, in the order of the configuration.
-    by_topic
-        Messages that were recorded with the tick.
+    `sensors` are name and topic of each observed sensor in the order of the configuration, `by_topic` the messages that
+    were recorded with the tick.
     """
     age_ns = round(recorded.age_s * 1e9) if recorded.age_s == recorded.age_s else None
     state = RobotState[recorded.state]

@@ -69,39 +69,20 @@ def without_numbers(reason: str) -> str:
 
 
 def match_recorded(times_ns: np.ndarray, recorded: Commands, within_ns: int) -> np.ndarray:
-    """Find the first command that was recorded at each tick or less than `within_ns` after it.
+    """Return `[ticks]` indices of the first command recorded at each tick or less than `within_ns` after it, else -1.
 
-    Parameters
-    ----------
-    times_ns
-        `[ticks]` int64 times of the ticks.
-    recorded
-        Recorded commands of one robot.
-    within_ns
-        At most the control period, so that no command matches two ticks.
-
-    Returns
-    -------
-    numpy.ndarray
-        `[ticks]` indices of recorded commands, -1 without a match.
+    `within_ns` is at most the control period, so that no command matches two ticks.
     """
-    next_one = np.searchsorted(recorded.times_ns, times_ns, side="left")
-    found = np.minimum(next_one, max(0, len(recorded.times_ns) - 1))
-    there = next_one < len(recorded.times_ns)
-    if len(recorded.times_ns):
-        there &= recorded.times_ns[found] < times_ns + within_ns
-    return np.where(there, found, -1)
+    following = np.searchsorted(recorded.times_ns, times_ns)
+    following_ns = np.append(recorded.times_ns, np.iinfo(np.int64).max)[following]
+    return np.where(following_ns < times_ns + within_ns, following, -1)
 
 
 def compare(log: ReplayLog, robot: int, recorded: Commands, within_ns: int, names: Sequence[str]) -> dict[str, Any]:
-    """Compare the commands of a robot with recorded ones, tick by tick; see `match_recorded` for `within_ns`.
+    """Compare replayed and recorded commands of a robot; see `match_recorded` for `within_ns`.
 
-    Returns
-    -------
-    dict
-        `ticks`: number of compared ticks; `only_replayed`: ticks without a recorded command; `largest`: largest error;
-        `all` and `ready`: by component the errors `max` (at `max_at_s` since the first tick), `mean` and `rms`, of all
-        ticks and of those at which the policy commanded.
+    Returns the number of compared `ticks`, of ticks without a recorded command (`only_replayed`), the `largest` error,
+    and by component the errors of all ticks (`all`) and of those at which the policy commanded (`ready`).
     """
     times_ns, commands = log.times_ns, log.commands[:, robot]
     matched = match_recorded(times_ns, recorded, within_ns)
@@ -138,16 +119,7 @@ def robot_reports(
 ) -> dict[str, dict[str, Any]]:
     """Return the report of each robot by name: ticks, shares of states, counts of reasons and `compare`.
 
-    Parameters
-    ----------
-    log
-        Log of the replay.
-    recorded
-        Recorded commands by index of the robot.
-    within_ns
-        See `match_recorded`.
-    names
-        Names of the components.
+    `recorded` is by index of the robot, `names` are those of the components; see `match_recorded` for `within_ns`.
     """
     states = log.states
     reports = {}

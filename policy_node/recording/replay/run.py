@@ -80,14 +80,7 @@ class Options:
 
 
 def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Configuration, bool]:
-    """Read the configuration of a replay, and whether it sets `use_sim_time`.
-
-    Parameters
-    ----------
-    options
-        Options of the replay.
-    custom
-        Custom data of the bag: a recording has the name and the parameters of the node.
+    """Read the configuration of a replay, and whether it sets `use_sim_time`; `custom` is the custom data of the bag.
 
     Raises
     ------

@@ -63,13 +63,8 @@ def ticks_at_rate(arrivals: Iterable[Arrival], period_ns: int) -> Iterator[Tick]
 def ticks_on_clock(arrivals: Iterable[Arrival | int], period_ns: int) -> Iterator[Tick]:
     """Yield ticks as the node does in simulated time: at the first time of the clock that reaches each deadline.
 
-    Parameters
-    ----------
-    arrivals
-        Messages and times of the clock; a message arrives at the last time before it. Messages before the first time
-        are dropped.
-    period_ns
-        Control period.
+    `arrivals` are messages and times of the clock; a message arrives at the last time before it. Messages before
+    the first time are dropped.
     """
     waiting: list[Arrival] = []
     schedule: Schedule | None = None

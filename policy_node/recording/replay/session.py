@@ -131,23 +131,8 @@ def run(
 ) -> tuple[float, bool]:
     """Replay a bag up to its end or Ctrl-C, with a progress bar.
 
-    Parameters
-    ----------
-    replay
-        Replay to run.
-    observers
-        Called after every tick.
-    rate
-        Seconds of the bag per second; 0: as fast as possible.
-    console
-        Shows the progress bar.
-    others
-        Topics that the observers read.
-
-    Returns
-    -------
-    tuple
-        Duration in seconds, and whether the end of the bag was reached.
+    Returns the duration in seconds, and whether the end of the bag was reached. `rate` is in seconds of the bag per
+    second, 0: as fast as possible; `others` are topics that the observers read.
     """
     clock = SteadyClock()
     started_s = time.perf_counter()

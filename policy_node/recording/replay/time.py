@@ -84,20 +84,9 @@ def has_clock(bag: Bag) -> bool:
 
 
 def choose_time(asked: str, simulated: bool, with_clock: bool, offsets: Mapping[str, Offset], limit_ns: int) -> str:
-    """Choose the clock of the ticks.
+    """Choose the clock of the ticks for `asked`, one of `TIMES`.
 
-    Parameters
-    ----------
-    asked
-        One of `TIMES`.
-    simulated
-        Whether the parameters set `use_sim_time`.
-    with_clock
-        Whether the bag has a /clock.
-    offsets
-        Result of `measure_offsets`.
-    limit_ns
-        Largest age of a reading.
+    `simulated` tells whether the parameters set `use_sim_time`; `limit_ns` is the largest age of a reading.
 
     Raises
     ------
