@@ -4,6 +4,7 @@
 # make test   linters, types and the tests: with ROS 2 Kilted, and those that depend on ROS once more with Jazzy
 # make test-all   this, then the slow tests, many more examples of the property-based ones, and all others with Jazzy
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
+# make docs   the documentation, in doc/_build         make pages   measures the generated pages of the documentation
 # make bench  all figures of doc/performance.md and the README, a quarter of an hour on a machine that is otherwise idle
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS
 # installation is needed or used.
@@ -25,7 +26,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
 
-.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint clean
+.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint docs pages clean
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
@@ -54,7 +55,16 @@ bench: $(VENV)/test.stamp
 	doc/performance/measure.sh
 
 lint: $(VENV)/test.stamp
-	$(VENV)/bin/ruff check; checked=$$?; $(VENV)/bin/mypy && exit $$checked
+	$(VENV)/bin/ruff check; checked=$$?; $(VENV)/bin/lint-imports || checked=1; $(VENV)/bin/mypy && exit $$checked
+
+# Warnings are errors; links and their anchors are checked.
+docs: $(VENV)/docs.stamp
+	rm -rf doc/api
+	$(VENV)/bin/sphinx-build --builder html --fail-on-warning --keep-going --quiet doc doc/_build
+
+# Measures and writes doc/parity.md and doc/export.md. A test run never writes them.
+pages: $(VENV)/test.stamp
+	$(VENV)/bin/pytest -q --write-pages test/policies/test_parity.py test/cli/test_export.py
 
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
@@ -66,6 +76,10 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
 	@echo "installing the tools of the tests into $(VENV)"
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,bench,test]"
 	@test/gazebo_tools.sh $(VENV)/gazebo
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 # A second environment with everything in it: one that borrowed from the first could import its ROS packages.

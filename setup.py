@@ -43,10 +43,13 @@ bags = ["rosbags>=0.11"]
 dataset = [*bags, "minari[hdf5]>=0.5"]
 
 # Linters, types and tests.
-test = ["hypothesis", "mypy", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
+test = ["hypothesis", "import-linter", "mypy", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
 
 # Utilisation of the GPU in diagnostics.
 gpu = ["nvidia-ml-py"]
+
+# The documentation, `make docs`.
+docs = ["myst-parser", "sphinx", "sphinx-rtd-theme"]
 
 setup(
     name=package_name,
@@ -82,6 +85,7 @@ setup(
         "bags": bags,
         "dataset": dataset,
         "gpu": gpu,
+        "docs": docs,
         "test": [*contrib, *onnx, *dataset, *test],
     },
     zip_safe=True,
