@@ -1,6 +1,7 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 import re
 from pathlib import Path
 
@@ -181,7 +182,9 @@ def test_blanking_an_unused_observation_is_refused(tmp_path):
         main(["evaluate", str(tmp_path / "model.zip"), "--blank", "touch", *SMALL])
 
 
-def test_progress_goes_to_standard_error_and_the_result_to_standard_output(capsys):
+def test_progress_goes_to_standard_error_and_the_result_to_standard_output(capsys, monkeypatch):
+    # No further lines, however slow the machine is.
+    monkeypatch.setattr("policy_node_rover.evaluation.evaluate.LINE_PERIOD_S", math.inf)
     main(["evaluate", "--driver", "still", "--episodes", "2", "--conditions", "randomised", *SMALL])
     shown = capsys.readouterr()
     assert shown.err == "evaluating 2 episodes under randomised conditions …\n"
