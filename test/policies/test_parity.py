@@ -24,6 +24,8 @@ from policy_node.sensing.batch import ObservationBatch, ObservationLayout, obser
 STEPS = 10
 TOLERANCE = 1e-5
 CASES = cases.all_cases()
+# Their policies are of the classes that PPO and TD3 have.
+ALIKE = ("A2C", "TRPO", "DDPG")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +116,10 @@ def largest_error(case: cases.Case, action: str, folder: Path) -> float:
     return worst
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case.algorithm in ALIKE else (), id=str(case)) for case in CASES],
+)
 def test_actions_are_those_of_stable_baselines3(
     case: cases.Case, report: dict[str, dict[str, float]], tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_the_traced_forward_pass_samples_as_the_policy():
     arenas.close()
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_model_says_how_it_was_made_and_how_it_drives(tmp_path):
     arguments = [
         "--output",

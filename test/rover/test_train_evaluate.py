@@ -102,7 +102,7 @@ def test_a_model_that_cannot_drive_the_rover_is_refused_in_one_line(tmp_path):
         print(refusal.value)
 
 
-@pytest.mark.parametrize("driver", ["scripted", "random"])
+@pytest.mark.parametrize("driver", ["scripted", pytest.param("random", marks=pytest.mark.slow)])
 def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_arenas(tmp_path, driver):
     results = []
     for arenas in ("1", "4"):
@@ -238,6 +238,7 @@ def test_written_times_are_rounded():
     assert summary["mean_time_to_press_s"] == 4.4999999999999485
 
 
+@pytest.mark.slow
 def test_the_shipped_policy_is_small_and_drives_well(tmp_path):
     assert MODEL.stat().st_size <= 10_000_000
     report = tmp_path / "report.json"

@@ -36,6 +36,7 @@ def report(folder, *more):
     return (output / TABLE).read_text(), output / PLOT
 
 
+@pytest.mark.slow
 def test_the_table_has_every_evaluation_with_its_intervals_policies_before_references(runs, capsys):
     table, _ = report(runs, str(runs / "references"))
     assert capsys.readouterr().out == table

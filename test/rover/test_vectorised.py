@@ -78,7 +78,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["egl", "raycast"])
+@pytest.mark.parametrize("kind", ["egl", pytest.param("raycast", marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_the_number_of_processes(kind):
     renderer_or_skip(ArenaModel(), kind).close()
     one, three = (RoverArenaVecEnv(5, itertools.count(7), kind, processes, ADVERSE) for processes in (1, 3))
@@ -165,7 +165,7 @@ def test_a_killed_worker_is_reported():
     arenas.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_no_process_outlives_the_program(number):
     program = (
         "import itertools, time\n"
