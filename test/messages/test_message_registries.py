@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries find message types, image encodings and command types; the documentation lists them, packages add some."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -28,30 +29,17 @@ EXAMPLE = Path(__file__).parents[1] / "example_messages"
 DOCUMENTATION = (ROOT / "doc" / "configuration.md").read_text()
 
 
-def table_below(heading: str) -> list[str]:
-    """Return the rows of the first table of a section of `doc/configuration.md`."""
-    section = DOCUMENTATION.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("| ")][1:]
-
-
-def test_the_documentation_lists_every_message_type() -> None:
-    assert table_below("Message types") == [f"| {kind.name} | {kind.gives} | {kind.count} |" for kind in TYPES.values()]
-
-
-def test_the_documentation_lists_every_image_encoding() -> None:
-    def row(encoding: Encoding) -> str:
-        others = [f"`{other.name}`" for other in ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)]
-        return f"| `{encoding.name}` | {encoding.dtype} × {encoding.channels} | {', '.join(others)} |"
-
-    assert table_below("Image encodings") == [row(encoding) for encoding in ENCODINGS.values()]
-
-
-def test_the_documentation_lists_every_command_type() -> None:
-    def row(kind: CommandType) -> str:
-        named_by = f"`action.{kind.named_by}`" if kind.named_by else "their order"
-        return f"| {kind.name} | {named_by} | {'yes' if kind.is_velocity else 'no'} |"
-
-    assert table_below("Command types") == [row(kind) for kind in COMMANDS.values()]
+def test_the_tables_of_the_documentation_are_those_of_the_code() -> None:
+    """`python doc/tables.py` writes them."""
+    specification = importlib.util.spec_from_file_location("tables", ROOT / "doc" / "tables.py")
+    assert specification is not None and specification.loader is not None
+    tables = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tables)
+    assert tables.with_tables(DOCUMENTATION) == DOCUMENTATION
+    without = DOCUMENTATION.replace("| nav_msgs/msg/Odometry |", "| nav_msgs/msg/Odd |").replace(
+        "| `mono8` |", "| `grey` |"
+    )
+    assert without != DOCUMENTATION and tables.with_tables(without) == DOCUMENTATION
 
 
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
