@@ -226,6 +226,11 @@ class SensorSubscriptions:
                     add(robot, sensor, stamp_ns, raw)
             for stream in streams:
                 stream.tick_ended()
+        if self._asked:
+            self._ask_for_publishers(pipeline)
+
+    def _ask_for_publishers(self, pipeline: Intake) -> None:
+        """Ask at some ticks whether sensors that may be silent have a publisher."""
         for readers, count_publishers in itertools.islice(self._silent, self._asked):
             is_present = count_publishers() > 0
             for robot, sensor in readers:

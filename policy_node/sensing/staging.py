@@ -164,8 +164,12 @@ class Staging:
                     later.append((robot, reading, message))
         if jobs:
             self._helpers.run(jobs)
+        return self._finish(later) if later else {}
+
+    def _finish(self, readings: Sequence[_Job]) -> dict[int, str]:
+        """Copy the rows of shared messages, and return by robot why a message cannot be used."""
         reasons: dict[int, str] = {}
-        for robot, reading, message in later:
+        for robot, reading, message in readings:
             outcome = reading.outcomes[id(message)]
             if isinstance(outcome, Exception):
                 reasons[robot] = self.rejections.note(robot, reading.name, message, outcome)
