@@ -23,9 +23,9 @@ from std_msgs.msg import Float64MultiArray
 
 from policy_node.configuration import Configuration, parse_configuration
 from policy_node.parameter_file import read_parameter_file
+from policy_node.ros.deployment import deploy
 from policy_node.ros.messages import message_class
 from policy_node.ros.subscriptions import topic_of
-from policy_node.ros.swap import deploy
 from policy_node.share import share_path
 from policy_node.synchroniser import RobotState
 from policy_node.tools.untrained import untrained_model

@@ -20,7 +20,7 @@ from policy_node.configuration import Configuration, parse_configuration
 from policy_node.engines import in_chunks
 from policy_node.engines.captured import CapturedPolicy
 from policy_node.inference import Inference
-from policy_node.pipeline import match_observations
+from policy_node.pairing import match_observations
 from policy_node.policies import Policy, load_policy
 from policy_node.tools.untrained import SpacesOnly
 

@@ -17,7 +17,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.configuration import Configuration, ConfigurationError, parse_configuration
-from policy_node.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.pairing import match_observations, policy_interface, side_by_side
+from policy_node.pipeline import Pipeline
 from policy_node.policies import PolicyError, PolicyInterface, load_policy
 from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState

@@ -21,7 +21,7 @@ from policy_conformance import ROBOTS, PolicyConformance, example_observations
 from torch import nn
 
 from policy_node.configuration import parse_configuration
-from policy_node.pipeline import policy_interface
+from policy_node.pairing import policy_interface
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
 from policy_node.policies.interface import parse_memory
 from policy_node.specs import ArraySpec, DiscreteSpec

@@ -35,11 +35,10 @@ from std_srvs.srv import Trigger
 from policy_node.configuration import ConfigurationError, parse_configuration
 from policy_node.recording_bag import RecordingBag, complete, typestore_of
 from policy_node.recording_format import TICK_TYPE, Tick, parse_tick
-from policy_node.ros.publishers import SentCommands
 from policy_node.ros.recording import QUEUE_TICKS, Recording, RecordingPlan, plan_recording
 from policy_node.samples import Sample
 from policy_node.synchroniser import RobotState
-from policy_node.tick import FleetTick
+from policy_node.tick import FleetTick, SentCommands
 
 ROBOTS = ("robot_0", "robot_1")
 STORE = typestore_of([TICK_TYPE])

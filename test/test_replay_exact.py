@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import array
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,12 @@ from stable_baselines3 import PPO
 from policy_node.configuration import parse_configuration
 from policy_node.recording_bag import typestore_of
 from policy_node.recording_format import TICK_TYPE, ticks_topic
+from policy_node.ros.deployment import deploy
 from policy_node.ros.messages import command_encoder
-from policy_node.ros.publishers import SentCommands
 from policy_node.ros.recording import Recording, RecordingPlan
 from policy_node.ros.serialised import fleet_encoder
-from policy_node.ros.swap import deploy
 from policy_node.synchroniser import RobotState
-from policy_node.tick import FleetCommands, Sent
+from policy_node.tick import FleetCommands, Sent, SentCommands
 from policy_node.tools.replay import main
 from policy_node.tools.untrained import SpacesOnly
 
@@ -195,7 +193,7 @@ def test_another_policy_than_the_one_that_drove_is_told(tmp_path: Path) -> None:
     pipeline = deploy(parse_configuration(parameters)).pipeline
     recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
     recording.start()
-    recording.note_tick(dataclasses.replace(pipeline.step(PERIOD_NS), policy_sha256="0" * 64), 0)
+    recording.note_tick(pipeline.step(PERIOD_NS)._replace(policy_sha256="0" * 64), 0)
     recording.end()
     report_file = tmp_path / "report.json"
     assert main([str(recording.folder), "--json", str(report_file)]) == 0

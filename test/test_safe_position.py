@@ -10,7 +10,8 @@ import pytest
 from test_pipeline import FRAMES, LATENCY_NS, OLD_NS, READY, REJECTED, STALE, STOPPED, WAITING, Rig, decode
 
 from policy_node.configuration import ConfigurationError
-from policy_node.pipeline import Pipeline, match_observations
+from policy_node.pairing import match_observations
+from policy_node.pipeline import Pipeline
 from policy_node.tick import FleetTick
 
 ARM = {

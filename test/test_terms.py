@@ -29,8 +29,8 @@ from std_msgs.msg import Float64MultiArray, Int32MultiArray
 from policy_node.batch import ObservationBatch, observation_layout
 from policy_node.configuration import Configuration, ConfigurationError, flatten, parse_configuration
 from policy_node.pipeline import Pipeline
+from policy_node.ros.deployment import deploy
 from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.swap import deploy
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.synchroniser import RobotState

@@ -39,13 +39,13 @@ from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.claims import Claims
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import configured_encoder, load_configured, pair
 from policy_node.ros.graph import why_silent
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.resets import Resets
 from policy_node.ros.signals import Signals
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics, topic_of
-from policy_node.ros.swap import configured_encoder, load_configured, pair
 from policy_node.specs import PolicySpec
 from policy_node.synchroniser import RobotState
 
@@ -203,6 +203,19 @@ class RosVecEnv(VecEnv):
         self._said_s = -math.inf
 
         self._closed = False
+        self._start_node(name, simulated)
+        self._learner = Learner(spec, device)
+        atexit.register(self.close)
+        try:
+            self._open(simulated, signals or {}, reset or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_node(self, name: str, simulated: bool) -> None:
+        """Make the ROS node, and the thread that is to spin it."""
+        self._loop: ControlLoop | None = None
+        self._claims: Claims | None = None
         self._ending = threading.Event()
         # Of its own, so that it neither minds nor disturbs how the learner's process uses ROS.
         self._context = Context()
@@ -218,15 +231,6 @@ class RosVecEnv(VecEnv):
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._spinning = threading.Thread(target=self._spin, name="executor", daemon=True)
-        self._learner = Learner(spec, device)
-        self._loop: ControlLoop | None = None
-        self._claims: Claims | None = None
-        atexit.register(self.close)
-        try:
-            self._open(simulated, signals or {}, reset or {})
-        except BaseException:
-            self.close()
-            raise
 
     def _open(self, simulated: bool, signals: Mapping[str, Mapping[str, Any]], reset: Mapping[str, Any]) -> None:
         """Open all topics and start the control loop."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from policy_node.configuration import Configuration
 from policy_node.ros.messages import CommandEncoder
 from policy_node.ros.serialised import fleet_encoder
 from policy_node.ros.subscriptions import topic_of
+from policy_node.tick import SentCommands
 
 # How long a shut-down waits until the safe commands have arrived.
 ACKNOWLEDGE_S = 0.5
@@ -43,24 +44,6 @@ def command_qos(deadline_s: float) -> QoSProfile:
         liveliness=LivelinessPolicy.AUTOMATIC,
         liveliness_lease_duration=Duration(seconds=max(deadline_s, LEASE_MIN_S)),
     )
-
-
-class SentCommands(NamedTuple):
-    """Commands that were sent at one time.
-
-    Attributes
-    ----------
-    time_ns
-        Their stamp.
-    messages
-        By index of the robot, serialised.
-    of_tick
-        Whether they are what a tick decided on, not safe commands in place of that.
-    """
-
-    time_ns: int
-    messages: Mapping[int, bytes]
-    of_tick: bool
 
 
 class Delivery(NamedTuple):

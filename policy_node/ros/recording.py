@@ -37,11 +37,10 @@ from policy_node.recording_format import (
     tick_message,
     ticks_topic,
 )
-from policy_node.ros.publishers import SentCommands
 from policy_node.ros.realtime import name_thread
 from policy_node.ros.subscriptions import topic_of
 from policy_node.samples import Sample
-from policy_node.tick import FleetTick
+from policy_node.tick import FleetTick, SentCommands
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

@@ -262,7 +262,7 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
     """
     from rclpy.serialization import serialize_message
 
-    from policy_node.ros.swap import deploy
+    from policy_node.ros.deployment import deploy
     from policy_node.tools.bench_publishers import readings
 
     try:

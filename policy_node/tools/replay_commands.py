@@ -26,10 +26,10 @@ from policy_node.configuration import (
     Configuration,
 )
 from policy_node.ros.cdr import body_end
+from policy_node.ros.deployment import configured_encoder
 from policy_node.ros.fields import message_class
 from policy_node.ros.messages import MessageTypeError, reading_decoder
 from policy_node.ros.serialised import fleet_encoder
-from policy_node.ros.swap import configured_encoder
 from policy_node.samples import UnusableReading
 from policy_node.specs import ArraySpec
 from policy_node.tools.replay_bag import BagError

@@ -20,9 +20,9 @@ from policy_node.configuration import Configuration, ConfigurationError, parse_c
 from policy_node.parameter_file import parse_parameters, read_parameter_file
 from policy_node.recording_format import NODE_KEY, PARAMETERS_KEY
 from policy_node.recording_format import Tick as RecordedTick
+from policy_node.ros.deployment import Deployment, deploy
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos, topic_of
-from policy_node.ros.swap import Deployment, deploy
 from policy_node.samples import UnusableReading
 from policy_node.synchroniser import RobotState, Selection
 from policy_node.tick import FleetTick
