@@ -182,7 +182,7 @@ def measure_engines(loops: Sequence[Loop]) -> None:
     ToolError
         If the policy does not fit the synthetic robots or an engine cannot be used.
     """
-    from policy_node.ros.swap import deploy
+    from policy_node.ros.deployment import deploy
 
     configurations = {loop.configuration.policy: loop.configuration for loop in loops if loop.configuration}
     for configuration in configurations.values():

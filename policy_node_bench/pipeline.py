@@ -187,7 +187,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
     """
     from rclpy.serialization import serialize_message
 
-    from policy_node.ros.swap import deploy
+    from policy_node.ros.deployment import deploy
     from policy_node_bench.harness.publishers import readings
 
     topics = (IMAGE_TOPIC, TOUCH_TOPIC) if options.touch else (IMAGE_TOPIC,)

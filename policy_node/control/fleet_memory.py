@@ -47,6 +47,7 @@ class FleetMemory:
         # Where each robot's ramp began, and when.
         self._ramp_start = self.last_commands.copy()
         self._recovered_ns = np.full(count, NEVER_NS)
+        self._passed = np.ones(count)
         self._before = [""] * count
 
     def take_events(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class FleetMemory:
             `[robots, components]`: the command that each robot is taken to follow until now.
         """
         if not self._ramp_ns:
-            return present, np.ones(len(present))
+            return present, self._passed
         fresh_start = observed.fresh_start
         passed = np.clip((observed.now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
         return np.where(fresh_start[:, None], present, self._ramp_start), np.where(fresh_start, 0.0, passed)
@@ -95,19 +96,24 @@ class FleetMemory:
     def commit(self, decided: FleetCommands, sent: Sent) -> None:
         """Remember what left at a tick."""
         observed, inferred = decided.observed, decided.actions.inferred
-        driven = decided.ready & sent.as_decided
-        lost = decided.publish & ~sent.as_decided
+        driven = decided.ready
+        over = decided.faulty | observed.stopped
+        if sent.instead:
+            driven = driven & sent.as_decided
+            over |= decided.publish & ~sent.as_decided
         # A gap in the data ends a robot's episode, and so does a command that never left: stack and memory then start
         # as they do in training after a reset.
         self.fresh_start = ~driven
         self.last_driven_ns[driven] = observed.now_ns
         # No gaps in the data that `hold` may bridge.
-        self.last_driven_ns[decided.faulty | observed.stopped | lost] = NEVER_NS
+        self.last_driven_ns[over] = NEVER_NS
         self.last_commands = sent.commands
-        began = driven & observed.fresh_start
-        self._ramp_start[began] = decided.actions.present[began]
-        self._recovered_ns[began] = observed.now_ns
+        if self._ramp_ns:
+            began = driven & observed.fresh_start
+            self._ramp_start[began] = decided.actions.present[began]
+            self._recovered_ns[began] = observed.now_ns
         self.bounded += inferred.bounded & driven
         self.slowed += inferred.slowed & driven
-        for robot in np.flatnonzero(sent.replaced).tolist():
-            self._before[robot] = "overruled"
+        if sent.instead:
+            for robot in sent.replaced.nonzero()[0].tolist():
+                self._before[robot] = "overruled"

@@ -31,6 +31,7 @@ class Guard:
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         self._when_stale = configuration.action.when_stale
+        self._nobody = np.zeros(len(configuration.robots), bool)
 
     def __call__(
         self,
@@ -57,7 +58,7 @@ class Guard:
         started_s = time.perf_counter()
         states, reasons = list(observed.states), list(observed.reasons)
         faulty = observed.ready & ~np.isfinite(actions.inferred.commands).all(axis=1)
-        for robot in np.flatnonzero(faulty).tolist():
+        for robot in faulty.nonzero()[0].tolist():
             states[robot], reasons[robot] = RobotState.FAULT, actions.failure or "its action is not finite"
         ready = observed.ready & ~faulty
         for robot, reason in self._outdated(ready, observed, clock).items():
@@ -65,15 +66,16 @@ class Guard:
             states[robot], reasons[robot] = RobotState.STALE, reason
         commands = safe_commands.copy()
         commands[ready] = actions.inferred.commands[ready]
-        held = np.zeros(len(ready), bool)
+        held = self._nobody
         if self._when_stale == "hold":
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
             commands[held] = memory.last_commands[held]
-        # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
-        publish = ready | faulty | observed.stopped | (self._when_stale != "silent")
         # Without a safe command, or where another node commands it, a robot is left alone.
-        publish &= ready | ~np.isnan(commands).any(axis=1)
+        publish = ~np.isnan(commands).any(axis=1)
+        if self._when_stale == "silent":
+            # That is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
+            publish &= ready | faulty | observed.stopped
         return FleetCommands(
             observed=observed,
             actions=actions,
@@ -84,7 +86,7 @@ class Guard:
             ready=ready,
             held=held,
             faulty=faulty,
-            expires_s=np.where(ready, observed.started_s + self._max_age_ns / 1e9 - observed.ages_s, np.inf),
+            max_age_s=self._max_age_ns / 1e9,
             guard_s=time.perf_counter() - started_s,
         )
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,13 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy_node.config.schema import (
-    Configuration,
-    ConfigurationError,
-    ObservationConfiguration,
-    SourceConfiguration,
-)
-from policy_node.config.specs import ArraySpec
+from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
 from policy_node.control.safe_commands import PresentPositions, SafeCommands
@@ -29,9 +22,8 @@ from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
 from policy_node.messages.reading import Decode
-from policy_node.policies import Policy, PolicyError, PolicyInterface
-from policy_node.policies.interface import parse_memory
-from policy_node.sensing.batch import ObservationLayout, observation_layout
+from policy_node.policies import Policy
+from policy_node.sensing.batch import ObservationLayout
 from policy_node.sensing.fleet_samples import FleetSamples
 from policy_node.sensing.staging import OrZeros, Rejections, Staging
 from policy_node.sensing.synchroniser import RobotState, Selection
@@ -43,138 +35,6 @@ STOPPED_REASON = "stopped by an operator, until resumed"
 def left_to(owner: str) -> str:
     """Return why a robot is left alone that another node commands."""
     return f"{owner} commands it"
-
-
-def policy_interface(configuration: Configuration) -> PolicyInterface | None:
-    """Return what the configuration says about the inputs and outputs of a policy file; None when it says nothing.
-
-    Raises
-    ------
-    PolicyError
-        When it contradicts itself.
-    """
-    policy, observations = configuration.policy, configuration.observations
-    said = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
-    if not any(said) and not any(entry.input or entry.history or entry.shape for entry in observations):
-        return None
-    # A policy with one observation takes it under any name.
-    alone = len(observations) == 1 and not observations[0].input
-    keyed = {"observation" if alone else entry.key: entry for entry in observations}
-    try:
-        memories = [parse_memory(text) for text in policy.memory]
-    except PolicyError as error:
-        raise PolicyError(f"policy.memory: {error}") from error
-    in_order = policy.format in ("torchscript", "exported") or (
-        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
-    )
-    return PolicyInterface(
-        # Inputs that are known by their order only are all named.
-        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
-        memory=tuple((name, output) for name, output, _ in memories),
-        lengths=policy.lengths,
-        mask=policy.mask,
-        padding=policy.padding,  # type: ignore[arg-type]
-        action=policy.action,
-        discrete=policy.discrete,
-        low=_bound(policy.low, -np.inf),
-        high=_bound(policy.high, np.inf),
-        history={key: entry.history for key, entry in keyed.items() if entry.history},
-        shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
-        | {name: shape for name, _, shape in memories if shape is not None},
-        dtypes={key: "uint8" for key, entry in keyed.items() if entry.is_image},
-    )
-
-
-def _bound(numbers: tuple[float, ...], none: float) -> tuple[float, ...] | float:
-    return numbers if len(numbers) > 1 else next(iter(numbers), none)
-
-
-def match_observations(
-    configuration: Configuration, policy: Policy, sizes: Mapping[str, int | None] | None = None
-) -> dict[str, ObservationLayout]:
-    """Pair the configured sensors with the policy's observation space.
-
-    Parameters
-    ----------
-    configuration
-        The deployment.
-    policy
-        The policy.
-    sizes
-        By name of a term: how many numbers its messages give, None or missing where only each message says it.
-
-    Returns
-    -------
-    dict
-        Layout by configured key.
-
-    Raises
-    ------
-    ConfigurationError
-        When they do not fit; shows both side by side.
-    """
-    wanted = _wanted(configuration, policy)
-    configured = {observation.key: observation for observation in configuration.observations}
-    problems = [
-        f"observations.keys: '{key}' is not in the policy's observation space"
-        for key in configured
-        if key not in wanted
-    ]
-    problems += [
-        f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
-    ]
-    action = policy.spec.action
-    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
-    layouts = {}
-    for key, observation in configured.items():
-        if key in wanted:
-            policy_key = key if key in policy.spec.observations else "observation"
-            try:
-                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
-            except ConfigurationError as error:
-                problems += error.problems
-    if problems:
-        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
-    return layouts
-
-
-def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
-    """Return the policy's observation space by configured key."""
-    wanted, configured = policy.spec.observations, configuration.observations
-    # A space that is not a Dict has one observation, whatever the user calls it.
-    if list(wanted) == ["observation"] and len(configured) == 1:
-        return {configured[0].key: wanted["observation"]}
-    return wanted
-
-
-def side_by_side(configuration: Configuration, policy: Policy) -> str:
-    """Show the policy's observation space beside the configured sensors, a line per key."""
-    wanted = _wanted(configuration, policy)
-    sensors = {
-        observation.key: _described(observation)
-        + (f", stack {observation.stack}" if observation.stack > 1 else "")
-        + (f" as {observation.stack_as}" if observation.stack_as != "vecframestack" else "")
-        + (f", history {observation.history}" if observation.history else "")
-        for observation in configuration.observations
-    }
-    rows = [
-        (key, str(wanted.get(key, "not there")), sensors.get(key, "not configured")) for key in {**wanted, **sensors}
-    ]
-    rows = [("key", "policy wants", "configured sensor"), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
-
-
-def _described(source: SourceConfiguration) -> str:
-    """Say where an observation comes from."""
-    if isinstance(source, ObservationConfiguration) and source.terms:
-        return "terms " + ", ".join(term.term for term in source.terms)
-    paths = list(source.fields) or source.field
-    return (
-        f"{source.type} on {source.topic}"
-        + (f", field {paths}" if paths else "")
-        + (f", joints {list(source.joints)}" if source.joints else "")
-    )
 
 
 class Pipeline:
@@ -190,7 +50,7 @@ class Pipeline:
     policy
         The policy, on its device.
     layouts
-        From `match_observations`.
+        From `pairing.match_observations`.
     decoders
         By the name of each source, and of the safe position: writes a message into its reading, see `Staging`.
 
@@ -236,7 +96,7 @@ class Pipeline:
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
-        nothing = np.zeros(len(self.robots), bool)
+        self._stopped = nothing = np.zeros(len(self.robots), bool)
         self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nothing, nothing)
 
     def _make_staging(self, layouts: Mapping[str, ObservationLayout], decoders: Mapping[str, Decode]) -> Staging:
@@ -323,6 +183,7 @@ class Pipeline:
     def _note_stops(self) -> None:
         self._stop_reasons = dict.fromkeys(self._everyone, STOPPED_REASON) if self._is_stopped else {}
         self._stop_reasons.update({robot: left_to(owner) for robot, owner in self._owners.items()})
+        self._stopped = np.array([robot in self._stop_reasons for robot in self._everyone])
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories, memories and commands, as when a simulation begins anew; not what was stopped.
@@ -438,9 +299,7 @@ class Pipeline:
         observed = self.observe(now_ns, selections)
         actions = self.act(observed)
         decided = self.guard(actions, observed, clock)
-        as_decided = decided.publish.copy()
-        as_decided[list(instead or ())] = False
-        return self.commit(decided, Sent.of(decided, as_decided, instead or {}))
+        return self.commit(decided, Sent.without(decided, instead or {}))
 
     def observe(
         self, now_ns: int, selections: Sequence[Selection] | None = None, started_s: float | None = None
@@ -472,8 +331,6 @@ class Pipeline:
         for robot, reason in self._staging(chosen).items():
             states[robot], reasons[robot] = RobotState.REJECTED, reason
         ready = np.array([state is RobotState.READY for state in states])
-        stopped = np.zeros(len(self.robots), bool)
-        stopped[list(self._stop_reasons)] = True
         # No tick saw the gap when the process itself was stopped, or the clock was set.
         memory = self._memory
         unseen_gap = ~memory.fresh_start & (now_ns - memory.last_driven_ns > self._gap_ns)
@@ -486,7 +343,7 @@ class Pipeline:
             ages_s=np.array([selection.age_ns for selection in selections], np.float64) / 1e9,
             ready=ready,
             fresh_start=ready & (memory.fresh_start | unseen_gap),
-            stopped=stopped,
+            stopped=self._stopped,
             unseen_gap=unseen_gap,
             samples=tuple([selection.samples for selection in selections]),
             positions=self._safe.readings,
@@ -550,15 +407,19 @@ class Pipeline:
         """Remember what left, from which everything later follows, and return the snapshot of the tick."""
         observed, memory = decided.observed, self._memory
         memory.commit(decided, sent)
-        safe = decided.publish & ~decided.ready & ~decided.held
-        self._safe.keep(safe & sent.as_decided | sent.replaced)
+        got_safe = sent.as_decided & ~decided.ready & ~decided.held
+        driven = decided.ready
+        states, reasons = decided.states, decided.reasons
+        if sent.instead:
+            got_safe |= sent.replaced
+            driven = driven & sent.as_decided
+            states, reasons = _with_replaced(decided, sent)
+        self._safe.keep(got_safe)
+        # The memory goes on from it.
+        sent.commands.flags.writeable = False
         if sent.overruled:
             self.forget_samples()
             memory.overrule(self._everyone, sent.commands)
-        states, reasons = list(decided.states), list(decided.reasons)
-        for robot, (state, reason) in sent.instead.items():
-            if decided.ready[robot]:
-                states[robot], reasons[robot] = state, reason
         given = (decided.ready | decided.faulty).tolist()
         return FleetTick(
             time_ns=observed.now_ns,
@@ -566,9 +427,9 @@ class Pipeline:
             publish=decided.publish,
             sent=sent.commands,
             commanded=sent.as_decided,
-            driven=decided.ready & sent.as_decided,
-            states=tuple(states),
-            reasons=tuple(reasons),
+            driven=driven,
+            states=states,
+            reasons=reasons,
             ages_s=observed.ages_s,
             fresh_start=observed.fresh_start,
             stages_s={**observed.stages_s, "infer": decided.actions.infer_s, "guard": decided.guard_s},
@@ -583,3 +444,12 @@ class Pipeline:
             slowed=memory.slowed.copy(),
             unheard=self._samples.unheard(),
         )
+
+
+def _with_replaced(decided: FleetCommands, sent: Sent) -> tuple[tuple[RobotState, ...], tuple[str, ...]]:
+    """Return states and reasons where the commands of some ready robots did not leave."""
+    states, reasons = list(decided.states), list(decided.reasons)
+    for robot, (state, reason) in sent.instead.items():
+        if decided.ready[robot]:
+            states[robot], reasons[robot] = state, reason
+    return tuple(states), tuple(reasons)

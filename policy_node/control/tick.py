@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +14,7 @@ from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState
 
 
-@dataclass(frozen=True, eq=False)
-class Observed:
+class Observed(NamedTuple):
     """The observation of all robots at one tick, before the policy acts.
 
     Attributes
@@ -60,8 +58,7 @@ class Observed:
     stages_s: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class Actions:
+class Actions(NamedTuple):
     """The commands that the policy wants, limited on the device.
 
     Attributes
@@ -83,8 +80,7 @@ class Actions:
     infer_s: float
 
 
-@dataclass(frozen=True, eq=False)
-class FleetCommands:
+class FleetCommands(NamedTuple):
     """The commands that the guard lets through, and those that it puts in place of others.
 
     Attributes
@@ -100,9 +96,8 @@ class FleetCommands:
     ready, held, faulty
         `[robots]` bool: robots that get the policy's command; that get their last one again; whose policy failed.
         All others that are published get their safe command.
-    expires_s
-        `[robots]` float64 on the clock of `time.perf_counter`: when the readings behind each command become too old.
-        Infinity for commands that do not come from the policy.
+    max_age_s
+        How old the readings behind a command of the policy may be when it leaves.
     guard_s
         Seconds that the decision took.
     """
@@ -116,12 +111,20 @@ class FleetCommands:
     ready: np.ndarray
     held: np.ndarray
     faulty: np.ndarray
-    expires_s: np.ndarray
+    max_age_s: float
     guard_s: float
 
+    @property
+    def expires_s(self) -> np.ndarray:
+        """When the readings behind each command become too old, `[robots]` on the clock of `time.perf_counter`.
 
-@dataclass(frozen=True, eq=False)
-class Sent:
+        Infinity for commands that do not come from the policy.
+        """
+        age_s = self.observed.ages_s
+        return np.where(self.ready, self.observed.started_s + self.max_age_s - age_s, np.inf)
+
+
+class Sent(NamedTuple):
     """What left the node at one tick.
 
     Attributes
@@ -142,8 +145,12 @@ class Sent:
     overruled: bool = False
 
     @classmethod
-    def of(cls, decided: FleetCommands, as_decided: np.ndarray, instead: Mapping[int, tuple[RobotState, str]]) -> Sent:
-        """Return that the commands of some robots left as decided, and nothing for all others."""
+    def without(cls, decided: FleetCommands, instead: Mapping[int, tuple[RobotState, str]]) -> Sent:
+        """Return that every command left as decided, but none for the robots that `instead` names."""
+        as_decided = decided.publish
+        if instead:
+            as_decided = as_decided.copy()
+            as_decided[list(instead)] = False
         return cls(np.where(as_decided[:, None], decided.commands, np.nan), as_decided, instead)
 
     @property
@@ -170,8 +177,7 @@ class SentCommands(NamedTuple):
     of_tick: bool
 
 
-@dataclass(frozen=True, eq=False)
-class FleetTick:
+class FleetTick(NamedTuple):
     """Snapshot of one tick, for all who watch the control loop. Its arrays cannot be written.
 
     Attributes
@@ -233,9 +239,3 @@ class FleetTick:
     bounded: np.ndarray
     slowed: np.ndarray
     unheard: Mapping[str, list[str]]
-
-    def __post_init__(self) -> None:
-        """Make the arrays read-only."""
-        for value in vars(self).values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False

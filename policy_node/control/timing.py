@@ -89,7 +89,7 @@ class TickRecord(NamedTuple):
         Seconds by stage.
     command_ages_s
         `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots
-        that were not ready.
+        to which no command of the policy left.
     """
 
     lateness_s: float

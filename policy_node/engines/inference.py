@@ -44,7 +44,7 @@ class Inference:
     policy
         The policy, on its device.
     layouts
-        From `pipeline.match_observations`.
+        From `pairing.match_observations`.
 
     Attributes
     ----------

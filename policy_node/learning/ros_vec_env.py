@@ -41,12 +41,12 @@ from policy_node.policies import spaces as spaces_of
 from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import configured_encoder, load_configured, pair
 from policy_node.ros.graph import why_silent
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
-from policy_node.ros.swap import configured_encoder, load_configured, pair
 from policy_node.sensing.synchroniser import RobotState
 
 Observations: TypeAlias = "dict[str, torch.Tensor] | dict[str, np.ndarray] | np.ndarray"

@@ -36,6 +36,7 @@ HUNG = (RobotState.FAULT, "the tick took longer than watchdog.timeout_s; its saf
 STOPPED = (RobotState.STOPPED, STOPPED_REASON)
 NOT_CLAIMED = (RobotState.STOPPED, "the claim of this node does not hold, as after a pause; nothing is sent meanwhile")
 NOT_SENT = (RobotState.FAULT, "its command could not be sent")
+ENDED = (RobotState.STOPPED, "the node ends to drive")
 
 
 class ControlLoop:
@@ -93,17 +94,7 @@ class ControlLoop:
         self._may_command = may_command
         self._recording = recording
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
-        period_s = configuration.period_ns / 1e9
-        # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
-        priority = replace(configuration.realtime, cpus=())
-        self._watchdog = Watchdog(
-            configuration.watchdog_timeout_s,
-            period_s,
-            self._make_safe,
-            logger,
-            lambda: apply_realtime(priority),
-            excuse,
-        )
+        self._watchdog = self._make_watchdog(logger, excuse)
         self.statistics = TickStatistics()
         self.latest: FleetTick | None = None
         self.failure: Exception | None = None
@@ -127,6 +118,19 @@ class ControlLoop:
         )
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
+
+    def _make_watchdog(self, logger: RcutilsLogger, excuse: Callable[[], str]) -> Watchdog:
+        configuration = self._configuration
+        # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
+        priority = replace(configuration.realtime, cpus=())
+        return Watchdog(
+            configuration.watchdog_timeout_s,
+            configuration.period_ns / 1e9,
+            self._make_safe,
+            logger,
+            lambda: apply_realtime(priority),
+            excuse,
+        )
 
     @property
     def simulated(self) -> bool:
@@ -163,6 +167,11 @@ class ControlLoop:
             self._pipeline.adopt(pipeline)
         finally:
             self._ticking.release()
+
+    def start_stopped(self, stopped: bool) -> None:
+        """Set whether the robots are stopped from the first tick on; nothing is sent before it."""
+        with self._sending:
+            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
 
     def stop_robots(self) -> int:
         """Send every robot its safe command at once, also while the tick hangs, and until `resume_robots`.
@@ -359,7 +368,7 @@ class ControlLoop:
         """
         if self._overruled is not None:
             sent = _nothing_sent(decided, self._overruled)
-            return replace(sent, commands=self._safe_sent.copy(), overruled=True), None
+            return sent._replace(commands=self._safe_sent.copy(), overruled=True), None
         instead = {robot: (RobotState.STOPPED, left_to(owner)) for robot, owner in self._owners.items()}
         publish = decided.publish.copy()
         publish[list(self._owners)] = False
@@ -367,7 +376,8 @@ class ControlLoop:
         until_s = decided.expires_s if self._simulated is None else None
         delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
         error = delivery.error
-        instead |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), NOT_SENT)
+        why = ENDED if error is None else NOT_SENT
+        instead |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)
         if delivery.late:
             instead |= dict.fromkeys(delivery.late, self._late)
             try:
@@ -401,5 +411,4 @@ class ControlLoop:
 
 def _nothing_sent(decided: FleetCommands, why: tuple[RobotState, str]) -> Sent:
     """Return that no command of a tick left, all for the same reason."""
-    robots = len(decided.publish)
-    return Sent.of(decided, np.zeros(robots, bool), dict.fromkeys(range(robots), why))
+    return Sent.without(decided, dict.fromkeys(range(len(decided.publish)), why))

@@ -71,8 +71,8 @@ class _Report:
         Why the robots are not in the state of that tick any more, empty when they are.
     failed, hangs
         Whether that is because the loop ended, or because its tick hangs.
-    ready_ticks
-        `[robots]`: in how many of the ticks the robot was ready.
+    driven_ticks
+        `[robots]`: in how many of the ticks a command of the policy left for the robot.
     p50_ms, p99_ms
         `[robots]`: age of the readings behind its commands; NaN without any.
     ages_ms
@@ -90,7 +90,7 @@ class _Report:
     silence: str
     failed: bool
     hangs: bool
-    ready_ticks: np.ndarray
+    driven_ticks: np.ndarray
     p50_ms: np.ndarray
     p99_ms: np.ndarray
     ages_ms: np.ndarray
@@ -303,7 +303,7 @@ class Reporter:
             silence=silence,
             failed=failure is not None,
             hangs=hanging_since_s is not None,
-            ready_ticks=np.isfinite(ages_ms).sum(axis=0),
+            driven_ticks=np.isfinite(ages_ms).sum(axis=0),
             p50_ms=p50_ms,
             p99_ms=p99_ms,
             ages_ms=newest_ms,
@@ -328,7 +328,7 @@ class Reporter:
             level, text = DiagnosticStatus.WARN, f"ticks missed in the last second: {missed_now}; {text}"
         elif ready < robots or findings:
             level = DiagnosticStatus.WARN
-        inferences = int(report.ready_ticks.sum())
+        inferences = int(report.driven_ticks.sum())
         values: dict[str, object] = {
             "rate_hz": len(records) / report.elapsed_s,
             "control_rate_hz": self._configuration.control_rate_hz,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -27,14 +28,12 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from policy_node.config.package_files import share_path
-from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration, topic_of
-from policy_node.control.pipeline import Pipeline
+from policy_node.config.schema import ConfigurationError, parse_configuration, topic_of
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
-from policy_node.engines import EngineChoice
 from policy_node.engines.failures import is_device_failure
-from policy_node.policies import Policy
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import declare_parameters, read_parameters
@@ -42,7 +41,7 @@ from policy_node.ros.process import destroy_last_node
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading, configured_encoder, deploy
+from policy_node.ros.swap import SWAP_PARAMETERS, Loading
 
 # How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -73,10 +72,7 @@ class PolicyNode(LifecycleNode):
             automatically_declare_parameters_from_overrides=True,
             **node_arguments,
         )
-        self._configuration: Configuration | None = None
-        self._policy: Policy | None = None
-        self._engine: EngineChoice | None = None
-        self._pipeline: Pipeline | None = None
+        self._deployment: Deployment | None = None
         self._sensors: SensorSubscriptions | None = None
         self._commands: CommandPublishers | None = None
         self._loop: ControlLoop | None = None
@@ -127,12 +123,12 @@ class PolicyNode(LifecycleNode):
             lost = "; if this comes again, start the node again" if is_device_failure(error) else ""
             self._fail(f"configure failed: {type(error).__name__}: {error}{lost}")
         else:
-            assert self._configuration is not None and self._policy is not None
-            spec = self._policy.spec
+            assert self._deployment is not None
+            configuration, policy = self._deployment.configuration, self._deployment.policy
             self.get_logger().info(
-                f"configured in {time.perf_counter() - started:.1f} s: {spec.algorithm} policy "
-                f"{self._configuration.policy.path} on {self._policy.device}, "
-                f"{len(self._configuration.robots)} robots at {self._configuration.control_rate_hz:g} Hz"
+                f"configured in {time.perf_counter() - started:.1f} s: {policy.spec.algorithm} policy "
+                f"{configuration.policy.path} on {policy.device}, "
+                f"{len(configuration.robots)} robots at {configuration.control_rate_hz:g} Hz"
             )
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
@@ -158,16 +154,14 @@ class PolicyNode(LifecycleNode):
             },
         )
         deployment = deploy(configuration)
-        policy, pipeline = deployment.policy, deployment.pipeline
-        encoder = configured_encoder(configuration, pipeline.components)
-        if policy.spec.mask:
+        encoder = configured_encoder(configuration, deployment.pipeline.components)
+        if deployment.policy.spec.mask:
             self.get_logger().warning(
                 "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "
                 "take choices that were forbidden in training"
             )
         self.get_logger().info(f"{deployment.engine}")
-        self._engine = deployment.engine
-        self._configuration, self._policy, self._pipeline = configuration, policy, pipeline
+        self._deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoder)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
         if configuration.realtime.freeze_gc:
@@ -188,12 +182,11 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _activate(self) -> None:
-        configuration, policy, pipeline = self._configuration, self._policy, self._pipeline
-        assert configuration and policy and pipeline and self._sensors and self._commands and self._claims
-        claims = self._claims
+        assert self._deployment and self._sensors and self._commands and self._claims
+        configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
         if self._plan is not None:
-            self._recording = Recording(self._plan, policy.spec.sha256, self.get_logger())
+            self._recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
             self._commands.on_sent = self._recording.note_commands
             self._recording.start()
         self._loop = ControlLoop(
@@ -209,7 +202,7 @@ class PolicyNode(LifecycleNode):
             recording=self._recording,
         )
         self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), self._recording)
-        self._operation.attach(self._loop, pipeline)
+        self._operation.attach(self._loop, configuration.robots)
         self._claims.begin(self._on_claims)
         self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
@@ -219,13 +212,14 @@ class PolicyNode(LifecycleNode):
 
     def _description(self) -> dict[str, str]:
         """Return what diagnostics tell about the policy."""
-        assert self._configuration is not None and self._policy is not None and self._claims is not None
+        assert self._deployment is not None and self._claims is not None
+        policy = self._deployment.policy
         return {
-            "policy": self._configuration.policy.path,
-            "policy_sha256": self._policy.spec.sha256,
-            "algorithm": self._policy.spec.algorithm,
-            "device": str(self._policy.device),
-            **(self._engine.description if self._engine is not None else {}),
+            "policy": self._deployment.configuration.policy.path,
+            "policy_sha256": policy.spec.sha256,
+            "algorithm": policy.spec.algorithm,
+            "device": str(policy.device),
+            **self._deployment.engine.description,
             "rmw": rclpy.get_rmw_implementation_identifier(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
@@ -271,7 +265,7 @@ class PolicyNode(LifecycleNode):
         sensors, self._sensors = self._sensors, None
         commands, self._commands = self._commands, None
         claims, self._claims = self._claims, None
-        self._configuration = self._policy = self._pipeline = self._plan = None
+        self._deployment = self._plan = None
         if sensors is not None:
             sensors.destroy()
         if commands is not None:
@@ -338,7 +332,7 @@ class PolicyNode(LifecycleNode):
     async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none; a new policy is loaded first, while the executor goes on with other things."""
         names = {parameter.name for parameter in parameters}
-        if self._pipeline is None or not names or not names <= set(SWAP_PARAMETERS):
+        if self._deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return self.set_parameters_atomically(parameters)
         try:
             configuration = parse_configuration(read_parameters(self, parameters))
@@ -347,7 +341,7 @@ class PolicyNode(LifecycleNode):
         loop = self._loop
         missed = loop.statistics.missed if loop is not None else 0
         assert self.executor is not None  # a service is being answered
-        loading = self._loading = Loading(configuration, self._pipeline, self.executor)
+        loading = self._loading = Loading(configuration, self._deployment.pipeline, self.executor)
         await loading.ended
         # From here on nothing else runs in this thread: this is what the callback below decides on.
         self._loaded = loading
@@ -379,7 +373,7 @@ class PolicyNode(LifecycleNode):
                 return SetParametersResult(successful=True)
             return SetParametersResult(successful=False, reason=f"{reason}\nThe present policy goes on.")
         # All of them, use_sim_time too: the tick runs on the clock that it was started with.
-        if self._configuration is not None:
+        if self._deployment is not None:
             reason = (
                 f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
                 f"then configure it again. Only {', '.join(SWAP_PARAMETERS)} may be set meanwhile, through the services"
@@ -390,15 +384,15 @@ class PolicyNode(LifecycleNode):
     def _swap(self, loading: Loading) -> None:
         """Let the policy that was loaded drive; everything stays as it is when it raises."""
         deployment = loading.result()
-        if self._pipeline is None or self._pipeline is not loading.replaced:
+        if self._deployment is None or self._deployment.pipeline is not loading.replaced:
             problem = "policy.path: the node was cleaned up while the policy was loading; set it again"
             raise ConfigurationError([problem])
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:
-            self._pipeline.adopt(deployment.pipeline)
-        self._configuration, self._policy = deployment.configuration, deployment.policy
-        self._engine = deployment.engine
+            loading.replaced.adopt(deployment.pipeline)
+        # The pipeline stays: it has the samples, and what was sent.
+        self._deployment = replace(deployment, pipeline=loading.replaced)
         if self._reporter is not None:
             self._reporter.description = self._description()
 

@@ -12,7 +12,6 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from policy_node.control.pipeline import Pipeline
 from policy_node.ros.control_loop import ControlLoop
 
 # How often names that nobody has are complained about.
@@ -45,15 +44,13 @@ class Operation:
             node.create_service(Trigger, f"~/{name}", self._served(name, act))
         node.create_subscription(String, "~/reset", self._on_reset, 10)
 
-    def attach(self, loop: ControlLoop, pipeline: Pipeline) -> None:
+    def attach(self, loop: ControlLoop, robots: tuple[str, ...]) -> None:
         """Operate a loop that is about to start; its robots are stopped from the first tick on if a stop holds."""
-        self._loop, self._robots = loop, pipeline.robots
+        self._loop, self._robots = loop, robots
         self._reset_said_s.clear()
+        loop.start_stopped(self._stopped)
         if self._stopped:
-            pipeline.stop()
             self._logger.warning(f"{len(self._robots)} robots stay stopped until ~/resume is called")
-        else:
-            pipeline.resume()
 
     def detach(self) -> None:
         """Operate the loop no more."""

@@ -1,50 +1,20 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a checked configuration to a pipeline that has run: at configure, or while another policy drives."""
+"""Load another policy while one drives."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from rclpy.executors import Executor
 from rclpy.task import Future
 
-from policy_node.config.schema import (
-    Configuration,
-    ConfigurationError,
-    ObservationConfiguration,
-    TermConfiguration,
-)
-from policy_node.config.specs import ArraySpec
-from policy_node.control.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.config.schema import Configuration
+from policy_node.control.pipeline import Pipeline
 from policy_node.control.realtime import switch_interval
-from policy_node.engines import (
-    EngineChoice,
-    EngineError,
-    EngineSettings,
-    choose_engine,
-    chunk_size,
-    in_chunks,
-    own_engine,
-    without_engine,
-)
-from policy_node.engines.failures import is_out_of_memory
-from policy_node.messages.reading import Decode
-from policy_node.messages.registry import (
-    CommandEncoder,
-    MessageTypeError,
-    ReadingDecoder,
-    command_encoder,
-    reading_decoder,
-    reading_size,
-)
-from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.sensing.batch import ObservationLayout
+from policy_node.engines import own_engine
+from policy_node.ros.deployment import Deployment, deploy
 
 # The parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
@@ -53,218 +23,6 @@ SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecn
 SWITCH_INTERVAL_S = 0.000_05
 
 
-@dataclass(frozen=True, eq=False)
-class Deployment:
-    """A policy that was loaded, verified, paired with sensors and command, and warmed up."""
-
-    configuration: Configuration
-    policy: Policy
-    decoders: dict[str, ReadingDecoder]
-    pipeline: Pipeline
-    engine: EngineChoice
-
-
-def deploy(configuration: Configuration, beside: str | None = None) -> Deployment:
-    """Load the policy, pair it with the configured sensors and command, and run it on example observations.
-
-    Parameters
-    ----------
-    configuration
-        What to deploy.
-    beside
-        Name of the engine of another policy that drives meanwhile, see `choose_engine`; None: nothing drives.
-
-    Raises
-    ------
-    ConfigurationError
-        When the policy cannot be loaded, or does not fit.
-    Exception
-        Whatever the policy raises on its own example observations.
-    """
-    torch.set_num_threads(configuration.policy.threads)
-    policy = load_configured(configuration)
-    layouts, decoders = pair(configuration, policy)
-    decode = {key: decoder.decode for key, decoder in decoders.items()}
-    pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
-    return Deployment(configuration, policy, decoders, pipeline, engine)
-
-
-def pair(
-    configuration: Configuration, policy: Policy
-) -> tuple[dict[str, ObservationLayout], dict[str, ReadingDecoder]]:
-    """Pair a policy with the configured sensors.
-
-    Returns
-    -------
-    dict
-        Layout by configured key, see `match_observations`.
-    dict
-        By the name of each source, and of the safe position: what reads its messages.
-
-    Raises
-    ------
-    ConfigurationError
-        When they do not fit.
-    """
-    layouts = match_observations(configuration, policy, reading_sizes(configuration))
-    specs = {name: spec for layout in layouts.values() for name, spec in layout.readings.items()}
-    problems: list[str] = []
-    decoders: dict[str, ReadingDecoder] = {}
-    # Sources that read one topic in the same way share a decoder, so that staging decodes its messages once.
-    shared: dict[Hashable, ReadingDecoder] = {}
-    position = configuration.safe_position
-    if position is not None:
-        specs[position.name] = ArraySpec(position.name, (len(position.joints),), np.float64, -np.inf, np.inf)
-    for source in (*configuration.sources, *([position] if position else [])):
-        spec = specs[source.name]
-        encoding = source.encoding if isinstance(source, ObservationConfiguration) else ""
-        read = (source.topic, source.type, source.field, source.fields, source.joints, encoding)
-        key = (*read, spec.shape, spec.dtype, spec.low.tobytes(), spec.high.tobytes())
-        try:
-            if key not in shared:
-                shared[key] = reading_decoder(
-                    source.type,
-                    spec,
-                    topic=source.topic,
-                    field=source.field,
-                    fields=source.fields,
-                    joints=source.joints,
-                    encoding=encoding,
-                )
-        except MessageTypeError as error:
-            prefix = "" if source is position else "observations."
-            problems.append(f"{prefix}{source.name}: {error}")
-        else:
-            decoders[source.name] = shared[key]
-    if problems:
-        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
-    return layouts, decoders
-
-
-def configured_encoder(configuration: Configuration, components: int) -> CommandEncoder:
-    """Return what turns commands of so many components into the configured messages.
-
-    Raises
-    ------
-    ConfigurationError
-        When the message cannot carry them.
-    """
-    action = configuration.action
-    try:
-        return command_encoder(
-            action.type,
-            components,
-            fields=action.fields,
-            joints=action.joints,
-            field=action.field,
-            frame_id=action.frame_id,
-            time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
-        )
-    except MessageTypeError as error:
-        raise ConfigurationError([f"action: {error}"]) from error
-
-
-def _fit(
-    configuration: Configuration,
-    policy: Policy,
-    layouts: Mapping[str, ObservationLayout],
-    decode: Mapping[str, Decode],
-    beside: str | None,
-) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine and run the pipeline, with as many robots in one inference as fit into the memory."""
-    robots = len(configuration.robots)
-    rows = chunk_size(robots, configuration.policy.max_batch or robots)
-    too_many = 0
-    while True:
-        try:
-            pipeline, engine = _warmed_up(configuration, policy, layouts, decode, beside, rows)
-            return pipeline, replace(engine, too_many=too_many)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if rows == 1:
-                raise ConfigurationError(
-                    [f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"]
-                ) from error
-        too_many, rows = rows, chunk_size(robots, rows // 2)
-        if policy.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _warmed_up(
-    configuration: Configuration,
-    policy: Policy,
-    layouts: Mapping[str, ObservationLayout],
-    decode: Mapping[str, Decode],
-    beside: str | None,
-    rows: int,
-) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine for so many robots in one inference and run the pipeline with it."""
-    said, robots = configuration.policy, len(configuration.robots)
-    channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
-    settings = EngineSettings(said.engine, said.precision, said.compile, said.threads)
-    try:
-        run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
-    except EngineError as error:
-        raise ConfigurationError([f"policy.engine: {error}"]) from error
-    try:
-        pipeline = Pipeline(configuration, in_chunks(run_by, robots, rows), layouts, decode)
-        pipeline.warm_up()
-    except Exception as error:
-        if said.engine != "auto" or run_by is policy or is_out_of_memory(error):
-            raise
-        # The engine acts by itself, but not with all that is around it.
-        engine = without_engine(engine, policy, error)
-        pipeline = Pipeline(configuration, in_chunks(policy, robots, rows), layouts, decode)
-        pipeline.warm_up()
-    return pipeline, engine
-
-
-def load_configured(configuration: Configuration) -> Policy:
-    """Load the configured policy.
-
-    Raises
-    ------
-    ConfigurationError
-        When it cannot be loaded; names the parameter.
-    """
-    try:
-        select_device(configuration.policy.device)
-    except PolicyError as error:
-        raise ConfigurationError([f"policy.device: {error}"]) from error
-    try:
-        return load_policy(
-            configuration.policy.path,
-            configuration.policy.device,
-            trusted=configuration.policy.trusted,
-            vecnormalize=configuration.policy.vecnormalize or None,
-            sha256=configuration.policy.sha256 or None,
-            format=configuration.policy.format,
-            interface=policy_interface(configuration),
-        )
-    except PolicyError as error:
-        raise ConfigurationError([f"policy.path: {error}"]) from error
-
-
-def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
-    """Return by the name of each term how many numbers its messages give, None where only each message says it.
-
-    Raises
-    ------
-    ConfigurationError
-        When a message type cannot be read as configured; with one line for every problem.
-    """
-    sizes: dict[str, int | None] = {}
-    problems = []
-    for source in configuration.sources:
-        if isinstance(source, TermConfiguration):
-            try:
-                sizes[source.name] = reading_size(source.type, source.field, source.fields, source.joints)
-            except MessageTypeError as error:
-                problems.append(f"observations.{source.name}: {error}")
-    if problems:
-        raise ConfigurationError(problems)
-    return sizes
 
 
 class Loading:

@@ -22,8 +22,8 @@ class RobotState(Enum):
     READY = "its command comes from the policy"
     STALE = "its data are old or do not belong together"
     REJECTED = "its data cannot be used"
-    FAULT = "its action was not finite, or the policy failed"
-    STOPPED = "an operator stopped it, or another node commands it"
+    FAULT = "its action was not finite, or the policy or its publisher failed"
+    STOPPED = "an operator stopped it, or this node may not command it"
 
 
 class Selection(NamedTuple):

@@ -18,7 +18,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
-from policy_node.control.pipeline import Pipeline, match_observations, policy_interface, side_by_side
+from policy_node.control.pairing import match_observations, policy_interface, side_by_side
+from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
 from policy_node.policies import PolicyError, PolicyInterface

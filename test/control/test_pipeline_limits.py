@@ -34,6 +34,12 @@ class Limited:
             sent.append(result.commands[0] if result.publish[0] else np.full(2, np.nan))
         return np.array(sent)
 
+    def lose(self) -> None:
+        """Run a tick whose command does not leave."""
+        self.rig.send(0, self.readings)
+        self.rig.now_ns += PERIOD_NS
+        self.rig.pipeline.step(self.rig.now_ns, instead={0: (STALE, "it came too late")})
+
     def ramp(self, start: np.ndarray | list[float]) -> np.ndarray:
         """Return the ramp of five commands from a command to the policy's."""
         return np.asarray(start) + (self.wanted - start) * np.linspace(0.0, 1.0, 5)[:, None]
@@ -59,6 +65,7 @@ def interruptions() -> dict[str, Callable[[Limited], object]]:
         "no readings": lambda limited: limited.ticks(2, "silent"),
         "readings that cannot be used": lambda limited: limited.ticks(1, "damaged"),
         "an operator's stop": operator,
+        "a command that did not leave": lambda limited: limited.lose(),
         "a reset of the robot": lambda limited: limited.rig.pipeline.reset([0]),
         "another node": lambda limited: (
             limited.rig.pipeline.yield_robots({0: "/other"}),

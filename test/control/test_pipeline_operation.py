@@ -98,6 +98,40 @@ def test_one_robot_is_reset_and_the_others_drive_on(tmp_path):
     assert rig.pipeline.step(rig.now_ns + 1).states == (READY, READY, WAITING)
 
 
+def test_a_command_that_did_not_leave_ends_the_episode_of_its_robot(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], stack=3)
+    for tick in range(6):
+        fleet = [rig.draw(RNG) for _ in range(3)]
+        for robot, readings in enumerate(fleet):
+            rig.send(robot, readings)
+        rig.now_ns += PERIOD_NS
+        result = rig.pipeline.step(rig.now_ns, instead={1: (STALE, "it came too late")} if tick == 3 else None)
+        assert result.driven.tolist() == [True, tick != 3, True]
+        if tick == 3:
+            assert (result.states[1], result.reasons[1]) == (STALE, "it came too late")
+            assert np.isnan(result.sent[1]).all() and not np.isnan(result.sent[[0, 2]]).any()
+            rig.running[1] = False
+            for robot in (0, 2):
+                np.testing.assert_allclose(result.commands[robot], rig.expected(robot, fleet[robot]), atol=1e-5)
+        else:
+            rig.assert_expected(result, fleet)
+    with pytest.raises(ValueError, match="read-only"):
+        result.sent[0] = 0.0
+
+
+def test_a_command_that_did_not_leave_is_not_held(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], action={"when_stale": "hold", "hold_s": 60.0})
+    driven = drive(rig).commands
+    for robot in range(3):
+        rig.send(robot, rig.draw(RNG))
+    rig.now_ns += PERIOD_NS
+    rig.pipeline.step(rig.now_ns, instead={1: (STALE, "it came too late")})
+    result = rig.step()
+    assert result.states == (STALE,) * 3
+    assert result.commands[1].tolist() == SAFE
+    assert not np.array_equal(result.commands[0], SAFE) and not np.array_equal(result.commands[0], driven[0])
+
+
 def test_safe_commands_are_never_changed_in_place(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"])
     before = rig.pipeline.safe_commands

@@ -10,7 +10,8 @@ import pytest
 from test_pipeline import FRAMES, LATENCY_NS, OLD_NS, READY, REJECTED, STALE, STOPPED, WAITING, Rig, decode
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.pipeline import Pipeline, match_observations
+from policy_node.control.pairing import match_observations
+from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
 
 ARM = {

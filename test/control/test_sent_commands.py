@@ -18,11 +18,10 @@ from test_control_loop import SAFE, BlockingPolicy
 from policy_node.config.schema import parse_configuration
 from policy_node.messages.registry import command_encoder
 from policy_node.policies import load_policy
-from policy_node.ros import swap
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import deploy
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions
-from policy_node.ros.swap import deploy
 from policy_node.sensing.synchroniser import RobotState
 
 ROBOTS = ("one", "two")
@@ -62,7 +61,10 @@ class Rig:
         }
         self.peer = peer
         configuration = parse_configuration(parameters_of(model_file, ROBOTS, changes))
-        monkeypatch.setattr(swap, "load_policy", lambda *given, **named: BlockingPolicy(load_policy(*given, **named)))
+        monkeypatch.setattr(
+            "policy_node.ros.deployment.load_policy",
+            lambda *given, **named: BlockingPolicy(load_policy(*given, **named)),
+        )
         deployment = deploy(configuration)
         self.policy = deployment.policy
         encoder = command_encoder(

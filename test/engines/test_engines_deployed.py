@@ -14,8 +14,8 @@ from policy_conformance import load_trusted
 from policy_node.config.schema import ConfigurationError, parse_configuration
 from policy_node.engines import choice
 from policy_node.policies import Policy, WrappedPolicy
-from policy_node.ros import swap
-from policy_node.ros.swap import deploy
+from policy_node.ros import deployment
+from policy_node.ros.deployment import deploy
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ class Hungry(WrappedPolicy):
         return self.source.act(observations, memory, masks)
 
 
-def deployed(file: Path, robots: int, **changes: Any) -> swap.Deployment:
+def deployed(file: Path, robots: int, **changes: Any) -> deployment.Deployment:
     names = [f"robot_{index}" for index in range(robots)]
     given = {"policy.engine": "auto", **{name.replace("__", "."): value for name, value in changes.items()}}
     return deploy(parse_configuration(parameters_of(file, names, given)))
@@ -48,7 +48,7 @@ def test_where_memory_runs_out_fewer_robots_are_inferred_at_a_time(
     model: Any, monkeypatch: pytest.MonkeyPatch, most: int, expected: int
 ) -> None:
     file, _ = model()
-    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_trusted(file), most))
+    monkeypatch.setattr(deployment, "load_policy", lambda *_, **__: Hungry(load_trusted(file), most))
     found = deployed(file, 10).engine
     assert found.robots <= most and found.robots >= expected // 2 and (found.too_many > most) == (most < 10)
     if most < 10:
@@ -57,7 +57,7 @@ def test_where_memory_runs_out_fewer_robots_are_inferred_at_a_time(
 
 def test_too_little_memory_for_one_robot_is_an_error(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     file, _ = model()
-    monkeypatch.setattr(swap, "load_policy", lambda *_, **__: Hungry(load_trusted(file), 0))
+    monkeypatch.setattr(deployment, "load_policy", lambda *_, **__: Hungry(load_trusted(file), 0))
     with pytest.raises(ConfigurationError, match=r"policy\.path: there is not enough memory on cpu for a single robot"):
         deployed(file, 4)
 
@@ -78,7 +78,7 @@ def test_an_engine_that_cannot_be_used_names_its_parameter(model: Any) -> None:
 
 def test_an_engine_that_fails_only_in_the_tick_is_replaced(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     file, _ = model()
-    warm_up, calls = swap.Pipeline.warm_up, []
+    warm_up, calls = deployment.Pipeline.warm_up, []
 
     def failing_once(pipeline: Any) -> None:
         calls.append(pipeline.policy)
@@ -86,7 +86,7 @@ def test_an_engine_that_fails_only_in_the_tick_is_replaced(model: Any, monkeypat
             raise RuntimeError("the graph cannot be recorded")
         warm_up(pipeline)
 
-    monkeypatch.setattr(swap.Pipeline, "warm_up", failing_once)
+    monkeypatch.setattr(deployment.Pipeline, "warm_up", failing_once)
     slow_ms = {"direct": 2.0}
     labels = "candidate.label"
     monkeypatch.setattr(

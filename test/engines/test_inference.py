@@ -18,7 +18,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 from policy_node.config.schema import Configuration, parse_configuration
-from policy_node.control.pipeline import match_observations
+from policy_node.control.pairing import match_observations
 from policy_node.engines import in_chunks
 from policy_node.engines.captured import CapturedPolicy
 from policy_node.engines.inference import Inference

@@ -22,7 +22,7 @@ from torch import nn
 
 from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec, DiscreteSpec
-from policy_node.control.pipeline import policy_interface
+from policy_node.control.pairing import policy_interface
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
 from policy_node.policies.interface import parse_memory
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import array
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -30,7 +29,7 @@ from policy_node.messages.registry import command_encoder
 from policy_node.recording.bag import typestore_of
 from policy_node.recording.format import TICK_TYPE, ticks_topic
 from policy_node.recording.recorder import Recording, RecordingPlan
-from policy_node.ros.swap import Deployment, deploy
+from policy_node.ros.deployment import Deployment, deploy
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.untrained import SpacesOnly
 
@@ -204,7 +203,7 @@ def test_a_replay_with_another_policy_says_so(tmp_path: Path) -> None:
     pipeline = deploy(parse_configuration(parameters)).pipeline
     recording = Recording(plan_of(tmp_path, parameters), "0" * 64, rclpy.logging.get_logger("test"))
     recording.start()
-    recording.note_tick(dataclasses.replace(pipeline.step(PERIOD_NS), policy_sha256="0" * 64), 0)
+    recording.note_tick(pipeline.step(PERIOD_NS)._replace(policy_sha256="0" * 64), 0)
     recording.end()
     report_file = tmp_path / "report.json"
     assert main([str(recording.folder), "--json", str(report_file)]) == 0

@@ -19,11 +19,11 @@ from rclpy.time import Time
 from policy_node.config.schema import parse_configuration
 from policy_node.messages.registry import command_encoder
 from policy_node.policies import Policy, WrappedPolicy, load_policy
-from policy_node.ros import control_loop, swap
+from policy_node.ros import control_loop
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import deploy
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import SensorSubscriptions
-from policy_node.ros.swap import deploy
 
 pytestmark = pytest.mark.timing
 
@@ -71,7 +71,10 @@ class Rig:
         changes = {"synchronisation.max_age_s": 5.0, "watchdog.timeout_s": 60.0, "action.safe_command": list(SAFE)}
         self.clock = SetClock(peer.node.get_clock())
         configuration = parse_configuration(parameters_of(model_file, ["robot"], changes))
-        monkeypatch.setattr(swap, "load_policy", lambda *given, **named: BlockingPolicy(load_policy(*given, **named)))
+        monkeypatch.setattr(
+            "policy_node.ros.deployment.load_policy",
+            lambda *given, **named: BlockingPolicy(load_policy(*given, **named)),
+        )
         deployment = deploy(configuration)
         self.policy = deployment.policy
         fields = configuration.action.fields

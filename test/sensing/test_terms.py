@@ -30,8 +30,8 @@ from policy_node.config.schema import Configuration, ConfigurationError, flatten
 from policy_node.config.specs import ArraySpec
 from policy_node.control.pipeline import Pipeline
 from policy_node.messages.reading import UnusableReading
+from policy_node.ros.deployment import deploy
 from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.swap import deploy
 from policy_node.sensing.batch import ObservationBatch, observation_layout
 from policy_node.sensing.synchroniser import RobotState
 from policy_node.sensing.terms import TermLayout, checked_decode, projected_gravity

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import PERIOD_NS, READY, REJECTED, SAFE, STALE, WAITING, Rig
 
-from policy_node.control.pipeline import Pipeline, match_observations
+from policy_node.control.pairing import match_observations
+from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
 
 SENSORS = ("camera", "touch")

@@ -19,7 +19,7 @@ from policy_node.messages.registry import ReadingDecoder
 from policy_node.messages.vectors import VectorReader
 from policy_node.recording.bag import RecordingBag, typestore_of
 from policy_node.recording.replay.bag import BagError
-from policy_node.ros.swap import configured_encoder
+from policy_node.ros.deployment import configured_encoder
 
 # Reads a command `[components]` float64 from a serialised message; raises UnusableReading.
 ReadCommand = Callable[[bytes], np.ndarray]

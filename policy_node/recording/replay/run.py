@@ -44,9 +44,9 @@ from policy_node.recording.replay.time import (
     measure_offsets,
     unfitting,
 )
+from policy_node.ros.deployment import Deployment, deploy
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos
-from policy_node.ros.swap import Deployment, deploy
 from policy_node.sensing.synchroniser import RobotState, Selection
 
 # Node whose namespace topics are relative to, unless the bag names the node that recorded it.

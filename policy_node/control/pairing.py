@@ -1,0 +1,153 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs a policy's observation space with the configured sensors, and a policy file with what is configured of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from policy_node.config.schema import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    SourceConfiguration,
+)
+from policy_node.config.specs import ArraySpec
+from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.interface import parse_memory
+from policy_node.sensing.batch import ObservationLayout, observation_layout
+
+
+def policy_interface(configuration: Configuration) -> PolicyInterface | None:
+    """Return the configured inputs and outputs of a policy file; None when none are configured.
+
+    Raises
+    ------
+    PolicyError
+        When the configuration contradicts itself.
+    """
+    policy, observations = configuration.policy, configuration.observations
+    said = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    if not any(said) and not any(entry.input or entry.history or entry.shape for entry in observations):
+        return None
+    # A policy with one observation takes it under any name.
+    alone = len(observations) == 1 and not observations[0].input
+    keyed = {"observation" if alone else entry.key: entry for entry in observations}
+    try:
+        memories = [parse_memory(text) for text in policy.memory]
+    except PolicyError as error:
+        raise PolicyError(f"policy.memory: {error}") from error
+    in_order = policy.format in ("torchscript", "exported") or (
+        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
+    )
+    return PolicyInterface(
+        # Inputs that are known by their order only are all named.
+        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
+        memory=tuple((name, output) for name, output, _ in memories),
+        lengths=policy.lengths,
+        mask=policy.mask,
+        padding=policy.padding,  # type: ignore[arg-type]
+        action=policy.action,
+        discrete=policy.discrete,
+        low=_bound(policy.low, -np.inf),
+        high=_bound(policy.high, np.inf),
+        history={key: entry.history for key, entry in keyed.items() if entry.history},
+        shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
+        | {name: shape for name, _, shape in memories if shape is not None},
+        dtypes={key: "uint8" for key, entry in keyed.items() if entry.is_image},
+    )
+
+
+def _bound(numbers: tuple[float, ...], none: float) -> tuple[float, ...] | float:
+    return numbers if len(numbers) > 1 else next(iter(numbers), none)
+
+
+def match_observations(
+    configuration: Configuration, policy: Policy, sizes: Mapping[str, int | None] | None = None
+) -> dict[str, ObservationLayout]:
+    """Pair the configured sensors with the policy's observation space.
+
+    Parameters
+    ----------
+    configuration
+        The deployment.
+    policy
+        The policy.
+    sizes
+        By name of a term: how many numbers its messages give, None or missing where only each message says it.
+
+    Returns
+    -------
+    dict
+        Layout by configured key.
+
+    Raises
+    ------
+    ConfigurationError
+        When they do not fit; shows both side by side.
+    """
+    wanted = _wanted(configuration, policy)
+    configured = {observation.key: observation for observation in configuration.observations}
+    problems = [
+        f"observations.keys: '{key}' is not in the policy's observation space"
+        for key in configured
+        if key not in wanted
+    ]
+    problems += [
+        f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
+    ]
+    action = policy.spec.action
+    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
+    layouts = {}
+    for key, observation in configured.items():
+        if key in wanted:
+            policy_key = key if key in policy.spec.observations else "observation"
+            try:
+                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
+            except ConfigurationError as error:
+                problems += error.problems
+    if problems:
+        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
+    return layouts
+
+
+def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
+    """Return the policy's observation space by configured key."""
+    wanted, configured = policy.spec.observations, configuration.observations
+    # A space that is not a Dict has one observation, whatever the user calls it.
+    if list(wanted) == ["observation"] and len(configured) == 1:
+        return {configured[0].key: wanted["observation"]}
+    return wanted
+
+
+def side_by_side(configuration: Configuration, policy: Policy) -> str:
+    """Show the policy's observation space beside the configured sensors, a line per key."""
+    wanted = _wanted(configuration, policy)
+    sensors = {
+        observation.key: _described(observation)
+        + (f", stack {observation.stack}" if observation.stack > 1 else "")
+        + (f" as {observation.stack_as}" if observation.stack_as != "vecframestack" else "")
+        + (f", history {observation.history}" if observation.history else "")
+        for observation in configuration.observations
+    }
+    rows = [
+        (key, str(wanted.get(key, "not there")), sensors.get(key, "not configured")) for key in {**wanted, **sensors}
+    ]
+    rows = [("key", "policy wants", "configured sensor"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+
+
+def _described(source: SourceConfiguration) -> str:
+    """Describe where an observation comes from."""
+    if isinstance(source, ObservationConfiguration) and source.terms:
+        return "terms " + ", ".join(term.term for term in source.terms)
+    paths = list(source.fields) or source.field
+    return (
+        f"{source.type} on {source.topic}"
+        + (f", field {paths}" if paths else "")
+        + (f", joints {list(source.joints)}" if source.joints else "")
+    )
