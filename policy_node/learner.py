@@ -17,6 +17,7 @@ import torch
 
 from policy_node.pipeline import Observed, Pipeline
 from policy_node.policies import Observations, Policy, State
+from policy_node.policies.contract import Tensors
 from policy_node.specs import ArraySpec, PolicySpec
 
 
@@ -136,9 +137,7 @@ class Learner(Policy):
         # The learner's thread computes meanwhile, with the settings of its program.
         return self.act(observations, {}, masks)[0], state
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Show the learner the turn and return its actions."""
         pipeline = self._pipeline
         if pipeline is None or pipeline.observed is None:

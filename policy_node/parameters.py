@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from policy_node.config.registry import ENGINES, POLICY_FORMATS
+
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -23,9 +25,7 @@ IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 VELOCITY_COMMAND_TYPES = (TWIST, TWIST_STAMPED)
 JOINT_COMMAND_TYPES = (JOINT_STATE, JOINT_TRAJECTORY)
 COMMAND_TYPES = (*VELOCITY_COMMAND_TYPES, FLOAT64_ARRAY, *JOINT_COMMAND_TYPES)
-POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
 STACKS = ("vecframestack", "isaac_lab")
-ENGINES = ("auto", "direct", "torchscript", "onnxruntime", "aotinductor", "cuda_graph")
 PRECISIONS = ("float32", "bfloat16", "float16")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 WHEN_SILENT = ("stale", "zeros")
@@ -115,7 +115,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "str",
         "auto",
         "What runs the network; `auto`: at configure the fastest of those that act as the policy does is measured.",
-        allowed=ENGINES,
+        allowed=("auto", *ENGINES.names),
     ),
     Parameter(
         "policy.precision",
@@ -142,15 +142,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         "policy.format",
         "str",
         "auto",
-        "Format of the policy file; `auto`: by its suffix (`.zip`, `.bundle`, `.onnx`, `.pt` or `.ts`, `.pt2`).",
-        allowed=POLICY_FORMATS,
+        "Format of the policy file; `auto`: by its suffix.",
+        allowed=("auto", *POLICY_FORMATS.names),
     ),
     Parameter(
         "policy.memory",
         "list[str]",
         (),
-        "For ONNX, TorchScript and `.pt2`: each memory as `input=output`, fed back per robot, zeros at the start; "
-        "where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
+        "For a file that does not describe itself: each memory as `input=output`, fed back per robot, zeros at the "
+        "start; where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
     ),
     Parameter(
         "policy.lengths",
@@ -260,7 +260,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.input",
         "str",
         "",
-        "Input of an ONNX, TorchScript or `.pt2` policy that takes the observation; empty: the one of the same name.",
+        "Input of the network that takes the observation; empty: the one of the same name.",
     ),
     Parameter(
         "observations.<key>.depth",
@@ -282,8 +282,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.shape",
         "list[int]",
         (),
-        "Shape that an ONNX, TorchScript or `.pt2` policy takes for one robot, where the file does not say it; with "
-        "its stack or history.",
+        "Shape of the network's input for one robot, with its stack or history, where the file does not say it.",
         minimum=1,
         maximum=1_000_000,
     ),

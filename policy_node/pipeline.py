@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy_node.batch import ObservationLayout, observation_layout
+from policy_node.actions import CommandLimiter, CommandMapper
+from policy_node.batch import ObservationBatch, ObservationLayout, observation_layout
 from policy_node.configuration import (
     Configuration,
     ConfigurationError,
@@ -26,6 +27,7 @@ from policy_node.configuration import (
 from policy_node.failures import is_device_failure
 from policy_node.inference import Inference, Inferred
 from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.safe_commands import PresentPositions, SafeCommands
 from policy_node.samples import Sample, SampleRing
@@ -102,6 +104,21 @@ class Observed:
     fresh_start: np.ndarray
 
 
+def make_inference(configuration: Configuration, policy: Policy, layouts: Mapping[str, ObservationLayout]) -> Inference:
+    """Put a policy between its observations and its commands.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy's actions do not fit the configured command.
+    """
+    robots, action, device = len(configuration.robots), configuration.action, policy.device
+    mapper = CommandMapper(policy.spec.action, action, device)
+    limiter = CommandLimiter(action, mapper.components, 1.0 / configuration.control_rate_hz, device)
+    batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, robots, device)
+    return Inference(policy, batch, mapper, limiter, robots)
+
+
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
     """Return what the configuration says about the inputs and outputs of a policy file; None when it says nothing.
 
@@ -121,9 +138,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         memories = [parse_memory(text) for text in policy.memory]
     except PolicyError as error:
         raise PolicyError(f"policy.memory: {error}") from error
-    in_order = policy.format in ("torchscript", "exported") or (
-        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
-    )
+    in_order = format_of(policy.path, policy.format).is_ordered
     return PolicyInterface(
         # Inputs that are known by their order only are all named.
         inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
@@ -302,7 +317,7 @@ class Pipeline:
         self._newest_ages_ns, self._silent_ages_ns = ages_ns[newest], ages_ns[self._silent]
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
         self._present = [[False] * len(self.keys) for _ in self.robots]
-        self._inference = Inference(configuration, policy, layouts)
+        self._inference = make_inference(configuration, policy, layouts)
         self.components = self._inference.components
         checked = dict(decoders)
         for layout in layouts.values():

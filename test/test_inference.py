@@ -21,7 +21,7 @@ from policy_node.configuration import Configuration, parse_configuration
 from policy_node.engines import in_chunks
 from policy_node.engines.captured import CapturedPolicy
 from policy_node.inference import Inference
-from policy_node.pipeline import match_observations
+from policy_node.pipeline import make_inference, match_observations
 from policy_node.policies import Policy
 from policy_node.tools.untrained import SpacesOnly
 
@@ -102,7 +102,7 @@ def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", see
 
 def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:
     layouts = match_observations(configuration, source or policy, {"touch.pressure": 4})
-    inference = Inference(configuration, policy, layouts)
+    inference = make_inference(configuration, policy, layouts)
     inference.warm_up()
     return inference
 

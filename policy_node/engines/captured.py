@@ -7,12 +7,12 @@ Launching each kernel by itself costs more than small networks compute; a graph 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from policy_node.policies.contract import Policy, WrappedPolicy
+from policy_node.policies.contract import Policy, Tensors, WrappedPolicy
 
 Result = TypeVar("Result")
 # PyTorch chooses kernels and allocates work spaces in the first runs.
@@ -75,11 +75,9 @@ class CapturedPolicy(WrappedPolicy):
         self._robots = robots
         self._observations: dict[str, torch.Tensor] = {}
         self._memory: dict[str, torch.Tensor] = {}
-        self._repeat: Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
+        self._repeat: Callable[[], tuple[torch.Tensor, Tensors]] | None = None
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         if len(next(iter(observations.values()))) != self._robots or masks is not None:
             return self.source.act(observations, memory, masks)

@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from policy_node.engines.captured import CapturedPolicy
-from policy_node.policies.contract import Policy, WrappedPolicy
+from policy_node.policies.contract import Policy, Tensors, WrappedPolicy
 
 
 def chunk_size(robots: int, most: int) -> int:
@@ -44,9 +42,7 @@ class ChunkedPolicy(WrappedPolicy):
         super().__init__(source)
         self._rows = rows
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         robots = len(next(iter(observations.values())))
         if robots <= self._rows:

@@ -18,9 +18,11 @@ from policy_node.specs import PolicySpec
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
 
-Observations: TypeAlias = Mapping[str, torch.Tensor] | torch.Tensor
-# A tensor `[robots, *shape]` for each entry of `PolicySpec.memory`; None for a policy without memory.
-State: TypeAlias = dict[str, torch.Tensor] | None
+# By name, `[robots, *shape]`.
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Observations: TypeAlias = Tensors | torch.Tensor
+# A tensor for each entry of `PolicySpec.memory`; None for a policy without memory.
+State: TypeAlias = Tensors | None
 
 
 class PolicyError(ValueError):
@@ -125,12 +127,10 @@ class Policy(ABC):
         return actions, memory or None
 
     @abstractmethod
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments; see `__call__`."""
 
-    def _checked(self, observations: Observations) -> tuple[Mapping[str, torch.Tensor], int]:
+    def _checked(self, observations: Observations) -> tuple[Tensors, int]:
         """Return the observations by key and the number of robots."""
         if isinstance(observations, torch.Tensor):
             observations = {next(iter(self._expected)): observations}

@@ -28,7 +28,6 @@ from policy_node.engines import (
     choose_engine,
     chunk_size,
     in_chunks,
-    own_engine,
     without_engine,
 )
 from policy_node.failures import is_out_of_memory
@@ -283,7 +282,7 @@ class Loading:
         self.ended: Future[None] = Future(executor=executor)
         self.duration_s = 0.0
         self._configuration = configuration
-        self._beside = own_engine(replaced.policy)
+        self._beside = replaced.policy.engine_name
         self._executor = executor
         self._outcome: Deployment | Exception | None = None
         self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)

@@ -24,10 +24,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from policy_node.config.registry import ENGINES
 from policy_node.configuration import ConfigurationError
 from policy_node.engines import EngineChoice
 from policy_node.options import number
-from policy_node.parameters import ENGINES
 from policy_node.pipeline import Pipeline
 from policy_node.policies import Policy, PolicyError, select_device
 from policy_node.synchroniser import RobotState
@@ -379,9 +379,10 @@ def table(options: PipelineOptions, figures: dict[str, Any]) -> Table:
 
 def _engine_names(text: str) -> list[str]:
     names = text.split(",")
-    unknown = [name for name in names if name not in ENGINES]
+    allowed = ("auto", *ENGINES.names)
+    unknown = [name for name in names if name not in allowed]
     if unknown:
-        raise argparse.ArgumentTypeError(f"found '{unknown[0]}', allowed are {', '.join(ENGINES)}")
+        raise argparse.ArgumentTypeError(f"found '{unknown[0]}', allowed are {', '.join(allowed)}")
     return names
 
 

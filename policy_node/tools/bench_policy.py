@@ -27,7 +27,6 @@ from policy_node.engines.choice import (
     all_candidates,
     make,
     one_call,
-    own_engine,
     reason_of,
 )
 from policy_node.engines.parity import TOLERANCES, ParityTrial
@@ -143,14 +142,14 @@ def measure_batch(
         rows.append(row)
         before_mb = _memory_mb(policy.device)
         try:
-            is_own = candidate == Candidate(own_engine(policy))
+            is_own = candidate == Candidate(policy.engine_name)
             built = policy if is_own else make(policy, candidate, trial, channels_last, settings)
             row["error"] = trial.error(built)
             call = one_call(built, trial)
             for _ in range(WARM_UP_RUNS):
                 call()
         except Exception as error:
-            if candidate == Candidate(own_engine(policy)) and is_out_of_memory(error):
+            if candidate == Candidate(policy.engine_name) and is_out_of_memory(error):
                 raise
             row["excluded"] = reason_of(error)
             continue

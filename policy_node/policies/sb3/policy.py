@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_node.policies.contract import State, TorchPolicy
+from policy_node.policies.contract import State, Tensors, TorchPolicy
 from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
@@ -174,9 +174,7 @@ class Sb3Policy(TorchPolicy):
         """Return the memory of robots that have seen nothing yet; with gSDE it holds newly drawn noise."""
         return {name: make(robots) for name, make in self._fresh.items()} or None
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Memory]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         memory = dict(memory)
         if "frames" in memory:
