@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an engine acts as the policy does: on extremes, golden vectors and NaN, with memory, resets and order."""
+"""Compare an engine with its policy: on extremes, golden vectors and NaN, with memory, resets and another order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Outcome:
 
 
 class ParityTrial:
-    """Calls of a policy and what it gave, which an engine must give again.
+    """Calls of a policy with their results, which an engine must give again.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class ParityTrial:
                 spoiled = {**arrays[0], key: arrays[0][key].copy()}
                 spoiled[key][rng.integers(robots)] = np.nan
                 self._steps.append(self._step(spoiled, nothing))
-        # What NaN left in a memory must go no further, and end with a reset.
+        # NaN in a memory must not spread, and a reset must end it.
         self._steps.append(self._step(arrays[0], alternate))
         self._expected = self._run(policy)
 
@@ -87,7 +87,7 @@ class ParityTrial:
         return max(errors)
 
     def _order_errors(self, engine: Policy) -> list[float]:
-        """Return the errors of robots in another order: none of them may influence another one."""
+        """Return the error for robots in another order, none of which may influence another one."""
         first, expected = self._steps[0], self._expected[0]
         flipped = {key: self._laid_out(key, tensor.flip(0)) for key, tensor in first.observations.items()}
         found = self._call(engine, flipped, engine.initial_state(self.robots))[0]
@@ -101,7 +101,7 @@ class ParityTrial:
         return _Step(observations, torch.from_numpy(resets).to(self._policy.device))
 
     def _laid_out(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Return observations with the strides that they will have."""
+        """Return observations with the strides that they have in the node."""
         return tensor.movedim(-3, -1).contiguous().movedim(-1, -3) if key in self._channels_last else tensor
 
     def _run(self, policy: Policy) -> list[_Outcome]:

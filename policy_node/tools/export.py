@@ -158,10 +158,8 @@ def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
         for index, one in enumerate((policy, source)):
             states[index] = one.reset(states[index], torch.from_numpy(rows).to(one.device))
             given = {key: torch.from_numpy(array).to(one.device) for key, array in observations.items()}
-            if allowed is None:
-                action, states[index] = one(given, states[index])
-            else:
-                action, states[index] = one(given, states[index], masks=torch.from_numpy(allowed).to(one.device))
+            masks = None if allowed is None else torch.from_numpy(allowed).to(one.device)
+            action, states[index] = one(given, states[index], masks)
             actions.append(action.cpu().numpy())
         errors.append(action_error(source.spec, *actions))
     return max(errors)
