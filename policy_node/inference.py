@@ -44,24 +44,24 @@ class CommandLimits(Protocol):
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
     ) -> torch.Tensor:
-        """Return `[robots, components + 2]` float64."""
+        """Limit the commands.
 
+        Parameters
+        ----------
+        commands
+            `[robots, components]`.
+        previous
+            `[robots, components]` float64: what was sent last; NaN where nothing was.
+        start
+            `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
+        ramp
+            `[robots]` float64: share of the ramp that has passed, 0 to 1.
 
-class Controls(NamedTuple):
-    """Inputs of one tick from the host, on the device.
-
-    Attributes
-    ----------
-    restart
-        `[robots]` bool: robots whose histories and memories start again; None: no robot's.
-    previous, start, ramp
-        See `policy_node.actions.CommandLimiter`.
-    """
-
-    restart: torch.Tensor | None
-    previous: torch.Tensor
-    start: torch.Tensor
-    ramp: torch.Tensor
+        Returns
+        -------
+        torch.Tensor
+            `[robots, components + 2]` float64.
+        """
 
 
 class Inferred(NamedTuple):
@@ -181,7 +181,7 @@ class Inference:
         fresh_start
             `[robots]` bool: robots whose histories and memories start again.
         previous, start, ramp
-            See `policy_node.actions.CommandLimiter`.
+            See `CommandLimits`.
         """
         with torch.inference_mode():
             self.batch.upload()
@@ -189,8 +189,7 @@ class Inference:
                 numbers = self._link(fresh_start, previous, start, ramp)
             else:
                 restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
-                controls = Controls(restart, *map(torch.from_numpy, (previous, start, ramp)))
-                numbers = self._program(controls).numpy()
+                numbers = self._program(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
         if not self._is_limited:
             nothing = np.zeros(self._robots, bool)
             return Inferred(numbers, nothing, nothing)
@@ -230,28 +229,35 @@ class DeviceProgram:
         """Start the memories of all robots again."""
         self._keep(self._policy.initial_state(self._robots))
 
-    def __call__(self, controls: Controls) -> torch.Tensor:
+    def __call__(
+        self, restart: torch.Tensor | None, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
+    ) -> torch.Tensor:
         """Run the tick; to be called in inference mode.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: robots whose histories and memories start again; None: no robot's.
+        previous, start, ramp
+            See `CommandLimits`; on the device.
 
         Returns
         -------
         torch.Tensor
             `[robots, components]`, with limits the result of `CommandLimits`; NaN where an action was not usable.
         """
-        observations = self._batch.step(controls.restart)
+        observations = self._batch.step(restart)
         memory = self._memory
-        if memory is not None and controls.restart is not None:
-            memory = self._policy.reset(memory, controls.restart)
+        if memory is not None and restart is not None:
+            memory = self._policy.reset(memory, restart)
         actions, memory = self._policy(observations, memory)
         self._keep(memory)
         self._batch.remember(actions)
         commands = self._command_map(actions)
-        if commands.shape != controls.previous.shape:
+        if commands.shape != previous.shape:
             # Rows of another number could not be told apart.
-            raise ValueError(f"its commands are {list(commands.shape)}, not {list(controls.previous.shape)}")
-        if not self._limits.is_needed:
-            return commands
-        return self._limits(commands, controls.previous, controls.start, controls.ramp)
+            raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
+        return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
 
     def _keep(self, memory: State) -> None:
         if not self._static:
@@ -295,7 +301,7 @@ class DeviceLink:
     def __call__(self, restart: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
         """Run the program, after the uploads of the batch were started.
 
-        The arguments are those of `Controls`. The result is float64 and valid until the next call.
+        The arguments are those of `DeviceProgram`. The result is float64 and valid until the next call.
         """
         first, second, third = self._columns
         self._rows[:, :first] = previous
@@ -316,6 +322,5 @@ class DeviceLink:
 
     def _run(self) -> torch.Tensor:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
-        controls = Controls(restart[:, 0] != 0.0, previous, start, ramp[:, 0])
         # Only a contiguous tensor leaves the device without a copy that waits.
-        return self._program(controls).double().contiguous()
+        return self._program(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()

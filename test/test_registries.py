@@ -4,7 +4,7 @@
 
 import json
 import os
-import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,6 +28,7 @@ from policy_node.policies.formats import FORMATS, PolicyFormat, format_of
 from policy_node.tools.export import export_policy
 
 ROOT = Path(__file__).parents[1]
+TABLES = runpy.run_path(str(ROOT / "doc" / "tables.py"))
 EXAMPLE = Path(__file__).parent / "example_package"
 BUILT_IN = ("bundle", "exported", "onnx", "sb3", "torchscript")
 # Engines that need neither a compiler of minutes nor a GPU.
@@ -128,15 +129,10 @@ def test_the_parameters_allow_every_format_and_engine() -> None:
     assert allowed["policy.engine"] == ("auto", *ENGINES.names)
 
 
-def test_the_documentation_has_a_row_for_every_format_and_engine() -> None:
-    policies, engines = ((ROOT / "doc" / name).read_text() for name in ("policies.md", "engines.md"))
-    for kind in FORMATS:
-        suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
-        trust = "yes: `policy.trusted: true`" if kind.runs_code else "no"
-        assert f"| `{kind.name}` | {suffixes} | {kind.description} | {trust} |\n" in policies
-    for engine in ENGINES:
-        assert f"| `{engine.name}` | {engine.description} | {engine.where} |\n" in engines
-    assert len(re.findall(r"^\| `", policies.partition("\n## ")[0], re.MULTILINE)) == len(FORMATS.names)
+@pytest.mark.parametrize("page", sorted({page for page, _ in TABLES["TABLES"]}))
+def test_the_tables_of_the_documentation_are_those_of_the_records(page: str) -> None:
+    text = (ROOT / "doc" / page).read_text()
+    assert TABLES["with_tables"](page, text) == text, "run python doc/tables.py"
 
 
 def test_a_file_without_a_known_suffix_needs_its_format_named(model: Path, tmp_path: Path) -> None:

@@ -145,15 +145,16 @@ def choose_engine(
         quick = [one.label for one in candidates if _is_quick(one)]
         known = EngineChoice(beside if beside in quick else own.label, robots)
     if known is None:
-        return _fastest(policy, robots, settings, laid_out, candidates, key)
+        return _fastest(ParityTrial(policy, robots, laid_out), settings, candidates, key)
     chosen = next(one for one in candidates if one.label == known.name)
     if chosen == own:
         return policy, known
+    trial = ParityTrial(policy, robots, laid_out)
     try:
-        return build(policy, chosen, ParityTrial(policy, robots, laid_out), laid_out, settings).policy, known
+        return build(chosen, trial, settings).policy, known
     except Exception as error:  # it worked when it was measured
         if beside is None:
-            return _fastest(policy, robots, settings, laid_out, candidates, key)
+            return _fastest(trial, settings, candidates, key)
         return policy, without_engine(known, policy, error)
 
 
@@ -175,7 +176,7 @@ def _named(
     if candidates == [Candidate(own)]:
         return policy, EngineChoice(own, robots)
     trial = ParityTrial(policy, robots, channels_last)
-    usable, excluded = build_all(policy, candidates, trial, channels_last, settings)
+    usable, excluded = build_all(candidates, trial, settings)
     if not usable:
         raise EngineError(f"{'; '.join(excluded.values())}; use 'auto' or '{own}'")
     measured_ms = measure(usable, trial) if len(usable) > 1 else {}
@@ -184,21 +185,15 @@ def _named(
 
 
 def _fastest(
-    policy: Policy,
-    robots: int,
-    settings: EngineSettings,
-    channels_last: frozenset[str],
-    candidates: Sequence[Candidate],
-    key: Mapping[str, Any],
+    trial: ParityTrial, settings: EngineSettings, candidates: Sequence[Candidate], key: Mapping[str, Any]
 ) -> tuple[Policy, EngineChoice]:
-    trial = ParityTrial(policy, robots, channels_last)
-    usable, excluded = build_all(policy, candidates, trial, channels_last, settings)
+    usable, excluded = build_all(candidates, trial, settings)
     measured_ms = measure(usable, trial)
     own = usable[0]
     best = min(usable, key=lambda one: measured_ms[one.candidate.label])
     if measured_ms[best.candidate.label] > (1.0 - LEAST_GAIN) * measured_ms[own.candidate.label]:
         best = own
-    choice = EngineChoice(best.candidate.label, robots, measured_ms, excluded)
+    choice = EngineChoice(best.candidate.label, trial.robots, measured_ms, excluded)
     cache.write_entry(key, {"name": choice.name, "measured_ms": measured_ms, "excluded": excluded})
     return best.policy, choice
 
@@ -229,11 +224,7 @@ def all_candidates(policy: Policy, settings: EngineSettings) -> Iterator[Candida
 
 
 def build_all(
-    policy: Policy,
-    candidates: Sequence[Candidate],
-    trial: ParityTrial,
-    channels_last: frozenset[str],
-    settings: EngineSettings,
+    candidates: Sequence[Candidate], trial: ParityTrial, settings: EngineSettings
 ) -> tuple[list[Measurement], dict[str, str]]:
     """Build the candidates and compare them with the policy.
 
@@ -246,7 +237,7 @@ def build_all(
     excluded: dict[str, str] = {}
     for candidate in candidates:
         try:
-            usable.append(build(policy, candidate, trial, channels_last, settings))
+            usable.append(build(candidate, trial, settings))
         except Exception as error:  # whatever an engine does, another one drives
             if settings.engine != "auto" and is_out_of_memory(error):
                 raise
@@ -254,13 +245,7 @@ def build_all(
     return usable, excluded
 
 
-def build(
-    policy: Policy,
-    candidate: Candidate,
-    trial: ParityTrial,
-    channels_last: frozenset[str],
-    settings: EngineSettings,
-) -> Measurement:
+def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Measurement:
     """Build one engine and compare it with the policy.
 
     Raises
@@ -270,9 +255,9 @@ def build(
     Exception
         If it cannot be built or run.
     """
-    if candidate == Candidate(policy.engine_name):
-        return Measurement(candidate, policy, 0.0)
-    built = make(policy, candidate, trial, channels_last, settings)
+    if candidate == Candidate(trial.policy.engine_name):
+        return Measurement(candidate, trial.policy, 0.0)
+    built = make(candidate, trial, settings)
     error = trial.error(built)
     tolerance = TOLERANCES[candidate.precision]
     if error == np.inf:
@@ -282,13 +267,7 @@ def build(
     return Measurement(candidate, built, error)
 
 
-def make(
-    policy: Policy,
-    candidate: Candidate,
-    trial: ParityTrial,
-    channels_last: frozenset[str],
-    settings: EngineSettings,
-) -> Policy:
+def make(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Policy:
     """Build one engine.
 
     Raises
@@ -296,7 +275,8 @@ def make(
     Exception
         If it cannot be built.
     """
-    request = EngineRequest(policy, trial.robots, trial.observations, channels_last, settings, candidate.precision)
+    images, precision = trial.channels_last, candidate.precision
+    request = EngineRequest(trial.policy, trial.robots, trial.observations, images, settings, precision)
     return ENGINES[candidate.engine].build(request)
 
 

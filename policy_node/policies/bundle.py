@@ -38,27 +38,16 @@ from policy_node.policies.vecnormalize import Statistics
 FORMAT = "policy_node bundle"
 VERSION = 1
 DESCRIPTION, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.safetensors"
+_ACTOR_CRITIC = ("ActorCritic", "ActorCriticCnn", "MultiInputActorCritic")
 POLICY_CLASSES = {
     f"{module}.{name}": (module, name)
     for module, names in {
-        "stable_baselines3.common.policies": (
-            "ActorCriticPolicy",
-            "ActorCriticCnnPolicy",
-            "MultiInputActorCriticPolicy",
-        ),
+        "stable_baselines3.common.policies": tuple(f"{kind}Policy" for kind in _ACTOR_CRITIC),
         "stable_baselines3.sac.policies": ("SACPolicy", "CnnPolicy", "MultiInputPolicy"),
         "stable_baselines3.td3.policies": ("TD3Policy", "CnnPolicy", "MultiInputPolicy"),
         "stable_baselines3.dqn.policies": ("DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
-        "sb3_contrib.common.recurrent.policies": (
-            "RecurrentActorCriticPolicy",
-            "RecurrentActorCriticCnnPolicy",
-            "RecurrentMultiInputActorCriticPolicy",
-        ),
-        "sb3_contrib.common.maskable.policies": (
-            "MaskableActorCriticPolicy",
-            "MaskableActorCriticCnnPolicy",
-            "MaskableMultiInputActorCriticPolicy",
-        ),
+        "sb3_contrib.common.recurrent.policies": tuple(f"Recurrent{kind}Policy" for kind in _ACTOR_CRITIC),
+        "sb3_contrib.common.maskable.policies": tuple(f"Maskable{kind}Policy" for kind in _ACTOR_CRITIC),
         "sb3_contrib.tqc.policies": ("TQCPolicy", "CnnPolicy", "MultiInputPolicy"),
         "sb3_contrib.crossq.policies": ("CrossQPolicy",),
         "sb3_contrib.qrdqn.policies": ("QRDQNPolicy", "CnnPolicy", "MultiInputPolicy"),

@@ -7,7 +7,7 @@ They are part of the policy's file and are compared whenever it is loaded, on th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,8 @@ import torch
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 
+# Changes the strides of an observation.
+Layout = Callable[[str, torch.Tensor], torch.Tensor]
 # In shares of the action range. Engines and GPUs add in another order; a wrong weight differs by far more.
 TOLERANCE = 1e-4
 STEPS = 4
@@ -65,36 +67,47 @@ def record_golden(policy: Policy, seed: int = 0) -> GoldenVectors:
     observations = {key: array.reshape(STEPS, robots, *array.shape[1:]) for key, array in rows.items()}
     resets = np.zeros((STEPS, robots), bool)
     resets[RESET_STEP, ::2] = True
-    masks = _masks(spec, robots, rng) if spec.mask else None
-    actions, memory = run_golden(policy, GoldenVectors(observations, resets, np.empty(0), {}, masks))
-    return GoldenVectors(observations, resets, actions, memory, masks)
+    return record_run(policy, observations, resets, _masks(spec, robots, rng) if spec.mask else None)
 
 
-def run_golden(policy: Policy, golden: GoldenVectors) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the actions and the memory that a policy gives for the observations of golden vectors."""
-    steps, robots = golden.resets.shape
-    state = policy.initial_state(robots)
+def record_run(
+    policy: Policy,
+    observations: Mapping[str, np.ndarray],
+    resets: np.ndarray,
+    masks: np.ndarray | None = None,
+    layout: Layout = lambda key, tensor: tensor,
+) -> GoldenVectors:
+    """Run a policy and keep its actions and its memory.
+
+    Parameters
+    ----------
+    policy
+        The policy.
+    observations, resets, masks
+        See `GoldenVectors`.
+    layout
+        Gives the observations of a key, on the device, the strides that they have in the node.
+    """
+    device, state = policy.device, policy.initial_state(resets.shape[1])
     actions, memory = [], []
-    for step in range(steps):
-        state = policy.reset(state, torch.from_numpy(golden.resets[step]).to(policy.device))
-        observations = {
-            key: torch.from_numpy(array[step]).to(policy.device) for key, array in golden.observations.items()
-        }
-        masks = None if golden.masks is None else torch.from_numpy(golden.masks[step]).to(policy.device)
-        action, state = policy(observations, state, masks)
-        actions.append(action.cpu().numpy())
-        memory.append({name: part.cpu().numpy() for name, part in (state or {}).items()})
-    return np.stack(actions), {name: np.stack([part[name] for part in memory]) for name in memory[0]}
+    for step, rows in enumerate(resets):
+        state = policy.reset(state, torch.from_numpy(rows).to(device))
+        given = {key: layout(key, torch.from_numpy(array[step]).to(device)) for key, array in observations.items()}
+        action, state = policy(given, state, None if masks is None else torch.from_numpy(masks[step]).to(device))
+        actions.append(action.cpu().numpy().copy())
+        memory.append({name: part.cpu().numpy().copy() for name, part in (state or {}).items()})
+    kept = {name: np.stack([part[name] for part in memory]) for name in memory[0]}
+    return GoldenVectors(observations, resets, np.stack(actions), kept, masks)
 
 
-def golden_error(policy: Policy, golden: GoldenVectors) -> float:
+def golden_error(policy: Policy, golden: GoldenVectors, layout: Layout = lambda key, tensor: tensor) -> float:
     """Return the largest error of a policy, in shares of the action range; infinite where a choice differs."""
-    actions, memory = run_golden(policy, golden)
-    errors = [action_error(policy.spec, actions, golden.actions)]
+    found = record_run(policy, golden.observations, golden.resets, golden.masks, layout)
+    if not golden.memory.keys() <= found.memory.keys():
+        return np.inf
+    errors = [action_error(policy.spec, *pair) for pair in zip(found.actions, golden.actions, strict=True)]
     for name, expected in golden.memory.items():
-        if name not in memory:
-            return np.inf
-        errors.append(largest_error(memory[name], expected))
+        errors += [largest_error(*pair) for pair in zip(found.memory[name], expected, strict=True)]
     return max(errors)
 
 

@@ -143,7 +143,7 @@ def measure_batch(
         before_mb = _memory_mb(policy.device)
         try:
             is_own = candidate == Candidate(policy.engine_name)
-            built = policy if is_own else make(policy, candidate, trial, channels_last, settings)
+            built = policy if is_own else make(candidate, trial, settings)
             row["error"] = trial.error(built)
             call = one_call(built, trial)
             for _ in range(WARM_UP_RUNS):

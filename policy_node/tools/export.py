@@ -28,7 +28,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
-from policy_node.policies.golden import GoldenVectors, action_error, golden_error, record_golden
+from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
 from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
 from policy_node.policies.vecnormalize import read_vecnormalize
@@ -146,23 +146,15 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
 
 
 def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
-    """Run both policies for some steps, each with its own memory."""
-    rng = np.random.default_rng(robots)
-    states = [one.initial_state(robots) for one in (policy, source)]
-    errors = []
-    for step in range(ROUNDS):
-        observations = {key: spec.example(robots, rng) for key, spec in source.spec.observations.items()}
-        allowed = rng.random((robots, source.spec.mask)) < 0.7 if source.spec.mask and step else None
-        rows = rng.random(robots) < 0.3
-        actions = []
-        for index, one in enumerate((policy, source)):
-            states[index] = one.reset(states[index], torch.from_numpy(rows).to(one.device))
-            given = {key: torch.from_numpy(array).to(one.device) for key, array in observations.items()}
-            masks = None if allowed is None else torch.from_numpy(allowed).to(one.device)
-            action, states[index] = one(given, states[index], masks)
-            actions.append(action.cpu().numpy())
-        errors.append(action_error(source.spec, *actions))
-    return max(errors)
+    """Return the error of a policy over some steps of its source."""
+    rng, spec = np.random.default_rng(robots), source.spec
+    observations = {
+        key: np.stack([array.example(robots, rng) for _ in range(ROUNDS)]) for key, array in spec.observations.items()
+    }
+    masks = rng.random((ROUNDS, robots, spec.mask)) < 0.7 if spec.mask else None
+    if masks is not None:
+        masks[0] = True
+    return golden_error(policy, record_run(source, observations, rng.random((ROUNDS, robots)) < 0.3, masks))
 
 
 def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:

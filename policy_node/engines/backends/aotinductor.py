@@ -49,7 +49,7 @@ def _package_key(request: EngineRequest) -> dict[str, Any]:
 
 ENGINE = Engine(
     name="aotinductor",
-    description="compiled to machine code, once for a policy and a number of robots",
+    description="the acting network compiled to machine code, once for a policy and a number of robots",
     where="needs a C++ compiler and `policy.compile`",
     problem=needs_torch_policy,
     build=_build,

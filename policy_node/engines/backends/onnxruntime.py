@@ -37,7 +37,7 @@ def _build(request: EngineRequest) -> Policy:
 
 ENGINE = Engine(
     name="onnxruntime",
-    description="exported in memory, inputs and outputs bound to the tensors",
+    description="the acting network exported in memory, inputs and outputs bound to the tensors",
     where="CPU; GPU with onnxruntime-gpu",
     problem=needs_torch_policy,
     build=_build,

@@ -23,7 +23,7 @@ def _build(request: EngineRequest) -> Policy:
 
 ENGINE = Engine(
     name="torchscript",
-    description="the same, recorded, frozen and optimised",
+    description="the acting network recorded, frozen and optimised",
     where="every device",
     problem=needs_torch_policy,
     build=_build,

@@ -1,0 +1,76 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write the tables of the documentation that follow from records: `python doc/tables.py`.
+
+A table is the rows below a header line, in one of the pages of `TABLES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from policy_node.engines.backends import ENGINES
+from policy_node.parameters import PARAMETERS
+from policy_node.policies.formats import FORMATS
+
+FOLDER = Path(__file__).parent
+
+
+def parameter_rows() -> list[list[str]]:
+    """Return a row for every parameter."""
+    rows = []
+    for parameter in PARAMETERS:
+        default = "required" if parameter.default is None else f"`{json.dumps(parameter.default)}`"
+        rule = ", ".join(f"`{choice or json.dumps(choice)}`" for choice in parameter.allowed) or parameter.range_text
+        kind = f"`{parameter.type}`"
+        rows.append([f"`{parameter.name}`", kind, parameter.unit, default, rule, parameter.description])
+    return rows
+
+
+def format_rows() -> list[list[str]]:
+    """Return a row for every policy format."""
+    return [
+        [
+            f"`{kind.name}`",
+            ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+            kind.description,
+            "yes: `policy.trusted: true`" if kind.runs_code else "no",
+        ]
+        for kind in FORMATS
+    ]
+
+
+def engine_rows() -> list[list[str]]:
+    """Return a row for every engine, and one for the choice among them."""
+    rows = [[f"`{engine.name}`", engine.description, engine.where] for engine in ENGINES]
+    return [*rows, ["`auto`", "the fastest of them that acts as the policy does", ""]]
+
+
+# Page and header line of each table.
+TABLES: dict[tuple[str, str], Callable[[], list[list[str]]]] = {
+    ("configuration.md", "| parameter | type | unit | default | allowed | what it does |"): parameter_rows,
+    ("policies.md", "| `policy.format` | suffix | what it is | can run code |"): format_rows,
+    ("engines.md", "| `policy.engine` | what it is | where |"): engine_rows,
+}
+
+
+def with_tables(page: str, text: str) -> str:
+    """Return the text of a page with its tables as the records have them."""
+    for (name, header), make_rows in TABLES.items():
+        if name == page:
+            before, found, after = text.partition(f"{header}\n")
+            assert found, f"{page} has no table '{header}'"
+            rule, *lines = after.split("\n")
+            while lines and lines[0].startswith("|"):
+                del lines[0]
+            rows = [f"| {' | '.join(cells)} |" for cells in make_rows()]
+            text = before + found + "\n".join([rule, *rows, *lines])
+    return text
+
+
+if __name__ == "__main__":
+    for name in {page for page, _ in TABLES}:
+        file = FOLDER / name
+        file.write_text(with_tables(name, file.read_text()))
