@@ -597,7 +597,7 @@ def test_weights_beside_an_onnx_file_are_read_and_hashed(tmp_path):
     assert policy(torch.tensor([[1.0, 2.0, 3.0]]), None)[0].tolist() == [[1.0, 2.0]]
     (tmp_path / "policy.data").write_bytes(np.ones((3, 2), np.float32).tobytes())
     assert load_trusted(file).spec.sha256 != policy.spec.sha256
-    with pytest.raises(PolicyError, match="has weights in other files, for which its SHA-256 says nothing"):
+    with pytest.raises(PolicyError, match="has weights in other files, which its SHA-256 does not cover"):
         load_trusted(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     (tmp_path / "policy.data").unlink()
     with pytest.raises(PolicyError, match=r"cannot be read from .*copy that file too"):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -203,6 +205,14 @@ class WrappedPolicy(Policy):
     def reset(self, state: State, rows: torch.Tensor) -> State:
         """Return the state with the memory of some robots as at the start."""
         return self.source.reset(state, rows)
+
+
+def warn(text: str) -> None:
+    """Warn in the name of the code outside of this package that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("policy_node."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def _describe(tensor: torch.Tensor) -> str:

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
-from policy_node.policies.contract import Policy, PolicyError, State, Tensors
+from policy_node.policies.contract import Policy, PolicyError, State, Tensors, warn
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.networks import Network
 from policy_node.policies.pairing import array_spec, misfit, pair_network
@@ -149,10 +148,9 @@ class ForeignPolicy(Policy):
             if fixed is None and batch > 1:
                 return None, outputs[self._pairing.action]
             rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
-            warnings.warn(
+            warn(
                 f"policy file '{file.path}' is run {rows}: {reason or f'it was exported for a batch of {batch}'}; "
-                "export it with a robots axis of any length to run all at once",
-                stacklevel=5,
+                "export it with a robots axis of any length to run all at once"
             )
             return batch, outputs[self._pairing.action]
         raise misfit(

@@ -12,7 +12,6 @@ import base64
 import io
 import json
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.policies import BasePolicy
 
 from policy_node.policies.archive import read_members
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import PolicyError, warn
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.networks import Family, family_of, is_stock, replaced_methods
@@ -166,10 +165,9 @@ def _predict_actor(saved: SavedModel, model: Any, action: ActionSpec, replaced: 
         raise file.error(
             f"acts by its own rules ({', '.join(replaced)}), whose noise cannot be seeded; use deterministic=True"
         )
-    warnings.warn(
+    warn(
         f"policy file '{file.path}' acts by its own rules ({', '.join(replaced)}): its _predict is run, which is "
-        "slower; compare its actions with those of model.predict",
-        stacklevel=6,
+        "slower; compare its actions with those of model.predict"
     )
     finish = None
     if isinstance(action, ArraySpec):
