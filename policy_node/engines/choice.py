@@ -93,11 +93,10 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A policy that a candidate runs, with its largest error in shares of the action range."""
+    """A policy, run by a candidate, that acts as it should."""
 
     candidate: Candidate
     policy: Policy
-    error: float
 
 
 def choose_engine(
@@ -175,27 +174,30 @@ def _named(
         raise EngineError(f"'{name}' {ENGINES[name].problem(policy)}; use 'auto' or '{own}'")
     if candidates == [Candidate(own)]:
         return policy, EngineChoice(own, robots)
-    trial = ParityTrial(policy, robots, channels_last)
-    usable, excluded = build_all(candidates, trial, settings)
-    if not usable:
-        raise EngineError(f"{'; '.join(excluded.values())}; use 'auto' or '{own}'")
-    measured_ms = measure(usable, trial) if len(usable) > 1 else {}
-    best = min(usable, key=lambda one: measured_ms.get(one.candidate.label, 0.0))
-    return best.policy, EngineChoice(best.candidate.label, robots, measured_ms, excluded)
+    return _best(ParityTrial(policy, robots, channels_last), settings, candidates)
 
 
 def _fastest(
     trial: ParityTrial, settings: EngineSettings, candidates: Sequence[Candidate], key: Mapping[str, Any]
 ) -> tuple[Policy, EngineChoice]:
+    """Return the policy, run by the fastest engine, and remember the choice."""
+    policy, choice = _best(trial, settings, candidates)
+    value = {"name": choice.name, "measured_ms": choice.measured_ms, "excluded": choice.excluded}
+    cache.write_entry(key, value)
+    return policy, choice
+
+
+def _best(trial: ParityTrial, settings: EngineSettings, candidates: Sequence[Candidate]) -> tuple[Policy, EngineChoice]:
+    """Build and measure the candidates; the first one that can be used stays unless another is clearly faster."""
     usable, excluded = build_all(candidates, trial, settings)
-    measured_ms = measure(usable, trial)
-    own = usable[0]
-    best = min(usable, key=lambda one: measured_ms[one.candidate.label])
-    if measured_ms[best.candidate.label] > (1.0 - LEAST_GAIN) * measured_ms[own.candidate.label]:
-        best = own
-    choice = EngineChoice(best.candidate.label, trial.robots, measured_ms, excluded)
-    cache.write_entry(key, {"name": choice.name, "measured_ms": measured_ms, "excluded": excluded})
-    return best.policy, choice
+    if not usable:
+        raise EngineError(f"{'; '.join(excluded.values())}; use 'auto' or '{trial.policy.engine_name}'")
+    measured_ms = measure(usable, trial) if len(usable) > 1 else {}
+    best = min(usable, key=lambda one: measured_ms.get(one.candidate.label, 0.0))
+    label, first = best.candidate.label, usable[0].candidate.label
+    if label != first and measured_ms[label] > (1.0 - LEAST_GAIN) * measured_ms[first]:
+        best, label = usable[0], first
+    return best.policy, EngineChoice(label, trial.robots, measured_ms, excluded)
 
 
 def without_engine(choice: EngineChoice, policy: Policy, error: Exception) -> EngineChoice:
@@ -256,7 +258,7 @@ def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) ->
         If it cannot be built or run.
     """
     if candidate == Candidate(trial.policy.engine_name):
-        return Measurement(candidate, trial.policy, 0.0)
+        return Measurement(candidate, trial.policy)
     built = make(candidate, trial, settings)
     error = trial.error(built)
     tolerance = TOLERANCES[candidate.precision]
@@ -264,7 +266,7 @@ def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) ->
         raise EngineError("it takes other choices than the policy")
     if not error <= tolerance:
         raise EngineError(f"it differs by {error:.1e} of the action range from the policy, allowed is {tolerance:g}")
-    return Measurement(candidate, built, error)
+    return Measurement(candidate, built)
 
 
 def make(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Policy:
