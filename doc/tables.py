@@ -1,62 +1,108 @@
-#!/usr/bin/env python3
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of configuration.md that follow from the code: parameters, message types, encodings, commands."""
+"""Write the tables of the documentation that follow from records: `python doc/tables.py`.
+
+A table is the rows below a header line, in one of the pages of `TABLES`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from policy_node.config.parameters import PARAMETERS, Parameter
-from policy_node.messages.commands import COMMANDS, CommandType
-from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
+from policy_node.config.parameters import PARAMETERS
+from policy_node.engines.backends import ENGINES
+from policy_node.messages.commands import COMMANDS
+from policy_node.messages.encodings import ENCODINGS, KEEP
 from policy_node.messages.types import TYPES
+from policy_node.policies.formats import FORMATS
 
-CONFIGURATION = Path(__file__).parent / "configuration.md"
+FOLDER = Path(__file__).parent
 
 
-def with_tables(text: str) -> str:
-    """Return the text of configuration.md with its tables as the code has them."""
-    for heading, rows in (
-        ("Message types", [(kind.name, kind.gives, kind.count) for kind in TYPES.values()]),
-        ("Image encodings", map(_encoding, ENCODINGS.values())),
-        ("Command types", map(_command_type, COMMANDS.values())),
-        ("All parameters", map(_parameter, PARAMETERS)),
-    ):
-        text = _with_rows(text, heading, rows)
+def parameter_rows() -> list[list[str]]:
+    """Return a row for every parameter."""
+    rows = []
+    for parameter in PARAMETERS:
+        default = "required" if parameter.default is None else f"`{json.dumps(parameter.default)}`"
+        rule = ", ".join(f"`{choice or json.dumps(choice)}`" for choice in parameter.allowed) or parameter.range_text
+        kind = f"`{parameter.type}`"
+        rows.append([f"`{parameter.name}`", kind, parameter.unit, default, rule, parameter.description])
+    return rows
+
+
+def format_rows() -> list[list[str]]:
+    """Return a row for every policy format."""
+    return [
+        [
+            f"`{kind.name}`",
+            ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+            kind.description,
+            "yes: `policy.trusted: true`" if kind.runs_code else "no",
+        ]
+        for kind in FORMATS
+    ]
+
+
+def engine_rows() -> list[list[str]]:
+    """Return a row for every engine, and one for the choice among them."""
+    rows = [[f"`{engine.name}`", engine.description, engine.where] for engine in ENGINES]
+    return [*rows, ["`auto`", "the fastest of them that acts as the policy does", ""]]
+
+
+def type_rows() -> list[list[str]]:
+    """Return a row for every message type that can be observed."""
+    return [[kind.name, kind.gives, kind.count] for kind in TYPES.values()]
+
+
+def encoding_rows() -> list[list[str]]:
+    """Return a row for every image encoding, with those that it converts to."""
+    rows = []
+    for encoding in ENCODINGS.values():
+        others = [f"`{other.name}`" for other in ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)]
+        rows.append([f"`{encoding.name}`", f"{encoding.dtype} × {encoding.channels}", ", ".join(others)])
+    return rows
+
+
+def command_rows() -> list[list[str]]:
+    """Return a row for every type of commands."""
+    return [
+        [
+            kind.name,
+            f"`action.{kind.named_by}`" if kind.named_by else "their order",
+            "yes" if kind.is_velocity else "no",
+        ]
+        for kind in COMMANDS.values()
+    ]
+
+
+# Page and header line of each table.
+TABLES: dict[tuple[str, str], Callable[[], list[list[str]]]] = {
+    ("configuration.md", "| parameter | type | unit | default | allowed | what it does |"): parameter_rows,
+    ("configuration.md", "| type | gives | count |"): type_rows,
+    ("configuration.md", "| encoding | pixels | becomes |"): encoding_rows,
+    ("configuration.md", "| type | components are named by | zeros are safe |"): command_rows,
+    ("policies.md", "| `policy.format` | suffix | what it is | can run code |"): format_rows,
+    ("engines.md", "| `policy.engine` | what it is | where |"): engine_rows,
+}
+
+
+def with_tables(page: str, text: str) -> str:
+    """Return the text of a page with its tables as the records have them."""
+    for (name, header), make_rows in TABLES.items():
+        if name == page:
+            before, found, after = text.partition(f"{header}\n")
+            assert found, f"{page} has no table '{header}'"
+            rule, *lines = after.split("\n")
+            while lines and lines[0].startswith("|"):
+                del lines[0]
+            rows = [f"| {' | '.join(cells)} |" for cells in make_rows()]
+            text = before + found + "\n".join([rule, *rows, *lines])
     return text
 
 
-def _with_rows(text: str, heading: str, rows: Iterable[Sequence[str]]) -> str:
-    """Replace the rows of the first table of a section; the head of the table stays."""
-    before, found, rest = text.partition(f"## {heading}\n")
-    assert found, f"{CONFIGURATION} has no section '{heading}'"
-    lines = rest.splitlines(keepends=True)
-    first = next(index for index, line in enumerate(lines) if line.startswith("|---")) + 1
-    last = first
-    while last < len(lines) and lines[last].startswith("| "):
-        last += 1
-    lines[first:last] = [f"| {' | '.join(cells)} |\n" for cells in rows]
-    return before + found + "".join(lines)
-
-
-def _encoding(encoding: Encoding) -> tuple[str, str, str]:
-    others = [f"`{other.name}`" for other in ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)]
-    return f"`{encoding.name}`", f"{encoding.dtype} × {encoding.channels}", ", ".join(others)
-
-
-def _command_type(kind: CommandType) -> tuple[str, str, str]:
-    named_by = f"`action.{kind.named_by}`" if kind.named_by else "their order"
-    return kind.name, named_by, "yes" if kind.is_velocity else "no"
-
-
-def _parameter(parameter: Parameter) -> tuple[str, ...]:
-    default = "required" if parameter.default is None else f"`{json.dumps(parameter.default)}`"
-    rule = ", ".join(f"`{choice or json.dumps(choice)}`" for choice in parameter.allowed) or parameter.range_text
-    return f"`{parameter.name}`", f"`{parameter.type}`", parameter.unit, default, rule, parameter.description
-
-
 if __name__ == "__main__":
-    CONFIGURATION.write_text(with_tables(CONFIGURATION.read_text()))
+    for name in {page for page, _ in TABLES}:
+        file = FOLDER / name
+        file.write_text(with_tables(name, file.read_text()))

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
-from policy_node.config.parameters import ENGINES
+from policy_node.config.registry import ENGINES
 from policy_node.config.schema import ConfigurationError
 from policy_node.control.pipeline import Pipeline
 from policy_node.engines import EngineChoice
@@ -57,9 +57,10 @@ READING_AGE_NS = 15_000_000
 
 def _engine_names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in ENGINES]
+    allowed = ("auto", *ENGINES.names)
+    unknown = [name for name in names if name not in allowed]
     if unknown:
-        raise argparse.ArgumentTypeError(f"found '{unknown[0]}', allowed are {', '.join(ENGINES)}")
+        raise argparse.ArgumentTypeError(f"found '{unknown[0]}', allowed are {', '.join(allowed)}")
     return names
 
 

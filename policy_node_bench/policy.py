@@ -22,7 +22,7 @@ from rich.table import Table
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.engines import EngineSettings
-from policy_node.engines.choice import Candidate, all_candidates, make, one_call, own_engine, reason_of
+from policy_node.engines.choice import Candidate, all_candidates, make, one_call, reason_of
 from policy_node.engines.failures import is_out_of_memory
 from policy_node.engines.parity import TOLERANCES, ParityTrial
 from policy_node.policies import Policy, PolicyError, load_policy
@@ -113,14 +113,14 @@ def measure_batch(
         rows.append(row)
         before_mb = _memory_mb(policy.device)
         try:
-            is_own = candidate == Candidate(own_engine(policy))
-            built = policy if is_own else make(policy, candidate, trial, channels_last, settings)
+            is_own = candidate == Candidate(policy.engine_name)
+            built = policy if is_own else make(candidate, trial, settings)
             row["error"] = trial.error(built)
             call = one_call(built, trial)
             for _ in range(WARM_UP_RUNS):
                 call()
         except Exception as error:
-            if candidate == Candidate(own_engine(policy)) and is_out_of_memory(error):
+            if candidate == Candidate(policy.engine_name) and is_out_of_memory(error):
                 raise
             row["excluded"] = reason_of(error)
             continue

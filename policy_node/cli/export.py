@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -25,26 +24,22 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from torch import nn
 
 from policy_node.config.specs import PolicySpec
-from policy_node.engines.network import PolicyNetwork
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
-from policy_node.policies.golden import GoldenVectors, action_error, golden_error, record_golden
-from policy_node.policies.metadata import FileDescription, archive_sha256, description_to_texts
+from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
 from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
-from policy_node.policies.sb3.policy import Sb3Policy
-from policy_node.policies.vecnormalize import Statistics, read_vecnormalize
+from policy_node.policies.vecnormalize import read_vecnormalize
 
-SUFFIXES = {"bundle": (".bundle",), "onnx": (".onnx",), "torchscript": (".pt", ".ts"), "exported": (".pt2",)}
+# Of the formats that can be written.
+SUFFIXES = {one.name: one.suffixes for one in FORMATS if one.write is not None}
 # Of the action range; what engines may differ by on one machine.
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 7)
 ROUNDS = 3
-# Inputs of exported files that are not observations.
-_ACTION_MASK = "action_mask"
 
 
 def export_policy(
@@ -81,7 +76,8 @@ def export_policy(
     """
     _check_suffix(output, format)
     report(f"reading {model}")
-    saved, statistics, policy = _read_source(model, vecnormalize)
+    saved, file = _read_source(model, vecnormalize)
+    policy = build_sb3(saved, file)
     report("recording golden vectors")
     golden = record_golden(policy)
     report(f"writing {output} as {format}")
@@ -89,12 +85,7 @@ def export_policy(
     unverified = output.with_name(f".unverified_{os.getpid()}_{output.name}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        if format == "bundle":
-            from policy_node.policies.bundle import bundle_to_bytes
-
-            unverified.write_bytes(bundle_to_bytes(saved, statistics, policy, golden, str(model)))
-        else:
-            _write_described(policy, format, golden, unverified, model)
+        _write(FORMATS[format], ExportSource(saved, file.statistics, policy, golden, str(model)), unverified)
         report(f"verifying {output}")
         written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
@@ -157,25 +148,15 @@ def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy |
 
 
 def _batch_error(policy: Policy, source: Policy, robots: int) -> float:
-    """Run both policies for some steps, each with its own memory."""
-    rng = np.random.default_rng(robots)
-    states = [one.initial_state(robots) for one in (policy, source)]
-    errors = []
-    for step in range(ROUNDS):
-        observations = {key: spec.example(robots, rng) for key, spec in source.spec.observations.items()}
-        allowed = rng.random((robots, source.spec.mask)) < 0.7 if source.spec.mask and step else None
-        rows = rng.random(robots) < 0.3
-        actions = []
-        for index, one in enumerate((policy, source)):
-            states[index] = one.reset(states[index], torch.from_numpy(rows).to(one.device))
-            given = {key: torch.from_numpy(array).to(one.device) for key, array in observations.items()}
-            if allowed is None:
-                action, states[index] = one(given, states[index])
-            else:
-                action, states[index] = one(given, states[index], masks=torch.from_numpy(allowed).to(one.device))
-            actions.append(action.cpu().numpy())
-        errors.append(action_error(source.spec, *actions))
-    return max(errors)
+    """Return the error of a policy over some steps of its source."""
+    rng, spec = np.random.default_rng(robots), source.spec
+    observations = {
+        key: np.stack([array.example(robots, rng) for _ in range(ROUNDS)]) for key, array in spec.observations.items()
+    }
+    masks = rng.random((ROUNDS, robots, spec.mask)) < 0.7 if spec.mask else None
+    if masks is not None:
+        masks[0] = True
+    return golden_error(policy, record_run(source, observations, rng.random((ROUNDS, robots)) < 0.3, masks))
 
 
 def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:
@@ -201,7 +182,7 @@ def _demand(errors: Mapping[str, float], path: str, tolerance: float = TOLERANCE
             raise PolicyError(f"'{path}' {found} {against}; allowed is {tolerance:g}")
 
 
-def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, dict[str, Statistics], Sb3Policy]:
+def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, PolicyFile]:
     if model.suffix != ".zip":
         raise PolicyError(
             f"'{model}' is no .zip file that model.save() of Stable-Baselines3 wrote; only these are exported"
@@ -213,119 +194,36 @@ def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, di
             f"policy file '{model}' cannot be read: {error.strerror}; give the path of a .zip file"
         ) from error
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
-    saved = read_sb3(content, str(model))
     sha256 = hashlib.sha256(content).hexdigest()
-    return saved, statistics, build_sb3(saved, str(model), sha256, torch.device("cpu"), statistics)
+    file = PolicyFile(content, str(model), sha256, torch.device("cpu"), statistics=statistics)
+    return read_sb3(content, str(model)), file
 
 
-def _write_described(policy: Sb3Policy, format: str, golden: GoldenVectors, output: Path, model: Path) -> None:
-    """Write a file for another engine, with its description inside."""
-    description = _describe(policy, golden)
-    rng = np.random.default_rng(0)
-    robots = 3
-    example = [torch.from_numpy(spec.example(robots, rng)) for spec in policy.spec.observations.values()]
-    example += (policy.initial_state(robots) or {}).values()
-    if policy.spec.mask:
-        example.append(torch.ones(robots, policy.spec.mask, dtype=torch.bool))
-    network = PolicyNetwork(policy, masked=bool(policy.spec.mask)).eval()
-    write = {"onnx": _write_onnx, "torchscript": _write_torchscript, "exported": _write_exported}[format]
+def _write(kind: PolicyFormat, source: ExportSource, output: Path) -> None:
+    """Write a policy in another format, without the noise of PyTorch's exporters."""
+    assert kind.write is not None
     validates = torch.distributions.Distribution._validate_args
     # Checks of values are branches, which a recorded computation cannot have.
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
         with warnings.catch_warnings(), torch.no_grad(), full_precision(), _quiet_exporters():
             warnings.simplefilter("ignore")
-            write(network, tuple(example), description, output)
+            kind.write(source, output)
     except ModuleNotFoundError as error:
         raise PolicyError(
-            f"format {format} needs {error.name}, which is not installed; pip install onnx onnxruntime onnxscript"
+            f"format {kind.name} needs {error.name}, which is not installed; pip install {' '.join(kind.requires)}"
         ) from error
-    except OSError:
+    except (OSError, PolicyError):
         raise
     except Exception as error:
-        alternative = "torchscript" if format != "torchscript" else "bundle"
+        alternative = "torchscript" if kind.name != "torchscript" else "bundle"
         raise PolicyError(
-            f"the computation of '{model}' cannot be written as {format} ({type(error).__name__}: "
+            f"the computation of '{source.path}' cannot be written as {kind.name} ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); rewrite what its own "
             f"classes do with tensor operations alone, or try --format {alternative}"
         ) from error
     finally:
         torch.distributions.Distribution.set_default_validate_args(validates)
-
-
-def _describe(policy: Sb3Policy, golden: GoldenVectors) -> FileDescription:
-    spec = policy.spec
-    taken = {*spec.memory, *(f"next_{name}" for name in spec.memory), _ACTION_MASK, "action"}
-    return FileDescription(
-        spec=spec,
-        inputs={key: f"observation_{key}" if key in taken else key for key in spec.observations},
-        memory=tuple((name, f"next_{name}") for name in spec.memory),
-        action_mask=_ACTION_MASK if spec.mask else "",
-        action="action",
-        source_sha256=spec.sha256,
-        golden=golden,
-    )
-
-
-def _dynamic(example: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    robots = torch.export.Dim("robots", min=1)
-    # One argument: the list of all tensors.
-    return (tuple({0: robots} for _ in example),)
-
-
-def _write_onnx(
-    network: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    description: FileDescription,
-    output: Path,
-) -> None:
-    import onnx
-    import onnxscript  # noqa: F401  torch.onnx needs it, and says so less clearly.
-
-    from policy_node.policies.onnx import model_sha256
-
-    program = torch.onnx.export(
-        network,
-        example,
-        dynamic_shapes=_dynamic(example),
-        input_names=description.input_names,
-        output_names=description.output_names,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
-    # As it will be read: the file may order what the exporter holds in memory in another way.
-    model = onnx.load_model_from_string(model.SerializeToString())
-    onnx.helper.set_model_props(model, description_to_texts(description, model_sha256(model)))
-    # One file, unlike what torch makes of large networks; that is possible up to 2 GiB.
-    output.write_bytes(model.SerializeToString())
-
-
-def _write_torchscript(
-    network: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    description: FileDescription,
-    output: Path,
-) -> None:
-    traced = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False).eval())
-    bare = io.BytesIO()
-    torch.jit.save(traced, bare)
-    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
-    torch.jit.save(traced, str(output), _extra_files=texts)
-
-
-def _write_exported(
-    network: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    description: FileDescription,
-    output: Path,
-) -> None:
-    program = torch.export.export(network, example, dynamic_shapes=_dynamic(example))
-    bare = io.BytesIO()
-    torch.export.save(program, bare)
-    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
-    torch.export.save(program, output, extra_files=texts)
 
 
 @contextlib.contextmanager
@@ -373,7 +271,7 @@ def verify_file(
     golden = policy.golden
     if golden is None and against is None:
         raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
-    source = None if against is None else _read_source(against, vecnormalize)[2]
+    source = None if against is None else build_sb3(*_read_source(against, vecnormalize))
     errors = verify_policy(policy, golden, source)
     # A GPU adds in another order.
     _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)

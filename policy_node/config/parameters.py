@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, Choices
+from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
-POLICY_FORMATS = ("auto", "sb3", "bundle", "onnx", "torchscript", "exported")
 STACKS = ("vecframestack", "isaac_lab")
-ENGINES = ("auto", "direct", "torchscript", "onnxruntime", "aotinductor", "cuda_graph")
 PRECISIONS = ("float32", "bfloat16", "float16")
 TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
 WHEN_SILENT = ("stale", "zeros")
@@ -105,7 +104,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "str",
         "auto",
         "What runs the network; `auto`: at configure the fastest of those that act as the policy does is measured.",
-        allowed=ENGINES,
+        allowed=("auto", *ENGINES.names),
     ),
     Parameter(
         "policy.precision",
@@ -132,15 +131,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         "policy.format",
         "str",
         "auto",
-        "Format of the policy file; `auto`: by its suffix (`.zip`, `.bundle`, `.onnx`, `.pt` or `.ts`, `.pt2`).",
-        allowed=POLICY_FORMATS,
+        "Format of the policy file; `auto`: by its suffix.",
+        allowed=("auto", *POLICY_FORMATS.names),
     ),
     Parameter(
         "policy.memory",
         "list[str]",
         (),
-        "For ONNX, TorchScript and `.pt2`: each memory as `input=output`, fed back per robot, zeros at the start; "
-        "where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
+        "For a file that does not describe itself: each memory as `input=output`, fed back per robot, zeros at the "
+        "start; where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
     ),
     Parameter(
         "policy.lengths",
@@ -249,7 +248,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.input",
         "str",
         "",
-        "Input of an ONNX, TorchScript or `.pt2` policy that takes the observation; empty: the one of the same name.",
+        "Input of the network that takes the observation; empty: the one of the same name.",
     ),
     Parameter(
         "observations.<key>.depth",
@@ -271,8 +270,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "observations.<key>.shape",
         "list[int]",
         (),
-        "Shape that an ONNX, TorchScript or `.pt2` policy takes for one robot, where the file does not say it; with "
-        "its stack or history.",
+        "Shape of the network's input for one robot, with its stack or history, where the file does not say it.",
         minimum=1,
         maximum=1_000_000,
     ),

@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Specs say what an array is: its name, shape, dtype and bounds.
+"""Specs: name, shape, dtype and bounds of the arrays of one robot.
 
-They describe one robot; batches add a leading robots axis. Nothing here knows ROS, torch or Gymnasium.
+Batches add a leading robots axis. This module knows neither ROS nor PyTorch nor Gymnasium.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ArraySpec:
     Parameters
     ----------
     name
-        What the array is called in messages and errors.
+        Of the array in messages and errors.
     shape
         Length of every axis; ``()`` is a scalar.
     dtype
@@ -77,7 +77,7 @@ class ArraySpec:
         Raises
         ------
         ValueError
-            If shape or dtype differ, or a value is NaN or outside the bounds; says the spec and what was found.
+            If shape or dtype differ, or a value is NaN or outside the bounds.
         """
         if not isinstance(array, np.ndarray):
             raise ValueError(f"expected {self}, found {type(array).__name__}")
@@ -93,7 +93,7 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        An infinite bound counts as -1 or +1, or as one beyond the other bound where that is nearer to it.
+        An infinite bound counts as -1 or +1, or as 1 from the other bound where that lies beyond.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class ArraySpec:
         return np.clip(drawn, self.low, self.high)
 
     def __str__(self) -> str:
-        """Say name, dtype, shape and bounds, as in ``image: uint8 [3, 64, 64] in [0, 255]``."""
+        """Return name, dtype, shape and bounds, as in ``image: uint8 [3, 64, 64] in [0, 255]``."""
         kind = f"{self.name}: {self.dtype} {list(self.shape)}"
         if self.low.size == 0:
             return kind
@@ -139,7 +139,7 @@ class DiscreteSpec:
     Parameters
     ----------
     name
-        What the choice is called in messages and errors.
+        Of the choice in messages and errors.
     n
         Number of choices, at least 1.
     """
@@ -148,7 +148,7 @@ class DiscreteSpec:
     n: int
 
     def __str__(self) -> str:
-        """Say name and choices, as in ``action: one of 4 choices, 0 to 3``."""
+        """Return name and choices, as in ``action: one of 4 choices, 0 to 3``."""
         return f"{self.name}: one of {self.n} choices, 0 to {self.n - 1}"
 
 
@@ -159,7 +159,7 @@ class MultiDiscreteSpec:
     Parameters
     ----------
     name
-        What the choices are called in messages and errors.
+        Of the choices in messages and errors.
     choices
         Number of choices of each, at least 1; a MultiBinary space has 2 everywhere.
     """
@@ -168,7 +168,7 @@ class MultiDiscreteSpec:
     choices: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Say name and choices, as in ``action: 3 at once, each one of 2, 2, 4 choices``."""
+        """Return name and choices, as in ``action: 3 at once, each one of 2, 2, 4 choices``."""
         return f"{self.name}: {len(self.choices)} at once, each one of {', '.join(map(str, self.choices))} choices"
 
 
@@ -177,7 +177,7 @@ ActionSpec: TypeAlias = "ArraySpec | DiscreteSpec | MultiDiscreteSpec"
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What a policy takes, remembers and gives.
+    """The inputs, the memory and the action of a policy.
 
     Parameters
     ----------
@@ -186,11 +186,11 @@ class PolicySpec:
     action
         The final action of one robot.
     algorithm
-        The name of the algorithm that trained the policy, such as ``PPO``.
+        Algorithm that trained the policy, such as ``PPO``.
     sha256
-        Hexadecimal SHA-256 of the file that the policy came from.
+        Hexadecimal SHA-256 of the policy's file.
     memory
-        What the policy remembers of one robot from step to step; empty for a policy without memory.
+        Arrays that the policy keeps for one robot from step to step; empty for a policy without memory.
     mask
         Length of the mask of allowed choices that the policy takes for one robot; 0 if it takes none.
     """

@@ -17,6 +17,7 @@ from policy_node.config.schema import (
 )
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
 
@@ -40,9 +41,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         memories = [parse_memory(text) for text in policy.memory]
     except PolicyError as error:
         raise PolicyError(f"policy.memory: {error}") from error
-    in_order = policy.format in ("torchscript", "exported") or (
-        policy.format == "auto" and policy.path.endswith((".pt", ".ts", ".pt2"))
-    )
+    in_order = format_of(policy.path, policy.format).is_ordered
     return PolicyInterface(
         # Inputs that are known by their order only are all named.
         inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from policy_node.config.schema import Configuration, ConfigurationError
+from policy_node.control.actions import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
 from policy_node.control.safe_commands import PresentPositions, SafeCommands
@@ -23,13 +24,28 @@ from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
 from policy_node.messages.reading import Decode
 from policy_node.policies import Policy
-from policy_node.sensing.batch import ObservationLayout
+from policy_node.sensing.batch import ObservationBatch, ObservationLayout
 from policy_node.sensing.fleet_samples import FleetSamples
 from policy_node.sensing.staging import OrZeros, Rejections, Staging
 from policy_node.sensing.synchroniser import RobotState, Selection
 from policy_node.sensing.terms import checked_decode
 
 STOPPED_REASON = "stopped by an operator, until resumed"
+
+
+def make_inference(configuration: Configuration, policy: Policy, layouts: Mapping[str, ObservationLayout]) -> Inference:
+    """Connect a policy to its observations and to its commands.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy's actions do not fit the configured command.
+    """
+    robots, action, device = len(configuration.robots), configuration.action, policy.device
+    mapper = CommandMapper(policy.spec.action, action, device)
+    limiter = CommandLimiter(action, mapper.components, 1.0 / configuration.control_rate_hz, device)
+    batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, robots, device)
+    return Inference(policy, batch, mapper, limiter, robots)
 
 
 def left_to(owner: str) -> str:
@@ -83,7 +99,7 @@ class Pipeline:
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
         self._samples = FleetSamples(configuration)
         self.keys = self._samples.names
-        self._inference = Inference(configuration, policy, layouts)
+        self._inference = make_inference(configuration, policy, layouts)
         self.components = self._inference.components
         self._rejections = Rejections(len(self.robots))
         self._staging = self._make_staging(layouts, decoders)

@@ -1,17 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What runs a policy: `choose_engine` measures the engines that act as the policy does, and takes the fastest."""
+"""Engines run a policy: `choose_engine` takes the fastest of those that act as the policy does.
+
+One module of `backends` builds each engine. This room knows the contract of a policy, but no file format.
+"""
 
 from __future__ import annotations
 
-from policy_node.engines.builders import EngineError
-from policy_node.engines.choice import (
-    EngineChoice,
-    EngineSettings,
-    choose_engine,
-    own_engine,
-    without_engine,
-)
+from policy_node.engines.backends import EngineError, EngineSettings
+from policy_node.engines.choice import EngineChoice, choose_engine, without_engine
 from policy_node.engines.chunks import chunk_size, in_chunks
 
 __all__ = [
@@ -21,6 +18,5 @@ __all__ = [
     "choose_engine",
     "chunk_size",
     "in_chunks",
-    "own_engine",
     "without_engine",
 ]

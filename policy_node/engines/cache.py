@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured and compiled before, kept in the user's cache: ``$XDG_CACHE_HOME/policy_node``."""
+"""Keep measurements and compiled engines in the user's cache, ``$XDG_CACHE_HOME/policy_node``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from typing import Any
 
 import torch
 
+from policy_node.engines.backends import EngineSettings
+from policy_node.policies.contract import Policy
+
 _PACKAGES = ("policy_node", "torch", "onnxruntime", "numpy", "stable-baselines3", "sb3-contrib")
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's cache, which may not be there."""
+    """Return the folder of this user's cache, which may not exist."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # As the XDG specification has it, a relative path is not used.
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "policy_node"
 
 
 def machine_key(device: torch.device) -> dict[str, str]:
-    """Return what the speed of engines depends on beside the policy: processor or GPU, and versions."""
+    """Return the processor or GPU and the versions of packages, on which the speed of engines depends."""
     if device.type == "cuda":
         processor = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
@@ -36,13 +39,29 @@ def machine_key(device: torch.device) -> dict[str, str]:
     return {"processor": processor, "python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
+def policy_key(policy: Policy, robots: int, settings: EngineSettings, channels_last: frozenset[str]) -> dict[str, Any]:
+    """Return the key of a policy, its settings and this machine."""
+    spec = policy.spec
+    return {
+        "policy": spec.sha256,
+        "spec": [str(part) for part in (*spec.observations.values(), spec.action, *spec.memory.values())],
+        "robots": robots,
+        "device": str(policy.device),
+        "threads": settings.threads,
+        "precision": settings.precision,
+        "compile": settings.compile,
+        "channels_last": sorted(channels_last),
+        "machine": machine_key(policy.device),
+    }
+
+
 def key_hash(key: Mapping[str, Any]) -> str:
-    """Return the hash by which something is found in the cache."""
+    """Return the hash of a key, which names its files."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what was kept under a key, None if nothing is there that can be read."""
+    """Return the entry of a key, None if there is none that can be read."""
     try:
         entry = json.loads(_entry_file(key).read_text())
         return entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None
@@ -51,7 +70,7 @@ def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def write_entry(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-    """Keep something under a key; where nothing can be written, nothing is kept."""
+    """Write the entry of a key; do nothing where the cache cannot be written."""
     unfinished = ""
     try:
         file = _entry_file(key)
@@ -66,12 +85,12 @@ def write_entry(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
 
 
 def package_file(key: Mapping[str, Any]) -> Path:
-    """Return where the compiled package of a key lies; it may not be there.
+    """Return the file of the compiled package of a key; it may not exist.
 
     Raises
     ------
     PermissionError
-        If others could have put code there.
+        If other users could have written code there.
     """
     folder = cache_folder() / "compiled"
     file = folder / f"{key_hash(key)}.pt2"

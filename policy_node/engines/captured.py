@@ -1,18 +1,18 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Computations on tensors that stay where they are, replayed as one CUDA graph.
+"""Record computations on fixed tensors and replay them as one CUDA graph.
 
-Launching each kernel by itself costs more than small networks compute; a graph launches all of them at once.
+Launching each kernel by itself takes longer than small networks compute; a graph launches all of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from policy_node.policies.contract import Policy, WrappedPolicy
+from policy_node.policies.contract import Policy, Tensors, WrappedPolicy
 
 Result = TypeVar("Result")
 # PyTorch chooses kernels and allocates work spaces in the first runs.
@@ -20,19 +20,19 @@ WARM_UP_RUNS = 3
 
 
 def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
-    """Record a computation, so that calling what is returned repeats it on the same tensors.
+    """Record a computation and return a function that repeats it on the same tensors.
 
     Parameters
     ----------
     compute
-        Reads and writes the same tensors each time, and waits for nothing; it is run a few times before it is recorded.
+        Reads and writes the same tensors each time, and waits for nothing; it runs a few times before it is recorded.
     device
-        Where the tensors are. On a CPU, which has nothing to record, the computation itself is returned.
+        Where the tensors are. On a CPU the computation itself is returned.
 
     Returns
     -------
     Callable
-        Gives the very tensors that `compute` returned when it was recorded, with new numbers in them.
+        Returns the tensors that `compute` returned when it was recorded, with new numbers in them.
     """
     if device.type != "cuda":
         return compute
@@ -44,7 +44,7 @@ def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[],
                 compute()
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may drive robots on this GPU meanwhile: only what this one does is recorded.
+        # Another thread may drive robots on this GPU meanwhile: only this thread is recorded.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             result = compute()
     replay = graph.replay
@@ -59,7 +59,7 @@ def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[],
 class CapturedPolicy(WrappedPolicy):
     """A policy that is replayed as a CUDA graph.
 
-    `Inference` records its whole tick with the `source` instead. What a call returns is valid until the next one.
+    `Inference` records its whole tick with the `source` instead. The result of a call is valid until the next one.
 
     Parameters
     ----------
@@ -75,11 +75,9 @@ class CapturedPolicy(WrappedPolicy):
         self._robots = robots
         self._observations: dict[str, torch.Tensor] = {}
         self._memory: dict[str, torch.Tensor] = {}
-        self._repeat: Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None
+        self._repeat: Callable[[], tuple[torch.Tensor, Tensors]] | None = None
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         if len(next(iter(observations.values()))) != self._robots or masks is not None:
             return self.source.act(observations, memory, masks)

@@ -1,15 +1,13 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Very large fleets in several inferences of equal size."""
+"""Split the inference of very large fleets into parts of equal size."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 
 from policy_node.engines.captured import CapturedPolicy
-from policy_node.policies.contract import Policy, WrappedPolicy
+from policy_node.policies.contract import Policy, Tensors, WrappedPolicy
 
 
 def chunk_size(robots: int, most: int) -> int:
@@ -18,7 +16,7 @@ def chunk_size(robots: int, most: int) -> int:
 
 
 def in_chunks(policy: Policy, robots: int, rows: int) -> Policy:
-    """Return a policy that infers at most `rows` of all robots at a time; a captured one is captured as a whole."""
+    """Return a policy that infers at most `rows` robots at a time; a captured one is captured as a whole."""
     if rows >= robots:
         return policy
     if isinstance(policy, CapturedPolicy):
@@ -29,8 +27,8 @@ def in_chunks(policy: Policy, robots: int, rows: int) -> Policy:
 class ChunkedPolicy(WrappedPolicy):
     """A policy that infers some robots at a time.
 
-    The chunks are of equal size, as engines are made for one size: the last one overlaps with the one before it,
-    which gives the same for the robots in both, as rows never influence each other.
+    All chunks have one size, as engines are made for one size. The last one overlaps with the one before; robots in
+    both get the same actions, as rows never influence each other.
 
     Parameters
     ----------
@@ -44,9 +42,7 @@ class ChunkedPolicy(WrappedPolicy):
         super().__init__(source)
         self._rows = rows
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         robots = len(next(iter(observations.values())))
         if robots <= self._rows:

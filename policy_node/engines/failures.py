@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which exceptions of a policy mean that the device or its memory has failed, so that no later tick can heal them."""
+"""Recognise exceptions of a failed device or exhausted memory, from which no later tick recovers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-# How PyTorch and onnxruntime say so in exceptions that have no type of their own.
+# Words of PyTorch and onnxruntime in exceptions of general types.
 _MEMORY_WORDS = (
     "CUDA out of memory",
     ": out of memory",
@@ -26,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """Return whether the device failed or memory ran out, also where another exception was raised because of it."""
+    """Return whether the device failed or memory ran out, also as the cause of another exception."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, torch.AcceleratorError) or is_out_of_memory(cause) or _says(cause, _DEVICE_WORDS):
@@ -36,6 +36,6 @@ def is_device_failure(error: BaseException) -> bool:
 
 
 def _says(error: BaseException, words: Sequence[str]) -> bool:
-    # Those of onnxruntime derive from nothing but Exception.
-    speaks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
-    return speaks and any(word in str(error) for word in words)
+    # The exceptions of onnxruntime derive from Exception alone.
+    is_theirs = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
+    return is_theirs and any(word in str(error) for word in words)

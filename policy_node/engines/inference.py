@@ -1,25 +1,71 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the staged rows of all robots to their commands: upload, history, policy, command, limits, one download."""
+"""One tick on the device: upload, history, policy, command, limits, one download."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from policy_node.config.schema import Configuration, ConfigurationError
-from policy_node.control.actions import CommandLimiter, CommandMapper
-from policy_node.engines.captured import CapturedPolicy
-from policy_node.engines.device_program import Controls, DeviceLink, DeviceProgram
-from policy_node.policies import Policy
-from policy_node.sensing.batch import ObservationBatch, ObservationLayout
+from policy_node.config.schema import ConfigurationError
+from policy_node.engines.captured import CapturedPolicy, capture
+from policy_node.policies.contract import Policy, State
+from policy_node.sensing.batch import ObservationBatch
+
+WARM_UP_RUNS = 3
+
+
+class CommandMap(Protocol):
+    """Maps final actions `[robots, *action]` to commands `[robots, components]`, which are NaN where unusable.
+
+    Attributes
+    ----------
+    components
+        Numbers of one command.
+    safe_command
+        `[components]` float64, None when the configuration names none.
+    """
+
+    components: int
+    safe_command: np.ndarray | None
+
+    def __call__(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the commands."""
+
+
+class CommandLimits(Protocol):
+    """Limits commands, if `is_needed`, and adds two columns: whether a bound, or a limit of the change, acted."""
+
+    is_needed: bool
+
+    def __call__(
+        self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
+    ) -> torch.Tensor:
+        """Limit the commands.
+
+        Parameters
+        ----------
+        commands
+            `[robots, components]`.
+        previous
+            `[robots, components]` float64: what was sent last; NaN where nothing was.
+        start
+            `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
+        ramp
+            `[robots]` float64: share of the ramp that has passed, 0 to 1.
+
+        Returns
+        -------
+        torch.Tensor
+            `[robots, components + 2]` float64.
+        """
 
 
 class Inferred(NamedTuple):
-    """What one inference gives, on the host.
+    """Result of one inference, on the host.
 
     Attributes
     ----------
@@ -35,16 +81,20 @@ class Inferred(NamedTuple):
 
 
 class Inference:
-    """A policy with its observations before it and its commands behind it, for all robots at once.
+    """Runs a policy between its observations and its commands, for all robots at once.
 
     Parameters
     ----------
-    configuration
-        The deployment.
     policy
         The policy, on its device.
-    layouts
-        From `pairing.match_observations`.
+    batch
+        Its observations.
+    command_map
+        From actions to commands.
+    limits
+        Limits of the commands.
+    robots
+        Number of rows.
 
     Attributes
     ----------
@@ -55,44 +105,37 @@ class Inference:
     components
         Numbers of one command.
     safe_command
-        The safe command `[components]` float64, None when the configuration names none.
-
-    Raises
-    ------
-    ConfigurationError
-        When the policy's actions do not fit the configured command.
+        `[components]` float64, None when the configuration names none.
     """
 
-    def __init__(self, configuration: Configuration, policy: Policy, layouts: Mapping[str, ObservationLayout]) -> None:
-        self._robots = len(configuration.robots)
+    def __init__(
+        self, policy: Policy, batch: ObservationBatch, command_map: CommandMap, limits: CommandLimits, robots: int
+    ) -> None:
+        self._robots = robots
         self.policy = policy
-        device = policy.device
+        self.batch = batch
+        self.components = command_map.components
+        self.safe_command = command_map.safe_command
+        self._is_limited = limits.is_needed
         recorded = isinstance(policy, CapturedPolicy)
-        keyed = {layout.key: layout for layout in layouts.values()}
-        self.batch = ObservationBatch(keyed, self._robots, device)
-        mapper = CommandMapper(policy.spec.action, configuration.action, device)
-        self.components = mapper.components
-        self.safe_command = mapper.safe_command
-        limiter = CommandLimiter(configuration.action, self.components, 1.0 / configuration.control_rate_hz, device)
-        self._is_limited = limiter.is_needed
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
-        self._program = DeviceProgram(source, self.batch, mapper, limiter, self._robots, static=recorded)
+        self._program = DeviceProgram(source, batch, command_map, limits, robots, static=recorded)
         self._link: DeviceLink | None = None
-        if recorded or device.type == "cuda":
-            self._link = DeviceLink(self._program, self._robots, self.components, device, recorded)
+        if recorded or policy.device.type == "cuda":
+            self._link = DeviceLink(self._program, robots, self.components, policy.device, recorded)
 
     def warm_up(self) -> None:
-        """Run the whole batch three times on example observations, so that the first tick costs what later ones do.
+        """Run the whole batch on example observations, so that the first tick takes as long as later ones.
 
         Raises
         ------
         Exception
-            Whatever the policy raises on its own example observations.
+            Any exception of the policy on its own example observations.
         """
         rng = np.random.default_rng(0)
         everything = np.ones(self._robots, bool)
         start = np.full((self._robots, self.components), np.nan)
-        for _ in range(3):
+        for _ in range(WARM_UP_RUNS):
             for key, spec in self.policy.spec.observations.items():
                 frame = self.batch.row(key, 0)
                 frame[...] = np.resize(spec.example(1, rng), frame.shape)
@@ -101,14 +144,14 @@ class Inference:
             self._program.forget()
 
     def adopt(self, other: Inference) -> bool:
-        """Go on with the policy of another inference of the same deployment, which is not to be used any more.
+        """Continue with the policy of another inference of the same deployment, which must not be used any more.
 
-        The new policy's memory starts anew.
+        The new policy's memory starts again.
 
         Returns
         -------
         bool
-            Whether the histories go on as they are, as the new policy takes the same; else they start anew.
+            Whether the histories continue, as the new policy takes the same observations; else they start again.
 
         Raises
         ------
@@ -136,9 +179,9 @@ class Inference:
         Parameters
         ----------
         fresh_start
-            `[robots]` bool: robots whose histories and memories start anew.
+            `[robots]` bool: robots whose histories and memories start again.
         previous, start, ramp
-            See `CommandLimiter`.
+            See `CommandLimits`.
         """
         with torch.inference_mode():
             self.batch.upload()
@@ -146,9 +189,138 @@ class Inference:
                 numbers = self._link(fresh_start, previous, start, ramp)
             else:
                 restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
-                controls = Controls(restart, *map(torch.from_numpy, (previous, start, ramp)))
-                numbers = self._program(controls).numpy()
+                numbers = self._program(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
         if not self._is_limited:
             nothing = np.zeros(self._robots, bool)
             return Inferred(numbers, nothing, nothing)
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)
+
+
+class DeviceProgram:
+    """The part of a tick between upload and download; it waits for nothing.
+
+    Parameters
+    ----------
+    policy, batch, command_map, limits, robots
+        As in `Inference`.
+    static
+        Whether buffers that are kept from tick to tick stay at their place in memory, so that a tick can be recorded
+        and repeated.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        batch: ObservationBatch,
+        command_map: CommandMap,
+        limits: CommandLimits,
+        robots: int,
+        static: bool,
+    ) -> None:
+        self._policy = policy
+        self._batch = batch
+        self._command_map = command_map
+        self._limits = limits
+        self._robots = robots
+        self._static = static
+        self._memory = policy.initial_state(robots)
+
+    def forget(self) -> None:
+        """Start the memories of all robots again."""
+        self._keep(self._policy.initial_state(self._robots))
+
+    def __call__(
+        self, restart: torch.Tensor | None, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
+    ) -> torch.Tensor:
+        """Run the tick; to be called in inference mode.
+
+        Parameters
+        ----------
+        restart
+            `[robots]` bool: robots whose histories and memories start again; None: no robot's.
+        previous, start, ramp
+            See `CommandLimits`; on the device.
+
+        Returns
+        -------
+        torch.Tensor
+            `[robots, components]`, with limits the result of `CommandLimits`; NaN where an action was not usable.
+        """
+        observations = self._batch.step(restart)
+        memory = self._memory
+        if memory is not None and restart is not None:
+            memory = self._policy.reset(memory, restart)
+        actions, memory = self._policy(observations, memory)
+        self._keep(memory)
+        self._batch.remember(actions)
+        commands = self._command_map(actions)
+        if commands.shape != previous.shape:
+            # Rows of another number could not be told apart.
+            raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
+        return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
+
+    def _keep(self, memory: State) -> None:
+        if not self._static:
+            self._memory = memory
+        elif self._memory is not None and memory is not None:
+            for name, part in self._memory.items():
+                part.copy_(memory[name])
+
+
+class DeviceLink:
+    """Brings controls to a device and commands back: one transfer each way, and one wait.
+
+    Parameters
+    ----------
+    program
+        Runs between the transfers.
+    robots, components
+        Of the commands.
+    device
+        Where the program runs.
+    recorded
+        Whether the program, which is then static, is recorded as a CUDA graph at the first call and repeated.
+    """
+
+    def __init__(
+        self, program: DeviceProgram, robots: int, components: int, device: torch.device, recorded: bool
+    ) -> None:
+        self._program = program
+        self._device = device
+        self._recorded = recorded
+        pinned = device.type == "cuda"
+        # previous, start, ramp, restart
+        columns = 2 * components + 2
+        self._host_controls = torch.zeros((robots, columns), dtype=torch.float64, pin_memory=pinned)
+        self._controls = torch.zeros((robots, columns), dtype=torch.float64, device=device)
+        self._rows = self._host_controls.numpy()
+        self._columns = np.cumsum([components, components, 1])
+        self._host_result: torch.Tensor | None = None
+        self._repeat: Callable[[], torch.Tensor] | None = None
+
+    def __call__(self, restart: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+        """Run the program, after the uploads of the batch were started.
+
+        The arguments are those of `DeviceProgram`. The result is float64 and valid until the next call.
+        """
+        first, second, third = self._columns
+        self._rows[:, :first] = previous
+        self._rows[:, first:second] = start
+        self._rows[:, second] = ramp
+        self._rows[:, third] = restart
+        self._controls.copy_(self._host_controls, non_blocking=True)
+        if self._repeat is None:
+            self._repeat = capture(self._run, self._device) if self._recorded else self._run
+        result = self._repeat()
+        if self._host_result is None:
+            pinned = self._device.type == "cuda"
+            self._host_result = torch.empty(result.shape, dtype=result.dtype, pin_memory=pinned)
+        self._host_result.copy_(result, non_blocking=True)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return self._host_result.numpy()
+
+    def _run(self) -> torch.Tensor:
+        previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
+        # Only a contiguous tensor leaves the device without a copy that waits.
+        return self._program(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()

@@ -19,6 +19,7 @@ from policy_node.config.specs import ArraySpec, PolicySpec
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import Observed
 from policy_node.policies import Observations, Policy, State
+from policy_node.policies.contract import Tensors
 
 
 class LearnerPauses(Exception):  # noqa: N818  not an error: it skips a tick
@@ -137,9 +138,7 @@ class Learner(Policy):
         # The settings of `Policy` would change those of the learner's thread, which computes meanwhile.
         return self.act(observations, {}, masks)[0], state
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Wait for the actions of the learner."""
         pipeline = self._pipeline
         if pipeline is None or pipeline.observed is None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Zip archives that anybody may have made: read into memory, with limits, never unpacked to disk."""
+"""Read zip archives of unknown origin into memory, with limits and never to disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policy_node.policies.contract import PolicyError
 
 MAX_MEMBERS = 10_000
 MAX_MEMBER_BYTES = 4 * 2**30
-# Weights hardly compress and the description tenfold: what grows more was made to fill the memory.
+# Weights hardly compress and the description tenfold: archives that grow more were made to fill the memory.
 MAX_GROWTH = 100
 
 
@@ -25,9 +25,9 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
     content
         The whole archive.
     names
-        The members to read; those that are not there are left out.
+        The members to read; missing ones are left out.
     path
-        Where the archive came from, for errors.
+        Of the archive, for errors.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
 
 
 def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) -> None:
-    """Refuse what no program that saves policies writes."""
+    """Refuse archives that no program writes that saves policies."""
     if len(members) > MAX_MEMBERS:
         _refuse(path, f"it has {len(members)} members, allowed are {MAX_MEMBERS}")
     names = [member.filename for member in members]
@@ -74,4 +74,4 @@ def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) ->
 
 
 def _refuse(path: str, reason: str) -> None:
-    raise PolicyError(f"policy file '{path}' is refused: {reason}; get it again from whom you trust")
+    raise PolicyError(f"policy file '{path}' is refused: {reason}; get it again from somebody whom you trust")

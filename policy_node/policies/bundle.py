@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles: policies of Stable-Baselines3 as data only, in one file that runs nothing when it is loaded.
+"""Bundles: policies of Stable-Baselines3 as data only, in one file whose loading runs nothing of it.
 
 A bundle is an uncompressed zip archive of ``policy.json`` (the policy class, chosen from a list, its arguments, its
 spaces, its spec and the hashes of the other members), ``weights.safetensors`` (the weights and the statistics of
@@ -16,6 +16,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from torch.overrides import TorchFunctionMode
 from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.description import spec_to_json
-from policy_node.policies.golden import GoldenVectors, check_golden, golden_from_bytes, golden_to_bytes
+from policy_node.policies.formats import ExportSource, PolicyFile
+from policy_node.policies.golden import check_golden, golden_from_bytes, golden_to_bytes
 from policy_node.policies.sb3 import SavedModel, build_sb3
 from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.policies.spaces import space_from_json, space_to_json
@@ -36,27 +38,16 @@ from policy_node.policies.vecnormalize import Statistics
 FORMAT = "policy_node bundle"
 VERSION = 1
 DESCRIPTION, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.safetensors"
+_ACTOR_CRITIC = ("ActorCritic", "ActorCriticCnn", "MultiInputActorCritic")
 POLICY_CLASSES = {
     f"{module}.{name}": (module, name)
     for module, names in {
-        "stable_baselines3.common.policies": (
-            "ActorCriticPolicy",
-            "ActorCriticCnnPolicy",
-            "MultiInputActorCriticPolicy",
-        ),
+        "stable_baselines3.common.policies": tuple(f"{kind}Policy" for kind in _ACTOR_CRITIC),
         "stable_baselines3.sac.policies": ("SACPolicy", "CnnPolicy", "MultiInputPolicy"),
         "stable_baselines3.td3.policies": ("TD3Policy", "CnnPolicy", "MultiInputPolicy"),
         "stable_baselines3.dqn.policies": ("DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
-        "sb3_contrib.common.recurrent.policies": (
-            "RecurrentActorCriticPolicy",
-            "RecurrentActorCriticCnnPolicy",
-            "RecurrentMultiInputActorCriticPolicy",
-        ),
-        "sb3_contrib.common.maskable.policies": (
-            "MaskableActorCriticPolicy",
-            "MaskableActorCriticCnnPolicy",
-            "MaskableMultiInputActorCriticPolicy",
-        ),
+        "sb3_contrib.common.recurrent.policies": tuple(f"Recurrent{kind}Policy" for kind in _ACTOR_CRITIC),
+        "sb3_contrib.common.maskable.policies": tuple(f"Maskable{kind}Policy" for kind in _ACTOR_CRITIC),
         "sb3_contrib.tqc.policies": ("TQCPolicy", "CnnPolicy", "MultiInputPolicy"),
         "sb3_contrib.crossq.policies": ("CrossQPolicy",),
         "sb3_contrib.qrdqn.policies": ("QRDQNPolicy", "CnnPolicy", "MultiInputPolicy"),
@@ -79,26 +70,13 @@ CLASSES: dict[str, type] = {
 }
 # Arguments that only training needs.
 _TRAINING_ONLY = ("optimizer_class", "optimizer_kwargs")
-# Parts of a policy that are made, and made again, beside what the weights fill; in elements.
+# Elements that making a policy allocates, also more than once, beside those that the weights fill.
 _ALLOWED_ELEMENTS = 2**20
 _ALTERNATIVES = "export it with --format onnx or torchscript instead, or use the classes of Stable-Baselines3"
 
 
-def bundle_to_bytes(
-    saved: SavedModel, statistics: Mapping[str, Statistics], policy: Sb3Policy, golden: GoldenVectors, path: str
-) -> bytes:
+def bundle_to_bytes(source: ExportSource) -> bytes:
     """Return a policy as a bundle.
-
-    Parameters
-    ----------
-    saved, statistics
-        What the policy was built from.
-    policy
-        The policy, for its spec.
-    golden
-        What it must do again.
-    path
-        Where it came from, for errors.
 
     Raises
     ------
@@ -107,26 +85,26 @@ def bundle_to_bytes(
     """
     from safetensors.torch import save
 
+    saved, spec, path = source.saved, source.policy.spec, source.path
     name = f"{saved.policy_class.__module__}.{saved.policy_class.__qualname__}"
     if name not in POLICY_CLASSES or _policy_class(name) is not saved.policy_class:
         raise PolicyError(f"the policy class {name} of '{path}' cannot be described as data; {_ALTERNATIVES}")
     tensors = {f"policy.{key}": part for key, part in _without_doubles(saved.weights).items()}
     normalisation = {}
-    for key, part in statistics.items():
+    for key, part in source.statistics.items():
         tensors[f"normalisation.{key}.mean"] = torch.from_numpy(part.mean.copy())
         tensors[f"normalisation.{key}.deviation"] = torch.from_numpy(part.deviation.copy())
         raw_dtype = None if part.raw_dtype is None else str(part.raw_dtype)
         normalisation[key] = {"clip": _to_json("clip_obs", part.clip, path), "raw_dtype": raw_dtype}
-    members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(golden)}
+    members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(source.golden)}
+    arguments = {key: value for key, value in saved.arguments.items() if key not in _TRAINING_ONLY}
     data = {
         "format": FORMAT,
         "version": VERSION,
-        "source_sha256": policy.spec.sha256,
-        "spec": spec_to_json(policy.spec),
+        "source_sha256": spec.sha256,
+        "spec": spec_to_json(spec),
         "policy_class": name,
-        "arguments": {
-            key: _to_json(key, value, path) for key, value in saved.arguments.items() if key not in _TRAINING_ONLY
-        },
+        "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
         "use_sde": saved.use_sde,
         "exploration_rate": saved.exploration_rate,
         "observation_space": space_to_json(saved.observation_space),
@@ -143,79 +121,60 @@ def bundle_to_bytes(
     return stream.getvalue()
 
 
-def load_bundle(
-    content: bytes, path: str, device: torch.device, deterministic: bool = True, seed: int = 0
-) -> Sb3Policy:
-    """Build the policy of a bundle; nothing in it is run.
-
-    Parameters
-    ----------
-    content
-        The whole file.
-    path
-        Where it came from, for errors.
-    device
-        Where to run, and where its golden vectors are checked.
-    deterministic
-        Whether to take the most likely action instead of drawing one.
-    seed
-        Of the draws.
+def load_bundle(file: PolicyFile) -> Sb3Policy:
+    """Make the policy of a bundle; nothing in it is run.
 
     Raises
     ------
     PolicyError
         If the bundle is damaged, was changed, or does not act as it did when it was exported.
     """
-    data, members = _read(content, path)
-    golden = golden_from_bytes(members[GOLDEN], path)
+    data, members = _read(file)
+    golden = golden_from_bytes(members[GOLDEN], file.path)
     try:
         saved, statistics = _saved_model(data, members[WEIGHTS])
         spec = data["spec"]
     except PolicyError:
         raise
     except ImportError as error:
-        raise PolicyError(
-            f"policy file '{path}' is of sb3-contrib, which is not installed; pip install sb3-contrib"
-        ) from error
+        raise file.error("is of sb3-contrib, which is not installed; pip install sb3-contrib") from error
     except Exception as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    sha256 = hashlib.sha256(content).hexdigest()
+        raise _damaged(file, f"{type(error).__name__}: {error}") from error
+    file = replace(file, statistics=statistics)
     with _LimitedAllocation(2 * sum(part.numel() for part in saved.weights.values()) + _ALLOWED_ELEMENTS):
-        policy = build_sb3(saved, path, sha256, device, statistics)
+        policy = build_sb3(saved, replace(file, deterministic=True))
     if spec_to_json(policy.spec) != spec:
-        raise _damaged(path, "its spec is not that of its policy")
-    check_golden(policy, golden, path)
+        raise _damaged(file, "its spec is not that of its policy")
+    check_golden(policy, golden, file.path)
     policy.golden = golden
-    # What is drawn at random cannot be compared.
-    return policy if deterministic else build_sb3(saved, path, sha256, device, statistics, deterministic, seed)
+    # Drawn actions cannot be compared.
+    return policy if file.deterministic else build_sb3(saved, file)
 
 
-def _read(content: bytes, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read(file: PolicyFile) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the description and the members of an archive, whose hashes fit."""
-    members = read_members(content, (DESCRIPTION, WEIGHTS, GOLDEN), path)
+    members = read_members(file.content, (DESCRIPTION, WEIGHTS, GOLDEN), file.path)
     try:
         data = json.loads(members[DESCRIPTION])
         known = data["format"] == FORMAT
     except (KeyError, TypeError, ValueError, RecursionError):
         known = False
     if not known:
-        raise PolicyError(f"policy file '{path}' is no bundle; give a file that policy_export wrote")
+        raise file.error("is no bundle; give a file that policy_export wrote")
     if data.get("version") != VERSION:
-        raise PolicyError(
-            f"policy file '{path}' is a bundle of version {data.get('version')}, known is {VERSION}; update policy_node"
-        )
+        raise file.error(f"is a bundle of version {data.get('version')}, known is {VERSION}; update policy_node")
     for name in (WEIGHTS, GOLDEN):
         if name not in members:
-            raise _damaged(path, f"its member '{name}' is missing")
+            raise _damaged(file, f"its member '{name}' is missing")
     try:
         hashes = {DESCRIPTION: data.pop("description_sha256"), **data["sha256"]}
         found = {DESCRIPTION: _description_hash(data)}
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        raise _damaged(file, f"{type(error).__name__}: {error}") from error
     found |= {name: hashlib.sha256(members[name]).hexdigest() for name in (WEIGHTS, GOLDEN)}
     for name, sha256 in found.items():
         if hashes.get(name) != sha256:
-            raise _damaged(path, f"its member '{name}' was changed after the export")
+            raise _damaged(file, f"its member '{name}' was changed after the export")
     return data, members
 
 
@@ -257,7 +216,7 @@ def _description_hash(data: Mapping[str, Any]) -> str:
 
 
 def _without_doubles(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights without those that are another one under a second name."""
+    """Return weights without those that repeat another one under a second name."""
     first: dict[tuple[Any, ...], str] = {}
     for name, part in weights.items():
         # Those without elements have no place in memory.
@@ -304,12 +263,12 @@ def _from_json(value: Any) -> Any:
 
 
 class _LimitedAllocation(TorchFunctionMode):
-    """Refuses to make a network of absurd size, whose arguments a bundle may hold without having its weights.
+    """Refuses to make a network much larger than its weights, as the arguments in a bundle may ask for.
 
     Parameters
     ----------
     elements
-        How many elements all parameters that are made may have together.
+        Elements of all parameters together that may be made.
     """
 
     def __init__(self, elements: int) -> None:
@@ -319,7 +278,7 @@ class _LimitedAllocation(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count what is asked for before it is made."""
+        """Count the elements before they are allocated."""
         if func in (torch.empty, torch.zeros, torch.ones, torch.full):
             sizes = args[0] if args and isinstance(args[0], list | tuple | torch.Size) else args
             self._left -= max(1, math.prod(size for size in sizes if isinstance(size, int)))
@@ -328,7 +287,5 @@ class _LimitedAllocation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _damaged(path: str, reason: str) -> PolicyError:
-    return PolicyError(
-        f"policy file '{path}' is refused: {reason}; get it again from whom you trust, or export it again"
-    )
+def _damaged(file: PolicyFile, reason: str) -> PolicyError:
+    return file.error(f"is refused: {reason}; get it again from somebody whom you trust, or export it again")

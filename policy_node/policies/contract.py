@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,9 +20,11 @@ from policy_node.policies.rows import torch_dtype, where_rows
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
 
-Observations: TypeAlias = Mapping[str, torch.Tensor] | torch.Tensor
-# A tensor `[robots, *shape]` for each entry of `PolicySpec.memory`; None for a policy without memory.
-State: TypeAlias = dict[str, torch.Tensor] | None
+# By name, `[robots, *shape]`.
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Observations: TypeAlias = Tensors | torch.Tensor
+# A tensor for each entry of `PolicySpec.memory`; None for a policy without memory.
+State: TypeAlias = Tensors | None
 
 
 class PolicyError(ValueError):
@@ -125,12 +129,10 @@ class Policy(ABC):
         return actions, memory or None
 
     @abstractmethod
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments; see `__call__`."""
 
-    def _checked(self, observations: Observations) -> tuple[Mapping[str, torch.Tensor], int]:
+    def _checked(self, observations: Observations) -> tuple[Tensors, int]:
         """Return the observations by key and the number of robots."""
         if isinstance(observations, torch.Tensor):
             observations = {next(iter(self._expected)): observations}
@@ -203,6 +205,14 @@ class WrappedPolicy(Policy):
     def reset(self, state: State, rows: torch.Tensor) -> State:
         """Return the state with the memory of some robots as at the start."""
         return self.source.reset(state, rows)
+
+
+def warn(text: str) -> None:
+    """Warn in the name of the code outside of this package that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("policy_node."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def _describe(tensor: torch.Tensor) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Specs and their bounds as JSON, so that a policy file can say what it takes and gives without running code."""
+"""Specs as JSON, so that a policy file can describe its inputs and outputs without running code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 
-# More than any observation or action of a robot has; what says more was made to fill the memory.
+# More than any observation or action of a robot has; a larger array was made to fill the memory.
 MAX_ELEMENTS = 2**27
 DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "int8", "int16", "int32", "int64", "bool")
 
 
 def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
-    """Return a spec as JSON; the hash of its file is left out, as the file cannot hold it."""
+    """Return a spec as JSON, without the hash of its file, which the file cannot hold."""
     return {
         "algorithm": spec.algorithm,
         "observations": [_spec_to_json(array) for array in spec.observations.values()],
@@ -29,14 +29,14 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
 
 
 def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
-    """Return the spec that `spec_to_json` wrote.
+    """Return a spec that `spec_to_json` wrote.
 
     Parameters
     ----------
     data
         From JSON.
     sha256
-        Of the file it was in.
+        Of the file that holds it.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _action_from_json(data: Mapping[str, Any]) -> ActionSpec:
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
-    """Return one number where all are the same; JSON has no infinities, so they are words."""
+    """Return one number where all are the same, with words for infinities, which JSON lacks."""
 
     def words(part: Any) -> Any:
         if isinstance(part, list):

@@ -1,13 +1,13 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Golden vectors: observations with the actions and the memory that a policy gave for them, and must give again.
+"""Golden vectors: observations with the actions and memory that a policy gave for them and must give again.
 
-They lie in the policy's file and are compared whenever it is loaded, on the device and engine that will run it.
+They are part of the policy's file and are compared whenever it is loaded, on the device that will run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,10 +16,12 @@ import torch
 from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 from policy_node.policies.contract import Policy, PolicyError
 
-# In shares of the action range. Engines and GPUs take sums in another order; a wrong weight shows far above this.
+# Changes the strides of an observation.
+Layout = Callable[[str, torch.Tensor], torch.Tensor]
+# In shares of the action range. Engines and GPUs add in another order; a wrong weight differs by far more.
 TOLERANCE = 1e-4
 STEPS = 4
-# Before this step every other robot starts anew.
+# Before this step every other robot is reset.
 RESET_STEP = 2
 MAX_ROBOTS = 6
 MAX_BYTES = 4 * 2**20
@@ -53,10 +55,10 @@ class GoldenVectors:
 
 
 def record_golden(policy: Policy, seed: int = 0) -> GoldenVectors:
-    """Run a policy and keep what it did.
+    """Record golden vectors of a policy.
 
-    The observations are the lowest and the highest of each key, those of random ones whose actions are the lowest
-    and the highest, so that saturated actions are among them, and other random ones. Robots are reset on the way.
+    The observations are the lowest and the highest of each key, random ones that give the lowest and the highest
+    actions, so that saturated actions are among them, and other random ones. Some robots are reset in between.
     """
     rng = np.random.default_rng(seed)
     spec = policy.spec
@@ -65,38 +67,47 @@ def record_golden(policy: Policy, seed: int = 0) -> GoldenVectors:
     observations = {key: array.reshape(STEPS, robots, *array.shape[1:]) for key, array in rows.items()}
     resets = np.zeros((STEPS, robots), bool)
     resets[RESET_STEP, ::2] = True
-    masks = _masks(spec, robots, rng) if spec.mask else None
-    actions, memory = run_golden(policy, GoldenVectors(observations, resets, np.empty(0), {}, masks))
-    return GoldenVectors(observations, resets, actions, memory, masks)
+    return record_run(policy, observations, resets, _masks(spec, robots, rng) if spec.mask else None)
 
 
-def run_golden(policy: Policy, golden: GoldenVectors) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the actions and the memory that a policy gives for the observations of golden vectors."""
-    steps, robots = golden.resets.shape
-    state = policy.initial_state(robots)
+def record_run(
+    policy: Policy,
+    observations: Mapping[str, np.ndarray],
+    resets: np.ndarray,
+    masks: np.ndarray | None = None,
+    layout: Layout = lambda key, tensor: tensor,
+) -> GoldenVectors:
+    """Run a policy and keep its actions and its memory.
+
+    Parameters
+    ----------
+    policy
+        The policy.
+    observations, resets, masks
+        See `GoldenVectors`.
+    layout
+        Gives the observations of a key, on the device, the strides that they have in the node.
+    """
+    device, state = policy.device, policy.initial_state(resets.shape[1])
     actions, memory = [], []
-    for step in range(steps):
-        state = policy.reset(state, torch.from_numpy(golden.resets[step]).to(policy.device))
-        observations = {
-            key: torch.from_numpy(array[step]).to(policy.device) for key, array in golden.observations.items()
-        }
-        if golden.masks is None:
-            action, state = policy(observations, state)
-        else:
-            action, state = policy(observations, state, masks=torch.from_numpy(golden.masks[step]).to(policy.device))
-        actions.append(action.cpu().numpy())
-        memory.append({name: part.cpu().numpy() for name, part in (state or {}).items()})
-    return np.stack(actions), {name: np.stack([part[name] for part in memory]) for name in memory[0]}
+    for step, rows in enumerate(resets):
+        state = policy.reset(state, torch.from_numpy(rows).to(device))
+        given = {key: layout(key, torch.from_numpy(array[step]).to(device)) for key, array in observations.items()}
+        action, state = policy(given, state, None if masks is None else torch.from_numpy(masks[step]).to(device))
+        actions.append(action.cpu().numpy().copy())
+        memory.append({name: part.cpu().numpy().copy() for name, part in (state or {}).items()})
+    kept = {name: np.stack([part[name] for part in memory]) for name in memory[0]}
+    return GoldenVectors(observations, resets, np.stack(actions), kept, masks)
 
 
-def golden_error(policy: Policy, golden: GoldenVectors) -> float:
+def golden_error(policy: Policy, golden: GoldenVectors, layout: Layout = lambda key, tensor: tensor) -> float:
     """Return the largest error of a policy, in shares of the action range; infinite where a choice differs."""
-    actions, memory = run_golden(policy, golden)
-    errors = [action_error(policy.spec, actions, golden.actions)]
+    found = record_run(policy, golden.observations, golden.resets, golden.masks, layout)
+    if not golden.memory.keys() <= found.memory.keys():
+        return np.inf
+    errors = [action_error(policy.spec, *pair) for pair in zip(found.actions, golden.actions, strict=True)]
     for name, expected in golden.memory.items():
-        if name not in memory:
-            return np.inf
-        errors.append(largest_error(memory[name], expected))
+        errors += [largest_error(*pair) for pair in zip(found.memory[name], expected, strict=True)]
     return max(errors)
 
 
@@ -106,7 +117,7 @@ def check_golden(policy: Policy, golden: GoldenVectors, path: str) -> None:
     Raises
     ------
     PolicyError
-        If the error exceeds `TOLERANCE`, or the golden vectors are those of another policy.
+        If the error exceeds `TOLERANCE`, or the golden vectors do not fit the policy.
     """
     try:
         error = golden_error(policy, golden)
@@ -136,7 +147,7 @@ def action_error(spec: PolicySpec, found: np.ndarray, expected: np.ndarray) -> f
 
 
 def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error in shares of the largest expected number, at least 1; infinite where more differs."""
+    """Return the largest error in shares of the largest expected number, at least 1; infinite for another dtype."""
     with np.errstate(invalid="ignore"):
         numbers = np.abs(expected.astype(np.float64))
     return _largest(found, expected, max(1.0, float(numbers.max(initial=0.0, where=np.isfinite(numbers)))))
@@ -148,7 +159,7 @@ def _largest(found: np.ndarray, expected: np.ndarray, scale: np.ndarray | float)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
         error = np.abs(found.astype(np.float64) - expected.astype(np.float64)) / scale
-    # Where only one is NaN, so is the difference.
+    # The difference is NaN where only one of them is.
     error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf))
     return float(error.max(initial=0.0))
 
@@ -159,7 +170,7 @@ def _row_bytes(spec: PolicySpec) -> int:
 
 
 def _interesting_rows(policy: Policy, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return `{key: [rows, *shape]}`: extremes, then what gives extreme actions, then random ones."""
+    """Return `{key: [rows, *shape]}`: extremes, then observations with extreme actions, then random ones."""
     spec = policy.spec
     count = max(rows, min(CANDIDATES, MAX_CANDIDATE_BYTES // _row_bytes(spec)))
     pool = {key: _candidates(array, count, rng) for key, array in spec.observations.items()}
@@ -183,23 +194,19 @@ def extreme_examples(spec: PolicySpec, rows: int, rng: np.random.Generator) -> d
 def _candidates(spec: ArraySpec, count: int, rng: np.random.Generator) -> np.ndarray:
     array = spec.example(count, rng)
     if np.issubdtype(spec.dtype, np.floating):
-        # Where there is no bound, larger numbers than those of `example` occur too.
+        # Without a bound, numbers larger than those of `example` occur too.
         free = ~(np.isfinite(spec.low) & np.isfinite(spec.high))
         scale = np.where(np.arange(count) % 2, 10.0, 1.0).reshape(-1, *[1] * len(spec.shape))
         array = np.clip(np.where(free, array * scale, array).astype(spec.dtype), spec.low, spec.high)
-        ends = (np.clip(np.where(np.isfinite(end), end, side), spec.low, spec.high) for end, side in _ends(spec))
-        array[0], array[1] = ends
+        ends = (np.where(np.isfinite(end), end, side) for end, side in ((spec.low, -10.0), (spec.high, 10.0)))
+        array[0], array[1] = (np.clip(end, spec.low, spec.high) for end in ends)
     else:
         array[0], array[1] = spec.low, spec.high
     return array
 
 
-def _ends(spec: ArraySpec) -> tuple[tuple[np.ndarray, float], tuple[np.ndarray, float]]:
-    return (spec.low, -10.0), (spec.high, 10.0)
-
-
 def _masks(spec: PolicySpec, robots: int, rng: np.random.Generator) -> np.ndarray:
-    """Return masks: all allowed in the first step, then some, and for one robot in the last step nothing."""
+    """Return masks: everything allowed in the first step, then some choices, at last nothing for one robot."""
     action = spec.action
     assert isinstance(action, (DiscreteSpec, MultiDiscreteSpec))
     masks = rng.random((STEPS, robots, spec.mask)) < 0.5

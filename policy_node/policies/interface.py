@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a file of another trainer does not say about itself: which input is which, and what its outputs mean."""
+"""The interface of a policy file that does not describe itself: the meaning of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,37 +17,36 @@ from policy_node.policies.contract import PolicyError
 
 @dataclass(frozen=True)
 class PolicyInterface:
-    """How the inputs and outputs of an ONNX, TorchScript or ``torch.export`` file are used.
+    """The roles of the inputs and outputs of a policy file.
 
     Parameters
     ----------
     inputs
-        Name of the input by observation key. With ONNX an input that is not named has the key of its own name; the
-        only one has the key ``observation``. Inputs of the other formats have no names that count: they are, in
-        order, the observations as listed here, the memory, the lengths and the mask; the outputs are the action and
-        the memory.
+        Name of the input by observation key. An input that is not listed has its own name as key; a single input
+        has the key ``observation``. TorchScript and ``torch.export`` files know inputs by their order only: the
+        observations as listed here, the memory, the lengths and the mask. Their outputs are the action and the memory.
     memory
-        Pairs of an input and the output that is fed back into it, robot by robot; zeros at the start.
+        Pairs of an input and the output that feeds it at the next step, robot by robot; zeros at the start.
     lengths
         Input that takes the number of steps since the reset, at most those of the history, `[robots]`.
     mask
-        Input that tells which steps of the history hold data, `[robots, steps]`, true where they do.
+        Input that marks the steps of the history with data, `[robots, steps]`, true for data.
     padding
-        Where the steps of a history before the reset, zeros, are: at its ``start``, or at its ``end`` as packed
-        sequences and attention with `lengths` mostly want it. Without `lengths` and `mask` it is the start.
+        Place of the steps before the reset, which are zeros: ``start`` of the history, or ``end`` as packed sequences
+        and attention with `lengths` mostly want it. Without `lengths` and `mask` it is the start.
     action
-        Name of the output that is the action; by default the first one that is no memory.
+        Output that is the action; by default the first one that is no memory.
     discrete
-        Number of choices of which the action is one, given as logits or as an index; 0 if it is continuous.
+        Number of choices, which the output gives as logits or as an index; 0 for a continuous action.
     low, high
         Bounds to which a continuous action is clipped, one for all or one per component.
     history
         Steps by the key of each observation `[robots, steps, ...]` that is a history.
     shapes
-        By observation key or memory input, where the file does not say it: the shape for one robot. Of a memory
-        whose robots axis is not the first one it is the whole shape, with -1 for that axis.
+        Shape for one robot by observation key or memory input, where the file does not say it. For a memory whose
+        robots axis is not the first one: the whole shape, with -1 for that axis.
     dtypes
-        By observation key or memory input, where the file does not say it; float32 by default.
+        Dtype by observation key or memory input, where the file does not say it; float32 by default.
 
     Raises
     ------
@@ -69,7 +68,7 @@ class PolicyInterface:
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse contradictions."""
         inputs = [*self.inputs.values(), *(name for name, _ in self.memory), *filter(None, (self.lengths, self.mask))]
         outputs = [*(name for _, name in self.memory), *filter(None, (self.action,))]
         for kind, names in (("input", inputs), ("output", outputs)):
@@ -92,7 +91,7 @@ class PolicyInterface:
 
 
 def parse_memory(text: str) -> tuple[str, str, tuple[int, ...] | None]:
-    """Read how a memory is written in the configuration.
+    """Read a memory from the configuration.
 
     Parameters
     ----------

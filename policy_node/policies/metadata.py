@@ -1,9 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `policy_export` writes into ONNX, TorchScript and ``torch.export`` files, so that they need no configuration.
+"""The description that `policy_export` writes into the files of other formats, so that they need no configuration.
 
-Two texts under two names: the metadata of an ONNX file, the extra files of the others. The first is JSON with the spec
-and the names of inputs and outputs, the second are the golden vectors as base64.
+It consists of two texts: JSON with the spec and the names of inputs and outputs, and the golden vectors as base64.
 """
 
 from __future__ import annotations
@@ -15,12 +14,15 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policy_node.config.specs import PolicySpec
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.description import spec_from_json, spec_to_json
 from policy_node.policies.golden import GoldenVectors, golden_from_bytes, golden_to_bytes
+
+if TYPE_CHECKING:
+    from policy_node.policies.formats import PolicyFile
 
 NAME = "policy_node"
 GOLDEN_NAME = "policy_node_golden"
@@ -29,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class FileDescription:
-    """What an exported file says of itself.
+    """Inputs, outputs and golden vectors of an exported file.
 
     Attributes
     ----------
@@ -46,7 +48,7 @@ class FileDescription:
     source_sha256
         Hash of the file that was exported.
     golden
-        What the policy must do again.
+        Actions that the policy must give again.
     """
 
     spec: PolicySpec
@@ -70,7 +72,7 @@ class FileDescription:
 
 
 def archive_sha256(content: bytes) -> str:
-    """Return the hash of a TorchScript or ``torch.export`` file without its description: of code, weights and all."""
+    """Return the hash of a TorchScript or ``torch.export`` file without its description."""
     digest = hashlib.sha256()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in sorted(archive.namelist()):
@@ -98,19 +100,22 @@ def description_to_texts(description: FileDescription, network_sha256: str) -> d
     return {NAME: json.dumps(data, allow_nan=False), GOLDEN_NAME: base64.b64encode(golden).decode()}
 
 
-def description_from_texts(
-    texts: Mapping[str, Any], path: str, sha256: str, network_sha256: Callable[[], str]
+def empty_texts() -> dict[str, Any]:
+    """Return the names of both texts, for loaders that fill them in."""
+    return {NAME: "", GOLDEN_NAME: ""}
+
+
+def read_description(
+    texts: Mapping[str, Any], file: PolicyFile, network_sha256: Callable[[], str]
 ) -> FileDescription | None:
-    """Return what an exported file says of itself, None if it was not exported by `policy_export`.
+    """Return the description of a file, None if `policy_export` did not write the file.
 
     Parameters
     ----------
     texts
         All metadata or extra files of the file, str or bytes.
-    path
-        Of the file, for errors.
-    sha256
-        Of the file.
+    file
+        The file.
     network_sha256
         Gives the hash of all else in the file. Golden vectors would not show a small change of a weight.
 
@@ -125,9 +130,8 @@ def description_from_texts(
     try:
         data = json.loads(found[NAME])
         if data["version"] > VERSION:
-            raise PolicyError(
-                f"policy file '{path}' has version {data['version']} of its description, known are those up to "
-                f"{VERSION}; update policy_node"
+            raise file.error(
+                f"has version {data['version']} of its description, known are those up to {VERSION}; update policy_node"
             )
         golden = base64.b64decode(found[GOLDEN_NAME], validate=True)
         if hashlib.sha256(golden).hexdigest() != data["golden_sha256"]:
@@ -135,18 +139,18 @@ def description_from_texts(
         if network_sha256() != data["network_sha256"]:
             raise ValueError("the network has another hash than is noted: it was changed since it was exported")
         return FileDescription(
-            spec_from_json(data["spec"], sha256),
+            spec_from_json(data["spec"], file.sha256),
             {str(key): str(name) for key, name in data["inputs"]},
             tuple((str(before), str(after)) for before, after in data["memory"]),
             str(data["action_mask"]),
             str(data["action"]),
             str(data["source_sha256"]),
-            golden_from_bytes(golden, path),
+            golden_from_bytes(golden, file.path),
         )
     except PolicyError:
         raise
     except Exception as error:
         raise PolicyError(
-            f"the description in policy file '{path}' is damaged ({type(error).__name__}: {error}); "
+            f"the description in policy file '{file.path}' is damaged ({type(error).__name__}: {error}); "
             "get the file again or export it again"
         ) from error

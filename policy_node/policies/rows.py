@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors with a row for each robot: chosen row by row, and looked through for NaN."""
+"""Tensors with a row for each robot: choose rows, find rows with NaN."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def where_rows(rows: torch.Tensor, tensor: torch.Tensor, other: torch.Tensor | f
 
 
 def rows_without_nan(tensors: Iterable[torch.Tensor]) -> torch.Tensor | None:
-    """Return `[robots]` bool: whose numbers are none of them NaN; None where no tensor can hold NaN."""
-    # A single number of each robot has no further axis.
+    """Return `[robots]` bool, true for robots without NaN; None where no tensor can hold NaN."""
+    # A tensor with one number for each robot has no further axis.
     spoiled = [tensor[:, None].flatten(1).isnan().any(dim=1) for tensor in tensors if tensor.is_floating_point()]
     return ~torch.stack(spoiled).any(dim=0) if spoiled else None
 
 
 def torch_dtype(dtype: np.dtype) -> torch.dtype:
-    """Return the dtype of tensors that hold arrays of `dtype`."""
+    """Return the dtype of tensors for a dtype of NumPy."""
     return torch.from_numpy(np.empty(0, dtype)).dtype

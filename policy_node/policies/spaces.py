@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spaces of Gymnasium: of a policy's spec, for learners and datasets, and as JSON, for bundles."""
+"""Spaces of Gymnasium: made from a spec, for learners and datasets, and as JSON, for bundles."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def action_space(action: ActionSpec) -> spaces.Space:
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """Return a space of Gymnasium as JSON.
+    """Return a space as JSON.
 
     Raises
     ------
     ValueError
-        If it is none of Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these.
+        If it is another space than Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
     """
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
@@ -52,7 +52,7 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
 
 
 def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
-    """Return the space that `space_to_json` described.
+    """Return a space that `space_to_json` wrote.
 
     Raises
     ------

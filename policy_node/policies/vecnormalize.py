@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The statistics of Stable-Baselines3's `VecNormalize`: read without running what the pickle holds, applied on tensors.
+"""Statistics of Stable-Baselines3's `VecNormalize`: read them without running their pickle, apply them to tensors.
 
-The numbers are those of ``VecNormalize.normalize_obs``: computed in float64, handed on as float32.
+The numbers are those of ``VecNormalize.normalize_obs``: computed in float64, returned as float32.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from policy_node.policies.contract import PolicyError
 
 MAX_BYTES = 2**30
 _REMEDY = "give the file that VecNormalize.save() wrote"
-# Classes of these packages lie in the pickle beside the statistics; none of them is made.
+# The pickle holds objects of these packages beside the statistics; none of them is made.
 _INERT_PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """How one observation is normalised.
+    """Statistics that normalise one observation.
 
     Attributes
     ----------
     mean, deviation
-        float64, shaped as the observation when it was normalised: before or after frames were stacked.
+        float64, of the observation's shape when it was normalised: before or after frames were stacked.
     clip
         Bound of the normalised values.
     raw_dtype
@@ -48,7 +48,7 @@ class Statistics:
 
 
 class _Inert:
-    """Stands for an object of the pickle; making it, calling it and setting its state run nothing."""
+    """Stands for an object of the pickle; to make it, call it or set its state runs nothing."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.state: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class _Inert:
 
 
 def _empty_array(*arguments: Any) -> np.ndarray:
-    # Its length comes with the data: an absurd one then fits no data, but would have been allocated here.
+    # The data bring the length: here an absurd one would be allocated, there it fits no data.
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
@@ -97,7 +97,7 @@ _ALLOWED = {
 
 
 class _StatisticsUnpickler(pickle.Unpickler):
-    """Makes arrays and numbers, and something inert in place of all else that belongs into the file."""
+    """Makes arrays and numbers, and inert objects of the other classes that belong in the file."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -108,7 +108,7 @@ class _StatisticsUnpickler(pickle.Unpickler):
 
 
 def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
-    """Read the statistics of a `VecNormalize` pickle; nothing that the pickle names is run.
+    """Read the statistics of a `VecNormalize` pickle without running anything that it names.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
     Raises
     ------
     PolicyError
-        If the file cannot be read, is no such pickle or holds anything that does not belong there.
+        If the file cannot be read, is no such pickle or holds objects that do not belong there.
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
@@ -167,8 +167,8 @@ class Normaliser(nn.Module):
     Attributes
     ----------
     steps
-        1 if whole observations were normalised. Else the frames were normalised before `VecFrameStack` joined that
-        many: then the frames before the first one of an episode are zero after, not before, the normalisation.
+        1 if whole observations were normalised. Else the number of frames that `VecFrameStack` joined after each was
+        normalised: the frames before an episode are then zero after, not before, the normalisation.
 
     Raises
     ------
@@ -192,7 +192,7 @@ class Normaliser(nn.Module):
         self._clip = statistics.clip
         self.register_buffer("mean", torch.from_numpy(statistics.mean.copy()))
         self.register_buffer("deviation", torch.from_numpy(statistics.deviation.copy()))
-        # How many steps ago each frame was new.
+        # Age of each frame in steps.
         self.register_buffer("ages", torch.arange(self.steps - 1, -1, -1))
 
     def forward(self, observation: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -203,7 +203,7 @@ class Normaliser(nn.Module):
         observation
             `[robots, *shape]` of any dtype.
         seen
-            `[robots]` number of frames since the robot's reset, with this one; needed if `steps` exceeds 1.
+            `[robots]` number of frames since the robot's reset, including this one; needed if `steps` exceeds 1.
         """
         raw = observation.double()
         if self.steps == 1:

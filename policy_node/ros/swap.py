@@ -13,7 +13,6 @@ from rclpy.task import Future
 from policy_node.config.schema import Configuration
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.realtime import switch_interval
-from policy_node.engines import own_engine
 from policy_node.ros.deployment import Deployment, deploy
 
 # The parameters that may be set while the node is configured.
@@ -50,7 +49,7 @@ class Loading:
         self.ended: Future[None] = Future(executor=executor)
         self.duration_s = 0.0
         self._configuration = configuration
-        self._beside = own_engine(replaced.policy)
+        self._beside = replaced.policy.engine_name
         self._executor = executor
         self._outcome: Deployment | Exception | None = None
         self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)

@@ -7,6 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from policy_node.cli.export import SUFFIXES, export_policy, main, verify_policy
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.policies import golden as vectors
+from policy_node.policies.formats import FORMATS, ExportSource
 
 TABLE = Path(__file__).parents[2] / "doc" / "export.md"
 # One policy of each algorithm; together they have every kind of observation, of action and of memory.
@@ -100,7 +102,7 @@ def test_every_algorithm_in_every_format(
     policy = load_policy(output, trusted=format in ("torchscript", "exported"))
     assert policy.spec.algorithm == case.algorithm
     expected = load_trusted(model, vecnormalize=statistics)
-    assert verify_policy(policy, policy.golden, expected)["source_error"] <= 1e-5  # type: ignore[attr-defined]
+    assert verify_policy(policy, policy.golden, expected)["source_error"] <= 1e-5
     assert [str(spec) for spec in policy.spec.memory.values()] == [str(spec) for spec in expected.spec.memory.values()]
     if case.algorithm == "RecurrentPPO":
         assert {"hidden", "cell"} <= policy.spec.memory.keys()
@@ -174,7 +176,7 @@ def test_golden_vectors_hold_extremes_and_resets(source: Callable[[Case], Source
         model, statistics = source(case)
         export_policy(model, "bundle", tmp_path / "policy.bundle", statistics)
         policy = load_policy(tmp_path / "policy.bundle", trusted=False)
-        golden = policy.golden  # type: ignore[attr-defined]
+        golden = policy.golden
         camera = next(array for array in golden.observations.values() if array.dtype == np.uint8)
         flat = camera.reshape(-1, camera[0, 0].size)
         assert bool((flat == 0).all(axis=1).any()) and bool((flat == 255).all(axis=1).any())
@@ -225,10 +227,11 @@ def test_a_changed_network_is_refused(format: str, source: Callable[[Case], Sour
     recorded = vectors.record_golden(policy)
     changed = vectors.GoldenVectors(recorded.observations, recorded.resets, recorded.actions + np.float32(0.1), {})
     output = tmp_path / f"policy{SUFFIXES[format][0]}"
-    export._write_described(policy, format, changed, output, model)  # type: ignore[arg-type]
+    kind, given = FORMATS[format], ExportSource(None, {}, policy, changed, str(model))
+    export._write(kind, given, output)
     with pytest.raises(PolicyError, match="does not act as it did when it was exported: on cpu its golden vectors"):
         load_trusted(output)
-    export._write_described(policy, format, recorded, output, model)  # type: ignore[arg-type]
+    export._write(kind, replace(given, golden=recorded), output)
     assert torch.isfinite(load_trusted(output)(torch.zeros(1, 5), None)[0]).all()
 
 

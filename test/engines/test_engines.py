@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ from torch import nn
 from policy_node.engines import (
     EngineError,
     EngineSettings,
-    builders,
     cache,
     choice,
     choose_engine,
     chunk_size,
     in_chunks,
 )
+from policy_node.engines.backends import EngineRequest, onnxruntime, torchscript
 from policy_node.engines.captured import CapturedPolicy
-from policy_node.policies import Policy
+from policy_node.policies import Policy, WrappedPolicy
 
 ROBOTS = 5
 RECURRENT = Case("RecurrentPPO", "vector", "normalise, stack", arguments={"use_sde": True})
@@ -159,7 +160,7 @@ def test_the_fastest_is_taken(measured: Any, found: dict[str, float], expected: 
     measured(found)
     policy, chosen = choose_engine(load(KINDS[0]), ROBOTS, EngineSettings())
     assert chosen.name == expected and chosen.measured_ms == found and not chosen.remembered
-    assert getattr(policy, "engine_name", "direct") == expected
+    assert policy.engine_name == expected
 
 
 def test_a_choice_is_remembered_for_the_same_policy_and_robots(measured: Any, own_cache: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_choice_is_remembered_for_the_same_policy_and_robots(measured: Any, ow
     run_by, again = choose_engine(policy, ROBOTS, EngineSettings())
     assert len(calls) == 1 and again.remembered and again.name == first.name == "onnxruntime"
     assert again.measured_ms == first.measured_ms and again.excluded == first.excluded
-    assert getattr(run_by, "engine_name", "") == "onnxruntime"
+    assert run_by.engine_name == "onnxruntime"
     choose_engine(policy, ROBOTS + 1, EngineSettings())
     choose_engine(policy, ROBOTS, EngineSettings(threads=2))
     choose_engine(load(KINDS[3]), ROBOTS, EngineSettings())
@@ -195,18 +196,28 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_cache: Path) -> None
     assert choose_engine(load(KINDS[0]), ROBOTS, EngineSettings())[1].measured_ms
 
 
+class Spoiled(WrappedPolicy):
+    """A policy whose actions are changed, by a function of them and of the first observation."""
+
+    def __init__(self, source: Policy, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(source)
+        self.change = change
+
+    def act(self, observations: Any, memory: Any, masks: Any) -> Any:
+        actions, after = self.source.act(observations, memory, masks)
+        return self.change(actions, next(iter(observations.values()))), after
+
+
+def replace_build(monkeypatch: pytest.MonkeyPatch, module: Any, build: Callable[[EngineRequest], Policy]) -> None:
+    monkeypatch.setattr(module, "ENGINE", replace(module.ENGINE, build=build))
+
+
 def test_an_engine_that_fails_or_differs_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    torchscript = builders._torchscript
-
-    def shifted(*arguments: Any) -> Any:
-        run = torchscript(*arguments)
-        return lambda inputs: [run(inputs)[0] + 0.01]
-
-    def broken(*arguments: Any) -> Any:
+    def broken(request: EngineRequest) -> Policy:
         raise RuntimeError("no kernel\nfor this network")
 
-    monkeypatch.setattr(builders, "_torchscript", shifted)
-    monkeypatch.setattr(builders, "_onnxruntime", broken)
+    replace_build(monkeypatch, torchscript, lambda request: Spoiled(request.policy, lambda actions, _: actions + 0.01))
+    replace_build(monkeypatch, onnxruntime, broken)
     policy, chosen = choose_engine(load(KINDS[0]), ROBOTS, EngineSettings())
     assert policy is load(KINDS[0]) and chosen.name == "direct"
     assert "of the action range from the policy, allowed is 1e-05" in chosen.excluded["torchscript"]
@@ -217,13 +228,10 @@ def test_an_engine_that_fails_or_differs_is_left_out_with_its_reason(monkeypatch
 
 
 def test_robots_that_influence_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    torchscript = builders._torchscript
+    def mix(actions: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+        return actions + 0.01 * observations.nan_to_num()[:1].sum()
 
-    def mixing(*arguments: Any) -> Any:
-        run = torchscript(*arguments)
-        return lambda inputs: [run(inputs)[0] + 0.01 * inputs[0].nan_to_num()[:1].sum()]
-
-    monkeypatch.setattr(builders, "_torchscript", mixing)
+    replace_build(monkeypatch, torchscript, lambda request: Spoiled(request.policy, mix))
     with pytest.raises(EngineError, match="it differs by"):
         choose_engine(load(KINDS[0]), ROBOTS, EngineSettings("torchscript"))
 
@@ -252,7 +260,7 @@ def test_beside_a_policy_that_drives_nothing_is_measured(measured: Any) -> None:
     policy = load(KINDS[0])
     for driving, expected in (("torchscript", "torchscript"), ("direct", "direct"), ("aotinductor", "direct")):
         run_by, chosen = choose_engine(policy, ROBOTS, EngineSettings(), beside=driving)
-        assert chosen.name == getattr(run_by, "engine_name", "direct") == expected and not chosen.measured_ms
+        assert chosen.name == run_by.engine_name == expected and not chosen.measured_ms
     assert not calls
     choose_engine(policy, ROBOTS, EngineSettings())
     assert choose_engine(policy, ROBOTS, EngineSettings(), beside="direct")[1].name == "onnxruntime"
@@ -272,7 +280,7 @@ def test_lower_precision_is_tried_only_where_it_is_allowed() -> None:
 def test_a_policy_is_compiled_once(own_cache: Path) -> None:
     policy = load(KINDS[0])
     run_by, chosen = choose_engine(policy, ROBOTS, EngineSettings("aotinductor"))
-    assert chosen.name == getattr(run_by, "engine_name", "") == "aotinductor"
+    assert chosen.name == run_by.engine_name == "aotinductor"
     (package,) = (own_cache / "compiled").glob("*.pt2")
     assert package.parent.stat().st_mode & 0o777 == 0o700
     compiled = package.stat().st_mtime_ns

@@ -19,6 +19,7 @@ from stable_baselines3 import PPO
 
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.control.pairing import match_observations
+from policy_node.control.pipeline import make_inference
 from policy_node.engines import in_chunks
 from policy_node.engines.captured import CapturedPolicy
 from policy_node.engines.inference import Inference
@@ -102,7 +103,7 @@ def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", see
 
 def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:
     layouts = match_observations(configuration, source or policy, {"touch.pressure": 4})
-    inference = Inference(configuration, policy, layouts)
+    inference = make_inference(configuration, policy, layouts)
     inference.warm_up()
     return inference
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries find message types, image encodings and command types; the documentation lists them, packages add some."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -27,19 +26,6 @@ from policy_node.messages.types.numbers import type_named
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parents[1] / "example_messages"
 DOCUMENTATION = (ROOT / "doc" / "configuration.md").read_text()
-
-
-def test_the_tables_of_the_documentation_are_those_of_the_code() -> None:
-    """`python doc/tables.py` writes them."""
-    specification = importlib.util.spec_from_file_location("tables", ROOT / "doc" / "tables.py")
-    assert specification is not None and specification.loader is not None
-    tables = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tables)
-    assert tables.with_tables(DOCUMENTATION) == DOCUMENTATION
-    without = DOCUMENTATION.replace("| nav_msgs/msg/Odometry |", "| nav_msgs/msg/Odd |").replace(
-        "| `mono8` |", "| `grey` |"
-    )
-    assert without != DOCUMENTATION and tables.with_tables(without) == DOCUMENTATION
 
 
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)

@@ -24,6 +24,7 @@ from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec, DiscreteSpec
 from policy_node.control.pairing import policy_interface
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
+from policy_node.policies.formats import PolicyFile, format_of
 from policy_node.policies.interface import parse_memory
 
 STEPS = 4
@@ -407,7 +408,7 @@ def test_the_format_may_be_named(exported, tmp_path):
     file = tmp_path / "policy.bin"
     file.write_bytes(exported(Walker, "onnx").read_bytes())
     assert load_trusted(file, format="onnx", interface=WALKER).spec.algorithm == "ONNX"
-    with pytest.raises(PolicyError, match="the format is 'caffe'; allowed are 'auto', 'sb3', 'bundle', 'onnx'"):
+    with pytest.raises(PolicyError, match="the format is 'caffe'; allowed are 'auto', 'bundle', 'exported', 'onnx'"):
         load_trusted(file, format="caffe")
 
 
@@ -461,7 +462,7 @@ def test_inputs_without_names_must_all_be_described(exported, file_format):
 def test_torchscript_needs_shapes(exported):
     with pytest.raises(PolicyError, match="says no shapes, and that of 'observation' is not given"):
         load_trusted(exported(Walker, "torchscript"))
-    with pytest.raises(PolicyError, match="cannot be run on one robot of the described shapes"):
+    with pytest.raises(PolicyError, match=r"cannot be run on example inputs .*; correct the shapes"):
         load_trusted(exported(Walker, "torchscript"), interface=PolicyInterface(shapes={"observation": (7,)}))
 
 
@@ -547,13 +548,11 @@ def test_cuda_gives_the_actions_of_the_cpu(exported, kind, file_format):
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime has CUDA")
 def test_onnx_on_a_gpu_says_what_to_install(exported):
-    from policy_node.policies.onnx import load_onnx
-
     content = exported(Walker, "onnx").read_bytes()
     with pytest.raises(
         PolicyError, match=r"device is 'cuda:0', but onnxruntime .* install onnxruntime-gpu in its place"
     ):
-        load_onnx(content, "policy.onnx", torch.device("cuda", 0), WALKER)
+        format_of("policy.onnx").load(PolicyFile(content, "policy.onnx", "", torch.device("cuda", 0), interface=WALKER))
 
 
 def test_an_index_is_a_choice(tmp_path):
@@ -598,7 +597,7 @@ def test_weights_beside_an_onnx_file_are_read_and_hashed(tmp_path):
     assert policy(torch.tensor([[1.0, 2.0, 3.0]]), None)[0].tolist() == [[1.0, 2.0]]
     (tmp_path / "policy.data").write_bytes(np.ones((3, 2), np.float32).tobytes())
     assert load_trusted(file).spec.sha256 != policy.spec.sha256
-    with pytest.raises(PolicyError, match="has weights in other files, for which its SHA-256 says nothing"):
+    with pytest.raises(PolicyError, match="has weights in other files, which its SHA-256 does not cover"):
         load_trusted(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     (tmp_path / "policy.data").unlink()
     with pytest.raises(PolicyError, match=r"cannot be read from .*copy that file too"):

@@ -19,8 +19,8 @@ from policy_conformance import assert_same_actions, example_observations, load_t
 from torch import nn
 
 from policy_node.cli.export import export_policy
-from policy_node.engines import EngineSettings, choose_engine, network
-from policy_node.policies import Policy, WrappedPolicy, contract
+from policy_node.engines import EngineSettings, choose_engine
+from policy_node.policies import Policy, WrappedPolicy, contract, traced
 from policy_node.policies.precision import full_precision
 
 CONVOLUTIONS = cases.Case("TD3", "image CHW")
@@ -145,13 +145,13 @@ def test_a_policy_acts_in_full_precision_and_leaves_the_settings_alone(monkeypat
 
 @pytest.mark.parametrize("engine", ["torchscript", "onnxruntime"])
 def test_an_engine_records_the_network_in_full_precision(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, forward, seen = load(CONVOLUTIONS), network.PolicyNetwork.forward, []
+    policy, forward, seen = load(CONVOLUTIONS), traced.PolicyNetwork.forward, []
 
     def noted(*arguments: Any) -> Any:
         seen.append(tf32_settings())
         return forward(*arguments)
 
-    monkeypatch.setattr(network.PolicyNetwork, "forward", noted)
+    monkeypatch.setattr(traced.PolicyNetwork, "forward", noted)
     choose_engine(policy, 2, EngineSettings(engine))
     assert seen and all(settings == FULL_PRECISION for settings in seen)
 

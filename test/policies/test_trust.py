@@ -227,7 +227,7 @@ def test_members_outside_of_the_archive_are_refused(name: str, tmp_path: Path) -
     file = tmp_path / "model.zip"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(name, "{}")
-    with pytest.raises(PolicyError, match="lies outside of it; get it again from whom you trust"):
+    with pytest.raises(PolicyError, match="lies outside of it; get it again from somebody whom you trust"):
         load_trusted(file)
 
 

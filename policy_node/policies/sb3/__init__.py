@@ -2,18 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies of Stable-Baselines3 and sb3-contrib, run directly on tensors.
 
-The actions are those of ``model.predict``, without what surrounds the network there: NumPy copies, checks of the
-observation space, the value network and the action distribution. No training state is restored.
+The actions are those of ``model.predict``, without its NumPy copies, checks of the observation space, value network
+and action distribution. No training state is restored.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,39 +24,40 @@ from stable_baselines3.common.policies import BasePolicy
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.archive import read_members
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import PolicyError, warn
+from policy_node.policies.formats import PolicyFile
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.networks import Family, family_of, is_stock, replaced_methods
 from policy_node.policies.sb3.observations import Preparation, keyed_spaces, make_normalisers, observation_spec
 from policy_node.policies.sb3.policy import Actor, DirectActor, Fresh, PredictActor, Sb3Policy, memory_spec
-from policy_node.policies.vecnormalize import Normaliser, Statistics
+from policy_node.policies.vecnormalize import Normaliser
 
-# What the network's construction needs; everything else in the file stays unread.
+# Entries that building the network needs; everything else in the file stays unread.
 _NEEDED = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space")
-# What `predict` does around `_predict` is done here for the stock methods only.
+# This module does what these stock methods do around `_predict`.
 _AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
 
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """What has been saved of a model and is needed to act.
+    """The parts of a saved model that acting needs.
 
     Attributes
     ----------
     policy_class
         A class of Stable-Baselines3, sb3-contrib or one that derives from theirs.
     arguments
-        What the policy class was made with, apart from what the following say.
+        Arguments of the policy class, apart from those below.
     use_sde
         Whether training explored with gSDE.
     observation_space, action_space
-        As the policy saw them in training, after all wrappers.
+        Of the policy in training, after all wrappers.
     algorithm
         Its name, such as ``PPO``.
     exploration_rate
-        How often an algorithm without noise of its own takes any action.
+        How often an algorithm that explores by chance takes any action.
     weights
-        All parameters and buffers of the policy by name; of several that are the same one is enough.
+        All parameters and buffers of the policy by name; of shared ones a single name is enough.
     """
 
     policy_class: Any
@@ -69,40 +68,6 @@ class SavedModel:
     algorithm: str
     exploration_rate: float
     weights: Mapping[str, torch.Tensor]
-
-
-def load_sb3(
-    content: bytes,
-    path: str,
-    device: torch.device,
-    statistics: Mapping[str, Statistics],
-    deterministic: bool,
-    seed: int,
-) -> Sb3Policy:
-    """Build the policy of a file that ``model.save`` wrote.
-
-    Parameters
-    ----------
-    content
-        The whole file.
-    path
-        Where it came from, for errors.
-    device
-        Where to run.
-    statistics
-        From `read_vecnormalize`; empty if observations are not normalised.
-    deterministic
-        Whether to take the most likely action instead of drawing one.
-    seed
-        Of the draws.
-
-    Raises
-    ------
-    PolicyError
-        If `content` is empty, damaged or of another format, or its algorithm or spaces are not supported.
-    """
-    sha256 = hashlib.sha256(content).hexdigest()
-    return build_sb3(read_sb3(content, path), path, sha256, device, statistics, deterministic, seed)
 
 
 def read_sb3(content: bytes, path: str) -> SavedModel:
@@ -138,81 +103,82 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
     )
 
 
-def build_sb3(
-    saved: SavedModel,
-    path: str,
-    sha256: str,
-    device: torch.device,
-    statistics: Mapping[str, Statistics],
-    deterministic: bool = True,
-    seed: int = 0,
-) -> Sb3Policy:
-    """Build a policy from what has been saved of it.
+def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
+    """Build a policy from a saved model.
 
     Parameters
     ----------
     saved
-        From `read_sb3`, or described in other ways.
-    path, sha256
-        Where it came from, for errors, and the hash of that file.
-    device, statistics, deterministic, seed
-        As in `load_sb3`.
+        From `read_sb3`, or from a bundle.
+    file
+        Where it came from and how to run it.
 
     Raises
     ------
     PolicyError
         If the algorithm or spaces are not supported, or the weights do not fit.
     """
-    family = family_of(saved.policy_class)
+    family, device, statistics = family_of(saved.policy_class), file.device, file.statistics
     keyed = keyed_spaces(saved.observation_space)
-    normalisers = {key: normaliser.to(device) for key, normaliser in make_normalisers(statistics, keyed, path).items()}
-    observations = {key: observation_spec(key, space, statistics.get(key), path) for key, space in keyed.items()}
-    action = actions.action_spec(saved.action_space, path)
-    model = _build(saved, path).to(device)
+    normalisers = {
+        key: normaliser.to(device) for key, normaliser in make_normalisers(statistics, keyed, file.path).items()
+    }
+    observations = {key: observation_spec(key, space, statistics.get(key), file.path) for key, space in keyed.items()}
+    action = actions.action_spec(saved.action_space, file.path)
+    model = _build(saved, file.path).to(device)
     model.set_training_mode(False)
     model.requires_grad_(False)
-
-    plain = not isinstance(saved.observation_space, spaces.Dict)
-    generator = torch.Generator(device).manual_seed(seed)
-    noise = "none" if deterministic or family is None else family.noise
-    replaced = _replaced(model, family, saved.policy_class, path)
+    generator = torch.Generator(device).manual_seed(file.seed)
+    noise = "none" if file.deterministic or family is None else family.noise
+    replaced = _replaced(model, family, saved.policy_class, file.path)
     actor: Actor
     if family is None or replaced:
-        if not deterministic:
-            raise PolicyError(
-                f"policy file '{path}' acts by rules of its own ({', '.join(replaced)}), whose noise cannot be seeded; "
-                "use deterministic=True"
-            )
-        warnings.warn(
-            f"policy file '{path}' acts by rules of its own ({', '.join(replaced)}): its _predict is run, which is "
-            "slower; compare its actions with those of model.predict",
-            stacklevel=4,
-        )
-        finish = None
-        if isinstance(action, ArraySpec):
-            finish = actions.finish_box(action, model.squash_output, squash=False, device=device)
-        shape = () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ()
-        actor = PredictActor(model, plain, finish, shape)
+        actor = _predict_actor(saved, model, action, replaced, file)
     else:
-        preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
-        squash = model.squash_output if family.squashed is None else family.squashed
-        actor = DirectActor(
-            preparations,
-            plain,
-            family.build(model),
-            actions.make_finish(saved.action_space, action, model, squash, device),
-            _exploration(saved, model, action, noise, generator),
-        )
+        explore = _exploration(saved, model, action, noise, generator)
+        actor = _direct_actor(saved, model, action, family, device, explore)
     memory, fresh = _memory(model, normalisers, noise, generator, device)
-    spec = PolicySpec(
-        observations=observations,
-        action=action,
-        algorithm=saved.algorithm,
-        sha256=sha256,
-        memory=memory,
-        mask=_mask_length(saved.algorithm, action),
-    )
+    mask = _mask_length(saved.algorithm, action)
+    spec = PolicySpec(observations, action, saved.algorithm, file.sha256, memory, mask)
     return Sb3Policy(spec, device, normalisers, actor, fresh)
+
+
+def _direct_actor(
+    saved: SavedModel,
+    model: Any,
+    action: ActionSpec,
+    family: Family,
+    device: torch.device,
+    explore: actions.Explore | None,
+) -> Actor:
+    """Return the actor that runs the acting network alone."""
+    keyed = keyed_spaces(saved.observation_space)
+    preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
+    squash = model.squash_output if family.squashed is None else family.squashed
+    finish = actions.make_finish(saved.action_space, action, model, squash, device)
+    return DirectActor(preparations, _is_plain(saved), family.build(model), finish, explore)
+
+
+def _predict_actor(saved: SavedModel, model: Any, action: ActionSpec, replaced: list[str], file: PolicyFile) -> Actor:
+    """Return the actor that asks ``_predict``, for a policy class that replaces methods which decide the action."""
+    if not file.deterministic:
+        raise file.error(
+            f"acts by its own rules ({', '.join(replaced)}), whose noise cannot be seeded; use deterministic=True"
+        )
+    warn(
+        f"policy file '{file.path}' acts by its own rules ({', '.join(replaced)}): its _predict is run, which is "
+        "slower; compare its actions with those of model.predict"
+    )
+    finish = None
+    if isinstance(action, ArraySpec):
+        finish = actions.finish_box(action, model.squash_output, squash=False, device=file.device)
+    shape = () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ()
+    return PredictActor(model, _is_plain(saved), finish, shape)
+
+
+def _is_plain(saved: SavedModel) -> bool:
+    """Return whether the networks take one tensor instead of a dictionary."""
+    return not isinstance(saved.observation_space, spaces.Dict)
 
 
 def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
@@ -249,7 +215,7 @@ def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
     if "n_delta" in saved:
         return "ARS"
     if "stable_baselines3.td3.policies" in modules:
-        # DDPG is TD3 without what sets it apart.
+        # DDPG is TD3 without its additions.
         return "DDPG" if saved.get("policy_delay") == 1 and saved.get("target_noise_clip") == 0 else "TD3"
     # The policies of each other algorithm live in a package of its name.
     names = {"sac": "SAC", "tqc": "TQC", "crossq": "CrossQ", "dqn": "DQN", "qrdqn": "QRDQN"}
@@ -297,11 +263,11 @@ def _build(saved: SavedModel, path: str) -> Any:
 
 
 def _no_optimiser(*_: Any, **__: Any) -> None:
-    """Stand for an optimiser: PyTorch's own import its whole compiler, which takes longer than all the rest."""
+    """Stand for an optimiser: PyTorch's import its whole compiler, which takes longer than everything else."""
 
 
 def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
-    """Return the parameters and buffers, save those without elements, which have no place in memory."""
+    """Return the parameters and buffers that have elements, and so a place in memory."""
     return [(name, part) for name, part in model.state_dict().items() if part.numel()]
 
 
@@ -313,7 +279,7 @@ def _not_built(path: str, error: Exception) -> PolicyError:
 
 
 def _replaced(model: Any, family: Family | None, policy_class: type, path: str) -> list[str]:
-    """Name what a custom policy class replaces of the rules by which policies act."""
+    """Return the methods that decide the action and that a custom policy class replaces."""
     around = [name for name in _AROUND_PREDICT if not is_stock(getattr(policy_class, name))]
     if around:
         raise PolicyError(
@@ -326,7 +292,7 @@ def _replaced(model: Any, family: Family | None, policy_class: type, path: str) 
 def _exploration(
     saved: SavedModel, model: Any, action: ActionSpec, noise: str, generator: torch.Generator
 ) -> actions.Explore | None:
-    """Return what makes actions differ from the deterministic ones, None if nothing does."""
+    """Return the function that adds noise to the outputs, None for deterministic actions."""
     if noise == "none":
         return None
     if noise == "epsilon":
@@ -343,7 +309,7 @@ def _exploration(
 def _memory(
     model: Any, normalisers: Mapping[str, Normaliser], noise: str, generator: torch.Generator, device: torch.device
 ) -> tuple[dict[str, ArraySpec], dict[str, Fresh]]:
-    """Return what the policy remembers of each robot, and how it begins."""
+    """Return the specs of each robot's memory, and the functions that make its start."""
     specs: dict[str, ArraySpec] = {}
     fresh: dict[str, Fresh] = {}
     lstm = getattr(model, "lstm_actor", None)

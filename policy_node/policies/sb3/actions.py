@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the outputs of a network to final actions, and the noise of actions that are not deterministic.
+"""Turn the outputs of a network into final actions, and add the noise of drawn actions.
 
-All noise is added to the outputs, before anything is chosen or clipped: adding Gumbel noise to logits and taking the
-largest draws from their distribution, and logistic noise does the same for one bit. So a row of NaN stays one.
+All noise is added to the outputs, before choices and clipping: the largest of logits with Gumbel noise is a draw from
+their distribution, and logistic noise does the same for one bit. So a row of NaN stays a row of NaN.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Explore = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.
 
 
 def action_spec(space: spaces.Space, path: str) -> ActionSpec:
-    """Return what the policy gives.
+    """Return the spec of the policy's actions.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def action_spec(space: spaces.Space, path: str) -> ActionSpec:
 
 
 def mark_unusable(chosen: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
-    """Set the choices of rows that are not usable to -1: the largest of NaN would look like a choice."""
+    """Set the choices of unusable rows to -1, as the largest of NaN would look like a choice."""
     return torch.where(usable.view(-1, *[1] * (chosen.ndim - 1)), chosen, -1)
 
 
@@ -115,13 +115,13 @@ def make_finish(space: spaces.Space, action: ActionSpec, model: Any, squash: boo
         return finish_box(action, model.squash_output, squash, device)
     if isinstance(action, DiscreteSpec):
         return finish_choice
-    # The outputs for bits are one logit each, except with masks, where they are pairs as of any two choices.
+    # Bits have one logit each, except with masks, where they have a pair like any two choices.
     bits = isinstance(space, spaces.MultiBinary) and model.action_net.out_features == len(action.choices)
     return finish_bits if bits else finish_choices(action.choices)
 
 
 def explore_gaussian(log_std: nn.Module | torch.Tensor, generator: torch.Generator) -> Explore:
-    """Return the function that adds noise of a standard deviation that is learned, or computed from the latent."""
+    """Return the function that adds noise of a learned standard deviation, or of one computed from the latent."""
 
     def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
         # The bounds are those of the soft actor-critic family.
@@ -135,7 +135,7 @@ def explore_gaussian(log_std: nn.Module | torch.Tensor, generator: torch.Generat
 def explore_state_dependent(
     outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Add the noise that each row's own matrix `noise` `[robots, latent, outputs]` makes of its latent (gSDE)."""
+    """Add the product of each row's latent and its noise matrix `[robots, latent, outputs]` (gSDE)."""
     return outputs + torch.einsum("rl,rlo->ro", latent, memory["noise"])
 
 
@@ -143,7 +143,7 @@ def explore_choice(generator: torch.Generator, bits: bool) -> Explore:
     """Return the function that adds noise to logits, so that the largest is drawn from their distribution."""
 
     def gumbel(like: torch.Tensor) -> torch.Tensor:
-        # Zero, which an exponential may round to, would make an infinity.
+        # An exponential may round to zero, whose logarithm is infinite.
         return -torch.empty_like(like).exponential_(generator=generator).clamp_min(1e-30).log()
 
     def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -154,7 +154,7 @@ def explore_choice(generator: torch.Generator, bits: bool) -> Explore:
 
 
 def explore_epsilon(rate: float, generator: torch.Generator) -> Explore:
-    """Return the function that lets each row, with that probability by itself, take any action."""
+    """Return the function that gives each row any action with a given probability."""
 
     def explore(outputs: torch.Tensor, latent: torch.Tensor, memory: dict[str, torch.Tensor]) -> torch.Tensor:
         coins, values = (

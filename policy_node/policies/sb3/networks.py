@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The networks that act in a policy of each algorithm, cut out of all that only training needs."""
+"""The acting networks of each algorithm's policies, without the parts that only training needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class ActorNetwork(nn.Module):
-    """From prepared observations to the numbers that actions are made of.
+    """Computes the outputs of which actions are made from prepared observations.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class ActorNetwork(nn.Module):
 
 
 class _ActorLayers(nn.Module):
-    """The actor's part of a hidden network that a custom policy class brings."""
+    """The actor's part of the hidden network of a custom policy class."""
 
     def __init__(self, extractor: Any) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class Family:
     build
         From the policy to its acting network.
     noise
-        How actions are drawn that are not deterministic: ``distribution`` (the policy's own), ``epsilon`` (now and
-        then any action) or ``none`` (always the deterministic action).
+        How actions are drawn: from the policy's ``distribution``, as ``epsilon`` (sometimes any action) or ``none``
+        (always the deterministic action).
     squashed
         Whether the outputs have yet to pass tanh; None: where the policy says so.
     """
@@ -142,7 +142,7 @@ _FAMILIES = {
     "sb3_contrib.qrdqn.policies.QRDQNPolicy": Family(("", "quantile_net"), _quantile_network, "epsilon"),
     "sb3_contrib.ars.policies.ARSPolicy": Family(("",), _random_search, "none"),
 }
-# A class that replaces one of these may act by other rules than the ones reproduced here.
+# A class that replaces one of these methods may act by other rules than those of this module.
 _ACTING = (
     "forward",
     "_predict",
@@ -155,16 +155,16 @@ _ACTING = (
 
 
 def family_of(policy_class: type) -> Family | None:
-    """Return the family of a policy class, None if it derives from none that is known.
+    """Return the family of a policy class, None if it derives from no known class.
 
-    Known by name, so that sb3-contrib is needed only where its policies are used.
+    Classes are known by name, so that sb3-contrib is needed for its policies only.
     """
     names = (f"{base.__module__}.{base.__qualname__}" for base in policy_class.__mro__)
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
 
 def replaced_methods(model: Any, family: Family) -> list[str]:
-    """Name the methods that decide the action and are not those of Stable-Baselines3."""
+    """Return the methods that decide the action and are not those of Stable-Baselines3."""
     replaced = []
     for part in family.parts:
         owner = type(getattr(model, part) if part else model)
@@ -176,5 +176,5 @@ def replaced_methods(model: Any, family: Family) -> list[str]:
 
 
 def is_stock(method: Any) -> bool:
-    """Tell whether a method is that of Stable-Baselines3 or sb3-contrib."""
+    """Return whether a method is part of Stable-Baselines3 or sb3-contrib."""
     return str(getattr(method, "__module__", "")).split(".")[0] in ("stable_baselines3", "sb3_contrib")

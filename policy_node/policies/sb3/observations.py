@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the observations of the environment to the numbers that the networks take."""
+"""Prepare the observations of the environment for the networks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from policy_node.policies.vecnormalize import Normaliser, Statistics
 
 
 def observation_spec(key: str, space: spaces.Space, statistics: Statistics | None, path: str) -> ArraySpec:
-    """Return what the environment gives for one key.
+    """Return the spec of the environment's observation of one key.
 
     Parameters
     ----------
     key, space
         From the policy's observation space.
     statistics
-        How the key is normalised, None if it is not.
+        Normalisation of the key, None if there is none.
     path
         Where the policy came from, for errors.
 
@@ -54,7 +54,7 @@ def observation_spec(key: str, space: spaces.Space, statistics: Statistics | Non
 
 
 def _became_float(space: spaces.Box, statistics: Statistics) -> bool:
-    """Tell whether `VecNormalize` replaced the space, as it does with images only."""
+    """Return whether `VecNormalize` replaced the space, as it does with images only."""
     clip = np.float32(statistics.clip)
     return (
         len(space.shape) == 3
@@ -64,9 +64,9 @@ def _became_float(space: spaces.Box, statistics: Statistics) -> bool:
 
 
 class Preparation(nn.Module):
-    """Makes float32 of one observation as ``preprocess_obs`` does: scaled, one-hot or as it is.
+    """Converts one observation to float32 as ``preprocess_obs`` does: scaled, one-hot or unchanged.
 
-    A category that does not exist becomes NaN, where Stable-Baselines3 would raise for all rows.
+    A category that does not exist becomes NaN, where Stable-Baselines3 raises an exception for all rows.
     """
 
     def __init__(self, space: spaces.Space, normalize_images: bool) -> None:
@@ -77,7 +77,7 @@ class Preparation(nn.Module):
             counts = torch.tensor([int(space.n)])
         elif isinstance(space, spaces.MultiDiscrete):
             counts = torch.tensor(space.nvec.tolist())
-        # For each column of the one-hot code: whose choice it is, and which.
+        # Observation and category of each column of the one-hot code.
         self.register_buffer("_owner", None if counts is None else torch.arange(len(counts)).repeat_interleave(counts))
         self.register_buffer(
             "_choice", None if counts is None else torch.cat([torch.arange(int(count)) for count in counts])
@@ -94,7 +94,7 @@ class Preparation(nn.Module):
             chosen = observation.unflatten(0, (-1, 1)).flatten(1)
             known = ((chosen >= 0) & (chosen < self._counts))[:, self._owner]
             return torch.where(known, (chosen[:, self._owner] == self._choice).float(), torch.nan)
-        # Always a new tensor: a features extractor may work in place, and the observations are the caller's.
+        # Always a new tensor: a features extractor may work in place, and the observations belong to the caller.
         if self._divisor is None:
             return observation.to(torch.float32, copy=True)
         return observation.float() / self._divisor
@@ -108,7 +108,7 @@ def make_normalisers(
     Raises
     ------
     PolicyError
-        If they belong to another space.
+        If they do not fit the space.
     """
     normalisers = {}
     for key, part in statistics.items():

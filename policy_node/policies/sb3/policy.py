@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A policy of Stable-Baselines3 at work: checks, memory, normalisation and the actor."""
+"""Policies of Stable-Baselines3: memory, normalisation and the actor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec, PolicySpec
-from policy_node.policies.contract import State, TorchPolicy
+from policy_node.policies.contract import State, Tensors, TorchPolicy
 from policy_node.policies.rows import rows_without_nan, where_rows
 from policy_node.policies.sb3.actions import Explore, Finish, mark_unusable
 from policy_node.policies.sb3.networks import ActorNetwork
@@ -20,12 +20,12 @@ from policy_node.policies.sb3.observations import Preparation
 from policy_node.policies.vecnormalize import Normaliser
 
 Memory = dict[str, torch.Tensor]
-# Makes the memory of that many robots that have seen nothing yet.
+# Makes the memory of a number of robots that have seen nothing yet.
 Fresh = Callable[[int], torch.Tensor]
 
 
 class Actor(Protocol):
-    """From normalised observations and memory to final actions and memory.
+    """Computes final actions and memory from normalised observations and memory.
 
     Attributes
     ----------
@@ -38,11 +38,11 @@ class Actor(Protocol):
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, Memory]:
-        """Act for all robots; see `policy_node.policies.Policy`."""
+        """Act for all robots; see `policy_node.policies.Policy.act`."""
 
 
 class DirectActor:
-    """Runs the acting network and nothing else.
+    """Runs the acting network alone.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class DirectActor:
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, Memory]:
-        """Act for all robots; see `policy_node.policies.Policy`."""
+        """Act for all robots; see `policy_node.policies.Policy.act`."""
         ready = {key: prepare(observations[key]) for key, prepare in self._preparations.items()}
         outputs, latent, after = self.network(ready["observation"] if self._plain else ready, memory)
         if self._explore is not None:
@@ -85,7 +85,7 @@ class DirectActor:
 
 
 class PredictActor:
-    """Asks the ``_predict`` of a policy class that acts by rules of its own.
+    """Calls ``_predict`` of a policy class that acts by its own rules.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class PredictActor:
     plain
         Whether it takes one tensor instead of a dictionary.
     finish
-        From what ``_predict`` gives to final actions; None for choices.
+        From the result of ``_predict`` to final actions; None for choices.
     """
 
     def __init__(self, model: Any, plain: bool, finish: Finish | None, action_shape: tuple[int, ...]) -> None:
@@ -107,12 +107,12 @@ class PredictActor:
     def __call__(
         self, observations: Mapping[str, torch.Tensor], memory: Memory, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, Memory]:
-        """Act for all robots; see `policy_node.policies.Policy`."""
+        """Act for all robots; see `policy_node.policies.Policy.act`."""
         everything = [*observations.values(), *memory.values()]
         usable = rows_without_nan(everything)
         if usable is None:
             usable = torch.ones(len(everything[0]), dtype=torch.bool, device=everything[0].device)
-        # A distribution would raise for all rows: a row of NaN is replaced before and marked again afterwards.
+        # A distribution raises an exception for all rows: a row of NaN is replaced before and marked afterwards.
         safe = {key: where_rows(usable, tensor, 0) for key, tensor in observations.items()}
         arguments: dict[str, Any] = {"deterministic": True}
         if masks is not None:
@@ -174,9 +174,7 @@ class Sb3Policy(TorchPolicy):
         """Return the memory of robots that have seen nothing yet; with gSDE it holds newly drawn noise."""
         return {name: make(robots) for name, make in self._fresh.items()} or None
 
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Memory]:
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
         memory = dict(memory)
         if "frames" in memory:

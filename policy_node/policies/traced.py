@@ -1,20 +1,26 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A policy as a function of tensors alone, which other programs than PyTorch's interpreter can run."""
+"""A policy as a function of tensors alone, which programs other than PyTorch's interpreter can run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies.contract import Policy, TorchPolicy, WrappedPolicy
+from policy_node.policies.contract import TorchPolicy
+from policy_node.policies.metadata import FileDescription
 from policy_node.policies.rows import rows_without_nan, torch_dtype, where_rows
 
-# From the network's inputs to its outputs.
-Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+if TYPE_CHECKING:
+    from policy_node.policies.formats import ExportSource
+
+# Name of the input with the mask in exported files.
+_ACTION_MASK = "action_mask"
 
 
 class PolicyNetwork(nn.Module):
@@ -48,19 +54,15 @@ class PolicyNetwork(nn.Module):
         spec = self._policy.spec
         remaining = iter(tensors)
         observations = {key: next(remaining) for key in spec.observations}
-        observations |= {key: channels_first(observations[key]) for key in self._channels_last}
+        observations |= {key: _channels_first(observations[key]) for key in self._channels_last}
         memory = {name: next(remaining) for name in spec.memory}
         masks = next(remaining) if self._masked else None
         actions, after = self._policy.act(observations, memory, masks)
         outputs = [actions, *(after[name] for name in spec.memory)]
-        if self._marks_nan:
-            outputs = self._marked(tensors, outputs)
-        return tuple(outputs)
+        usable = rows_without_nan(tensors) if self._marks_nan else None
+        return tuple(outputs if usable is None else self._marked(usable, outputs))
 
-    def _marked(self, tensors: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        usable = rows_without_nan(tensors)
-        if usable is None:
-            return list(outputs)
+    def _marked(self, usable: torch.Tensor, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         marks: list[float | None] = [torch.nan if isinstance(self._policy.spec.action, ArraySpec) else -1]
         marks += [torch.nan if output.is_floating_point() else None for output in outputs[1:]]
         return [
@@ -69,55 +71,15 @@ class PolicyNetwork(nn.Module):
         ]
 
 
-def channels_first(images: torch.Tensor) -> torch.Tensor:
+def _channels_first(images: torch.Tensor) -> torch.Tensor:
     """Move the channels before height and width; in axes counted from the front, as ONNX needs them."""
     axes = range(images.ndim)
     return images.permute(*axes[:-3], images.ndim - 1, *axes[-3:-1])
 
 
-class EnginePolicy(WrappedPolicy):
-    """A policy whose computation an engine runs.
-
-    Parameters
-    ----------
-    source
-        The policy; it acts itself for another number of robots than that of the engine, and where masks are given.
-    run
-        The engine, on contiguous inputs in the order of `PolicyNetwork`, without the mask.
-    robots
-        For how many robots the engine was made.
-    engine_name
-        Name of the engine.
-    channels_last
-        As in `PolicyNetwork`.
-    """
-
-    def __init__(
-        self, source: Policy, run: Run, robots: int, engine_name: str, channels_last: Collection[str] = ()
-    ) -> None:
-        super().__init__(source)
-        self.engine_name = engine_name
-        self._run = run
-        self._robots = robots
-        self._inputs = [(key, key in channels_last) for key in self.spec.observations]
-        self._memory = tuple(self.spec.memory)
-
-    def act(
-        self, observations: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor], masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute actions and the next memory from checked arguments."""
-        inputs = [observations[key] for key, _ in self._inputs]
-        if len(inputs[0]) != self._robots or masks is not None:
-            return self.source.act(observations, memory, masks)
-        inputs = [
-            tensor.movedim(-3, -1) if moved else tensor for tensor, (_, moved) in zip(inputs, self._inputs, strict=True)
-        ]
-        inputs += [memory[name] for name in self._memory]
-        actions, *after = self._run([tensor.contiguous() for tensor in inputs])
-        return actions, dict(zip(self._memory, after, strict=True))
-
-
-def example_inputs(policy: Policy, observations: Mapping[str, torch.Tensor], channels_last: Collection[str]) -> tuple:
+def example_inputs(
+    policy: TorchPolicy, observations: Mapping[str, torch.Tensor], channels_last: Collection[str] = ()
+) -> tuple[torch.Tensor, ...]:
     """Return the inputs of a `PolicyNetwork` without a mask, for robots that have seen nothing yet."""
     robots = len(next(iter(observations.values())))
     inputs = [
@@ -128,8 +90,37 @@ def example_inputs(policy: Policy, observations: Mapping[str, torch.Tensor], cha
     return (*inputs, *(state[name].contiguous() for name in policy.spec.memory))
 
 
-def output_dtypes(policy: Policy) -> list[torch.dtype]:
-    """Return the dtypes of a network's outputs."""
+def output_dtypes(policy: TorchPolicy) -> list[torch.dtype]:
+    """Return the dtypes of the outputs of a `PolicyNetwork`."""
     action = policy.spec.action
     actions = torch_dtype(action.dtype) if isinstance(action, ArraySpec) else torch.int64
     return [actions, *(torch_dtype(array.dtype) for array in policy.spec.memory.values())]
+
+
+def traceable(source: ExportSource) -> tuple[PolicyNetwork, tuple[torch.Tensor, ...], FileDescription]:
+    """Return a policy to be exported as a network, example inputs for three robots, and the file's description."""
+    policy, spec, robots = source.policy, source.policy.spec, 3
+    rng = np.random.default_rng(0)
+    example = example_inputs(
+        policy, {key: torch.from_numpy(array.example(robots, rng)) for key, array in spec.observations.items()}
+    )
+    if spec.mask:
+        example = (*example, torch.ones(robots, spec.mask, dtype=torch.bool))
+    taken = {*spec.memory, *(f"next_{name}" for name in spec.memory), _ACTION_MASK, "action"}
+    description = FileDescription(
+        spec=spec,
+        inputs={key: f"observation_{key}" if key in taken else key for key in spec.observations},
+        memory=tuple((name, f"next_{name}") for name in spec.memory),
+        action_mask=_ACTION_MASK if spec.mask else "",
+        action="action",
+        source_sha256=spec.sha256,
+        golden=source.golden,
+    )
+    return PolicyNetwork(policy, masked=bool(spec.mask)).eval(), example, description
+
+
+def open_robots_axis(example: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """Return the dynamic shapes of a `PolicyNetwork` for ``torch.export``: any number of robots."""
+    robots = torch.export.Dim("robots", min=1)
+    # One argument: the tuple of all tensors.
+    return (tuple({0: robots} for _ in example),)

@@ -1,0 +1,108 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parts that engines share: record a policy's network, and run a policy by what was recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from policy_node.engines.backends import EngineError, EngineRequest
+from policy_node.policies.contract import Tensors, TorchPolicy, WrappedPolicy
+from policy_node.policies.precision import full_precision
+from policy_node.policies.traced import PolicyNetwork, example_inputs, output_dtypes
+
+# From the inputs of a `PolicyNetwork` to its outputs.
+Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+class EnginePolicy(WrappedPolicy):
+    """A policy whose computation an engine runs.
+
+    Parameters
+    ----------
+    request
+        Its policy acts itself for another number of robots, and where masks are given.
+    engine
+        Name of the engine.
+    run
+        The engine, on contiguous inputs in the order of `PolicyNetwork`, without the mask.
+    """
+
+    def __init__(self, request: EngineRequest, engine: str, run: Run) -> None:
+        super().__init__(request.policy)
+        self.engine_name = engine if request.precision == "float32" else f"{engine} {request.precision}"
+        self._run = run
+        self._robots = request.robots
+        self._inputs = [(key, key in request.channels_last) for key in self.spec.observations]
+        self._memory = tuple(self.spec.memory)
+
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
+        """Compute actions and the next memory from checked arguments."""
+        if masks is not None or len(next(iter(observations.values()))) != self._robots:
+            return self.source.act(observations, memory, masks)
+        inputs = [observations[key].movedim(-3, -1) if moved else observations[key] for key, moved in self._inputs]
+        inputs += [memory[name] for name in self._memory]
+        actions, *after = self._run([tensor.contiguous() for tensor in inputs])
+        return actions, dict(zip(self._memory, after, strict=True))
+
+
+def network_of(request: EngineRequest, marks_nan: bool = False) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """Return the network of a policy that can be traced, in the precision of the request, and example inputs.
+
+    Parameters
+    ----------
+    request
+        The policy and its robots.
+    marks_nan
+        See `PolicyNetwork`.
+    """
+    policy = request.policy
+    assert isinstance(policy, TorchPolicy)
+    network: nn.Module = PolicyNetwork(policy, False, request.channels_last, marks_nan).eval()
+    if request.precision != "float32":
+        network = _LowPrecision(network, policy, getattr(torch, request.precision)).eval()
+    return network, example_inputs(policy, request.observations, request.channels_last)
+
+
+class _LowPrecision(nn.Module):
+    """A network that computes in lower precision and gives outputs of the policy's dtypes."""
+
+    def __init__(self, network: nn.Module, policy: TorchPolicy, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self._context: dict[str, Any] = {"device_type": policy.device.type, "dtype": dtype}
+        self._dtypes = output_dtypes(policy)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Its cache of weights serves training, and must not be recorded.
+        with torch.autocast(**self._context, cache_enabled=False):
+            outputs = self.network(*tensors)
+        return tuple(output.to(dtype) for output, dtype in zip(outputs, self._dtypes, strict=True))
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Record in full precision, and refuse computations that branch on values, of which one branch is recorded."""
+    validates = torch.distributions.Distribution._validate_args
+    # Checks of values are branches.
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        with warnings.catch_warnings(record=True) as caught, torch.no_grad(), full_precision():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", torch.jit.TracerWarning)
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+    # PyTorch's own layers branch on shapes, which are those of all calls.
+    own = str(Path(torch.__file__).parent)
+    for warning in caught:
+        if not warning.filename.startswith(own):
+            reason = str(warning.message).strip().partition(". ")[0]
+            raise EngineError(f"its computation depends on values: {warning.filename}:{warning.lineno}: {reason}")

@@ -1,0 +1,84 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The format `exported`: what ``torch.export.save`` writes; it knows the shapes of the inputs, but not their names."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policy_node.policies.contract import Policy
+from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.metadata import archive_sha256, description_to_texts, empty_texts
+from policy_node.policies.module_network import load_module
+from policy_node.policies.networks import Port
+from policy_node.policies.traced import open_robots_axis, traceable
+
+
+def _load(file: PolicyFile) -> Policy:
+    # Imported here, as they import PyTorch's compiler.
+    from torch.export.passes import move_to_device_pass
+    from torch.utils import _pytree
+
+    texts = empty_texts()
+    try:
+        program = torch.export.load(io.BytesIO(file.content), extra_files=texts)
+    except Exception as error:
+        raise file.error(
+            f"is no torch.export file, or damaged ({type(error).__name__}: {error}); "
+            "give a file that torch.export.save wrote, with the PyTorch that is installed here"
+        ) from error
+    if file.device.type != "cpu":
+        program = move_to_device_pass(program, str(file.device))
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    tensors = [values[name] for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    ports = [Port("", tuple(n if isinstance(n, int) else str(n) for n in part.shape), part.dtype) for part in tensors]
+    module, in_spec = program.module(), program.call_spec.in_spec
+
+    def call(inputs: list[torch.Tensor]) -> Any:
+        # Dictionaries and keyword arguments are passed as the exported module took them.
+        arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
+        return module(*arguments, **keywords)
+
+    def make_example(ports: Sequence[Port]) -> list[torch.Tensor] | None:
+        # Only a module with buffers can remember anything.
+        return _example(file, ports) if next(module.buffers(), None) is not None else None
+
+    return load_module(file, texts, "torch.export", module, call, ports, make_example)
+
+
+def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
+    """Return inputs of the lengths in the file; open ones are the robots or the steps of the history."""
+    generator = torch.Generator().manual_seed(0)
+    robots = next((port.shape[0] for port in ports if port.shape), None)
+    steps = next(iter(file.interface.history.values()), 1)
+    example = []
+    for port in ports:
+        shape = [n if isinstance(n, int) else 2 if n == robots else steps for n in port.shape or ()]
+        example.append(torch.rand(shape, generator=generator).to(file.device, port.dtype))
+    return example
+
+
+def _write(source: ExportSource, output: Path) -> None:
+    network, example, description = traceable(source)
+    program = torch.export.export(network, example, dynamic_shapes=open_robots_axis(example))
+    bare = io.BytesIO()
+    torch.export.save(program, bare)
+    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
+    torch.export.save(program, output, extra_files=texts)
+
+
+FORMAT = PolicyFormat(
+    name="exported",
+    title="a torch.export file",
+    description="any PyTorch trainer",
+    suffixes=(".pt2",),
+    load=_load,
+    is_zip=True,
+    is_ordered=True,
+    write=_write,
+)

@@ -1,0 +1,124 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Load policy files: the checks that all formats share, then the format's loader."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+
+from policy_node.policies.contract import Policy, PolicyError
+from policy_node.policies.devices import select_device
+from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of
+from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.vecnormalize import read_vecnormalize
+
+
+def load_policy(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    trusted: bool = False,
+    vecnormalize: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+    *,
+    format: str = "auto",
+    interface: PolicyInterface | None = None,
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Policy:
+    """Load a policy, ready to run.
+
+    Parameters
+    ----------
+    path
+        A file of one of the formats in `policy_node.policies.formats`.
+    device
+        Where to run: ``auto`` (CUDA where available, else CPU), ``cpu``, ``cuda`` or ``cuda:<index>``.
+    trusted
+        Whether the file may run code, as those of Stable-Baselines3, TorchScript and ``torch.export`` can when they
+        are loaded. Bundles and ONNX files are data and need no trust.
+    vecnormalize
+        The file that ``VecNormalize.save`` wrote, if training normalised observations. Observations are then given as
+        the environment gave them; nothing in that file is run. A bundle has them inside.
+    sha256
+        Hexadecimal SHA-256 that the policy file must have.
+    format
+        Name of the format; ``auto`` tells it by the suffix.
+    interface
+        Meaning of the inputs and outputs, where the file does not describe itself.
+    deterministic
+        Whether to take the most likely action; else actions are drawn as in training, for each robot by itself. With
+        gSDE a robot keeps its noise matrix until it is reset.
+    seed
+        Of those draws.
+
+    Raises
+    ------
+    PolicyError
+        If a file is missing, empty, damaged or of another format, is not trusted or has another hash, its algorithm
+        or spaces are not supported, it does not act as it did when it was exported, or the device does not exist.
+    """
+    target = select_device(device)
+    name = os.fspath(path)
+    kind = format_of(name, format)
+    content = _read(name, kind)
+    file = PolicyFile(
+        content,
+        name,
+        hashlib.sha256(content).hexdigest(),
+        target,
+        any_device=device == "auto",
+        interface=interface or PolicyInterface(),
+        deterministic=deterministic,
+        seed=seed,
+    )
+    _check(file, kind, sha256, trusted, vecnormalize is not None)
+    if vecnormalize is not None:
+        file = replace(file, statistics=read_vecnormalize(vecnormalize))
+    try:
+        policy = kind.load(file)
+    except ModuleNotFoundError as error:
+        if not kind.requires:
+            raise
+        raise file.error(
+            f"is {kind.title}, for which {error.name} is not installed; pip install {' '.join(kind.requires)}"
+        ) from error
+    if sha256 is not None and policy.spec.sha256 != file.sha256:
+        raise file.error(
+            "has weights in other files, which its SHA-256 does not cover; save it as one file, or leave sha256 out"
+        )
+    return policy
+
+
+def _read(path: str, kind: PolicyFormat) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+    except OSError as error:
+        raise PolicyError(
+            f"policy file '{path}' cannot be read: {error.strerror}; give the path of {kind.title}"
+        ) from error
+    if not content:
+        raise PolicyError(f"policy file '{path}' is empty (0 bytes); give {kind.title}")
+    return content
+
+
+def _check(file: PolicyFile, kind: PolicyFormat, sha256: str | None, trusted: bool, has_statistics: bool) -> None:
+    """Refuse a file before anything in it is looked at."""
+    if sha256 is not None and sha256.lower() != file.sha256:
+        raise file.error(
+            f"has the SHA-256 {file.sha256}, but {sha256} is wanted; "
+            "get the file again, or set the new hash if the change was meant"
+        )
+    if kind.is_zip and not file.content.startswith(b"PK"):
+        raise file.error(f"is no zip archive (it starts with {file.content[:8]!r}); give {kind.title}")
+    if kind.runs_code and not trusted:
+        raise file.error(
+            f"can run code when it is loaded and is not trusted; {kind.without_trust}, which is data only, or set "
+            "trusted (in the node's configuration `policy.trusted: true`) if you know where it comes from"
+        )
+    if has_statistics and not kind.takes_statistics:
+        raise file.error(f"is {kind.title}, which has its normalisation inside; leave vecnormalize out")
+    if not file.deterministic and not kind.draws:
+        raise file.error(f"is {kind.title}, which acts as it was exported; use deterministic=True")

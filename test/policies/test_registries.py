@@ -1,0 +1,212 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policy formats and engines are found by registries, from which parameters, errors and documentation follow."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parity_cases as cases
+import pytest
+import torch
+from policy_conformance import PolicyConformance, example_observations, load_trusted
+
+from policy_node.cli.export import export_policy
+from policy_node.config import registry
+from policy_node.config.parameters import PARAMETERS
+from policy_node.config.registry import Registry
+from policy_node.engines import EngineSettings, choose_engine
+from policy_node.engines.backends import ENGINES, Engine
+from policy_node.policies import Policy, PolicyError, load_policy
+from policy_node.policies.formats import FORMATS, PolicyFormat, format_of
+
+ROOT = Path(__file__).parents[2]
+TABLES = runpy.run_path(str(ROOT / "doc" / "tables.py"))
+EXAMPLE = Path(__file__).parents[1] / "example_package"
+BUILT_IN = ("bundle", "exported", "onnx", "sb3", "torchscript")
+# Engines that need neither a compiler of minutes nor a GPU.
+TRIED = [engine.name for engine in ENGINES if engine.is_quick and engine.name != "cuda_graph"]
+
+DEPLOY = """
+import json, sys
+from policy_node.config.schema import parse_configuration
+from policy_node.ros.swap import deploy
+deployment = deploy(parse_configuration(json.loads(sys.argv[1])))
+print(deployment.policy.spec.algorithm, deployment.engine.name, deployment.pipeline.policy.engine_name)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved model of Stable-Baselines3."""
+    file = tmp_path_factory.mktemp("model") / "model.zip"
+    case = cases.Case("PPO", "vector")
+    cases.make_model(case, cases.make_environments(case, "Box")[1]).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which the example package is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"
+    shutil.copytree(EXAMPLE, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", folder / "site", source], check=True, timeout=300)
+    return folder / "site"
+
+
+@pytest.fixture
+def with_example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process find the example package."""
+    monkeypatch.syspath_prepend(installed)
+    for found in (FORMATS, ENGINES):
+        for name in ("names", "_entry_points"):
+            vars(found).pop(name, None)
+    yield
+    for found in (FORMATS, ENGINES):
+        for name in ("names", "_entry_points"):
+            vars(found).pop(name, None)
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    file = tmp_path / "policy.npz"
+    np.savez(file, weights=np.array([[0.5, 0.0, 0.0], [0.0, -0.5, 0.25]]))
+    return file
+
+
+class TestEveryFormatConforms(PolicyConformance):
+    @pytest.fixture(params=FORMATS.names)
+    def policy(self, request: pytest.FixtureRequest, model: Path, tmp_path: Path) -> Policy:
+        kind = FORMATS[request.param]
+        if kind.name == "sb3":
+            return load_trusted(model)
+        assert kind.write is not None, f"give {kind.title} to be tried here"
+        file = tmp_path / f"policy{kind.suffixes[0]}"
+        export_policy(model, kind.name, file)
+        return load_policy(file, trusted=kind.runs_code)
+
+
+class TestEveryEngineConforms(PolicyConformance):
+    @pytest.fixture(params=TRIED)
+    def policy(self, request: pytest.FixtureRequest, model: Path) -> Policy:
+        return choose_engine(load_trusted(model), 5, EngineSettings(request.param))[0]
+
+
+class TestAFormatOfAnotherPackageConforms(PolicyConformance):
+    @pytest.fixture(params=["direct", "halves"])
+    def policy(self, request: pytest.FixtureRequest, with_example: None, linear: Path) -> Policy:
+        return choose_engine(load_policy(linear), 5, EngineSettings(request.param))[0]
+
+
+@pytest.mark.parametrize("name", FORMATS.names)
+def test_a_format_is_one_record_named_as_its_module(name: str) -> None:
+    kind = FORMATS[name]
+    assert isinstance(kind, PolicyFormat) and kind.name == name
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in kind.suffixes)
+    assert all(
+        format_of(f"policy{suffix}") is kind and format_of(f"POLICY{suffix.upper()}") is kind
+        for suffix in kind.suffixes
+    )
+
+
+@pytest.mark.parametrize("name", ENGINES.names)
+def test_an_engine_is_one_record_named_as_its_module(name: str) -> None:
+    assert isinstance(ENGINES[name], Engine) and ENGINES[name].name == name
+
+
+def test_the_parameters_allow_every_format_and_engine() -> None:
+    allowed = {parameter.name: parameter.allowed for parameter in PARAMETERS}
+    assert allowed["policy.format"] == ("auto", *FORMATS.names) and set(BUILT_IN) <= set(FORMATS.names)
+    assert allowed["policy.engine"] == ("auto", *ENGINES.names)
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in TABLES["TABLES"]}))
+def test_the_tables_of_the_documentation_are_those_of_the_records(page: str) -> None:
+    text = (ROOT / "doc" / page).read_text()
+    assert TABLES["with_tables"](page, text) == text, "run python doc/tables.py"
+
+
+def test_a_file_without_a_known_suffix_needs_its_format_named(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.v1"
+    file.write_bytes(model.read_bytes())
+    with pytest.raises(
+        PolicyError, match=r"no suffix that tells its format; allowed are .*\.onnx, \.zip.*`policy\.format`"
+    ):
+        load_trusted(file)
+    assert load_trusted(file, format="sb3").spec.algorithm == "PPO"
+
+
+def test_a_missing_package_of_a_format_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "policy_node.policies.onnx", None)
+    (tmp_path / "policy.onnx").write_bytes(b"some")
+    with pytest.raises(
+        PolicyError, match=r"is an ONNX file, for which .* is not installed; pip install onnx onnxruntime"
+    ):
+        load_policy(tmp_path / "policy.onnx")
+
+
+def test_a_node_runs_the_format_and_the_engine_of_another_package(installed: Path, linear: Path) -> None:
+    parameters = {
+        "control_rate_hz": 20.0,
+        "robots": ["robot_1", "robot_2"],
+        "policy.path": str(linear),
+        "policy.engine": "halves",
+        "observations.keys": ["joints"],
+        "observations.joints.topic": "joint_states",
+        "observations.joints.type": "sensor_msgs/msg/JointState",
+        "action.topic": "cmd_vel",
+        "action.type": "geometry_msgs/msg/Twist",
+        "action.fields": ["linear.x", "angular.z"],
+    }
+    paths = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", DEPLOY, json.dumps(parameters)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["linear", "halves", "halves"]
+
+
+def test_the_fastest_engine_may_be_that_of_another_package(with_example: None, linear: Path) -> None:
+    policy = load_policy(linear)
+    _, chosen = choose_engine(policy, 4, EngineSettings())
+    assert {"direct", "halves"} <= chosen.measured_ms.keys()
+    observations = example_observations(policy, 4, seed=1)["observation"]
+    assert torch.equal(policy(observations)[0][:, 0], (0.5 * observations[:, 0]).clamp(-1.0, 1.0))
+
+
+class Distribution:
+    """Entry points as they are installed."""
+
+    def __init__(self, *values: str) -> None:
+        self.points = [registry.EntryPoint(*value.split(" = "), "group") for value in values]
+
+    def __call__(self, group: str) -> list[Any]:
+        return self.points
+
+
+def test_an_entry_point_with_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in (("onnx = other:FORMAT",), ("linear = one:FORMAT", "linear = two:FORMAT")):
+        monkeypatch.setattr(registry, "entry_points", Distribution(*values))
+        with pytest.raises(ValueError, match="has a name that is taken; uninstall that package or rename"):
+            _ = Registry[Any]("policy_node.policies.formats", "FORMAT", "group").names
+
+
+def test_a_broken_engine_of_another_package_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(registry, "entry_points", Distribution("broken = no_such_module:ENGINE"))
+    for name in ("names", "_entry_points"):
+        monkeypatch.delitem(vars(ENGINES), name, raising=False)
+    _, chosen = choose_engine(load_trusted(model), 4, EngineSettings())
+    assert "'broken' cannot be imported from no_such_module:ENGINE" in chosen.excluded["broken"]
+    for name in ("names", "_entry_points"):
+        vars(ENGINES).pop(name)
