@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from policy_node.config.schema import Configuration, ConfigurationError
-from policy_node.control.actions import CommandLimiter, CommandMapper
+from policy_node.control.command_mapping import CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
+from policy_node.control.limits import CommandLimiter
 from policy_node.control.safe_commands import PresentPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_actions import ARRAY, CPU, action_configuration
+from test_command_mapping import ARRAY, CPU, action_configuration
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.actions import CommandLimiter
+from policy_node.control.limits import CommandLimiter
 
 PERIOD_S = 0.05
 ROUNDING = 1e-9

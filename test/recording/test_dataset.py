@@ -24,7 +24,7 @@ from std_msgs.msg import Float32
 from policy_node.cli.replay import main
 from policy_node.config.schema import ActionConfiguration, ConfigurationError, parse_configuration
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.control.actions import CommandMapper
+from policy_node.control.command_mapping import CommandMapper
 from policy_node.recording.dataset.actions import ActionInverse
 
 pytestmark = pytest.mark.skipif(

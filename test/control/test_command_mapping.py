@@ -10,7 +10,8 @@ import torch
 
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.control.actions import CommandLimiter, CommandMapper
+from policy_node.control.command_mapping import CommandMapper
+from policy_node.control.limits import CommandLimiter
 
 CPU = torch.device("cpu")
 TWIST = "geometry_msgs/msg/Twist"
