@@ -437,7 +437,7 @@ class Pipeline:
         if sent.overruled:
             self.forget_samples()
             memory.overrule(self._everyone, sent.commands)
-        given = (decided.ready | decided.faulty).tolist()
+        given = (driven | decided.faulty).tolist()
         return FleetTick(
             time_ns=observed.now_ns,
             commands=decided.commands,

@@ -201,7 +201,7 @@ class FleetTick(NamedTuple):
         Seconds spent in each stage, in the order of the stages.
     samples
         By robot the readings that the policy was given, in the order of the sensors, a silent one with the message
-        None; () where it was given none, or where they had become too old when it had acted.
+        None; () where it was given none, or where no command followed from them.
     positions
         By robot the reading of the safe position before this tick; None where none was usable or needed.
     before
