@@ -76,7 +76,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Source]
 
 @pytest.mark.parametrize("format", SUFFIXES)
 @pytest.mark.parametrize("case", [*CASES, *OWN], ids=name_of)
-@pytest.mark.filterwarnings("ignore:.*acts by rules of its own")
+@pytest.mark.filterwarnings("ignore:.*acts by its own rules")
 def test_every_algorithm_in_every_format(
     case: Case, format: str, source: Callable[[Case], Source], tmp_path: Path
 ) -> None:
