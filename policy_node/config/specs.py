@@ -93,7 +93,7 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        An infinite bound counts as -1 or +1, or as 1 from the other bound where that lies beyond.
+        An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
 
         Parameters
         ----------

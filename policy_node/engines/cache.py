@@ -61,7 +61,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 
 
 def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of a key, None if there is none that can be read."""
+    """Return the entry of a key, None without one that can be read."""
     try:
         entry = json.loads(_entry_file(key).read_text())
         return entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None

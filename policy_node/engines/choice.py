@@ -240,7 +240,7 @@ def build_all(
     for candidate in candidates:
         try:
             usable.append(build(candidate, trial, settings))
-        except Exception as error:  # whatever an engine does, another one drives
+        except Exception as error:  # another engine drives then
             if settings.engine != "auto" and is_out_of_memory(error):
                 raise
             excluded[candidate.label] = reason_of(error)
@@ -324,7 +324,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _remembered(key: Mapping[str, Any], candidates: Sequence[Candidate]) -> EngineChoice | None:
-    """Return the choice in the cache, None if there is none that can be used."""
+    """Return the choice in the cache, None without one that can be used."""
     entry = cache.read_entry(key)
     try:
         if entry is None or entry["name"] not in [candidate.label for candidate in candidates]:

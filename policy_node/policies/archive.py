@@ -41,7 +41,7 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
             # Of a file that is cut off, an archive inside may still be whole and be found instead.
             if min(member.header_offset for member in members) > 0:
                 raise zipfile.BadZipFile("the directory at the end is missing")
-            # No more than the declared size is ever unpacked, whatever the compressed data hold.
+            # No more than the declared size is unpacked, even if the compressed data hold more.
             return {member.filename: archive.read(member) for member in members if member.filename in names}
     except PolicyError:
         raise

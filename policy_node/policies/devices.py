@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of devices."""
+"""Find the device of a name."""
 
 from __future__ import annotations
 

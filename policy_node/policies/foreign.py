@@ -100,7 +100,7 @@ class ForeignPolicy(Policy):
                 # The newest step comes last: the oldest valid one moves to the front.
                 source = (slots + self._steps - steps[:, None]).clamp_max(self._steps - 1)
                 tensor = tensor[torch.arange(len(tensor), device=self.device)[:, None], source]
-            # Anything may stand in the steps before the reset: attention multiplies them by zero, which NaN survives.
+            # The steps before the reset may hold anything: attention multiplies them by zero, which NaN survives.
             ready[name] = torch.where(valid.view(*valid.shape, *[1] * (tensor.ndim - 2)), tensor, 0)
         for name, value in ((self._interface.lengths, steps), (self._interface.mask, valid)):
             if name:

@@ -42,7 +42,7 @@ class FileDescription:
     memory
         Pairs of an input and the output that is fed back into it, `[robots, *shape]`, in the order of both.
     action_mask
-        Input that takes the mask of allowed choices, `[robots, spec.mask]` bool; empty if there is none.
+        Input that takes the mask of allowed choices, `[robots, spec.mask]` bool; empty without one.
     action
         Output that is the final action: within its bounds, or for choices int64, `[robots]` or `[robots, choices]`.
     source_sha256

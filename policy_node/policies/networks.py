@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of policy files: what the policies of other trainers run, whatever the file format."""
+"""Networks of policy files, as the policies of other trainers run them for every file format."""
 
 from __future__ import annotations
 

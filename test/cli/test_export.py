@@ -84,7 +84,7 @@ def exports() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("case", "format"), exports())
-@pytest.mark.filterwarnings("ignore:.*acts by rules of its own")
+@pytest.mark.filterwarnings("ignore:.*acts by its own rules")
 def test_every_algorithm_in_every_format(
     case: Case, format: str, source: Callable[[Case], Source], tmp_path: Path
 ) -> None:

@@ -124,7 +124,7 @@ def test_actions_are_those_of_stable_baselines3(
     case: cases.Case, report: dict[str, dict[str, float]], tmp_path: Path
 ) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*acts by rules of its own")
+        warnings.filterwarnings("ignore", message=".*acts by its own rules")
         errors = {action: largest_error(case, action, tmp_path) for action in case.actions}
     for action, error in errors.items():
         assert error <= (TOLERANCE if action.startswith("Box") else 0.0), action

@@ -291,7 +291,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"model\.zip' cannot be read: No such file or directory; give the path"):
         load_trusted(tmp_path / "model.zip")
     with pytest.raises(PolicyError, match="cannot be read: Is a directory; give the path"):
-        load_trusted(tmp_path)
+        load_trusted(tmp_path, format="sb3")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 0.999])

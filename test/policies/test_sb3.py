@@ -109,7 +109,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 def load(saved: Saved, **arguments: Any) -> Policy:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*acts by rules of its own")
+        warnings.filterwarnings("ignore", message=".*acts by its own rules")
         return load_trusted(saved[1], vecnormalize=saved[2], **arguments)
 
 
@@ -132,7 +132,7 @@ def test_cuda_gives_the_actions_of_the_cpu(case: Case, saved: Maker) -> None:
 @pytest.mark.parametrize("policy", [cases.Halving, Linear])
 def test_a_class_with_rules_of_its_own_is_announced_once(policy: type, saved: Maker) -> None:
     _, file, _ = saved(Case("PPO", "vector", option=policy.__name__, policy=policy))
-    with pytest.warns(UserWarning, match=rf"by rules of its own \({policy.__name__}.*compare its actions") as caught:
+    with pytest.warns(UserWarning, match=rf"by its own rules \({policy.__name__}.*compare its actions") as caught:
         own = load_trusted(file)
     assert len(caught) == 1
     with warnings.catch_warnings():

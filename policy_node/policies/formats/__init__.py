@@ -109,7 +109,7 @@ class PolicyFormat:
     without_trust
         How to get a file that needs no trust.
     takes_statistics
-        Whether the statistics of `VecNormalize` come in a file of their own.
+        Whether the statistics of `VecNormalize` come in a separate file.
     draws
         Whether actions can be drawn as in training.
     is_ordered

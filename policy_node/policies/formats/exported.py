@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The format `exported`: what ``torch.export.save`` writes; it knows the shapes of the inputs, but not their names."""
+"""The format `exported`: files of ``torch.export.save``, with the shapes of the inputs, but without their names."""
 
 from __future__ import annotations
 

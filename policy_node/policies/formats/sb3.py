@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The format `sb3`: what ``model.save`` of Stable-Baselines3 and sb3-contrib writes."""
+"""The format `sb3`: files of ``model.save`` of Stable-Baselines3 and sb3-contrib."""
 
 from __future__ import annotations
 

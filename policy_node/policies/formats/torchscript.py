@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The format `torchscript`: what ``torch.jit.save`` writes; it knows neither names nor shapes of the inputs."""
+"""The format `torchscript`: files of ``torch.jit.save``, with neither names nor shapes of the inputs."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _direct_actor(
 
 
 def _predict_actor(saved: SavedModel, model: Any, action: ActionSpec, replaced: list[str], file: PolicyFile) -> Actor:
-    """Return the actor that asks ``_predict``, for a policy class that replaces methods which decide the action."""
+    """Return the actor that calls ``_predict``, for a policy class that replaces methods which decide the action."""
     if not file.deterministic:
         raise file.error(
             f"acts by its own rules ({', '.join(replaced)}), whose noise cannot be seeded; use deterministic=True"
@@ -202,7 +202,7 @@ def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
 
 
 def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
-    """Tell the algorithm by its settings, as the file does not name it."""
+    """Return the algorithm, which the file does not name, by its settings."""
     modules = [base.__module__ for base in policy_class.__mro__]
     if "gae_lambda" in saved:
         if "sb3_contrib.common.maskable.policies" in modules:

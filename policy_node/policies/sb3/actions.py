@@ -33,7 +33,7 @@ def action_spec(space: spaces.Space, path: str) -> ActionSpec:
     PolicyError
         If Stable-Baselines3 itself cannot use the space, or it is a Box of integers.
     """
-    # The policy and its training counted actions from 0, whatever start the space has.
+    # The policy and its training counted actions from 0, also where the space has another start.
     if isinstance(space, spaces.Discrete):
         return DiscreteSpec("action", int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:

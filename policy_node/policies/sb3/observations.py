@@ -26,7 +26,7 @@ def observation_spec(key: str, space: spaces.Space, statistics: Statistics | Non
     key, space
         From the policy's observation space.
     statistics
-        Normalisation of the key, None if there is none.
+        Normalisation of the key, None without one.
     path
         Where the policy came from, for errors.
 
