@@ -164,6 +164,10 @@ class Staging:
                     later.append((robot, reading, message))
         if jobs:
             self._helpers.run(jobs)
+        return self._share(later)
+
+    def _share(self, later: Sequence[_Job]) -> dict[int, str]:
+        """Copy shared messages to the other rows; return by robot why its messages cannot be used."""
         reasons: dict[int, str] = {}
         for robot, reading, message in later:
             outcome = reading.outcomes[id(message)]

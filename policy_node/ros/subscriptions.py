@@ -231,6 +231,10 @@ class SensorSubscriptions:
                     add(robot, sensor, stamp_ns, raw)
             for stream in streams:
                 stream.tick_ended()
+        self._ask_presence(pipeline)
+
+    def _ask_presence(self, pipeline: Intake) -> None:
+        """Tell the pipeline whether some of the sensors that may be silent have a publisher."""
         for readers, count_publishers in itertools.islice(self._silent, self._asked):
             is_present = count_publishers() > 0
             for robot, sensor in readers:
