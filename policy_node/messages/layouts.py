@@ -5,8 +5,8 @@
 In CDR the lengths of strings and sequences decide where everything lies. Messages with equal lengths have the same
 shape: the deserialiser accepts all of them or none, and finds every number at the same place.
 
-Without this module, `Pipeline.step` of 16 robots with a 64×64 camera and 8 touch cells takes 1.2 (engine `direct`) to
-1.3 times (`onnxruntime`) as much CPU: 60 µs or more for each JointState that is deserialised, against 7.
+Without this module, the node needs 1.14 times as much CPU (`policy_bench fleet --robots 16`), and `Pipeline.step` 1.2
+(engine `direct`) to 1.3 times (`onnxruntime`): a JointState of 8 joints takes 60 µs to deserialise, against 7.
 """
 
 from __future__ import annotations
