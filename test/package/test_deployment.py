@@ -71,4 +71,5 @@ def test_the_image_gets_all_that_is_installed() -> None:
     folders = re.search(r"for folder in \((.+?)\)", (ROOT / "setup.py").read_text())
     assert folders
     installed = {name.split("/")[0] for name in re.findall(r'"([\w/]+)"', folders[1])}
-    assert installed | {"policy_node", "resource", "package.xml", "setup.py", "setup.cfg"} <= set(sent)
+    packages = {"policy_node", "policy_node_bench", "policy_node_rover"}
+    assert installed | packages | {"resource", "package.xml", "setup.py", "setup.cfg"} <= set(sent)
