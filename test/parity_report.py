@@ -10,7 +10,7 @@ from parity_cases import ACTIONS, ALGORITHMS, CHOICES, IMPOSSIBLE, ROBOTS, STACK
 HEAD = f"""\
 # Parity with Stable-Baselines3
 
-Written by `test/test_parity.py` whenever all of its combinations pass; not to be edited.
+`make pages` writes this page if all combinations pass. Do not edit it.
 
 Each cell is one policy that was saved, loaded with `load_policy` and driven beside the whole stack of
 Stable-Baselines3: {ROBOTS} robots whose episodes end at different times, `DummyVecEnv`, the wrappers (named from the

@@ -117,7 +117,7 @@ def test_the_table_of_exports_is_documented() -> None:
     lines = [
         "# Exports",
         "",
-        "Written by `test/test_export.py` whenever all of its exports pass; not to be edited.",
+        "`make pages` writes this page if all exports pass. Do not edit it.",
         "",
         "Each cell is one policy that `policy_export` wrote, loaded again and compared with its source: golden",
         "vectors, then batches of 1, 2 and 7 robots with memory, resets and masks. **equal**: every choice is the",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from policy_node.cli.launching import ONBOARD_ARGUMENTS
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "policy_node.service").read_text()
@@ -58,10 +60,9 @@ def test_the_unit_starts_the_launch_file_with_what_the_environment_file_says(tmp
 
 @pytest.mark.parametrize("text", [(DEPLOY / "environment").read_text(), DOCKERFILE], ids=["environment", "Dockerfile"])
 def test_arguments_for_the_launch_file_exist(text: str) -> None:
-    launch = (ROOT / "launch" / "onboard.launch.py").read_text()
-    used = re.findall(r"\b(\w+):=", text)
+    used = set(re.findall(r"\b(\w+):=", text))
     assert used
-    assert all(f'"{name}"' in launch for name in used)
+    assert used <= {argument.name for argument in ONBOARD_ARGUMENTS}
 
 
 def test_the_image_gets_all_that_is_installed() -> None:
@@ -71,4 +72,5 @@ def test_the_image_gets_all_that_is_installed() -> None:
     folders = re.search(r"for folder in \((.+?)\)", (ROOT / "setup.py").read_text())
     assert folders
     installed = {name.split("/")[0] for name in re.findall(r'"([\w/]+)"', folders[1])}
-    assert installed | {"policy_node", "resource", "package.xml", "setup.py", "setup.cfg"} <= set(sent)
+    packages = {"policy_node", "policy_node_bench", "policy_node_rover"}
+    assert installed | packages | {"resource", "package.xml", "setup.py", "setup.cfg"} <= set(sent)

@@ -13,6 +13,7 @@ from rclpy.context import Context
 ROOT = Path(__file__).parents[2]
 FILES = (
     "README.md",
+    "doc/getting_started.md",
     "doc/configuration.md",
     "doc/gazebo.md",
     *(f"config/{name}.yaml" for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera")),
