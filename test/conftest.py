@@ -37,6 +37,11 @@ OVER_DDS = {"launch", "lockstep", "start_node", "start_sim"}
 SECOND_TRY = pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which `make pages` writes doc/parity.md and doc/export.md."""
+    parser.addoption("--write-pages", action="store_true", help="write the measured pages of the documentation")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests over DDS a second try, and put timing-sensitive tests first.
 

@@ -109,11 +109,12 @@ def test_every_algorithm_in_every_format(
     assert (policy.spec.mask > 0) == (case.algorithm == "MaskablePPO")
 
 
-def test_the_table_of_exports_is_documented() -> None:
+def test_the_table_of_exports_is_documented(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--write-pages"):
+        pytest.skip("make pages writes the table")
     wanted = {(name_of(case), format) for case in [*CASES, *OWN] for format in SUFFIXES}
     missing = wanted - errors.keys() - {(name_of(case), "bundle") for case in OWN}
-    if missing:
-        pytest.skip("not all exports were run")
+    assert not missing
     lines = [
         "# Exports",
         "",
