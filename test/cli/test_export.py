@@ -6,10 +6,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -75,15 +74,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Source]
     return make
 
 
-def exports() -> Iterator[Any]:
-    """Return every policy in every format; those that take seconds are slow but for two, one of them with memory."""
-    for case in [*CASES, *OWN]:
-        for format in SUFFIXES:
-            slow = format in ("onnx", "exported") and case not in (CASES[3], CASES[12])
-            yield pytest.param(case, format, marks=pytest.mark.slow if slow else (), id=f"{name_of(case)}-{format}")
+# The conformance tests below need one export to ONNX and one with torch.export, which take seconds each, as well.
+SLOW = ("onnx", "exported")
 
 
-@pytest.mark.parametrize(("case", "format"), exports())
+@pytest.mark.parametrize(
+    "format", [pytest.param(format, marks=pytest.mark.slow if format in SLOW else ()) for format in SUFFIXES]
+)
+@pytest.mark.parametrize("case", [*CASES, *OWN], ids=name_of)
 @pytest.mark.filterwarnings("ignore:.*acts by its own rules")
 def test_every_algorithm_in_every_format(
     case: Case, format: str, source: Callable[[Case], Source], tmp_path: Path

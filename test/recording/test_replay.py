@@ -297,6 +297,7 @@ def test_a_replay_in_real_time_takes_as_long_as_the_bag(model: Model, tmp_path: 
     assert report["elapsed_s"] >= report["duration_s"] / 2.0 > 0.5
 
 
+@pytest.mark.slow
 def test_a_replay_uses_no_node_and_no_network(model: Model, tmp_path: Path) -> None:
     model_file, _ = model(STACK)
     bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages())

@@ -75,7 +75,7 @@ def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer,
 def test_a_signal_makes_every_robot_safe_and_ends_the_node(
     number: signal.Signals, model: Model, peer: Peer, start_node: StartNode
 ) -> None:
-    process = start_node(parameters_of(model()[0], ROBOTS, DRIVES))
+    process = start_node(parameters_of(model()[0], ROBOTS, DRIVES), fresh=True)
     fleet = ScriptedFleet(peer, ROBOTS)
     fleet.drive(lambda: driven(fleet), "commands of the policy")
     assert process.send(number) == 0

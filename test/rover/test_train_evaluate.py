@@ -102,7 +102,8 @@ def test_a_model_that_cannot_drive_the_rover_is_refused_in_one_line(tmp_path):
         print(refusal.value)
 
 
-@pytest.mark.parametrize("driver", ["scripted", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["scripted", "random"])
 def test_references_are_evaluated_on_the_same_episodes_whatever_the_number_of_arenas(tmp_path, driver):
     results = []
     for arenas in ("1", "4"):

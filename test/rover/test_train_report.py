@@ -58,6 +58,7 @@ def test_the_table_has_every_evaluation_with_its_intervals_policies_before_refer
     assert cells[4][4] == f"{scripted['mean_collisions']:.2f}, {low:.2f} to {high:.2f}"
 
 
+@pytest.mark.slow
 def test_the_plot_shows_a_curve_for_each_training(runs):
     _, plot = report(runs)
     with Image.open(plot) as image:
@@ -67,6 +68,7 @@ def test_the_plot_shows_a_curve_for_each_training(runs):
         assert (pixels == (*colour, 255)).all(axis=-1).any()
 
 
+@pytest.mark.slow
 def test_tables_in_pages_are_replaced(runs, tmp_path, capsys):
     whole, short = tmp_path / "whole.md", tmp_path / "short.md"
     begin, end = BEGIN.format("table"), END.format("table")
@@ -82,6 +84,7 @@ def test_tables_in_pages_are_replaced(runs, tmp_path, capsys):
         assert [[cell != "–" for cell in row[1:]] for row in rows[2:]] == [[True, True], [True, False], [True, False]]
 
 
+@pytest.mark.slow
 def test_a_page_without_a_pair_of_marks_is_not_changed(runs, tmp_path):
     page = tmp_path / "page.md"
     for text, said in (
@@ -94,6 +97,7 @@ def test_a_page_without_a_pair_of_marks_is_not_changed(runs, tmp_path):
         assert page.read_text() == text
 
 
+@pytest.mark.slow
 def test_unwritable_pages_and_folders_are_refused_first(runs, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
@@ -109,6 +113,7 @@ def test_unwritable_pages_and_folders_are_refused_first(runs, tmp_path, capsys):
     assert not list(output.iterdir())
 
 
+@pytest.mark.slow
 def test_equal_names_of_folders_are_refused(runs, tmp_path):
     (tmp_path / "both").symlink_to(runs / "blind")
     with pytest.raises(SystemExit, match="2 folders have the name 'same'; give names: NAME"):
