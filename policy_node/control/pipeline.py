@@ -221,19 +221,11 @@ class Pipeline:
         """Drop all samples that were added."""
         self._samples.forget(self._everyone)
 
-    def note_overruled(self, robots: Sequence[int] | None = None) -> None:
-        """Take note that safe commands were sent to some robots since the last tick: their episodes begin anew.
+    def note_overruled(self, robots: Sequence[int]) -> None:
+        """Take note that safe commands were sent to some robots, by their index, since the last tick.
 
-        A robot stays where its safe command holds it.
-
-        Parameters
-        ----------
-        robots
-            Indices of the robots; None: all of them, and their samples are forgotten.
+        Their episodes begin anew; a robot stays where its safe command holds it.
         """
-        if robots is None:
-            robots = self._everyone
-            self.forget_samples()
         chosen = list(robots)
         commands = self.safe_commands[chosen]
         self._memory.overrule(chosen, commands)

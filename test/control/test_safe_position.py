@@ -7,12 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_pipeline import FRAMES, LATENCY_NS, OLD_NS, READY, REJECTED, STALE, STOPPED, WAITING, Rig, decode
+from test_pipeline import (
+    FAULT,
+    FRAMES,
+    LATENCY_NS,
+    OLD_NS,
+    PERIOD_NS,
+    READY,
+    REJECTED,
+    STALE,
+    STOPPED,
+    WAITING,
+    Rig,
+    decode,
+)
 
 from policy_node.config.schema import ConfigurationError
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import Pipeline
-from policy_node.control.tick import FleetTick
+from policy_node.control.tick import FleetTick, Sent
 
 ARM = {
     "type": "sensor_msgs/msg/JointState",
@@ -37,6 +50,15 @@ class Arms(Rig):
 
     def at(self, *position: float, robot: int = 0, age_ns: int = LATENCY_NS) -> None:
         self.add(robot, "action.safe_position", np.array(position), age_ns)
+
+    def overrule(self, robot: int = 0) -> None:
+        """Run a tick in which safe commands are sent before its own are decided."""
+        self.send(robot, self.draw(RNG))
+        self.now_ns += PERIOD_NS
+        observed = self.pipeline.observe(self.now_ns)
+        decided = self.pipeline.guard(self.pipeline.act(observed), observed)
+        nothing = Sent.without(decided, dict.fromkeys(range(len(self.stacks)), (FAULT, "the tick took too long")))
+        self.pipeline.commit(decided, nothing._replace(commands=self.pipeline.safe_commands.copy(), overruled=True))
 
     def drive(self, gap: str = "", robot: int = 0) -> FleetTick:
         self.send(robot, self.draw(RNG), gap)
@@ -147,8 +169,7 @@ def test_after_a_reset_the_robot_may_be_anywhere(tmp_path, robots):
 def test_a_robot_whose_tick_was_overruled_stays_where_it_was_made_safe(tmp_path, when_stale):
     rig = Arms(tmp_path, when_stale=when_stale, hold_s=60.0)
     rig.at(0.5, -1.0)
-    rig.drive()
-    rig.pipeline.note_overruled()
+    rig.overrule()
     assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
     # What came before is not used any more, nor is the last command held.
     result = rig.step()
@@ -161,8 +182,7 @@ def test_a_robot_whose_tick_was_overruled_stays_where_it_was_made_safe(tmp_path,
 def test_an_overruled_robot_without_a_position_is_left_alone(tmp_path):
     rig = Arms(tmp_path, robots=2)
     rig.at(0.5, -1.0, robot=1)
-    rig.drive(robot=1)
-    rig.pipeline.note_overruled()
+    rig.overrule(robot=1)
     assert rig.step().publish.tolist() == [False, True]
     rig.at(2.0, 3.0)
     assert rig.drive("silent").commands.tolist() == [[2.0, 3.0], [0.5, -1.0]]
