@@ -111,7 +111,7 @@ def observation_layout(
     if observation.history:
         if len(shape) < 2 or shape[0] != observation.history:
             raise ConfigurationError(
-                [f"{prefix}.history: found {observation.history}, but the first axis of the policy's {spec} differs"]
+                [f"{prefix}.history: found {observation.history}, but the policy wants {spec}; give its first axis"]
             )
         shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
     _check_kind(observation, spec, shape)
