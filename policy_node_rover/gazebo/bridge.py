@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import yaml
-from policy_node.messages.contacts import CONTACTS
+
+from policy_node.messages.types.contacts import CONTACTS
 
 
 def enable_topic(robot: str) -> str:

@@ -65,13 +65,13 @@ def manifest_values(tag: str) -> list[str]:
 def imported_modules() -> list[str]:
     """Return the top-level names of everything outside the standard library that the shipped code imports."""
     found = set()
-    for file in [*(ROOT / "policy_node").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+    for file in [*ROOT.glob("policy_node*/**/*.py"), *(ROOT / "launch").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(), str(file))):
             if isinstance(node, ast.Import):
                 found.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add((node.module or "").split(".")[0])
-    return sorted(found - sys.stdlib_module_names - {"policy_node"})
+    return sorted(found - sys.stdlib_module_names - {"policy_node", "policy_node_bench", "policy_node_rover"})
 
 
 def test_one_version_everywhere():
@@ -107,11 +107,14 @@ def test_every_import_is_declared_for_rosdep_and_for_pip(module):
 
 
 def test_the_core_and_the_training_import_no_ros():
-    modules = ["pipeline", "policies", "configuration", "actions", "timing", "simulation.environment", "tools.train"]
+    modules = [
+        *("policy_node.control.pipeline", "policy_node.control.timing", "policy_node.policies", "policy_node.config.schema"),
+        *("policy_node_rover.mujoco.environment", "policy_node_rover.training.cli"),
+    ]
     script = (
         "import importlib, sys\n"
         f"for module in {modules}:\n"
-        "    importlib.import_module(f'policy_node.{module}')\n"
+        "    importlib.import_module(module)\n"
         "    if 'rclpy' in sys.modules: sys.exit(f'{module} imports rclpy')\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -160,7 +163,8 @@ def test_an_executable_names_what_it_lacks(name: str, module: str, remedy: str) 
         "    def find_spec(self, name, *rest):\n"
         f"        if name == '{module}': raise ModuleNotFoundError(name, name=name)\n"
     )
-    script = f"import sys\n{hidden}sys.meta_path.insert(0, Hidden())\nfrom policy_node import executables\n"
+    package = "policy_node_rover" if name == "rover_sim" else "policy_node.cli"
+    script = f"import sys\n{hidden}sys.meta_path.insert(0, Hidden())\nfrom {package} import executables\n"
     run = subprocess.run(
         [sys.executable, "-c", f"{script}sys.exit(executables.{name}())"], cwd=ROOT, capture_output=True, text=True
     )
@@ -173,7 +177,7 @@ def test_an_executable_ends_quietly_when_it_is_interrupted_while_it_loads(tmp_pa
     # In place of what takes long to import, and makes an error of its own of an interruption.
     interrupted = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise ImportError\n"
     (tmp_path / "torch.py").write_text(f"import os, signal\n{interrupted}")
-    script = "import sys; from policy_node.cli.executables import policy_train; sys.exit(policy_train())"
+    script = "import sys; from policy_node_rover.executables import policy_train; sys.exit(policy_train())"
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True
@@ -193,7 +197,7 @@ def test_no_test_module_skips_itself_while_it_is_imported() -> None:
 
 
 def licensed_files() -> list[Path]:
-    folders = ["policy_node", "launch", "config", "deploy", "test", ".ci"]
+    folders = ["policy_node", "policy_node_rover", "policy_node_bench", "launch", "config", "deploy", "test", ".ci"]
     inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".yaml", ""}]
     top = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "Makefile")]
     top += ROOT.glob("constraints*.txt")
@@ -223,7 +227,7 @@ def test_shipped_files_are_found_beside_the_code(tmp_path, code_folder, share_fo
     (tmp_path / share_folder / "config").mkdir(parents=True)
     (tmp_path / share_folder / "config" / "rover.yaml").touch()
     (tmp_path / code_folder).mkdir(parents=True)
-    copy = shutil.copy(ROOT / "policy_node" / "share.py", tmp_path / code_folder)
+    copy = shutil.copy(ROOT / "policy_node" / "config" / "package_files.py", tmp_path / code_folder)
     spec = importlib.util.spec_from_file_location("share_of_this_layout", copy)
     assert spec and spec.loader
     share = importlib.util.module_from_spec(spec)
