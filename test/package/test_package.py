@@ -108,7 +108,12 @@ def test_every_import_is_declared_for_rosdep_and_for_pip(module):
 
 def test_the_core_and_the_training_import_no_ros():
     modules = [
-        *("policy_node.control.pipeline", "policy_node.control.timing", "policy_node.policies", "policy_node.config.schema"),
+        *(
+            "policy_node.control.pipeline",
+            "policy_node.control.timing",
+            "policy_node.policies",
+            "policy_node.config.schema",
+        ),
         *("policy_node_rover.mujoco.environment", "policy_node_rover.training.cli"),
     ]
     script = (
