@@ -115,7 +115,8 @@ def check_value(name: str, parameter: Parameter, flat: Mapping[str, Any], proble
     outside = (parameter.minimum is not None and any(number < parameter.minimum for number in numbers)) or (
         parameter.maximum is not None and any(number > parameter.maximum for number in numbers)
     )
-    if outside or not all(math.isfinite(number) for number in numbers):
+    # An integer may be too large for isfinite, which converts it to a float.
+    if outside or not all(isinstance(number, int) or math.isfinite(number) for number in numbers):
         problems.append(
             f"{name}: found {value!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,")
         )

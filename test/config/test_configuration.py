@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policy_node.config.schema import (
@@ -455,6 +455,7 @@ NAMES = st.one_of(
     st.sets(st.sampled_from(sorted(rovers())), max_size=2),
     st.sampled_from([arm, rovers, walkers]),
 )
+@example({"realtime.cpus": [10**400]}, set(), arm)
 def test_any_mutation_parses_or_is_a_configuration_error(changes, without, base):
     values = {**base(), **changes}
     values = {name: value for name, value in values.items() if name not in without}
