@@ -169,7 +169,7 @@ def test_shards_on_two_hosts_drive_one_fleet(hosts: list[Host], start: Callable[
         start(
             host, f"shard_{shard}", [*python, "policy_node.ros.node", *ros, "-r", f"__node:=shard_{shard}"], environment
         )
-    observer = [sys.executable, str(Path(__file__).with_name("fleet_observer.py")), *ROVERS]
+    observer = [sys.executable, str(Path(__file__).parents[1] / "fleet_observer.py"), *ROVERS]
     observed = subprocess.run(
         hosts[0].command(*observer), env=environment, stdout=subprocess.PIPE, text=True, timeout=2 * PATIENCE_S
     )
