@@ -72,15 +72,13 @@ def typestore_of(types: Iterable[str]) -> Typestore:
         name = wanted.pop()
         if name in definitions:
             continue
-        text = _installed_definition(name)
-        if text is not None:
+        package = name.split("/")[0]
+        if (text := _installed_definition(name)) is not None:
             definitions |= get_types_from_msg(text, name)
         elif name in known:
             definitions[name] = known[name]
         else:
-            raise UnknownType(
-                f"{name}: its definition was not found; source the workspace that has {name.split('/')[0]}"
-            )
+            raise UnknownType(f"{name}: its definition was not found; source the workspace that has {package}")
         wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
     store = get_typestore(Stores.EMPTY)
     store.register(definitions)
@@ -183,18 +181,9 @@ class _Writer(Writer):
 
 
 class RecordingBag:
-    """Writes a rosbag2 bag (MCAP).
+    """Writes a rosbag2 bag (MCAP) into a new folder.
 
-    Parameters
-    ----------
-    folder
-        Folder to create.
-    topics
-        Message type by topic.
-    typestore
-        Definitions of the types.
-    custom
-        Custom data for metadata.yaml.
+    `topics` are message types by topic, `typestore` has their definitions, `custom` is written to metadata.yaml.
 
     Raises
     ------

@@ -20,8 +20,7 @@ from policy_node.control.timing import SteadyClock
 from policy_node.recording.replay.bag import Bag, BagError
 from policy_node.recording.replay.recording import find_recording
 from policy_node.recording.replay.run import Options, Replay, full_name, read_configuration
-from policy_node.recording.replay.schedule import Tick
-from policy_node.recording.replay.time import TIMES
+from policy_node.recording.replay.schedule import TIMES, Tick
 
 # Called with each tick and the pipeline's result.
 Observer = Callable[[Tick, FleetTick], None]
@@ -90,14 +89,8 @@ def _remap(text: str) -> tuple[str, str]:
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """Return the options of a replay from parsed arguments."""
-    return Options(
-        bag=arguments.bag,
-        params=arguments.params,
-        overrides=dict(arguments.overrides),
-        remaps=dict(arguments.remaps),
-        time=arguments.time,
-        compare=arguments.compare,
-    )
+    overrides, remaps = dict(arguments.overrides), dict(arguments.remaps)
+    return Options(arguments.bag, arguments.params, overrides, remaps, arguments.time, arguments.compare)
 
 
 @contextmanager
