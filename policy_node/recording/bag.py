@@ -237,7 +237,7 @@ class RecordingBag:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close after an error, and complete the bag with what is in the file."""
+        """Close after an error, and complete the bag with the messages that the file has."""
         # The rest of the buffer cannot be written, either.
         with suppress(Exception):
             self._writer.abort()

@@ -109,16 +109,8 @@ def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = N
 class Replay:
     """Replays a bag through a pipeline.
 
-    Parameters
-    ----------
-    bag
-        Bag, open during the whole replay.
-    configuration, simulated
-        Result of `read_configuration`.
-    options
-        Options of the replay.
-    recording
-        Topic of the ticks of a recording that is replayed exactly; None: any other bag.
+    The bag is open during the whole replay; `configuration` and `simulated` are the result of `read_configuration`.
+    `recording` is the topic of the ticks of a recording, which is replayed exactly; None: any other bag.
 
     Raises
     ------
@@ -244,8 +236,7 @@ class Replay:
         if self.time == "clock":
             messages = self.bag.messages({*topics, CLOCK_TOPIC})
             return ticks_on_clock(arrivals_on_clock(messages, self._stamps), period_ns)
-        arrivals = arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets)
-        return ticks_at_rate(arrivals, period_ns)
+        return ticks_at_rate(arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets), period_ns)
 
     def step(self, tick: Tick) -> FleetTick | None:
         """Run one tick of the pipeline; None for commands of a recording that were sent between two ticks."""

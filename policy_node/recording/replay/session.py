@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from policy_node.config.parameter_file import parse_override
 from policy_node.control.tick import FleetTick
@@ -130,17 +130,10 @@ def run(
     clock = SteadyClock()
     started_s = time.perf_counter()
     first_ns = began_ns = 0
-    columns = (
-        TextColumn("replaying"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     complete = True
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=replay.expected_ticks)
+        task = progress.add_task("replaying", total=replay.expected_ticks)
         try:
             for position, tick in enumerate(replay.ticks(others)):
                 if rate:
