@@ -13,7 +13,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,10 +115,7 @@ class Step:
     def __call__(self) -> None:
         """Run one step.
 
-        Raises
-        ------
-        ToolError
-            If a robot is not ready, so that the step skips work.
+        Raises ToolError if a robot is not ready, so that the step skips work.
         """
         result = self._pipeline.step(self._now_ns)
         self.stages_s.append(result.stages_s)
@@ -127,23 +124,22 @@ class Step:
                 raise ToolError(f"a synthetic robot is {state.name}: {reason}")
 
 
-class Forward:
-    """Run the policy on observations that are already on its device."""
+def forward_pass(policy: Policy, robots: int) -> Callable[[], None]:
+    """Return a function that runs the policy on observations that are already on its device."""
+    rng = np.random.default_rng(0)
+    observations = {
+        key: _on_device(spec.example(robots, rng), policy.device) for key, spec in policy.spec.observations.items()
+    }
+    state = policy.initial_state(robots)
 
-    def __init__(self, policy: Policy, robots: int) -> None:
-        self._policy = policy
-        rng = np.random.default_rng(0)
-        self._observations = {
-            key: _on_device(spec.example(robots, rng), policy.device) for key, spec in policy.spec.observations.items()
-        }
-        self._state = policy.initial_state(robots)
-
-    def __call__(self) -> None:
-        """Run one forward pass and wait until it has ended."""
+    def run() -> None:
+        nonlocal state
         with torch.inference_mode():
-            _, self._state = self._policy(self._observations, self._state)
-        if self._policy.device.type == "cuda":
-            torch.cuda.synchronize(self._policy.device)
+            _, state = policy(observations, state)
+        if policy.device.type == "cuda":
+            torch.cuda.synchronize(policy.device)
+
+    return run
 
 
 def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -154,37 +150,33 @@ def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device)
 
 
-class Predict:
-    """Run `model.predict` of a PPO model for one robot after another, as the baseline does."""
+def predict_each(model: str, robots: int, device: str) -> Callable[[], None]:
+    """Return a function that runs `model.predict` of a PPO model for one robot after another, as the baseline does."""
+    from stable_baselines3 import PPO
 
-    def __init__(self, model: str, robots: int, device: str) -> None:
-        from stable_baselines3 import PPO
+    loaded = PPO.load(model, device=device)
+    observations = [loaded.observation_space.sample() for _ in range(robots)]
 
-        self._model = PPO.load(model, device=device)
-        space = self._model.observation_space
-        self._observations = [space.sample() for _ in range(robots)]
+    def run() -> None:
+        # The actions are returned on the host, so no synchronisation is needed.
+        for observation in observations:
+            loaded.predict(observation, deterministic=True)
 
-    def __call__(self) -> None:
-        """Predict the actions of all robots; they are returned on the host, so no synchronisation is needed."""
-        for observation in self._observations:
-            self._model.predict(observation, deterministic=True)
+    return run
 
 
 class Measured(NamedTuple):
-    """What is measured of one engine."""
+    """The parts that are measured of one engine."""
 
     choice: EngineChoice
     step: Step
-    forward: Forward
+    forward: Callable[[], None]
 
 
 def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str, Measured]:
     """Configure the pipeline with each engine.
 
-    Raises
-    ------
-    ToolError
-        If the model does not fit or a setting is not allowed.
+    Raises ToolError if the model does not fit or a setting is not allowed.
     """
     from rclpy.serialization import serialize_message
 
@@ -207,7 +199,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
             except ConfigurationError as error:
                 raise ToolError(f"--model, --engines, --set: {error}") from error
         step = Step(deployment.pipeline, messages, configuration.period_ns)
-        measured[engine] = Measured(deployment.engine, step, Forward(deployment.pipeline.policy, options.robots))
+        measured[engine] = Measured(deployment.engine, step, forward_pass(deployment.pipeline.policy, options.robots))
     return measured
 
 
@@ -232,7 +224,7 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         for engine, (_, step, forward) in measured.items():
             parts |= {f"{engine}: step": Part(step, step.arrive), f"{engine}: forward": Part(forward)}
         if options.predict:
-            parts["predict"] = Part(Predict(model, options.robots, str(device)))
+            parts["predict"] = Part(predict_each(model, options.robots, str(device)))
         for name, part in parts.items():
             for _ in range(1 if name == "predict" else WARM_UP_STEPS):
                 part.before_run()

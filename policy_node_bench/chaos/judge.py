@@ -16,7 +16,7 @@ import numpy as np
 
 from policy_node.control.timing import percentiles
 from policy_node_bench.chaos.faults import Fault
-from policy_node_bench.chaos.readings import GarbledCommandError, origin_of
+from policy_node_bench.chaos.policy import GarbledCommandError, origin_of
 
 # Violations of safety, and of timing, which a busy machine can cause.
 SAFETY = {

@@ -71,12 +71,8 @@ class Observer:
     def reports(self) -> Iterator[list[int]]:
         """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in _taken(self._diagnostics, DiagnosticArray):
-            robots = []
-            for status in message.status:
-                robot = self._indices.get(status.name.removeprefix(self._prefix))
-                if robot is not None and not _is_ready(status):
-                    robots.append(robot)
-            yield robots
+            robots = {self._indices.get(status.name.removeprefix(self._prefix)): status for status in message.status}
+            yield [robot for robot, status in robots.items() if robot is not None and not _is_ready(status)]
 
 
 class DeadlineObserver:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Campaign:
         from policy_node_bench.fuzz.cases import CASES
 
         context = get_context("spawn")
-        state = context.RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
+        state = context.RawArray("B", worker.STATE_SIZE)
         reports, connection = context.Pipe(duplex=False)
         arguments = (connection, state, str(log), first, self._options.inputs - first, self._options.seed)
         process = context.Process(target=worker.fuzz, args=arguments, daemon=True)
@@ -80,16 +81,15 @@ class Campaign:
         process.join()
         if process.exitcode == 0:
             return None
-        index, case, raw = worker.noted(state)
+        index, number, raw = worker.noted(state)
         errors = log.read_text(errors="replace")[-2000:]
         if process.exitcode is None or process.exitcode > 0 or not raw:
             raise ToolError(f"the fuzzing process ended with status {process.exitcode}:\n{errors}")
-        file = Path(self._options.save, f"{CASES[case].name}_{index}.bin")
+        case = CASES[number].name
+        file = Path(self._options.save, f"{case}_{index}.bin")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(raw)
-        self.crashes.append(
-            {"case": CASES[case].name, "signal": str(-process.exitcode), "file": str(file), "errors": errors}
-        )
+        self.crashes.append({"case": case, "signal": str(-process.exitcode), "file": str(file), "errors": errors})
         return index + 1
 
 
@@ -98,7 +98,7 @@ def run_fuzz(options: FuzzOptions, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     with progress_bar(console) as bar:
         task = bar.add_task("fuzz", total=options.inputs, doing="")
-        campaign = Campaign(options, lambda inputs: bar.advance(task, inputs))
+        campaign = Campaign(options, partial(bar.advance, task))
         campaign.run()
     return {
         "inputs": campaign.parsed.total(),
