@@ -25,19 +25,12 @@ QUEUE_LENGTH = 10
 
 
 class Resets:
-    """Resets single robots to start new episodes.
+    """Resets single robots to start new episodes, while an executor spins the node.
 
-    Parameters
-    ----------
-    node
-        Owner of clients or publishers; an executor spins it.
-    robots
-        Names of the robots.
-    reset
-        `{"service": NAME, "type": TYPE}`: a service of each robot with an empty request, which answers when the new
-        episode has started. `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`: a topic of each
-        robot; with `seeded` its field `data` takes the seed of the episode, negative if the robot draws it. Readings
-        with a stamp up to `settle_s` after the message belong to the old episode. Empty: no reset.
+    `reset` is `{"service": NAME, "type": TYPE}`, a service of each robot with an empty request, which answers when the
+    new episode has started; or `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`, a topic of each
+    robot. With `seeded` its field `data` takes the seed of the episode, negative if the robot draws it. Readings with a
+    stamp up to `settle_s` after the message belong to the old episode. An empty `reset` resets no robot.
 
     Raises
     ------

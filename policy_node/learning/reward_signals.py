@@ -22,16 +22,9 @@ from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_q
 class Signals:
     """Reads the newest values of topics of each robot, like observations.
 
-    Parameters
-    ----------
-    node
-        Owner of the subscriptions.
-    robots
-        Names of the robots.
-    signals
-        By name the parameters of an observation (`topic`, `type`, `field`, `fields`, `joints`, `depth`, `reliability`),
-        and optionally `latched`, for a publisher with durability transient local, and `size`, for arrays of variable
-        size.
+    `signals` are by name the parameters of an observation (`topic`, `type`, `field`, `fields`, `joints`, `depth`,
+    `reliability`), and optionally `latched`, for a publisher with durability transient local, and `size`, for arrays of
+    variable size.
 
     Raises
     ------

@@ -202,7 +202,7 @@ class RecordingBag:
         storage = self._writer.storage
         assert isinstance(storage, _UncopiedMcap)
         self._storage = storage
-        # Keeps `complete` off; not every file system has locks.
+        # Locks out `complete`; some file systems have no locks.
         with suppress(OSError):
             fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._connections = {

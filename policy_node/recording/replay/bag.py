@@ -72,12 +72,8 @@ class Bag:
         #: Custom data of metadata.yaml; empty for a single file.
         self.custom: dict[str, str] = dict(self._reader.storage.metadata.custom or {})  # type: ignore[attr-defined]
 
-    def __enter__(self) -> Bag:
-        """Return the bag."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the bag."""
+    def close(self) -> None:
+        """Close the files."""
         self._reader.close()
 
     @property

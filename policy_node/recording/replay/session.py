@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
     BagError, ConfigurationError
         When bag or configuration cannot be read, or do not match.
     """
-    with Bag(options.bag) as bag:
+    with closing(Bag(options.bag)) as bag:
         recording = find_recording(bag) if options.time == "auto" else None
         configuration, simulated = read_configuration(options, bag.custom)
         with console.status(f"loading {configuration.policy.path}"):
