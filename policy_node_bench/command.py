@@ -48,7 +48,7 @@ class Command(NamedTuple):
     # Returns the figures, which the JSON file contains. Raises ToolError if a process fails, a model does not fit or an
     # option cannot be used. The exit status is 1 if `figures["violations"]` is not 0.
     measure: Callable[[Any, Console], dict[str, Any]]
-    # Returns what to print of the figures.
+    # Returns tables and texts of the figures, to print.
     show: Callable[[Figures], Iterable[RenderableType]]
     # Further options that name a file, with the help text and the function that writes the file.
     writers: Mapping[str, tuple[str, Writer]] = {}

@@ -40,7 +40,7 @@ from policy_node_bench.harness.robots import (
     checked_settings,
     parse_settings,
     robot_parameters,
-    save_untrained_model,
+    untrained_policy,
 )
 from policy_node_bench.plots import plot_fleet, plot_scale
 from policy_node_bench.tables import LOOPS, fleet_rows, scale_rows, screen
@@ -225,14 +225,9 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             "options": asdict(options) | {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
         }
-        model = options.model
-        if model:
-            if options.baseline and not model.endswith(".zip"):
-                raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
-        else:
-            model = str(folder / "untrained.zip")
-            width, height = options.image
-            save_untrained_model(Path(model), (height, width, 3))
+        model = options.model or untrained_policy(folder, options.image)
+        if options.baseline and not model.endswith(".zip"):
+            raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
         loops = loops_of(options, model, folder)
         with console.status("measuring the policy's engines"):
             # An earlier result may come from a busy machine.
@@ -304,20 +299,14 @@ def table(figures: Figures) -> Table:
     return result
 
 
-def measure_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
-    """Run the fleet benchmark and return the figures."""
-    with ros_session():
-        return run_fleet(options, console)
-
-
+@ros_session()
 def measure_scale(options: ScaleOptions, console: Console) -> dict[str, Any]:
     """Run the fleet benchmark for each number of robots and return the figures."""
     common = {each.name: getattr(options, each.name) for each in fields(CommonOptions)}
     fleets = []
-    with ros_session():
-        for robots in options.robots:
-            fleets.append(run_fleet(FleetOptions(robots=robots, **common), console))
-            console.print(f"{robots} robots: done", highlight=False)
+    for robots in options.robots:
+        fleets.append(run_fleet(FleetOptions(robots=robots, **common), console))
+        console.print(f"{robots} robots: done", highlight=False)
     return {"title": options.title, "machine": fleets[0]["machine"], "fleets": fleets}
 
 
@@ -326,7 +315,7 @@ COMMAND = Command(
     "the node over DDS, compared with a conventional rclpy loop",
     "Run synthetic robots and the node in separate processes and measure the node from outside.",
     FleetOptions,
-    measure_fleet,
+    ros_session()(run_fleet),
     lambda figures: [table(figures)],
     {"plot": ("draw the figures into this image file", plot_fleet)},
 )

@@ -41,7 +41,7 @@ from policy_node_bench.harness.robots import (
     checked_settings,
     parse_settings,
     robot_parameters,
-    save_untrained_model,
+    untrained_policy,
 )
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
 from policy_node_bench.plots import plot_pipeline
@@ -84,6 +84,11 @@ class PipelineOptions:
         (), "set a parameter", "--set", action="append", type=checked_settings, metavar="NAME:=VALUE"
     )
     predict: bool = option(False, "also measure model.predict per robot on the device", action="store_true")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the camera images."""
+        return 1 if self.grey else 3
 
     @property
     def title(self) -> str:
@@ -184,7 +189,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
     from policy_node_bench.harness.publishers import readings
 
     topics = (IMAGE_TOPIC, TOUCH_TOPIC) if options.touch else (IMAGE_TOPIC,)
-    published = [readings(robot, *options.image, 1 if options.grey else 3) for robot in range(options.robots)]
+    published = [readings(robot, *options.image, options.channels) for robot in range(options.robots)]
     messages = [[serialize_message(messages[topic]) for topic in topics] for messages in published]
     parameters = robot_parameters(
         options.robots, options.rate_hz, model, device=options.device, stack=options.stack, touch=options.touch
@@ -213,12 +218,9 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_"))
         # An earlier result may come from a busy machine.
         os.environ["XDG_CACHE_HOME"] = folder
-        model = options.model
-        if not model:
-            model = str(Path(folder) / "untrained.zip")
-            width, height = options.image
-            frame = (height, width, 1 if options.grey else 3)
-            save_untrained_model(Path(model), frame, options.stack, options.touch)
+        model = options.model or untrained_policy(
+            Path(folder), options.image, options.channels, stack=options.stack, touch=options.touch
+        )
         measured = prepare(options, model, console)
         parts: dict[str, Part] = {}
         for engine, (_, step, forward) in measured.items():

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -97,20 +96,13 @@ def plot_scale(figures: Figures, file: Path) -> None:
         panels[1].annotate("control period", (robots[0], period_ms), xytext=(0, 3), textcoords="offset points")
         titles = ("CPU per robot and tick, µs", "tick, p99, ms", "stamp to command, p50 (dashed), p99, ms")
         for panel, label in zip(panels, titles, strict=True):
-            _logarithmic(panel, robots)
+            panel.set(xscale="log", yscale="log", xlabel="robots")
+            panel.set_xticks(robots, [str(count) for count in robots])
+            panel.minorticks_off()
+            _plain_numbers(panel.yaxis)
+            panel.grid()
             panel.set_title(label, fontsize=8.5)
         panels[0].legend()
-
-
-def _logarithmic(axes: Axes, robots: Sequence[int]) -> None:
-    """Make both axes logarithmic, with plain numbers on them."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(robots, [str(count) for count in robots])
-    axes.minorticks_off()
-    _plain_numbers(axes.yaxis)
-    axes.set_xlabel("robots")
-    axes.grid()
 
 
 def _plain_numbers(axis: Axis) -> None:

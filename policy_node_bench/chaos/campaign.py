@@ -25,7 +25,7 @@ from policy_node_bench.chaos.cli import ChaosOptions
 from policy_node_bench.chaos.faults import KINDS, Fault, Planned, plans
 from policy_node_bench.chaos.fleet import Injection, RobotProcess
 from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
-from policy_node_bench.chaos.observer import DeadlineObserver, Observer
+from policy_node_bench.chaos.observer import Observer, observed_deadlines
 from policy_node_bench.chaos.policy import IMAGE_SHAPE, SAFE_COMMAND, TOUCH_SIZE, save_policy
 from policy_node_bench.chaos.report import (
     fault_figures,
@@ -167,18 +167,18 @@ class Campaign:
         judge = self.judge = Judge(self._options.robots, self.limits)
         self._next_sample_s = np.inf
         deadline_s = DEADLINE_PERIODS * self.limits.period_s
-        with closing(DeadlineObserver(self._options.robots, deadline_s, self._begin_ns)) as deadlines:
-            deadlines.spin(SETTLE_S)
-            deadlines.missed_s[:] = np.inf
+        with observed_deadlines(self._options.robots, deadline_s) as (missed_s, spin):
+            spin(SETTLE_S)
+            missed_s[:] = np.inf
             killed_s = self._observer.now_s()
             self.node.kill()
             gone_s = self._observer.now_s()
-            deadlines.spin(CEASE_S)
+            spin(CEASE_S)
         self._poll("the node is killed", running=False)
         last_s = max((times_s[-1] for times_s in judge.sent_s if times_s), default=killed_s)
         if last_s > gone_s:
             raise ToolError("commands were sent after the node was killed; does another node drive these robots?")
-        for robot in np.flatnonzero(~np.isfinite(deadlines.missed_s)).tolist():
+        for robot in np.flatnonzero(~np.isfinite(missed_s)).tolist():
             judge.note("undetected", robot, killed_s, fault="node_killed")
         judge.driven[:] = False
         started_s = self._observer.now_s()
@@ -193,7 +193,7 @@ class Campaign:
             judge.note("undetected", robot, asked_s, fault="node_ended")
         return {
             "last_command_s": last_s - killed_s,
-            "deadline_s": float(deadlines.missed_s.max() - killed_s),
+            "deadline_s": float(missed_s.max() - self._begin_ns / 1e9 - killed_s),
             "restart_s": driven_s - started_s,
             "end_s": max(times_s[-1] for times_s in judge.sent_s) - asked_s,
         }

@@ -190,7 +190,6 @@ class Judge:
         for position, robot in enumerate(fault.robots):
             if not np.isfinite(fault.healed_s[position]):
                 self.note("not_healed", robot, now_s, fault=fault.kind.name, ended_s=round(fault.ended_s, 4))
-                fault.healed_s[position] = np.inf
                 self._active.pop(robot, None)
 
     def add(self, other: Judge) -> None:

@@ -37,6 +37,7 @@ from policy_node.messages.types.images import CompressedImageReader, RawImageRea
 # Fills the row before decoding.
 MARK = 0x5A
 
+
 @dataclass(frozen=True)
 class Case:
     """A parser with valid messages of one type and their expected values."""

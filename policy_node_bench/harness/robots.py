@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,14 +107,18 @@ def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
         raise ToolError(f"--set, --versus: {error}") from error
 
 
-def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch: bool = True) -> None:
-    """Save an untrained policy for camera frames `[height, width, channels]` and touch."""
+def untrained_policy(
+    folder: Path, image: tuple[int, int], channels: int = 3, *, stack: int = 1, touch: bool = True
+) -> str:
+    """Save an untrained policy for camera images of a width and height, and touch; return the path of its file."""
     from gymnasium import spaces
 
     from policy_node_bench.harness.untrained import untrained_model
 
-    height, width, channels = frame
+    width, height = image
     observations: dict[str, spaces.Space] = {"image": spaces.Box(0, 255, (height, width, channels * stack), np.uint8)}
     if touch:
         observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
+    path = folder / "untrained.zip"
     untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
+    return str(path)
