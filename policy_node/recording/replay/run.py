@@ -146,6 +146,8 @@ class Replay:
         #: Command topic of each robot.
         self.command_topics = [self.topic_name(robot, configuration.action.topic) for robot in robots]
         self._readers = self._command_readers(options.compare)
+        #: Indices of the robots whose recorded commands are in the bag.
+        self.compared = sorted(robot for robots, _ in self._readers.values() for robot in robots)
         self._commands: list[list[tuple[int, np.ndarray]]] = [[] for _ in robots]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
         decoders = self.deployment.decoders
@@ -331,11 +333,6 @@ class Replay:
     def recorded(self) -> dict[int, Commands]:
         """Recorded commands so far, by index of the robots in `compared`."""
         return {robot: self.recorded_of(robot) for robot in self.compared}
-
-    @property
-    def compared(self) -> list[int]:
-        """Indices of the robots whose recorded commands are in the bag."""
-        return sorted({robot for robots, _ in self._readers.values() for robot in robots})
 
     def recorded_of(self, robot: int) -> Commands:
         """Return the recorded commands of one robot so far, in the order of time."""
