@@ -73,17 +73,17 @@ class Step:
     Rows of `interrupted` robots are undefined, and their rewards are ignored.
     """
 
-    #: Observations before the step: key to tensor `[robots, *space]`; the key of a Box space is ``observation``.
+    #: Observations before the step, key to tensor `[robots, *space]`; the key of a Box space is ``observation``.
     previous_observations: dict[str, torch.Tensor]
-    observations: dict[str, torch.Tensor]  #: Observations after the step.
+    observations: dict[str, torch.Tensor]  #: Observations after the step, `[robots, *space]`.
     actions: np.ndarray  #: `[robots, *action]` actions of the learner.
     #: Newest values of each signal before the step, `[robots, numbers]` float64.
     previous_signals: dict[str, np.ndarray]
-    signals: dict[str, np.ndarray]  #: Newest values after the step.
+    signals: dict[str, np.ndarray]  #: Newest values after the step, `[robots, numbers]` float64.
     ages_s: np.ndarray  #: `[robots]` float64 age of the oldest reading in the new observation; NaN without a reading.
     states: tuple[RobotState, ...]  #: State of each robot after the step.
     reasons: tuple[str, ...]  #: Reason for each state; empty when READY.
-    #: `[robots]` bool: robots without usable readings, or that got another command than the learner's.
+    #: `[robots]` bool, robots without usable readings, or that got another command than the learner's.
     interrupted: np.ndarray
     steps: np.ndarray  #: `[robots]` int64 steps since the reset, including this one.
 

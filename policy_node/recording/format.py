@@ -42,7 +42,7 @@ class Reading(NamedTuple):
     """Sample of a sensor at a tick."""
 
     stamp_ns: int
-    #: Index of its message among those recorded on its topic with the tick; None: the sensor was silent.
+    #: Index of its message among those recorded on its topic with the tick; None if the sensor was silent.
     message_index: int | None
 
 
@@ -53,12 +53,12 @@ class RobotTick:
     state: str  #: Name of its `RobotState`.
     reason: str = ""  #: Reason for the state; empty when READY.
     age_s: float = float("nan")  #: Age of its oldest synchronised sample; NaN without synchronised samples.
-    #: Event before the tick: empty, `reset` (see `Pipeline.reset`), or `overruled`: the safe command replaced that of
-    #: the previous tick (see `Pipeline.note_overruled`).
+    #: Event before the tick; empty, `reset` (see `Pipeline.reset`), or `overruled` when the safe command replaced that
+    #: of the previous tick (see `Pipeline.note_overruled`).
     before: str = ""
-    left_to: str = ""  #: Name of the node that commands it instead; empty: no other node.
+    left_to: str = ""  #: Name of the node that commands it instead; empty without one.
     sent: bool = False  #: Whether the command of the tick was sent; it has the time of the tick.
-    #: Samples by name of the sensor: those that the policy got, and that of the safe position.
+    #: Samples by name of the sensor, which the policy got, and that of the safe position.
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class Tick:
     missed: int  #: Number of ticks that the node missed just before.
     dropped: int  #: Number of ticks that were not recorded so far, as the disk was too slow.
     stopped: bool  #: Whether an operator stopped the robots.
-    policy_sha256: str
+    policy_sha256: str  #: Hash of the policy.
     robots: Mapping[str, RobotTick]  #: By name, in the order of the configuration.
 
 

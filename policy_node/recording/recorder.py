@@ -83,8 +83,8 @@ class RecordingPlan:
 
     folder: Path  #: Folder in which each recording creates its own.
     name: str  #: Fully qualified name of the node.
-    robots: tuple[str, ...]
-    sensors: tuple[str, ...]  #: The sensor of the safe position comes last.
+    robots: tuple[str, ...]  #: Names, in the order of the configuration.
+    sensors: tuple[str, ...]  #: Names; the sensor of the safe position comes last.
     sensor_topics: tuple[tuple[str, ...], ...]  #: `[robots][sensors]` fully qualified names.
     command_topics: tuple[str, ...]  #: `[robots]` fully qualified names.
     types: Mapping[str, str]  #: Message type by topic.

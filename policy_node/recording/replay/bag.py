@@ -33,9 +33,9 @@ class Arrival(NamedTuple):
     """A recorded message."""
 
     time_ns: int  #: Time at which it arrives; as read from the bag, the time at which it was recorded.
-    topic: str
+    topic: str  #: Fully qualified name.
     raw: bytes  #: Its serialised bytes (CDR).
-    stamp_ns: int | None = None  #: Stamp of its reading; None: the time of the tick that takes it.
+    stamp_ns: int | None = None  #: Stamp of its reading; None for the time of the tick that takes it.
 
 
 class BagTopic(NamedTuple):

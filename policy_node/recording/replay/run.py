@@ -63,12 +63,12 @@ _ABSENT = RobotTick("WAITING", "the recording does not have this robot", sent=Tr
 class Options:
     """Options of a replay."""
 
-    bag: Path
-    params: Path | None  #: Parameter file of the node; None: the parameters in the recording.
+    bag: Path  #: Folder or file.
+    params: Path | None  #: Parameter file of the node; None for the parameters in the recording.
     overrides: Mapping[str, Any]  #: Parameters by dotted name that override those of the file.
     remaps: Mapping[str, str]  #: Topic of the bag by fully qualified topic of the configuration.
     time: str = "auto"  #: Clock of the ticks, one of `TIMES`.
-    #: Topic of the recorded commands, relative to each robot or absolute; None: `action.topic` if the bag has it.
+    #: Topic of the recorded commands, relative to each robot or absolute; by default `action.topic`, if the bag has it.
     compare: str | None = None
 
 
@@ -152,7 +152,7 @@ class Replay:
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
         decoders = self.deployment.decoders
         self._stamps = {topic: decoders[source.name].stamp_ns for topic, source in self._sources.items()}
-        #: Clock of the ticks: one of `TIMES`, or ``ticks`` for the ticks of a recording.
+        #: Clock of the ticks, one of `TIMES`, or ``ticks`` for the ticks of a recording.
         self.time = "ticks"
         if recording is None:
             self._offsets = measure_offsets(bag, self._stamps)
