@@ -13,11 +13,19 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import INTERRUPTED
-from policy_node_bench import fleet, pipeline, policy, scale, train
+from policy_node_bench import fleet, pipeline, policy, train
 from policy_node_bench.chaos import cli as chaos
 from policy_node_bench.fuzz import cli as fuzz
 
-COMMANDS = (fleet, pipeline, policy, scale, train, chaos, fuzz)
+COMMANDS = (
+    fleet.COMMAND,
+    pipeline.COMMAND,
+    policy.COMMAND,
+    fleet.SCALE,
+    train.COMMAND,
+    chaos.COMMAND,
+    fuzz.COMMAND,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
         description="Measure what the node costs and how late its commands are, and test its safety.",
     )
     subparsers = result.add_subparsers(dest="command", required=True)
-    for module in COMMANDS:
-        module.COMMAND.add_parser(subparsers)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
     return result
 
 

@@ -24,16 +24,8 @@ Figures = Mapping[str, Any]
 def option(default: Any, help: str, flag: str = "", **settings: Any) -> Any:
     """Return a dataclass field that is an option of the command line.
 
-    Parameters
-    ----------
-    default
-        Default value; a text is parsed by `type`, if there is one. The help shows it unless it is empty or False.
-    help
-        Help text.
-    flag
-        Name on the command line; by default that of the field.
-    settings
-        Further arguments of `argparse.ArgumentParser.add_argument`.
+    `default` is parsed by `type`, if it is a text and there is one; the help shows it unless it is empty or False.
+    `flag` is by default the name of the field; `settings` are arguments of `argparse.ArgumentParser.add_argument`.
     """
     shown = "" if default in ("", False, ()) or settings.get("required") else " (default %(default)s)"
     settings |= {"help": help + shown, "default": [] if settings.get("action") == "append" else default}
@@ -41,31 +33,25 @@ def option(default: Any, help: str, flag: str = "", **settings: Any) -> Any:
     return field(default=value, metadata={"flag": flag, "settings": settings})
 
 
+Writer = Callable[[Figures, Path], None]
+
+
 class Command(NamedTuple):
-    """A command of `policy_bench`.
+    """A command of `policy_bench`."""
 
-    Attributes
-    ----------
-    name, help, description
-        Its texts on the command line.
-    options
-        Dataclass whose fields are made by `option`.
-    measure
-        Returns the figures, which are also the content of the JSON file. Raises ToolError if a process fails, a model
-        does not fit or an option cannot be used. The exit status is 1 if `figures["violations"]` is not 0.
-    show
-        Returns what to print of the figures.
-    writers
-        Further options that name a file, with the help text and the function that writes the file.
-    """
-
+    # Texts on the command line.
     name: str
     help: str
     description: str
+    # Dataclass whose fields are made by `option`.
     options: type
+    # Returns the figures, which the JSON file contains. Raises ToolError if a process fails, a model does not fit or an
+    # option cannot be used. The exit status is 1 if `figures["violations"]` is not 0.
     measure: Callable[[Any, Console], dict[str, Any]]
+    # Returns tables and texts of the figures, to print.
     show: Callable[[Figures], Iterable[RenderableType]]
-    writers: Mapping[str, tuple[str, Callable[[Figures, Path], None]]] = {}
+    # Further options that name a file, with the help text and the function that writes the file.
+    writers: Mapping[str, tuple[str, Writer]] = {}
 
     def add_parser(self, subparsers: SubParsers) -> None:
         """Add the command to a command line; `run` of the parsed arguments runs it."""
@@ -73,15 +59,9 @@ class Command(NamedTuple):
         for each in fields(self.options):
             flag = each.metadata["flag"] or "--" + each.name.replace("_", "-")
             parser.add_argument(flag, dest=each.name, **each.metadata["settings"])
-        for name, (text, _) in self._writers().items():
+        for name, (text, _) in {**_JSON, **self.writers}.items():
             parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (default: none)")
         parser.set_defaults(run=self.run)
-
-    def _writers(self) -> dict[str, tuple[str, Callable[[Figures, Path], None]]]:
-        return {
-            "json": ("write the figures to this file", lambda figures, file: write_figures(file, figures)),
-            **self.writers,
-        }
 
     def run(self, given: argparse.Namespace) -> int:
         """Measure, print the result, write the files and return the exit status.
@@ -93,19 +73,23 @@ class Command(NamedTuple):
         SystemExit
             If a file cannot be written.
         """
-        files = {name: getattr(given, name) for name in self._writers() if getattr(given, name)}
-        for name, file in files.items():
-            check_file(f"policy_bench {self.name}: --{name}", file)
+        writers = {name: write for name, (_, write) in {**_JSON, **self.writers}.items() if getattr(given, name)}
+        for name in writers:
+            check_file(f"policy_bench {self.name}: --{name}", getattr(given, name))
         console = Console()
-        figures = self.measure(
-            self.options(**{each.name: getattr(given, each.name) for each in fields(self.options)}), console
-        )
+        options = self.options(**{each.name: getattr(given, each.name) for each in fields(self.options)})
+        figures = self.measure(options, console)
         for part in self.show(figures):
             console.print(part, highlight=False)
-        for name, file in files.items():
-            self._writers()[name][1](figures, file)
-            console.print(f"{name}: {file}", highlight=False)
+        for name, write in writers.items():
+            write(figures, getattr(given, name))
+            console.print(f"{name}: {getattr(given, name)}", highlight=False)
         return int(bool(figures.get("violations")))
+
+
+_JSON: Mapping[str, tuple[str, Writer]] = {
+    "json": ("write the figures to this file", lambda figures, file: write_figures(file, figures))
+}
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""`policy_bench fleet`: cost and latency of the node, compared with the baseline, a conventional rclpy loop.
+"""`policy_bench fleet` and `scale`: cost and latency of the node, compared with a conventional rclpy loop.
 
-Both run in processes of their own, over DDS, on the same synthetic robots, in turn. CPU time is that of the whole
+Both run in separate processes, over DDS, on the same synthetic robots, in turn. CPU time is that of the whole
 process as the operating system counts it; ticks and delays are those that the process publishes on `~/timing` and
 `/diagnostics`.
 """
@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +23,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from policy_node.cli.child_process import ToolError
+from policy_node.cli.child_process import Child, ToolError
 from policy_node.cli.options import number
 from policy_node.cli.process_environment import MALLOC_VARIABLES, profile_variable
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.report.figures import distribution, machine, progress_bar
-from policy_node_bench.command import Command, Figures, image_size, option
+from policy_node_bench.command import Command, Figures, counts, image_size, option
 from policy_node_bench.harness.observer import Round, measure, summary
-from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session, running
+from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session
 from policy_node_bench.harness.robots import (
     NO_MALLOC,
     TOUCH_CELLS,
@@ -40,10 +40,10 @@ from policy_node_bench.harness.robots import (
     checked_settings,
     parse_settings,
     robot_parameters,
-    save_untrained_model,
+    untrained_policy,
 )
-from policy_node_bench.plots import plot_fleet
-from policy_node_bench.tables import LOOPS, fleet_rows, screen
+from policy_node_bench.plots import plot_fleet, plot_scale
+from policy_node_bench.tables import LOOPS, fleet_rows, scale_rows, screen
 
 PUBLISHER_PROCESSES = 4
 NO_PROFILE = "none"
@@ -127,23 +127,27 @@ class FleetOptions(CommonOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(CommonOptions):
+    """The options of `policy_bench scale`."""
+
+    robots: Sequence[int] = option("1,4,16,64", "numbers of robots", type=counts, metavar="N,N,…")
+
+
 class Loop(NamedTuple):
-    """A control loop to measure: label, node name, Python arguments, environment, configuration of the node."""
+    """A control loop to measure."""
 
     label: str
-    node: str
-    arguments: Sequence[str]
+    node: str  # name
+    arguments: Sequence[str]  # of Python
     environment: Mapping[str, str]
-    configuration: Configuration | None = None
+    configuration: Configuration | None = None  # of the node
 
 
 def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
     """Return the loops to measure, in turn; parameter files go to `folder`.
 
-    Raises
-    ------
-    ToolError
-        If a setting is not allowed.
+    Raises ToolError if a setting is not allowed.
     """
     # The launch files set these variables for the node; the baseline gets them, too.
     launched = {**options.transport, **MALLOC_VARIABLES}
@@ -160,15 +164,10 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
         environment = {name: value for name, value in variant.environment.items() if value}
         loops.append(Loop(label, "policy_bench_node", arguments, environment, configuration))
     if options.baseline:
-        arguments = module_arguments(
-            "policy_node_bench.baseline",
-            name="policy_bench_baseline",
-            robots=options.robots,
-            rate_hz=options.rate_hz,
-            model=model,
-            slop_s=None if _synchroniser() == "newest message" else options.slop_s,
-        )
-        loops.insert(1, Loop("baseline", "policy_bench_baseline", arguments, launched))
+        name = "policy_bench_baseline"
+        slop_s = None if _synchroniser() == "newest message" else options.slop_s
+        given = {"name": name, "robots": options.robots, "rate_hz": options.rate_hz, "model": model, "slop_s": slop_s}
+        loops.insert(1, Loop("baseline", name, module_arguments("policy_node_bench.baseline", given), launched))
     return loops
 
 
@@ -177,10 +176,7 @@ def measure_engines(loops: Sequence[Loop]) -> None:
 
     The nodes find the result in the cache, as on a robot from their second start on.
 
-    Raises
-    ------
-    ToolError
-        If the policy does not fit the synthetic robots or an engine cannot be used.
+    Raises ToolError if the policy does not fit the synthetic robots or an engine cannot be used.
     """
     from policy_node.ros.deployment import deploy
 
@@ -229,14 +225,9 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             "options": asdict(options) | {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
         }
-        model = options.model
-        if model:
-            if options.baseline and not model.endswith(".zip"):
-                raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
-        else:
-            model = str(folder / "untrained.zip")
-            width, height = options.image
-            save_untrained_model(Path(model), (height, width, 3))
+        model = options.model or untrained_policy(folder, options.image)
+        if options.baseline and not model.endswith(".zip"):
+            raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
         loops = loops_of(options, model, folder)
         with console.status("measuring the policy's engines"):
             # An earlier result may come from a busy machine.
@@ -250,10 +241,8 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
     if options.baseline:
         figures["baseline"] = baseline = {**summaries.pop("baseline"), "synchroniser": _synchroniser()}
         figures["ratio_cpu"] = baseline["cpu_us_per_robot_tick"] / node["cpu_us_per_robot_tick"]
-    figures["versus"] = [
-        {"settings": text, **result} for text, result in zip(options.versus, summaries.values(), strict=True)
-    ]
-    return figures
+    versus = zip(options.versus, summaries.values(), strict=True)
+    return figures | {"versus": [{"settings": text, **result} for text, result in versus]}
 
 
 def _measure_in_turn(
@@ -262,23 +251,15 @@ def _measure_in_turn(
     """Run each loop on the synthetic robots, round after round, and return the rounds by label."""
     measured: dict[str, list[Round]] = {loop.label: [] for loop in loops}
     width, height = options.image
+    fleet = {"robots": options.robots, "width": width, "height": height, "rate_hz": options.sensor_rate_hz}
     with ExitStack() as stack:
         publishers = []
         for first, file in enumerate(notes):
-            arguments = module_arguments(
-                "policy_node_bench.harness.publishers",
-                robots=options.robots,
-                first=first,
-                step=len(notes),
-                width=width,
-                height=height,
-                rate_hz=options.sensor_rate_hz,
-                file=str(file),
-            )
-            name = f"the publishers of process {first}"
-            publishers.append(
-                stack.enter_context(running(name, arguments, file.with_suffix(".log"), options.transport))
-            )
+            given = {**fleet, "first": first, "step": len(notes), "file": str(file)}
+            arguments = module_arguments("policy_node_bench.harness.publishers", given)
+            name, log = f"the publishers of process {first}", file.with_suffix(".log")
+            publishers.append(Child(name, arguments, log, options.transport))
+            stack.callback(publishers[-1].stop)
         bar = stack.enter_context(progress_bar(console))
         task = bar.add_task(f"fleet of {options.robots}", total=options.rounds * len(loops), doing="")
         for number in range(options.rounds):
@@ -288,8 +269,11 @@ def _measure_in_turn(
                     bar.update(task, doing=f"{label}: {doing}")
 
                 log = notes[0].with_name(f"loop_{position}_{number}.log")
-                with running(f"the {loop.label}", loop.arguments, log, loop.environment) as child:
+                child = Child(f"the {loop.label}", loop.arguments, log, loop.environment)
+                try:
                     part = measure(child, publishers, loop.node, options.seconds, progress)
+                finally:
+                    child.stop()
                 measured[loop.label].append(part)
                 bar.advance(task)
     return measured
@@ -315,9 +299,15 @@ def table(figures: Figures) -> Table:
     return result
 
 
-def _measure(options: FleetOptions, console: Console) -> dict[str, Any]:
-    with ros_session():
-        return run_fleet(options, console)
+@ros_session()
+def measure_scale(options: ScaleOptions, console: Console) -> dict[str, Any]:
+    """Run the fleet benchmark for each number of robots and return the figures."""
+    common = {each.name: getattr(options, each.name) for each in fields(CommonOptions)}
+    fleets = []
+    for robots in options.robots:
+        fleets.append(run_fleet(FleetOptions(robots=robots, **common), console))
+        console.print(f"{robots} robots: done", highlight=False)
+    return {"title": options.title, "machine": fleets[0]["machine"], "fleets": fleets}
 
 
 COMMAND = Command(
@@ -325,7 +315,16 @@ COMMAND = Command(
     "the node over DDS, compared with a conventional rclpy loop",
     "Run synthetic robots and the node in separate processes and measure the node from outside.",
     FleetOptions,
-    _measure,
+    ros_session()(run_fleet),
     lambda figures: [table(figures)],
     {"plot": ("draw the figures into this image file", plot_fleet)},
+)
+SCALE = Command(
+    "scale",
+    "the fleet benchmark for several numbers of robots",
+    "Run `policy_bench fleet` for each number of robots and show cost and delays by the number of robots.",
+    ScaleOptions,
+    measure_scale,
+    lambda figures: [screen(figures["title"], scale_rows(figures["fleets"]))],
+    {"plot": ("draw the figures into this image file", plot_scale)},
 )

@@ -13,7 +13,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from policy_node_bench.harness.robots import (
     checked_settings,
     parse_settings,
     robot_parameters,
-    save_untrained_model,
+    untrained_policy,
 )
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
 from policy_node_bench.plots import plot_pipeline
@@ -86,6 +86,11 @@ class PipelineOptions:
     predict: bool = option(False, "also measure model.predict per robot on the device", action="store_true")
 
     @property
+    def channels(self) -> int:
+        """Channels of the camera images."""
+        return 1 if self.grey else 3
+
+    @property
     def title(self) -> str:
         """Size of the fleet and its observations, for titles."""
         width, height = self.image
@@ -115,10 +120,7 @@ class Step:
     def __call__(self) -> None:
         """Run one step.
 
-        Raises
-        ------
-        ToolError
-            If a robot is not ready, so that the step skips work.
+        Raises ToolError if a robot is not ready, so that the step skips work.
         """
         result = self._pipeline.step(self._now_ns)
         self.stages_s.append(result.stages_s)
@@ -127,23 +129,22 @@ class Step:
                 raise ToolError(f"a synthetic robot is {state.name}: {reason}")
 
 
-class Forward:
-    """Run the policy on observations that are already on its device."""
+def forward_pass(policy: Policy, robots: int) -> Callable[[], None]:
+    """Return a function that runs the policy on observations that are already on its device."""
+    rng = np.random.default_rng(0)
+    observations = {
+        key: _on_device(spec.example(robots, rng), policy.device) for key, spec in policy.spec.observations.items()
+    }
+    state = policy.initial_state(robots)
 
-    def __init__(self, policy: Policy, robots: int) -> None:
-        self._policy = policy
-        rng = np.random.default_rng(0)
-        self._observations = {
-            key: _on_device(spec.example(robots, rng), policy.device) for key, spec in policy.spec.observations.items()
-        }
-        self._state = policy.initial_state(robots)
-
-    def __call__(self) -> None:
-        """Run one forward pass and wait until it has ended."""
+    def run() -> None:
+        nonlocal state
         with torch.inference_mode():
-            _, self._state = self._policy(self._observations, self._state)
-        if self._policy.device.type == "cuda":
-            torch.cuda.synchronize(self._policy.device)
+            _, state = policy(observations, state)
+        if policy.device.type == "cuda":
+            torch.cuda.synchronize(policy.device)
+
+    return run
 
 
 def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -154,37 +155,33 @@ def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device)
 
 
-class Predict:
-    """Run `model.predict` of a PPO model for one robot after another, as the baseline does."""
+def predict_each(model: str, robots: int, device: str) -> Callable[[], None]:
+    """Return a function that runs `model.predict` of a PPO model for one robot after another, as the baseline does."""
+    from stable_baselines3 import PPO
 
-    def __init__(self, model: str, robots: int, device: str) -> None:
-        from stable_baselines3 import PPO
+    loaded = PPO.load(model, device=device)
+    observations = [loaded.observation_space.sample() for _ in range(robots)]
 
-        self._model = PPO.load(model, device=device)
-        space = self._model.observation_space
-        self._observations = [space.sample() for _ in range(robots)]
+    def run() -> None:
+        # The actions are returned on the host, so no synchronisation is needed.
+        for observation in observations:
+            loaded.predict(observation, deterministic=True)
 
-    def __call__(self) -> None:
-        """Predict the actions of all robots; they are returned on the host, so no synchronisation is needed."""
-        for observation in self._observations:
-            self._model.predict(observation, deterministic=True)
+    return run
 
 
 class Measured(NamedTuple):
-    """What is measured of one engine."""
+    """The parts that are measured of one engine."""
 
     choice: EngineChoice
     step: Step
-    forward: Forward
+    forward: Callable[[], None]
 
 
 def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str, Measured]:
     """Configure the pipeline with each engine.
 
-    Raises
-    ------
-    ToolError
-        If the model does not fit or a setting is not allowed.
+    Raises ToolError if the model does not fit or a setting is not allowed.
     """
     from rclpy.serialization import serialize_message
 
@@ -192,7 +189,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
     from policy_node_bench.harness.publishers import readings
 
     topics = (IMAGE_TOPIC, TOUCH_TOPIC) if options.touch else (IMAGE_TOPIC,)
-    published = [readings(robot, *options.image, 1 if options.grey else 3) for robot in range(options.robots)]
+    published = [readings(robot, *options.image, options.channels) for robot in range(options.robots)]
     messages = [[serialize_message(messages[topic]) for topic in topics] for messages in published]
     parameters = robot_parameters(
         options.robots, options.rate_hz, model, device=options.device, stack=options.stack, touch=options.touch
@@ -207,7 +204,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
             except ConfigurationError as error:
                 raise ToolError(f"--model, --engines, --set: {error}") from error
         step = Step(deployment.pipeline, messages, configuration.period_ns)
-        measured[engine] = Measured(deployment.engine, step, Forward(deployment.pipeline.policy, options.robots))
+        measured[engine] = Measured(deployment.engine, step, forward_pass(deployment.pipeline.policy, options.robots))
     return measured
 
 
@@ -221,18 +218,15 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="policy_bench_"))
         # An earlier result may come from a busy machine.
         os.environ["XDG_CACHE_HOME"] = folder
-        model = options.model
-        if not model:
-            model = str(Path(folder) / "untrained.zip")
-            width, height = options.image
-            frame = (height, width, 1 if options.grey else 3)
-            save_untrained_model(Path(model), frame, options.stack, options.touch)
+        model = options.model or untrained_policy(
+            Path(folder), options.image, options.channels, stack=options.stack, touch=options.touch
+        )
         measured = prepare(options, model, console)
         parts: dict[str, Part] = {}
         for engine, (_, step, forward) in measured.items():
             parts |= {f"{engine}: step": Part(step, step.arrive), f"{engine}: forward": Part(forward)}
         if options.predict:
-            parts["predict"] = Part(Predict(model, options.robots, str(device)))
+            parts["predict"] = Part(predict_each(model, options.robots, str(device)))
         for name, part in parts.items():
             for _ in range(1 if name == "predict" else WARM_UP_STEPS):
                 part.before_run()

@@ -1,22 +1,23 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the figures of `policy_bench`. Matplotlib is imported only when a plot is drawn."""
+"""Draw the figures of `policy_bench`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from policy_node.engines.choice import Candidate
+from policy_node.report.plots import BASELINE, COLOURS, NODE, STYLE, TEXT
 from policy_node_bench.command import Figures
 from policy_node_bench.tables import LOOPS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 # The panels of `plot_fleet`: key in the figures and title.
 _FLEET_PANELS = (
@@ -30,11 +31,6 @@ _FLEET_PANELS = (
 @contextmanager
 def _drawing(height: float, title: str, figures: Figures, file: Path) -> Iterator[Figure]:
     """Yield an empty figure; then add the title and the machine, and write the file."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from policy_node.report.plots import STYLE
-
     machine = figures["machine"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, height), layout="constrained")
@@ -52,8 +48,6 @@ def _drawing(height: float, title: str, figures: Figures, file: Path) -> Iterato
 
 def plot_fleet(figures: Figures, file: Path) -> None:
     """Draw a row for each loop of `policy_bench fleet`."""
-    from policy_node.report.plots import BASELINE, NODE
-
     loops = {"policy_node": figures["node"]}
     loops |= {versus["settings"]: versus for versus in figures["versus"]}
     if "baseline" in figures:
@@ -68,8 +62,8 @@ def plot_fleet(figures: Figures, file: Path) -> None:
                     axes.barh(position, loop[key], color=colour)
                 else:
                     values = [loop[key][p] for p in ("p50", "p99") if loop[key][p] is not None]
-                    axes.plot(values, [position] * len(values), "-", color=colour, linewidth=2)
-                    axes.plot(values, [position] * len(values), "|", color=colour, markersize=11, markeredgewidth=2)
+                    places = [position] * len(values)
+                    axes.plot(values, places, "|-", color=colour, linewidth=2, markersize=11, markeredgewidth=2)
             if key != "cpu_us_per_robot_tick":
                 axes.set_xscale("log")
                 _plain_numbers(axes.xaxis)
@@ -82,8 +76,6 @@ def plot_fleet(figures: Figures, file: Path) -> None:
 
 def plot_scale(figures: Figures, file: Path) -> None:
     """Draw cost and delays of `policy_bench scale` over the number of robots."""
-    from policy_node.report.plots import BASELINE, NODE, TEXT
-
     fleets = figures["fleets"]
     with _drawing(3.4, figures["title"], figures, file) as figure:
         panels = figure.subplots(1, 3)
@@ -104,26 +96,17 @@ def plot_scale(figures: Figures, file: Path) -> None:
         panels[1].annotate("control period", (robots[0], period_ms), xytext=(0, 3), textcoords="offset points")
         titles = ("CPU per robot and tick, µs", "tick, p99, ms", "stamp to command, p50 (dashed), p99, ms")
         for panel, label in zip(panels, titles, strict=True):
-            _logarithmic(panel, robots)
+            panel.set(xscale="log", yscale="log", xlabel="robots")
+            panel.set_xticks(robots, [str(count) for count in robots])
+            panel.minorticks_off()
+            _plain_numbers(panel.yaxis)
+            panel.grid()
             panel.set_title(label, fontsize=8.5)
         panels[0].legend()
 
 
-def _logarithmic(axes: Axes, robots: Sequence[int]) -> None:
-    """Make both axes logarithmic, with plain numbers on them."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(robots, [str(count) for count in robots])
-    axes.minorticks_off()
-    _plain_numbers(axes.yaxis)
-    axes.set_xlabel("robots")
-    axes.grid()
-
-
 def _plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with a few numbers without exponents."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -132,8 +115,6 @@ def _plain_numbers(axis: Axis) -> None:
 
 def plot_pipeline(figures: Figures, file: Path) -> None:
     """Draw for each engine the stages of a step and the forward pass."""
-    from policy_node.report.plots import COLOURS, NODE
-
     engines = figures["engines"]
     with _drawing(1.5 + 0.6 * len(engines), figures["title"], figures, file) as figure:
         axes = figure.subplots()
@@ -141,11 +122,10 @@ def plot_pipeline(figures: Figures, file: Path) -> None:
         for position, (name, engine) in enumerate(engines.items()):
             left = 0.0
             for (stage, value), colour in zip(engine["stages_ms"].items(), COLOURS[1:], strict=False):
-                label = "" if position else stage
-                axes.barh(2 * position, value["p50"], left=left, color=colour, label=label)
+                axes.barh(2 * position, value["p50"], left=left, color=colour, label="" if position else stage)
                 left += value["p50"]
-            label = "" if position else "forward alone"
-            axes.barh(2 * position + 1, engine["forward_ms"]["p50"], color=NODE, label=label)
+            forward_ms = engine["forward_ms"]["p50"]
+            axes.barh(2 * position + 1, forward_ms, color=NODE, label="" if position else "forward alone")
             labels += [f"{name}: step", f"{name}: forward alone"]
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
@@ -156,8 +136,6 @@ def plot_pipeline(figures: Figures, file: Path) -> None:
 
 def plot_policy(figures: Figures, file: Path) -> None:
     """Draw latency and throughput of `policy_bench policy` over the batch size, a line for each engine."""
-    from policy_node.report.plots import TEXT
-
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in figures["rows"]:
         if "latency_ms" in row:

@@ -105,6 +105,7 @@ def measure_batch(
     trial = ParityTrial(policy, batch, channels_last)
     rows: list[dict[str, Any]] = []
     calls: dict[str, Part] = {}
+    measured: dict[str, dict[str, Any]] = {}
     load = DeviceLoad(policy.device)
     utilisation: dict[str, list[float]] = {}
     for candidate, settings in _candidates(policy, options):
@@ -126,20 +127,18 @@ def measure_batch(
             continue
         row["memory_mb"] = max(0.0, _memory_mb(policy.device) - before_mb)
         row["acts_alike"] = row["error"] <= TOLERANCES[candidate.precision]
+        measured[candidate.label] = row
         found = utilisation[candidate.label] = []
         calls[candidate.label] = Part(call, after_turn=partial(_note_utilisation, load, found))
     report("measuring")
     gc.collect()
-    times_ms = in_turn(calls, options.seconds, TURN_S, 2, 2)
-    for row in rows:
-        label = Candidate(row["engine"], row["precision"]).label
-        if label in times_ms:
-            turns_ms = np.concatenate(times_ms[label])
-            row["latency_ms"] = distribution(turns_ms)
-            row["robots_per_s"] = batch * 1e3 / float(np.median(turns_ms))
-            row["runs"] = len(turns_ms)
-            if utilisation[label]:
-                row["gpu_utilisation_percent"] = float(np.median(utilisation[label]))
+    for label, turns in in_turn(calls, options.seconds, TURN_S, 2, 2).items():
+        row, turns_ms = measured[label], np.concatenate(turns)
+        row["latency_ms"] = distribution(turns_ms)
+        row["robots_per_s"] = batch * 1e3 / float(np.median(turns_ms))
+        row["runs"] = len(turns_ms)
+        if utilisation[label]:
+            row["gpu_utilisation_percent"] = float(np.median(utilisation[label]))
     return rows
 
 

@@ -34,40 +34,41 @@ def screen(title: str, rows: Rows) -> Table:
     return result
 
 
+# Label of a figure of the fleet benchmark, and its text.
+_FLEET_CELLS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "CPU per robot and tick": lambda loop: f"{loop['cpu_us_per_robot_tick']:.0f} µs",
+    "tick, p50 / p99": lambda loop: f"{times(loop['tick_ms'])} ms",
+    "lateness, p50 / p99": lambda loop: f"{times(loop['lateness_ms'])} ms",
+    "camera stamp to command, p50 / p99": lambda loop: f"{times(loop['stamp_to_command_ms'])} ms",
+    "ticks missed": lambda loop: percent(loop["missed_fraction"]),
+    "robots' data fresh": lambda loop: percent(loop["fresh_fraction"]),
+    "memory": lambda loop: f"{loop['rss_mb']:.0f} MB",
+}
+# Heads of the columns of `scale_rows`, and the labels of their figures.
+_SCALE_COLUMNS = {
+    "CPU per robot and tick": "CPU per robot and tick",
+    "tick, p50 / p99": "tick, p50 / p99",
+    "stamp to command, p50 / p99": "camera stamp to command, p50 / p99",
+    "missed": "ticks missed",
+    "fresh": "robots' data fresh",
+}
+
+
 def fleet_rows(loops: Mapping[str, Mapping[str, Any]]) -> Rows:
     """Return a column for each loop."""
-    texts: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
-        ("CPU per robot and tick", lambda loop: f"{loop['cpu_us_per_robot_tick']:.0f} µs"),
-        ("tick, p50 / p99", lambda loop: f"{times(loop['tick_ms'])} ms"),
-        ("lateness, p50 / p99", lambda loop: f"{times(loop['lateness_ms'])} ms"),
-        ("camera stamp to command, p50 / p99", lambda loop: f"{times(loop['stamp_to_command_ms'])} ms"),
-        ("ticks missed", lambda loop: percent(loop["missed_fraction"])),
-        ("robots' data fresh", lambda loop: percent(loop["fresh_fraction"])),
-        ("memory", lambda loop: f"{loop['rss_mb']:.0f} MB"),
-    )
-    return [["", *loops], *([label, *(text(loop) for loop in loops.values())] for label, text in texts)]
+    rows = [[label, *(text(loop) for loop in loops.values())] for label, text in _FLEET_CELLS.items()]
+    return [["", *loops], *rows]
 
 
 def scale_rows(fleets: Sequence[Mapping[str, Any]]) -> Rows:
     """Return a row for each number of robots and loop."""
-    head = ["robots", "", "CPU per robot and tick", "tick, p50 / p99", "stamp to command, p50 / p99", "missed", "fresh"]
-    return [
-        head,
-        *(
-            [
-                f"{fleet['options']['robots']}",
-                label,
-                f"{fleet[loop]['cpu_us_per_robot_tick']:.0f} µs",
-                f"{times(fleet[loop]['tick_ms'])} ms",
-                f"{times(fleet[loop]['stamp_to_command_ms'])} ms",
-                percent(fleet[loop]["missed_fraction"]),
-                percent(fleet[loop]["fresh_fraction"]),
-            ]
-            for fleet in fleets
-            for loop, label in LOOPS.items()
-            if loop in fleet
-        ),
-    ]
+    rows = [["robots", "", *_SCALE_COLUMNS]]
+    for fleet in fleets:
+        for loop, label in LOOPS.items():
+            if loop in fleet:
+                cells = [_FLEET_CELLS[figure](fleet[loop]) for figure in _SCALE_COLUMNS.values()]
+                rows.append([f"{fleet['options']['robots']}", label, *cells])
+    return rows
 
 
 def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:

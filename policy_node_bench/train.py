@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import timeit
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -107,13 +108,9 @@ def make_actor(model: PPO, observations: Any, recorded: bool) -> Callable[[Any],
 
 
 def _cpu_s() -> float:
-    """Return the CPU time of this process and its descendants."""
-    total_s = 0.0
+    """Return the CPU time of this process and its descendants, user and system."""
     this = psutil.Process()
-    for process in (this, *this.children(recursive=True)):
-        times = process.cpu_times()
-        total_s += times.user + times.system
-    return total_s
+    return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
 
 
 def run_train(options: TrainOptions, console: Console) -> dict[str, Any]:
@@ -206,12 +203,7 @@ def parts_us(count: int, model: PPO, renderer: str) -> dict[str, float]:
 
 
 def _fastest_us(part: Callable[[], object]) -> float:
-    times_us = []
-    for _ in range(REPETITIONS):
-        started_ns = time.process_time_ns()
-        part()
-        times_us.append((time.process_time_ns() - started_ns) / 1e3)
-    return min(times_us)
+    return 1e6 * min(timeit.repeat(part, timer=time.process_time, number=1, repeat=REPETITIONS))
 
 
 def show(figures: Figures) -> Iterable[Table]:

@@ -8,9 +8,8 @@ The pipeline runs as with any policy; where the policy would infer, the tick wai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,23 +25,12 @@ class LearnerPauses(Exception):  # noqa: N818  not an error: it skips a tick
     """The learner skips a tick; the text is the reason that the operator sees."""
 
 
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """Observations of one tick for the learner.
+class Turn(NamedTuple):
+    """Observations of one tick for the learner."""
 
-    Attributes
-    ----------
-    observations
-        Key to tensor `[robots, *space]` on the learner's device; not changed later.
-    observed
-        States and ages of the tick.
-    unusable
-        By index of a reset robot, why its readings cannot be used yet.
-    """
-
-    observations: dict[str, torch.Tensor]
-    observed: Observed
-    unusable: dict[int, str]
+    observations: dict[str, torch.Tensor]  #: Key to tensor `[robots, *space]` on the learner's device; never changed.
+    observed: Observed  #: States and ages of the tick.
+    unusable: dict[int, str]  #: By index of a reset robot, why its readings cannot be used yet.
 
 
 # Answer to the tick thread: act, skip the tick, or call a function and observe the robots again.
@@ -54,18 +42,6 @@ class Learner(Policy):
 
     The tick thread calls it through the pipeline. The learner's thread calls `next_turn`, may call `observe_again`, and
     answers each turn with `answer` or `let_pass`.
-
-    Parameters
-    ----------
-    spec
-        Observations and actions.
-    device
-        Device of the observations.
-
-    Attributes
-    ----------
-    awaited
-        Whether a tick waits for the learner.
     """
 
     def __init__(self, spec: PolicySpec, device: torch.device) -> None:
@@ -74,7 +50,7 @@ class Learner(Policy):
         self._turns: SimpleQueue[Turn | Exception] = SimpleQueue()
         self._answers: SimpleQueue[_Answer] = SimpleQueue()
         self._reason = "the learner has not started"
-        self.awaited = False
+        self.awaited = False  #: Whether a tick waits for the learner.
 
     def attach(self, pipeline: Pipeline) -> None:
         """Set the pipeline that runs this policy, before its first step."""
@@ -102,14 +78,9 @@ class Learner(Policy):
         self._answers.put(LearnerPauses(reason))
 
     def observe_again(self, take: Callable[[], None], robots: Sequence[int]) -> Turn:
-        """Observe again within the current turn, after robots were reset.
+        """Observe again within the current turn, after `robots`, by index, were reset.
 
-        Parameters
-        ----------
-        take
-            Called first by the tick thread, to pass new messages to the pipeline.
-        robots
-            Indices of the reset robots, see `Pipeline.observe_again`.
+        The tick thread calls `take` first, to pass new messages to the pipeline.
 
         Raises
         ------

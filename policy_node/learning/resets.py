@@ -7,7 +7,8 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rclpy.node import Node
@@ -24,19 +25,12 @@ QUEUE_LENGTH = 10
 
 
 class Resets:
-    """Resets single robots to start new episodes.
+    """Resets single robots to start new episodes, while an executor spins the node.
 
-    Parameters
-    ----------
-    node
-        Owner of clients or publishers; an executor spins it.
-    robots
-        Names of the robots.
-    reset
-        `{"service": NAME, "type": TYPE}`: a service of each robot with an empty request, which answers when the new
-        episode has started. `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`: a topic of each
-        robot; with `seeded` its field `data` takes the seed of the episode, negative if the robot draws it. Readings
-        with a stamp up to `settle_s` after the message belong to the old episode. Empty: no reset.
+    `reset` is `{"service": NAME, "type": TYPE}`, a service of each robot with an empty request, which answers when the
+    new episode has started; or `{"topic": NAME, "type": TYPE, "seeded": BOOL, "settle_s": SECONDS}`, a topic of each
+    robot. With `seeded` its field `data` takes the seed of the episode, negative if the robot draws it. Readings with a
+    stamp up to `settle_s` after the message belong to the old episode. An empty `reset` resets no robot.
 
     Raises
     ------
@@ -53,12 +47,11 @@ class Resets:
         self._seeds: dict[int, int] = {}
         kinds = [kind for kind in _KEYS if kind in reset]
         if reset and (len(kinds) != 1 or not reset.keys() <= _KEYS[kinds[0]] or "type" not in reset):
-            raise ConfigurationError(
-                [
-                    f"reset: found {dict(reset)}, allowed is a `service` with its `type`, or a `topic` with its `type` "
-                    f"and optionally `seeded` and `settle_s`"
-                ]
+            problem = (
+                f"reset: found {dict(reset)}, allowed is a `service` with its `type`, or a `topic` with its `type` "
+                f"and optionally `seeded` and `settle_s`"
             )
+            raise ConfigurationError([problem])
         self._kind = kinds[0] if kinds else ""
         self.is_seeded = bool(reset.get("seeded", False))
         self._settle_ns = round(float(reset.get("settle_s", 0.0)) * 1e9)
@@ -94,35 +87,25 @@ class Resets:
     def _try(self, robot: int) -> None:
         if not self._kind:
             self._since_ns[robot] = 0
+        elif self._kind == "service":
+            if self._clients[robot].service_is_ready():
+                self._ask_again_s[robot] = math.inf
+                future = self._clients[robot].call_async(self._type.Request())
+                future.add_done_callback(partial(self._on_answer, robot))
+        elif self._publishers[robot].get_subscription_count():
+            self._publishers[robot].publish(self._type(data=self._seeds[robot]) if self.is_seeded else self._type())
+            self._since_ns[robot] = self._node.get_clock().now().nanoseconds + self._settle_ns
+
+    def _on_answer(self, robot: int, future: Future) -> None:
+        response = future.result()
+        if getattr(response, "success", True):
+            self._since_ns[robot] = self._node.get_clock().now().nanoseconds
             return
-        listens = (
-            self._clients[robot].service_is_ready()
-            if self._kind == "service"
-            else self._publishers[robot].get_subscription_count() > 0
+        self._node.get_logger().warning(
+            f"{self._robots[robot]} refuses the reset: {getattr(response, 'message', '')}; it is asked again",
+            throttle_duration_sec=5.0,
         )
-        if not listens:
-            return
-        self._ask_again_s[robot] = math.inf
-        if self._kind == "service":
-            future = self._clients[robot].call_async(self._type.Request())
-            future.add_done_callback(self._on_answer(robot))
-            return
-        self._publishers[robot].publish(self._type(data=self._seeds[robot]) if self.is_seeded else self._type())
-        self._since_ns[robot] = self._node.get_clock().now().nanoseconds + self._settle_ns
-
-    def _on_answer(self, robot: int) -> Callable[[Future], None]:
-        def on_answer(future: Future) -> None:
-            response = future.result()
-            if getattr(response, "success", True):
-                self._since_ns[robot] = self._node.get_clock().now().nanoseconds
-                return
-            self._node.get_logger().warning(
-                f"{self._robots[robot]} refuses the reset: {getattr(response, 'message', '')}; it is asked again",
-                throttle_duration_sec=5.0,
-            )
-            self._ask_again_s[robot] = time.monotonic() + RETRY_S
-
-        return on_answer
+        self._ask_again_s[robot] = time.monotonic() + RETRY_S
 
 
 def service_class(type_name: str) -> Any:

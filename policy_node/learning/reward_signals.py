@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration, topic_of
 from policy_node.config.specs import ArraySpec
@@ -22,16 +22,9 @@ from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_q
 class Signals:
     """Reads the newest values of topics of each robot, like observations.
 
-    Parameters
-    ----------
-    node
-        Owner of the subscriptions.
-    robots
-        Names of the robots.
-    signals
-        By name the parameters of an observation (`topic`, `type`, `field`, `fields`, `joints`, `depth`, `reliability`),
-        and optionally `latched`, for a publisher with durability transient local, and `size`, for arrays of variable
-        size.
+    `signals` are by name the parameters of an observation (`topic`, `type`, `field`, `fields`, `joints`, `depth`,
+    `reliability`), and optionally `latched`, for a publisher with durability transient local, and `size`, for arrays of
+    variable size.
 
     Raises
     ------
@@ -52,20 +45,11 @@ class Signals:
             self._values[source.key] = np.full((len(robots), size), np.nan)
             qos = sensor_qos(source)
             if own[source.key]["latched"]:
-                qos = QoSProfile(
-                    history=qos.history,
-                    depth=qos.depth,
-                    reliability=qos.reliability,
-                    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-                )
+                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             for robot, name in enumerate(robots):
+                topic = topic_of(name, source.topic)
                 subscription = node.create_subscription(
-                    decoder.message_type,
-                    topic_of(name, source.topic),
-                    never_called,
-                    qos,
-                    callback_group=group,
-                    raw=True,
+                    decoder.message_type, topic, never_called, qos, callback_group=group, raw=True
                 )
                 self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder))
 
@@ -146,13 +130,8 @@ def _decoder(source: ObservationConfiguration, size: int | None) -> tuple[Readin
             raise MessageTypeError("the type has arrays of variable size; give their number as `size`")
         spec = ArraySpec(source.key, (count,), np.float64, -np.inf, np.inf)
         decoder = reading_decoder(
-            source.type,
-            spec,
-            topic=source.topic,
-            field=source.field,
-            fields=source.fields,
-            joints=source.joints,
+            source.type, spec, topic=source.topic, field=source.field, fields=source.fields, joints=source.joints
         )
+        return decoder, count
     except MessageTypeError as error:
         raise ConfigurationError([f"signals.{source.key}: {error}"]) from error
-    return decoder, count

@@ -33,6 +33,7 @@ from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration, topic_of
 from policy_node.config.specs import PolicySpec
 from policy_node.control.pipeline import Pipeline
+from policy_node.control.tick import FleetTick, Observed
 from policy_node.learning.learner import Learner, Turn
 from policy_node.learning.resets import Resets
 from policy_node.learning.reward_signals import Signals
@@ -70,36 +71,21 @@ class Step:
     """One step of all robots, from which rewards are computed.
 
     Rows of `interrupted` robots are undefined, and their rewards are ignored.
-
-    Attributes
-    ----------
-    previous_observations, observations
-        Observations before and after the step: key to tensor `[robots, *space]`; the key of a Box space is
-        ``observation``.
-    actions
-        `[robots, *action]` actions of the learner.
-    previous_signals, signals
-        Newest values of each signal before and after the step, `[robots, numbers]` float64.
-    ages_s
-        `[robots]` float64 age of the oldest reading in the new observation; NaN without a reading.
-    states, reasons
-        State of each robot after the step; the reason is empty when READY.
-    interrupted
-        `[robots]` bool: robots without usable readings, or that got another command than the learner's.
-    steps
-        `[robots]` int64 steps since the reset, including this one.
     """
 
+    #: Observations before the step, key to tensor `[robots, *space]`; the key of a Box space is ``observation``.
     previous_observations: dict[str, torch.Tensor]
-    observations: dict[str, torch.Tensor]
-    actions: np.ndarray
+    observations: dict[str, torch.Tensor]  #: Observations after the step, `[robots, *space]`.
+    actions: np.ndarray  #: `[robots, *action]` actions of the learner.
+    #: Newest values of each signal before the step, `[robots, numbers]` float64.
     previous_signals: dict[str, np.ndarray]
-    signals: dict[str, np.ndarray]
-    ages_s: np.ndarray
-    states: tuple[RobotState, ...]
-    reasons: tuple[str, ...]
+    signals: dict[str, np.ndarray]  #: Newest values after the step, `[robots, numbers]` float64.
+    ages_s: np.ndarray  #: `[robots]` float64 age of the oldest reading in the new observation; NaN without a reading.
+    states: tuple[RobotState, ...]  #: State of each robot after the step.
+    reasons: tuple[str, ...]  #: Reason for each state; empty when READY.
+    #: `[robots]` bool, robots without usable readings, or that got another command than the learner's.
     interrupted: np.ndarray
-    steps: np.ndarray
+    steps: np.ndarray  #: `[robots]` int64 steps since the reset, including this one.
 
 
 class RosVecEnv(VecEnv):
@@ -139,13 +125,6 @@ class RosVecEnv(VecEnv):
         `reset`, and later drawn by the robots.
     name
         Name of the ROS node.
-
-    Attributes
-    ----------
-    late_steps
-        Number of steps that took two control periods or more.
-    running_seeds
-        Seed of the current episode of each robot, negative if the robot drew it.
 
     Raises
     ------
@@ -200,7 +179,8 @@ class RosVecEnv(VecEnv):
 
     def _start_counters(self) -> None:
         """Create the state of the episodes."""
-        self.late_steps = 0
+        self.late_steps = 0  #: Number of steps that took two control periods or more.
+        #: Seed of the current episode of each robot, negative if the robot drew it.
         self.running_seeds = [-1] * self.num_envs
         self._actions = np.zeros((self.num_envs, *(self.action_space.shape or ())), self.action_space.dtype)
         self._turn: Turn | None = None
@@ -221,41 +201,42 @@ class RosVecEnv(VecEnv):
         self._context = Context()
         # Ctrl-C raises KeyboardInterrupt in the learner; `close` sends the safe commands.
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node(
+        #: ROS node, for further topics; the environment spins it.
+        self.node = Node(
             name,
             context=self._context,
             parameter_overrides=[Parameter("use_sim_time", value=simulated)],
             start_parameter_services=False,
         )
-        self._logger = self._node.get_logger()
+        self._logger = self.node.get_logger()
         self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._spinning = threading.Thread(target=self._spin, name="executor", daemon=True)
 
     def _open(self, simulated: bool, signals: Mapping[str, Mapping[str, Any]], reset: Mapping[str, Any]) -> None:
         """Open all topics and start the control loop."""
         configuration = self.configuration
-        check_topics(self._node, configuration)
+        check_topics(self.node, configuration)
         topics = {
-            robot: self._node.resolve_topic_name(topic_of(robot, configuration.action.topic))
+            robot: self.node.resolve_topic_name(topic_of(robot, configuration.action.topic))
             for robot in configuration.robots
         }
-        self._claims = claims = Claims(self._node, topics)
+        self._claims = claims = Claims(self.node, topics)
         layouts, decoders = pair(configuration, self._learner)
         decode = {source: decoder.decode for source, decoder in decoders.items()}
         self._pipeline = Pipeline(configuration, self._learner, layouts, decode)
         self._learner.attach(self._pipeline)
         encoder = configured_encoder(configuration, self._pipeline.components)
-        publishers = CommandPublishers(self._node, configuration, encoder)
-        self._sensors = SensorSubscriptions(self._node, configuration, decoders)
-        self._signals = Signals(self._node, configuration.robots, signals)
-        self._resets = Resets(self._node, configuration.robots, reset)
+        publishers = CommandPublishers(self.node, configuration, encoder)
+        self._sensors = SensorSubscriptions(self.node, configuration, decoders)
+        self._signals = Signals(self.node, configuration.robots, signals)
+        self._resets = Resets(self.node, configuration.robots, reset)
         loop = ControlLoop(
             configuration,
             self._pipeline,
             self._sensors,
             publishers,
-            self._node.get_clock(),
+            self.node.get_clock(),
             simulated=simulated,
             logger=self._logger,
             on_failure=self._on_failure,
@@ -279,11 +260,6 @@ class RosVecEnv(VecEnv):
             f"get their safe commands until the next step, which truncates their episodes; this is logged once"
         )
 
-    @property
-    def node(self) -> Node:
-        """ROS node, for further topics; the environment spins it."""
-        return self._node
-
     def reset(self) -> Observations:  # type: ignore[override]
         """Start the episodes of all robots and return their observations."""
         self._learner.begin()
@@ -291,9 +267,7 @@ class RosVecEnv(VecEnv):
         self._start_episodes(turn, list(range(self.num_envs)), self._seeds)
         self._reset_seeds()
         self._reset_options()
-        self._restart_counters(np.ones(self.num_envs, bool))
-        self._keep_turn()
-        return self._current_observations()
+        return self._begin_step(np.ones(self.num_envs, bool))
 
     def step_async(self, actions: np.ndarray) -> None:
         """Store the actions `[robots, *action]` for `step_wait`."""
@@ -327,9 +301,7 @@ class RosVecEnv(VecEnv):
         self._lengths += 1
         infos = self._infos(step, turn, dones, dones & ~finished)
         self._start_episodes(turn, np.flatnonzero(finished | timed_out).tolist(), None)
-        self._restart_counters(dones)
-        self._keep_turn()
-        return self._current_observations(), rewards, dones, infos
+        return self._begin_step(dones), rewards, dones, infos
 
     def _step(self, turn: Turn) -> Step:
         """Return the step from the last observation to the current turn."""
@@ -369,12 +341,9 @@ class RosVecEnv(VecEnv):
             }
             if dones[robot]:
                 last = self._observations if step.interrupted[robot] else turn.observations
+                duration_s = float(now_s - self._began_s[robot])
                 info["terminal_observation"] = self._converted({key: rows[robot] for key, rows in last.items()})
-                info["episode"] = {
-                    "r": float(self._returns[robot]),
-                    "l": int(self._lengths[robot]),
-                    "t": float(now_s - self._began_s[robot]),
-                }
+                info["episode"] = {"r": float(self._returns[robot]), "l": int(self._lengths[robot]), "t": duration_s}
                 info["seed"] = self.running_seeds[robot]
             infos.append(info)
         return infos
@@ -413,10 +382,7 @@ class RosVecEnv(VecEnv):
     def _missing(self, turn: Turn, robots: Sequence[int]) -> list[str]:
         """Return what is missing until all robots are observed, `robots` in their new episodes."""
         observed, names = turn.observed, self.configuration.robots
-        missing = [
-            f"{names[robot]} is {observed.states[robot].name}: {observed.reasons[robot]}"
-            for robot in np.flatnonzero(~observed.ready)
-        ]
+        missing = self._not_ready(observed)
         for robot in robots:
             since_ns = self._resets.since_ns(robot)
             if since_ns is None:
@@ -425,6 +391,11 @@ class RosVecEnv(VecEnv):
                 missing.append(f"{names[robot]} is not observed since its reset")
         self._signals.take()
         return missing + [f"{text} was not heard" for text in self._signals.unheard(range(self.num_envs))]
+
+    def _not_ready(self, tick: Observed | FleetTick) -> list[str]:
+        """Return the state and its reason of each robot that is not READY."""
+        rows = zip(self.configuration.robots, tick.states, tick.reasons, strict=True)
+        return [f"{robot} is {state.name}: {reason}" for robot, state, reason in rows if state is not RobotState.READY]
 
     def _reset_while_paused(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
         """Reset robots while simulated time is paused and observe them; None when time is not paused."""
@@ -442,7 +413,7 @@ class RosVecEnv(VecEnv):
         self._learner.observe_again(forget, robots)
         missing = ["nothing yet"]
         while missing:
-            if self._node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
+            if self.node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
                 return None
             asked = [robot for robot in robots if self._resets.since_ns(robot) is None]
             missing = [f"{names[robot]} was not reset yet" for robot in asked]
@@ -467,16 +438,7 @@ class RosVecEnv(VecEnv):
             if self._loop.waits_for_clock:
                 self._log_waiting(["no message on /clock"])
             elif latest is not None:
-                self._log_waiting(
-                    [
-                        f"{robot} is {state.name}: {reason}"
-                        for robot, state, reason in zip(
-                            self.configuration.robots, latest.states, latest.reasons, strict=True
-                        )
-                        if state is not RobotState.READY
-                    ]
-                    or ["no tick"]
-                )
+                self._log_waiting(self._not_ready(latest) or ["no tick"])
         return turn
 
     def _log_waiting(self, missing: Sequence[str]) -> None:
@@ -498,35 +460,31 @@ class RosVecEnv(VecEnv):
         assert self._loop is not None
         latest, robots = self._loop.latest, self.configuration.robots
         reasons = []
-        if not self._loop.simulated and self._node.count_publishers("/clock"):
+        if not self._loop.simulated and self.node.count_publishers("/clock"):
             reasons.append(
                 "/clock has a publisher, but the environment runs on real time: use lockstep=True where time waits for "
                 "the commands, as with `rover_sim --lockstep`, else use_sim_time=True"
             )
         for robot, name in enumerate(robots):
             if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
-                reasons += [why_silent(self._node, name, source, robots) for source, *_ in self.configuration.sensors]
+                reasons += [why_silent(self.node, name, source, robots) for source, *_ in self.configuration.sensors]
         return [why for why in reasons if why] + self._signals.why_unheard()
 
-    def _keep_turn(self) -> None:
+    def _begin_step(self, restarted: np.ndarray) -> Observations:
+        """Keep and return the observations from which the next step starts; `restarted` `[robots]` bool."""
         assert self._turn is not None
-        self._observed_s = time.monotonic()
+        self._returns[restarted] = 0.0
+        self._lengths[restarted] = 0
+        self._observed_s = self._began_s[restarted] = time.monotonic()
         self._observations = self._turn.observations
         self._signal_values = self._signals.take()
-
-    def _restart_counters(self, robots: np.ndarray) -> None:
-        self._returns[robots] = 0.0
-        self._lengths[robots] = 0
-        self._began_s[robots] = time.monotonic()
+        return self._converted(self._observations)
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
         array = values.numpy(force=True) if isinstance(values, torch.Tensor) else np.asarray(values)
         if array.shape != (self.num_envs,):
             raise ValueError(f"{name}: found {list(array.shape)}, but it must give [{self.num_envs}], one per robot")
         return array
-
-    def _current_observations(self) -> Observations:
-        return self._converted(self._observations)
 
     def _converted(self, observations: Mapping[str, torch.Tensor]) -> Any:
         """Convert observations to tensors or arrays as configured."""
@@ -562,7 +520,7 @@ class RosVecEnv(VecEnv):
                 self._executor.wake()
                 self._spinning.join()
             self._executor.shutdown()
-            self._node.destroy_node()
+            self.node.destroy_node()
             rclpy.shutdown(context=self._context, uninstall_handlers=False)
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:

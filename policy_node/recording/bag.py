@@ -15,7 +15,7 @@ import struct
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -72,15 +72,13 @@ def typestore_of(types: Iterable[str]) -> Typestore:
         name = wanted.pop()
         if name in definitions:
             continue
-        text = _installed_definition(name)
-        if text is not None:
+        package = name.split("/")[0]
+        if (text := _installed_definition(name)) is not None:
             definitions |= get_types_from_msg(text, name)
         elif name in known:
             definitions[name] = known[name]
         else:
-            raise UnknownType(
-                f"{name}: its definition was not found; source the workspace that has {name.split('/')[0]}"
-            )
+            raise UnknownType(f"{name}: its definition was not found; source the workspace that has {package}")
         wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
     store = get_typestore(Stores.EMPTY)
     store.register(definitions)
@@ -183,18 +181,9 @@ class _Writer(Writer):
 
 
 class RecordingBag:
-    """Writes a rosbag2 bag (MCAP).
+    """Writes a rosbag2 bag (MCAP) into a new folder.
 
-    Parameters
-    ----------
-    folder
-        Folder to create.
-    topics
-        Message type by topic.
-    typestore
-        Definitions of the types.
-    custom
-        Custom data for metadata.yaml.
+    `topics` are message types by topic, `typestore` has their definitions, `custom` is written to metadata.yaml.
 
     Raises
     ------
@@ -213,7 +202,7 @@ class RecordingBag:
         storage = self._writer.storage
         assert isinstance(storage, _UncopiedMcap)
         self._storage = storage
-        # Keeps `complete` off; not every file system has locks.
+        # Locks out `complete`; some file systems have no locks.
         with suppress(OSError):
             fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._connections = {
@@ -223,8 +212,7 @@ class RecordingBag:
         if PARAMETERS_KEY in custom:
             (folder / PARAMETERS_FILE).write_text(custom[PARAMETERS_KEY])
         # `complete` reads custom data and hashes from it.
-        described = [(topic, of_type, typestore.hash_rihs01(of_type), 0) for topic, of_type in topics.items()]
-        _write_metadata(folder, storage.path.name, described, 0, 0, custom)
+        _write_metadata(folder, storage.path.name, self._connections.values(), 0, 0, custom)
 
     def write(self, topic: str, time_ns: int, raw: bytes | memoryview) -> None:
         """Add a message; it is in the file after the next `flush` at the latest."""
@@ -248,7 +236,7 @@ class RecordingBag:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close after an error, and complete the bag with what is in the file."""
+        """Close after an error, and complete the bag with the messages that the file has."""
         # The rest of the buffer cannot be written, either.
         with suppress(Exception):
             self._writer.abort()
@@ -310,10 +298,10 @@ def _describe(file: Path) -> int:
             f"create it again with `ros2 bag reindex`"
         ) from error
     with Reader(file) as reader:
-        topics = [(each.topic, each.msgtype, hashes[each.topic], each.msgcount) for each in reader.connections]
+        connections = [each._replace(digest=hashes[each.topic]) for each in reader.connections]
         count = reader.message_count
         start_ns, end_ns = (reader.start_time, reader.end_time - 1) if count else (0, 0)
-    _write_metadata(folder, file.name, topics, start_ns, end_ns, custom)
+    _write_metadata(folder, file.name, connections, start_ns, end_ns, custom)
     return count
 
 
@@ -344,17 +332,16 @@ def _ends_of_records(stream: RawIOBase) -> Iterator[int]:
 def _write_metadata(
     folder: Path,
     file: str,
-    topics: Sequence[tuple[str, str, str, int]],
+    connections: Collection[Connection],
     start_ns: int,
     end_ns: int,
     custom: Mapping[str, str],
 ) -> None:
-    """Write metadata.yaml; `topics` are name, type, hash of the type and number of messages."""
-    count = sum(messages for *_, messages in topics)
+    """Write metadata.yaml of connections, whose digest is the hash of the type."""
     times = {
         "starting_time": {"nanoseconds_since_epoch": start_ns},
         "duration": {"nanoseconds": end_ns - start_ns},
-        "message_count": count,
+        "message_count": sum(each.msgcount for each in connections),
     }
     information = {
         "version": VERSION,
@@ -364,15 +351,15 @@ def _write_metadata(
         "topics_with_message_count": [
             {
                 "topic_metadata": {
-                    "name": topic,
-                    "type": message_type,
+                    "name": each.topic,
+                    "type": each.msgtype,
                     "serialization_format": "cdr",
                     "offered_qos_profiles": [],
-                    "type_description_hash": type_hash,
+                    "type_description_hash": each.digest,
                 },
-                "message_count": messages,
+                "message_count": each.msgcount,
             }
-            for topic, message_type, type_hash, messages in topics
+            for each in connections
         ],
         "compression_format": "",
         "compression_mode": "",

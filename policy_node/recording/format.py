@@ -39,122 +39,72 @@ def ticks_topic(node: str) -> str:
 
 
 class Reading(NamedTuple):
-    """Sample of a sensor at a tick.
-
-    Attributes
-    ----------
-    stamp_ns
-        Stamp of the sample.
-    message_index
-        Index of its message among those recorded on its topic with the tick; None: the sensor was silent.
-    """
+    """Sample of a sensor at a tick."""
 
     stamp_ns: int
+    #: Index of its message among those recorded on its topic with the tick; None if the sensor was silent.
     message_index: int | None
 
 
 @dataclass(frozen=True)
 class RobotTick:
-    """State of one robot at a tick.
+    """State of one robot at a tick."""
 
-    Attributes
-    ----------
-    state
-        Name of its `RobotState`.
-    reason
-        Reason for the state; empty when READY.
-    age_s
-        Age of its oldest synchronised sample; NaN without synchronised samples.
-    before
-        Event before the tick: empty, `reset` (see `Pipeline.reset`) or `overruled` (the safe command replaced the
-        command of the previous tick, see `Pipeline.note_overruled`).
-    left_to
-        Name of the node that commands it instead; empty: no other node.
-    sent
-        Whether the command of the tick was sent; it has the time of the tick.
-    readings
-        Samples by name of the sensor: those that the policy got, and that of the safe position.
-    """
-
-    state: str
-    reason: str = ""
-    age_s: float = float("nan")
+    state: str  #: Name of its `RobotState`.
+    reason: str = ""  #: Reason for the state; empty when READY.
+    age_s: float = float("nan")  #: Age of its oldest synchronised sample; NaN without synchronised samples.
+    #: Event before the tick; empty, `reset` (see `Pipeline.reset`), or `overruled` when the safe command replaced that
+    #: of the previous tick (see `Pipeline.note_overruled`).
     before: str = ""
-    left_to: str = ""
-    sent: bool = False
+    left_to: str = ""  #: Name of the node that commands it instead; empty without one.
+    sent: bool = False  #: Whether the command of the tick was sent; it has the time of the tick.
+    #: Samples by name of the sensor, which the policy got, and that of the safe position.
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """One tick of the node.
+    """One tick of the node."""
 
-    Attributes
-    ----------
-    time_ns
-        Time on the node's clock.
-    number
-        Number since activation, from 0; dropped ticks count.
-    missed
-        Number of ticks that the node missed just before.
-    dropped
-        Number of ticks that were not recorded so far, as the disk was too slow.
-    stopped
-        Whether an operator stopped the robots.
-    policy_sha256
-        Hash of the policy.
-    robots
-        Robots by name, in the order of the configuration.
-    """
-
-    time_ns: int
-    number: int
-    missed: int
-    dropped: int
-    stopped: bool
-    policy_sha256: str
-    robots: Mapping[str, RobotTick]
+    time_ns: int  #: Time on the node's clock.
+    number: int  #: Number since activation, from 0; dropped ticks count.
+    missed: int  #: Number of ticks that the node missed just before.
+    dropped: int  #: Number of ticks that were not recorded so far, as the disk was too slow.
+    stopped: bool  #: Whether an operator stopped the robots.
+    policy_sha256: str  #: Hash of the policy.
+    robots: Mapping[str, RobotTick]  #: By name, in the order of the configuration.
 
 
 def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
     """Convert a tick of a node to a message; `types` are the message classes of a typestore of rosbags by name."""
-    status_type = types["diagnostic_msgs/msg/DiagnosticStatus"]
-    pair_type = types["diagnostic_msgs/msg/KeyValue"]
 
-    def status(level: int, name: str, text: str, values: dict[str, str]) -> Any:
-        pairs = [pair_type(key=key, value=value) for key, value in values.items()]
+    def status(level: int, name: str, text: str, values: Mapping[str, str]) -> Any:
+        pairs = [types["diagnostic_msgs/msg/KeyValue"](key=key, value=value) for key, value in values.items()]
+        status_type = types["diagnostic_msgs/msg/DiagnosticStatus"]
         return status_type(level=level, name=name, message=text, hardware_id=name, values=pairs)
 
-    own = {
+    of_node = {
         "tick": str(tick.number),
         "missed": str(tick.missed),
         "dropped": str(tick.dropped),
         "stopped": _BOOLEANS[tick.stopped],
         "policy_sha256": tick.policy_sha256,
     }
-    robots = [
-        status(_LEVELS.get(robot.state, _WARN), name, robot.reason, _robot_values(robot))
-        for name, robot in tick.robots.items()
-    ]
+    statuses = [status(_OK, node, "", of_node)]
+    for name, robot in tick.robots.items():
+        values = {
+            "state": robot.state,
+            "age_s": repr(robot.age_s),
+            "before": robot.before,
+            "left_to": robot.left_to,
+            "sent": _BOOLEANS[robot.sent],
+        }
+        for sensor, (stamp_ns, message_index) in robot.readings.items():
+            values[f"{_READING_PREFIX}{sensor}"] = f"{stamp_ns} {_SILENT if message_index is None else message_index}"
+        statuses.append(status(_LEVELS.get(robot.state, _WARN), name, robot.reason, values))
     seconds, nanoseconds = divmod(tick.time_ns, 1_000_000_000)
     stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
-    return types[TICK_TYPE](header=header, status=[status(_OK, node, "", own), *robots])
-
-
-def _robot_values(robot: RobotTick) -> dict[str, str]:
-    readings = {
-        f"{_READING_PREFIX}{sensor}": f"{stamp_ns} {_SILENT if message_index is None else message_index}"
-        for sensor, (stamp_ns, message_index) in robot.readings.items()
-    }
-    return {
-        "state": robot.state,
-        "age_s": repr(robot.age_s),
-        "before": robot.before,
-        "left_to": robot.left_to,
-        "sent": _BOOLEANS[robot.sent],
-        **readings,
-    }
+    return types[TICK_TYPE](header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=""), status=statuses)
 
 
 def parse_tick(message: Any) -> Tick:
@@ -167,8 +117,8 @@ def parse_tick(message: Any) -> Tick:
     """
     stamp = message.header.stamp
     try:
-        own, *robots = message.status
-        values = _values(own)
+        node, *robots = message.status
+        values = _values(node)
         return Tick(
             time_ns=stamp.sec * 1_000_000_000 + stamp.nanosec,
             number=int(values["tick"]),

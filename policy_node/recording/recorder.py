@@ -79,33 +79,17 @@ class QueuedTick(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """Topics and folder of a recording, checked before the robots are driven.
+    """Topics and folder of a recording, checked before the robots are driven."""
 
-    Attributes
-    ----------
-    folder
-        Folder in which each recording creates its own.
-    name
-        Fully qualified name of the node.
-    robots, sensors
-        Names; the sensor of the safe position comes last.
-    sensor_topics, command_topics
-        `[robots][sensors]` and `[robots]` fully qualified names.
-    types, typestore
-        Message type by topic, and the definitions of these types.
-    parameters
-        All parameters of the node as a parameter file.
-    """
-
-    folder: Path
-    name: str
-    robots: tuple[str, ...]
-    sensors: tuple[str, ...]
-    sensor_topics: tuple[tuple[str, ...], ...]
-    command_topics: tuple[str, ...]
-    types: Mapping[str, str]
-    typestore: Typestore
-    parameters: str
+    folder: Path  #: Folder in which each recording creates its own.
+    name: str  #: Fully qualified name of the node.
+    robots: tuple[str, ...]  #: Names, in the order of the configuration.
+    sensors: tuple[str, ...]  #: Names; the sensor of the safe position comes last.
+    sensor_topics: tuple[tuple[str, ...], ...]  #: `[robots][sensors]` fully qualified names.
+    command_topics: tuple[str, ...]  #: `[robots]` fully qualified names.
+    types: Mapping[str, str]  #: Message type by topic.
+    typestore: Typestore  #: Definitions of these types.
+    parameters: str  #: All parameters of the node as a parameter file.
 
 
 def plan_recording(
@@ -124,33 +108,31 @@ def plan_recording(
     path = configuration.record.path
     if not path:
         return None
+    found = f"record.path: found {path!r}, but"
     try:
         from policy_node.recording.bag import UnknownType, typestore_of
     except ImportError as error:
-        problem = f"record.path: found {path!r}, but recording needs rosbags ({error}); pip install rosbags"
-        raise ConfigurationError([problem]) from error
+        raise ConfigurationError([f"{found} recording needs rosbags ({error}); pip install rosbags"]) from error
     folder = Path(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(None, "no right to write there")
     except OSError as error:
-        problem = f"record.path: found {path!r}, but no bag can be made in it ({error.strerror}); give another folder"
+        problem = f"{found} no bag can be made in it ({error.strerror}); give another folder"
         raise ConfigurationError([problem]) from error
     sources = [sources[0] for sources in configuration.sensors]
-    sensor_topics, command_topics = [], []
-    types: dict[str, str] = {}
-    for robot in configuration.robots:
-        topics = tuple(resolve(topic_of(robot, source.topic)) for source in sources)
-        types |= {topic: source.type for topic, source in zip(topics, sources, strict=True)}
-        command_topics.append(resolve(topic_of(robot, configuration.action.topic)))
-        types[command_topics[-1]] = configuration.action.type
-        sensor_topics.append(topics)
+    sensor_topics = [
+        tuple(resolve(topic_of(robot, source.topic)) for source in sources) for robot in configuration.robots
+    ]
+    command_topics = [resolve(topic_of(robot, configuration.action.topic)) for robot in configuration.robots]
+    types = {topic: source.type for topics in sensor_topics for topic, source in zip(topics, sources, strict=True)}
+    types |= dict.fromkeys(command_topics, configuration.action.type)
     types[ticks_topic(name)] = TICK_TYPE
     try:
         typestore = typestore_of(types.values())
     except UnknownType as error:
-        raise ConfigurationError([f"record.path: found {path!r}, but of the message type {error}"]) from error
+        raise ConfigurationError([f"{found} of the message type {error}"]) from error
     return RecordingPlan(
         folder=folder,
         name=name,
@@ -174,33 +156,17 @@ class Recording:
     """Records ticks and commands; a jump back in time begins a new bag.
 
     `note_commands` may be called from any thread, `note_tick` from the tick thread; neither waits.
-
-    Parameters
-    ----------
-    plan
-        Topics and folder.
-    policy_sha256
-        Hash of the policy at the start.
-    logger
-        Logs each bag and the end of the recording.
-
-    Attributes
-    ----------
-    recorded, dropped
-        Numbers of ticks that were written, and dropped as the writer was too slow.
-    error
-        Error that ended the recording; empty without one.
-    folder
-        Current bag; None before the first.
+    `policy_sha256` is the hash of the policy at the start.
     """
 
     def __init__(self, plan: RecordingPlan, policy_sha256: str, logger: Logger) -> None:
         self._plan = plan
         self._policy_sha256 = policy_sha256
         self._logger = logger
+        #: Numbers of ticks that were written, and dropped as the writer was too slow.
         self.recorded = self.dropped = 0
-        self.error = ""
-        self.folder: Path | None = None
+        self.error = ""  #: Error that ended the recording; empty without one.
+        self.folder: Path | None = None  #: Current bag; None before the first.
         self._ticks: queue.SimpleQueue[QueuedTick | None] = queue.SimpleQueue()
         # Their difference is the size of the queue; each is changed by one thread only.
         self._handed_bytes = self._written_bytes = 0
@@ -271,10 +237,9 @@ class Recording:
 
     def _abandon(self) -> None:
         """Complete a bag after an error, and clear the queue."""
-        bag, self._bag = self._bag, None
         try:
-            if bag is not None:
-                bag.abandon()
+            if self._bag is not None:
+                self._bag.abandon()
         except Exception as error:
             self._logger.error(
                 f"recording: {self.folder} could not be completed ({error}); complete it as doc/bags.md says"
@@ -294,11 +259,10 @@ class Recording:
         }
 
         def begin() -> RecordingBag:
-            name = self._plan.name.strip("/").replace("/", "_")
-            self.folder = unused_folder(self._plan.folder, name)
-            self._bag = bag = RecordingBag(self.folder, self._plan.types, self._plan.typestore, custom)
+            self.folder = unused_folder(self._plan.folder, self._plan.name.strip("/").replace("/", "_"))
+            self._bag = RecordingBag(self.folder, self._plan.types, self._plan.typestore, custom)
             self._logger.info(f"recording into {self.folder}")
-            return bag
+            return self._bag
 
         bag = begin()
         self._begun.set()
@@ -325,7 +289,6 @@ class Recording:
         # Commands after the last tick.
         self._write_commands(bag, self._take_commands())
         bag.close()
-        self._bag = None
 
     def _write_commands(self, bag: RecordingBag, commands: Iterable[SentCommands]) -> None:
         topics = self._plan.command_topics

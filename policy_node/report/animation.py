@@ -43,20 +43,9 @@ def draw_header(
 def save_animation(
     pictures: Sequence[Image.Image], durations_ms: Sequence[int], file: Path, *, colours: int, most_bytes: int
 ) -> None:
-    """Write an endless GIF; while it is too large, drop every second picture.
+    """Write RGB pictures of one size as an endless GIF, each for its duration, with a palette of `colours`.
 
-    Parameters
-    ----------
-    pictures
-        RGB, all of one size.
-    durations_ms
-        Duration of each picture.
-    file
-        The GIF; its folder is made if it is missing.
-    colours
-        Size of the palette.
-    most_bytes
-        Maximum size; at least ten pictures are kept.
+    While the file is larger than `most_bytes`, drop every second picture; at least ten are kept.
     """
     # One palette for all pictures: what does not change between pictures costs no bytes.
     samples = pictures[:: max(1, len(pictures) // 8)]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the node and the robots under test, inject the faults and collect what the judge needs.
 
-The node and every robot run in processes of their own and communicate over DDS. The policy copies robot and time of
+The node and every robot run in separate processes and communicate over DDS. The policy copies robot and time of
 its readings into the command, which therefore shows which readings it was computed from.
 """
 
@@ -25,8 +25,8 @@ from policy_node_bench.chaos.cli import ChaosOptions
 from policy_node_bench.chaos.faults import KINDS, Fault, Planned, plans
 from policy_node_bench.chaos.fleet import Injection, RobotProcess
 from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
-from policy_node_bench.chaos.observer import DeadlineObserver, Observer
-from policy_node_bench.chaos.policy import node_parameters, save_policy
+from policy_node_bench.chaos.observer import Observer, observed_deadlines
+from policy_node_bench.chaos.policy import IMAGE_SHAPE, SAFE_COMMAND, TOUCH_SIZE, save_policy
 from policy_node_bench.chaos.report import (
     fault_figures,
     judge_resources,
@@ -38,6 +38,7 @@ from policy_node_bench.chaos.report import (
 from policy_node_bench.chaos.robot import Behaviour, RobotOptions, Slipped, intruder_process
 from policy_node_bench.harness.observer import START_TIMEOUT_S
 from policy_node_bench.harness.processes import node_arguments
+from policy_node_bench.harness.robots import robot_parameters
 
 NODE_NAME = "policy_chaos_node"
 SETTLE_S = 3.0
@@ -91,16 +92,9 @@ class Campaign:
         self.starved_s = 0.0
 
         save_policy(folder / "policy.pt")
-        self._begin_ns = time.monotonic_ns()
+        begin_ns = self._begin_ns = time.monotonic_ns()
         described = [
-            RobotOptions(
-                robot,
-                self._begin_ns,
-                options.rate_hz,
-                robot / options.robots,
-                Behaviour(),
-                folder / f"robot_{robot}.log",
-            )
+            RobotOptions(robot, begin_ns, options.rate_hz, robot / options.robots, log=folder / f"robot_{robot}.log")
             for robot in range(options.robots)
         ]
         self._robots = [RobotProcess(each) for each in described]
@@ -122,9 +116,19 @@ class Campaign:
 
     def _start_node(self) -> Child:
         self._nodes += 1
-        parameters = node_parameters(
-            self._folder / "policy.pt", self._options.robots, self.limits, self._options.priority
-        )
+        parameters = robot_parameters(self._options.robots, self._options.rate_hz, str(self._folder / "policy.pt"))
+        del parameters["action.fields"]
+        parameters |= {
+            "policy.format": "torchscript",
+            "observations.image.encoding": "rgb8",
+            "observations.image.shape": list(IMAGE_SHAPE),
+            "observations.touch.shape": [TOUCH_SIZE],
+            "synchronisation.slop_s": self.limits.slop_s,
+            "synchronisation.max_age_s": self.limits.max_age_s,
+            "action.type": "std_msgs/msg/Float64MultiArray",
+            "action.safe_command": list(SAFE_COMMAND),
+            "realtime.priority": self._options.priority,
+        }
         arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
         return Child("the node", arguments, self._folder / f"node_{self._nodes}.log")
 
@@ -145,9 +149,8 @@ class Campaign:
             self.quiet_windows.append((start_s, self._observer.now_s()))
             cycle_end_s = end_s - (cycles - 1 - cycle) * seconds / cycles
             start_s = self._observer.now_s()
-            self._run_lanes(
-                self._lanes, cycle_end_s - FLEET_FAULT_S * len(FLEET_KINDS), f"{label}: faults of single robots"
-            )
+            until_s = cycle_end_s - FLEET_FAULT_S * len(FLEET_KINDS)
+            self._run_lanes(self._lanes, until_s, f"{label}: faults of single robots")
             self.fault_windows.append((start_s, self._observer.now_s()))
             for _ in FLEET_KINDS:
                 self._inject(self._fleet_lane, self._observer.now_s())
@@ -157,28 +160,25 @@ class Campaign:
     def kill_node(self) -> dict[str, float]:
         """Kill the node, check that commands stop, start it again, then end it with SIGTERM.
 
-        Returns
-        -------
-        dict
-            Seconds from the kill to the last command (`last_command_s`) and until every robot has missed its deadline
-            (`deadline_s`), from the start of another node until all robots are driven (`restart_s`), and from SIGTERM
-            to the last safe command (`end_s`).
+        Returns the seconds from the kill to the last command (`last_command_s`) and until every robot has missed its
+        deadline (`deadline_s`), from the start of another node until all robots are driven (`restart_s`), and from
+        SIGTERM to the last safe command (`end_s`).
         """
         judge = self.judge = Judge(self._options.robots, self.limits)
         self._next_sample_s = np.inf
         deadline_s = DEADLINE_PERIODS * self.limits.period_s
-        with closing(DeadlineObserver(self._options.robots, deadline_s, self._begin_ns)) as deadlines:
-            deadlines.spin(SETTLE_S)
-            deadlines.missed_s[:] = np.inf
+        with observed_deadlines(self._options.robots, deadline_s) as (missed_s, spin):
+            spin(SETTLE_S)
+            missed_s[:] = np.inf
             killed_s = self._observer.now_s()
             self.node.kill()
             gone_s = self._observer.now_s()
-            deadlines.spin(CEASE_S)
+            spin(CEASE_S)
         self._poll("the node is killed", running=False)
         last_s = max((times_s[-1] for times_s in judge.sent_s if times_s), default=killed_s)
         if last_s > gone_s:
             raise ToolError("commands were sent after the node was killed; does another node drive these robots?")
-        for robot in np.flatnonzero(~np.isfinite(deadlines.missed_s)).tolist():
+        for robot in np.flatnonzero(~np.isfinite(missed_s)).tolist():
             judge.note("undetected", robot, killed_s, fault="node_killed")
         judge.driven[:] = False
         started_s = self._observer.now_s()
@@ -193,7 +193,7 @@ class Campaign:
             judge.note("undetected", robot, asked_s, fault="node_ended")
         return {
             "last_command_s": last_s - killed_s,
-            "deadline_s": float(deadlines.missed_s.max() - killed_s),
+            "deadline_s": float(missed_s.max() - self._begin_ns / 1e9 - killed_s),
             "restart_s": driven_s - started_s,
             "end_s": max(times_s[-1] for times_s in judge.sent_s) - asked_s,
         }

@@ -58,15 +58,8 @@ class Planned(NamedTuple):
 def plan(robots: Sequence[int], kinds: Sequence[Kind], seed: int, part: float = 0.0) -> Iterator[Planned]:
     """Yield faults without end: in each round every kind once, in random order, on random robots.
 
-    Parameters
-    ----------
-    robots, kinds
-        Robots and kinds of faults to choose from.
-    seed
-        Seed of all random choices.
-    part
-        Where in the order of kinds to begin, from 0 to 1. Plans of one seed have the same order, so that plans with
-        different beginnings cover all kinds sooner.
+    The plan begins at a part of the order of kinds, from 0 to 1. Plans of one seed have the same order, so that plans
+    with different beginnings cover all kinds sooner.
     """
     orders, details = random.Random(seed), random.Random(f"{seed}/{part}")
     first = round(part * len(kinds))

@@ -70,10 +70,7 @@ class RobotProcess:
     def poll(self) -> list[Published | Slipped]:
         """Return its messages since the last call.
 
-        Raises
-        ------
-        ToolError
-            If it has ended.
+        Raises ToolError if it has ended.
         """
         messages: list[Published | Slipped] = []
         try:
@@ -114,21 +111,18 @@ class Injection:
         }.get(kind, Behaviour(kind))
         if kind == "killed":
             self._robot.kill()
-            self.fault.begun_s = now_s
         elif kind == "paused":
             self._robot.signal(signal.SIGSTOP)
-            self.fault.begun_s = now_s
         elif kind.startswith("clock_"):
             self._robot.kill()
-            self.fault.begun_s = now_s
             self._robot.start(behaviour)
         elif kind in ("duplicate", "wrong_type"):
             self._another.start(NORMAL)
         else:
             self._robot.tell(behaviour)
-            if kind == "slowed":
-                # The next reading is already late.
-                self.fault.begun_s = now_s
+        # Of the others, the robot reports the begin. While it is slowed, its next reading is already late.
+        if kind in ("killed", "paused", "slowed") or kind.startswith("clock_"):
+            self.fault.begun_s = now_s
         return behaviour
 
     def on_published(self, published: Published) -> None:

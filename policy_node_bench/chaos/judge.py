@@ -16,7 +16,7 @@ import numpy as np
 
 from policy_node.control.timing import percentiles
 from policy_node_bench.chaos.faults import Fault
-from policy_node_bench.chaos.readings import GarbledCommandError, origin_of
+from policy_node_bench.chaos.policy import GarbledCommandError, origin_of
 
 # Violations of safety, and of timing, which a busy machine can cause.
 SAFETY = {
@@ -190,7 +190,6 @@ class Judge:
         for position, robot in enumerate(fault.robots):
             if not np.isfinite(fault.healed_s[position]):
                 self.note("not_healed", robot, now_s, fault=fault.kind.name, ended_s=round(fault.ended_s, 4))
-                fault.healed_s[position] = np.inf
                 self._active.pop(robot, None)
 
     def add(self, other: Judge) -> None:

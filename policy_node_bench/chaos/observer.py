@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -25,14 +26,6 @@ from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 
 # Commands of this time are queued if the machine is busy.
 _QUEUE_S = 30.0
-
-
-class SentCommand(NamedTuple):
-    """A command: robot, time when it was sent, values."""
-
-    robot: int
-    sent_s: float
-    values: np.ndarray
 
 
 class Observer:
@@ -58,61 +51,57 @@ class Observer:
         """Return the current time of the run."""
         return (time.monotonic_ns() - self._begin_ns) / 1e9
 
-    def commands(self) -> Iterator[SentCommand]:
-        """Yield every command that has arrived.
+    def commands(self) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Yield every command that has arrived: robot, time when it was sent, values.
 
         The middleware stamps it in the node's process when it is sent, on the system clock.
         """
         offset_ns = time.monotonic_ns() - time.time_ns() - self._begin_ns
         for robot, subscription in enumerate(self._commands):
             for message, info in _taken(subscription, Float64MultiArray):
-                yield SentCommand(robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data))
+                yield robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data)
 
     def reports(self) -> Iterator[list[int]]:
         """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in _taken(self._diagnostics, DiagnosticArray):
-            robots = []
-            for status in message.status:
-                robot = self._indices.get(status.name.removeprefix(self._prefix))
-                if robot is not None and not _is_ready(status):
-                    robots.append(robot)
-            yield robots
+            robots = {self._indices.get(status.name.removeprefix(self._prefix)): status for status in message.status}
+            yield [robot for robot, status in robots.items() if robot is not None and not _is_ready(status)]
 
 
-class DeadlineObserver:
-    """Subscribe to the commands as the robots do; `missed_s` has each robot's first missed deadline, else infinity."""
+@contextmanager
+def observed_deadlines(robots: int, deadline_s: float) -> Iterator[tuple[np.ndarray, Callable[[float], None]]]:
+    """Subscribe to the commands as the robots do.
 
-    def __init__(self, robots: int, deadline_s: float, begin_ns: int) -> None:
-        self._begin_ns = begin_ns
-        self.missed_s = np.full(robots, np.inf)
-        self._node = rclpy.create_node("policy_chaos_deadlines")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, deadline=Duration(seconds=deadline_s))
-        for robot in range(robots):
-            callbacks = SubscriptionEventCallbacks(
-                deadline=partial(self._on_missed, robot), incompatible_qos=partial(_on_incompatible, robot)
-            )
-            topic = f"{robot_name(robot)}/{COMMAND_TOPIC}"
-            self._node.create_subscription(Float64MultiArray, topic, _ignore, qos, event_callbacks=callbacks)
+    Yields the time of the first missed deadline of each robot, `[robots]` in seconds on the monotonic clock, else
+    infinity, and a function that processes events for some seconds.
+    """
+    missed_s = np.full(robots, np.inf)
 
-    def _on_missed(self, robot: int, event: object) -> None:
-        self.missed_s[robot] = min(self.missed_s[robot], (time.monotonic_ns() - self._begin_ns) / 1e9)
+    def on_missed(robot: int, event: object) -> None:
+        missed_s[robot] = min(missed_s[robot], time.monotonic())
 
-    def spin(self, seconds: float) -> None:
-        """Process events for some time."""
+    def on_incompatible(robot: int, event: object) -> None:
+        raise ToolError(f"the command topic of {robot_name(robot)} offers a longer deadline than the robots request")
+
+    def spin(seconds: float) -> None:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            self._executor.spin_once(timeout_sec=0.01)
+            executor.spin_once(timeout_sec=0.01)
 
-    def close(self) -> None:
-        """Leave ROS."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-
-
-def _on_incompatible(robot: int, event: object) -> None:
-    raise ToolError(f"the command topic of {robot_name(robot)} offers a longer deadline than the robots request")
+    node, executor = rclpy.create_node("policy_chaos_deadlines"), SingleThreadedExecutor()
+    executor.add_node(node)
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, deadline=Duration(seconds=deadline_s))
+    for robot in range(robots):
+        callbacks = SubscriptionEventCallbacks(
+            deadline=partial(on_missed, robot), incompatible_qos=partial(on_incompatible, robot)
+        )
+        topic = f"{robot_name(robot)}/{COMMAND_TOPIC}"
+        node.create_subscription(Float64MultiArray, topic, _ignore, qos, event_callbacks=callbacks)
+    try:
+        yield missed_s, spin
+    finally:
+        executor.shutdown()
+        node.destroy_node()
 
 
 def _ignore(message: object) -> None:

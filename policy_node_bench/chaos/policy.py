@@ -1,22 +1,96 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A policy whose commands name the readings they were computed from, and that fails on request of a reading."""
+"""A policy whose commands name the readings they were computed from, and that fails on request of a reading.
+
+Readings contain robot and time. The policy copies both into the command, so that a command shows which robot's readings
+it was computed from, and when they were taken. All numbers are whole and below 2^24, exact in float32.
+"""
 
 from __future__ import annotations
 
 import warnings
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from policy_node_bench.chaos.judge import Limits
-from policy_node_bench.chaos.readings import IMAGE_SHAPE, SAFE_COMMAND, TOUCH_SIZE, Request
-from policy_node_bench.harness.robots import robot_parameters
+IMAGE_SHAPE = (36, 36, 3)
+TOUCH_SIZE = 6
+COMMAND_SIZE = 8
+# In every touch reading; the policy copies it, and another number shows that the reading is not from these robots.
+CHECK = 7_654_321
+# The policy's commands are never negative.
+SAFE_COMMAND = (-1.0,) * COMMAND_SIZE
+
+_MARK_SIZE = 8
+_IMAGE_SIZE = int(np.prod(IMAGE_SHAPE))
+
+
+class Request(IntEnum):
+    """The behaviour that a reading requests of the policy."""
+
+    NOTHING = 0
+    NAN = 1  # for this robot
+    BLOCK = 2  # compute for some time, for all robots
+    RAISE = 3  # for all robots
+
+
+class Reading(NamedTuple):
+    """A robot, and the time of its reading in microseconds since the begin of the run."""
+
+    robot: int
+    time_us: int
+
+
+class Origin(NamedTuple):
+    """The readings that a command was computed from."""
+
+    touch: Reading
+    image: Reading
+
+
+class GarbledCommandError(ValueError):
+    """A command is neither the safe one nor a copy of readings."""
+
+
+def touch_numbers(
+    reading: Reading, request: Request = Request.NOTHING, argument_s: float = 0.0
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the touch values `[TOUCH_SIZE]`, with a request to the policy and its argument."""
+    second, microsecond = divmod(reading.time_us, 1_000_000)
+    return np.array([reading.robot, second, microsecond, CHECK, request, argument_s], np.float64)
+
+
+def image_bytes(reading: Reading) -> bytes:
+    """Return the pixels; the first and the last ones hold the reading, to detect a partial image."""
+    second, microsecond = divmod(reading.time_us, 1_000_000)
+    mark = reading.robot.to_bytes(2, "big") + second.to_bytes(3, "big") + microsecond.to_bytes(3, "big")
+    return mark + bytes([reading.robot % 256]) * (_IMAGE_SIZE - 2 * _MARK_SIZE) + mark
+
+
+def origin_of(command: np.ndarray) -> Origin | None:
+    """Return the readings of a command `[COMMAND_SIZE]`, or None for the safe command.
+
+    Raises GarbledCommandError for any other command.
+    """
+    if np.array_equal(command, SAFE_COMMAND):
+        return None
+    if command.shape != (COMMAND_SIZE,) or not (np.isfinite(command) & (command == np.floor(command))).all():
+        raise GarbledCommandError(f"found {command.tolist()}, expected {COMMAND_SIZE} whole numbers")
+    numbers = [int(number) for number in command]
+    robot, second, microsecond, image_robot, image_second, image_microsecond, check, torn = numbers
+    if check != CHECK or torn or min(numbers) < 0:
+        raise GarbledCommandError(f"found {numbers}, which is not from a reading")
+    return Origin(
+        Reading(robot, second * 1_000_000 + microsecond),
+        Reading(image_robot, image_second * 1_000_000 + image_microsecond),
+    )
 
 
 class TellTale(torch.nn.Module):
-    """Copy robot and time of both readings into the command; see `chaos.readings`."""
+    """Copy robot and time of both readings into the command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,20 +127,3 @@ def save_policy(path: Path) -> None:
         # The format is deprecated, but no other one can hold a policy that blocks and raises on request.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(TellTale()).save(str(path))
-
-
-def node_parameters(policy: Path, robots: int, limits: Limits, priority: int) -> dict[str, Any]:
-    """Return by dotted name the parameters of a node that drives the robots with this policy."""
-    parameters = robot_parameters(robots, 1.0 / limits.period_s, str(policy))
-    del parameters["action.fields"]
-    return parameters | {
-        "policy.format": "torchscript",
-        "observations.image.encoding": "rgb8",
-        "observations.image.shape": list(IMAGE_SHAPE),
-        "observations.touch.shape": [TOUCH_SIZE],
-        "synchronisation.slop_s": limits.slop_s,
-        "synchronisation.max_age_s": limits.max_age_s,
-        "action.type": "std_msgs/msg/Float64MultiArray",
-        "action.safe_command": list(SAFE_COMMAND),
-        "realtime.priority": priority,
-    }

@@ -55,35 +55,26 @@ def fault_figures(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
 
 def schedule_of(faults: Sequence[Fault]) -> list[dict[str, Any]]:
     """Return every fault with its times."""
-    return [
-        {
-            "kind": fault.kind.name,
-            "robot": None if fault.kind.fleet else fault.robots[0],
-            **{
-                name: round(float(time_s), 3) if np.isfinite(time_s) else None
-                for name, time_s in (
-                    ("asked_s", fault.asked_s),
-                    ("begun_s", fault.begun_s),
-                    ("detected_s", fault.detected_s.max()),
-                    ("ended_s", fault.ended_s),
-                    ("healed_s", fault.healed_s.max()),
-                )
-            },
+    schedule = []
+    for fault in faults:
+        times_s = {
+            "asked_s": fault.asked_s,
+            "begun_s": fault.begun_s,
+            "detected_s": fault.detected_s.max(),
+            "ended_s": fault.ended_s,
+            "healed_s": fault.healed_s.max(),
         }
-        for fault in faults
-    ]
+        known = {name: round(float(time_s), 3) if np.isfinite(time_s) else None for name, time_s in times_s.items()}
+        schedule.append({"kind": fault.kind.name, "robot": None if fault.kind.fleet else fault.robots[0], **known})
+    return schedule
 
 
 def resource_figures(samples: Sequence[Sequence[float]], seconds: float) -> dict[str, Any]:
     """Return memory, file descriptors and threads of the node over time, and their growth.
 
-    Parameters
-    ----------
-    samples
-        Rows of seconds, 10^6 bytes of resident memory, file descriptors, threads.
-    seconds
-        Length of the run.
+    `samples` are rows of seconds, 10^6 bytes of resident memory, file descriptors and threads in a run of `seconds`.
     """
+    names = ("time_s", "rss_mb", "descriptors", "threads")
     rows = np.array(samples)
     rows[:, 0] -= rows[0, 0]
     warm_up_s = min(WARM_UP_S, seconds / 3)
@@ -97,12 +88,9 @@ def resource_figures(samples: Sequence[Sequence[float]], seconds: float) -> dict
         "rss_growth": float(last[0] / first[0] - 1.0),
         **{
             name: {"first": float(first[column]), "last": float(last[column]), "max": float(warm[:, column + 1].max())}
-            for column, name in enumerate(("rss_mb", "descriptors", "threads"))
+            for column, name in enumerate(names[1:])
         },
-        "series": {
-            name: rows[chosen, column].round(2).tolist()
-            for column, name in enumerate(("time_s", "rss_mb", "descriptors", "threads"))
-        },
+        "series": {name: rows[chosen, column].round(2).tolist() for column, name in enumerate(names)},
     }
 
 
@@ -153,13 +141,9 @@ def markdown(figures: Figures) -> str:
     """Return the figures as a section of a document."""
     options, machine, lateness = figures["options"], figures["machine"], figures["lateness_ms"]
     resources, node, commands = figures["resources"], figures["node"], figures["commands"]
-    missed, ticks = figures["missed"], figures["ticks"]
+    missed, ticks, busy = figures["missed"], figures["ticks"], " --busy" if figures["options"]["busy"] else ""
     injected = sum(row["injected"] for row in figures["faults"].values())
     growth = "" if resources["is_judged"] else " (too short a run to judge growth)"
-    command = (
-        f"policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} --seed {options['seed']}"
-    )
-    command += " --busy" if options["busy"] else ""
     lines = [
         "| fault | injected | safe command after | in diagnostics after | driven again after |",
         "|---|---|---|---|---|",
@@ -173,7 +157,8 @@ def markdown(figures: Figures) -> str:
         "that show the fault (published once per second), and from the end of the cause to the first command from",
         "readings taken after it. A dash: the robot must still be driven, or no diagnostics came in time.",
         "",
-        f"`{command}`,",
+        f"`policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} "
+        f"--seed {options['seed']}{busy}`,",
         f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, over "
         f"{options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
         "",

@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.readings import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
+from policy_node_bench.chaos.policy import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -36,6 +36,8 @@ SLIP_S = 0.05
 # Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
 _ANY = Reading(1, 1)
+# Faults that readings request of the policy.
+_REQUESTS = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
 # Discovery of a robot costs CPU time in all processes, so its node has few topics and services.
 _LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": False}
 
@@ -74,8 +76,8 @@ class RobotOptions:
     begin_ns: int  # begin of the run, on the monotonic clock
     rate_hz: float  # rate of both sensors
     phase: float  # phase of the readings, as a part of their period
-    behaviour: Behaviour  # at the start
     log: Path  # file for the output
+    behaviour: Behaviour = Behaviour()  # at the start
 
 
 class ReadingMessages:
@@ -97,8 +99,7 @@ class ReadingMessages:
     def __call__(self, reading: Reading, stamp_ns: int, behaviour: Behaviour) -> tuple[bytes, bytes]:
         """Return camera and touch message of a reading, with the fault of the behaviour."""
         fault = behaviour.fault
-        request = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
-        numbers = touch_numbers(reading, request.get(fault, Request.NOTHING), behaviour.block_s)
+        numbers = touch_numbers(reading, _REQUESTS.get(fault, Request.NOTHING), behaviour.block_s)
         if fault == "nan":
             numbers[2] = np.nan
         pixels = image_bytes(reading)
@@ -179,6 +180,6 @@ def _begin(options: RobotOptions) -> None:
     # The campaign ends its robots in order after Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Real robots have computers of their own; here they must not take CPU time from the node.
+    # Real robots have separate computers; here the robots must not take CPU time from the node.
     os.nice(10)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

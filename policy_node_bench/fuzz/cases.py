@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import cv2
@@ -36,9 +37,6 @@ from policy_node.messages.types.images import CompressedImageReader, RawImageRea
 # Fills the row before decoding.
 MARK = 0x5A
 
-# Returns the values of a typed message, `[n]` or `[height, width, channels]`, or None if it cannot be used.
-Expect = Callable[[Any], Any]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -47,7 +45,8 @@ class Case:
     name: str
     messages: Sequence[Any]
     shape: tuple[int, ...]
-    expect: Expect  # reads the values from a typed message, without the parser
+    # Reads the values from a typed message, without the parser: numbers, an image, or None if it cannot be used.
+    read: Callable[[Any], list[float] | np.ndarray | None]
     dtype: str = "float32"
     choices: dict[str, Any] = field(default_factory=dict)  # further arguments of `reading_decoder`
 
@@ -67,6 +66,15 @@ class Case:
         raws = [serialize_message(message) for message in self.messages]
         return [*raws, *(byteswapped(type(message), raw) for message, raw in zip(self.messages, raws, strict=True))]
 
+    def expected(self, message: Any) -> list[float] | np.ndarray | None:
+        """Return the values of a typed message, or None if it cannot be used."""
+        values = self.read(message)
+        if not isinstance(values, list):
+            return values
+        limit = float(np.finfo(self.dtype).max)
+        fits = (len(values),) == self.shape and all(abs(float(value)) <= limit for value in values)
+        return values if fits else None
+
 
 class ProblemError(AssertionError):
     """A parser returned a wrong result."""
@@ -75,14 +83,11 @@ class ProblemError(AssertionError):
 def check(case: Case, decoder: ReadingDecoder, raw: bytes) -> bool:
     """Parse a message, compare the result with the typed message and return whether the parser accepted it.
 
-    Raises
-    ------
-    ProblemError
-        If the parser raises an unexpected exception, writes to the row of a message that it rejects, accepts a message
-        that the deserialiser rejects, gives other values, or rejects a usable message.
+    Raises ProblemError if the parser raises an unexpected exception, writes to the row of a message that it
+    rejects, accepts a message that the deserialiser rejects, gives other values, or rejects a usable message.
     """
-    out = np.frombuffer(bytearray([MARK]) * (np.dtype(case.dtype).itemsize * int(np.prod(case.shape))), case.dtype)
-    out = out.reshape(case.shape)
+    out = np.zeros(case.shape, case.dtype)
+    out.view(np.uint8)[:] = MARK
     untouched = out.tobytes()
     stamp_ns, reason = None, ""
     try:
@@ -95,7 +100,7 @@ def check(case: Case, decoder: ReadingDecoder, raw: bytes) -> bool:
     except Exception as error:
         raise ProblemError(f"{type(error).__name__}: {error}") from error
     message = typed(raw, decoder.message_type)
-    expected = None if message is None else case.expect(message)
+    expected = None if message is None else case.expected(message)
     if not reason and expected is None:
         raise ProblemError(
             "accepted, but the deserialiser rejects it"
@@ -169,57 +174,47 @@ def byteswapped(message_type: MessageClass, raw: bytes) -> bytes:
     return bytes(swapped)
 
 
-def _usable(numbers: Sequence[float], count: int, dtype: str = "float32") -> Sequence[float] | None:
-    values = [float(number) for number in numbers]
-    limit = float(np.finfo(dtype).max)
-    return numbers if len(values) == count and all(abs(value) <= limit for value in values) else None
+def _fields(*paths: str) -> Callable[[Any], list[float]]:
+    def read(message: Any) -> list[float]:
+        values = (attrgetter(path)(message) for path in paths)
+        return [number for value in values for number in (value if hasattr(value, "__len__") else [value])]
 
-
-def _fields(count: int, *paths: str, dtype: str = "float32") -> Expect:
-    def expect(message: Any) -> Sequence[float] | None:
-        numbers: list[float] = []
-        for path in paths:
-            value = message
-            for part in path.split("."):
-                value = getattr(value, part)
-            numbers += list(value) if hasattr(value, "__len__") else [value]
-        return _usable(numbers, count, dtype)
-
-    return expect
+    return read
 
 
 def _xyz(path: str, names: str = "xyz") -> list[str]:
     return [f"{path}.{name}" for name in names]
 
 
-def _joints(field_name: str, joints: Sequence[str]) -> Expect:
-    def expect(message: JointState) -> Sequence[float] | None:
-        values, names = getattr(message, field_name), message.name
-        if len(values) != len(names) or any(names.count(joint) != 1 for joint in joints):
+def _joint_efforts(*joints: str) -> Callable[[JointState], list[float] | None]:
+    def read(message: JointState) -> list[float] | None:
+        if len(message.effort) != len(message.name) or any(message.name.count(joint) != 1 for joint in joints):
             return None
-        return _usable([values[names.index(joint)] for joint in joints], len(joints))
+        return [message.effort[message.name.index(joint)] for joint in joints]
 
-    return expect
+    return read
 
 
-def _distances(values: str, lowest: str, highest: str, count: int) -> Expect:
-    def expect(message: Any) -> Sequence[float] | None:
+def _distances(values: str, lowest: str, highest: str) -> Callable[[Any], list[float] | None]:
+    def read(message: Any) -> list[float] | None:
         low, high = getattr(message, lowest), getattr(message, highest)
         if not -np.inf < low < high < np.inf:
             return None
-        found = getattr(message, values)
-        found = list(found) if hasattr(found, "__len__") else [found]
-        return _usable([value if value != value else min(max(value, low), high) for value in found], count)
+        return [value if value != value else min(max(value, low), high) for value in _fields(values)(message)]
 
-    return expect
+    return read
 
 
-def _image(
-    reader_type: type[RawImageReader | CompressedImageReader], shape: tuple[int, ...], dtype: str = "uint8"
-) -> Expect:
+def _image_case(
+    name: str,
+    reader_type: type[RawImageReader | CompressedImageReader],
+    messages: Sequence[Image | CompressedImage],
+    shape: tuple[int, ...],
+    dtype: str = "uint8",
+) -> Case:
     reader = reader_type(ArraySpec("seen", shape, dtype, 0, 1), "")
 
-    def expect(message: Image | CompressedImage) -> np.ndarray | None:
+    def read(message: Image | CompressedImage) -> np.ndarray | None:
         out = np.zeros(shape, dtype)
         try:
             reader(serialize_message(message), out)
@@ -227,7 +222,7 @@ def _image(
             return None
         return out
 
-    return expect
+    return Case(name, messages, shape, read, dtype)
 
 
 def _raw_image(pixels: np.ndarray, encoding: str, padding: int) -> Image:
@@ -261,9 +256,9 @@ _RAMP = np.linspace(0, 200, 12)[:, None, None] + np.linspace(0, 50, 17)[None, :,
 _DEPTH = (_RAMP + 1.0).astype(np.float32)
 _HOLES = np.where(_DEPTH % 7 < 1, np.nan, _DEPTH).astype(np.float32)
 
-_EFFORT = {"field": "effort", "joints": ["ccc", "a"]}
 _IMU = Imu(header=HEADER, orientation=_TURN, angular_velocity=_ONE_TO_THREE, linear_acceleration=_FOUR_TO_SIX)
 _RANGE = Range(header=HEADER, min_range=0.5, max_range=4.0, range=2.5)
+_TWIST_STAMPED = TwistStamped(header=HEADER, twist=_TWIST)
 _WRENCH = WrenchStamped(header=HEADER, wrench=Wrench(force=_ONE_TO_THREE, torque=_FOUR_TO_SIX))
 _BATTERY = BatteryState(header=HEADER, voltage=12.5, cell_voltage=[4.0, 4.25, 4.25])
 _RGB = _RAMP.astype(np.uint8).repeat(3, 2)
@@ -271,66 +266,53 @@ _IMU_PATHS = [*_xyz("orientation", "xyzw"), *_xyz("angular_velocity"), *_xyz("li
 _POSE_PATHS = [*_xyz("pose.pose.position"), *_xyz("pose.pose.orientation", "xyzw")]
 _ODOMETRY_PATHS = [*_POSE_PATHS, *_xyz("twist.twist.linear"), *_xyz("twist.twist.angular")]
 _TURN_AND_SPEED = ["twist.angular.z", "twist.linear.x"]
+_STAMP = ["header.stamp.sec", "header.stamp.nanosec"]
 
 CASES = (
-    Case("joint_state_effort", _JOINTS, (2,), _joints("effort", ["ccc", "a"]), choices=_EFFORT),
-    Case("joint_state", _JOINTS[:1], (3,), _fields(3, "position")),
-    Case("laser_scan", [_SCAN], (6,), _distances("ranges", "range_min", "range_max", 6)),
-    Case("range", [_RANGE], (1,), _distances("range", "min_range", "max_range", 1)),
-    Case("imu", [_IMU], (10,), _fields(10, *_IMU_PATHS)),
-    Case("odometry", [_ODOMETRY], (13,), _fields(13, *_ODOMETRY_PATHS, dtype="float64"), "float64"),
-    Case("twist", [_TWIST], (6,), _fields(6, *_xyz("linear"), *_xyz("angular"))),
     Case(
-        "twist_stamped",
-        [TwistStamped(header=HEADER, twist=_TWIST)],
+        "joint_state_effort",
+        _JOINTS,
         (2,),
-        _fields(2, *_TURN_AND_SPEED),
-        choices={"fields": _TURN_AND_SPEED},
+        _joint_efforts("ccc", "a"),
+        choices={"field": "effort", "joints": ["ccc", "a"]},
     ),
-    Case(
-        "wrench", [_WRENCH], (6,), _fields(6, *_xyz("wrench.force"), *_xyz("wrench.torque"), dtype="float64"), "float64"
+    Case("joint_state", _JOINTS[:1], (3,), _fields("position")),
+    Case("laser_scan", [_SCAN], (6,), _distances("ranges", "range_min", "range_max")),
+    Case("range", [_RANGE], (1,), _distances("range", "min_range", "max_range")),
+    Case("imu", [_IMU], (10,), _fields(*_IMU_PATHS)),
+    Case("odometry", [_ODOMETRY], (13,), _fields(*_ODOMETRY_PATHS), "float64"),
+    Case("twist", [_TWIST], (6,), _fields(*_xyz("linear"), *_xyz("angular"))),
+    Case("twist_stamped", [_TWIST_STAMPED], (2,), _fields(*_TURN_AND_SPEED), choices={"fields": _TURN_AND_SPEED}),
+    Case("wrench", [_WRENCH], (6,), _fields(*_xyz("wrench.force"), *_xyz("wrench.torque")), "float64"),
+    Case("float32_array", [Float32MultiArray(data=[1.5, -2.5])], (2,), _fields("data"), "float64"),
+    Case("float64_array", [Float64MultiArray(data=[1.5, -2.5, 3.0])], (3,), _fields("data")),
+    Case("covariance", [_POSE], (36,), _fields("pose.covariance"), choices={"field": "pose.covariance"}),
+    Case("stamp", [PointStamped(header=HEADER)], (2,), _fields(*_STAMP), "float64", {"field": "header.stamp"}),
+    Case("bool", [Bool(data=True)], (1,), _fields("data")),
+    Case("int32", [Int32(data=-9)], (1,), _fields("data")),
+    Case("bytes", [UInt8MultiArray(data=[3, 255])], (2,), _fields("data"), choices={"field": "data"}),
+    Case("battery", [_BATTERY], (1,), _fields("voltage"), choices={"field": "voltage"}),
+    _image_case(
+        "image_bgr8", RawImageReader, [_raw_image(_PIXELS, "bgr8", 3), _raw_image(_PIXELS, "rgb8", 0)], (5, 7, 3)
     ),
-    Case("float32_array", [Float32MultiArray(data=[1.5, -2.5])], (2,), _fields(2, "data", dtype="float64"), "float64"),
-    Case("float64_array", [Float64MultiArray(data=[1.5, -2.5, 3.0])], (3,), _fields(3, "data")),
-    Case("covariance", [_POSE], (36,), _fields(36, "pose.covariance"), choices={"field": "pose.covariance"}),
-    Case(
-        "stamp",
-        [PointStamped(header=HEADER)],
-        (2,),
-        _fields(2, "header.stamp.sec", "header.stamp.nanosec", dtype="float64"),
-        "float64",
-        {"field": "header.stamp"},
-    ),
-    Case("bool", [Bool(data=True)], (1,), _fields(1, "data")),
-    Case("int32", [Int32(data=-9)], (1,), _fields(1, "data")),
-    Case("bytes", [UInt8MultiArray(data=[3, 255])], (2,), _fields(2, "data"), choices={"field": "data"}),
-    Case("battery", [_BATTERY], (1,), _fields(1, "voltage"), choices={"field": "voltage"}),
-    Case(
-        "image_bgr8",
-        [_raw_image(_PIXELS, "bgr8", 3), _raw_image(_PIXELS, "rgb8", 0)],
-        (5, 7, 3),
-        _image(RawImageReader, (5, 7, 3)),
-        "uint8",
-    ),
-    Case("image_resized", [_raw_image(_PIXELS, "rgb8", 1)], (3, 4, 1), _image(RawImageReader, (3, 4, 1)), "uint8"),
-    Case(
+    _image_case("image_resized", RawImageReader, [_raw_image(_PIXELS, "rgb8", 1)], (3, 4, 1)),
+    _image_case(
         "image_depth",
+        RawImageReader,
         [_raw_image(_DEPTH, "32FC1", 1), _raw_image(_HOLES, "32FC1", 0)],
         (3, 4, 1),
-        _image(RawImageReader, (3, 4, 1), "float32"),
+        "float32",
     ),
-    Case(
+    _image_case(
         "image_png",
+        CompressedImageReader,
         [_encoded(_RGB, ".png"), _encoded((_RAMP * 99).astype(np.uint16), ".png")],
         (12, 17, 3),
-        _image(CompressedImageReader, (12, 17, 3)),
-        "uint8",
     ),
-    Case(
+    _image_case(
         "image_jpeg",
+        CompressedImageReader,
         [_encoded(_RGB, ".jpg"), _encoded(_RAMP.astype(np.uint8), ".jpg")],
         (6, 8, 1),
-        _image(CompressedImageReader, (6, 8, 1)),
-        "uint8",
     ),
 )

@@ -38,79 +38,73 @@ class FuzzOptions:
     save: str = option("fuzz", "folder for inputs that crash the process", metavar="FOLDER")
 
 
-class Campaign:
-    """Fuzz in one process after the other; `advance` gets the number of inputs since its last call."""
-
-    def __init__(self, options: FuzzOptions, advance: Callable[[int], None]) -> None:
-        self.parsed: Counter[str] = Counter()
-        self.accepted: Counter[str] = Counter()
-        self.problems: list[dict[str, str]] = []
-        self.failed = 0
-        self.crashes: list[dict[str, str]] = []
-        self._options = options
-        self._advance = advance
-
-    def run(self) -> None:
-        """Start processes until all inputs are parsed or too many processes have crashed."""
-        first: int | None = 0
-        with tempfile.NamedTemporaryFile() as log:
-            while first is not None and first < self._options.inputs and len(self.crashes) < MAX_CRASHES:
-                first = self._run_process(first, Path(log.name))
-
-    def _run_process(self, first: int, log: Path) -> int | None:
-        """Fuzz in a new process; return the index at which to continue if it crashes, else None."""
-        from policy_node_bench.fuzz import worker
-        from policy_node_bench.fuzz.cases import CASES
-
-        context = get_context("spawn")
-        state = context.RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
-        reports, connection = context.Pipe(duplex=False)
-        arguments = (connection, state, str(log), first, self._options.inputs - first, self._options.seed)
-        process = context.Process(target=worker.fuzz, args=arguments, daemon=True)
-        process.start()
-        connection.close()
-        with contextlib.suppress(EOFError):
-            while True:
-                parsed, accepted, failed, problems = reports.recv()
-                self.parsed.update(parsed)
-                self.accepted.update(accepted)
-                self.failed += failed
-                self.problems += problems
-                self._advance(parsed.total())
-        process.join()
-        if process.exitcode == 0:
-            return None
-        index, case, raw = worker.noted(state)
-        errors = log.read_text(errors="replace")[-2000:]
-        if process.exitcode is None or process.exitcode > 0 or not raw:
-            raise ToolError(f"the fuzzing process ended with status {process.exitcode}:\n{errors}")
-        file = Path(self._options.save, f"{CASES[case].name}_{index}.bin")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(raw)
-        self.crashes.append(
-            {"case": CASES[case].name, "signal": str(-process.exitcode), "file": str(file), "errors": errors}
-        )
-        return index + 1
-
-
 def run_fuzz(options: FuzzOptions, console: Console) -> dict[str, Any]:
-    """Fuzz the parsers and return the figures; crashes and problems count as violations."""
+    """Fuzz the parsers, in a new process after each crash; crashes and problems count as violations."""
     started = time.monotonic()
-    with progress_bar(console) as bar:
+    parsed: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    problems: list[dict[str, str]] = []
+    crashes: list[dict[str, str]] = []
+    failed = 0
+    first: int | None = 0
+    with progress_bar(console) as bar, tempfile.NamedTemporaryFile() as log:
         task = bar.add_task("fuzz", total=options.inputs, doing="")
-        campaign = Campaign(options, lambda inputs: bar.advance(task, inputs))
-        campaign.run()
+
+        def note(
+            of_parsed: Counter[str], of_accepted: Counter[str], of_failed: int, of_problems: list[dict[str, str]]
+        ) -> None:
+            nonlocal failed
+            parsed.update(of_parsed)
+            accepted.update(of_accepted)
+            failed += of_failed
+            problems.extend(of_problems)
+            bar.advance(task, of_parsed.total())
+
+        while first is not None and first < options.inputs and len(crashes) < MAX_CRASHES:
+            first = _run_process(options, first, Path(log.name), note, crashes)
     return {
-        "inputs": campaign.parsed.total(),
+        "inputs": parsed.total(),
         "seed": options.seed,
         "seconds": round(time.monotonic() - started, 1),
-        "violations": len(campaign.crashes) + campaign.failed,
-        "crashes": campaign.crashes,
-        "failed": campaign.failed,
-        "problems": campaign.problems[:100],
-        "parsed": dict(sorted(campaign.parsed.items())),
-        "accepted": dict(sorted(campaign.accepted.items())),
+        "violations": len(crashes) + failed,
+        "crashes": crashes,
+        "failed": failed,
+        "problems": problems[:100],
+        "parsed": dict(sorted(parsed.items())),
+        "accepted": dict(sorted(accepted.items())),
     }
+
+
+def _run_process(
+    options: FuzzOptions, first: int, log: Path, note: Callable[..., None], crashes: list[dict[str, str]]
+) -> int | None:
+    """Fuzz in a new process; add its crash and return the index at which to continue, or None at the end."""
+    from policy_node_bench.fuzz import worker
+    from policy_node_bench.fuzz.cases import CASES
+
+    context = get_context("spawn")
+    state = context.RawArray("B", worker.STATE_SIZE)
+    reports, connection = context.Pipe(duplex=False)
+    arguments = (connection, state, str(log), first, options.inputs - first, options.seed)
+    process = context.Process(target=worker.fuzz, args=arguments, daemon=True)
+    process.start()
+    connection.close()
+    with contextlib.suppress(EOFError):
+        while True:
+            note(*reports.recv())
+    process.join()
+    if process.exitcode == 0:
+        return None
+    index, position, raw = worker.noted(state)
+    errors = log.read_text(errors="replace")[-2000:]
+    if process.exitcode is None or process.exitcode > 0 or not raw:
+        raise ToolError(f"the fuzzing process ended with status {process.exitcode}:\n{errors}")
+    case = CASES[position].name
+    file = Path(options.save, f"{case}_{index}.bin")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(raw)
+    crashes.append({"case": case, "signal": str(-process.exitcode), "file": str(file), "errors": errors})
+    return index + 1
 
 
 def show(figures: Figures) -> Iterable[RenderableType]:

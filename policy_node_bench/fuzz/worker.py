@@ -11,12 +11,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from struct import Struct
 from typing import Any
 
 from policy_node_bench.fuzz.cases import CASES, ProblemError, check
 
-HEADER_SIZE = 16  # index of the input, index of the case, length of the input
 MAX_INPUT = 8192
+# Index of the input, index of the case, length of the input.
+_HEADER = Struct("<QII")
+STATE_SIZE = _HEADER.size + MAX_INPUT
 REPORT_EVERY = 500
 # A parser is replaced by a new one after this many inputs.
 PARSER_LIFE = 4000
@@ -100,32 +103,20 @@ def mutated(rng: random.Random, corpus: Sequence[bytes]) -> bytes:
 
 def note(state: Any, index: int, case: int, raw: bytes) -> None:
     """Write the next input to memory that survives this process."""
-    header = index.to_bytes(8, "little") + case.to_bytes(4, "little") + len(raw).to_bytes(4, "little")
-    memoryview(state).cast("B")[: HEADER_SIZE + len(raw)] = header + raw
+    memoryview(state).cast("B")[: _HEADER.size + len(raw)] = _HEADER.pack(index, case, len(raw)) + raw
 
 
 def noted(state: Any) -> tuple[int, int, bytes]:
     """Return the index, case and bytes of the last input that a process noted."""
-    content = bytes(state)
-    index, case, length = (int.from_bytes(content[a:b], "little") for a, b in ((0, 8), (8, 12), (12, 16)))
-    return index, case, content[HEADER_SIZE : HEADER_SIZE + length]
+    index, case, length = _HEADER.unpack_from(state)
+    return index, case, bytes(state)[_HEADER.size : _HEADER.size + length]
 
 
 def fuzz(connection: Connection, state: Any, log: str, first: int, inputs: int, seed: int) -> None:
-    """Parse inputs and report progress.
+    """Parse `inputs` inputs from the index `first` on, made with the seed, and report progress.
 
-    Parameters
-    ----------
-    connection
-        Gets for every `REPORT_EVERY` inputs the numbers of parsed and accepted inputs by case, and the problems.
-    state
-        Shared memory for `note`.
-    log
-        File for the standard error output.
-    first, inputs
-        Index of the first input, and number of inputs.
-    seed
-        Seed of the inputs.
+    The connection gets for every `REPORT_EVERY` inputs the numbers of parsed and accepted inputs by case, and the
+    problems. `state` is the shared memory of `note`, `log` the file for the standard error output.
     """
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     rng = random.Random(f"{seed} {first}")

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,77 +61,57 @@ class Round:
     missed: int  # skipped ticks
     rss_mb: float  # resident memory at the end, in 10^6 bytes
 
-    @property
-    def cpu_us_per_robot_tick(self) -> float:
-        """CPU time in microseconds for one robot and one tick."""
-        ticks, columns = self.rows.shape
-        return self.cpu_s * 1e6 / (ticks * (columns - 2))
+
+class Observer(NamedTuple):
+    """The reports of one loop so far, and a function that waits a moment for a message."""
+
+    reports: list[TimingReport]
+    counts: list[TickCount]
+    spin_once: Callable[[], None]
 
 
-class Observer:
+@contextmanager
+def observing(name: str, child: Child) -> Iterator[Observer]:
     """Collect the reports of one loop, and the CPU time of its process when each report arrives."""
+    import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.executors import SingleThreadedExecutor
+    from std_msgs.msg import Float64MultiArray
 
-    def __init__(self, name: str, child: Child) -> None:
-        import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
-        from rclpy.executors import SingleThreadedExecutor
-        from std_msgs.msg import Float64MultiArray
+    executor = SingleThreadedExecutor()
+    observer = Observer([], [], partial(executor.spin_once, timeout_sec=0.1))
 
-        self._child = child
-        self._status_name = f"{name}: control"
-        self.reports: list[TimingReport] = []
-        self.counts: list[TickCount] = []
-        self._node = rclpy.create_node("policy_bench")
-        self._node.create_subscription(Float64MultiArray, f"{name}/timing", self._on_timing, 10)
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-
-    def close(self) -> None:
-        """Leave ROS."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-
-    def spin_once(self) -> None:
-        """Wait a moment for a message."""
-        self._executor.spin_once(timeout_sec=0.1)
-
-    def _on_timing(self, message: Any) -> None:
+    def on_timing(message: Any) -> None:
         rows = np.array(message.data).reshape([dimension.size for dimension in message.layout.dim])
-        self.reports.append(TimingReport(time.monotonic(), self._child.cpu_s(), self._child.thread_cpu_s(), rows))
+        observer.reports.append(TimingReport(time.monotonic(), child.cpu_s(), child.thread_cpu_s(), rows))
 
-    def _on_diagnostics(self, message: Any) -> None:
+    def on_diagnostics(message: Any) -> None:
         for status in message.status:
-            if status.name == self._status_name:
+            if status.name == f"{name}: control":
                 values = {pair.key: pair.value for pair in status.values}
                 ticks, missed = int(values["ticks"]), int(values["missed_ticks"])
-                self.counts.append(TickCount(time.monotonic(), ticks, missed, values))
+                observer.counts.append(TickCount(time.monotonic(), ticks, missed, values))
 
-    def count_at(self, time_s: float) -> TickCount:
-        """Return the count that was published together with the report of that time."""
-        return min(self.counts, key=lambda count: abs(count.time_s - time_s))
+    node = rclpy.create_node("policy_bench")
+    node.create_subscription(Float64MultiArray, f"{name}/timing", on_timing, 10)
+    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    executor.add_node(node)
+    try:
+        yield observer
+    finally:
+        executor.shutdown()
+        node.destroy_node()
 
 
 def measure(child: Child, others: Sequence[Child], name: str, seconds: float, progress: Callable[[str], None]) -> Round:
     """Observe one loop from its start until it has been measured for `seconds` after the warm-up.
 
-    Parameters
-    ----------
-    child, name
-        Process and node of the loop.
-    others
-        Processes that must keep running.
-    seconds
-        Measured time.
-    progress
-        Called repeatedly with the current phase.
+    `child` and `name` are process and node of the loop, `others` processes that must keep running. `progress` is called
+    repeatedly with the current phase.
 
-    Raises
-    ------
-    ToolError
-        If a process ends or the loop stops reporting.
+    Raises ToolError if a process ends or the loop stops reporting.
     """
-    with closing(Observer(name, child)) as observer:
+    with observing(name, child) as observer:
         reports = observer.reports
         started_s = time.monotonic()
         begin = 0
@@ -147,7 +128,10 @@ def measure(child: Child, others: Sequence[Child], name: str, seconds: float, pr
         end = len(reports) - 1
         # The last count may arrive just after the last report.
         observer.spin_once()
-        counts = [observer.count_at(report.time_s) for report in reports[begin : end + 1]]
+    # The count that was published together with each report.
+    counts = [
+        min(observer.counts, key=lambda count: abs(count.time_s - report.time_s)) for report in reports[begin : end + 1]
+    ]
     first, last = counts[0], counts[-1]
     # A report holds the ticks before it.
     rows = np.concatenate([report.rows for report in reports[begin + 1 : end + 1]])
@@ -202,21 +186,19 @@ def summary(rounds: Sequence[Round], max_age_s: float) -> dict[str, Any]:
     rows = np.concatenate([measured.rows for measured in rounds])
     ages_ms = rows[:, 2:]
     missed = sum(measured.missed for measured in rounds)
+    stages_ms = {stage: np.concatenate([each.stages[stage] for each in rounds]) for stage in rounds[0].stages}
     return {
         "ticks": len(rows),
         "cpu_us_per_robot_tick": sum(measured.cpu_s for measured in rounds) * 1e6 / ages_ms.size,
-        "cpu_us_per_robot_tick_by_round": [measured.cpu_us_per_robot_tick for measured in rounds],
+        "cpu_us_per_robot_tick_by_round": [each.cpu_s * 1e6 / each.rows[:, 2:].size for each in rounds],
         "cpu_us_per_robot_tick_by_thread": {
             kind: sum(measured.threads_s.get(kind, 0.0) for measured in rounds) * 1e6 / ages_ms.size
             for kind in rounds[0].threads_s
         },
         # The loop reports percentiles of each second: take the median of p50 and the largest p99.
         "stages_ms": {
-            stage: {
-                "p50": float(np.nanmedian(np.concatenate([measured.stages[stage] for measured in rounds])[:, 0])),
-                "p99": float(np.nanmax(np.concatenate([measured.stages[stage] for measured in rounds])[:, 1])),
-            }
-            for stage in rounds[0].stages
+            stage: {"p50": float(np.nanmedian(values[:, 0])), "p99": float(np.nanmax(values[:, 1]))}
+            for stage, values in stages_ms.items()
         },
         "engine": rounds[-1].engine,
         "tick_ms": distribution(rows[:, 1]),

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from policy_node.cli.child_process import Child
 from policy_node.ros.domain import keep_to_itself
 
 
@@ -27,34 +26,15 @@ def ros_session() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def running(
-    name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[Child]:
-    """Run a child process for the duration of the context."""
-    child = Child(name, arguments, log, environment)
-    try:
-        yield child
-    finally:
-        child.stop()
-
-
-def module_arguments(module: str, **options: Any) -> list[str]:
+def module_arguments(module: str, options: Mapping[str, Any]) -> list[str]:
     """Return the Python arguments that run a module which takes its options as JSON."""
     return ["-m", module, json.dumps(options)]
 
 
 def node_arguments(name: str, parameters: Mapping[str, Any], file: Path) -> list[str]:
-    """Write a parameter file and return the Python arguments that start the node with it.
+    """Write parameters by dotted name to a file and return the Python arguments that start the node with it.
 
-    Parameters
-    ----------
-    name
-        Name of the node, different from that of a node that drives real robots.
-    parameters
-        Values by dotted name.
-    file
-        Parameter file to write.
+    The name of the node must differ from that of a node that drives real robots.
     """
     file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, sort_keys=False))
     return ["-m", "policy_node.ros.node", "--ros-args", "-r", f"__node:={name}", "--params-file", str(file)]

@@ -34,14 +34,9 @@ _STAMP_END = _STAMP_START + _STAMP.size
 
 
 class StampedMessage:
-    """A serialised message whose stamp, and if needed whose payload, is replaced without serialising again.
+    """A serialised message with a header whose stamp is replaced without serialising again.
 
-    Parameters
-    ----------
-    message
-        A message that begins with a std_msgs/Header.
-    payload
-        Bytes that occur once in the message and are replaced as well; empty to replace the stamp only.
+    `payload` are bytes that occur once in the message and are replaced as well, if there are any.
     """
 
     def __init__(self, message: Image | JointState, payload: bytes = b"") -> None:
@@ -79,22 +74,11 @@ def make_publishers(node: Node, robot: int, width: int, height: int) -> list[tup
 def publish_until_stopped(
     robots: Sequence[tuple[int, Sequence[tuple[Publisher, StampedMessage]]]], period_ns: int, stopping: threading.Event
 ) -> np.ndarray:
-    """Publish the readings of every robot once per period, each robot with its own phase.
+    """Publish the readings of every robot once per period until `stopping` is set.
 
-    Parameters
-    ----------
-    robots
-        Phase within the period in nanoseconds, ascending, with publishers and messages.
-    period_ns
-        Period of the sensors.
-    stopping
-        Ends the loop when it is set.
-
-    Returns
-    -------
-    numpy.ndarray
-        `[readings, 2]` float64: deadline in seconds on the monotonic clock, and delay in milliseconds until all
-        messages of a robot were published, NaN if they were skipped.
+    `robots` are the phase of each within the period in nanoseconds, ascending, its publishers and messages. Returns
+    `[readings, 2]` float64: deadline in seconds on the monotonic clock, and delay in milliseconds until all messages of
+    a robot were published, NaN if they were skipped.
     """
     deadlines_ns, delays_ms = array("q"), array("d")
     # Periods count from the start of the monotonic clock, so that the processes share one grid.

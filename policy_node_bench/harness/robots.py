@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -24,8 +23,7 @@ TOUCH_CELLS = 8
 NO_MALLOC = "no_malloc"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Further parameters of the node by dotted name, and environment variables of its process, empty to unset one."""
 
     parameters: Mapping[str, Any]
@@ -75,25 +73,13 @@ def robot_parameters(
 ) -> dict[str, Any]:
     """Return the node's parameters by dotted name: camera, touch and velocity of every robot, as in config/rover.yaml.
 
-    Parameters
-    ----------
-    robots
-        Number of robots.
-    rate_hz
-        Control rate.
-    model, device
-        Policy file and its device.
-    stack
-        Time steps of the camera.
-    touch
-        Whether the policy takes touch as well.
+    `stack` is the number of time steps of the camera; without `touch` the policy takes the camera only.
     """
-    observations = {
-        "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "stack": stack},
-        "touch": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
+    observations: dict[str, dict[str, Any]] = {
+        "image": {"topic": IMAGE_TOPIC, "type": "sensor_msgs/msg/Image", "stack": stack}
     }
-    if not touch:
-        del observations["touch"]
+    if touch:
+        observations["touch"] = {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"}
     return flatten(
         {
             "control_rate_hz": rate_hz,
@@ -113,10 +99,7 @@ def robot_parameters(
 def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
     """Return the configuration of these parameters.
 
-    Raises
-    ------
-    ToolError
-        If a parameter is not allowed.
+    Raises ToolError if a parameter is not allowed.
     """
     try:
         return parse_configuration(parameters)
@@ -124,14 +107,18 @@ def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
         raise ToolError(f"--set, --versus: {error}") from error
 
 
-def save_untrained_model(path: Path, frame: Sequence[int], stack: int = 1, touch: bool = True) -> None:
-    """Save an untrained policy for camera frames `[height, width, channels]` and touch."""
+def untrained_policy(
+    folder: Path, image: tuple[int, int], channels: int = 3, *, stack: int = 1, touch: bool = True
+) -> str:
+    """Save an untrained policy for camera images of a width and height, and touch; return the path of its file."""
     from gymnasium import spaces
 
     from policy_node_bench.harness.untrained import untrained_model
 
-    height, width, channels = frame
+    width, height = image
     observations: dict[str, spaces.Space] = {"image": spaces.Box(0, 255, (height, width, channels * stack), np.uint8)}
     if touch:
         observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
+    path = folder / "untrained.zip"
     untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
+    return str(path)

@@ -11,38 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 class Part(NamedTuple):
-    """A function to measure, with what to do before each run, which is not measured, and after each turn."""
+    """A function to measure, and unmeasured functions that are called before each run and after each turn."""
 
     run: Callable[[], None]
-    before_run: Callable[[], None] = nothing
-    after_turn: Callable[[], None] = nothing
+    before_run: Callable[[], None] = lambda: None
+    after_turn: Callable[[], None] = lambda: None
 
 
 def in_turn(
     parts: Mapping[str, Part], seconds: float, turn_s: float, turns: int, runs: int
 ) -> dict[str, list[np.ndarray]]:
-    """Run the parts in turn until `seconds` have passed.
+    """Run the parts in turn until `seconds` have passed; return by name and turn the milliseconds of each run.
 
-    Parameters
-    ----------
-    parts
-        Functions by name.
-    seconds
-        Measured time of all parts together.
-    turn_s
-        Length of a turn of one part.
-    turns, runs
-        Smallest number of turns, and of runs in each.
-
-    Returns
-    -------
-    dict
-        By name and turn, the milliseconds of each run.
+    A turn of a part takes `turn_s`. There are at least as many `turns`, and `runs` in each.
     """
     times_ms: dict[str, list[np.ndarray]] = {name: [] for name in parts}
     end_s = time.monotonic() + seconds

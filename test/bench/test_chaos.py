@@ -19,16 +19,17 @@ from sensor_msgs.msg import Image, JointState
 
 from policy_node_bench.chaos.faults import BY_NAME, KINDS, Fault, plans
 from policy_node_bench.chaos.judge import SAFETY, Judge, Limits, compare_lateness, grid_phase_s, judge_ticks
-from policy_node_bench.chaos.policy import TellTale, save_policy
-from policy_node_bench.chaos.readings import (
+from policy_node_bench.chaos.policy import (
     IMAGE_SHAPE,
     SAFE_COMMAND,
     GarbledCommandError,
     Origin,
     Reading,
     Request,
+    TellTale,
     image_bytes,
     origin_of,
+    save_policy,
     touch_numbers,
 )
 from policy_node_bench.chaos.report import judge_resources, markdown, resource_figures

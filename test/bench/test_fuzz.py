@@ -94,6 +94,6 @@ def test_wrong_results_of_a_parser_are_problems(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_noted_input_is_read_back() -> None:
-    state = get_context("spawn").RawArray("B", worker.HEADER_SIZE + worker.MAX_INPUT)
+    state = get_context("spawn").RawArray("B", worker.STATE_SIZE)
     worker.note(state, 12, 3, b"an input")
     assert worker.noted(state) == (12, 3, b"an input")

@@ -14,19 +14,7 @@ _EXACT = 1e-6
 
 
 class ActionInverse:
-    """Inverts `actions.CommandMapper`, without its limits.
-
-    Parameters
-    ----------
-    action
-        Action space of the policy.
-    configuration
-        Mapping from actions to commands.
-
-    Attributes
-    ----------
-    moved
-        Number of commands that no action gives; each became the nearest action.
+    """Converts commands to the actions of a policy that give them, without the limits of commands.
 
     Raises
     ------
@@ -36,7 +24,7 @@ class ActionInverse:
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration) -> None:
         self._action = action
-        self.moved = 0
+        self.moved = 0  #: Number of commands that no action gives; each became the nearest action.
         self._scale = np.array(configuration.scale or (1.0,), np.float64)
         self._offset = np.array(configuration.offset or (0.0,), np.float64)
         if not self._scale.all():

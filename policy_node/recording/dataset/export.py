@@ -43,11 +43,6 @@ MOST_STEPS = 1000
 class Rewards:
     """Sums the rewards on a topic of each robot between ticks.
 
-    Attributes
-    ----------
-    topics
-        Indices of the robots by fully qualified topic.
-
     Raises
     ------
     BagError
@@ -55,6 +50,8 @@ class Rewards:
     """
 
     def __init__(self, replay: Replay, topic: str, field: str) -> None:
+        spec = ArraySpec("reward", (1,), np.float64, -np.inf, np.inf)
+        #: Indices of the robots by fully qualified topic.
         self.topics: dict[str, list[int]] = {}
         self._robots = len(replay.pipeline.robots)
         self._decoders: dict[str, ReadingDecoder] = {}
@@ -62,7 +59,6 @@ class Rewards:
             full = replay.topic_name(name, topic)
             if full not in replay.bag.topics:
                 raise BagError(f"--reward-topic: {full} is not in the bag\n{replay.bag.describe()}")
-            spec = ArraySpec("reward", (1,), np.float64, -np.inf, np.inf)
             try:
                 kind = replay.bag.topics[full].type
                 self._decoders[full] = reading_decoder(kind, spec, topic=full, field=field)
@@ -72,10 +68,9 @@ class Rewards:
 
     def take(self, tick: Tick) -> np.ndarray:
         """Return the sums `[robots]` since the previous tick."""
-        sums = np.zeros(self._robots)
+        sums, reward = np.zeros(self._robots), np.zeros(1)
         for arrival in tick.arrivals:
             if arrival.topic in self.topics:
-                reward = np.zeros(1)
                 try:
                     self._decoders[arrival.topic].decode(arrival.raw, reward)
                 except UnusableReading as error:
@@ -97,13 +92,6 @@ class DatasetWriter:
     """Writes the ticks of a replay as episodes of a dataset.
 
     Actions are those of the replayed policy with `replayed_actions`, else the recorded commands. Rewards default to 0.
-
-    Attributes
-    ----------
-    episodes, steps
-        Numbers written so far.
-    without_command
-        Number of ticks that ended an episode because no command was recorded.
     """
 
     def __init__(self, replay: Replay, dataset_id: str, replayed_actions: bool, rewards: Rewards | None) -> None:
@@ -117,7 +105,10 @@ class DatasetWriter:
         self.inverse = ActionInverse(spec.action, replay.deployment.configuration.action)
         self._running: list[list[_Step]] = [[] for _ in replay.pipeline.robots]
         self._dataset: Any = None
-        self.episodes = self.steps = self.without_command = 0
+        #: Numbers written so far.
+        self.episodes = self.steps = 0
+        #: Number of ticks that ended an episode because no command was recorded.
+        self.without_command = 0
 
     def __call__(self, tick: Tick, result: FleetTick) -> None:
         """Add a tick."""
@@ -152,9 +143,8 @@ class DatasetWriter:
         commanded = np.ones(count, bool)
         if not self._replayed_actions:
             recorded = self._replay.recorded_of(robot)
-            matched = match_recorded(
-                np.array([step.time_ns for step in ended], np.int64), recorded, self._replay.match_ns
-            )
+            times_ns = np.array([step.time_ns for step in ended], np.int64)
+            matched = match_recorded(times_ns, recorded, self._replay.match_ns)
             commanded = matched >= 0
             commands = recorded.values[matched] if len(recorded.values) else commands
         first = 0
@@ -171,21 +161,17 @@ class DatasetWriter:
         if not steps:
             return
         observations: Any = {key: np.array([tick.observation[key] for tick in ticks]) for key in ticks[0].observation}
-        ends = np.zeros(steps, bool)
-        truncations = ends.copy()
-        truncations[-1] = True
-        infos = {
-            "time_ns": np.array([tick.time_ns for tick in ticks], np.int64),
-            "robot": np.full(steps + 1, robot, np.int64),
-        }
         buffer = EpisodeBuffer(
             id=self.episodes,
             observations=observations["observation"] if self._single else observations,
             actions=self.inverse(commands),
             rewards=[tick.reward for tick in ticks[1:]],
-            terminations=ends.tolist(),
-            truncations=truncations.tolist(),
-            infos=infos,
+            terminations=[False] * steps,
+            truncations=[False] * (steps - 1) + [True],
+            infos={
+                "time_ns": np.array([tick.time_ns for tick in ticks], np.int64),
+                "robot": np.full(steps + 1, robot, np.int64),
+            },
         )
         if self._dataset is None:
             self._dataset = self._create(buffer)
@@ -277,9 +263,8 @@ def main(argv: Sequence[str], console: Console) -> int:
                 f"--actions recorded: the bag has no commands of {', '.join(silent)}; name their topic with --compare, "
                 f"or take the policy's with --actions policy\n{replay.bag.describe()}"
             )
-        rewards = None
-        if arguments.reward_topic:
-            rewards = Rewards(replay, arguments.reward_topic, arguments.reward_field)
+        topic = arguments.reward_topic
+        rewards = Rewards(replay, topic, arguments.reward_field) if topic else None
         writer = DatasetWriter(replay, dataset_id, replayed_actions, rewards)
         _, complete = run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()

@@ -30,22 +30,12 @@ class BagError(ValueError):
 
 
 class Arrival(NamedTuple):
-    """A recorded message.
+    """A recorded message."""
 
-    Attributes
-    ----------
-    time_ns
-        Time at which it arrives; as read from the bag, the time at which it was recorded.
-    topic, raw
-        Its topic, and its serialised bytes (CDR).
-    stamp_ns
-        Stamp of its reading; None: the time of the tick that takes it.
-    """
-
-    time_ns: int
-    topic: str
-    raw: bytes
-    stamp_ns: int | None = None
+    time_ns: int  #: Time at which it arrives; as read from the bag, the time at which it was recorded.
+    topic: str  #: Fully qualified name.
+    raw: bytes  #: Its serialised bytes (CDR).
+    stamp_ns: int | None = None  #: Stamp of its reading; None for the time of the tick that takes it.
 
 
 class BagTopic(NamedTuple):
@@ -56,19 +46,7 @@ class BagTopic(NamedTuple):
 
 
 class Bag:
-    """Reads a rosbag2 bag: a folder or a single file, MCAP or SQLite, compressed or not, split or not.
-
-    Parameters
-    ----------
-    path
-        Folder, or file that ends in .mcap or .db3.
-
-    Attributes
-    ----------
-    topics
-        Topics by fully qualified name.
-    custom
-        Custom data of metadata.yaml; empty for a single file.
+    """Reads a rosbag2 bag: a folder, or a file that ends in .mcap or .db3; compressed or not, split or not.
 
     Raises
     ------
@@ -86,18 +64,16 @@ class Bag:
         # A damaged file may raise anything.
         except Exception as error:
             raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_REPAIR}") from error
+        #: Topics by fully qualified name.
         self.topics: dict[str, BagTopic] = {}
         for connection in self._reader.connections:
             known = self.topics.get(connection.topic, BagTopic(_full_type(connection.msgtype), 0))
             self.topics[connection.topic] = BagTopic(known.type, known.messages + connection.msgcount)
+        #: Custom data of metadata.yaml; empty for a single file.
         self.custom: dict[str, str] = dict(self._reader.storage.metadata.custom or {})  # type: ignore[attr-defined]
 
-    def __enter__(self) -> Bag:
-        """Return the bag."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the bag."""
+    def close(self) -> None:
+        """Close the files."""
         self._reader.close()
 
     @property
@@ -134,11 +110,11 @@ class Bag:
 
     def describe(self) -> str:
         """List the topics with their types, one per line."""
-        named = sorted(self.topics.items())[:_TOPICS_NAMED]
-        width = max((len(name) for name, _ in named), default=0)
-        lines = [f"  {name:<{width}}  {topic.type}  {topic.messages} messages" for name, topic in named]
-        if len(self.topics) > len(named):
-            lines.append(f"  and {len(self.topics) - len(named)} more")
+        width = max(map(len, sorted(self.topics)[:_TOPICS_NAMED]), default=0)
+        topics = sorted(self.topics.items())
+        lines = [f"  {name:<{width}}  {topic.type}  {topic.messages} messages" for name, topic in topics]
+        if len(lines) > _TOPICS_NAMED:
+            lines[_TOPICS_NAMED:] = [f"  and {len(lines) - _TOPICS_NAMED} more"]
         return "\n".join(["the bag holds:", *(lines or ["  no topic"])])
 
 
@@ -159,22 +135,12 @@ def _full_type(name: str) -> str:
 
 
 class WantedTopic(NamedTuple):
-    """A topic that the configuration reads.
+    """A topic that the configuration reads."""
 
-    Attributes
-    ----------
-    parameter
-        Parameter that names it, such as `observations.image`.
-    robot
-        Robot that it belongs to.
-    topic, type
-        Fully qualified name, and configured message type.
-    """
-
-    parameter: str
-    robot: str
-    topic: str
-    type: str
+    parameter: str  #: Parameter that names it, such as `observations.image`.
+    robot: str  #: Robot that it belongs to.
+    topic: str  #: Fully qualified name.
+    type: str  #: Configured message type.
 
 
 def check_topics(bag: Bag, wanted: Sequence[WantedTopic], robots: Sequence[str]) -> None:
@@ -187,7 +153,6 @@ def check_topics(bag: Bag, wanted: Sequence[WantedTopic], robots: Sequence[str])
     """
     present = {entry.robot for entry in wanted if entry.topic in bag.topics}
     taken = {entry.topic for entry in wanted}
-    missing = [entry for entry in wanted if entry.topic not in bag.topics and (entry.robot in present or not present)]
     absent = [robot for robot in robots if robot not in present]
     problems = []
     if absent:
@@ -198,8 +163,9 @@ def check_topics(bag: Bag, wanted: Sequence[WantedTopic], robots: Sequence[str])
             else "give the robots of the bag, or --remap the topics of a single robot, or begin them with '/'"
         )
         problems.append(f"robots: the bag has no topic of {', '.join(absent)}; {remedy}")
-    for entry in missing:
-        problems.append(f"{entry.parameter}.topic: {entry.topic} is not in the bag{_hint(bag, entry, taken)}")
+    for entry in wanted:
+        if entry.topic not in bag.topics and (entry.robot in present or not present):
+            problems.append(f"{entry.parameter}.topic: {entry.topic} is not in the bag{_hint(bag, entry, taken)}")
     for entry in wanted:
         found = bag.topics.get(entry.topic)
         if found is not None and found.type != entry.type:

@@ -50,9 +50,8 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     try:
         message_type = message_class(type_name)
-        decoder = ReadingDecoder(
-            message_type, topic, VectorReader(message_type, kind.source(message_type, choices), spec)
-        )
+        reader = VectorReader(message_type, kind.source(message_type, choices), spec)
+        decoder = ReadingDecoder(message_type, topic, reader)
     except MessageTypeError as error:
         raise BagError(f"--compare: topic '{topic}' of {type_name}: {error}") from error
 

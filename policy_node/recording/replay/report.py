@@ -101,8 +101,6 @@ def compare(log: ReplayLog, robot: int, recorded: Commands, within_ns: int, name
 
 
 def _errors(errors: np.ndarray, at_s: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    if not len(errors):
-        return {}
     return {
         name: {
             "max": float(column.max()),
@@ -111,6 +109,7 @@ def _errors(errors: np.ndarray, at_s: np.ndarray, names: Sequence[str]) -> dict[
             "rms": float(np.sqrt(np.square(column).mean())),
         }
         for name, column in zip(names, errors.T, strict=True)
+        if column.size
     }
 
 
@@ -122,15 +121,12 @@ def robot_reports(
     `recorded` is by index of the robot, `names` are those of the components; see `match_recorded` for `within_ns`.
     """
     states = log.states
-    reports = {}
+    ticks = len(states)
+    reports: dict[str, dict[str, Any]] = {}
     for robot, name in enumerate(log.robots):
         counts = {state.name: int((states[:, robot] == index).sum()) for index, state in enumerate(STATES)}
-        ticks = len(states)
-        reports[name] = {
-            "ticks": ticks,
-            "states": {state: count / ticks for state, count in counts.items() if count},
-            "reasons": dict(log.reasons[robot].most_common()),
-        }
+        shares = {state: count / ticks for state, count in counts.items() if count}
+        reports[name] = {"ticks": ticks, "states": shares, "reasons": dict(log.reasons[robot].most_common())}
         if robot in recorded:
             reports[name]["compare"] = compare(log, robot, recorded[robot], within_ns, names)
     return reports
@@ -163,11 +159,11 @@ def _compared(compared: Mapping[str, Any]) -> list[str]:
     which = "ready" if compared["ready"] else "all"
     ticks = "where the policy commanded" if which == "ready" else "none of them the policy's"
     lines = [f"  against {compared['ticks']} recorded commands ({compared['only_replayed']} ticks have none), {ticks}:"]
-    for name, errors in compared[which].items():
-        lines.append(
-            f"    {name}: error max {errors['max']:.3g} at {errors['max_at_s']:.2f} s, mean {errors['mean']:.3g}, "
-            f"RMS {errors['rms']:.3g}"
-        )
+    lines += [
+        f"    {name}: error max {errors['max']:.3g} at {errors['max_at_s']:.2f} s, mean {errors['mean']:.3g}, "
+        f"RMS {errors['rms']:.3g}"
+        for name, errors in compared[which].items()
+    ]
     if which == "ready" and compared["largest"] > max(errors["max"] for errors in compared["ready"].values()):
         lines.append(f"    with the commands of other states: error max {compared['largest']:.3g}")
     return lines

@@ -32,9 +32,9 @@ from policy_node.recording.replay.bag import Arrival, Bag, BagError, WantedTopic
 from policy_node.recording.replay.commands import ReadCommand, command_reader, component_names
 from policy_node.recording.replay.recording import recorded_ticks, sample_of, selection_of
 from policy_node.recording.replay.report import Commands
-from policy_node.recording.replay.schedule import Tick, ticks_at_rate, ticks_on_clock
-from policy_node.recording.replay.time import (
+from policy_node.recording.replay.schedule import (
     CLOCK_TOPIC,
+    Tick,
     are_of_one_clock,
     arrivals_of,
     arrivals_on_clock,
@@ -42,40 +42,33 @@ from policy_node.recording.replay.time import (
     describe_offsets,
     has_clock,
     measure_offsets,
+    ticks_at_rate,
+    ticks_on_clock,
     unfitting,
 )
 from policy_node.ros.deployment import Deployment, deploy
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos
-from policy_node.sensing.synchroniser import RobotState, Selection
+from policy_node.sensing.synchroniser import RobotState
 
 # Node whose namespace topics are relative to, unless the bag names the node that recorded it.
 NODE = "/policy_node"
 
 
+# Stands in for a robot that a recording does not have.
+_ABSENT = RobotTick("WAITING", "the recording does not have this robot", sent=True)
+
+
 @dataclass(frozen=True)
 class Options:
-    """Options of a replay.
+    """Options of a replay."""
 
-    Attributes
-    ----------
-    bag, params
-        Bag, and parameter file of the node; None: the parameters in the recording.
-    overrides
-        Parameters by dotted name that override those of the file.
-    remaps
-        Topic of the bag by fully qualified topic of the configuration.
-    time
-        Clock of the ticks, one of `time.TIMES`.
-    compare
-        Topic of the recorded commands, relative to each robot or absolute; None: `action.topic` if the bag has it.
-    """
-
-    bag: Path
-    params: Path | None
-    overrides: Mapping[str, Any]
-    remaps: Mapping[str, str]
-    time: str = "auto"
+    bag: Path  #: Folder or file.
+    params: Path | None  #: Parameter file of the node; None for the parameters in the recording.
+    overrides: Mapping[str, Any]  #: Parameters by dotted name that override those of the file.
+    remaps: Mapping[str, str]  #: Topic of the bag by fully qualified topic of the configuration.
+    time: str = "auto"  #: Clock of the ticks, one of `TIMES`.
+    #: Topic of the recorded commands, relative to each robot or absolute; by default `action.topic`, if the bag has it.
     compare: str | None = None
 
 
@@ -116,31 +109,8 @@ def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = N
 class Replay:
     """Replays a bag through a pipeline.
 
-    Parameters
-    ----------
-    bag
-        Bag, open during the whole replay.
-    configuration, simulated
-        Result of `read_configuration`.
-    options
-        Options of the replay.
-    recording
-        Topic of the ticks of a recording that is replayed exactly; None: any other bag.
-
-    Attributes
-    ----------
-    deployment, pipeline
-        Policy with its decoders, and its pipeline.
-    time
-        Clock of the ticks: one of `time.TIMES`, or ``ticks`` for the ticks of a recording.
-    notes
-        Notes for the user.
-    names
-        Names of the components of a command.
-    command_topics
-        Command topic of each robot.
-    unread
-        Number of recorded commands that could not be read.
+    The bag is open during the whole replay; `configuration` and `simulated` are the result of `read_configuration`.
+    `recording` is the topic of the ticks of a recording, which is replayed exactly; None: any other bag.
 
     Raises
     ------
@@ -149,20 +119,15 @@ class Replay:
     """
 
     def __init__(
-        self,
-        bag: Bag,
-        configuration: Configuration,
-        simulated: bool,
-        options: Options,
-        recording: str | None = None,
+        self, bag: Bag, configuration: Configuration, simulated: bool, options: Options, recording: str | None = None
     ) -> None:
         self.bag = bag
         self._remaps = options.remaps
         self._node = bag.custom.get(NODE_KEY, NODE)
         self._recording = recording
         self._last_recorded: RecordedTick | None = None
-        self.notes: list[str] = []
-        self.unread = 0
+        self.notes: list[str] = []  #: Notes for the user.
+        self.unread = 0  #: Number of recorded commands that could not be read.
         self._configuration = configuration
         robots = configuration.robots
         # By topic its robots and sensors, and the first sensor that it belongs to.
@@ -176,13 +141,18 @@ class Replay:
         for receivers in self._receivers.values():
             for robot, sensor in receivers:
                 self.pipeline.set_present(robot, sensor, True)
+        #: Names of the components of a command.
         self.names = component_names(configuration.action, self.pipeline.components)
+        #: Command topic of each robot.
         self.command_topics = [self.topic_name(robot, configuration.action.topic) for robot in robots]
         self._readers = self._command_readers(options.compare)
+        #: Indices of the robots whose recorded commands are in the bag.
+        self.compared = sorted(robot for robots, _ in self._readers.values() for robot in robots)
         self._commands: list[list[tuple[int, np.ndarray]]] = [[] for _ in robots]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
         decoders = self.deployment.decoders
         self._stamps = {topic: decoders[source.name].stamp_ns for topic, source in self._sources.items()}
+        #: Clock of the ticks, one of `TIMES`, or ``ticks`` for the ticks of a recording.
         self.time = "ticks"
         if recording is None:
             self._offsets = measure_offsets(bag, self._stamps)
@@ -268,8 +238,7 @@ class Replay:
         if self.time == "clock":
             messages = self.bag.messages({*topics, CLOCK_TOPIC})
             return ticks_on_clock(arrivals_on_clock(messages, self._stamps), period_ns)
-        arrivals = arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets)
-        return ticks_at_rate(arrivals, period_ns)
+        return ticks_at_rate(arrivals_of(self.bag.messages(topics), self._stamps, self.time, self._offsets), period_ns)
 
     def step(self, tick: Tick) -> FleetTick | None:
         """Run one tick of the pipeline; None for commands of a recording that were sent between two ticks."""
@@ -299,13 +268,10 @@ class Replay:
         self._note_gaps(recorded)
         # The recording has the safe position only for the ticks that read it.
         self.pipeline.forget_samples()
-        robots = [recorded.robots.get(name) for name in self._configuration.robots]
-        self._apply_events(recorded, robots)
+        robots = [recorded.robots.get(name, _ABSENT) for name in self._configuration.robots]
+        self._apply_events(recorded.stopped, robots)
         selections = []
         for index, robot in enumerate(robots):
-            if robot is None:
-                selections.append(Selection(RobotState.WAITING, (), None, "the recording does not have this robot"))
-                continue
             observed = self._sensors[index]
             if self._configuration.safe_position is not None:
                 *observed, (position, topic) = observed
@@ -316,46 +282,42 @@ class Replay:
                         self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
         instead = {
-            index: (RobotState[robot.state], robot.reason)
-            for index, robot in enumerate(robots)
-            if robot is not None and not robot.sent
+            index: (RobotState[robot.state], robot.reason) for index, robot in enumerate(robots) if not robot.sent
         }
         return self.pipeline.step(tick.time_ns, selections=selections, instead=instead)
 
-    def _apply_events(self, recorded: RecordedTick, robots: Sequence[RobotTick | None]) -> None:
+    def _apply_events(self, stopped: bool, robots: Sequence[RobotTick]) -> None:
         """Repeat what happened to the pipeline of the node before a tick."""
-        before = [robot.before if robot is not None else "" for robot in robots]
+        before = [robot.before for robot in robots]
         self.pipeline.note_overruled([index for index, event in enumerate(before) if event == "overruled"])
         if before == ["reset"] * len(before):
             self.pipeline.reset()
         else:
             self.pipeline.reset([index for index, event in enumerate(before) if event == "reset"])
-        if recorded.stopped:
+        if stopped:
             self.pipeline.stop()
         else:
             self.pipeline.resume()
-        self.pipeline.yield_robots(
-            {index: robot.left_to for index, robot in enumerate(robots) if robot is not None and robot.left_to}
-        )
+        self.pipeline.yield_robots({index: robot.left_to for index, robot in enumerate(robots) if robot.left_to})
 
     def _note_gaps(self, recorded: RecordedTick) -> None:
         """Note once each reason why a replay is not exact."""
         last, self._last_recorded = self._last_recorded, recorded
-        notes = []
         if last is None:
-            if recorded.policy_sha256 != self.deployment.policy.spec.sha256:
-                notes.append("the policy is another one than drove when this was recorded")
+            gaps = {
+                "the policy is another one than drove when this was recorded": recorded.policy_sha256
+                != self.deployment.policy.spec.sha256
+            }
         else:
-            if recorded.dropped > last.dropped:
-                notes.append(
-                    "ticks were not recorded, as the disk was too slow; after them commands may differ until the "
-                    "robots' episodes start again"
-                )
-            if recorded.policy_sha256 != last.policy_sha256:
-                notes.append("the policy was replaced while it was recorded; all ticks are replayed with one")
-            if recorded.number < last.number:
-                notes.append("the node was activated again, or time was set back, while it was recorded")
-        self.notes += [note for note in notes if note not in self.notes]
+            gaps = {
+                "ticks were not recorded, as the disk was too slow; after them commands may differ until the robots' "
+                "episodes start again": recorded.dropped > last.dropped,
+                "the policy was replaced while it was recorded; all ticks are replayed with one": recorded.policy_sha256
+                != last.policy_sha256,
+                "the node was activated again, or time was set back, while it was recorded": recorded.number
+                < last.number,
+            }
+        self.notes += [note for note, found in gaps.items() if found and note not in self.notes]
 
     def _note_command(self, arrival: Arrival) -> None:
         robots, read = self._readers[arrival.topic]
@@ -371,11 +333,6 @@ class Replay:
     def recorded(self) -> dict[int, Commands]:
         """Recorded commands so far, by index of the robots in `compared`."""
         return {robot: self.recorded_of(robot) for robot in self.compared}
-
-    @property
-    def compared(self) -> list[int]:
-        """Indices of the robots whose recorded commands are in the bag."""
-        return sorted({robot for robots, _ in self._readers.values() for robot in robots})
 
     def recorded_of(self, robot: int) -> Commands:
         """Return the recorded commands of one robot so far, in the order of time."""

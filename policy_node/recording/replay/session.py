@@ -7,12 +7,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from policy_node.config.parameter_file import parse_override
 from policy_node.control.tick import FleetTick
@@ -20,8 +20,7 @@ from policy_node.control.timing import SteadyClock
 from policy_node.recording.replay.bag import Bag, BagError
 from policy_node.recording.replay.recording import find_recording
 from policy_node.recording.replay.run import Options, Replay, full_name, read_configuration
-from policy_node.recording.replay.schedule import Tick
-from policy_node.recording.replay.time import TIMES
+from policy_node.recording.replay.schedule import TIMES, Tick
 
 # Called with each tick and the pipeline's result.
 Observer = Callable[[Tick, FleetTick], None]
@@ -90,14 +89,8 @@ def _remap(text: str) -> tuple[str, str]:
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """Return the options of a replay from parsed arguments."""
-    return Options(
-        bag=arguments.bag,
-        params=arguments.params,
-        overrides=dict(arguments.overrides),
-        remaps=dict(arguments.remaps),
-        time=arguments.time,
-        compare=arguments.compare,
-    )
+    overrides, remaps = dict(arguments.overrides), dict(arguments.remaps)
+    return Options(arguments.bag, arguments.params, overrides, remaps, arguments.time, arguments.compare)
 
 
 @contextmanager
@@ -109,7 +102,7 @@ def open_replay(options: Options, console: Console) -> Iterator[Replay]:
     BagError, ConfigurationError
         When bag or configuration cannot be read, or do not match.
     """
-    with Bag(options.bag) as bag:
+    with closing(Bag(options.bag)) as bag:
         recording = find_recording(bag) if options.time == "auto" else None
         configuration, simulated = read_configuration(options, bag.custom)
         with console.status(f"loading {configuration.policy.path}"):
@@ -137,17 +130,10 @@ def run(
     clock = SteadyClock()
     started_s = time.perf_counter()
     first_ns = began_ns = 0
-    columns = (
-        TextColumn("replaying"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     complete = True
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=replay.expected_ticks)
+        task = progress.add_task("replaying", total=replay.expected_ticks)
         try:
             for position, tick in enumerate(replay.ticks(others)):
                 if rate:
