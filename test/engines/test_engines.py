@@ -103,13 +103,21 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], li
     return replace
 
 
+@pytest.fixture(
+    params=[(case, engine) for case in (*KINDS[:3], *KINDS[-2:]) for engine in ENGINES], ids=str, scope="module"
+)
+def of_engine(request: pytest.FixtureRequest) -> Policy:
+    """Return the policy of a case run by an engine."""
+    case, engine = request.param
+    policy, chosen = choose_engine(load(case), ROBOTS, EngineSettings(engine), images_of(load(case)))
+    assert chosen.name == engine
+    return policy
+
+
 class TestConformance(PolicyConformance):
-    @pytest.fixture(params=[(case, engine) for case in (*KINDS[:3], *KINDS[-2:]) for engine in ENGINES], ids=str)
-    def policy(self, request: pytest.FixtureRequest) -> Policy:
-        case, engine = request.param
-        policy, chosen = choose_engine(load(case), ROBOTS, EngineSettings(engine), images_of(load(case)))
-        assert chosen.name == engine
-        return policy
+    @pytest.fixture
+    def policy(self, of_engine: Policy) -> Policy:
+        return of_engine
 
 
 class TestChunksConform(PolicyConformance):

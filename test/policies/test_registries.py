@@ -85,22 +85,34 @@ def linear(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture(params=FORMATS.names, scope="module")
+def of_format(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """Return the model written in one of the formats, and loaded."""
+    kind = FORMATS[request.param]
+    file = tmp_path_factory.mktemp("formats") / f"policy{kind.suffixes[0]}"
+    if kind.write is not None:
+        export_policy(model, kind.name, file)
+    else:
+        WRITE[kind.name](model, file)
+    return load_policy(file, trusted=kind.runs_code)
+
+
 class TestEveryFormatConforms(PolicyConformance):
-    @pytest.fixture(params=FORMATS.names)
-    def policy(self, request: pytest.FixtureRequest, model: Path, tmp_path: Path) -> Policy:
-        kind = FORMATS[request.param]
-        file = tmp_path / f"policy{kind.suffixes[0]}"
-        if kind.write is not None:
-            export_policy(model, kind.name, file)
-        else:
-            WRITE[kind.name](model, file)
-        return load_policy(file, trusted=kind.runs_code)
+    @pytest.fixture
+    def policy(self, of_format: Policy) -> Policy:
+        return of_format
+
+
+@pytest.fixture(params=TRIED, scope="module")
+def of_engine(request: pytest.FixtureRequest, model: Path) -> Policy:
+    """Return the model run by one of the engines."""
+    return choose_engine(load_trusted(model), 5, EngineSettings(request.param))[0]
 
 
 class TestEveryEngineConforms(PolicyConformance):
-    @pytest.fixture(params=TRIED)
-    def policy(self, request: pytest.FixtureRequest, model: Path) -> Policy:
-        return choose_engine(load_trusted(model), 5, EngineSettings(request.param))[0]
+    @pytest.fixture
+    def policy(self, of_engine: Policy) -> Policy:
+        return of_engine
 
 
 class TestAFormatOfAnotherPackageConforms(PolicyConformance):
