@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,10 +183,9 @@ def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
         additional_constraints="; ".join(filter(None, (parameter.range_text, when))),
         dynamic_typing=True,
     )
-    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "float":
-        descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)]
-    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "int":
-        descriptor.integer_range = [
-            IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1)
-        ]
+    low, high = parameter.limits or (0, math.inf)
+    if math.isfinite(high) and parameter.type == "float":
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    if math.isfinite(high) and parameter.type == "int":
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
     return descriptor
