@@ -50,7 +50,7 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"parameter file '{path}' cannot be read: {error}; give the path of one"]) from error
+        raise ConfigurationError(f"parameter file '{path}' cannot be read: {error}; give the path of one") from error
     return parse_parameters(text, f"parameter file '{path}'", node)
 
 
@@ -59,7 +59,7 @@ def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict
     try:
         content = yaml.load(text, _RosLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError([f"{source} is no YAML that ROS can read: {error}"]) from error
+        raise ConfigurationError(f"{source} is no YAML that ROS can read: {error}") from error
     sections = list(_sections(content, "")) if isinstance(content, Mapping) else []
     matching = [parameters for pattern, parameters in sections if _matches(pattern, node)]
     if not matching and len(sections) == 1:
@@ -67,10 +67,8 @@ def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict
     if not matching:
         found = ", ".join(pattern for pattern, _ in sections) or "none"
         raise ConfigurationError(
-            [
-                f"{source}: no section is for the node {node}; found {found}; let it begin with the lines `/**:` (any "
-                f"node) or the node's name, and `  {_PARAMETERS}:`"
-            ]
+            f"{source}: no section is for the node {node}; found {found}; let it begin with the lines `/**:` (any "
+            f"node) or the node's name, and `  {_PARAMETERS}:`"
         )
     return {name: value for parameters in matching for name, value in flatten(parameters).items()}
 

@@ -37,8 +37,8 @@ SAFE_POSITION = "action.safe_position"
 class ConfigurationError(ValueError):
     """The configuration cannot be used; the text names each parameter, what was found, what is allowed and a remedy."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
 
 

@@ -150,7 +150,7 @@ def configured_encoder(configuration: Configuration, components: int) -> Command
             time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
         )
     except MessageTypeError as error:
-        raise ConfigurationError([f"action: {error}"]) from error
+        raise ConfigurationError(f"action: {error}") from error
 
 
 def _fit(
@@ -173,7 +173,7 @@ def _fit(
                 raise
             if rows == 1:
                 raise ConfigurationError(
-                    [f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"]
+                    f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"
                 ) from error
         too_many, rows = rows, chunk_size(robots, rows // 2)
         if policy.device.type == "cuda":
@@ -195,7 +195,7 @@ def _warmed_up(
     try:
         run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
     except EngineError as error:
-        raise ConfigurationError([f"policy.engine: {error}"]) from error
+        raise ConfigurationError(f"policy.engine: {error}") from error
     try:
         pipeline = Pipeline(configuration, in_chunks(run_by, robots, rows), layouts, decode)
         pipeline.warm_up()
@@ -220,7 +220,7 @@ def load_configured(configuration: Configuration) -> Policy:
     try:
         select_device(configuration.policy.device)
     except PolicyError as error:
-        raise ConfigurationError([f"policy.device: {error}"]) from error
+        raise ConfigurationError(f"policy.device: {error}") from error
     try:
         return load_policy(
             configuration.policy.path,
@@ -232,7 +232,7 @@ def load_configured(configuration: Configuration) -> Policy:
             interface=policy_interface(configuration),
         )
     except PolicyError as error:
-        raise ConfigurationError([f"policy.path: {error}"]) from error
+        raise ConfigurationError(f"policy.path: {error}") from error
 
 
 def reading_sizes(configuration: Configuration) -> dict[str, int | None]:

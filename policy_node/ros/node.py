@@ -386,7 +386,7 @@ class PolicyNode(LifecycleNode):
         deployment = loading.result()
         if self._deployment is None or self._deployment.pipeline is not loading.replaced:
             problem = "policy.path: the node was cleaned up while the policy was loading; set it again"
-            raise ConfigurationError([problem])
+            raise ConfigurationError(problem)
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:

@@ -103,7 +103,7 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
     if not isinstance(simulated, bool):
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
-        raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
+        raise ConfigurationError(f"use_sim_time: {found}; start the node again with true or false")
     return with_resolved_paths(values, (*POLICY_PATHS, "record.path"))
 
 
@@ -123,7 +123,7 @@ def uses_sim_time(values: Mapping[str, Any]) -> bool:
     """
     simulated = values.get("use_sim_time", False)
     if not isinstance(simulated, bool):
-        raise ConfigurationError([f"use_sim_time: found {simulated!r}, but it must be a boolean; give true or false"])
+        raise ConfigurationError(f"use_sim_time: found {simulated!r}, but it must be a boolean; give true or false")
     return simulated
 
 
@@ -142,17 +142,15 @@ def resolve_path(path: str, parameter: str) -> str:
         try:
             return str(share_path(rest))
         except FileNotFoundError as error:
-            raise ConfigurationError([f"{parameter}: found {path!r}, but {error}"]) from error
+            raise ConfigurationError(f"{parameter}: found {path!r}, but {error}") from error
     from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
     try:
         return str(Path(get_package_share_directory(package)) / rest)
     except (PackageNotFoundError, ValueError, OSError) as error:  # OSError: no ROS installation is sourced
         raise ConfigurationError(
-            [
-                f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "
-                f"or give a path"
-            ]
+            f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "
+            f"or give a path"
         ) from error
 
 

@@ -22,8 +22,6 @@ SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecn
 SWITCH_INTERVAL_S = 0.000_05
 
 
-
-
 class Loading:
     """Deploys a configuration in a thread of its own, while another policy drives.
 

@@ -10,8 +10,7 @@ import torch
 
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.control.command_mapping import CommandMapper
-from policy_node.control.limits import CommandLimiter
+from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 
 CPU = torch.device("cpu")
 TWIST = "geometry_msgs/msg/Twist"

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from test_command_mapping import ARRAY, CPU, action_configuration
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.limits import CommandLimiter
+from policy_node.control.command_mapping import CommandLimiter
 
 PERIOD_S = 0.05
 ROUNDING = 1e-9
