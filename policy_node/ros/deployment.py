@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from rclpy.executors import Executor
+from rclpy.task import Future
 
 from policy_node.config.schema import (
     Configuration,
@@ -19,6 +23,7 @@ from policy_node.config.schema import (
 from policy_node.config.specs import ArraySpec
 from policy_node.control.pairing import match_observations, policy_interface, side_by_side
 from policy_node.control.pipeline import Pipeline
+from policy_node.control.realtime import switch_interval
 from policy_node.engines import (
     EngineChoice,
     EngineError,
@@ -41,6 +46,10 @@ from policy_node.messages.registry import (
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.sensing.batch import ObservationLayout
 
+# Longest time that the loading thread may keep the interpreter from the tick thread, which asks for it many times in a
+# tick: with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
+SWITCH_INTERVAL_S = 0.000_05
+
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
@@ -59,7 +68,7 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     Parameters
     ----------
     configuration
-        What to deploy.
+        The configuration to deploy.
     beside
         Name of the engine of another policy that drives meanwhile, see `choose_engine`; None: nothing drives.
 
@@ -68,7 +77,7 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     ConfigurationError
         When the policy cannot be loaded, or does not fit.
     Exception
-        Whatever the policy raises on its own example observations.
+        Raised by the policy on example observations.
     """
     torch.set_num_threads(configuration.policy.threads)
     policy = load_configured(configuration)
@@ -76,6 +85,58 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     decode = {key: decoder.decode for key, decoder in decoders.items()}
     pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
     return Deployment(configuration, policy, decoders, pipeline, engine)
+
+
+class Loading:
+    """Deploys a configuration in another thread, while another policy drives.
+
+    Parameters
+    ----------
+    configuration
+        The configuration to deploy.
+    replaced
+        The pipeline whose policy is to be replaced.
+    executor
+        Woken at the end, so that it resumes the coroutine that awaits `ended`.
+    """
+
+    def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
+        self.replaced = replaced
+        #: Awaitable, done when the thread has ended.
+        self.ended: Future[None] = Future(executor=executor)
+        #: Seconds that loading took.
+        self.duration_s = 0.0
+        self._configuration = configuration
+        self._beside = replaced.policy.engine_name
+        self._executor = executor
+        self._outcome: Deployment | Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        started = time.perf_counter()
+        try:
+            with switch_interval(SWITCH_INTERVAL_S):
+                self._outcome = deploy(self._configuration, self._beside)
+        except Exception as error:  # `result` raises it
+            self._outcome = error
+        except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
+            self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
+        finally:
+            self.duration_s = time.perf_counter() - started
+            self.ended.set_result(None)
+            self._executor.wake()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the thread has ended, at most for a timeout."""
+        self._thread.join(timeout_s)
+
+    def result(self) -> Deployment:
+        """Return the deployment, or raise the error that prevented it; only after `ended`."""
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
 
 
 def pair(
@@ -88,7 +149,7 @@ def pair(
     dict
         Layout by configured key, see `match_observations`.
     dict
-        By the name of each source, and of the safe position: what reads its messages.
+        By the name of each source, and of the safe position: the decoder of its messages.
 
     Raises
     ------
@@ -131,7 +192,7 @@ def pair(
 
 
 def configured_encoder(configuration: Configuration, components: int) -> CommandEncoder:
-    """Return what turns commands of so many components into the configured messages.
+    """Return the encoder of commands with this number of components into the configured messages.
 
     Raises
     ------
@@ -160,7 +221,7 @@ def _fit(
     decode: Mapping[str, Decode],
     beside: str | None,
 ) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine and run the pipeline, with as many robots in one inference as fit into the memory."""
+    """Choose the engine and warm up the pipeline, with as many robots in one inference as fit into the memory."""
     robots = len(configuration.robots)
     rows = chunk_size(robots, configuration.policy.max_batch or robots)
     too_many = 0
@@ -188,10 +249,10 @@ def _warmed_up(
     beside: str | None,
     rows: int,
 ) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine for so many robots in one inference and run the pipeline with it."""
-    said, robots = configuration.policy, len(configuration.robots)
+    """Choose the engine for `rows` robots in one inference and warm up the pipeline with it."""
+    chosen, robots = configuration.policy, len(configuration.robots)
     channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
-    settings = EngineSettings(said.engine, said.precision, said.compile, said.threads)
+    settings = EngineSettings(chosen.engine, chosen.precision, chosen.compile, chosen.threads)
     try:
         run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
     except EngineError as error:
@@ -200,9 +261,9 @@ def _warmed_up(
         pipeline = Pipeline(configuration, in_chunks(run_by, robots, rows), layouts, decode)
         pipeline.warm_up()
     except Exception as error:
-        if said.engine != "auto" or run_by is policy or is_out_of_memory(error):
+        if chosen.engine != "auto" or run_by is policy or is_out_of_memory(error):
             raise
-        # The engine acts by itself, but not with all that is around it.
+        # The engine runs alone, but not within the pipeline.
         engine = without_engine(engine, policy, error)
         pipeline = Pipeline(configuration, in_chunks(policy, robots, rows), layouts, decode)
         pipeline.warm_up()
@@ -236,7 +297,7 @@ def load_configured(configuration: Configuration) -> Policy:
 
 
 def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
-    """Return by the name of each term how many numbers its messages give, None where only each message says it.
+    """Return by the name of each term the length of its readings, None where it depends on the message.
 
     Raises
     ------

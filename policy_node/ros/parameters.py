@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration as ROS parameters: declared with descriptors, read as they stand, files found through packages."""
+"""Declare the configuration as ROS parameters, read them, and resolve `package://` paths."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from policy_node.config.schema import (
     observations_of,
     parameters_for,
 )
-from policy_node.ros.swap import SWAP_PARAMETERS
 
+# Parameters that may be set while the node is configured.
+SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
 PACKAGE_SCHEME = "package://"
 POLICY_PATHS = ("policy.path", "policy.vecnormalize")
-# When a change of a parameter takes effect, where that is not configure alone.
+# When a change takes effect, of parameters that are not read at configure alone.
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
     "autostart": "read at the start of the process",
@@ -40,7 +41,7 @@ _LIST_TYPES = {
 
 
 def declare_parameters(node: Node) -> None:
-    """Give every parameter that the configuration knows its descriptor, and declare those that have a default.
+    """Declare all parameters of the configuration, with their descriptors.
 
     The node must have been made with `automatically_declare_parameters_from_overrides`: a value of a wrong type or name
     is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
@@ -73,10 +74,10 @@ def declare_parameters(node: Node) -> None:
             continue
         parts = name.split(".")
         observed = parts[0] == "observations"
-        # What the name would be of an observation without terms, or of a term.
+        # The parameter, if the name were that of an observation without terms, or of a term.
         once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
         if name in once and value == _default(once[name]):
-            # Declared here for an observation or term that has been taken out since.
+            # Declared here for an observation or term that was removed later.
             node.undeclare_parameter(name)
         else:
             # A parameter of static type could not be removed by an operator.
@@ -89,14 +90,14 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
     Parameters
     ----------
     node
-        Whose parameters.
+        Node with the parameters.
     changes
         Parameters that are about to be set.
 
     Raises
     ------
     ConfigurationError
-        When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
+        When a `package://` path names an unknown package, or `use_sim_time` is not a boolean.
     """
     values = _values(node, changes)
     simulated = values.get("use_sim_time")
@@ -108,13 +109,13 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:
-    """Return parameters by dotted name with `resolve_path` done to those that are named."""
+    """Return parameters by dotted name, those in `names` with their paths resolved, see `resolve_path`."""
     paths = {name: values[name] for name in names if isinstance(values.get(name), str) and values[name]}
     return {**values, **{name: resolve_path(path, name) for name, path in paths.items()}}
 
 
 def uses_sim_time(values: Mapping[str, Any]) -> bool:
-    """Whether parameters by dotted name, as from a file, have `use_sim_time`.
+    """Whether parameters by dotted name, as from a file, set `use_sim_time`.
 
     Raises
     ------

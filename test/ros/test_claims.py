@@ -131,11 +131,11 @@ def test_a_foreign_publisher_is_named_once(pair: Pair, peer: Peer) -> None:
     first = pair.start_first()
     second = pair.start_second()
     peer.node.create_publisher(Twist, "/alone/cmd_vel", 1)
-    first.wait_for("/scripted_robots publishes on /alone/cmd_vel, too: alone does what either says; stop one")
+    first.wait_for("/scripted_robots publishes on /alone/cmd_vel, too: alone obeys both; stop one")
     pair.fleet.live(lambda: pair.driven_by("other") == "second", "commands of the second node")
     # Nodes of this kind are none, although both publish on the topic of the shared robot.
     peer.spin_for(6.0)
-    assert (first.text + second.text).count("does what either says") == 1
+    assert (first.text + second.text).count("obeys both") == 1
 
 
 class Claimant:

@@ -45,7 +45,7 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
     reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
     peer.spin_until(reset.get_subscription_count, "the node's subscription")
     reset.publish(String(data="robot_0"))
-    process.wait_for("~/reset: found 'robot_0', but the node is not active; activation begins anew")
+    process.wait_for("~/reset: found 'robot_0', but the node is not active; activation starts fresh")
     assert "stopped; no robot is driven now" in operator.ask("stop")
     for _ in range(2):
         assert operator.change("configure") and operator.change("activate")
@@ -121,13 +121,13 @@ def test_robots_are_reset_by_name(moody: Path, peer: Peer, start_node: StartNode
     reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
     fleet.live(fleet.is_driven, "commands of the policy")
     peer.spin_until(reset.get_subscription_count, "the node's subscription")
-    assert operator.ask("reset") == "reset; histories and memories of 2 robots begin anew"
+    assert operator.ask("reset") == "reset; histories and memories of 2 robots restart"
     fleet.live(fleet.is_driven, "commands of the policy")
     for _ in range(3):
         reset.publish(String(data="nobody"))
     process.wait_for("~/reset: found 'nobody', which is no robot of this node; driven are robot_0, robot_1")
     reset.publish(String(data="robot_1"))
-    process.wait_for("~/reset: history and memory of robot_1 begin anew")
+    process.wait_for("~/reset: history and memory of robot_1 restart")
     assert process.text.count("found 'nobody'") == 1
     # Without new readings only the robot that was reset waits for some.
     fleet.live(fleet.is_driven, "commands of the policy")
