@@ -101,7 +101,7 @@ class ControlLoop:
         self.failure: Exception | None = None
         #: Number of changes of each robot's state; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
-        # Requests to the pipeline, served by the tick thread at its next tick: the newest of each kind, as ticks may pause.
+        # Requests to the pipeline, served by the tick thread at its next tick; the newest of each kind.
         self._requests: dict[Hashable, Callable[[], None]] = {}
         # Held while commands are sent and requests are made: no command that was decided earlier may follow a safe one.
         self._sending = threading.Lock()
