@@ -92,7 +92,7 @@ class PolicyConfiguration:
     )
     max_batch: int = parameter(
         0,
-        "Most robots in one inference, more are inferred in several; 0: as many as fit into the memory.",
+        "Most robots in one inference, more take several inferences; 0: limited by the memory.",
         limits=(0, 1_000_000),
     )
     format: str = parameter(
@@ -116,9 +116,7 @@ class PolicyConfiguration:
     )
     action: str = parameter("", "For such a file: output with the action; empty: the first that is not a memory.")
     discrete: int = parameter(
-        0,
-        "For such a file: number of choices when the action is one of as many logits; 0: continuous.",
-        limits=(0, 100_000),
+        0, "For such a file: number of logits of an action that is one choice; 0: continuous.", limits=(0, 100_000)
     )
     low: tuple[float, ...] = parameter(
         (), "For such a file: lowest action, clipped as in training; one number or one per component, empty: none."
@@ -233,15 +231,11 @@ class ObservationConfiguration(SourceConfiguration):
         choices=("vecframestack", "isaac_lab"),
     )
     history: int = parameter(
-        0,
-        "Time steps on a separate axis, `[history, ...]`, oldest first, zeros before a reset; 0: no such axis.",
-        limits=(0, 10_000),
+        0, "Time steps on a separate first axis, oldest first, zeros before a reset; 0: no axis.", limits=(0, 10_000)
     )
     input: str = parameter("", "Input of the network that takes the observation; empty: the one of the same name.")
     shape: tuple[int, ...] = parameter(
-        (),
-        "Shape of the network's input for one robot, with its stack or history, where the file does not say it.",
-        limits=(1, 1_000_000),
+        (), "Input shape of one robot with its stack or history, where the file does not say it.", limits=(1, 1_000_000)
     )
     terms: tuple[TermConfiguration, ...] = parameter(
         (), "Names of the terms that the observation is made of, one after the other; it then has no topic."
@@ -314,9 +308,7 @@ class ActionConfiguration:
         limits=(1e-9, 1e9),
     )
     ramp_s: float = parameter(
-        0.0,
-        "Time in which the command ramps from the safe one to the policy's after activation or recovery.",
-        limits=(0.0, 60.0),
+        0.0, "Duration of the ramp from the safe command after activation or recovery.", limits=(0.0, 60.0)
     )
     deadline_s: float = parameter(
         0.0,
@@ -351,9 +343,7 @@ class RealtimeConfiguration:
         True, "Whether the garbage collector skips what configure made, as a full collection takes several ticks."
     )
     switch_interval_s: float = parameter(
-        0.0005,
-        "Time after which another Python thread must hand the interpreter to the tick thread.",
-        limits=(0.000_01, 1.0),
+        0.0005, "Time after which another Python thread must yield to the tick thread.", limits=(0.000_01, 1.0)
     )
 
 
