@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -54,15 +55,7 @@ class CommandMapper:
                     f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has "
                     f"{self.components} components, {action}"
                 )
-        wrong = {name: len(numbers) for name, numbers in affine.items() if len(numbers) not in (0, 1, self.components)}
-        if wrong:
-            raise ConfigurationError(
-                [
-                    f"action.{name}: found {count} numbers, but a command has {self.components} components; give 1 or "
-                    f"{self.components}"
-                    for name, count in wrong.items()
-                ]
-            )
+        _check_counts(affine, self.components)
         self._scale, self._offset = (
             torch.tensor(affine[name], dtype=torch.float64, device=device) if affine[name] else None
             for name in ("scale", "offset")
@@ -105,6 +98,17 @@ class CommandMapper:
         return commands
 
 
+def _check_counts(numbers: Mapping[str, Sequence[float]], components: int) -> None:
+    """Check that parameters have no number, one or one per component."""
+    problems = [
+        f"action.{name}: found {len(given)} numbers, but a command has {components} components; give 1 or {components}"
+        for name, given in numbers.items()
+        if len(given) not in (0, 1, components)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
 class CommandLimiter:
     """Keeps commands within bounds and limits their change, on the device and in float64.
 
@@ -123,15 +127,14 @@ class CommandLimiter:
     def __init__(
         self, configuration: ActionConfiguration, components: int, period_s: float, device: torch.device
     ) -> None:
-        max_rate = configuration.max_rate
-        if len(max_rate) not in (0, 1, components):
-            raise ConfigurationError(
-                f"action.max_rate: found {len(max_rate)} numbers, but a command has {components} components; give "
-                f"1 or {components}"
-            )
+        _check_counts({"max_rate": configuration.max_rate}, components)
         self._low, self._high, self._max_change = (
             torch.tensor(numbers, dtype=torch.float64, device=device) if numbers else None
-            for numbers in (configuration.low, configuration.high, tuple(rate * period_s for rate in max_rate))
+            for numbers in (
+                configuration.low,
+                configuration.high,
+                tuple(rate * period_s for rate in configuration.max_rate),
+            )
         )
         self._ramps = configuration.ramp_s > 0.0
         limits = (self._low, self._high, self._max_change)

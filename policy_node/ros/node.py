@@ -76,11 +76,11 @@ class PolicyNode(LifecycleNode):
         self._claims: Claims | None = None
         self._reporter: Reporter | None = None
         self._plan: RecordingPlan | None = None
-        self._recording: Recording | None = None
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
-        # Settings of the process while the node is active.
-        self._held = ExitStack()
+        # Frees what configure and activate made, in the reverse order.
+        self._configured = ExitStack()
+        self._activated = ExitStack()
         self._operation = Operation(self)
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
@@ -150,6 +150,7 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
         )
+        self._configured.callback(self._claims.destroy)
         deployment = deploy(configuration)
         encoder = configured_encoder(configuration, deployment.pipeline.components)
         if deployment.policy.spec.mask:
@@ -160,7 +161,9 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(f"{deployment.engine}")
         self._deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoder)
+        self._configured.callback(self._commands.destroy)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
+        self._configured.callback(self._sensors.destroy)
         if configuration.realtime.freeze_gc:
             # Now, as it takes seconds on a loaded machine: activation freezes the remaining objects.
             gc.collect()
@@ -182,10 +185,13 @@ class PolicyNode(LifecycleNode):
         assert self._deployment and self._sensors and self._commands and self._claims
         configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
+        recording = None
         if self._plan is not None:
-            self._recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
-            self._commands.on_sent = self._recording.note_commands
-            self._recording.start()
+            recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
+            self._activated.callback(recording.end)
+            self._activated.callback(setattr, self._commands, "on_sent", None)
+            self._commands.on_sent = recording.note_commands
+            recording.start()
         self._loop = ControlLoop(
             configuration,
             pipeline,
@@ -196,14 +202,16 @@ class PolicyNode(LifecycleNode):
             logger=self.get_logger(),
             on_failure=self._on_loop_failure,
             may_command=lambda: claims.holds,
-            recording=self._recording,
+            recording=recording,
         )
-        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), self._recording)
+        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
+        self._activated.callback(self._reporter.destroy)
         self._operation.attach(self._loop, configuration.robots)
-        self._claims.begin(self._on_claims)
-        self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
+        self._activated.callback(claims.end)
+        claims.begin(self._on_claims)
+        self._activated.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
-            self._held.enter_context(frozen_garbage())
+            self._activated.enter_context(frozen_garbage())
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
 
@@ -233,8 +241,7 @@ class PolicyNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         loop, self._loop = self._loop, None
-        reporter, self._reporter = self._reporter, None
-        recording, self._recording = self._recording, None
+        self._reporter = None
         self._operation.detach()
         try:
             if loop is not None:
@@ -244,31 +251,15 @@ class PolicyNode(LifecycleNode):
                     raise RuntimeError("the control loop has ended") from loop.failure
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
-            self._held.close()
-            if self._claims is not None:
-                self._claims.end()
-            if reporter is not None:
-                reporter.destroy()
-            if recording is not None:
-                if self._commands is not None:
-                    self._commands.on_sent = None
-                recording.end()
+            self._activated.close()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
         return self._transition("cleanup", self._cleanup)
 
     def _cleanup(self) -> None:
-        sensors, self._sensors = self._sensors, None
-        commands, self._commands = self._commands, None
-        claims, self._claims = self._claims, None
-        self._deployment = self._plan = None
-        if sensors is not None:
-            sensors.destroy()
-        if commands is not None:
-            commands.destroy()
-        if claims is not None:
-            claims.destroy()
+        self._sensors = self._commands = self._claims = self._deployment = self._plan = None
+        self._configured.close()
         # The exception of a failed loop and the caches of PyTorch may keep much memory.
         gc.collect()
         if torch.cuda.is_initialized():

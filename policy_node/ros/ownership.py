@@ -279,7 +279,7 @@ class Claims:
 
     def _name_foreign_publishers(self) -> None:
         """Warn once of each node that publishes on a command topic and is not a policy_node, such as teleoperation."""
-        # A node that has only just started may have said nothing yet.
+        # A node that has just started may not have claimed yet.
         known = {self._own.owner, *(claim.owner for claim, _ in self._heard.values())}
         for robot, topic in zip(self._robots, self._topics, strict=True):
             # Counting is cheap, and mostly finds this node alone.

@@ -174,7 +174,7 @@ def _default(parameter: Parameter) -> Any:
 
 def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
     unit = f" [{parameter.unit}]" if parameter.unit else ""
-    # Not read-only to ROS, which could then not be mended before the node is configured again.
+    # Not read-only in ROS: it must be correctable before the node is configured again.
     when = _READ.get(name, "read at configure: cannot be changed while the node is configured")
     descriptor = ParameterDescriptor(
         name=name,
