@@ -94,7 +94,16 @@ class ControlLoop:
         self._may_command = may_command
         self._recording = recording
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
-        self._watchdog = self._make_watchdog(logger, excuse)
+        # A tick that computes without end would block a watchdog of lower priority; it may run on any CPU.
+        priority = replace(configuration.realtime, cpus=())
+        self._watchdog = Watchdog(
+            configuration.watchdog_timeout_s,
+            configuration.period_ns / 1e9,
+            self._make_safe,
+            logger,
+            lambda: apply_realtime(priority),
+            excuse,
+        )
         self.statistics = TickStatistics()
         self.latest: FleetTick | None = None
         #: The exception that ended the thread.
@@ -117,19 +126,6 @@ class ControlLoop:
         )
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
-
-    def _make_watchdog(self, logger: RcutilsLogger, excuse: Callable[[], str]) -> Watchdog:
-        configuration = self._configuration
-        # A tick that computes without end would block a watchdog of lower priority; it may run on any CPU.
-        priority = replace(configuration.realtime, cpus=())
-        return Watchdog(
-            configuration.watchdog_timeout_s,
-            configuration.period_ns / 1e9,
-            self._make_safe,
-            logger,
-            lambda: apply_realtime(priority),
-            excuse,
-        )
 
     @property
     def simulated(self) -> bool:
@@ -167,13 +163,8 @@ class ControlLoop:
         finally:
             self._ticking.release()
 
-    def start_stopped(self, stopped: bool) -> None:
-        """Set whether the robots are stopped from the first tick on; nothing is sent before it."""
-        with self._sending:
-            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
-
     def stop_robots(self) -> int:
-        """Send every robot its safe command at once, also while the tick hangs, and until `resume_robots`.
+        """Send every robot its safe command at once, also while the tick hangs, and until `request_stop(False)`.
 
         Returns
         -------
@@ -189,10 +180,10 @@ class ControlLoop:
             self._requests["drive"] = self._pipeline.stop
             return self._overrule(STOPPED)
 
-    def resume_robots(self) -> None:
-        """Let the policy drive again from the next tick on."""
+    def request_stop(self, stopped: bool) -> None:
+        """Stop the robots from the next tick on, or let the policy drive again; send nothing before it."""
         with self._sending:
-            self._requests["drive"] = self._pipeline.resume
+            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
 
     def reset_robots(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories and memories of some robots, by their index, or of all at the next tick."""
@@ -202,7 +193,7 @@ class ControlLoop:
     def yield_robots(self, owners: Mapping[int, str]) -> None:
         """Leave robots to other nodes, named by the index of the robot, from now on; drive all others.
 
-        A robot that was driven gets its safe command: the node that claims it need not drive it.
+        A robot that was driven gets its safe command, as the other node may not drive it yet.
 
         Raises
         ------

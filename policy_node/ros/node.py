@@ -44,8 +44,8 @@ from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 SPIN_TIMEOUT_S = 0.25
 # Time in which requests that came during the first configure are served, before the node activates by itself.
 REQUESTS_S = 0.05
-MEND = (
-    "mend the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
+REMEDY = (
+    "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
 SAFE = "every robot got the safe command"
@@ -132,7 +132,7 @@ class PolicyNode(LifecycleNode):
 
     def _fail(self, text: str) -> None:
         self._cleanup()
-        self.get_logger().error(f"{text}\nThe node stays alive: {MEND}.")
+        self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
         # Values may have been set, or keys named, since the node was created.
@@ -388,7 +388,7 @@ class PolicyNode(LifecycleNode):
 _START_REMEDIES = {
     "Error opening YAML file": "give --params-file the path of a file that exists",
     "should be of same type": "give all numbers of a list a decimal point, or none",
-    "parsing a event": "mend the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
+    "parsing a event": "correct the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
     "ros__parameters": "begin the file with the lines `/**:` and `  ros__parameters:`, the parameters below them",
 }
 
@@ -423,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             # ROS reads the file before there is a node that could stay alive.
             remedies = (remedy for text, remedy in _START_REMEDIES.items() if text in str(error))
-            print(f"policy_node cannot start: {error}\n{next(remedies, 'mend the ROS arguments')}", file=sys.stderr)
+            print(f"policy_node cannot start: {error}\n{next(remedies, 'correct the ROS arguments')}", file=sys.stderr)
             return 1
         stack.callback(destroy_last_node, node)
         executor = SingleThreadedExecutor()

@@ -43,7 +43,7 @@ class Operation:
         """Serve a loop that is about to start; its robots are stopped from the first tick on if a stop holds."""
         self._loop, self._robots = loop, robots
         self._reset_logged_s.clear()
-        loop.start_stopped(self._stopped)
+        loop.request_stop(self._stopped)
         if self._stopped:
             self._logger.warning(f"{len(self._robots)} robots stay stopped until ~/resume is called")
 
@@ -77,7 +77,7 @@ class Operation:
         self._stopped = False
         if self._loop is None:
             return True, "resumed; no robot is driven now, the policy will drive after activation"
-        self._loop.resume_robots()
+        self._loop.request_stop(False)
         return True, f"resumed; the policy drives each of the {len(self._robots)} robots whose data are good"
 
     def _reset(self) -> Answer:

@@ -267,7 +267,7 @@ def test_an_error_names_parameter_value_and_remedy_and_the_node_stays_alive(
     assert operator.set(**{key.replace(".", "__"): value for key, value in wrong.items()}) == ""
     try:
         assert not operator.change("configure")
-        process.wait_for("The node stays alive: mend the file", start)
+        process.wait_for("The node stays alive: correct the file", start)
         for message in messages:
             assert message.format(folder=folder) in process.text[start:]
         assert "Traceback" not in process.text[start:]
