@@ -185,6 +185,8 @@ class PolicyNode(LifecycleNode):
         assert self._deployment and self._sensors and self._commands and self._claims
         configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
+        # Freed last, as destroying its publishers may hang: the recording must be complete by then.
+        self._activated.callback(self._destroy_reporter)
         recording = None
         if self._plan is not None:
             recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
@@ -205,7 +207,6 @@ class PolicyNode(LifecycleNode):
             recording=recording,
         )
         self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
-        self._activated.callback(self._reporter.destroy)
         self._operation.attach(self._loop, configuration.robots)
         self._activated.callback(claims.end)
         claims.begin(self._on_claims)
@@ -241,7 +242,6 @@ class PolicyNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         loop, self._loop = self._loop, None
-        self._reporter = None
         self._operation.detach()
         try:
             if loop is not None:
@@ -252,6 +252,11 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
             self._activated.close()
+
+    def _destroy_reporter(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            reporter.destroy()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
