@@ -27,14 +27,14 @@ PR_CAPBSET_DROP, CAP_SYS_NICE = 24, 23
 StartNode = Callable[..., NodeProcess]
 
 
-def wish(priority: int = 0, cpus: tuple[int, ...] = ()) -> RealtimeConfiguration:
+def realtime(priority: int = 0, cpus: tuple[int, ...] = ()) -> RealtimeConfiguration:
     return RealtimeConfiguration(priority, cpus, freeze_gc=True, switch_interval_s=0.0005)
 
 
 def is_granted() -> bool:
     """Whether this machine lets this process have a real-time priority."""
     try:
-        check_realtime(wish(PRIORITY))
+        check_realtime(realtime(PRIORITY))
     except ConfigurationError:
         return False
     return True
@@ -83,7 +83,7 @@ def test_settings_that_the_system_refuses_fail_at_configure(peer: Peer, start_no
     assert process.send(signal.SIGINT) == 0
 
 
-def forgo_priority() -> None:
+def drop_priority() -> None:
     """Drop the permission to raise the priority in a process before it is executed."""
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
@@ -95,7 +95,7 @@ def test_a_refused_priority_says_how_to_get_it() -> None:
         "from policy_node.control.realtime import check_realtime\n"
         f"check_realtime(RealtimeConfiguration({PRIORITY}, (), True, 0.0005))"
     )
-    refused = subprocess.run([sys.executable, "-c", code], preexec_fn=forgo_priority, capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, "-c", code], preexec_fn=drop_priority, capture_output=True, text=True)
     for part in ("realtime.priority: found 1", "Operation not permitted", "- rtprio 1", "SYS_NICE", "set it to 0"):
         assert part in refused.stderr
 
@@ -103,14 +103,14 @@ def test_a_refused_priority_says_how_to_get_it() -> None:
 def test_checking_does_not_change_the_calling_thread() -> None:
     before = os.sched_getscheduler(0), os.sched_getaffinity(0)
     if is_granted():
-        check_realtime(wish(PRIORITY, (min(before[1]),)))
+        check_realtime(realtime(PRIORITY, (min(before[1]),)))
     assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
 
 
 def test_no_setting_changes_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sched_setscheduler", "sched_setaffinity"):
         monkeypatch.setattr(os, name, pytest.fail)
-    apply_realtime(wish())
+    apply_realtime(realtime())
 
 
 def test_the_shortest_switch_interval_holds_in_any_order_of_exits() -> None:

@@ -92,13 +92,13 @@ def test_in_simulated_time_both_rates_are_reported(model: Model, peer: Peer, sta
     diagnostics = Diagnostics(peer)
     times = itertools.count(1)
 
-    def told() -> bool:
+    def reported() -> bool:
         # A tenth of a second of simulated time for every twentieth of real time, or a little more on a busy machine.
         clock.publish(Clock(clock=Time(nanoseconds=next(times) * 100_000_000).to_msg()))
         peer.spin_for(0.05)
         return {"simulated_rate_hz", "real_time_factor"} <= diagnostics.values("policy_node: control").keys()
 
-    peer.spin_until(told, "both rates")
+    peer.spin_until(reported, "both rates")
     control = diagnostics.values("policy_node: control")
     assert 0.0 < float(control["simulated_rate_hz"]) <= 25.0
     assert 0.0 < float(control["real_time_factor"])

@@ -159,11 +159,11 @@ def test_out_of_memory_ends_the_loop_and_the_node_can_be_configured_again(
     process.wait_for("the control loop ended: .*can't allocate memory.*every robot got the safe command")
     peer.spin_until(lambda: operator.state() == "unconfigured", "the node to be unconfigured")
 
-    def said_error() -> bool:
+    def reports_error() -> bool:
         statuses = [status for array in diagnostics.arrays for status in array.status]
         return any(status.level == DiagnosticStatus.ERROR and "memory" in status.message for status in statuses)
 
-    peer.spin_until(said_error, "the error in diagnostics")
+    peer.spin_until(reports_error, "the error in diagnostics")
     fleet.clear()
     assert not peer.spin_for(0.5, lambda: any(fleet.commands.values())), "a command without a loop"
     assert operator.change("configure") and operator.change("activate")
