@@ -26,7 +26,7 @@ class Guard:
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         self._when_stale = configuration.action.when_stale
-        self._none = np.zeros(len(configuration.robots), bool)
+        self._no_robots = np.zeros(len(configuration.robots), bool)
 
     def __call__(
         self,
@@ -61,7 +61,7 @@ class Guard:
             states[robot], reasons[robot] = RobotState.STALE, reason
         commands = safe_commands.copy()
         commands[ready] = actions.inferred.commands[ready]
-        held = self._none
+        held = self._no_robots
         if self._when_stale == "hold":
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)

@@ -4,15 +4,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from rclpy.executors import Executor
-from rclpy.task import Future
 
 from policy_node.config.schema import (
     Configuration,
@@ -23,7 +19,6 @@ from policy_node.config.schema import (
 from policy_node.config.specs import ArraySpec
 from policy_node.control.pairing import match_observations, policy_interface, side_by_side
 from policy_node.control.pipeline import Pipeline
-from policy_node.control.realtime import switch_interval
 from policy_node.engines import (
     EngineChoice,
     EngineError,
@@ -45,10 +40,6 @@ from policy_node.messages.registry import (
 )
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.sensing.batch import ObservationLayout
-
-# Longest time that the loading thread may keep the interpreter from the tick thread, which asks for it many times in a
-# tick: with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
-SWITCH_INTERVAL_S = 0.000_05
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,58 +76,6 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     decode = {key: decoder.decode for key, decoder in decoders.items()}
     pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
     return Deployment(configuration, policy, decoders, pipeline, engine)
-
-
-class Loading:
-    """Deploys a configuration in another thread, while another policy drives.
-
-    Parameters
-    ----------
-    configuration
-        The configuration to deploy.
-    replaced
-        The pipeline whose policy is to be replaced.
-    executor
-        Woken at the end, so that it resumes the coroutine that awaits `ended`.
-    """
-
-    def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
-        self.replaced = replaced
-        #: Awaitable, done when the thread has ended.
-        self.ended: Future[None] = Future(executor=executor)
-        #: Seconds that loading took.
-        self.duration_s = 0.0
-        self._configuration = configuration
-        self._beside = replaced.policy.engine_name
-        self._executor = executor
-        self._outcome: Deployment | Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        started = time.perf_counter()
-        try:
-            with switch_interval(SWITCH_INTERVAL_S):
-                self._outcome = deploy(self._configuration, self._beside)
-        except Exception as error:  # `result` raises it
-            self._outcome = error
-        except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
-            self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
-        finally:
-            self.duration_s = time.perf_counter() - started
-            self.ended.set_result(None)
-            self._executor.wake()
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until the thread has ended, at most for a timeout."""
-        self._thread.join(timeout_s)
-
-    def result(self) -> Deployment:
-        """Return the deployment, or raise the error that prevented it; only after `ended`."""
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
 
 
 def pair(

@@ -31,8 +31,9 @@ from policy_node.control.realtime import check_realtime, frozen_garbage, switch_
 from policy_node.engines.failures import is_device_failure
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment, Loading, configured_encoder, deploy
+from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
+from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
 from policy_node.ros.process import destroy_last_node, ros_process

@@ -89,7 +89,7 @@ def drop_priority() -> None:
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
 
 
-def test_a_refused_priority_says_how_to_get_it() -> None:
+def test_a_refused_priority_names_the_remedy() -> None:
     code = (
         "from policy_node.config.schema import RealtimeConfiguration\n"
         "from policy_node.control.realtime import check_realtime\n"

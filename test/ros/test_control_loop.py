@@ -138,7 +138,7 @@ def test_a_robot_is_safe_although_the_tick_hangs(rig: Rig, peer: Peer, monkeypat
     assert rig.loop.stop()
 
 
-def test_a_loop_that_fails_makes_its_robot_safe_and_says_so(rig: Rig, peer: Peer) -> None:
+def test_a_loop_that_fails_makes_its_robot_safe_and_reports_it(rig: Rig, peer: Peer) -> None:
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy")
     rig.sensors.destroy()
