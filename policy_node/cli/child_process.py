@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that the demonstration and the benchmark run and measure from outside."""
+"""Run and measure the processes of the demonstration and of the benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_LINES = 30
 
 
 class ToolError(RuntimeError):
-    """A tool cannot go on; the text says why."""
+    """A tool cannot continue; the text says why."""
 
 
 class Child:
@@ -28,13 +28,13 @@ class Child:
     Parameters
     ----------
     name
-        For messages.
+        Name in messages.
     arguments
-        Of the Python interpreter.
+        Command line of the Python interpreter.
     log
         File for its output.
     environment
-        Variables that it gets beside those of this process.
+        Variables added to those of this process.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Child:
         self.name = name
         self.log = log
         with log.open("w") as output:
-            # A session of its own: Ctrl-C in the terminal is for the tool, which ends its children in order.
+            # In a new session: Ctrl-C in the terminal reaches only the tool, which ends its children in order.
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
                 env={**os.environ, **(environment or {})},
@@ -56,33 +56,33 @@ class Child:
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, user and system, all threads."""
-        # What clock_getcpuclockid(3) returns; /proc counts in steps of 10 ms.
+        # The clock of clock_getcpuclockid(3), as /proc counts in steps of 10 ms.
         return time.clock_gettime((~self._process.pid << 3) | 2)
 
     def thread_cpu_s(self) -> dict[int, tuple[str, float]]:
-        """Return by thread its name and the CPU time that it has used so far."""
-        times = {}
+        """Return the name and the CPU time used so far of each thread, by its identifier."""
+        return {thread: (name, run_s) for thread, (name, run_s, _) in self._threads().items()}
+
+    def thread_wait_s(self) -> dict[int, float]:
+        """Return the time so far in which each thread, by its identifier, was ready but waited for a CPU."""
+        return {thread: wait_s for thread, (_, _, wait_s) in self._threads().items()}
+
+    def _threads(self) -> dict[int, tuple[str, float, float]]:
+        """Return name, CPU time and time of waiting for a CPU of each thread."""
+        threads = {}
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             # A thread may end at any moment.
             with contextlib.suppress(OSError):
-                run_ns = int((task / "schedstat").read_text().split()[0])
-                times[int(task.name)] = ((task / "comm").read_text().strip(), run_ns / 1e9)
-        return times
-
-    def thread_wait_s(self) -> dict[int, float]:
-        """Return by thread how long it has been ready to run, but was kept from it, so far."""
-        waits = {}
-        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                waits[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
-        return waits
+                run_ns, wait_ns = map(int, (task / "schedstat").read_text().split()[:2])
+                threads[int(task.name)] = ((task / "comm").read_text().strip(), run_ns / 1e9, wait_ns / 1e9)
+        return threads
 
     def rss_mb(self) -> float:
         """Return the resident memory in 10^6 bytes."""
         return self._usage.memory_info().rss / 1e6
 
     def resources(self) -> tuple[float, int, int]:
-        """Return the resident memory in 10^6 bytes, and how many file descriptors and threads are open."""
+        """Return the resident memory in 10^6 bytes, and the numbers of open file descriptors and of threads."""
         with self._usage.oneshot():
             return self.rss_mb(), self._usage.num_fds(), self._usage.num_threads()
 
@@ -93,7 +93,7 @@ class Child:
             raise self.error(f"ended by itself with status {status}")
 
     def error(self, what: str) -> ToolError:
-        """Return an error that says what the process did and shows the end of its log."""
+        """Return an error with the end of the log."""
         return ToolError(f"{self.name} {what}:\n{self.tail() or '(it wrote nothing)'}")
 
     def tail(self) -> str:
@@ -101,7 +101,7 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
     def stop(self) -> int:
-        """End the process politely, or for good when it does not listen, and return its exit status."""
+        """Terminate the process, kill it after a timeout, and return its exit status."""
         self._process.terminate()
         try:
             return self._process.wait(STOP_TIMEOUT_S)
@@ -110,6 +110,6 @@ class Child:
             return self._process.wait()
 
     def kill(self) -> None:
-        """End the process at once, without a chance to say good-bye (SIGKILL)."""
+        """Kill the process (SIGKILL)."""
         self._process.kill()
         self._process.wait()

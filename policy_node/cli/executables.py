@@ -26,20 +26,7 @@ REMEDIES = {
 
 
 def run(name: str, module: str) -> int:
-    """Run an executable.
-
-    Parameters
-    ----------
-    name
-        Name of the command.
-    module
-        Module with its `main`.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Run the `main` of a module as the command `name` and return its exit status."""
     try:
         # A library that is interrupted while it loads may raise other errors, with long traces.
         with temporary_handler(_exit_at_once, signal.SIGINT):

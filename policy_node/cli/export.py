@@ -9,14 +9,13 @@ again and compared with its source before success is reported.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,11 @@ def export_policy(
     PolicyError
         When the policy cannot be exported, or the file acts differently from its source; no file is left then.
     """
-    _check_suffix(output, format)
+    if output.suffix not in SUFFIXES[format]:
+        suffixes = " or ".join(SUFFIXES[format])
+        raise PolicyError(
+            f"output '{output}' does not end in {suffixes}, the suffix of format {format}; change the name"
+        )
     report(f"reading {model}")
     saved, file = _read_source(model, vecnormalize)
     policy = build_sb3(saved, file)
@@ -95,36 +98,22 @@ def export_policy(
         raise PolicyError(f"output '{output}' cannot be written: {error.strerror}; give another path") from error
     finally:
         unverified.unlink(missing_ok=True)
-    source = {"algorithm": policy.spec.algorithm, "source": str(model), "source_sha256": policy.spec.sha256}
-    return {**_file_facts(output, format), **source, **errors}
-
-
-def _check_suffix(output: Path, format: str) -> None:
-    if output.suffix not in SUFFIXES[format]:
-        suffixes = " or ".join(SUFFIXES[format])
-        raise PolicyError(
-            f"output '{output}' does not end in {suffixes}, the suffix of format {format}; change the name"
-        )
-
-
-def _file_facts(output: Path, format: str) -> dict[str, Any]:
-    content = output.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    return {"file": str(output), "format": format, "bytes": len(content), "sha256": sha256}
+    return {
+        "file": str(output),
+        "format": format,
+        "bytes": output.stat().st_size,
+        "sha256": written.spec.sha256,
+        "algorithm": policy.spec.algorithm,
+        "source": str(model),
+        "source_sha256": policy.spec.sha256,
+        **errors,
+    }
 
 
 def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy | None) -> dict[str, float]:
-    """Compare a policy with its golden vectors and with its source.
+    """Compare a policy with its golden vectors and with its source, where these are given.
 
-    Parameters
-    ----------
-    policy
-        Policy under test.
-    golden
-        Golden vectors to compare with; None: not compared.
-    source
-        Source to compare with, on random observations in batches of different sizes, with memory, resets and masks;
-        None: not compared.
+    The source is compared on random observations in batches of different sizes, with memory, resets and masks.
 
     Returns
     -------
@@ -202,12 +191,14 @@ def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, Po
 def _write(kind: PolicyFormat, source: ExportSource, output: Path) -> None:
     """Write a policy in another format, without the noise of PyTorch's exporters."""
     assert kind.write is not None
+    disabled = logging.root.manager.disable
     validates = torch.distributions.Distribution._validate_args
     # Checks of values are branches, which a recorded computation cannot have.
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), full_precision(), _quiet_exporters():
+        with warnings.catch_warnings(), torch.no_grad(), full_precision():
             warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
             kind.write(source, output)
     except ModuleNotFoundError as error:
         raise PolicyError(
@@ -219,25 +210,12 @@ def _write(kind: PolicyFormat, source: ExportSource, output: Path) -> None:
         alternative = "torchscript" if kind.name != "torchscript" else "bundle"
         raise PolicyError(
             f"the computation of '{source.path}' cannot be written as {kind.name} ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); rewrite what its own "
-            f"classes do with tensor operations alone, or try --format {alternative}"
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); rewrite its custom "
+            f"classes with tensor operations only, or try --format {alternative}"
         ) from error
     finally:
+        logging.disable(disabled)
         torch.distributions.Distribution.set_default_validate_args(validates)
-
-
-@contextlib.contextmanager
-def _quiet_exporters() -> Iterator[None]:
-    """Silence the exporters of PyTorch below errors."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def verify_file(
@@ -247,20 +225,14 @@ def verify_file(
     device: str = "cpu",
     trusted: bool = True,
 ) -> dict[str, Any]:
-    """Load a policy file and compare it with its golden vectors and its source.
+    """Load a policy file of any format and compare it with its golden vectors and its source.
 
     Parameters
     ----------
-    path
-        Policy file of any format.
-    against
-        Source (``.zip``) to compare with; None: not compared.
-    vecnormalize
-        Statistics of `against`.
-    device
-        Device of the policy.
-    trusted
-        Whether the file may run code.
+    path, device, trusted
+        See `load_policy`.
+    against, vecnormalize
+        Source (``.zip``) to compare with, and its statistics; None: not compared.
 
     Raises
     ------
@@ -300,7 +272,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     arguments.path, arguments.against, arguments.vecnormalize, arguments.device, not arguments.untrusted
                 )
             else:
-                result = _export_with_progress(arguments, progress)
+                task = progress.add_task("starting", total=None)
+                result = export_policy(
+                    arguments.model,
+                    arguments.format,
+                    arguments.output,
+                    arguments.vecnormalize,
+                    lambda step: progress.update(task, description=step),
+                )
     except PolicyError as error:
         print(f"policy_export: {error}", file=sys.stderr)
         if verifies and arguments.json:
@@ -317,17 +296,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         _write_json(arguments.json, {"verified": True, **result})
     return 0
-
-
-def _export_with_progress(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    task = progress.add_task("starting", total=None)
-    return export_policy(
-        arguments.model,
-        arguments.format,
-        arguments.output,
-        arguments.vecnormalize,
-        lambda step: progress.update(task, description=step),
-    )
 
 
 def _write_json(path: Path, result: Mapping[str, Any]) -> None:

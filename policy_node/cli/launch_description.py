@@ -21,15 +21,7 @@ from policy_node.cli.launching import Argument, IncludedFile, NodeProcess
 def launch_description(
     arguments: Sequence[Argument], decide: Callable[[Mapping[str, str]], Sequence[NodeProcess | IncludedFile]]
 ) -> LaunchDescription:
-    """Return the description of a launch file.
-
-    Parameters
-    ----------
-    arguments
-        Arguments of the launch file.
-    decide
-        Returns what to start for the values of the arguments.
-    """
+    """Return the description of a launch file, which starts what `decide` returns for the values of its arguments."""
 
     def start(context: LaunchContext) -> list[Node | IncludeLaunchDescription]:
         given = {argument.name: LaunchConfiguration(argument.name).perform(context).strip() for argument in arguments}
@@ -49,21 +41,12 @@ def launch_description(
 
 
 def require_packages(packages: Sequence[str], debian_package: str, alternative: str = "") -> None:
-    """Check that packages are installed on which package.xml does not depend.
-
-    Parameters
-    ----------
-    packages
-        Names of the ROS packages.
-    debian_package
-        Debian package that installs them, without `ros-DISTRO-`.
-    alternative
-        End of the error message.
+    """Check that ROS packages are installed on which package.xml does not depend.
 
     Raises
     ------
     RuntimeError
-        When packages are missing.
+        When packages are missing; names their Debian package, given without `ros-DISTRO-`, and the alternative.
     """
     installed = get_packages_with_prefixes()
     missing = [package for package in packages if package not in installed]

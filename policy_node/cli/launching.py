@@ -22,75 +22,46 @@ from policy_node.cli.process_environment import memory_environment, transport_en
 
 @dataclass(frozen=True)
 class Argument:
-    """A launch argument.
+    """A launch argument."""
 
-    Attributes
-    ----------
-    name
-        Name before `:=`.
-    description
-        What `ros2 launch --show-args` shows.
-    default
-        Value where none is given; None: the argument is required.
-    choices
-        Allowed values; empty: any.
-    """
-
+    #: Name before `:=`.
     name: str
+    #: Text in `ros2 launch --show-args`.
     description: str
+    #: Value where none is given; None: the argument is required.
     default: str | None = ""
+    #: Allowed values; empty: any.
     choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class NodeProcess:
-    """A ROS node that a launch file starts.
-
-    Attributes
-    ----------
-    executable, package
-        Executable and the package that installs it.
-    name
-        Name of the node; empty: the one in its code.
-    namespace
-        Namespace of the node; empty: the one of the including launch file.
-    parameters
-        Parameter files and values; the last value of a parameter holds.
-    arguments
-        Command line, without the arguments for ROS.
-    log_level
-        Lowest severity that is logged; empty: that of ROS.
-    environment
-        Variables added to the environment.
-    respawn_delay_s
-        Seconds after which an ended process is started again; None: never.
-    sigterm_timeout_s
-        Seconds after SIGINT until the process gets SIGTERM; None: those of launch.
-    """
+    """A ROS node that a launch file starts."""
 
     executable: str
+    #: Package that installs the executable.
     package: str = "policy_node"
+    #: Name of the node; empty: the one in its code.
     name: str = ""
+    #: Namespace of the node; empty: the one of the including launch file.
     namespace: str = ""
+    #: Parameter files and values; the last value of a parameter holds.
     parameters: tuple[str | dict[str, Any], ...] = ()
+    #: Command line, without the arguments for ROS.
     arguments: tuple[str, ...] = ()
+    #: Lowest severity that is logged; empty: that of ROS.
     log_level: str = ""
+    #: Variables added to the environment.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Seconds after which an ended process is started again; None: never.
     respawn_delay_s: float | None = None
+    #: Seconds after SIGINT until the process gets SIGTERM; None: those of launch.
     sigterm_timeout_s: int | None = None
 
 
 @dataclass(frozen=True)
 class IncludedFile:
-    """A launch file of another package.
-
-    Attributes
-    ----------
-    package, file
-        The package and the name in its folder `launch`.
-    arguments
-        Launch arguments.
-    """
+    """A launch file, by its name in the folder `launch` of another package, and its arguments."""
 
     package: str
     file: str
@@ -204,18 +175,16 @@ def policy_process(
     name: str = "",
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> NodeProcess:
-    """Return the policy node.
+    """Return the policy node for the values of the launch arguments.
 
     Parameters
     ----------
     given
         Values of the launch arguments.
-    parameters
-        Values that override the parameter file, without the empty ones.
+    parameters, environment
+        Values that override the parameter file, and variables added to the environment; empty ones are left out.
     name
         Name of the node; empty: policy_node.
-    environment
-        Variables added to the environment, without the empty ones.
     """
     truths = {each: truth(given, each) for each in ("use_sim_time", "autostart") if given.get(each)}
     overrides = truths | {parameter: value for parameter, value in parameters.items() if value != ""}
@@ -236,13 +205,7 @@ def policy_process(
 
 
 def parameter_file(given: Mapping[str, str]) -> Path:
-    """Return the path of the parameter file, of which launch would only warn when it is missing.
-
-    Raises
-    ------
-    ValueError
-        When there is no such file.
-    """
+    """Return the path of the parameter file; raise ValueError if it is missing, of which launch would only warn."""
     file = Path(given["params_file"])
     if not file.is_file():
         raise ValueError(
@@ -252,13 +215,7 @@ def parameter_file(given: Mapping[str, str]) -> Path:
 
 
 def truth(given: Mapping[str, str], name: str) -> bool:
-    """Return the value of an argument that is true or false.
-
-    Raises
-    ------
-    ValueError
-        When it is anything else.
-    """
+    """Return the value of an argument that is true or false; raise ValueError for any other."""
     value = given[name].lower()
     if value not in ("true", "1", "false", "0"):
         raise ValueError(f"{name}:={given[name]}: give true or false")
@@ -266,13 +223,7 @@ def truth(given: Mapping[str, str], name: str) -> bool:
 
 
 def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:
-    """Return the value of an argument that is a whole number.
-
-    Raises
-    ------
-    ValueError
-        When it is anything else, or out of range.
-    """
+    """Return the value of an argument that is a whole number; raise ValueError for any other, and out of range."""
     value = given[name]
     if not (value.isdecimal() and minimum <= int(value) <= maximum):
         raise ValueError(f"{name}:={value}: give a whole number from {minimum} to {maximum}")
@@ -280,13 +231,7 @@ def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int
 
 
 def listed(given: Mapping[str, str], name: str, kind: type, example: str) -> list[Any]:
-    """Return the value of an argument that is a list, such as the example.
-
-    Raises
-    ------
-    ValueError
-        When it is no list, an empty one, or has a value that is not of `kind`.
-    """
+    """Return the value of an argument that is a list of `kind`; raise ValueError for any other, and an empty one."""
     try:
         values = yaml.safe_load(given[name])
     except yaml.YAMLError:

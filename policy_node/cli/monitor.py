@@ -64,20 +64,12 @@ class Part:
 
 @dataclass
 class NodeView:
-    """The diagnostics of one node and its robots.
+    """The diagnostics of one node and its robots."""
 
-    Attributes
-    ----------
-    control
-        Diagnostics of the node itself.
-    robots
-        Diagnostics of each robot by its name.
-    heard_s
-        Time of the newest report, on the monotonic clock.
-    """
-
+    #: Diagnostics of the node itself, and of each robot by its name.
     control: Part
     robots: dict[str, Part] = field(default_factory=dict)
+    #: Time of the newest report, on the monotonic clock.
     heard_s: float = 0.0
 
     @property
@@ -88,15 +80,7 @@ class NodeView:
 
 
 class DiagnosticsView:
-    """Collect the newest diagnostics of policy nodes.
-
-    Parameters
-    ----------
-    node
-        Owner of the subscription; it need not be spun.
-    wanted
-        Full name of the only node to show; empty: all nodes.
-    """
+    """Collects the newest diagnostics of policy nodes, or only of the node with the full name `wanted`."""
 
     def __init__(self, node: Node, wanted: str) -> None:
         self._node = node

@@ -11,19 +11,10 @@ from pathlib import Path
 def check_file(option: str, file: Path, suffix: str = "") -> None:
     """Check that a file can be written, without changing it; create its folder.
 
-    Parameters
-    ----------
-    option
-        Name of the option for the error message, with the name of the command where there are several.
-    file
-        File to be written later.
-    suffix
-        Required end of its name.
-
     Raises
     ------
     SystemExit
-        When the file cannot be written, or its name has another suffix.
+        When the file cannot be written, or its name has another suffix; names the option.
     """
     if suffix and file.suffix.lower() != suffix:
         raise SystemExit(f"{option}: found '{file}', allowed is a name that ends in {suffix}; change the name")
@@ -42,17 +33,10 @@ def check_file(option: str, file: Path, suffix: str = "") -> None:
 def check_folder(option: str, folder: Path) -> None:
     """Create a folder where it is missing, and check that files can be written into it.
 
-    Parameters
-    ----------
-    option
-        Name of the option for the error message, with the name of the command where there are several.
-    folder
-        Folder to be written into later.
-
     Raises
     ------
     SystemExit
-        When the folder cannot be created or written into.
+        When the folder cannot be created or written into; names the option.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -26,11 +26,6 @@ class Catalogue(Mapping[str, Record]):
     """Records by their name, from all modules and entry points of a registry.
 
     A module of a family of types, or an entry point, holds one record or a tuple of them.
-
-    Parameters
-    ----------
-    registry
-        Finds the modules and entry points.
     """
 
     def __init__(self, registry: Registry[Any]) -> None:
@@ -60,30 +55,6 @@ class Catalogue(Mapping[str, Record]):
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self._records)
-
-
-class Choices(Sequence[str]):
-    """The values that a parameter allows: some fixed ones, then the names of a catalogue, read when they are used.
-
-    Parameters
-    ----------
-    catalogue
-        Its names are allowed.
-    fixed
-        Other values that are allowed.
-    """
-
-    def __init__(self, catalogue: Catalogue[Any], *fixed: str) -> None:
-        self._catalogue = catalogue
-        self._fixed = fixed
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return a value, or several of them."""
-        return (*self._fixed, *self._catalogue)[index]
-
-    def __len__(self) -> int:
-        """Return the number of values."""
-        return len(self._fixed) + len(self._catalogue)
 
 
 # Their records are `MessageType`, `Encoding` and `CommandType` of the packages named here.

@@ -10,20 +10,10 @@ _PACKAGE = "policy_node"
 
 
 def share_path(*parts: str) -> Path:
-    """Return the path of a file or folder that belongs to this copy of the package.
+    """Return the absolute path of a file or folder of this copy of the package, such as `"config", "rover.yaml"`.
 
-    The nearest folder above the code that has the files is searched: a source checkout, or `share/policy_node` of a pip
-    environment or a colcon workspace.
-
-    Parameters
-    ----------
-    *parts
-        Path below the share folder, such as `"config", "rover.yaml"`.
-
-    Returns
-    -------
-    Path
-        An absolute, existing path.
+    The share folder is the nearest one above the code: a source checkout, or `share/policy_node` of a pip environment
+    or a colcon workspace.
 
     Raises
     ------

@@ -17,11 +17,11 @@ _PARAMETERS = "ros__parameters"
 
 
 class _RosLoader(yaml.SafeLoader):
-    """Takes `1e-3` for a number, where YAML 1.1 wants a point before the exponent, and no aliases, both as ROS does."""
+    """Accepts `1e-3` as a number, where YAML 1.1 wants a point before the exponent, and no aliases, both as in ROS."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (`*name`), which ROS does not know; write out what it stands for")
+            raise yaml.YAMLError("it has an alias (`*name`), which ROS does not support; write out its value")
         return super().compose_node(parent, index)
 
 
@@ -31,16 +31,9 @@ _RosLoader.add_implicit_resolver(
 
 
 def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any]:
-    """Return the parameters by dotted name that a file gives a node.
+    """Return the parameters by dotted name that a file, as for `--params-file`, gives the node of a full name.
 
-    Where no section is meant for the node, and there is only one, that one counts: nodes are renamed at their start.
-
-    Parameters
-    ----------
-    path
-        A file as `--params-file` takes it.
-    node
-        Full name of the node.
+    Where no section is meant for the node, and there is only one, that one counts: nodes may be renamed at their start.
 
     Raises
     ------
@@ -50,7 +43,7 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"parameter file '{path}' cannot be read: {error}; give the path of one"]) from error
+        raise ConfigurationError(f"parameter file '{path}' cannot be read: {error}; give the path of one") from error
     return parse_parameters(text, f"parameter file '{path}'", node)
 
 
@@ -59,7 +52,7 @@ def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict
     try:
         content = yaml.load(text, _RosLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError([f"{source} is no YAML that ROS can read: {error}"]) from error
+        raise ConfigurationError(f"{source} is no YAML that ROS can read: {error}") from error
     sections = list(_sections(content, "")) if isinstance(content, Mapping) else []
     matching = [parameters for pattern, parameters in sections if _matches(pattern, node)]
     if not matching and len(sections) == 1:
@@ -67,22 +60,14 @@ def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict
     if not matching:
         found = ", ".join(pattern for pattern, _ in sections) or "none"
         raise ConfigurationError(
-            [
-                f"{source}: no section is for the node {node}; found {found}; let it begin with the lines `/**:` (any "
-                f"node) or the node's name, and `  {_PARAMETERS}:`"
-            ]
+            f"{source}: no section is for the node {node}; found {found}; let it begin with the lines `/**:` (any "
+            f"node) or the node's name, and `  {_PARAMETERS}:`"
         )
     return {name: value for parameters in matching for name, value in flatten(parameters).items()}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Parse `NAME:=VALUE`, as `-p` of `--ros-args` takes it.
-
-    Raises
-    ------
-    ValueError
-        When it is something else.
-    """
+    """Parse `NAME:=VALUE`, as for `-p` of `--ros-args`; raise ValueError for anything else."""
     name, separator, value = text.partition(":=")
     if not separator or not name:
         raise ValueError(f"found '{text}', but a parameter is given as NAME:=VALUE, such as policy.path:=my.bundle")

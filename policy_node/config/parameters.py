@@ -1,70 +1,380 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter of a deployment: its name, type, default, range and what it does.
+"""Every parameter of a deployment: its name, type, default, range and description.
 
-`PARAMETERS` is the one definition that ROS parameters, files, tools and `doc/configuration.md` share.
+A section of the configuration is a dataclass, whose fields define the parameters. ROS parameters, files, tools and
+`doc/configuration.md` share `PARAMETERS`, which is made from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, Choices
+from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, MESSAGE_TYPES
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
-
-STACKS = ("vecframestack", "isaac_lab")
-PRECISIONS = ("float32", "bfloat16", "float16")
-TERM_KINDS = ("sensor", "projected_gravity", "one_hot", "previous_action")
-WHEN_SILENT = ("stale", "zeros")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its dotted name, type and rule.
+    """One parameter: its name, type and rule."""
 
-    Attributes
-    ----------
-    name
-        Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
-    type
-        `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
-    default
-        Value when the parameter is not given; None when it must be given.
-    description
-        What it does, in one sentence.
-    unit
-        SI unit, empty where there is none.
-    allowed
-        The only values allowed, when it is a choice.
-    minimum, maximum
-        Inclusive range of a number.
-    """
-
+    #: Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
     name: str
+    #: `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
     type: str
+    #: Value when the parameter is not given; None: it must be given.
     default: Any
     description: str
-    unit: str = ""
-    allowed: Sequence[str] = ()
-    minimum: float | None = None
-    maximum: float | None = None
+    #: The only values allowed, or a function that returns them; empty: any.
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
+    #: Lowest and highest number allowed, either may be infinite; None: any.
+    limits: tuple[float, float] | None = None
+
+    @property
+    def unit(self) -> str:
+        """SI unit, as the suffix of the name tells; empty where there is none."""
+        return {"s": "s", "hz": "Hz"}.get(self.name.rpartition("_")[2], "")
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The only values allowed; empty: any."""
+        return self.choices() if callable(self.choices) else self.choices
 
     @property
     def range_text(self) -> str:
         """The rule in words, for errors, descriptors and documentation."""
         if self.allowed:
             return "one of " + ", ".join(repr(choice) for choice in self.allowed)
-        if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum:g} to {self.maximum:g}"
-        if self.minimum is not None:
-            return f"{self.minimum:g} or more"
-        return ""
+        if self.limits is None:
+            return ""
+        low, high = self.limits
+        return f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
 
+
+def parameter(default: Any, description: str, **rule: Any) -> Any:
+    """Return the dataclass field of a parameter; the arguments are those of `Parameter`."""
+    about = dict(default=default, description=description, **rule)
+    return field(default=MISSING if default is None else default, metadata=about)
+
+
+@dataclass(frozen=True)
+class PolicyConfiguration:
+    """The policy file, the engine that runs it, and a description of files that do not describe themselves."""
+
+    path: str = parameter(
+        None, "Policy file: absolute, `~`, relative to the working directory, or `package://PACKAGE/PATH`."
+    )
+    device: str = parameter("auto", "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.")
+    trusted: bool = parameter(
+        False, "Whether policy files that can run code are loaded; bundles and ONNX are data only."
+    )
+    sha256: str = parameter("", "SHA-256 that the policy file must have, hexadecimal; empty: any.")
+    vecnormalize: str = parameter(
+        "", "File of `VecNormalize.save`, a path like `policy.path`; empty: observations are not normalised."
+    )
+    threads: int = parameter(1, "CPU threads of one inference.", limits=(1, 256))
+    engine: str = parameter(
+        "auto",
+        "Engine of the network; `auto`: the fastest at configure of those that act as the policy does.",
+        choices=("auto", *ENGINES.names),
+    )
+    precision: str = parameter(
+        "float32",
+        "Least precision that an engine may compute in; below float32 actions differ in the third digit.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    compile: bool = parameter(
+        False,
+        "Whether `auto` may compile the policy with AOTInductor, once: it needs a C++ compiler and up to minutes.",
+    )
+    max_batch: int = parameter(
+        0,
+        "Most robots in one inference, more take several inferences; 0: limited by the memory.",
+        limits=(0, 1_000_000),
+    )
+    format: str = parameter(
+        "auto", "Format of the policy file; `auto`: by its suffix.", choices=("auto", *POLICY_FORMATS.names)
+    )
+    memory: tuple[str, ...] = parameter(
+        (),
+        "For a file that does not describe itself: each memory as `input=output`, fed back per robot, zeros at the "
+        "start; where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
+    )
+    lengths: str = parameter(
+        "", "For such a file: input that takes how many steps of its history each robot has seen since its reset."
+    )
+    mask: str = parameter(
+        "", "For such a file: input that takes which steps of its history each robot has seen, true where it has."
+    )
+    padding: str = parameter(
+        "start",
+        "For such a file, with `lengths` or `mask`: where the steps before the reset are in a history.",
+        choices=("start", "end"),
+    )
+    action: str = parameter("", "For such a file: output with the action; empty: the first that is not a memory.")
+    discrete: int = parameter(
+        0, "For such a file: number of logits of an action that is one choice; 0: continuous.", limits=(0, 100_000)
+    )
+    low: tuple[float, ...] = parameter(
+        (), "For such a file: lowest action, clipped as in training; one number or one per component, empty: none."
+    )
+    high: tuple[float, ...] = parameter(
+        (), "For such a file: highest action, clipped as in training; one number or one per component, empty: none."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfiguration:
+    """The numbers that are read from one topic of every robot; `key` is the observation that they belong to."""
+
+    key: str
+    topic: str = parameter(None, "Topic, below the robot's namespace; with a leading `/` one topic for all robots.")
+    type: str = parameter(None, "Message type, such as `sensor_msgs/msg/Image`.")
+    field: str = parameter(
+        "",
+        "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
+        "type's usual vector.",
+    )
+    fields: tuple[str, ...] = parameter((), "Several such paths instead of `field`, one after the other.")
+    joints: tuple[str, ...] = parameter(
+        (), "Joints to read from a JointState, in this order; empty: all, as published."
+    )
+    depth: int = parameter(
+        0,
+        "Depth of the subscription's queue; 0: 2 for images, 10 for other types. A sensor much faster than the "
+        "slowest one needs as many as it publishes during the slowest one's delay.",
+        limits=(0, 1000),
+    )
+    reliability: str = parameter(
+        "best_effort", "Reliability asked of the publisher.", choices=("best_effort", "reliable")
+    )
+    max_age_s: float = parameter(
+        0.0,
+        "For a topic that is published seldom, as an operator's: its newest reading is used while it is at most so "
+        "old, regardless of the other stamps; 0: the topic is synchronised with the others.",
+        limits=(0.0, 3600.0),
+    )
+    when_silent: str = parameter(
+        "stale",
+        "What silence of the topic means: `stale` data, or for a sensor that publishes only while it measures "
+        "something, as a contact sensor does, a reading of `zeros` for as long as its publisher is there.",
+        choices=("stale", "zeros"),
+    )
+
+    @property
+    def name(self) -> str:
+        """Name in errors and diagnostics; its parameters are `observations.NAME`."""
+        return self.key
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the readings are images."""
+        return is_image(self.type)
+
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether its readings must fit the others' stamps."""
+        return self.max_age_s == 0.0 and not self.may_be_silent
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether its silence is a reading of zeros."""
+        return self.when_silent == "zeros"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermConfiguration(SourceConfiguration):
+    """One part of an observation: `clip(value - default) * scale + offset`; the previous action has no topic."""
+
+    term: str
+    topic: str = parameter("", "As for an observation; terms of one topic share it.")
+    type: str = parameter("", "As for an observation, but no image.")
+    kind: str = parameter(
+        "sensor",
+        "What the term gives: the numbers of a message, gravity's direction in the body frame from a quaternion, a "
+        "one for a category among zeros, or the policy's last action.",
+        choices=("sensor", "projected_gravity", "one_hot", "previous_action"),
+    )
+    categories: int = parameter(
+        0, "For `one_hot`: how many categories there are, 0 to `categories` - 1.", limits=(0, 100_000)
+    )
+    default: tuple[float, ...] = parameter(
+        (), "Subtracted first, such as a default pose; one number or one per component, empty: 0."
+    )
+    clip: tuple[float, ...] = parameter((), "Lowest and highest value, before `scale`; empty: none.")
+    scale: tuple[float, ...] = parameter((), "Multiplied after `clip`; one number or one per component, empty: 1.")
+    offset: tuple[float, ...] = parameter((), "Added last; one number or one per component, empty: 0.")
+
+    @property
+    def name(self) -> str:
+        """Name in errors and diagnostics; its parameters are `observations.NAME`."""
+        return f"{self.key}.{self.term}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationConfiguration(SourceConfiguration):
+    """One observation of every robot: from one topic, or made of terms and then without topic and type."""
+
+    encoding: str = parameter(
+        "",
+        "Pixel encoding that the policy was trained on; empty: the first that has its channels and dtype.",
+        choices=lambda: ("", *IMAGE_ENCODINGS),
+    )
+    stack: int = parameter(1, "Time steps stacked, oldest first.", limits=(1, 1000))
+    stack_as: str = parameter(
+        "vecframestack",
+        "Layout of the stack. SB3's VecFrameStack joins whole steps, zeros before a reset; Isaac Lab, for vectors, "
+        "joins all steps of a term and then those of the next, before a reset as the first step after it.",
+        choices=("vecframestack", "isaac_lab"),
+    )
+    history: int = parameter(
+        0, "Time steps on a separate first axis, oldest first, zeros before a reset; 0: no axis.", limits=(0, 10_000)
+    )
+    input: str = parameter("", "Input of the network that takes the observation; empty: the one of the same name.")
+    shape: tuple[int, ...] = parameter(
+        (), "Input shape of one robot with its stack or history, where the file does not say it.", limits=(1, 1_000_000)
+    )
+    terms: tuple[TermConfiguration, ...] = parameter(
+        (), "Names of the terms that the observation is made of, one after the other; it then has no topic."
+    )
+
+
+@dataclass(frozen=True)
+class SynchronisationConfiguration:
+    """The readings that make a usable set."""
+
+    slop_s: float = parameter(0.05, "Largest spread of the stamps in one robot's set of readings.", limits=(0.0, 10.0))
+    max_age_s: float = parameter(0.2, "Largest age of the oldest reading in the set at the tick.", limits=(0.001, 60.0))
+
+
+@dataclass(frozen=True)
+class ActionConfiguration:
+    """The command of every robot, and its replacement when the robot's data are not good."""
+
+    topic: str = parameter(None, "Topic of the commands, below the robot's namespace.")
+    type: str = parameter(None, "Message type of the commands.", choices=lambda: tuple(COMMAND_TYPES))
+    fields: tuple[str, ...] = parameter(
+        (), "Field of a Twist for each component of the command, such as `linear.x`; required for a Twist command."
+    )
+    joints: tuple[str, ...] = parameter(
+        (), "Joint of a JointState or JointTrajectory for each component of the command; required for a joint command."
+    )
+    field: str = parameter("position", "What a JointState commands.", choices=("position", "velocity", "effort"))
+    frame_id: str = parameter("", "frame_id of stamped commands.")
+    time_from_start_s: float = parameter(
+        0.0, "When a JointTrajectory's point is to be reached; 0: one control period.", limits=(0.0, 60.0)
+    )
+    scale: tuple[float, ...] = parameter(
+        (), "Factor of a continuous action; one number or one per component, empty: 1."
+    )
+    offset: tuple[float, ...] = parameter(
+        (), "Added after `scale`, such as a default pose; one number or one per component, empty: 0."
+    )
+    low: tuple[float, ...] = parameter(
+        (), "Lowest command, after `offset`; one number or one per component, empty: none."
+    )
+    high: tuple[float, ...] = parameter(
+        (), "Highest command, after `offset`; one number or one per component, empty: none."
+    )
+    table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
+    when_stale: str = parameter(
+        "stop",
+        "What a robot without good data gets: the safe command, its last command for `hold_s`, or nothing.",
+        choices=("stop", "hold", "silent"),
+    )
+    hold_s: float = parameter(
+        0.5, "How long `hold` repeats the last command before it stops the robot.", limits=(0.0, 60.0)
+    )
+    safe_command: tuple[float, ...] = parameter(
+        (),
+        "The safe command; empty: zeros for a Twist. Any other type needs it or `safe_position_topic`, unless "
+        "`when_stale` is `silent`.",
+    )
+    safe_position_topic: str = parameter(
+        "",
+        "For position commands: JointState topic, below the robot's namespace, of the present position, which is "
+        "then the safe command; it stays constant while the robot is stopped.",
+    )
+    safe_position_joints: tuple[str, ...] = parameter(
+        (), "Joint of each component in that topic; empty: `action.joints`."
+    )
+    max_rate: tuple[float, ...] = parameter(
+        (),
+        "Largest change of the command per second; one number or one per component, empty: any. Safe commands are "
+        "sent at once.",
+        limits=(1e-9, 1e9),
+    )
+    ramp_s: float = parameter(
+        0.0, "Duration of the ramp from the safe command after activation or recovery.", limits=(0.0, 60.0)
+    )
+    deadline_s: float = parameter(
+        0.0,
+        "Deadline and lease of liveliness (at least 0.1 s) that the command topics offer; 0: three control periods.",
+        limits=(0.0, 3600.0),
+    )
+
+
+@dataclass(frozen=True)
+class RecordingConfiguration:
+    """Where bags of observations and commands are written."""
+
+    path: str = parameter(
+        "", "Folder in which each activation records a bag of observations and commands; empty: nothing is recorded."
+    )
+
+
+@dataclass(frozen=True)
+class RealtimeConfiguration:
+    """Real-time settings of the tick thread and of the interpreter."""
+
+    priority: int = parameter(
+        0,
+        "Real-time priority (SCHED_FIFO) of the tick, its decoding threads and its watchdog; 0: none. Needs the "
+        "permission of the system.",
+        limits=(0, 99),
+    )
+    cpus: tuple[int, ...] = parameter(
+        (), "CPUs of the tick and its decoding threads; empty: any.", limits=(0, math.inf)
+    )
+    freeze_gc: bool = parameter(
+        True, "Whether the garbage collector skips what configure made, as a full collection takes several ticks."
+    )
+    switch_interval_s: float = parameter(
+        0.0005, "Time after which another Python thread must yield to the tick thread.", limits=(0.000_01, 1.0)
+    )
+
+
+def is_image(type_name: str) -> bool:
+    """Whether messages of a type are images."""
+    return type_name in MESSAGE_TYPES and MESSAGE_TYPES[type_name].is_image
+
+
+def _parameters(section: type, prefix: str) -> list[Parameter]:
+    """Return the parameters that the fields of a section define."""
+    kinds = {entry.name: str(entry.type).replace("tuple[", "list[").replace(", ...", "") for entry in fields(section)}
+    kinds["terms"] = "list[str]"
+    return [
+        Parameter(prefix + each.name, kinds[each.name], **each.metadata) for each in fields(section) if each.metadata
+    ]
+
+
+def _term_parameters() -> list[Parameter]:
+    """Return the parameters of a term; those that an observation has, too, are described there."""
+    described = {f"{TERM}{name}" for name in TermConfiguration.__annotations__}
+    return [
+        each if each.name in described else replace(each, description="As for an observation.")
+        for each in _parameters(TermConfiguration, TERM)
+    ]
+
+
+OBSERVATION = "observations.<key>."
+TERM = "observations.<key>.<term>."
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("control_rate_hz", "float", None, "Rate of the control tick.", "Hz", minimum=0.1, maximum=1000.0),
+    Parameter("control_rate_hz", "float", None, "Rate of the control tick.", limits=(0.1, 1000.0)),
     Parameter("robots", "list[str]", None, "Namespaces of the robots, one row of the batch each."),
     Parameter(
         "shard",
@@ -73,475 +383,32 @@ PARAMETERS: tuple[Parameter, ...] = (
         "`i/K`: this node drives the i-th of K parts of `robots`, counted from 0; empty: all of them.",
     ),
     Parameter("autostart", "bool", True, "Configure and activate by itself at start."),
-    Parameter(
-        "policy.path",
-        "str",
-        None,
-        "Policy file: absolute, `~`, relative to the working directory, or `package://PACKAGE/PATH`.",
-    ),
-    Parameter(
-        "policy.device",
-        "str",
-        "auto",
-        "Where the tensors live: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.",
-    ),
-    Parameter(
-        "policy.trusted",
-        "bool",
-        False,
-        "Whether policy files that can run code when they are loaded are loaded; bundles and ONNX are data only.",
-    ),
-    Parameter("policy.sha256", "str", "", "SHA-256 that the policy file must have, hexadecimal; empty: any."),
-    Parameter(
-        "policy.vecnormalize",
-        "str",
-        "",
-        "The file that `VecNormalize.save` wrote, a path like `policy.path`; empty: observations go in as they are.",
-    ),
-    Parameter("policy.threads", "int", 1, "CPU threads of one inference.", minimum=1, maximum=256),
-    Parameter(
-        "policy.engine",
-        "str",
-        "auto",
-        "What runs the network; `auto`: at configure the fastest of those that act as the policy does is measured.",
-        allowed=("auto", *ENGINES.names),
-    ),
-    Parameter(
-        "policy.precision",
-        "str",
-        "float32",
-        "Least precision that an engine may compute in; below float32 actions differ in the third digit.",
-        allowed=PRECISIONS,
-    ),
-    Parameter(
-        "policy.compile",
-        "bool",
-        False,
-        "Whether `auto` may compile the policy with AOTInductor, which takes a C++ compiler and up to minutes, once.",
-    ),
-    Parameter(
-        "policy.max_batch",
-        "int",
-        0,
-        "Most robots in one inference, more are inferred in several; 0: as many as fit into the memory.",
-        minimum=0,
-        maximum=1_000_000,
-    ),
-    Parameter(
-        "policy.format",
-        "str",
-        "auto",
-        "Format of the policy file; `auto`: by its suffix.",
-        allowed=("auto", *POLICY_FORMATS.names),
-    ),
-    Parameter(
-        "policy.memory",
-        "list[str]",
-        (),
-        "For a file that does not describe itself: each memory as `input=output`, fed back per robot, zeros at the "
-        "start; where the file does not say its shape as `input=output:1,-1,64`, with -1 for the robots.",
-    ),
-    Parameter(
-        "policy.lengths",
-        "str",
-        "",
-        "For the same: input that takes how many steps of its history each robot has seen since its reset.",
-    ),
-    Parameter(
-        "policy.mask",
-        "str",
-        "",
-        "For the same: input that takes which steps of its history each robot has seen, true where it has.",
-    ),
-    Parameter(
-        "policy.padding",
-        "str",
-        "start",
-        "For the same, with `lengths` or `mask`: where the steps before the reset are in a history.",
-        allowed=("start", "end"),
-    ),
-    Parameter("policy.action", "str", "", "For the same: output with the action; empty: the first that is no memory."),
-    Parameter(
-        "policy.discrete",
-        "int",
-        0,
-        "For the same: number of choices when the action is one of as many logits; 0: continuous.",
-        minimum=0,
-        maximum=100_000,
-    ),
-    Parameter(
-        "policy.low",
-        "list[float]",
-        (),
-        "For the same: lower bounds that training clipped the action to, one number or one per component; empty: none.",
-    ),
-    Parameter(
-        "policy.high",
-        "list[float]",
-        (),
-        "For the same: upper bounds that training clipped the action to, one number or one per component; empty: none.",
-    ),
+    *_parameters(PolicyConfiguration, "policy."),
     Parameter(
         "observations.keys",
         "list[str]",
         None,
         "Names of the observations; with a Dict space its keys, else any one name.",
     ),
-    Parameter(
-        "observations.<key>.topic",
-        "str",
-        None,
-        "Topic, below the robot's namespace; with a leading `/` one topic for all robots.",
-    ),
-    Parameter("observations.<key>.type", "str", None, "Message type, such as `sensor_msgs/msg/Image`."),
-    Parameter(
-        "observations.<key>.field",
-        "str",
-        "",
-        "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
-        "type's usual vector.",
-    ),
-    Parameter(
-        "observations.<key>.fields",
-        "list[str]",
-        (),
-        "Several such paths instead of `field`, one after the other.",
-    ),
-    Parameter(
-        "observations.<key>.joints",
-        "list[str]",
-        (),
-        "Joints to read from a JointState, in this order; empty: all, as published.",
-    ),
-    Parameter(
-        "observations.<key>.encoding",
-        "str",
-        "",
-        "Pixel encoding that the policy was trained on; empty: the first that has its channels and dtype.",
-        allowed=Choices(IMAGE_ENCODINGS, ""),
-    ),
-    Parameter(
-        "observations.<key>.stack",
-        "int",
-        1,
-        "Time steps stacked, oldest first.",
-        minimum=1,
-        maximum=1000,
-    ),
-    Parameter(
-        "observations.<key>.stack_as",
-        "str",
-        "vecframestack",
-        "Whose stack it is. SB3's VecFrameStack joins whole steps, zeros before a reset; Isaac Lab, for vectors, joins "
-        "all steps of a term and then those of the next, before a reset as the first step after it.",
-        allowed=STACKS,
-    ),
-    Parameter(
-        "observations.<key>.history",
-        "int",
-        0,
-        "Time steps on an axis of their own, `[history, ...]`, oldest first, zeros before a reset; 0: no such axis.",
-        minimum=0,
-        maximum=10_000,
-    ),
-    Parameter(
-        "observations.<key>.input",
-        "str",
-        "",
-        "Input of the network that takes the observation; empty: the one of the same name.",
-    ),
-    Parameter(
-        "observations.<key>.depth",
-        "int",
-        0,
-        "Depth of the subscription's queue; 0: 2 for images, 10 for other types. A sensor much faster than the slowest "
-        "one needs as many as it publishes within the slowest one's delay.",
-        minimum=0,
-        maximum=1000,
-    ),
-    Parameter(
-        "observations.<key>.reliability",
-        "str",
-        "best_effort",
-        "Reliability asked of the publisher.",
-        allowed=("best_effort", "reliable"),
-    ),
-    Parameter(
-        "observations.<key>.shape",
-        "list[int]",
-        (),
-        "Shape of the network's input for one robot, with its stack or history, where the file does not say it.",
-        minimum=1,
-        maximum=1_000_000,
-    ),
-    Parameter(
-        "observations.<key>.max_age_s",
-        "float",
-        0.0,
-        "For a topic that is published seldom, as an operator's: its newest reading is used while it is at most so "
-        "old, whatever the other stamps; 0: the topic is synchronised with the others.",
-        "s",
-        minimum=0.0,
-        maximum=3600.0,
-    ),
-    Parameter(
-        "observations.<key>.when_silent",
-        "str",
-        "stale",
-        "What silence of the topic means: `stale` data, or for a sensor that publishes only while it measures "
-        "something, as a contact sensor does, a reading of `zeros` for as long as its publisher is there.",
-        allowed=WHEN_SILENT,
-    ),
-    Parameter(
-        "observations.<key>.terms",
-        "list[str]",
-        (),
-        "Names of the terms that the observation is made of, one after the other; it then has no topic of its own.",
-    ),
-    Parameter(
-        "observations.<key>.<term>.kind",
-        "str",
-        "sensor",
-        "What the term gives: the numbers of a message, gravity's direction in the body frame from a quaternion, a one "
-        "for a category among zeros, or the policy's last action.",
-        allowed=TERM_KINDS,
-    ),
-    Parameter("observations.<key>.<term>.topic", "str", "", "As for an observation; terms of one topic share it."),
-    Parameter("observations.<key>.<term>.type", "str", "", "As for an observation, but no image."),
-    Parameter("observations.<key>.<term>.field", "str", "", "As for an observation."),
-    Parameter("observations.<key>.<term>.fields", "list[str]", (), "As for an observation."),
-    Parameter("observations.<key>.<term>.joints", "list[str]", (), "As for an observation."),
-    Parameter("observations.<key>.<term>.depth", "int", 0, "As for an observation.", minimum=0, maximum=1000),
-    Parameter(
-        "observations.<key>.<term>.reliability",
-        "str",
-        "best_effort",
-        "As for an observation.",
-        allowed=("best_effort", "reliable"),
-    ),
-    Parameter(
-        "observations.<key>.<term>.max_age_s",
-        "float",
-        0.0,
-        "As for an observation.",
-        "s",
-        minimum=0.0,
-        maximum=3600.0,
-    ),
-    Parameter(
-        "observations.<key>.<term>.when_silent",
-        "str",
-        "stale",
-        "As for an observation.",
-        allowed=WHEN_SILENT,
-    ),
-    Parameter(
-        "observations.<key>.<term>.categories",
-        "int",
-        0,
-        "For `one_hot`: how many categories there are, 0 to `categories` - 1.",
-        minimum=0,
-        maximum=100_000,
-    ),
-    Parameter(
-        "observations.<key>.<term>.default",
-        "list[float]",
-        (),
-        "Subtracted first, such as a default pose; one number or one per component, empty: 0.",
-    ),
-    Parameter(
-        "observations.<key>.<term>.clip",
-        "list[float]",
-        (),
-        "Lowest and highest value, before `scale`; empty: none.",
-    ),
-    Parameter(
-        "observations.<key>.<term>.scale",
-        "list[float]",
-        (),
-        "Multiplied after `clip`; one number or one per component, empty: 1.",
-    ),
-    Parameter(
-        "observations.<key>.<term>.offset",
-        "list[float]",
-        (),
-        "Added last; one number or one per component, empty: 0.",
-    ),
-    Parameter(
-        "synchronisation.slop_s",
-        "float",
-        0.05,
-        "Largest spread of the stamps in one robot's set of readings.",
-        "s",
-        minimum=0.0,
-        maximum=10.0,
-    ),
-    Parameter(
-        "synchronisation.max_age_s",
-        "float",
-        0.2,
-        "Largest age of the oldest reading in the set at the tick.",
-        "s",
-        minimum=0.001,
-        maximum=60.0,
-    ),
-    Parameter("action.topic", "str", None, "Topic of the commands, below the robot's namespace."),
-    Parameter("action.type", "str", None, "Message type of the commands.", allowed=Choices(COMMAND_TYPES)),
-    Parameter(
-        "action.fields",
-        "list[str]",
-        (),
-        "Field of a Twist for each component of the command, such as `linear.x`; required for a Twist command.",
-    ),
-    Parameter(
-        "action.joints",
-        "list[str]",
-        (),
-        "Joint of a JointState or JointTrajectory for each component of the command; required for a joint command.",
-    ),
-    Parameter(
-        "action.field", "str", "position", "What a JointState commands.", allowed=("position", "velocity", "effort")
-    ),
-    Parameter("action.frame_id", "str", "", "frame_id of stamped commands."),
-    Parameter(
-        "action.time_from_start_s",
-        "float",
-        0.0,
-        "When a JointTrajectory's point is to be reached; 0: one control period.",
-        "s",
-        minimum=0.0,
-        maximum=60.0,
-    ),
-    Parameter(
-        "action.scale",
-        "list[float]",
-        (),
-        "What a continuous action is multiplied with; one number or one per component, empty: 1.",
-    ),
-    Parameter(
-        "action.offset",
-        "list[float]",
-        (),
-        "Added after `scale`, such as a default pose; one number or one per component, empty: 0.",
-    ),
-    Parameter(
-        "action.low",
-        "list[float]",
-        (),
-        "Lowest command, after `offset`; one number or one per component, empty: none.",
-    ),
-    Parameter(
-        "action.high",
-        "list[float]",
-        (),
-        "Highest command, after `offset`; one number or one per component, empty: none.",
-    ),
-    Parameter("action.table", "list[float]", (), "For a Discrete action: one command per action, row after row."),
-    Parameter(
-        "action.when_stale",
-        "str",
-        "stop",
-        "What a robot gets whose data are not good: the safe command, its last command for `hold_s`, or nothing.",
-        allowed=("stop", "hold", "silent"),
-    ),
-    Parameter(
-        "action.hold_s",
-        "float",
-        0.5,
-        "How long `hold` repeats the last command before it stops the robot.",
-        "s",
-        minimum=0.0,
-        maximum=60.0,
-    ),
-    Parameter(
-        "action.safe_command",
-        "list[float]",
-        (),
-        "The safe command; empty: zeros for a Twist. Any other type needs it or `safe_position_topic`, unless "
-        "`when_stale` is `silent`.",
-    ),
-    Parameter(
-        "action.safe_position_topic",
-        "str",
-        "",
-        "For position commands: JointState topic, below the robot's namespace, of the present position, which is then "
-        "the safe command; it stays what it was when the robot was stopped.",
-    ),
-    Parameter(
-        "action.safe_position_joints",
-        "list[str]",
-        (),
-        "Joint of each component in that topic; empty: `action.joints`.",
-    ),
-    Parameter(
-        "action.max_rate",
-        "list[float]",
-        (),
-        "Largest change of the command per second; one number or one per component, empty: any. Safe commands are sent "
-        "at once.",
-        minimum=1e-9,
-        maximum=1e9,
-    ),
-    Parameter(
-        "action.ramp_s",
-        "float",
-        0.0,
-        "Time over which the command goes over from the safe one to the policy's after activation or recovery.",
-        "s",
-        minimum=0.0,
-        maximum=60.0,
-    ),
-    Parameter(
-        "action.deadline_s",
-        "float",
-        0.0,
-        "Deadline and lease of liveliness (at least 0.1 s) that the command topics offer; 0: three control periods.",
-        "s",
-        minimum=0.0,
-        maximum=3600.0,
-    ),
-    Parameter(
-        "record.path",
-        "str",
-        "",
-        "Folder in which each activation records a bag of what the policy saw and what was commanded; empty: nothing "
-        "is recorded.",
-    ),
+    *_parameters(ObservationConfiguration, OBSERVATION),
+    *_term_parameters(),
+    *_parameters(SynchronisationConfiguration, "synchronisation."),
+    *_parameters(ActionConfiguration, "action."),
+    *_parameters(RecordingConfiguration, "record."),
     Parameter(
         "watchdog.timeout_s",
         "float",
         0.0,
-        "A tick that takes longer is taken for hanging, and the robots get their safe commands; 0: "
+        "A tick that takes longer counts as hanging, and the robots get their safe commands; 0: "
         "`synchronisation.max_age_s`, at least two control periods.",
-        "s",
-        minimum=0.0,
-        maximum=60.0,
+        limits=(0.0, 60.0),
     ),
-    Parameter(
-        "realtime.priority",
-        "int",
-        0,
-        "Real-time priority (SCHED_FIFO) of the tick, its decoding threads and its watchdog; 0: none. Needs the "
-        "permission of the system.",
-        minimum=0,
-        maximum=99,
-    ),
-    Parameter("realtime.cpus", "list[int]", (), "CPUs of the tick and its decoding threads; empty: any.", minimum=0),
-    Parameter(
-        "realtime.freeze_gc",
-        "bool",
-        True,
-        "Whether the garbage collector leaves alone what configure made, as a full collection takes several ticks.",
-    ),
-    Parameter(
-        "realtime.switch_interval_s",
-        "float",
-        0.0005,
-        "After how long another Python thread must hand the interpreter to the tick thread.",
-        "s",
-        minimum=0.000_01,
-        maximum=1.0,
-    ),
+    *_parameters(RealtimeConfiguration, "realtime."),
+)
+
+# The parameters of a topic. An observation that is made of terms has none of these; each term has its own.
+SOURCE_PARAMETERS = tuple(
+    f"{OBSERVATION}{name}" for name in (*SourceConfiguration.__annotations__, "encoding") if name != "key"
 )
 
 # Parameters that ROS itself gives every node.

@@ -16,19 +16,10 @@ Record = TypeVar("Record")
 
 
 class Registry(Generic[Record]):
-    """Records by name, imported when they are asked for.
+    """Records by name, imported at their first use.
 
-    A record is a variable of a module in one of this project's folders, under the module's name, or the object of an
-    entry point of another distribution, under the entry point's name.
-
-    Parameters
-    ----------
-    package
-        Package whose modules each hold one record, such as ``policy_node.policies.formats``.
-    variable
-        Name of the variable in each module.
-    group
-        Group of the entry points.
+    A record is the `variable` of a module of `package`, such as ``policy_node.policies.formats``, under the module's
+    name, or the object of an entry point of another distribution in `group`, under the entry point's name.
     """
 
     def __init__(self, package: str, variable: str, group: str) -> None:

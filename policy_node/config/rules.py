@@ -1,23 +1,114 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rules across parameters. Each rule returns the problems that it found, as one line each."""
+"""Check parameters: each by itself, then all together. A check yields every problem that it finds as one line."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
+from policy_node.config.parameters import SOURCE_PARAMETERS, Parameter, is_image
 
 # An error lists the types that take a parameter only if there are at most this many.
 MOST_NAMED = 3
 
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
+_PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+_TYPE_NAMES = {
+    "bool": "a boolean",
+    "int": "an integer",
+    "float": "a double",
+    "str": "a string",
+    "list[str]": "a list of strings",
+    "list[int]": "a list of integers",
+    "list[float]": "a list of doubles",
+}
 
 Values = Mapping[str, Any]
 Terms = Mapping[str, tuple[str, ...]]
+Problems = Iterator[str]
+
+
+def has_type(value: Any, type_name: str) -> bool:
+    """Return whether a value has the type of a parameter, such as `list[float]`."""
+    if not type_name.startswith("list["):
+        return type(value) is _PYTHON_TYPES[type_name]
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_list and all(type(item) is _PYTHON_TYPES[type_name[5:-1]] for item in value)
+
+
+def unknown_parameter(name: str, value: Any, known: Mapping[str, Parameter]) -> str:
+    """Return the problem of a parameter that does not exist, with the closest one that does."""
+    if name.startswith("qos_overrides."):
+        return (
+            f"{name}: found {value!r}, but sensors and commands take no overrides; remove it and set "
+            f"observations.<key>.depth or observations.<key>.reliability"
+        )
+    parts = name.split(".")
+    if parts[0] == "observations" and len(parts) > 2:
+        if f"observations.{parts[1]}.terms" not in known:
+            return (
+                f"{name}: found {value!r}, but observations.keys does not name '{parts[1]}'; "
+                f"add it there or remove the observation"
+            )
+        if name.replace(f".{parts[1]}.", ".<key>.", 1) in SOURCE_PARAMETERS:
+            return f"{name}: found {value!r}, but this observation is made of terms; give it to one of them instead"
+        if len(parts) > 3 and f"observations.{parts[1]}.{parts[2]}.kind" not in known:
+            return (
+                f"{name}: found {value!r}, but observations.{parts[1]}.terms does not name '{parts[2]}'; "
+                f"add it there or remove the term"
+            )
+    close = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(sorted(known))}"
+    return f"{name}: found {value!r}, but there is no such parameter; {remedy}"
+
+
+def merge_misspelt_keys(problems: list[str], flat: Values, keys: Sequence[str]) -> list[str]:
+    """Replace all problems that follow from a misspelt key of an observation by one."""
+    described = [name.split(".")[1] for name in flat if name.startswith("observations.") and name.count(".") > 1]
+    unnamed = sorted(set(described) - set(keys))
+    for key in keys:
+        prefix = f"observations.{key}."
+        if any(flat.get(f"{prefix}{name}") for name in ("topic", "type", "terms")):
+            continue
+        for close in difflib.get_close_matches(key, unnamed, n=1):
+            follow = (prefix, f"observations.{close}.")
+            problems = [problem for problem in problems if not problem.startswith(follow)]
+            problems.append(f"observations.keys: found {key!r}, of which nothing is given; did you mean {close!r}?")
+            unnamed.remove(close)
+    return problems
+
+
+def check_value(name: str, parameter: Parameter, flat: Values) -> Problems:
+    """Check that a parameter is given, has its type and is within its range."""
+    required, wanted = parameter.default is None, _TYPE_NAMES[parameter.type]
+    if name not in flat:
+        if required:
+            yield f"{name}: missing; give {wanted}: {parameter.description}"
+        return
+    value = flat[name]
+    if not has_type(value, parameter.type):
+        remedy = ""
+        if parameter.type == "float" and type(value) is int:
+            remedy = f"; write {value}.0"
+        elif parameter.type == "list[float]" and not has_type(value, "list[str]") and isinstance(value, Sequence):
+            remedy = "; write every number with a decimal point"
+        yield f"{name}: found {value!r} ({type(value).__name__}), but it must be {wanted}{remedy}"
+        return
+    numbers = [one for one in (value if isinstance(value, (list, tuple)) else [value]) if type(one) in (int, float)]
+    low, high = parameter.limits or (-math.inf, math.inf)
+    # An integer may be too large for isfinite, which converts it to a float.
+    if not all(low <= number <= high and (type(number) is int or math.isfinite(number)) for number in numbers):
+        found = tuple(value) if parameter.type.startswith("list[") else value
+        yield f"{name}: found {found!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,")
+    if parameter.allowed and value not in parameter.allowed:
+        yield f"{name}: found {value!r}, but it must be {parameter.range_text}"
+    if required and isinstance(value, Sequence) and not value:
+        yield f"{name}: empty; give {wanted}: {parameter.description}"
 
 
 def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]:
@@ -30,176 +121,76 @@ def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]
     keys, terms
         The keys of the observations, and the terms of each by its key.
     """
-    problems = _check_robots(checked)
-    problems += _check_observations(checked, keys, terms)
+    problems = [*_check_robots(checked), *_check_observations(checked, keys, terms)]
     if not problems:
         problems += _check_synchronised(checked, keys, terms)
     for group in ("policy", "action"):
         problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
-    problems += _check_policy(checked)
-    problems += _check_components(checked)
-    problems += _check_command(checked)
-    return problems + _check_safe_command(checked)
+    for check in (_check_policy, _check_components, _check_command, _check_safe_command):
+        problems += check(checked)
+    return problems
 
 
-def _duplicates(name: str, names: Sequence[str], remedy: str = "every name must be unique") -> list[str]:
-    return [
-        f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; {remedy}"
-        for duplicate in sorted({entry for entry in names if names.count(entry) > 1})
-    ]
+def _duplicates(name: str, names: Sequence[str], remedy: str = "every name must be unique") -> Problems:
+    for duplicate in sorted({entry for entry in names if names.count(entry) > 1}):
+        yield f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; {remedy}"
 
 
-def _check_robots(checked: Values) -> list[str]:
+def _check_robots(checked: Values) -> Problems:
     """Check that robots are unique namespaces, and that the shard is one of them."""
     robots, shard = checked["robots"], checked["shard"]
     # In the root namespace `/rover` and `rover` are one robot.
-    problems = _duplicates("robots", [robot.removeprefix("/") for robot in robots])
-    problems += [
-        f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
-        f"starting with a digit, levels separated by '/'"
-        for robot in robots
-        if not all(part.isidentifier() and part.isascii() for part in robot.removeprefix("/").split("/"))
-    ]
-    if shard and not _is_shard(shard, len(robots)):
-        problems.append(
+    yield from _duplicates("robots", [robot.removeprefix("/") for robot in robots])
+    for robot in robots:
+        if not all(part.isidentifier() and part.isascii() for part in robot.removeprefix("/").split("/")):
+            yield (
+                f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
+                f"starting with a digit, levels separated by '/'"
+            )
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if shard and not (match and int(match[1]) < int(match[2]) <= len(robots)):
+        yield (
             f"shard: found {shard!r}, but it is i/K with i from 0 to K - 1 and K at most the number of robots, "
             f"{len(robots)}; such as 0/2 on one computer and 1/2 on the other"
         )
-    return problems
 
 
-def _is_shard(shard: str, robots: int) -> bool:
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
-    return match is not None and int(match[1]) < int(match[2]) <= robots
-
-
-def _check_policy(checked: Values) -> list[str]:
+def _check_policy(checked: Values) -> Problems:
     sha256 = checked["policy.sha256"]
-    if not sha256 or re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        return []
-    return [f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"]
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        yield f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
 
 
-def _check_observations(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]:
-    problems = _duplicates("observations.keys", keys)
+def _check_observations(checked: Values, keys: Sequence[str], terms: Terms) -> Problems:
+    yield from _duplicates("observations.keys", keys)
     for key in keys:
         if not key or "." in key:
-            problems.append(f"observations.keys: found {key!r}, but a key is a name without dots; rename it")
+            yield f"observations.keys: found {key!r}, but a key is a name without dots; rename it"
         prefix = f"observations.{key}."
         history, stack = checked[prefix + "history"], checked[prefix + "stack"]
         if history and stack > 1:
-            problems.append(
-                f"{prefix}history: found {history} beside a stack of {stack}, but steps are either stacked or have an "
-                f"axis of their own; remove one of the two"
+            yield (
+                f"{prefix}history: found {history} beside a stack of {stack}, but steps are either stacked or have a "
+                f"separate axis; remove one of the two"
             )
         if terms.get(key):
-            problems += _check_terms(checked, key, terms[key])
+            yield from _check_terms(checked, key, terms[key])
         else:
-            problems += _check_type(checked, prefix) or _check_source(checked, prefix)
-    return problems
+            yield from _check_source(checked, prefix)
 
 
-def _check_synchronised(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]:
+def _check_synchronised(checked: Values, keys: Sequence[str], terms: Terms) -> Problems:
     """Check that at least one topic is synchronised."""
     prefixes = [f"observations.{key}.{dotted}" for key in keys for dotted in _dotted(terms.get(key))]
     observed = [prefix for prefix in prefixes if checked[f"{prefix}topic"]]
-    if not all(checked[f"{prefix}max_age_s"] or checked[f"{prefix}when_silent"] == "zeros" for prefix in observed):
-        return []
-    name = "observations.keys"
-    if observed:
-        name = f"{observed[0]}{'max_age_s' if checked[f'{observed[0]}max_age_s'] else 'when_silent'}"
-    return [
-        f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s and "
-        f"when_silent from the topic that is published most often, or observe one"
-    ]
-
-
-def _check_command(checked: Values) -> list[str]:
-    """Check the topic, the deadline and the table of the commands."""
-    topic, robots = checked["action.topic"], checked["robots"]
-    problems = []
-    if topic.startswith("/") and len(robots) > 1:
-        problems.append(
-            f"action.topic: found {topic!r}, which would send the commands of {len(robots)} robots to one topic; "
-            f"remove the leading '/'"
+    if all(checked[f"{prefix}max_age_s"] or checked[f"{prefix}when_silent"] == "zeros" for prefix in observed):
+        name = "observations.keys"
+        if observed:
+            name = f"{observed[0]}{'max_age_s' if checked[f'{observed[0]}max_age_s'] else 'when_silent'}"
+        yield (
+            f"{name}: no topic is synchronised, so nothing says when a robot's data are new; remove max_age_s and "
+            f"when_silent from the topic that is published most often, or observe one"
         )
-    deadline_s, period_s = checked["action.deadline_s"], 1.0 / checked["control_rate_hz"]
-    if 0.0 < deadline_s <= period_s:
-        problems.append(
-            f"action.deadline_s: found {deadline_s:g}, but commands are {period_s:g} s apart; give more, or 0.0 for "
-            f"three periods"
-        )
-    table, components = checked["action.table"], checked["action.fields"] or checked["action.joints"]
-    if table and components and len(table) % len(components):
-        problems.append(
-            f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
-            f"one number per component"
-        )
-    return problems
-
-
-def _check_safe_command(checked: Values) -> list[str]:
-    """Check that there is one safe command, and that it has the size of a command."""
-    action_type, components = checked["action.type"], checked["action.fields"] or checked["action.joints"]
-    safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
-    silent = checked["action.when_stale"] == "silent"
-    problems = []
-    if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
-        problems.append(
-            f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
-            f"is safe, for positions the topic of the present ones in action.safe_position_topic, "
-            f"or set action.when_stale to silent"
-        )
-    if position_topic:
-        problems += _check_safe_position(checked)
-    elif checked["action.safe_position_joints"]:
-        problems.append(
-            "action.safe_position_joints: given without action.safe_position_topic; give that topic or remove it"
-        )
-    if safe_command and components and len(safe_command) != len(components):
-        problems.append(
-            f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
-        )
-    return problems
-
-
-def _check_components(checked: Values) -> list[str]:
-    """Check the parameters that name the components of a command."""
-    action_type = checked["action.type"]
-    named_by = COMMAND_TYPES[action_type].named_by
-    problems = []
-    if named_by and not checked[f"action.{named_by}"]:
-        example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
-        problems.append(
-            f"action.{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
-        )
-    for name in ("fields", "joints"):
-        if name != named_by and checked[f"action.{name}"]:
-            users = " and ".join(kind.name for kind in COMMAND_TYPES.values() if kind.named_by == name)
-            problems.append(f"action.{name}: given for a {action_type}; only {users} use it; remove it")
-    return problems
-
-
-def _check_safe_position(checked: Values) -> list[str]:
-    """Check the safe command that is the robot's present position."""
-    name, action_type = "action.safe_position_topic", checked["action.type"]
-    problems = []
-    kind = COMMAND_TYPES[action_type]
-    if kind.is_velocity:
-        problems.append(f"{name}: given for a {action_type}, which is a velocity; remove it")
-    elif kind.has_field and checked["action.field"] != "position":
-        problems.append(f"{name}: given, but action.field is {checked['action.field']}; remove it")
-    if checked["action.safe_command"]:
-        problems.append(f"{name}: given beside action.safe_command; remove one of the two")
-    joints, commanded = checked["action.safe_position_joints"], checked["action.joints"]
-    if not joints and not commanded:
-        problems.append("action.safe_position_joints: missing; give the joint of each component of the command")
-    if joints and commanded and len(joints) != len(commanded):
-        problems.append(
-            f"action.safe_position_joints: found {len(joints)}, but action.joints has {len(commanded)}; give one for "
-            f"each"
-        )
-    return problems
 
 
 def _dotted(terms: Sequence[str] | None) -> tuple[str, ...]:
@@ -207,98 +198,162 @@ def _dotted(terms: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(f"{term}." for term in terms) if terms else ("",)
 
 
-def _check_bounds(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> list[str]:
+def _check_command(checked: Values) -> Problems:
+    """Check the topic, the deadline and the table of the commands."""
+    topic, robots = checked["action.topic"], checked["robots"]
+    if topic.startswith("/") and len(robots) > 1:
+        yield (
+            f"action.topic: found {topic!r}, which would send the commands of {len(robots)} robots to one topic; "
+            f"remove the leading '/'"
+        )
+    deadline_s, period_s = checked["action.deadline_s"], 1.0 / checked["control_rate_hz"]
+    if 0.0 < deadline_s <= period_s:
+        yield (
+            f"action.deadline_s: found {deadline_s:g}, but commands are {period_s:g} s apart; give more, or 0.0 for "
+            f"three periods"
+        )
+    table, components = checked["action.table"], checked["action.fields"] or checked["action.joints"]
+    if table and components and len(table) % len(components):
+        yield (
+            f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
+            f"one number per component"
+        )
+
+
+def _check_safe_command(checked: Values) -> Problems:
+    """Check that there is one safe command, and that it has the size of a command."""
+    action_type, components = checked["action.type"], checked["action.fields"] or checked["action.joints"]
+    safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
+    silent = checked["action.when_stale"] == "silent"
+    if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
+        yield (
+            f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
+            f"is safe, for positions the topic of the present ones in action.safe_position_topic, "
+            f"or set action.when_stale to silent"
+        )
+    if position_topic:
+        yield from _check_safe_position(checked)
+    elif checked["action.safe_position_joints"]:
+        yield "action.safe_position_joints: given without action.safe_position_topic; give that topic or remove it"
+    if safe_command and components and len(safe_command) != len(components):
+        yield f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
+
+
+def _check_components(checked: Values) -> Problems:
+    """Check the parameters that name the components of a command."""
+    action_type = checked["action.type"]
+    named_by = COMMAND_TYPES[action_type].named_by
+    if named_by and not checked[f"action.{named_by}"]:
+        example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
+        yield f"action.{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
+    for name in ("fields", "joints"):
+        if name != named_by and checked[f"action.{name}"]:
+            users = " and ".join(kind.name for kind in COMMAND_TYPES.values() if kind.named_by == name)
+            yield f"action.{name}: given for a {action_type}; only {users} use it; remove it"
+
+
+def _check_safe_position(checked: Values) -> Problems:
+    """Check the safe command that is the robot's present position."""
+    name, action_type = "action.safe_position_topic", checked["action.type"]
+    kind = COMMAND_TYPES[action_type]
+    if kind.is_velocity:
+        yield f"{name}: given for a {action_type}, which is a velocity; remove it"
+    elif kind.has_field and checked["action.field"] != "position":
+        yield f"{name}: given, but action.field is {checked['action.field']}; remove it"
+    if checked["action.safe_command"]:
+        yield f"{name}: given beside action.safe_command; remove one of the two"
+    joints, commanded = checked["action.safe_position_joints"], checked["action.joints"]
+    if not joints and not commanded:
+        yield "action.safe_position_joints: missing; give the joint of each component of the command"
+    if joints and commanded and len(joints) != len(commanded):
+        yield (
+            f"action.safe_position_joints: found {len(joints)}, but action.joints has {len(commanded)}; give one for "
+            f"each"
+        )
+
+
+def _check_bounds(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> Problems:
     """Check that lower bounds are below the upper ones; either is one number or one per component."""
     if len(low) > 1 and len(high) > 1 and len(low) != len(high):
-        return [f"{name}: found {len(low)} numbers, but there are {len(high)} upper bounds; give as many"]
+        yield f"{name}: found {len(low)} numbers, but there are {len(high)} upper bounds; give as many"
+        return
     count = max(len(low), len(high)) if low and high else 0
     if any(lowest > highest for lowest, highest in zip((low * count)[:count], (high * count)[:count], strict=True)):
-        return [f"{name}: found {list(low)}, but the upper bounds are {list(high)}; exchange them"]
-    return []
+        yield f"{name}: found {list(low)}, but the upper bounds are {list(high)}; exchange them"
 
 
-def is_image(type_name: str) -> bool:
-    """Whether messages of a type are images."""
-    return type_name in MESSAGE_TYPES and MESSAGE_TYPES[type_name].is_image
-
-
-def _check_type(checked: Values, prefix: str) -> list[str]:
-    """Check the spelling of a message type, such as one of ROS 1; an empty one is missing."""
-    found = checked[prefix + "type"]
-    # Types that a misspelt one may mean, by their names in lower case, with and without the package.
-    known = {
-        spelling.lower(): name
-        for name in (*MESSAGE_TYPES, *COMMAND_TYPES)
-        for spelling in (name, name.rpartition("/")[2])
-    }
-    well_formed = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
-    if not found or (well_formed.fullmatch(found) and known.get(found.lower(), found) == found):
-        return []
-    package, _, rest = found.partition("/")
-    spelled = f"{package}/msg/{rest.rpartition('/')[2]}" if rest else found
-    close = difflib.get_close_matches(spelled.lower(), known, n=1, cutoff=0.95)
-    meant = known[close[0]] if close else spelled if well_formed.fullmatch(spelled) else ""
-    remedy = f"did you mean {meant}?" if meant else "as in sensor_msgs/msg/Image"
-    return [f"{prefix}type: found {found!r}, but a type is spelled package/msg/Type; {remedy}"]
-
-
-def _check_source(checked: Values, prefix: str) -> list[str]:
-    """Check which numbers are read from one topic."""
-    problems = []
+def _check_source(checked: Values, prefix: str) -> Problems:
+    """Check the type of one topic, and which numbers are read from it."""
     message_type, fields = checked[prefix + "type"], checked[prefix + "fields"]
+    if message_type and (remedy := _spelling_remedy(message_type)):
+        yield f"{prefix}type: found {message_type!r}, but a type is spelled package/msg/Type; {remedy}"
+        return
     # Types without a record are read by paths.
     takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else ("field", "fields")
     for name in ("field", "fields", "joints", "encoding"):
         if checked.get(prefix + name) and name not in takes:
             users = [kind.name for kind in MESSAGE_TYPES.values() if name in kind.takes]
             only = f"only {' and '.join(users)} have it" if len(users) <= MOST_NAMED else "which is not read by paths"
-            problems.append(f"{prefix}{name}: given for a {message_type}; {only}; remove it")
+            yield f"{prefix}{name}: given for a {message_type}; {only}; remove it"
     if "" in fields:
-        problems.append(f"{prefix}fields: found an empty path in {list(fields)}; remove it")
+        yield f"{prefix}fields: found an empty path in {list(fields)}; remove it"
     if fields and checked[prefix + "field"]:
-        problems.append(f"{prefix}fields: given beside {prefix}field; add that path to `fields` and remove `field`")
-    return problems
+        yield f"{prefix}fields: given beside {prefix}field; add that path to `fields` and remove `field`"
 
 
-def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> list[str]:
+def _spelling_remedy(found: str) -> str:
+    """Return how to spell a message type that is misspelt, such as one of ROS 1; empty for one that is not."""
+    # Types that a misspelt one may mean, by their names in lower case, with and without the package.
+    known = {
+        spelling.lower(): name
+        for name in (*MESSAGE_TYPES, *COMMAND_TYPES)
+        for spelling in (name, name.rpartition("/")[2])
+    }
+    if _TYPE_NAME.fullmatch(found) and known.get(found.lower(), found) == found:
+        return ""
+    package, _, rest = found.partition("/")
+    spelled = f"{package}/msg/{rest.rpartition('/')[2]}" if rest else found
+    close = difflib.get_close_matches(spelled.lower(), known, n=1, cutoff=0.95)
+    meant = known[close[0]] if close else spelled if _TYPE_NAME.fullmatch(spelled) else ""
+    return f"did you mean {meant}?" if meant else "as in sensor_msgs/msg/Image"
+
+
+def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
     """Check the terms of one observation."""
-    problems = _duplicates(f"observations.{key}.terms", terms, "name each term once")
+    yield from _duplicates(f"observations.{key}.terms", terms, "name each term once")
     for term in terms:
         if not term or "." in term:
-            problems.append(f"observations.{key}.terms: found {term!r}, but a term is a name without dots; rename it")
+            yield f"observations.{key}.terms: found {term!r}, but a term is a name without dots; rename it"
         prefix = f"observations.{key}.{term}."
         if checked[prefix + "kind"] == "previous_action":
-            problems += _check_previous_action(checked, prefix)
+            yield from _check_previous_action(checked, prefix)
         else:
-            problems += [
-                f"{prefix}{name}: missing; a term that is a {checked[prefix + 'kind']} needs the {name} that it is "
-                f"read from"
-                for name in ("topic", "type")
-                if not checked[prefix + name]
-            ]
-            problems += _check_type(checked, prefix) or _check_source(checked, prefix)
-        problems += _check_term_values(checked, prefix)
-    return problems
+            for name in ("topic", "type"):
+                if not checked[prefix + name]:
+                    kind = checked[prefix + "kind"]
+                    yield f"{prefix}{name}: missing; a term that is a {kind} needs the {name} that it is read from"
+            yield from _check_source(checked, prefix)
+        yield from _check_term_values(checked, prefix)
 
 
-def _check_previous_action(checked: Values, prefix: str) -> list[str]:
+def _check_previous_action(checked: Values, prefix: str) -> Problems:
     given = [name for name in ("topic", "type", "field", "fields", "joints", "max_age_s") if checked[prefix + name]]
     if checked[prefix + "when_silent"] != "stale":
         given.append("when_silent")
-    return [f"{prefix}{name}: given for a previous_action, which comes from no topic; remove it" for name in given]
+    for name in given:
+        yield f"{prefix}{name}: given for a previous_action, which comes from no topic; remove it"
 
 
-def _check_term_values(checked: Values, prefix: str) -> list[str]:
-    kind, clip, problems = checked[prefix + "kind"], checked[prefix + "clip"], []
+def _check_term_values(checked: Values, prefix: str) -> Problems:
+    kind, clip = checked[prefix + "kind"], checked[prefix + "clip"]
     if is_image(checked[prefix + "type"]):
-        problems.append(f"{prefix}type: found an image, but terms are numbers; give it an observation of its own")
+        yield f"{prefix}type: found an image, but terms are numbers; give the image another observation"
     if kind == "projected_gravity" and checked[prefix + "when_silent"] == "zeros":
-        problems.append(f"{prefix}when_silent: found zeros, which are no orientation; remove it")
+        yield f"{prefix}when_silent: found zeros, which are no orientation; remove it"
     if bool(checked[prefix + "categories"]) is not (kind == "one_hot"):
         found = "missing" if kind == "one_hot" else f"given for a {kind}"
-        problems.append(f"{prefix}categories: {found}; a one_hot has 1 or more, any other kind has none")
+        yield f"{prefix}categories: {found}; a one_hot has 1 or more, any other kind has none"
     if checked[prefix + "default"] and kind != "sensor":
-        problems.append(f"{prefix}default: given for a {kind}; only numbers of a sensor have one; remove it")
+        yield f"{prefix}default: given for a {kind}; only numbers of a sensor have one; remove it"
     if clip and not (len(clip) == 2 and clip[0] <= clip[1]):
-        problems.append(f"{prefix}clip: found {list(clip)}, but it is the lowest and the highest value, in this order")
-    return problems
+        yield f"{prefix}clip: found {list(clip)}, but it is the lowest and the highest value, in this order"

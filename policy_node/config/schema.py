@@ -12,167 +12,34 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from policy_node.config.parameters import PARAMETERS, ROS_PARAMETER_PREFIXES, ROS_PARAMETERS, Parameter
-from policy_node.config.rules import check_rules, is_image
-from policy_node.config.values import SOURCE_PARAMETERS, check_value, has_type, merge_misspelt_keys, unknown_parameter
+from policy_node.config.parameters import (
+    PARAMETERS,
+    ROS_PARAMETER_PREFIXES,
+    ROS_PARAMETERS,
+    SOURCE_PARAMETERS,
+    ActionConfiguration,
+    ObservationConfiguration,
+    Parameter,
+    PolicyConfiguration,
+    RealtimeConfiguration,
+    RecordingConfiguration,
+    SourceConfiguration,
+    SynchronisationConfiguration,
+    TermConfiguration,
+)
+from policy_node.config.rules import check_rules, check_value, has_type, merge_misspelt_keys, unknown_parameter
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+# Name in errors and diagnostics of the sensor that reads `action.safe_position_topic`.
+SAFE_POSITION = "action.safe_position"
 
 
 class ConfigurationError(ValueError):
     """The configuration cannot be used; the text names each parameter, what was found, what is allowed and a remedy."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
-
-
-JOINT_STATE = "sensor_msgs/msg/JointState"
-# What errors and diagnostics call the sensor that reads `action.safe_position_topic`.
-SAFE_POSITION = "action.safe_position"
-
-_DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
-
-
-@dataclass(frozen=True)
-class PolicyConfiguration:
-    """Which policy runs where, and what a file of a foreign format does not say by itself."""
-
-    path: str
-    device: str
-    trusted: bool
-    sha256: str
-    vecnormalize: str
-    threads: int
-    engine: str
-    precision: str
-    compile: bool
-    max_batch: int
-    format: str
-    memory: tuple[str, ...]
-    lengths: str
-    mask: str
-    padding: str
-    action: str
-    discrete: int
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class SourceConfiguration:
-    """What is read from one topic of every robot; `key` is the observation that it belongs to."""
-
-    key: str
-    topic: str
-    type: str
-    field: str
-    fields: tuple[str, ...]
-    joints: tuple[str, ...]
-    depth: int
-    reliability: str
-    max_age_s: float
-    when_silent: str
-
-    @property
-    def name(self) -> str:
-        """What errors and diagnostics call it; its parameters are `observations.NAME`."""
-        return self.key
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the readings are images."""
-        return is_image(self.type)
-
-    @property
-    def is_synchronised(self) -> bool:
-        """Whether its readings must fit the others' stamps."""
-        return self.max_age_s == 0.0 and not self.may_be_silent
-
-    @property
-    def may_be_silent(self) -> bool:
-        """Whether its silence is a reading of zeros."""
-        return self.when_silent == "zeros"
-
-
-@dataclass(frozen=True)
-class TermConfiguration(SourceConfiguration):
-    """One part of an observation: `clip(value - default) * scale + offset`; the previous action has no topic."""
-
-    term: str
-    kind: str
-    categories: int
-    default: tuple[float, ...]
-    clip: tuple[float, ...]
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        """What errors and diagnostics call it; its parameters are `observations.NAME`."""
-        return f"{self.key}.{self.term}"
-
-
-@dataclass(frozen=True)
-class ObservationConfiguration(SourceConfiguration):
-    """One observation of every robot: from one topic, or made of terms and then without topic and type."""
-
-    encoding: str
-    stack: int
-    stack_as: str
-    history: int
-    input: str
-    shape: tuple[int, ...]
-    terms: tuple[TermConfiguration, ...]
-
-
-@dataclass(frozen=True)
-class SynchronisationConfiguration:
-    """Which readings make a usable set."""
-
-    slop_s: float
-    max_age_s: float
-
-
-@dataclass(frozen=True)
-class ActionConfiguration:
-    """The command of every robot and what replaces it when its data are not good."""
-
-    topic: str
-    type: str
-    fields: tuple[str, ...]
-    joints: tuple[str, ...]
-    field: str
-    frame_id: str
-    time_from_start_s: float
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    table: tuple[float, ...]
-    when_stale: str
-    hold_s: float
-    safe_command: tuple[float, ...]
-    safe_position_topic: str
-    safe_position_joints: tuple[str, ...]
-    max_rate: tuple[float, ...]
-    ramp_s: float
-    deadline_s: float
-
-
-@dataclass(frozen=True)
-class RealtimeConfiguration:
-    """What the tick thread asks of the system and of the interpreter."""
-
-    priority: int
-    cpus: tuple[int, ...]
-    freeze_gc: bool
-    switch_interval_s: float
-
-
-@dataclass(frozen=True)
-class RecordingConfiguration:
-    """Where bags of what the policy saw and what was commanded are made; nowhere when the path is empty."""
-
-    path: str
 
 
 @dataclass(frozen=True)
@@ -233,12 +100,8 @@ class Configuration:
             topic=self.action.safe_position_topic,
             type=JOINT_STATE,
             field="position",
-            fields=(),
             joints=self.action.safe_position_joints,
-            depth=0,
-            reliability="best_effort",
             max_age_s=self.synchronisation.max_age_s,
-            when_silent="stale",
         )
 
     @property
@@ -329,19 +192,22 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
 
 def _check(flat: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Return every parameter with its default, the keys of the observations, and their terms by key."""
-    problems: list[str] = []
     keys, terms = observations_of(flat)
     known = parameters_for(keys, terms)
-    for name in flat:
-        if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES):
-            problems.append(unknown_parameter(name, flat[name], known))
-    checked = {name: check_value(name, parameter, flat, problems) for name, parameter in known.items()}
+    problems = [
+        unknown_parameter(name, value, known)
+        for name, value in flat.items()
+        if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES)
+    ]
+    problems += [problem for name in known for problem in check_value(name, known[name], flat)]
     problems = merge_misspelt_keys(problems, flat, keys)
     if not any(name in flat for name, parameter in known.items() if parameter.default is None):
         problems = [
             "no parameter has arrived: start the node with --ros-args --params-file FILE, and let the file begin with "
             "the lines `/**:` (any node) or the node's name, and `  ros__parameters:`"
         ]
+    checked = {name: flat.get(name, parameter.default) for name, parameter in known.items()}
+    checked |= {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
     # Rules across parameters need the right types.
     problems = problems or check_rules(checked, keys, terms)
     if problems:
@@ -355,13 +221,12 @@ def _group(checked: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _observation(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -> ObservationConfiguration:
     prefix = f"observations.{key}."
+    given = {name: value for name, value in _group(checked, prefix).items() if "." not in name}
+    given["terms"] = tuple(
+        TermConfiguration(key=key, term=term, **_group(checked, f"{prefix}{term}.")) for term in terms
+    )
     # An observation that is made of terms has no topic.
-    defaults = {
-        name.rpartition(".")[2]: "" if _DEFAULTS[name] is None else _DEFAULTS[name] for name in SOURCE_PARAMETERS
-    }
-    own = {name: value for name, value in _group(checked, prefix).items() if "." not in name}
-    own["terms"] = tuple(TermConfiguration(key=key, term=term, **_group(checked, f"{prefix}{term}.")) for term in terms)
-    return ObservationConfiguration(key=key, **{**defaults, **own})
+    return ObservationConfiguration(key=key, **{"topic": "", "type": "", **given})
 
 
 def _shard_of(robots: tuple[str, ...], shard: str) -> tuple[str, ...]:

@@ -22,27 +22,18 @@ Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
 class ArraySpec:
     """One array of one robot, without the robots axis.
 
-    Parameters
-    ----------
-    name
-        Of the array in messages and errors.
-    shape
-        Length of every axis; ``()`` is a scalar.
-    dtype
-        Data type, stored as `numpy.dtype`.
-    low, high
-        Inclusive bounds, given as anything that broadcasts to `shape`;
-        stored as read-only arrays of `shape` and `dtype`.
-
     Raises
     ------
     ValueError
         If a bound does not broadcast to `shape`, cannot be represented in `dtype`, or `low` exceeds `high`.
     """
 
+    #: Name in messages and errors.
     name: str
+    #: Length of every axis; ``()`` is a scalar.
     shape: tuple[int, ...]
     dtype: np.dtype
+    #: Inclusive bounds: read-only arrays of `shape` and `dtype`, given as anything that broadcasts to `shape`.
     low: np.ndarray = field(repr=False)
     high: np.ndarray = field(repr=False)
 
@@ -95,17 +86,10 @@ class ArraySpec:
 
         An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
 
-        Parameters
-        ----------
-        rows
-            Number of robots.
-        rng
-            Source of randomness.
-
         Returns
         -------
         numpy.ndarray
-            `[rows, *shape]` of `dtype`, uniform between the bounds.
+            `[rows, *shape]` of `dtype`, a row per robot, uniform between the bounds.
         """
         size = (rows, *self.shape)
         if self.dtype == np.bool_:
@@ -134,15 +118,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class DiscreteSpec:
-    """One of `n` choices, the integers 0 to n - 1.
-
-    Parameters
-    ----------
-    name
-        Of the choice in messages and errors.
-    n
-        Number of choices, at least 1.
-    """
+    """One of `n` choices, at least 1: the integers 0 to n - 1."""
 
     name: str
     n: int
@@ -154,17 +130,10 @@ class DiscreteSpec:
 
 @dataclass(frozen=True)
 class MultiDiscreteSpec:
-    """Several choices at once, each an integer from 0.
-
-    Parameters
-    ----------
-    name
-        Of the choices in messages and errors.
-    choices
-        Number of choices of each, at least 1; a MultiBinary space has 2 everywhere.
-    """
+    """Several choices at once, each an integer from 0."""
 
     name: str
+    #: Number of choices of each, at least 1; a MultiBinary space has 2 everywhere.
     choices: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -177,27 +146,17 @@ ActionSpec: TypeAlias = "ArraySpec | DiscreteSpec | MultiDiscreteSpec"
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """The inputs, the memory and the action of a policy.
+    """The inputs, the memory and the action of a policy."""
 
-    Parameters
-    ----------
-    observations
-        One spec per observation key; a policy of a plain observation space has the single key ``observation``.
-    action
-        The final action of one robot.
-    algorithm
-        Algorithm that trained the policy, such as ``PPO``.
-    sha256
-        Hexadecimal SHA-256 of the policy's file.
-    memory
-        Arrays that the policy keeps for one robot from step to step; empty for a policy without memory.
-    mask
-        Length of the mask of allowed choices that the policy takes for one robot; 0 if it takes none.
-    """
-
+    #: One spec per observation key; a policy of a plain observation space has the single key ``observation``.
     observations: dict[str, ArraySpec]
+    #: The final action of one robot.
     action: ActionSpec
+    #: Algorithm that trained the policy, such as ``PPO``.
     algorithm: str
+    #: Hexadecimal SHA-256 of the policy's file.
     sha256: str
+    #: Arrays that the policy keeps for one robot from step to step; empty for a policy without memory.
     memory: dict[str, ArraySpec] = field(default_factory=dict)
+    #: Length of the mask of allowed choices that the policy takes for one robot; 0 if it takes none.
     mask: int = 0

@@ -1,10 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Map the policy's final actions to one command per robot, and find the safe command."""
+"""Map final actions to commands and limit those, on the device."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,16 +21,7 @@ class CommandMapper:
     A continuous action is flattened, its components in their order, and becomes `action * scale + offset`, computed in
     float64 if one of them is given; `CommandLimiter` then clips it. So does each choice of a MultiDiscrete or
     MultiBinary action, a whole number from 0; a Discrete action picks a row of `action.table`. A number that is not
-    finite, or a choice that is negative (the policies' mark of logits that were not finite), comes out as NaN.
-
-    Parameters
-    ----------
-    action
-        The policy's action space.
-    configuration
-        The commands' configuration.
-    device
-        Where the actions are.
+    finite, or a choice that is negative (the policies' mark of logits that were not finite), becomes NaN.
 
     Raises
     ------
@@ -47,7 +39,7 @@ class CommandMapper:
             given = [f"action.{name}" for name, numbers in affine.items() if numbers]
             if given:
                 raise ConfigurationError(
-                    [f"{given[0]}: given, but the policy's action is {action}; give final commands in action.table"]
+                    f"{given[0]}: given, but the policy's action is {action}; give final commands in action.table"
                 )
             self.components = self._discrete_components(action, configuration, len(named), name)
             rows = np.asarray(configuration.table, np.float64).reshape(action.n, self.components)
@@ -57,25 +49,13 @@ class CommandMapper:
             self.components = len(action.choices) if isinstance(action, MultiDiscreteSpec) else math.prod(action.shape)
             if configuration.table:
                 kind = "several choices" if self._choices else "continuous"
-                raise ConfigurationError(
-                    [f"action.table: given, but the policy's action is {kind}, {action}; remove it"]
-                )
+                raise ConfigurationError(f"action.table: given, but the policy's action is {kind}, {action}; remove it")
             if named and len(named) != self.components:
                 raise ConfigurationError(
-                    [
-                        f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has "
-                        f"{self.components} components, {action}"
-                    ]
+                    f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has "
+                    f"{self.components} components, {action}"
                 )
-        wrong = {name: len(numbers) for name, numbers in affine.items() if len(numbers) not in (0, 1, self.components)}
-        if wrong:
-            raise ConfigurationError(
-                [
-                    f"action.{name}: found {count} numbers, but a command has {self.components} components; give 1 or "
-                    f"{self.components}"
-                    for name, count in wrong.items()
-                ]
-            )
+        _check_counts(affine, self.components)
         self._scale, self._offset = (
             torch.tensor(affine[name], dtype=torch.float64, device=device) if affine[name] else None
             for name in ("scale", "offset")
@@ -85,16 +65,11 @@ class CommandMapper:
     @staticmethod
     def _discrete_components(action: DiscreteSpec, configuration: ActionConfiguration, named: int, name: str) -> int:
         numbers = len(configuration.table)
-        if named:
-            components = named
-        else:
-            components = len(configuration.safe_command) or numbers // action.n
+        components = named or len(configuration.safe_command) or numbers // action.n
         if not numbers or numbers != action.n * components:
             raise ConfigurationError(
-                [
-                    f"action.table: found {numbers} numbers, but the policy's action is Discrete({action.n}): "
-                    f"give {action.n} rows" + (f" of {named} numbers, one for each of {name}" if named else "")
-                ]
+                f"action.table: found {numbers} numbers, but the policy's action is Discrete({action.n}): "
+                f"give {action.n} rows" + (f" of {named} numbers, one for each of {name}" if named else "")
             )
         return components
 
@@ -105,7 +80,7 @@ class CommandMapper:
             return np.zeros(self.components) if COMMAND_TYPES[configuration.type].is_velocity else None
         if len(numbers) != self.components:
             raise ConfigurationError(
-                [f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"]
+                f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"
             )
         return np.asarray(numbers, np.float64)
 
@@ -121,3 +96,88 @@ class CommandMapper:
         if self._offset is not None:
             commands = commands + self._offset
         return commands
+
+
+def _check_counts(numbers: Mapping[str, Sequence[float]], components: int) -> None:
+    """Check that parameters have no number, one or one per component."""
+    problems = [
+        f"action.{name}: found {len(given)} numbers, but a command has {components} components; give 1 or {components}"
+        for name, given in numbers.items()
+        if len(given) not in (0, 1, components)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+class CommandLimiter:
+    """Keeps commands within bounds and limits their change, on the device and in float64.
+
+    A command is clipped to `action.low` and `action.high`. It then goes over from `start` to the policy's within
+    `action.ramp_s`: `start + (command - start) * ramp`. Last, it differs from the one sent before by at most
+    `action.max_rate` times the control period. Bounds come first: where the command sent before, or `start`, lies
+    beyond one, as a safe command may, the bound replaces it. Without a configured limit, `is_needed` is False and a
+    command is what the policy gives.
+
+    Raises
+    ------
+    ConfigurationError
+        When a limit has another number of components.
+    """
+
+    def __init__(
+        self, configuration: ActionConfiguration, components: int, period_s: float, device: torch.device
+    ) -> None:
+        _check_counts({"max_rate": configuration.max_rate}, components)
+        self._low, self._high, self._max_change = (
+            torch.tensor(numbers, dtype=torch.float64, device=device) if numbers else None
+            for numbers in (
+                configuration.low,
+                configuration.high,
+                tuple(rate * period_s for rate in configuration.max_rate),
+            )
+        )
+        self._ramps = configuration.ramp_s > 0.0
+        limits = (self._low, self._high, self._max_change)
+        self.is_needed = self._ramps or any(limit is not None for limit in limits)
+
+    def __call__(
+        self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
+    ) -> torch.Tensor:
+        """Limit the commands.
+
+        Parameters
+        ----------
+        commands
+            `[robots, components]`; a number that is not finite becomes NaN, as a bound must not make it usable.
+        previous
+            `[robots, components]` float64: what was sent last; NaN where nothing was, which limits nothing.
+        start
+            `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
+        ramp
+            `[robots]` float64: how much of the way has passed, 0 to 1.
+
+        Returns
+        -------
+        torch.Tensor
+            `[robots, components + 2]` float64: the commands, whether a bound acted, whether ramp or rate acted.
+        """
+        wanted = commands.double().where(commands.isfinite(), torch.nan)
+        bounded = self._clip(wanted)
+        slowed = bounded
+        if self._ramps:
+            begin = self._clip(start)
+            # By a rounding the sum may lie beyond a bound.
+            ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
+            slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
+        if self._max_change is not None:
+            sent = self._clip(previous)
+            limited = slowed.clamp(sent - self._max_change, sent + self._max_change)
+            slowed = slowed.where(previous.isnan(), limited)
+        usable = ~wanted.isnan()
+        steps = ((wanted, bounded), (bounded, slowed))
+        acted = [(usable & (after != before)).any(dim=1, keepdim=True).double() for before, after in steps]
+        return torch.cat([slowed, *acted], dim=1)
+
+    def _clip(self, commands: torch.Tensor) -> torch.Tensor:
+        bounds = self._low is not None or self._high is not None
+        return commands.clamp(self._low, self._high) if bounds else commands

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline remembers of each robot from tick to tick: its last command and its episode."""
+"""Remember the last command and the episode of each robot from tick to tick."""
 
 from __future__ import annotations
 
@@ -16,35 +16,20 @@ NEVER_NS = np.iinfo(np.int64).min // 2
 
 
 class FleetMemory:
-    """Remembers last commands, episodes and counts; `commit` alone takes note of a tick.
-
-    Parameters
-    ----------
-    configuration
-        The deployment.
-    components
-        Of a command.
-
-    Attributes
-    ----------
-    last_commands
-        `[robots, components]` float64: what left at the last tick, NaN where nothing did. Never changed in place.
-    last_driven_ns
-        `[robots]` int64: when a command of the policy last left; `NEVER_NS` where it must not be held any more.
-    fresh_start
-        `[robots]` bool: robots whose history and memory start anew at their next good set of readings.
-    bounded, slowed
-        `[robots]` int64: commands that left on which a bound, or a limit of the change, acted.
-    """
+    """Remembers last commands, episodes and counts; only `commit` records a tick."""
 
     def __init__(self, configuration: Configuration, components: int) -> None:
         count = len(configuration.robots)
         self._ramp_ns = configuration.action.ramp_s * 1e9
+        #: `[robots, components]` float64: what left at the last tick, NaN where nothing did. Never changed in place.
         self.last_commands = np.full((count, components), np.nan)
+        #: `[robots]` int64: when a command of the policy last left; `NEVER_NS` where it must not be held any more.
         self.last_driven_ns = np.full(count, NEVER_NS)
+        #: `[robots]` bool: robots whose history and memory restart at their next good set of readings.
         self.fresh_start = np.ones(count, bool)
+        #: `[robots]` int64: commands that left clipped to a bound, or with a limited change.
         self.bounded, self.slowed = np.zeros((2, count), np.int64)
-        # Where each robot's ramp began, and when.
+        # Start command and start time of each robot's ramp.
         self._ramp_start = self.last_commands.copy()
         self._recovered_ns = np.full(count, NEVER_NS)
         self._passed = np.ones(count)
@@ -55,19 +40,19 @@ class FleetMemory:
         before, self._before = tuple(self._before), [""] * len(self._before)
         return before
 
-    def begin_anew(self, robots: Sequence[int]) -> None:
-        """Begin the episodes of some robots anew; nothing from before is held."""
+    def restart(self, robots: Sequence[int]) -> None:
+        """Restart the episodes of some robots; no earlier command is held."""
         self.fresh_start[list(robots)] = True
         self.last_driven_ns[list(robots)] = NEVER_NS
 
     def forget(self, robots: Sequence[int]) -> None:
-        """Begin the episodes of some robots anew, as if nothing had ever been sent to them."""
-        self.begin_anew(robots)
+        """Restart the episodes of some robots, as if nothing had ever been sent to them."""
+        self.restart(robots)
         self._set_last(robots, np.full((len(robots), self.last_commands.shape[1]), np.nan), "reset")
 
     def overrule(self, robots: Sequence[int], commands: np.ndarray) -> None:
-        """Begin the episodes of some robots anew, which got these commands `[robots, components]` meanwhile."""
-        self.begin_anew(robots)
+        """Restart the episodes of some robots that got these commands `[robots, components]` since the last tick."""
+        self.restart(robots)
         self._set_last(robots, commands, "overruled")
 
     def _set_last(self, robots: Sequence[int], commands: np.ndarray, event: str) -> None:
@@ -78,14 +63,9 @@ class FleetMemory:
         self.last_commands = last_commands
 
     def ramp(self, observed: Observed, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where each robot's ramp begins `[robots, components]`, and how much of it has passed `[robots]`.
+        """Return the start of each robot's ramp `[robots, components]`, and the share of it that has passed `[robots]`.
 
-        Parameters
-        ----------
-        observed
-            Of this tick; the ramps of robots with a fresh start begin with it.
-        present
-            `[robots, components]`: the command that each robot is taken to follow until now.
+        A fresh start begins a ramp from `present` `[robots, components]`, the command that each robot follows so far.
         """
         if not self._ramp_ns:
             return present, self._passed

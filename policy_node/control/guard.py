@@ -20,18 +20,13 @@ class Guard:
 
     Bounds and limits of the change have acted on the device, see `CommandLimiter`; they leave NaN where an action
     cannot be used.
-
-    Parameters
-    ----------
-    configuration
-        The deployment.
     """
 
     def __init__(self, configuration: Configuration) -> None:
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         self._when_stale = configuration.action.when_stale
-        self._nobody = np.zeros(len(configuration.robots), bool)
+        self._no_robots = np.zeros(len(configuration.robots), bool)
 
     def __call__(
         self,
@@ -46,13 +41,13 @@ class Guard:
         Parameters
         ----------
         actions, observed
-            Of this tick.
+            Actions and observation of this tick.
         safe_commands
             `[robots, components]` float64; NaN in the rows of robots without one.
         memory
             What was sent before.
         clock
-            The clock of the stamps, read once more: readings may have become too old while the policy acted. None: time
+            The clock of the stamps, read again: readings may have become too old while the policy acted. None: time
             stands still during the tick.
         """
         started_s = time.perf_counter()
@@ -66,15 +61,15 @@ class Guard:
             states[robot], reasons[robot] = RobotState.STALE, reason
         commands = safe_commands.copy()
         commands[ready] = actions.inferred.commands[ready]
-        held = self._nobody
+        held = self._no_robots
         if self._when_stale == "hold":
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
             commands[held] = memory.last_commands[held]
-        # Without a safe command, or where another node commands it, a robot is left alone.
+        # A robot without a safe command, or that another node commands, gets nothing.
         publish = ~np.isnan(commands).any(axis=1)
         if self._when_stale == "silent":
-            # That is about data: a robot whose policy fails, or that an operator stops, is stopped all the same.
+            # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped anyway.
             publish &= ready | faulty | observed.stopped
         return FleetCommands(
             observed=observed,
@@ -95,7 +90,7 @@ class Guard:
         if clock is None or not ready.any():
             return {}
         elapsed_ns = clock() - observed.now_ns
-        if elapsed_ns < 0:  # it was set back meanwhile
+        if elapsed_ns < 0:  # the clock was set back
             elapsed_ns = round((time.perf_counter() - observed.started_s) * 1e9)
         # NaN where a robot has no readings: those are not ready.
         outdated = ready & (observed.ages_s * 1e9 + elapsed_ns > self._max_age_ns)

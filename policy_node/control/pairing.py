@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs a policy's observation space with the configured sensors, and a policy file with what is configured of it."""
+"""Pair a policy's observation space with the configured sensors, and describe a policy file as configured."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    said = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
-    if not any(said) and not any(entry.input or entry.history or entry.shape for entry in observations):
+    given = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
         return None
     # A policy with one observation takes it under any name.
     alone = len(observations) == 1 and not observations[0].input
@@ -116,7 +116,7 @@ def match_observations(
 def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
     """Return the policy's observation space by configured key."""
     wanted, configured = policy.spec.observations, configuration.observations
-    # A space that is not a Dict has one observation, whatever the user calls it.
+    # A space that is not a Dict has one observation, under any configured name.
     if list(wanted) == ["observation"] and len(configured) == 1:
         return {configured[0].key: wanted["observation"]}
     return wanted

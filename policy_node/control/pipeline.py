@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from policy_node.config.schema import Configuration, ConfigurationError
-from policy_node.control.command_mapping import CommandMapper
+from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
-from policy_node.control.limits import CommandLimiter
 from policy_node.control.safe_commands import PresentPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
@@ -50,35 +49,24 @@ def make_inference(configuration: Configuration, policy: Policy, layouts: Mappin
 
 
 def left_to(owner: str) -> str:
-    """Return why a robot is left alone that another node commands."""
+    """Return why the node leaves a robot to another node."""
     return f"{owner} commands it"
 
 
 class Pipeline:
     """Samples of all robots in, one command per robot out.
 
-    Not thread-safe: one thread adds samples and runs ticks; what operators and other nodes ask for comes between two
-    ticks. A tick is `observe`, `act`, `guard`, and `commit` once it is known what left; `step` does all of them.
+    Not thread-safe: one thread adds samples and runs ticks, and serves requests of operators and other nodes between
+    two ticks. A tick is `observe`, `act`, `guard`, and `commit` once it is known what left; `step` does all of them.
 
     Parameters
     ----------
-    configuration
-        The deployment.
-    policy
-        The policy, on its device.
+    configuration, policy
+        The deployment, and its policy on its device.
     layouts
         From `pairing.match_observations`.
     decoders
         By the name of each source, and of the safe position: writes a message into its reading, see `Staging`.
-
-    Attributes
-    ----------
-    robots, keys
-        Names of the robots, and of the sensors.
-    components
-        Of a command.
-    observed
-        The observation of the present tick, for a policy that asks; None before the first.
 
     Raises
     ------
@@ -93,20 +81,24 @@ class Pipeline:
         layouts: Mapping[str, ObservationLayout],
         decoders: Mapping[str, Decode],
     ) -> None:
+        #: Names of the robots.
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
         max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         # Ticks that are not missed are less than two periods apart, however late they are.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
         self._samples = FleetSamples(configuration)
+        #: Names of the sensors.
         self.keys = self._samples.names
         self._inference = make_inference(configuration, policy, layouts)
+        #: Number of components of a command.
         self.components = self._inference.components
         self._rejections = Rejections(len(self.robots))
         self._staging = self._make_staging(layouts, decoders)
         self._safe = self._make_safe_commands(configuration, decoders, max_age_ns)
         self._guard = Guard(configuration)
         self._memory = FleetMemory(configuration, self.components)
+        #: The observation of the present tick, for a policy that asks; None before the first.
         self.observed: Observed | None = None
         self._last_tick_ns = NEVER_NS
         self._is_stopped = False
@@ -141,58 +133,49 @@ class Pipeline:
                 f"action.safe_position_joints: found {len(position.joints)}, but a command has {self.components} "
                 f"components; give the joint of each"
             )
-            raise ConfigurationError([problem])
+            raise ConfigurationError(problem)
         rings = self._samples.of_sensor(-1)
         decode = decoders[position.name]
         return PresentPositions(self.components, position.name, rings, decode, max_age_ns, self._rejections)
 
     @property
     def safe_commands(self) -> np.ndarray:
-        """What makes each robot safe, `[robots, components]` float64, NaN in the rows of robots to be left alone.
-
-        A new array whenever it changes, so that any thread may read it.
-        """
+        """See `SafeCommands.commands`; any thread may read it."""
         return self._safe.commands
 
     @property
     def policy(self) -> Policy:
-        """The policy that drives."""
+        """The policy that drives the robots."""
         return self._inference.policy
 
     @property
     def observations(self) -> Mapping[str, torch.Tensor]:
-        """What the policy was given at the last tick, `[robots, *space]` by key, valid until the next one.
+        """Inputs of the policy at the last tick, `[robots, *space]` by key, valid until the next one.
 
         Rows of robots that were not ready mean nothing.
         """
         return self._inference.batch.latest
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Take in a sample of one sensor of one robot, both by their index."""
+        """Add a sample of one sensor of one robot, both by their index."""
         self._samples.add(robot, sensor, stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        """Set whether a sensor that may be silent has a publisher, without which its silence is no reading."""
         self._samples.set_present(robot, sensor, present)
 
     def stop(self) -> None:
-        """Make every robot safe until `resume`, whatever happens meanwhile."""
+        """Send every robot its safe command until `resume`."""
         self._is_stopped = True
         self._note_stops()
 
     def resume(self) -> None:
-        """Drive on after `stop`; every robot's episode begins anew."""
+        """Drive again after `stop`; every robot's episode restarts."""
         self._is_stopped = False
         self._note_stops()
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
-        """Leave robots alone that another node commands.
-
-        Parameters
-        ----------
-        owners
-            By the index of each such robot the name of that node; empty: all robots are driven again.
-        """
+        """Leave robots to other nodes: `owners` names the node by the index of the robot; drive all others."""
         self._owners = dict(owners)
         self._safe.leave_alone(owners)
         self._note_stops()
@@ -203,12 +186,12 @@ class Pipeline:
         self._stopped = np.array([robot in self._stop_reasons for robot in self._everyone])
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
-        """Forget samples, histories, memories and commands, as when a simulation begins anew; not what was stopped.
+        """Forget samples, histories, memories and commands, as when a simulation restarts; stops stay in force.
 
         Parameters
         ----------
         robots
-            Indices of the robots; None: all of them, and time may go on from anywhere.
+            Indices of the robots; None: all of them, and the clock may jump.
         """
         if robots is None:
             robots = self._everyone
@@ -218,13 +201,13 @@ class Pipeline:
         self._safe.forget(robots)
 
     def forget_samples(self) -> None:
-        """Drop all samples that were added."""
+        """Drop all samples."""
         self._samples.forget(self._everyone)
 
     def note_overruled(self, robots: Sequence[int]) -> None:
-        """Take note that safe commands were sent to some robots, by their index, since the last tick.
+        """Record that safe commands were sent to some robots, by their index, since the last tick.
 
-        Their episodes begin anew; a robot stays where its safe command holds it.
+        Their episodes restart; a robot stays where its safe command holds it.
         """
         chosen = list(robots)
         commands = self.safe_commands[chosen]
@@ -234,7 +217,7 @@ class Pipeline:
         self._safe.keep(kept)
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
-        """Observe some robots once more while the policy acts, as their episodes began anew at the time of the tick.
+        """Observe some robots again while the policy acts, as their episodes restarted at the time of the tick.
 
         Parameters
         ----------
@@ -244,9 +227,9 @@ class Pipeline:
         Returns
         -------
         dict
-            The observations of all robots, as the policy gets them, with histories of these ones that start anew.
+            The observations of all robots, as the policy gets them; the histories of these robots restart.
         dict
-            By robot why its new readings cannot be used yet; its observation is then that of before.
+            By robot why its new readings cannot be used yet; its observation is then the earlier one.
         """
         observed = self.observed
         assert observed is not None, "only a policy that acts can ask"
@@ -262,15 +245,15 @@ class Pipeline:
         self._inference.warm_up()
 
     def adopt(self, other: Pipeline) -> None:
-        """Go on with the policy of another pipeline of the same deployment; to be called between two ticks.
+        """Continue with the policy of another pipeline of the same deployment; to be called between two ticks.
 
-        Samples, states and last commands stay. The histories go on as they are if the new policy takes the same,
-        else every robot's history starts anew. The new policy's memory starts anew.
+        Samples, states and last commands stay. The histories stay if the new policy takes the same, else they restart.
+        The new policy's memory restarts.
 
         Parameters
         ----------
         other
-            Warmed up, with the same robots, sensors and command; not to be used any more.
+            Warmed up, with the same robots, sensors and command; it must not be used afterwards.
 
         Raises
         ------
@@ -299,11 +282,6 @@ class Pipeline:
             See `guard`.
         instead
             By index the robots whose commands do not leave, see `Sent`; None: all commands leave.
-
-        Raises
-        ------
-        Exception
-            See `act`.
         """
         observed = self.observe(now_ns, selections)
         actions = self.act(observed)
@@ -320,16 +298,16 @@ class Pipeline:
         now_ns
             The time of the tick on the clock of the stamps, in nanoseconds.
         selections
-            By robot the readings, when they were chosen before, as in a recording; None: they are chosen now.
+            By robot the readings, when they are known already, as in a recording; None: they are chosen now.
         started_s
             Time just before `now_ns` was read, on the clock of `time.perf_counter`; None: now.
         """
         started_s = time.perf_counter() if started_s is None else started_s
         previous_ns, self._last_tick_ns = self._last_tick_ns, now_ns
         if now_ns < previous_ns:
-            # What was stamped before would pass for newer than it is.
+            # Earlier samples would seem newer than they are.
             self.forget_samples()
-            self._memory.begin_anew(self._everyone)
+            self._memory.restart(self._everyone)
         endangered = self._safe.update(now_ns, self._memory.last_commands)
         if selections is None:
             selections = self._select(now_ns, previous_ns)
@@ -340,7 +318,7 @@ class Pipeline:
         for robot, reason in self._staging(chosen).items():
             states[robot], reasons[robot] = RobotState.REJECTED, reason
         ready = np.array([state is RobotState.READY for state in states])
-        # No tick saw the gap when the process itself was stopped, or the clock was set.
+        # No tick saw a gap in which the process was stopped, or the clock was set.
         memory = self._memory
         unseen_gap = ~memory.fresh_start & (now_ns - memory.last_driven_ns > self._gap_ns)
         self.observed = Observed(
@@ -364,7 +342,7 @@ class Pipeline:
     def _states(
         self, selections: Sequence[Selection], endangered: Mapping[int, tuple[RobotState, str]]
     ) -> tuple[list[RobotState], list[str]]:
-        """Return what can be done for each robot, and why no more."""
+        """Return the state of each robot, and the reason where it is not READY."""
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
         for robot, (state, reason) in endangered.items():
@@ -391,10 +369,10 @@ class Pipeline:
         Raises
         ------
         Exception
-            When the device of the policy failed, or its memory ran out: no later tick can heal that.
+            When the device of the policy failed, or its memory ran out: no later tick can recover from that.
         """
         started_s = time.perf_counter()
-        # A robot that gets no command, or got none for a while, is taken to have been made safe by its own timeout.
+        # A robot without commands for a while has stopped itself by its timeout.
         present = self._memory.last_commands.copy()
         alone = observed.unseen_gap[:, None] | np.isnan(present)
         present[alone] = self.safe_commands[alone]
@@ -402,7 +380,7 @@ class Pipeline:
         if observed.ready.any():
             try:
                 inferred = self._inference(observed.fresh_start, present, *self._memory.ramp(observed, present))
-            except Exception as error:  # whatever the policy does, the robots get their safe command
+            except Exception as error:  # the robots then get their safe command
                 if is_device_failure(error):
                     raise
                 failure = f"the policy failed: {type(error).__name__}: {error}"
@@ -413,7 +391,7 @@ class Pipeline:
         return self._guard(actions, observed, self.safe_commands, self._memory, clock)
 
     def commit(self, decided: FleetCommands, sent: Sent) -> FleetTick:
-        """Remember what left, from which everything later follows, and return the snapshot of the tick."""
+        """Remember what left the node, and return the snapshot of the tick."""
         observed, memory = decided.observed, self._memory
         memory.commit(decided, sent)
         got_safe = sent.as_decided & ~decided.ready & ~decided.held
@@ -424,7 +402,7 @@ class Pipeline:
             driven = driven & sent.as_decided
             states, reasons = _with_replaced(decided, sent)
         self._safe.keep(got_safe)
-        # The memory goes on from it.
+        # The memory keeps a reference to it.
         sent.commands.flags.writeable = False
         if sent.overruled:
             self.forget_samples()

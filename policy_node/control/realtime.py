@@ -32,10 +32,8 @@ def check_realtime(realtime: RealtimeConfiguration) -> None:
     absent = sorted(set(realtime.cpus) - allowed)
     if absent:
         raise ConfigurationError(
-            [
-                f"realtime.cpus: found {list(realtime.cpus)}, but this process may run on {sorted(allowed)} only; "
-                f"remove {', '.join(map(str, absent))}, or start it where it may run on more"
-            ]
+            f"realtime.cpus: found {list(realtime.cpus)}, but this process may run on {sorted(allowed)} only; "
+            f"remove {', '.join(map(str, absent))}, or start it where it may run on more"
         )
     try:
         with ThreadPoolExecutor(1) as thread:
@@ -43,11 +41,9 @@ def check_realtime(realtime: RealtimeConfiguration) -> None:
     except OSError as error:
         priority = realtime.priority
         raise ConfigurationError(
-            [
-                f"realtime.priority: found {priority}, but the system refuses it ({error.strerror}); allow it with the "
-                f"line `USER - rtprio {priority}` in /etc/security/limits.d/ and a new login, with "
-                f"LimitRTPRIO={priority} in a systemd unit, with --cap-add SYS_NICE in a container, or set it to 0"
-            ]
+            f"realtime.priority: found {priority}, but the system refuses it ({error.strerror}); allow it with the "
+            f"line `USER - rtprio {priority}` in /etc/security/limits.d/ and a new login, with "
+            f"LimitRTPRIO={priority} in a systemd unit, with --cap-add SYS_NICE in a container, or set it to 0"
         ) from error
 
 
@@ -75,7 +71,7 @@ def name_thread(name: str) -> None:
 
 @contextmanager
 def switch_interval(interval_s: float) -> Iterator[None]:
-    """Temporarily set how soon Python switches threads; of several such times the shortest holds."""
+    """Temporarily set the switch interval of Python; of nested intervals the shortest holds."""
     with _switching:
         _switch_intervals_s.append(interval_s)
         sys.setswitchinterval(min(_switch_intervals_s))
@@ -89,10 +85,7 @@ def switch_interval(interval_s: float) -> Iterator[None]:
 
 @contextmanager
 def frozen_garbage() -> Iterator[None]:
-    """Temporarily exclude all present objects from garbage collection, which takes as long as several ticks.
-
-    Collect garbage before, as it is kept, too.
-    """
+    """Temporarily exclude all present objects from garbage collection; collect before, as garbage is kept, too."""
     gc.freeze()
     try:
         yield

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What makes each robot safe: one command for all of them, or the position at which each was when it was stopped."""
+"""The safe command of each robot: one command for all of them, or the position at which each was stopped."""
 
 from __future__ import annotations
 
@@ -15,37 +15,21 @@ from policy_node.sensing.synchroniser import RobotState, newest_usable
 
 
 class SafeCommands:
-    """The safe command of every robot.
-
-    Parameters
-    ----------
-    robots
-        How many there are.
-    components
-        Of a command.
-    fixed
-        `[components]`: the safe command of all robots; None when there is none.
-
-    Attributes
-    ----------
-    commands
-        `[robots, components]` float64, NaN in the rows of robots that are to be left alone. A new array whenever it
-        changes, so that any thread may read it.
-    readings
-        By robot what its position was read from at the last update; None where it was not.
-    kept
-        `[robots]` bool: robots whose safe command stays as it is, as it was the last one that left.
-    """
+    """One safe command, `fixed` `[components]`, for all robots; None when there is none."""
 
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
+        #: By robot the sample that its position was read from at the last update; None where it was not read.
         self.readings: tuple[Sample | None, ...] = (None,) * robots
+        #: `[robots]` bool: robots whose safe command stays as it is, as it was the last one that left.
         self.kept = np.zeros(robots, bool)
         self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
         self._left_alone: list[int] = []
+        #: `[robots, components]` float64, NaN in the rows of robots to leave alone. A new array at every change, so
+        #: that any thread may read it.
         self.commands = self._rows.copy()
 
     def leave_alone(self, robots: Iterable[int]) -> None:
-        """Have no safe command for some robots, as others see to them; has all others again."""
+        """Offer no safe command for these robots, as other nodes command them, and one for all others."""
         self._left_alone = list(robots)
         self._offer()
 
@@ -55,7 +39,7 @@ class SafeCommands:
         self.commands = commands
 
     def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
-        """Follow the robots before a tick.
+        """Update the safe commands before a tick.
 
         Parameters
         ----------
@@ -67,38 +51,36 @@ class SafeCommands:
         Returns
         -------
         Mapping
-            By index the robots that cannot be driven, as nothing would make them safe: their state and the reason.
+            By index the robots that cannot be driven, as they have no safe command: their state and the reason.
         """
         return {}
 
     def keep(self, sent: np.ndarray) -> None:
-        """Note to which robots, `[robots]` bool, the safe command was sent last."""
+        """Keep the safe commands of the robots, `[robots]` bool, to which it was sent last."""
         self.kept = sent
 
     def forget(self, robots: Iterable[int]) -> None:
-        """Forget what was learnt of some robots."""
+        """Forget the positions of some robots."""
 
 
 class PresentPositions(SafeCommands):
-    """The position at which each robot was when it was stopped.
+    """The position at which each robot was stopped.
 
-    As long as a robot is driven its safe command follows its position, or where that is not known the last command
-    sent. It then stays, so that a stopped robot does not follow its own sagging.
+    While a robot is driven its safe command follows its position, or where that is not known the last command sent. It
+    then stays constant, so that a stopped robot does not follow its own sagging.
 
     Parameters
     ----------
     components
-        Of a command.
-    name
-        Of the sensor.
-    rings
-        By robot: the sensor's samples.
+        Number of components of a command.
+    name, rings
+        Name of the sensor, and its samples by robot.
     decode
         Writes a message into `[components]` float64.
     max_age_ns
-        How old a position may be.
+        Largest age of a position.
     rejections
-        Where messages that cannot be used are counted.
+        Counts messages that cannot be used.
     """
 
     def __init__(
@@ -119,7 +101,7 @@ class PresentPositions(SafeCommands):
         self._position = np.empty(components)
 
     def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
-        """Follow the robots before a tick, see `SafeCommands.update`."""
+        """Read the positions before a tick, see `SafeCommands.update`."""
         problems = {}
         readings: list[Sample | None] = [None] * len(self._rings)
         for robot in np.flatnonzero(~self.kept).tolist():
@@ -143,12 +125,12 @@ class PresentPositions(SafeCommands):
         sample = found.samples[0]
         try:
             self._decode(sample.message, self._position)
-        except Exception as error:  # whatever a message does to its decoder, the robots are driven on
+        except Exception as error:  # a broken message must not stop the robots
             return RobotState.REJECTED, self._rejections.note(robot, self._name, sample.message, error)
         return sample
 
     def forget(self, robots: Iterable[int]) -> None:
-        """Forget where some robots are."""
+        """Forget the positions of some robots."""
         chosen = list(robots)
         self._rows[chosen] = np.nan
         self.kept[chosen] = False

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The results of the steps of one tick: observation, actions, commands, what left, and the snapshot of it all."""
+"""The results of the steps of one tick: observation, actions, commands, what left, and a snapshot of the whole tick."""
 
 from __future__ import annotations
 
@@ -15,103 +15,71 @@ from policy_node.sensing.synchroniser import RobotState
 
 
 class Observed(NamedTuple):
-    """The observation of all robots at one tick, before the policy acts.
+    """The observation of all robots at one tick, before the policy acts."""
 
-    Attributes
-    ----------
-    now_ns, previous_ns
-        Times of this tick and of the one before, on the clock of the stamps.
-    started_s
-        Time at which `now_ns` was read, on the clock of `time.perf_counter`.
-    states, reasons
-        One per robot; the reason is empty when READY.
-    ages_s
-        `[robots]` float64: age of the robot's oldest synchronised reading; NaN without a set of readings.
-    ready, fresh_start, stopped
-        `[robots]` bool: robots that the policy acts for; those of them whose history and memory start anew; robots
-        that are stopped, or left to another node.
-    unseen_gap
-        `[robots]` bool: robots that were driven before a pause in which no tick ran.
-    samples
-        By robot the readings that were chosen, in the order of the sensors.
-    positions
-        By robot the reading of the safe position; None where none was usable or needed.
-    before
-        By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`.
-    stages_s
-        Seconds that each stage took.
-    """
-
+    #: Times of this tick and of the one before, on the clock of the stamps.
     now_ns: int
     previous_ns: int
+    #: Time at which `now_ns` was read, on the clock of `time.perf_counter`.
     started_s: float
+    #: One per robot; the reason is empty when READY.
     states: tuple[RobotState, ...]
     reasons: tuple[str, ...]
+    #: `[robots]` float64: age of the robot's oldest synchronised reading; NaN without a set of readings.
     ages_s: np.ndarray
+    #: `[robots]` bool: robots that the policy acts for.
     ready: np.ndarray
+    #: `[robots]` bool: ready robots whose history and memory restart.
     fresh_start: np.ndarray
+    #: `[robots]` bool: robots that are stopped, or left to another node.
     stopped: np.ndarray
+    #: `[robots]` bool: robots that were driven before a pause in which no tick ran.
     unseen_gap: np.ndarray
+    #: By robot the readings that were chosen, in the order of the sensors.
     samples: tuple[tuple[Sample, ...], ...]
+    #: By robot the reading of the safe position; None where none was usable or needed.
     positions: tuple[Sample | None, ...]
+    #: By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`.
     before: tuple[str, ...]
+    #: Seconds that each stage took.
     stages_s: dict[str, float]
 
 
 class Actions(NamedTuple):
-    """The commands that the policy wants, limited on the device.
+    """The commands that the policy wants, limited on the device."""
 
-    Attributes
-    ----------
-    inferred
-        The commands; rows of robots that are not ready mean nothing.
-    present
-        `[robots, components]` float64: the command that each robot is taken to follow until now, from which the
-        change was limited.
-    failure
-        Why the policy failed for all robots; empty when it acted.
-    infer_s
-        Seconds that it took.
-    """
-
+    #: The commands; rows of robots that are not ready mean nothing.
     inferred: Inferred
+    #: `[robots, components]` float64: the command that each robot follows until now, from which changes are limited.
     present: np.ndarray
+    #: Why the policy failed for all robots; empty when it acted.
     failure: str
+    #: Seconds that it took.
     infer_s: float
 
 
 class FleetCommands(NamedTuple):
-    """The commands that the guard lets through, and those that it puts in place of others.
+    """The commands that the guard lets through, and those that replace others."""
 
-    Attributes
-    ----------
-    observed, actions
-        What they were decided from.
-    commands
-        `[robots, components]` float64: the policy's command, or the one that replaces it.
-    publish
-        `[robots]` bool: robots that are to get their command.
-    states, reasons
-        One per robot; the reason is empty when READY.
-    ready, held, faulty
-        `[robots]` bool: robots that get the policy's command; that get their last one again; whose policy failed.
-        All others that are published get their safe command.
-    max_age_s
-        How old the readings behind a command of the policy may be when it leaves.
-    guard_s
-        Seconds that the decision took.
-    """
-
+    #: What they were decided from.
     observed: Observed
     actions: Actions
+    #: `[robots, components]` float64: the policy's command, or the one that replaces it.
     commands: np.ndarray
+    #: `[robots]` bool: robots that are to get their command.
     publish: np.ndarray
+    #: One per robot; the reason is empty when READY.
     states: tuple[RobotState, ...]
     reasons: tuple[str, ...]
+    #: `[robots]` bool: robots that get the policy's command; all but these and `held` get their safe command.
     ready: np.ndarray
+    #: `[robots]` bool: robots that get their last command again.
     held: np.ndarray
+    #: `[robots]` bool: robots whose policy failed.
     faulty: np.ndarray
+    #: Largest age of the readings behind a command of the policy when it leaves.
     max_age_s: float
+    #: Seconds that the decision took.
     guard_s: float
 
     @property
@@ -125,23 +93,15 @@ class FleetCommands(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What left the node at one tick.
+    """What left the node at one tick."""
 
-    Attributes
-    ----------
-    commands
-        `[robots, components]` float64: the last command that left for each robot; NaN where none left.
-    as_decided
-        `[robots]` bool: robots for which that is the command of the tick.
-    instead
-        By the index of a robot whose command of the tick did not leave: its state now, and the reason.
-    overruled
-        Whether safe commands were sent to all robots while the tick still ran.
-    """
-
+    #: `[robots, components]` float64: the last command that left for each robot; NaN where none left.
     commands: np.ndarray
+    #: `[robots]` bool: robots for which that is the command of the tick.
     as_decided: np.ndarray
+    #: By the index of a robot whose command of the tick did not leave: its state now, and the reason.
     instead: Mapping[int, tuple[RobotState, str]]
+    #: Whether safe commands were sent to all robots while the tick still ran.
     overruled: bool = False
 
     @classmethod
@@ -160,82 +120,57 @@ class Sent(NamedTuple):
 
 
 class SentCommands(NamedTuple):
-    """Commands that were sent together, with one stamp.
+    """Commands that were sent together, with one stamp."""
 
-    Attributes
-    ----------
-    time_ns
-        Their stamp.
-    messages
-        By index of the robot, serialised.
-    of_tick
-        Whether a tick decided on them; False for safe commands that replace those.
-    """
-
+    #: Their stamp.
     time_ns: int
+    #: Serialised, by index of the robot.
     messages: Mapping[int, bytes]
+    #: Whether a tick decided on them; False for safe commands that replace those.
     of_tick: bool
 
 
 class FleetTick(NamedTuple):
-    """Snapshot of one tick, for all who watch the control loop. Its arrays cannot be written.
+    """Snapshot of one tick, for all observers of the control loop. Its arrays cannot be written."""
 
-    Attributes
-    ----------
-    time_ns
-        Time of the tick on the clock of the stamps.
-    commands, publish
-        What the guard decided, see `FleetCommands`.
-    sent
-        `[robots, components]` float64: the last command that left for each robot; NaN where none left.
-    commanded, driven
-        `[robots]` bool: robots for which the command that the tick decided on left; those of them whose command came
-        from the policy.
-    states, reasons
-        One per robot; the reason is empty when READY. A robot whose command did not leave is not READY.
-    ages_s
-        `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN without a set of readings.
-    fresh_start
-        `[robots]` bool: robots whose history and memory started with this tick.
-    stages_s
-        Seconds spent in each stage, in the order of the stages.
-    samples
-        By robot the readings that the policy was given, in the order of the sensors, a silent one with the message
-        None; () where it was given none, or where no command followed from them.
-    positions
-        By robot the reading of the safe position before this tick; None where none was usable or needed.
-    before
-        By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`, see
-        `Pipeline.reset` and `Pipeline.note_overruled`.
-    stopped, owners
-        Whether an operator has stopped the robots; by index the robots left to other nodes, with the names of these.
-    policy_sha256
-        Of the policy that acted.
-    rejected, bounded, slowed
-        `[robots]` int64: messages that could not be used, and commands that left on which a bound, or a limit of the
-        change, acted; all since configuration.
-    unheard
-        By robot the sensors that were never heard and are not merely silent; only robots with such a sensor.
-    """
-
+    #: Time of the tick on the clock of the stamps.
     time_ns: int
+    #: What the guard decided, see `FleetCommands`.
     commands: np.ndarray
     publish: np.ndarray
+    #: `[robots, components]` float64: the last command that left for each robot; NaN where none left.
     sent: np.ndarray
+    #: `[robots]` bool: robots for which the command that the tick decided on left.
     commanded: np.ndarray
+    #: `[robots]` bool: those of them whose command came from the policy.
     driven: np.ndarray
+    #: One per robot; the reason is empty when READY. A robot whose command did not leave is not READY.
     states: tuple[RobotState, ...]
     reasons: tuple[str, ...]
+    #: `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN without a set of readings.
     ages_s: np.ndarray
+    #: `[robots]` bool: robots whose history and memory started with this tick.
     fresh_start: np.ndarray
+    #: Seconds spent in each stage, in the order of the stages.
     stages_s: Mapping[str, float]
+    #: By robot the readings that the policy got, in the order of the sensors, a silent one with the message None; ()
+    #: where it got none, or where no command followed from them.
     samples: tuple[tuple[Sample, ...], ...]
+    #: By robot the reading of the safe position before this tick; None where none was usable or needed.
     positions: tuple[Sample | None, ...]
+    #: By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`, see
+    #: `Pipeline.reset` and `Pipeline.note_overruled`.
     before: tuple[str, ...]
+    #: Whether an operator has stopped the robots.
     stopped: bool
+    #: By the index of a robot that is left to another node: the name of that node.
     owners: Mapping[int, str]
+    #: Of the policy that acted.
     policy_sha256: str
+    #: `[robots]` int64: messages that could not be used since configuration.
     rejected: np.ndarray
+    #: `[robots]` int64: commands since configuration that left clipped to a bound, or with a limited change.
     bounded: np.ndarray
     slowed: np.ndarray
+    #: By robot the sensors that were never heard and are not merely silent; only robots with such a sensor.
     unheard: Mapping[str, list[str]]

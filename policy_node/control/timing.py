@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""When ticks are due, and what they cost: absolute deadlines, skipped ticks, statistics."""
+"""Time the ticks: absolute deadlines, skipped ticks, statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# How often a thread that waits for a distant deadline looks whether it is to stop.
+# Period with which a thread that waits for a distant deadline checks whether it must stop.
 POLL_S = 0.1
 
 
@@ -47,13 +47,7 @@ class Schedule:
 
 
 class SteadyClock:
-    """The machine's monotonic clock, which no adjustment of the system time moves.
-
-    Parameters
-    ----------
-    stopping
-        Set to end every wait.
-    """
+    """The machine's monotonic clock, which no adjustment of the system time moves; `stopping` ends every wait."""
 
     def __init__(self, stopping: threading.Event | None = None) -> None:
         self._stopping = stopping or threading.Event()
@@ -75,88 +69,65 @@ class SteadyClock:
 
 
 class TickRecord(NamedTuple):
-    """What one tick cost.
+    """Durations of one tick."""
 
-    Attributes
-    ----------
-    lateness_s
-        From the deadline to the start of the tick.
-    duration_s
-        From the start of the tick to the last command published.
-    missed
-        Ticks skipped just before this one.
-    stages_s
-        Seconds by stage.
-    command_ages_s
-        `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots
-        to which no command of the policy left.
-    """
-
+    #: From the deadline to the start of the tick.
     lateness_s: float
+    #: From the start of the tick to the last command published.
     duration_s: float
+    #: Ticks skipped just before this one.
     missed: int
+    #: Seconds by stage.
     stages_s: dict[str, float]
+    #: `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots
+    #: to which no command of the policy left.
     command_ages_s: np.ndarray
 
 
 class TickStatistics:
-    """Hands the records of the tick thread over to whoever reports them.
-
-    Parameters
-    ----------
-    length
-        Records kept when nobody collects them; the oldest go first.
-    """
+    """Passes the records of the tick thread to the reporter; keeps the newest `length` until they are collected."""
 
     def __init__(self, length: int = 10_000) -> None:
         self._records: deque[TickRecord] = deque(maxlen=length)
         self._lock = threading.Lock()
         self._ticks = 0
-        self._missed = 0
-
-    @property
-    def missed(self) -> int:
-        """Ticks missed so far."""
-        return self._missed
+        #: Ticks missed so far.
+        self.missed = 0
 
     def add(self, record: TickRecord) -> None:
-        """Note one tick; called by the tick thread."""
+        """Record one tick; called by the tick thread."""
         with self._lock:
             self._records.append(record)
             self._ticks += 1
-            self._missed += record.missed
+            self.missed += record.missed
 
     def collect(self) -> tuple[list[TickRecord], int, int]:
-        """Return the records since the last call, and how many ticks were run and missed up to the last of them."""
+        """Return the records since the last call, and the numbers of ticks run and missed since the start."""
         with self._lock:
             records = list(self._records)
             self._records.clear()
-            return records, self._ticks, self._missed
+            return records, self._ticks, self.missed
 
 
 def percentiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return p50 and p99 of the finite values; NaN when there are none."""
-    array = np.asarray(values, np.float64)
-    array = array[np.isfinite(array)]
-    if not array.size:
-        return float("nan"), float("nan")
-    p50, p99 = np.percentile(array, [50, 99])
-    return float(p50), float(p99)
+    p50, p99 = column_percentiles(np.asarray(values, np.float64).reshape(-1, 1))
+    return float(p50[0]), float(p99[0])
 
 
 def column_percentiles(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return p50 and p99 of the finite values in each column of `[rows, columns]`; NaN where there are none."""
+    if not len(rows):
+        return np.full(rows.shape[1], np.nan), np.full(rows.shape[1], np.nan)
+    # `numpy.nanpercentile` loops over the columns in Python.
     ordered = np.sort(np.where(np.isfinite(rows), rows, np.nan), axis=0)  # NaN comes last
-    last = np.isfinite(ordered).sum(axis=0) - 1
+    last = np.maximum(np.isfinite(ordered).sum(axis=0) - 1, 0)
     columns = np.arange(rows.shape[1])
 
     def at(fraction: float) -> np.ndarray:
-        position = fraction * np.maximum(last, 0)
+        position = fraction * last
         below = np.floor(position).astype(np.intp)
-        low, high = ordered[below, columns], ordered[np.minimum(below + 1, np.maximum(last, 0)), columns]
+        low, high = ordered[below, columns], ordered[np.minimum(below + 1, last), columns]
         return low + (high - low) * (position - below)
 
-    if not len(rows):
-        nothing = np.full(rows.shape[1], np.nan)
-        return nothing, nothing
     return at(0.50), at(0.99)

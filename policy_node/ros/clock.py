@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""ROS time for the tick thread: simulated time that starts late, pauses or jumps back."""
+"""Wait on simulated ROS time, which may start late, pause or jump back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SimulatedClock:
     Parameters
     ----------
     clock
-        The node's clock, with `use_sim_time` set. Some executor must spin the node.
+        The node's clock, with `use_sim_time` set. An executor must spin the node.
     stopping
         Set to end every wait.
     """
@@ -49,7 +49,7 @@ class SimulatedClock:
         Returns
         -------
         bool
-            False when time jumped back or the wait was ended; the deadline then means nothing any more.
+            False when time jumped back or the wait was ended; the deadline is then invalid.
         """
         with self._moved:
             while not self._stopping.is_set():

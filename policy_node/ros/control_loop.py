@@ -27,44 +27,44 @@ from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.ros.watchdog import Watchdog
 from policy_node.sensing.synchroniser import RobotState
 
-# Whom this loop commanded so lately nobody else commands yet.
+# Grace period before another node may take over.
 RECENT_S = 1.0
-# How long deactivation waits for a tick that hangs.
+# Longest wait of deactivation for a tick that hangs.
 STOP_TIMEOUT_S = 5.0
-# Why a command that the policy gave did not leave.
+# Why a command of the policy did not leave.
 HUNG = (RobotState.FAULT, "the tick took longer than watchdog.timeout_s; its safe command was sent instead")
 STOPPED = (RobotState.STOPPED, STOPPED_REASON)
 NOT_CLAIMED = (RobotState.STOPPED, "the claim of this node does not hold, as after a pause; nothing is sent meanwhile")
 NOT_SENT = (RobotState.FAULT, "its command could not be sent")
-ENDED = (RobotState.STOPPED, "the node ends to drive")
+ENDED = (RobotState.STOPPED, "the node stops driving")
 
 
 class ControlLoop:
-    """Runs the pipeline at the control rate in a thread of its own.
+    """Runs the pipeline at the control rate in another thread.
 
-    The thread alone touches samples, batch and policy; `replace_policy` does so between two ticks. `statistics`,
-    `latest` and `changes` are what others may read while it runs, `failure` is the exception that ended it.
+    Only that thread uses samples, batch and policy; `replace_policy` does so between two ticks. Other threads may read
+    `statistics`, `latest` and `changes` while it runs.
 
     Parameters
     ----------
     configuration
         The deployment.
     pipeline, subscriptions, publishers
-        Where samples come from and commands go to.
+        Source of the samples, and destination of the commands.
     clock
         The node's clock: the time of stamps and ages.
     simulated
         Whether ticks follow ROS time instead of the steady clock.
     logger
-        Is told of ticks that hang.
+        Logs ticks that hang.
     on_failure
         Called from the thread with an exception that ended it, after every robot got the safe command.
     may_command
-        Whether other nodes still leave the robots to this one; asked before every command, from the thread.
+        Called before every command, from the thread: whether other nodes leave the robots to this one.
     recording
-        Takes note of every tick; None: nobody does.
+        Records every tick; None: nothing is recorded.
     excuse
-        Says why a tick takes so long where that is no fault, see `Watchdog`.
+        Returns why a long tick is no fault, see `Watchdog`.
     """
 
     def __init__(
@@ -94,19 +94,27 @@ class ControlLoop:
         self._may_command = may_command
         self._recording = recording
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
-        self._watchdog = self._make_watchdog(logger, excuse)
+        # A tick that computes without end would block a watchdog of lower priority; it may run on any CPU.
+        priority = replace(configuration.realtime, cpus=())
+        self._watchdog = Watchdog(
+            configuration.watchdog_timeout_s,
+            configuration.period_ns / 1e9,
+            self._make_safe,
+            logger,
+            lambda: apply_realtime(priority),
+            excuse,
+        )
         self.statistics = TickStatistics()
         self.latest: FleetTick | None = None
+        #: The exception that ended the thread.
         self.failure: Exception | None = None
-        # How often each robot's state has changed; all are WAITING before the first tick.
+        #: Number of changes of each robot's state; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
-        # What others ask of the pipeline, done by the tick thread at its next tick; the newest wish of each kind, as
-        # ticks may stand still for long.
+        # Requests to the pipeline, served by the tick thread at its next tick; the newest of each kind.
         self._requests: dict[Hashable, Callable[[], None]] = {}
-        # Held while commands are sent and requests are noted: what was decided before safe commands left must not
-        # follow them.
+        # Held while commands are sent and requests are made: no command that was decided earlier may follow a safe one.
         self._sending = threading.Lock()
-        # Why safe commands were sent to all robots in place of what the present tick decides; None: they were not.
+        # Why safe commands were sent to all robots in place of those of the present tick; None: they were not.
         self._overruled: tuple[RobotState, str] | None = None
         # Safe commands that left since the last tick was committed, NaN where none did.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
@@ -118,19 +126,6 @@ class ControlLoop:
         )
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
-
-    def _make_watchdog(self, logger: RcutilsLogger, excuse: Callable[[], str]) -> Watchdog:
-        configuration = self._configuration
-        # Or a tick that computes without end would keep the watchdog from running; it may run on any CPU.
-        priority = replace(configuration.realtime, cpus=())
-        return Watchdog(
-            configuration.watchdog_timeout_s,
-            configuration.period_ns / 1e9,
-            self._make_safe,
-            logger,
-            lambda: apply_realtime(priority),
-            excuse,
-        )
 
     @property
     def simulated(self) -> bool:
@@ -144,7 +139,7 @@ class ControlLoop:
 
     @property
     def hanging_since_s(self) -> float | None:
-        """When the present tick began on the monotonic clock, if it takes longer than the watchdog allows."""
+        """See `Watchdog.hanging_since_s`."""
         return self._watchdog.hanging_since_s
 
     def start(self) -> None:
@@ -154,7 +149,7 @@ class ControlLoop:
         self._watchdog.start()
 
     def replace_policy(self, pipeline: Pipeline) -> None:
-        """Go on with the policy of another pipeline, see `Pipeline.adopt`; waits for the end of the present tick.
+        """Continue with the policy of another pipeline, see `Pipeline.adopt`; wait for the end of the present tick.
 
         Raises
         ------
@@ -168,32 +163,27 @@ class ControlLoop:
         finally:
             self._ticking.release()
 
-    def start_stopped(self, stopped: bool) -> None:
-        """Set whether the robots are stopped from the first tick on; nothing is sent before it."""
-        with self._sending:
-            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
-
     def stop_robots(self) -> int:
-        """Send every robot its safe command at once, also while the tick hangs, and until `resume_robots`.
+        """Send every robot its safe command at once, also while the tick hangs, and until `request_stop(False)`.
 
         Returns
         -------
         int
-            How many robots have a safe command.
+            Number of robots that have a safe command.
 
         Raises
         ------
         Exception
-            The first error of a publisher; the robots are stopped all the same.
+            The first error of a publisher; the robots are stopped nevertheless.
         """
         with self._sending:
             self._requests["drive"] = self._pipeline.stop
             return self._overrule(STOPPED)
 
-    def resume_robots(self) -> None:
-        """Let the policy drive again from the next tick on."""
+    def request_stop(self, stopped: bool) -> None:
+        """Stop the robots from the next tick on, or let the policy drive again; send nothing before it."""
         with self._sending:
-            self._requests["drive"] = self._pipeline.resume
+            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
 
     def reset_robots(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories and memories of some robots, by their index, or of all at the next tick."""
@@ -201,21 +191,21 @@ class ControlLoop:
             self._requests["reset", None if robots is None else tuple(robots)] = lambda: self._pipeline.reset(robots)
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
-        """Leave robots, by their index, to the nodes named, from now on; all others are driven.
+        """Leave robots to other nodes, named by the index of the robot, from now on; drive all others.
 
-        A robot that was driven gets its safe command at last: whoever claims it may not drive it.
+        A robot that was driven gets its safe command, as the other node may not drive it yet.
 
         Raises
         ------
         Exception
-            The first error of a publisher; the robots are left alone all the same.
+            The first error of a publisher; the robots are left alone nevertheless.
         """
         with self._sending:
-            begun = [robot for robot in owners if robot not in self._owners and self._is_driving(robot)]
-            last_commands = self._safe_commands(begun)
+            taken = [robot for robot in owners if robot not in self._owners and self._is_driving(robot)]
+            last_commands = self._safe_commands(taken)
             self._owners = dict(owners)
             self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
-            if begun:
+            if taken:
                 self._send_safe(last_commands)
 
     def _is_driving(self, robot: int) -> bool:
@@ -224,19 +214,19 @@ class ControlLoop:
     def _make_safe(self) -> None:
         """Send safe commands while the tick hangs; called by the watchdog."""
         with self._sending:
-            # It may have ended while this waited. After a pause the robots may be another's.
+            # The tick may have ended meanwhile. After a pause another node may drive the robots.
             if self.hanging_since_s is not None and self._may_command():
                 self._overrule(HUNG)
 
     def _overrule(self, why: tuple[RobotState, str]) -> int:
-        """Send safe commands and keep back what the present tick decides; `_sending` must be held."""
+        """Send safe commands in place of those of the present tick; `_sending` must be held."""
         self._overruled = why
         commands = self._safe_commands()
         self._send_safe(commands)
         return int(np.isfinite(commands).all(axis=1).sum())
 
     def _send_safe(self, commands: np.ndarray) -> None:
-        """Send safe commands and note which left; `_sending` must be held.
+        """Send safe commands and record which left; `_sending` must be held.
 
         Raises
         ------
@@ -251,10 +241,7 @@ class ControlLoop:
     def _safe_commands(self, robots: Sequence[int] | None = None) -> np.ndarray:
         """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes.
 
-        Parameters
-        ----------
-        robots
-            Indices of the only robots to be made safe, NaN for all others; None: all of them.
+        `robots` are the indices of the only robots to make safe, with NaN for all others; None: all of them.
         """
         commands = self._pipeline.safe_commands.copy()
         commands[list(self._owners)] = np.nan
@@ -270,7 +257,7 @@ class ControlLoop:
         Returns
         -------
         bool
-            False when the thread still hangs in its tick; it can send no more commands.
+            False when the thread still hangs in its tick; it can send no commands any more.
         """
         self._stopping.set()
         self._watchdog.end()
@@ -285,14 +272,14 @@ class ControlLoop:
 
     def _run(self) -> None:
         name_thread("control_loop")
-        # OpenMP counts them for each thread by itself: the first layers would take all cores, and wait for them.
+        # OpenMP counts threads per calling thread: without this the first layers would use all cores.
         torch.set_num_threads(self._configuration.policy.threads)
         try:
-            # Threads that the policy starts at its first run are to have no CPUs of their own.
+            # Before the CPUs are set: threads that the policy starts at its first run must not inherit them.
             self._pipeline.warm_up()
             apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
-        except BaseException as error:  # also the SystemExit of somebody's module, which would end the thread silently
+        except BaseException as error:  # also SystemExit of a module of the policy, which would end the thread silently
             self.failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             self._watchdog.end_tick()
             try:
@@ -345,7 +332,7 @@ class ControlLoop:
             raise error
 
     def _begin_tick(self) -> None:
-        """Tell the pipeline what happened since the last tick."""
+        """Pass the events and requests since the last tick to the pipeline."""
         with self._sending:
             made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
             if made_safe:
@@ -357,14 +344,9 @@ class ControlLoop:
             self._requests.clear()
 
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
-        """Send what was decided, unless safe commands were sent meanwhile; `_sending` must be held.
+        """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.
 
-        Returns
-        -------
-        Sent
-            What really left.
-        Exception
-            The first error of a publisher; None when there was none.
+        Returns what really left, and the first error of a publisher.
         """
         if self._overruled is not None:
             sent = _nothing_sent(decided, self._overruled)
@@ -372,7 +354,7 @@ class ControlLoop:
         instead = {robot: (RobotState.STOPPED, left_to(owner)) for robot, owner in self._owners.items()}
         publish = decided.publish.copy()
         publish[list(self._owners)] = False
-        # Simulated time may stand still for as long as sending takes.
+        # Simulated time may pause while commands are sent.
         until_s = decided.expires_s if self._simulated is None else None
         delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
         error = delivery.error
@@ -389,7 +371,7 @@ class ControlLoop:
         return Sent(commands, delivery.sent, instead), error
 
     def _commit(self, decided: FleetCommands, sent: Sent) -> None:
-        """Let the pipeline remember what left, and show the snapshot of the tick; `_sending` must be held."""
+        """Let the pipeline remember what left, and publish the snapshot of the tick; `_sending` must be held."""
         tick = self._pipeline.commit(decided, sent)
         self._safe_sent[:] = np.nan
         before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(tick.states)
@@ -398,11 +380,11 @@ class ControlLoop:
         self.latest = tick
 
     def _leave_to_others(self) -> Exception | None:
-        """Command nothing, as other nodes may by now; robots begin anew. `_sending` must be held."""
+        """Command nothing, as other nodes may have taken over; episodes restart. `_sending` must be held."""
         recent = time.monotonic() - self._sent_s < RECENT_S
         self._sent_s = -math.inf
         self._pipeline.reset()
-        # After a pause of this process the robots may be another's already, and what is safe has changed.
+        # After a pause of this process other nodes may drive the robots, and the safe commands are outdated.
         return self._publishers.send_safe(self._safe_commands()).error if recent else None
 
     def _now_ns(self) -> int:

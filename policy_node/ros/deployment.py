@@ -59,7 +59,7 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     Parameters
     ----------
     configuration
-        What to deploy.
+        The configuration to deploy.
     beside
         Name of the engine of another policy that drives meanwhile, see `choose_engine`; None: nothing drives.
 
@@ -68,7 +68,7 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     ConfigurationError
         When the policy cannot be loaded, or does not fit.
     Exception
-        Whatever the policy raises on its own example observations.
+        Raised by the policy on example observations.
     """
     torch.set_num_threads(configuration.policy.threads)
     policy = load_configured(configuration)
@@ -88,7 +88,7 @@ def pair(
     dict
         Layout by configured key, see `match_observations`.
     dict
-        By the name of each source, and of the safe position: what reads its messages.
+        By the name of each source, and of the safe position: the decoder of its messages.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def pair(
 
 
 def configured_encoder(configuration: Configuration, components: int) -> CommandEncoder:
-    """Return what turns commands of so many components into the configured messages.
+    """Return the encoder of commands with this number of components into the configured messages.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def configured_encoder(configuration: Configuration, components: int) -> Command
             time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
         )
     except MessageTypeError as error:
-        raise ConfigurationError([f"action: {error}"]) from error
+        raise ConfigurationError(f"action: {error}") from error
 
 
 def _fit(
@@ -160,7 +160,7 @@ def _fit(
     decode: Mapping[str, Decode],
     beside: str | None,
 ) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine and run the pipeline, with as many robots in one inference as fit into the memory."""
+    """Choose the engine and warm up the pipeline, with as many robots in one inference as fit into the memory."""
     robots = len(configuration.robots)
     rows = chunk_size(robots, configuration.policy.max_batch or robots)
     too_many = 0
@@ -173,7 +173,7 @@ def _fit(
                 raise
             if rows == 1:
                 raise ConfigurationError(
-                    [f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"]
+                    f"policy.path: there is not enough memory on {policy.device} for a single robot: {error}"
                 ) from error
         too_many, rows = rows, chunk_size(robots, rows // 2)
         if policy.device.type == "cuda":
@@ -188,21 +188,21 @@ def _warmed_up(
     beside: str | None,
     rows: int,
 ) -> tuple[Pipeline, EngineChoice]:
-    """Choose the engine for so many robots in one inference and run the pipeline with it."""
-    said, robots = configuration.policy, len(configuration.robots)
+    """Choose the engine for `rows` robots in one inference and warm up the pipeline with it."""
+    chosen, robots = configuration.policy, len(configuration.robots)
     channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
-    settings = EngineSettings(said.engine, said.precision, said.compile, said.threads)
+    settings = EngineSettings(chosen.engine, chosen.precision, chosen.compile, chosen.threads)
     try:
         run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
     except EngineError as error:
-        raise ConfigurationError([f"policy.engine: {error}"]) from error
+        raise ConfigurationError(f"policy.engine: {error}") from error
     try:
         pipeline = Pipeline(configuration, in_chunks(run_by, robots, rows), layouts, decode)
         pipeline.warm_up()
     except Exception as error:
-        if said.engine != "auto" or run_by is policy or is_out_of_memory(error):
+        if chosen.engine != "auto" or run_by is policy or is_out_of_memory(error):
             raise
-        # The engine acts by itself, but not with all that is around it.
+        # The engine runs alone, but not within the pipeline.
         engine = without_engine(engine, policy, error)
         pipeline = Pipeline(configuration, in_chunks(policy, robots, rows), layouts, decode)
         pipeline.warm_up()
@@ -220,7 +220,7 @@ def load_configured(configuration: Configuration) -> Policy:
     try:
         select_device(configuration.policy.device)
     except PolicyError as error:
-        raise ConfigurationError([f"policy.device: {error}"]) from error
+        raise ConfigurationError(f"policy.device: {error}") from error
     try:
         return load_policy(
             configuration.policy.path,
@@ -232,11 +232,11 @@ def load_configured(configuration: Configuration) -> Policy:
             interface=policy_interface(configuration),
         )
     except PolicyError as error:
-        raise ConfigurationError([f"policy.path: {error}"]) from error
+        raise ConfigurationError(f"policy.path: {error}") from error
 
 
 def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
-    """Return by the name of each term how many numbers its messages give, None where only each message says it.
+    """Return by the name of each term the length of its readings, None where it depends on the message.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node tells about itself: `/diagnostics`, `~/timing`, changes of robots' states, the topics it waits for."""
+"""Report on the node: `/diagnostics`, `~/timing`, changes of robots' states, topics without messages."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ DIAGNOSTICS_PERIOD_S = 1.0
 ROBOTS_PER_PART = 16
 CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
-# How long the end waits until the last report has arrived.
+# Longest wait for the arrival of the last report.
 ACKNOWLEDGE_S = 0.2
-# A robot whose state goes to and fro gets so many lines in so long a time.
+# Most log lines about a robot in a period, for one whose state changes often.
 LINES_PER_ROBOT = 20
 LINES_PERIOD_S = 20.0
-# A sensor that loses messages is logged so often.
+# Least period of log lines about one finding, such as lost messages of a sensor.
 FINDING_PERIOD_S = 60.0
 
 _LEVELS = {
@@ -55,66 +55,37 @@ _LEVELS = {
 
 @dataclass(frozen=True, eq=False)
 class _Report:
-    """What is reported of one period.
-
-    Attributes
-    ----------
-    records
-        Of its ticks.
-    ticks, missed
-        Since activation.
-    elapsed_s, simulated_s
-        Its length in real and in ROS time.
-    latest
-        Of the last tick, None before the first.
-    silence
-        Why the robots are not in the state of that tick any more, empty when they are.
-    failed, hangs
-        Whether that is because the loop ended, or because its tick hangs.
-    driven_ticks
-        `[robots]`: in how many of the ticks a command of the policy left for the robot.
-    p50_ms, p99_ms
-        `[robots]`: age of the readings behind its commands; NaN without any.
-    ages_ms
-        `[robots]`: that of the last tick; of a robot that is not ready the age of its readings, NaN without any.
-    rates_hz
-        `[robots, sensors]`: messages that arrived.
-    """
+    """The state of the control loop in one period."""
 
     records: Sequence[TickRecord]
+    #: Ticks run and missed since activation.
     ticks: int
     missed: int
+    #: Length of the period in real and in ROS time.
     elapsed_s: float
     simulated_s: float
+    #: The last tick, None before the first.
     latest: FleetTick | None
+    #: Why the state of that tick is outdated, empty when it is not; whether the loop ended, or its tick hangs.
     silence: str
     failed: bool
     hangs: bool
+    #: `[robots]`: number of ticks in which a command of the policy left for the robot.
     driven_ticks: np.ndarray
+    #: `[robots]`: age of the readings behind these commands; NaN without any.
     p50_ms: np.ndarray
     p99_ms: np.ndarray
+    #: `[robots]`: the same at the last tick; for a robot that is not ready the age of its readings, NaN without any.
     ages_ms: np.ndarray
+    #: `[robots, sensors]`: rate of the messages that arrived.
     rates_hz: np.ndarray
 
 
 class Reporter:
-    """Reports on a running control loop from the executor's thread, never on the tick's own time.
+    """Reports on a running control loop from the executor's thread, never from the tick thread.
 
-    Parameters
-    ----------
-    node
-        Owner of publishers and timers.
-    configuration, loop, sensors
-        What is reported.
-    description
-        Key and value pairs that change with the policy only, such as its file and device.
-    recording
-        What is recorded meanwhile; None: nothing is.
-
-    Attributes
-    ----------
-    description
-        Set anew when the policy is replaced.
+    `description` holds the values that change with the policy only, such as its file and device; set it again when the
+    policy is replaced.
     """
 
     def __init__(
@@ -145,15 +116,14 @@ class Reporter:
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0
         self._current: _Report | None = None
-        # Of each robot what was logged: how many changes of its state, that state and its reason, and when the last
-        # lines were.
+        # By robot: the logged changes of its state, that state and its reason, and the times of the last log lines.
         self._logged_changes = [0] * robots
         self._logged: list[tuple[RobotState, str]] = [(RobotState.WAITING, "")] * robots
         self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
-        # Real time, also in simulation: an operator must be told when simulated time stands still.
+        # Real time, also in simulation: reports go on while simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
             node.create_timer(period_s, self._guarded(callback), clock=steady_clock)
@@ -166,7 +136,7 @@ class Reporter:
         ]
 
     def destroy(self) -> None:
-        """Remove timers and publishers from the node; why the loop ended is said first."""
+        """Remove timers and publishers from the node; report first why the loop ended."""
         if self._loop.failure is not None:
             self._next_part = 0
             for _ in range(self._parts):
@@ -181,7 +151,7 @@ class Reporter:
         def guarded() -> None:
             try:
                 callback()
-            except Exception as error:  # a report that fails must not end the process that drives the robots
+            except Exception as error:  # a failed report must not end the process that drives the robots
                 self._logger.error(
                     f"reporting failed: {type(error).__name__}: {error}", throttle_duration_sec=WAITING_PERIOD_S
                 )
@@ -189,7 +159,7 @@ class Reporter:
         return guarded
 
     def _log_changes(self) -> None:
-        """Log robots whose state or reason has changed, those in the same state in one line."""
+        """Log robots whose state or reason has changed, one line per state."""
         latest = self._loop.latest
         if latest is None:
             return
@@ -199,7 +169,7 @@ class Reporter:
             zip(self._loop.changes, latest.states, latest.reasons, strict=True)
         ):
             unlogged = changes - self._logged_changes[robot]
-            # Ages differ from tick to tick and robot to robot; what matters is the state and the sensor.
+            # Ages differ from tick to tick and robot to robot: only the state and the sensor count.
             now_in = (state, _without_digits(reason))
             same = not unlogged and (now_in == self._logged[robot] or not changes)
             if same or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:
@@ -241,13 +211,16 @@ class Reporter:
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
 
     def _log_several_publishers(self) -> None:
-        now_s = time.monotonic()
         for source, *_ in self._configuration.sensors:
             why = several_publishers(self._node, self._configuration.robots, source)
-            key = ("several_publishers", source.name)
-            if why and now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
-                self._found_at_s[key] = now_s
-                self._logger.warning(f"{source.name}: {why}")
+            if why:
+                self._warn_once_in_a_period(("several_publishers", source.name), f"{source.name}: {why}")
+
+    def _warn_once_in_a_period(self, key: tuple[str, str], text: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
+            self._found_at_s[key] = now_s
+            self._logger.warning(text)
 
     def _report(self) -> None:
         """Publish the next part of the report; a new one begins with the node itself."""
@@ -291,7 +264,7 @@ class Reporter:
         p50_ms, p99_ms = column_percentiles(ages_ms)
         newest_ms = ages_ms[-1] if records else np.full(robots, np.nan)
         if latest is not None:
-            # The readings of a robot that is not ready are behind no command; their age is that at the tick.
+            # A robot that is not ready has no command: its age is that of its readings at the tick.
             newest_ms = np.where(np.isfinite(newest_ms), newest_ms, latest.ages_s * 1e3)
         return _Report(
             records=records,
@@ -311,7 +284,7 @@ class Reporter:
         )
 
     def _messages_received(self) -> np.ndarray:
-        """Return how many messages of each sensor have arrived, `[robots, sensors]`."""
+        """Return the number of messages that have arrived, `[robots, sensors]`."""
         return np.array([[stream.counts().received for stream in streams] for streams in self._reception.streams])
 
     def _node_status(self, report: _Report) -> DiagnosticStatus:
@@ -354,18 +327,14 @@ class Reporter:
         return self._status("control", level, text, {**values, **findings, **self.description})
 
     def _findings(self) -> dict[str, str]:
-        """Return what is wrong with the reception of sensors; say it in the log now and then."""
-        now_s = time.monotonic()
-        findings = self._reception.findings(now_s)
+        """Return the problems of the reception of sensors; log each once in a period."""
+        findings = self._reception.findings(time.monotonic())
         for finding in findings:
-            key = (finding.kind, finding.sensor)
-            if now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S:
-                self._found_at_s[key] = now_s
-                self._logger.warning(finding.text)
+            self._warn_once_in_a_period((finding.kind, finding.sensor), finding.text)
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
 
     def _recording_findings(self) -> dict[str, str]:
-        """Return what is wrong with the recording; say in the log now and then that ticks are left out."""
+        """Return the problems of the recording; log once in a period that ticks are left out."""
         if self._recording is None:
             return {}
         if self._recording.error:
@@ -404,17 +373,16 @@ class Reporter:
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:
-    """Pack tick records as rows in ms: lateness and duration of the tick, each robot's age of data at its command."""
+    """Pack tick records as rows in ms: lateness and duration of the tick, age of the data at each robot's command."""
     ages_s = np.array([record.command_ages_s for record in records])
     ticks_s = np.array([(record.lateness_s, record.duration_s) for record in records])
     rows = np.concatenate([ticks_s, ages_s], axis=1) * 1e3
-    message = Float64MultiArray()
     ticks, columns = rows.shape
+    message = Float64MultiArray(data=array.array("d", rows.tobytes()))
     message.layout.dim = [
         MultiArrayDimension(label="ticks", size=ticks, stride=ticks * columns),
         MultiArrayDimension(label="columns", size=columns, stride=columns),
     ]
-    message.data = array.array("d", rows.tobytes())
     return message
 
 

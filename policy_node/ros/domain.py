@@ -1,23 +1,23 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ROS domain of one's own, chosen before ROS starts."""
+"""Reserve a free ROS domain before ROS starts."""
 
 from __future__ import annotations
 
 import os
 import socket
 
-# The port formula of DDS keeps domains up to this one clear of the ports that Linux hands out by itself.
+# The ports of domains up to this one are below the ephemeral ports of Linux.
 LAST_DOMAIN_ID = 101
 # Offsets into the 250 ports of a domain: the first participant listens on one, DDS never uses the other.
 PARTICIPANT_PORT = 10
 RESERVED_PORT = 2
-# Bound for as long as this process lives.
+# Bound until this process ends.
 _reservations: list[socket.socket] = []
 
 
 def free_domain_id() -> int:
-    """Reserve a ROS domain in which no process of this machine listens, until this process ends."""
+    """Reserve a ROS domain that no process of this machine uses, until this process ends."""
     for attempt in range(LAST_DOMAIN_ID):
         domain_id = 1 + (os.getpid() + attempt) % LAST_DOMAIN_ID
         first_port = 7400 + 250 * domain_id
@@ -36,6 +36,6 @@ def free_domain_id() -> int:
 
 
 def keep_to_itself() -> None:
-    """Let this process and its children meet no robots but their own, unless the environment says otherwise."""
+    """Isolate this process and its children in a free domain, unless the environment chooses one."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain_id()))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the ROS graph says about a topic on which nothing arrives, or on which too many publish."""
+"""Explain from the ROS graph why a topic has no messages, or too many publishers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_
 
 
 def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequence[str]) -> str:
-    """Say why no message of a sensor can arrive; empty when a publisher matches and is merely silent.
+    """Return why no message of a sensor can arrive; empty when a publisher matches and is merely silent.
 
     Parameters
     ----------
     node
-        Looks at the graph.
-    robot
-        Name of the robot of which nothing arrives.
-    source
-        The sensor.
+        Node that reads the graph.
+    robot, source
+        The robot and its silent sensor.
     robots
         Names of all robots: their topics are no hint.
     """
@@ -51,18 +49,9 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
 
 
 def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:
-    """Say which topics of a sensor have more than one publisher; empty when none has.
+    """Return which topics of a sensor have more than one publisher; empty when none has.
 
-    A policy that gets readings of two sensors in turns sees the robot jump to and fro.
-
-    Parameters
-    ----------
-    node
-        Looks at the graph.
-    robots
-        Names of the robots.
-    source
-        The sensor.
+    A policy that gets readings of two sensors in turns sees the robot jump back and forth.
     """
     topics = dict.fromkeys(node.resolve_topic_name(topic_of(robot, source.topic)) for robot in robots)
     crowded = [topic for topic in topics if node.count_publishers(topic) > 1]
@@ -73,5 +62,5 @@ def several_publishers(node: Node, robots: Sequence[str], source: SourceConfigur
     others = f" and {len(crowded) - 1} topics more" if len(crowded) > 1 else ""
     return (
         f"{crowded[0]}{others} has {len(publishers)} publishers ({', '.join(names[:4])}), but the policy takes their "
-        "messages for those of one sensor; stop all but one, or give them topics of their own"
+        "messages for those of one sensor; stop all but one, or give each another topic"
     )

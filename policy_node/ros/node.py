@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -24,7 +23,6 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from policy_node.config.package_files import share_path
@@ -35,24 +33,24 @@ from policy_node.recording.recorder import Recording, RecordingPlan, plan_record
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
+from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
-from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.process import destroy_last_node
+from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
+from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
-from policy_node.ros.swap import SWAP_PARAMETERS, Loading
 
-# How late a signal may be noticed. Each wake-up takes the tick thread's time, more so with a timeout that varies.
+# Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
-# How long requests that came during the first configure are served before the node activates by itself.
-ASKED_S = 0.05
-MEND = (
-    "mend the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
+# Time in which requests that came during the first configure are served, before the node activates by itself.
+REQUESTS_S = 0.05
+REMEDY = (
+    "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
 SAFE = "every robot got the safe command"
-# How long the end of the node waits for a policy that is being loaded.
+# Longest wait at the end of the node for a policy that is being loaded.
 LOADING_END_S = 5.0
 
 
@@ -79,11 +77,11 @@ class PolicyNode(LifecycleNode):
         self._claims: Claims | None = None
         self._reporter: Reporter | None = None
         self._plan: RecordingPlan | None = None
-        self._recording: Recording | None = None
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
-        # What holds while the node is active.
-        self._held = ExitStack()
+        # Frees what configure and activate made, in the reverse order.
+        self._configured = ExitStack()
+        self._activated = ExitStack()
         self._operation = Operation(self)
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
@@ -92,7 +90,7 @@ class PolicyNode(LifecycleNode):
 
     @property
     def autostart(self) -> bool:
-        """Whether the node is to configure and activate by itself; a wrong type counts as yes, configure names it."""
+        """Whether the node configures and activates by itself; a wrong type counts as yes, configure reports it."""
         return self.get_parameter("autostart").value is not False
 
     def declare_parameters(self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False) -> Any:
@@ -102,13 +100,13 @@ class PolicyNode(LifecycleNode):
         return super().declare_parameters(namespace, parameters, ignore_override)
 
     def stop(self) -> None:
-        """Make every robot safe and free everything, whatever state the node is in."""
+        """Make every robot safe and free everything, in any state of the node."""
         try:
             self._deactivate()
         finally:
             self._cleanup()
         if self._loading is not None:
-            # The process had better not end while a library is at work in a thread.
+            # Ending the process while a library runs in a thread may crash it.
             self._loading.wait(LOADING_END_S)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -118,9 +116,9 @@ class PolicyNode(LifecycleNode):
             self._configure()
         except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")
-        except Exception as error:  # nothing may end the process: the node can be configured again
-            # A device that failed is lost to the process; one whose memory ran out is not.
-            lost = "; if this comes again, start the node again" if is_device_failure(error) else ""
+        except Exception as error:  # the process stays alive: the node can be configured again
+            # The process cannot use a device again that failed, but one whose memory ran out.
+            lost = "; if this happens again, start the node again" if is_device_failure(error) else ""
             self._fail(f"configure failed: {type(error).__name__}: {error}{lost}")
         else:
             assert self._deployment is not None
@@ -135,10 +133,10 @@ class PolicyNode(LifecycleNode):
 
     def _fail(self, text: str) -> None:
         self._cleanup()
-        self.get_logger().error(f"{text}\nThe node stays alive: {MEND}.")
+        self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
-        # Values may have been set, or keys named, since the node was made.
+        # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
         parameters = read_parameters(self)
         configuration = parse_configuration(parameters)
@@ -153,6 +151,7 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
         )
+        self._configured.callback(self._claims.destroy)
         deployment = deploy(configuration)
         encoder = configured_encoder(configuration, deployment.pipeline.components)
         if deployment.policy.spec.mask:
@@ -163,9 +162,11 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(f"{deployment.engine}")
         self._deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoder)
+        self._configured.callback(self._commands.destroy)
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
+        self._configured.callback(self._sensors.destroy)
         if configuration.realtime.freeze_gc:
-            # Now, as it takes seconds on a loaded machine: activation freezes what is left.
+            # Now, as it takes seconds on a loaded machine: activation freezes the remaining objects.
             gc.collect()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -173,7 +174,7 @@ class PolicyNode(LifecycleNode):
         return self._transition("activate", self._activate)
 
     def _transition(self, name: str, act: Callable[[], None]) -> TransitionCallbackReturn:
-        """Run a transition; an exception, which rclpy would swallow, is logged and leads to `on_error`."""
+        """Run a transition; log an exception, which rclpy would swallow, and go to `on_error`."""
         try:
             act()
         except Exception as error:
@@ -185,10 +186,15 @@ class PolicyNode(LifecycleNode):
         assert self._deployment and self._sensors and self._commands and self._claims
         configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
+        # Freed last, as destroying its publishers may hang: the recording must be complete by then.
+        self._activated.callback(self._destroy_reporter)
+        recording = None
         if self._plan is not None:
-            self._recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
-            self._commands.on_sent = self._recording.note_commands
-            self._recording.start()
+            recording = Recording(self._plan, self._deployment.policy.spec.sha256, self.get_logger())
+            self._activated.callback(recording.end)
+            self._activated.callback(setattr, self._commands, "on_sent", None)
+            self._commands.on_sent = recording.note_commands
+            recording.start()
         self._loop = ControlLoop(
             configuration,
             pipeline,
@@ -199,19 +205,20 @@ class PolicyNode(LifecycleNode):
             logger=self.get_logger(),
             on_failure=self._on_loop_failure,
             may_command=lambda: claims.holds,
-            recording=self._recording,
+            recording=recording,
         )
-        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), self._recording)
+        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
         self._operation.attach(self._loop, configuration.robots)
-        self._claims.begin(self._on_claims)
-        self._held.enter_context(switch_interval(configuration.realtime.switch_interval_s))
+        self._activated.callback(claims.end)
+        claims.begin(self._on_claims)
+        self._activated.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
-            self._held.enter_context(frozen_garbage())
+            self._activated.enter_context(frozen_garbage())
         self._loop.start()
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
 
     def _description(self) -> dict[str, str]:
-        """Return what diagnostics tell about the policy."""
+        """Return the values about the policy in diagnostics."""
         assert self._deployment is not None and self._claims is not None
         policy = self._deployment.policy
         return {
@@ -236,8 +243,6 @@ class PolicyNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         loop, self._loop = self._loop, None
-        reporter, self._reporter = self._reporter, None
-        recording, self._recording = self._recording, None
         self._operation.detach()
         try:
             if loop is not None:
@@ -247,32 +252,21 @@ class PolicyNode(LifecycleNode):
                     raise RuntimeError("the control loop has ended") from loop.failure
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
-            self._held.close()
-            if self._claims is not None:
-                self._claims.end()
-            if reporter is not None:
-                reporter.destroy()
-            if recording is not None:
-                if self._commands is not None:
-                    self._commands.on_sent = None
-                recording.end()
+            self._activated.close()
+
+    def _destroy_reporter(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            reporter.destroy()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
         return self._transition("cleanup", self._cleanup)
 
     def _cleanup(self) -> None:
-        sensors, self._sensors = self._sensors, None
-        commands, self._commands = self._commands, None
-        claims, self._claims = self._claims, None
-        self._deployment = self._plan = None
-        if sensors is not None:
-            sensors.destroy()
-        if commands is not None:
-            commands.destroy()
-        if claims is not None:
-            claims.destroy()
-        # What the exception of a failed loop still refers to, and what PyTorch keeps for later: both may be large.
+        self._sensors = self._commands = self._claims = self._deployment = self._plan = None
+        self._configured.close()
+        # The exception of a failed loop and the caches of PyTorch may keep much memory.
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -299,18 +293,18 @@ class PolicyNode(LifecycleNode):
             self.trigger_deactivate()
 
     def _safety(self) -> str:
-        """Say who got a safe command when the robots were stopped."""
+        """Return which robots got a safe command when they were stopped."""
         without = self._commands.without_safe_command if self._commands is not None else ()
         left = self._claims.left_to_others if self._claims is not None else ()
-        none = [robot for robot in without if robot not in left]
-        safe = f"no safe command is known for {', '.join(none)}; any other robot got its own" if none else SAFE
+        unsafe = [robot for robot in without if robot not in left]
+        safe = f"no safe command is known for {', '.join(unsafe)}; every other robot got one" if unsafe else SAFE
         return safe + (f", but for {', '.join(left)}, left to another node" if left else "")
 
     def _serve_parameters(self) -> None:
-        """Answer ourselves to requests to set parameters: rclpy would keep the executor while a policy loads."""
+        """Serve requests to set parameters here: rclpy would block the executor while a policy loads."""
         callbacks = {SetParameters: self._on_set_request, SetParametersAtomically: self._on_set_atomically_request}
         group = MutuallyExclusiveCallbackGroup()
-        # Services of our own beside rclpy's would share their names, and requests would go to either.
+        # Second services of the same names would compete with those of rclpy.
         for service in self.services:
             if service.srv_type in callbacks:
                 service.callback = callbacks[service.srv_type]
@@ -330,7 +324,7 @@ class PolicyNode(LifecycleNode):
         return response
 
     async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Set parameters, all or none; a new policy is loaded first, while the executor goes on with other things."""
+        """Set parameters, all or none; load a new policy first, while the executor serves other callbacks."""
         names = {parameter.name for parameter in parameters}
         if self._deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return self.set_parameters_atomically(parameters)
@@ -343,7 +337,7 @@ class PolicyNode(LifecycleNode):
         assert self.executor is not None  # a service is being answered
         loading = self._loading = Loading(configuration, self._deployment.pipeline, self.executor)
         await loading.ended
-        # From here on nothing else runs in this thread: this is what the callback below decides on.
+        # Nothing else runs in this thread from here on: the callback of the parameters uses it.
         self._loaded = loading
         try:
             result = self.set_parameters_atomically(parameters)
@@ -367,12 +361,12 @@ class PolicyNode(LifecycleNode):
                 self._swap(self._loaded)
             except ConfigurationError as error:
                 reason = str(error)
-            except Exception as error:  # whatever a new policy does, the present one drives on
+            except Exception as error:  # the present policy goes on
                 reason = f"{names}: {type(error).__name__}: {error}"
             else:
                 return SetParametersResult(successful=True)
             return SetParametersResult(successful=False, reason=f"{reason}\nThe present policy goes on.")
-        # All of them, use_sim_time too: the tick runs on the clock that it was started with.
+        # Also use_sim_time: the tick keeps the clock that it was started with.
         if self._deployment is not None:
             reason = (
                 f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
@@ -382,37 +376,36 @@ class PolicyNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _swap(self, loading: Loading) -> None:
-        """Let the policy that was loaded drive; everything stays as it is when it raises."""
+        """Replace the policy by the loaded one; an exception changes nothing."""
         deployment = loading.result()
         if self._deployment is None or self._deployment.pipeline is not loading.replaced:
-            problem = "policy.path: the node was cleaned up while the policy was loading; set it again"
-            raise ConfigurationError([problem])
+            raise ConfigurationError("policy.path: the node was cleaned up while the policy was loading; set it again")
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
-        # The pipeline stays: it has the samples, and what was sent.
+        # The pipeline stays: it has the samples and the last commands.
         self._deployment = replace(deployment, pipeline=loading.replaced)
         if self._reporter is not None:
             self._reporter.description = self._description()
 
 
-# By what ROS says of arguments and parameter files that it cannot read.
+# Remedies by the text of the error for arguments and parameter files that ROS cannot read.
 _START_REMEDIES = {
     "Error opening YAML file": "give --params-file the path of a file that exists",
     "should be of same type": "give all numbers of a list a decimal point, or none",
-    "parsing a event": "mend the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
+    "parsing a event": "correct the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
     "ros__parameters": "begin the file with the lines `/**:` and `  ros__parameters:`, the parameters below them",
 }
 
 
 def _serve(executor: SingleThreadedExecutor, node: PolicyNode, timeout_s: float = SPIN_TIMEOUT_S) -> None:
-    """Run one callback; whatever it raises is logged, and robots are driven on."""
+    """Run one callback; log its exception, and drive on."""
     try:
         executor.spin_once(timeout_sec=timeout_s)
     except Exception as error:
         node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
-        # One that fails again and again must not take the tick's time.
+        # Repeated failures must not take time from the tick.
         time.sleep(SPIN_TIMEOUT_S)
 
 
@@ -424,48 +417,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
         description=f"One learned policy drives a fleet; ROS parameters set everything, as in "
         f"{share_path('config', 'rover.yaml')}.",
-        epilog="What ROS is to read comes after --ros-args.",
+        epilog="Arguments for ROS come after --ros-args.",
     )
-    stopping = False
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    # Its threads wait busily for each other: one resizes a camera image for two thirds of the CPU time.
+    # The threads of OpenCV spin while they wait: a single one resizes a camera image in two thirds of the CPU time.
     cv2.setNumThreads(1)
-    try:
-        parser.parse_args(remove_ros_args(arguments)[1:])
-        # Our own handlers: rclpy's would close the topics before the safe commands are sent.
-        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        node = PolicyNode()
-    except Exception as error:
-        # ROS reads the file before there is a node that could stay alive.
-        remedies = (remedy for text, remedy in _START_REMEDIES.items() if text in str(error))
-        print(f"policy_node cannot start: {error}\n{next(remedies, 'mend the ROS arguments')}", file=sys.stderr)
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            # What an operator asked meanwhile comes first.
-            asked_until_s = time.monotonic() + ASKED_S
-            while time.monotonic() < asked_until_s:
-                _serve(executor, node, 0.0)
-            if not stopping:
-                node.trigger_activate()
-        while not stopping:
-            _serve(executor, node)
-    finally:
+    with ExitStack() as stack:
         try:
-            node.stop()
-        finally:
-            executor.shutdown()
-            destroy_last_node(node)
-            rclpy.shutdown()
+            parser.parse_args(remove_ros_args(arguments)[1:])
+            stopping = stack.enter_context(ros_process(arguments))
+            node = PolicyNode()
+        except Exception as error:
+            # ROS reads the file before there is a node that could stay alive.
+            remedies = (remedy for text, remedy in _START_REMEDIES.items() if text in str(error))
+            print(f"policy_node cannot start: {error}\n{next(remedies, 'correct the ROS arguments')}", file=sys.stderr)
+            return 1
+        stack.callback(destroy_last_node, node)
+        executor = SingleThreadedExecutor()
+        stack.callback(executor.shutdown)
+        stack.callback(node.stop)
+        executor.add_node(node)
+        _drive(executor, node, stopping)
     return 0
+
+
+def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> None:
+    """Configure and activate the node if it starts by itself, and serve its callbacks until `stopping` is set."""
+    if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        # Requests of an operator that came meanwhile are served first.
+        requests_until_s = time.monotonic() + REQUESTS_S
+        while time.monotonic() < requests_until_s:
+            _serve(executor, node, 0.0)
+        if not stopping.is_set():
+            node.trigger_activate()
+    while not stopping.is_set():
+        _serve(executor, node)
 
 
 if __name__ == "__main__":

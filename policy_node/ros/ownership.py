@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who commands which robot: every node says so on one topic; of two that command the same robot the later yields."""
+"""Claim robots on a topic that all nodes share; of two nodes that claim the same robot the later one yields."""
 
 from __future__ import annotations
 
@@ -19,56 +19,48 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-# One for all nodes, whatever their namespaces.
+# One topic for all nodes in all namespaces.
 TOPIC = "/policy_node/claims"
 HEARTBEAT_S = 1.0
-# A claim that was not repeated for so long has ended; its node may have died.
+# A claim that was not repeated for this time has ended; its node may have died.
 EXPIRY_S = 3.0
-# So long after it was made a node has heard the claims of the others; 1.5 s were seen where processes that were killed
-# had left locks in the shared memory. Loading a policy mostly takes longer.
+# Time after its creation in which a node hears the claims of the others; 1.5 s were seen where processes that were
+# killed had left locks in the shared memory. Loading a policy mostly takes longer.
 DISCOVERY_S = 2.0
-# So long after a pause of its process.
+# The same after a pause of the process.
 LISTEN_S = 0.5
 FOREIGN_PERIOD_S = 5.0
-# So long after its claim a node listens whether another one claimed at the same moment.
+# Time after its claim in which a node listens for claims of the same moment.
 CROSSING_S = 0.1
-# How long the end waits until the others have heard that this node's claim has ended.
+# Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
-# The newest claims of so many nodes are heard at once, and so many nodes with robots of this one are known.
+# Most nodes whose newest claims are heard at once, and most nodes with robots of this one that are kept.
 MOST_NODES = 100
 LONGEST_NAME = 512
-# So many lines are logged in so long a time, however often the claims of others change.
+# Most lines that are logged in a period, however often the claims of others change.
 MOST_LINES = 20
 LINES_PERIOD_S = 20.0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one node says that it commands.
+    """The robots that one node commands."""
 
-    Attributes
-    ----------
-    owner
-        Full name of the node.
-    identity
-        Different for any two nodes, also of the same name.
-    activated_ns
-        When it began to command, on the system's clock; 0 while it commands nothing.
-    topics
-        Full names of the command topics.
-    """
-
+    #: Full name of the node.
     owner: str
+    #: Different for any two nodes, also of the same name.
     identity: str
+    #: When it began to command, on the system's clock; 0 while it commands nothing.
     activated_ns: int
+    #: Full names of the command topics.
     topics: frozenset[str]
 
     def precedes(self, other: Claim) -> bool:
-        """Whether this node commands the robots that both want."""
+        """Whether this claim wins the robots that both claim."""
         return (self.activated_ns, self.identity) < (other.activated_ns, other.identity)
 
     def message(self) -> DiagnosticArray:
-        """Return the claim as it is sent."""
+        """Return the claim as a message."""
         values = [KeyValue(key="activated_ns", value=str(self.activated_ns))]
         values += [KeyValue(key="command_topic", value=topic) for topic in sorted(self.topics)]
         return DiagnosticArray(
@@ -77,27 +69,26 @@ class Claim:
 
     @staticmethod
     def parse(message: DiagnosticArray) -> Claim | None:
-        """Return the claim in a message, None when there is none that can be read."""
+        """Return the claim in a message; None when it has no valid one."""
         if len(message.status) != 1:
             return None
         (status,) = message.status
         stamps = [pair.value for pair in status.values if pair.key == "activated_ns"]
-        # A stamp has 19 digits; numbers of any length would take any time to read.
-        if len(stamps) != 1 or not (stamps[0].isascii() and stamps[0].isdigit() and len(stamps[0]) < 20):
+        # A stamp has 19 digits; reading much longer numbers would take long.
+        if len(stamps) != 1 or not re.fullmatch("[0-9]{1,19}", stamps[0]):
             return None
         # Names go to the log and to diagnostics.
-        if max(len(status.name), len(status.hardware_id)) > LONGEST_NAME or not re.fullmatch(
-            r"(/\w+)+", status.name, re.A
-        ):
+        named = re.fullmatch(r"(/\w+)+", status.name, re.A)
+        if not named or max(len(status.name), len(status.hardware_id)) > LONGEST_NAME:
             return None
         topics = frozenset(pair.value for pair in status.values if pair.key == "command_topic")
         return Claim(status.name, status.hardware_id, int(stamps[0]), topics)
 
 
 class Claims:
-    """Claims this node's robots, and hears who else claims them.
+    """Claims this node's robots, and hears the claims of other nodes.
 
-    Claims are heard from the beginning, so that a node that comes later yields from its first tick.
+    Claims are heard from the creation, so that the later of two nodes yields from its first tick.
 
     Parameters
     ----------
@@ -113,12 +104,12 @@ class Claims:
         self._robots = tuple(topics)
         self._topics = tuple(topics.values())
         self._own = Claim(node.get_fully_qualified_name(), uuid.uuid4().hex, 0, frozenset(self._topics))
-        self._born_s = self._said_s = _now_s()
-        # When the claim began to hold.
-        self._holds_from_s = self._born_s
+        self._created_s = self._claimed_s = _now_s()
+        # Time from which the claim holds.
+        self._holds_from_s = self._created_s
         # By identity: the newest claim of every other node with robots of this one, and when it was heard.
         self._heard: dict[str, tuple[Claim, float]] = {}
-        # What was said last: by the name of the other node and whether it comes first, the robots.
+        # The robots of the last report, by the name of the other node and whether that comes first.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
         self._foreign: set[tuple[str, str]] = set()
         self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
@@ -131,7 +122,7 @@ class Claims:
             node.create_timer(HEARTBEAT_S, self._beat, clock=clock),
             node.create_timer(FOREIGN_PERIOD_S, self._name_foreign_publishers, clock=clock),
         ]
-        # Others are to know that this node's publishers belong to a policy_node.
+        # Tells the others that this node's publishers belong to a policy_node.
         self._publisher.publish(self._own.message())
 
     def begin(self, on_change: Callable[[Mapping[int, str]], None]) -> None:
@@ -140,17 +131,17 @@ class Claims:
         Parameters
         ----------
         on_change
-            Called, from here and later from the executor, with the names of the nodes that come first by the index of
-            the robot that they command; only when there are any, and whenever they change.
+            Called at every change, from here and later from the executor, with the names of the nodes that come first
+            by the index of the robot that they command.
         """
-        time.sleep(max(0.0, self._born_s + DISCOVERY_S - _now_s()))
+        time.sleep(max(0.0, self._created_s + DISCOVERY_S - _now_s()))
         self._on_change = on_change
         self._claim(time.time_ns())
         time.sleep(CROSSING_S)
         self._settle()
 
     def end(self) -> None:
-        """Claim nothing any more."""
+        """End the claim."""
         if self._on_change is not None:
             self._on_change = None
             self._conflicts = {}
@@ -158,12 +149,11 @@ class Claims:
 
     @property
     def holds(self) -> bool:
-        """Whether others know that this node commands its robots; may be asked from any thread.
+        """Whether the claim is valid for the other nodes; may be called from any thread.
 
-        A claim that was not repeated in time, as the process was paused, has ended for the others: they may drive the
-        robots now.
+        A claim that was not repeated in time, as the process was paused, has ended for them: they may drive the robots.
         """
-        return self._holds_from_s <= _now_s() < self._said_s + EXPIRY_S
+        return self._holds_from_s <= _now_s() < self._claimed_s + EXPIRY_S
 
     def destroy(self) -> None:
         """Close the topic."""
@@ -176,7 +166,7 @@ class Claims:
 
     @property
     def conflicts(self) -> dict[str, str]:
-        """By the name of each robot that several nodes command, which other ones do."""
+        """The other nodes that command a robot, by the name of each robot that several nodes command."""
         owners: dict[str, str] = {}
         for (owner, first), robots in self._conflicts.items():
             for robot in robots:
@@ -192,29 +182,26 @@ class Claims:
 
     def _claim(self, activated_ns: int) -> None:
         self._own = replace(self._own, activated_ns=activated_ns)
-        self._repeat()
-
-    def _repeat(self) -> None:
-        self._said_s = _now_s()
+        self._claimed_s = _now_s()
         self._publisher.publish(self._own.message())
 
     def _beat(self) -> None:
         if self._on_change is not None:
             now_s = _now_s()
-            silent_s = now_s - self._said_s
+            silent_s = now_s - self._claimed_s
             if silent_s >= EXPIRY_S:
                 self._renew(now_s, silent_s)
-            self._repeat()
+            self._claim(self._own.activated_ns)
             self._settle()
 
     def _renew(self, now_s: float, silent_s: float) -> None:
-        """Claim anew, as the latest, after a time in which this node could neither speak nor hear."""
+        """Claim again, as the latest, after a pause in which this node neither published nor heard claims."""
         self._holds_from_s = now_s + LISTEN_S
         self._own = replace(self._own, activated_ns=time.time_ns())
         self._heard = {identity: (claim, now_s) for identity, (claim, _) in self._heard.items()}
         self._logger.error(
-            f"this node was kept from saying for {silent_s:.1f} s which robots it commands: others may have taken "
-            f"over, so it commands none until it has listened; if it was not paused, give it more CPU time"
+            f"this node did not repeat its claim of the robots for {silent_s:.1f} s: others may have taken over, so it "
+            f"commands none until it has listened; if it was not paused, give it more CPU time"
         )
 
     def _on_message(self, message: DiagnosticArray) -> None:
@@ -225,7 +212,7 @@ class Claims:
         claim = Claim.parse(message)
         if claim is None or claim.identity == self._own.identity:
             return
-        # Whatever else a message claims need not be kept.
+        # Only topics of this node are of interest.
         shared = claim.topics & self._own.topics
         if not shared:
             self._heard.pop(claim.identity, None)
@@ -238,10 +225,10 @@ class Claims:
         self._heard[claim.identity] = (replace(claim, topics=shared), now_s)
 
     def _settle(self) -> None:
-        """Find out who commands the same robots, and act and say so when that has changed."""
+        """Find the nodes that command the same robots; report them when they have changed."""
         if self._on_change is None:
             return
-        # The executor may have been kept, as by an activation: who spoke meanwhile has not expired.
+        # The executor may have been blocked, as by an activation: claims that arrived meanwhile have not expired.
         for _ in range(MOST_NODES):
             taken = self._subscription.handle.take_message(DiagnosticArray, False)
             if taken is None:
@@ -264,9 +251,9 @@ class Claims:
             return
         before, self._conflicts = self._conflicts, conflicts
         self._on_change({robot: claim.owner for robot, claim in owners.items()})
-        self._say(before)
+        self._log(before)
 
-    def _say(self, before: Mapping[tuple[str, bool], list[int]]) -> None:
+    def _log(self, before: Mapping[tuple[str, bool], list[int]]) -> None:
         for (owner, first), robots in self._conflicts.items():
             if before.get((owner, first)) != robots and self._may_log():
                 what = "this node leaves them alone" if first else "it came later and leaves them to this node"
@@ -280,7 +267,7 @@ class Claims:
                 self._logger.warning(f"{owner} no longer commands {self._named(gone)}{then}")
 
     def _may_log(self) -> bool:
-        """Whether one more line is not one too many; whoever claims and ends again and again is not to fill the log."""
+        """Whether the limit of log lines permits another one: frequent changes must not flood the log."""
         now_s = _now_s()
         if now_s - self._logged_s[0] < LINES_PERIOD_S:
             return False
@@ -291,11 +278,11 @@ class Claims:
         return ", ".join(self._robots[robot] for robot in robots)
 
     def _name_foreign_publishers(self) -> None:
-        """Warn, once each, of nodes that are no policy_node and publish on a command topic, such as teleoperation."""
-        # A node that has only just started may have said nothing yet.
+        """Warn once of each node that publishes on a command topic and is not a policy_node, such as teleoperation."""
+        # A node that has just started may not have claimed yet.
         known = {self._own.owner, *(claim.owner for claim, _ in self._heard.values())}
         for robot, topic in zip(self._robots, self._topics, strict=True):
-            # Counting is cheap, and mostly there is nobody but this node.
+            # Counting is cheap, and mostly finds this node alone.
             if self._node.count_publishers(topic) < 2:
                 continue
             for endpoint in self._node.get_publishers_info_by_topic(topic):
@@ -303,16 +290,16 @@ class Claims:
                 if name not in known and (name, topic) not in self._foreign:
                     self._foreign.add((name, topic))
                     self._logger.warning(
-                        f"{name} publishes on {topic}, too: {robot} does what either says; stop one of the two, or put "
+                        f"{name} publishes on {topic}, too: {robot} obeys both; stop one of the two, or put "
                         f"a multiplexer between them and the robot"
                     )
 
 
 def _now_s() -> float:
-    """Return the time since the machine began, which goes on while it sleeps."""
+    """Return the time since boot, including sleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _qos(depth: int) -> QoSProfile:
-    """Return a QoS with which nodes that come later hear the newest claim of each node, too."""
+    """Return the QoS with which later nodes hear the newest claim of each node."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)

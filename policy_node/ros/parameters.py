@@ -1,9 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration as ROS parameters: declared with descriptors, read as they stand, files found through packages."""
+"""Declare the configuration as ROS parameters, read them, and resolve `package://` paths."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from policy_node.config.schema import (
     observations_of,
     parameters_for,
 )
-from policy_node.ros.swap import SWAP_PARAMETERS
 
+# Parameters that may be set while the node is configured.
+SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
 PACKAGE_SCHEME = "package://"
 POLICY_PATHS = ("policy.path", "policy.vecnormalize")
-# When a change of a parameter takes effect, where that is not configure alone.
+# When a change takes effect, of parameters that are not read at configure alone.
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
     "autostart": "read at the start of the process",
@@ -39,7 +41,7 @@ _LIST_TYPES = {
 
 
 def declare_parameters(node: Node) -> None:
-    """Give every parameter that the configuration knows its descriptor, and declare those that have a default.
+    """Declare all parameters of the configuration, with their descriptors.
 
     The node must have been made with `automatically_declare_parameters_from_overrides`: a value of a wrong type or name
     is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
@@ -72,10 +74,10 @@ def declare_parameters(node: Node) -> None:
             continue
         parts = name.split(".")
         observed = parts[0] == "observations"
-        # What the name would be of an observation without terms, or of a term.
+        # The parameter, if the name were that of an observation without terms, or of a term.
         once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
         if name in once and value == _default(once[name]):
-            # Declared here for an observation or term that has been taken out since.
+            # Declared here for an observation or term that was removed later.
             node.undeclare_parameter(name)
         else:
             # A parameter of static type could not be removed by an operator.
@@ -88,32 +90,32 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
     Parameters
     ----------
     node
-        Whose parameters.
+        Node with the parameters.
     changes
         Parameters that are about to be set.
 
     Raises
     ------
     ConfigurationError
-        When a `package://` path names a package that is not there, or `use_sim_time` is not a boolean.
+        When a `package://` path names an unknown package, or `use_sim_time` is not a boolean.
     """
     values = _values(node, changes)
     simulated = values.get("use_sim_time")
     if not isinstance(simulated, bool):
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
-        raise ConfigurationError([f"use_sim_time: {found}; start the node again with true or false"])
+        raise ConfigurationError(f"use_sim_time: {found}; start the node again with true or false")
     return with_resolved_paths(values, (*POLICY_PATHS, "record.path"))
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:
-    """Return parameters by dotted name with `resolve_path` done to those that are named."""
+    """Return parameters by dotted name, those in `names` with their paths resolved, see `resolve_path`."""
     paths = {name: values[name] for name in names if isinstance(values.get(name), str) and values[name]}
     return {**values, **{name: resolve_path(path, name) for name, path in paths.items()}}
 
 
 def uses_sim_time(values: Mapping[str, Any]) -> bool:
-    """Whether parameters by dotted name, as from a file, have `use_sim_time`.
+    """Whether parameters by dotted name, as from a file, set `use_sim_time`.
 
     Raises
     ------
@@ -122,7 +124,7 @@ def uses_sim_time(values: Mapping[str, Any]) -> bool:
     """
     simulated = values.get("use_sim_time", False)
     if not isinstance(simulated, bool):
-        raise ConfigurationError([f"use_sim_time: found {simulated!r}, but it must be a boolean; give true or false"])
+        raise ConfigurationError(f"use_sim_time: found {simulated!r}, but it must be a boolean; give true or false")
     return simulated
 
 
@@ -141,17 +143,15 @@ def resolve_path(path: str, parameter: str) -> str:
         try:
             return str(share_path(rest))
         except FileNotFoundError as error:
-            raise ConfigurationError([f"{parameter}: found {path!r}, but {error}"]) from error
+            raise ConfigurationError(f"{parameter}: found {path!r}, but {error}") from error
     from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
     try:
         return str(Path(get_package_share_directory(package)) / rest)
     except (PackageNotFoundError, ValueError, OSError) as error:  # OSError: no ROS installation is sourced
         raise ConfigurationError(
-            [
-                f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "
-                f"or give a path"
-            ]
+            f"{parameter}: found {path!r}, but there is no package '{package}' here; install or source it, "
+            f"or give a path"
         ) from error
 
 
@@ -174,7 +174,7 @@ def _default(parameter: Parameter) -> Any:
 
 def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
     unit = f" [{parameter.unit}]" if parameter.unit else ""
-    # Not read-only to ROS, which could then not be mended before the node is configured again.
+    # Not read-only in ROS: it must be correctable before the node is configured again.
     when = _READ.get(name, "read at configure: cannot be changed while the node is configured")
     descriptor = ParameterDescriptor(
         name=name,
@@ -182,10 +182,9 @@ def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
         additional_constraints="; ".join(filter(None, (parameter.range_text, when))),
         dynamic_typing=True,
     )
-    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "float":
-        descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)]
-    if parameter.minimum is not None and parameter.maximum is not None and parameter.type == "int":
-        descriptor.integer_range = [
-            IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1)
-        ]
+    low, high = parameter.limits or (0, math.inf)
+    if math.isfinite(high) and parameter.type == "float":
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    if math.isfinite(high) and parameter.type == "int":
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
     return descriptor

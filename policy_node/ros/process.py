@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A process that uses ROS and ends in order when it is told to."""
+"""Open ROS in a process, and end the process in order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_ros(
 
 @contextmanager
 def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
-    """Keep ROS open for as long as the context lasts, whatever signal comes.
+    """Keep ROS open within the context, also after a signal.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from policy_node.control.tick import SentCommands
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.registry import CommandEncoder
 
-# How long a shut-down waits until the safe commands have arrived.
+# Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
 # Announcing that the process lives costs a message every two thirds of the lease, whatever the number of robots.
 LEASE_MIN_S = 0.1
@@ -46,7 +46,7 @@ def command_qos(deadline_s: float) -> QoSProfile:
 
 
 class Delivery(NamedTuple):
-    """What became of commands that were to be sent.
+    """The result of sending commands.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class CommandPublishers:
     without_safe_command
         Robots for which there was no safe command when the robots were last stopped.
     on_sent
-        Is told of what was sent, from the thread that sent it, before anything else is sent; None: nobody is.
+        Called with the sent commands, from the sending thread, before anything else is sent; None: not called.
     """
 
     def __init__(self, node: Node, configuration: Configuration, encoder: CommandEncoder) -> None:
@@ -113,7 +113,7 @@ class CommandPublishers:
         Parameters
         ----------
         commands, publish, stamp_ns
-            What is sent to whom.
+            The commands, the robots that get theirs, and the stamp.
         until_s
             `[robots]` float64 on the clock of `time.perf_counter`: when each command will be too old to be sent, as
             when sending the one before was held up; infinity, NaN, or no array: never.
@@ -144,7 +144,7 @@ class CommandPublishers:
                 # As `Publisher.publish` does, without its checks, which cost as much as the sending does.
                 self._publishers[robot].handle.publish_raw(message)
                 sent[robot] = message
-            except Exception as error:  # one robot's trouble is not the others'
+            except Exception as error:  # the other robots still get their commands
                 first_error = first_error or error
         if sent and self.on_sent is not None:
             self.on_sent(SentCommands(stamp_ns, sent, of_tick))
@@ -153,7 +153,7 @@ class CommandPublishers:
         return Delivery(left, late, first_error)
 
     def send_safe(self, safe_commands: np.ndarray) -> Delivery:
-        """Send every robot its safe command now, without keeping back what follows; may be called from any thread.
+        """Send every robot its safe command now, without blocking later commands; may be called from any thread.
 
         Parameters
         ----------

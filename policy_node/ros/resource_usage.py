@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What this process takes of the machine: memory, processor and, where there is one, the GPU."""
+"""Measure the resources that this process uses: memory, CPU and, where there is one, the GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATM = Path("/proc/self/statm")
 
 
 class ProcessLoad:
-    """Memory and share of a core, the latter since the last look."""
+    """Memory, and CPU usage since the last call."""
 
     def __init__(self) -> None:
         self._at_s, self._cpu_s = time.monotonic(), time.process_time()
@@ -35,12 +35,8 @@ class ProcessLoad:
 class DeviceLoad:
     """Memory and utilisation of the GPU on which the policy runs.
 
-    Utilisation needs NVML's Python bindings (`pip install nvidia-ml-py`); without them memory alone is known.
-
-    Parameters
-    ----------
-    device
-        Of the policy; on a CPU there is nothing to tell.
+    Utilisation needs NVML's Python bindings (`pip install nvidia-ml-py`); without them only memory is known. On a CPU
+    there are no values.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,9 +55,7 @@ class DeviceLoad:
             uuid = str(torch.cuda.get_device_properties(device).uuid)
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
             self._nvml = pynvml
-        except (
-            Exception
-        ):  # no bindings, no driver library, a device that is a part of one: the rest is told all the same
+        except Exception:  # no bindings, no driver library or a MIG device: memory is known without NVML
             self._nvml = None
 
     def values(self) -> dict[str, float]:

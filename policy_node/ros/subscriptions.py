@@ -118,7 +118,7 @@ class _Topic(NamedTuple):
 
 
 class SensorSubscriptions:
-    """One subscription per topic, whichever robots and sensors read it.
+    """One subscription per topic, shared by all robots and sensors that read it.
 
     Sensors share a subscription if their topics are the same after namespaces and remapping, with the same type and
     QoS. Each message is taken once and handed to every robot and sensor that reads the topic.

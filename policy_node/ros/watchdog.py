@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sees from a thread of its own that a tick hangs."""
+"""Detect a tick that hangs, from another thread."""
 
 from __future__ import annotations
 
@@ -10,36 +10,33 @@ from collections.abc import Callable
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-# How long the end of the watchdog waits for commands that it is just sending.
+# How long `end` waits for commands that the watchdog is sending.
 END_S = 1.0
 
 
 class Watchdog:
-    """Acts again and again while a tick takes longer than it may.
+    """Acts periodically while a tick takes longer than it may.
 
-    A tick is watched as long as it lets other threads run. Python code does, and so do PyTorch (eager, TorchScript,
-    exported programs) and onnxruntime, which let go of the interpreter for as long as they compute. A C function that
-    keeps the interpreter, or publishing that blocks, keeps the watchdog as well; receivers then see that the deadline
-    of the command topics has passed.
+    The watchdog runs only while the tick releases the GIL. Python code does, and so do PyTorch (eager, TorchScript,
+    exported programs) and onnxruntime while they compute. A C function that keeps the GIL, or publishing that blocks,
+    stops the watchdog as well; receivers then see that the deadline of the command topics has passed.
 
-    Between two ticks, as while simulated time stands still, nothing is watched. The thread wakes once in a timeout,
-    and never wakes the tick thread.
+    Between two ticks, as while simulated time stands still, nothing is watched. The thread wakes once per timeout, and
+    never wakes the tick thread.
 
     Parameters
     ----------
-    timeout_s
-        How long a tick may take.
-    period_s
-        How often to act while it hangs.
+    timeout_s, period_s
+        Longest duration of a tick, and the period of `act` while it hangs.
     act
         Called from the watchdog's thread.
     logger
-        Is told when a tick begins to hang, and when it returns.
+        Logs when a tick begins to hang, and when it returns.
     prepare
         Called first in the thread, which needs the priority of the thread that it watches.
     excuse
-        Says why a tick takes so long where that is no fault, else nothing. An excuse is logged in the place of the
-        error, and only the first one.
+        Returns why a long tick is no fault; empty if it is one. Only the first excuse is logged, as a warning in place
+        of the error.
     """
 
     def __init__(
@@ -63,24 +60,24 @@ class Watchdog:
 
     @property
     def hanging_since_s(self) -> float | None:
-        """When the present tick began on the monotonic clock, if it takes longer than it may."""
+        """Start of the present tick on the monotonic clock, if it takes longer than it may."""
         began_s = self._began_s
         return began_s if began_s is not None and time.monotonic() - began_s >= self._timeout_s else None
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def begin_tick(self) -> None:
-        """Note that a tick begins; called by the tick thread."""
+        """Start to watch a tick; called by the tick thread."""
         self._began_s = time.monotonic()
 
     def end_tick(self) -> None:
-        """Note that the tick is over; called by the tick thread."""
+        """End watching the tick; called by the tick thread."""
         self._began_s = None
 
     def end(self) -> None:
-        """Watch no more; nothing is done after this returns, unless acting itself hangs."""
+        """End the thread; `act` is not called after this returns, unless it hangs."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(END_S)
@@ -97,7 +94,7 @@ class Watchdog:
                 if not excuse:
                     self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
                 hanging_s = None
-            # A tick that begins just after this look is over, or seen in time, at the next one.
+            # A tick that begins after this check has ended, or is seen in time, at the next one.
             age_s = 0.0 if began_s is None else now_s - began_s
             if age_s < self._timeout_s:
                 wait_s = self._timeout_s - age_s

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""`policy_export`: every algorithm in every format, verified; what cannot be exported is named."""
+"""`policy_export`: every algorithm in every format, verified; errors name what cannot be exported."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def test_every_algorithm_in_every_format(
     result = export_policy(model, format, output, statistics)
     assert list(tmp_path.iterdir()) == [output]
     errors[name_of(case), format] = max(result["golden_error"], result["source_error"])
-    # Loaded anew, without any configuration, and beside the file that it came from.
+    # Loaded again without any configuration, and compared with its source.
     policy = load_policy(output, trusted=format in ("torchscript", "exported"))
     assert policy.spec.algorithm == case.algorithm
     expected = load_trusted(model, vecnormalize=statistics)
@@ -195,7 +195,7 @@ def test_the_command_exports_and_verifies(
     assert "verified" in capsys.readouterr().out
     assert main(["verify", str(output), "--against", str(model), "--untrusted", *arguments]) == 0
     assert json.loads(report.read_text())["verified"] is True
-    # Against a source without its statistics, whose actions are others.
+    # Against a source without its statistics, which acts differently.
     assert main(["verify", str(output), "--against", str(model), "--json", str(report)]) == 1
     assert "its source" in capsys.readouterr().err
     assert json.loads(report.read_text())["verified"] is False
@@ -253,14 +253,14 @@ def _flipped(file: Path) -> bytes:
     start = weight.header_offset + 30 + name + padding
     data = bytearray(content)
     data[start + weight.file_size - 1] ^= 0x80
-    # The checksum of the member is noted twice in a zip file.
+    # A zip file contains the checksum of a member twice.
     parts = (content[start:][: weight.file_size], data[start:][: weight.file_size])
     before, after = (zlib.crc32(part).to_bytes(4, "little") for part in parts)
     return bytes(data).replace(before, after)
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript", "exported"])
-def test_a_file_of_which_one_weight_was_changed_is_refused(
+def test_a_file_with_one_changed_weight_is_refused(
     format: str, source: Callable[[Case], Source], tmp_path: Path
 ) -> None:
     model, _ = source(CASES[12])

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes the launch files start, and with which parameters."""
+"""Processes and parameters of the launch files."""
 
 import re
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def test_arguments_that_set_parameters_are_empty_by_default() -> None:
                 assert argument.default == ""
 
 
-def test_without_arguments_the_policy_node_gets_the_parameter_file_alone() -> None:
+def test_without_arguments_the_policy_node_gets_only_the_parameter_file() -> None:
     values = given(POLICY_ARGUMENTS)
     (process,) = policy(values)
     assert process == NodeProcess(
@@ -110,7 +110,7 @@ def test_arguments_override_the_parameter_file(value: str, truth: bool) -> None:
     assert (process.namespace, process.log_level) == ("north", "warn")
 
 
-def test_variables_that_are_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_environment_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
     monkeypatch.setenv(FASTDDS_VARIABLE, "own.xml")
     (process,) = policy(given(POLICY_ARGUMENTS))
@@ -119,7 +119,7 @@ def test_variables_that_are_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.environment == {}
 
 
-def test_each_argument_on_board_sets_its_parameter() -> None:
+def test_each_argument_of_onboard_sets_its_parameter() -> None:
     (process,) = onboard(
         given(
             ONBOARD_ARGUMENTS,

@@ -30,7 +30,7 @@ def test_it_shows_every_robot_of_a_running_node(
     fleet.drive(lambda: all(fleet.commands.values()), "commands")
     wait_s = str(PATIENCE_S)
     monitors = [start_monitor("--once", "--timeout-s", wait_s, *more) for more in ([], ["--json", "--node", "/fleet"])]
-    # The third robot falls silent.
+    # The third robot sends no more readings.
     fleet.drive(lambda: all(monitor.poll() is not None for monitor in monitors), "the monitors", ROBOTS[:2])
     (table, _), (text, _) = (monitor.communicate() for monitor in monitors)
     assert [monitor.returncode for monitor in monitors] == [0, 0]
@@ -49,7 +49,7 @@ def test_it_shows_every_robot_of_a_running_node(
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_it_says_that_no_node_publishes(more: list[str]) -> None:
+def test_it_reports_that_no_node_publishes(more: list[str]) -> None:
     monitor = start_monitor("--once", "--timeout-s", "1", "--node", "/nobody", *more)
     output, errors = monitor.communicate(timeout=PATIENCE_S)
     assert monitor.returncode == 1

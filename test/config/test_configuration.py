@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the configuration accepts, what it says about the rest, and that its documentation is true."""
+"""Accepted and refused configurations, their errors, and the documented examples."""
 
 import copy
 import re
@@ -90,7 +90,7 @@ def test_nested_and_dotted_values_give_the_same():
     assert parse_configuration(ROVERS) == parse_configuration(rovers())
 
 
-def test_values_arrive_where_they_belong_and_the_rest_has_its_default():
+def test_values_reach_their_fields_and_others_have_defaults():
     configuration = parse_configuration(ROVERS)
     assert configuration.period_ns == 50_000_000
     assert configuration.robots == ("rover_0", "rover_1")
@@ -121,7 +121,7 @@ def test_values_arrive_where_they_belong_and_the_rest_has_its_default():
     assert configuration.action.safe_command == ()
 
 
-def test_ros_parameters_of_every_node_are_let_through():
+def test_parameters_that_ros_gives_every_node_are_allowed():
     parse_configuration(
         rovers(
             {
@@ -151,7 +151,7 @@ def test_valid_variations_parse(values):
 
 
 @pytest.mark.parametrize("example", ["config/rover.yaml", "config/quadruped.yaml", "doc/configuration.md", "README.md"])
-def test_the_examples_that_we_show_parse(example):
+def test_the_documented_examples_parse(example):
     text = (ROOT / example).read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if example.endswith(".md") else [text]
     nodes = [node for block in blocks if "ros__parameters" in block for node in yaml.safe_load(block).values()]
@@ -246,7 +246,7 @@ def test_an_unknown_parameter_is_named_with_its_remedy(name, value, remedy):
 )
 def test_a_misspelt_type_is_the_only_problem_of_its_topic(found: str, remedy: str) -> None:
     said = f"found {found!r}, but a type is spelled package/msg/Type; {remedy}"
-    # The joints that are given with it are right.
+    # The joints beside it are valid.
     assert problems_of(rovers({"observations.touch.type": found})) == (f"observations.touch.type: {said}",)
     terms = {f"{STATE}.position.type": found, f"{STATE}.position.joints": ["a"]}
     assert problems_of(walkers(terms)) == (f"{STATE}.position.type: {said}",)
@@ -256,7 +256,7 @@ def test_a_misspelt_type_is_the_only_problem_of_its_topic(found: str, remedy: st
     ("values", "found", "meant"),
     [
         (rovers({"observations.keys": ["image", "tuch"]}), "tuch", "touch"),
-        # As ROS gives it, with the defaults of what is declared.
+        # As ROS returns it, with the declared defaults.
         (rovers({"observations.keys": ["image", "tuch"], "observations.tuch.terms": []}), "tuch", "touch"),
         (walkers({"observations.keys": ["stat"]}), "stat", "state"),
     ],
@@ -275,7 +275,7 @@ def test_a_missing_parameter_is_named(name):
 @pytest.mark.parametrize(
     "name", ["robots", "observations.keys", "policy.path", "observations.touch.topic", "action.topic"]
 )
-def test_an_empty_value_is_none(name):
+def test_an_empty_required_value_is_refused(name):
     empty = [] if name in ("robots", "observations.keys") else ""
     assert any(problem.startswith(f"{name}: empty; give a") for problem in problems_of(rovers({name: empty})))
 
@@ -319,7 +319,7 @@ def test_terms_of_one_topic_share_it_and_what_is_not_synchronised_comes_last():
     assert [sources[0].name for sources in apart.sensors[:2]] == ["state.position", "state.velocity"]
 
 
-def test_the_present_position_is_a_sensor_of_its_own_after_all_others():
+def test_the_present_position_is_the_last_sensor():
     position = {"safe_command": [], "safe_position_topic": "joint_states"}
     commands = {name: value for name, value in arm(**position).items() if name.startswith("action.")}
     configuration = parse_configuration(walkers({"action.fields": None, **commands}))
@@ -345,7 +345,7 @@ def test_the_present_position_is_a_sensor_of_its_own_after_all_others():
         ({"action.deadline_s": 0.05}, "action.deadline_s: found 0.05, but commands are 0.05 s apart"),
     ],
 )
-def test_what_does_not_belong_to_the_command_is_named(changes, problem):
+def test_parameters_of_another_command_type_are_refused(changes, problem):
     assert any(found.startswith(problem) for found in problems_of(rovers(changes)))
 
 
@@ -416,7 +416,7 @@ def test_rules_across_terms_and_bounds(changes, problem):
     assert any(found.startswith(problem) for found in problems_of(walkers({**unnamed, **changes})))
 
 
-def test_everything_that_is_wrong_is_said_at_once():
+def test_all_problems_are_reported_at_once():
     changes = {"control_rate_hz": 20, "policy.device": 7, "action.hold": 1.0, "observations.image.stack": -1}
     names = [problem.split(":")[0] for problem in problems_of(rovers(changes, without=("robots",)))]
     assert sorted(names) == ["action.hold", "control_rate_hz", "observations.image.stack", "policy.device", "robots"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Specs: what they accept, draw and say."""
+"""Specs: validation, examples and text."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_bounds_are_read_only_arrays_of_shape_and_dtype() -> None:
         SPEED.low[0] = 0.0
 
 
-def test_bounds_do_not_follow_the_array_they_were_given_as() -> None:
+def test_bounds_are_copies_of_the_given_arrays() -> None:
     low = np.zeros(2, np.float32)
     spec = ArraySpec("speed", (2,), np.float32, low, 1.0)
     low[0] = 0.5
@@ -78,7 +78,7 @@ def test_validate_refuses_values_outside_the_bounds(value: float) -> None:
         (np.bool_, False, True, False, True),
     ],
 )
-def test_examples_fit_the_spec_and_differ(
+def test_examples_are_random_and_fit_the_spec(
     dtype: type, low: object, high: object, drawn_low: object, drawn_high: object
 ) -> None:
     spec = ArraySpec("anything", (2,), dtype, low, high)
@@ -102,5 +102,5 @@ def test_examples_fit_the_spec_and_differ(
         (MultiDiscreteSpec("action", (2, 2, 4)), "action: 3 at once, each one of 2, 2, 4 choices"),
     ],
 )
-def test_text_says_name_dtype_shape_and_bounds(spec: object, text: str) -> None:
+def test_text_contains_name_dtype_shape_and_bounds(spec: object, text: str) -> None:
     assert str(spec) == text

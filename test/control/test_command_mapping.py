@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""From final actions to commands, and which safe command stands ready."""
+"""Map final actions to commands, and find the safe command."""
 
 from typing import Any
 
@@ -10,8 +10,7 @@ import torch
 
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.control.command_mapping import CommandMapper
-from policy_node.control.limits import CommandLimiter
+from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 
 CPU = torch.device("cpu")
 TWIST = "geometry_msgs/msg/Twist"
@@ -61,13 +60,13 @@ def test_continuous_actions_keep_the_order_of_their_components(shape, dtype):
     np.testing.assert_array_equal(commands, [row.ravel() for row in actions])
 
 
-def test_a_row_that_is_not_finite_stays_so():
+def test_a_row_that_is_not_finite_stays_not_finite():
     mapper = CommandMapper(box(2), action_configuration(), CPU)
     commands = mapper(torch.tensor([[0.5, 0.25], [torch.nan, 0.0], [torch.inf, 0.0]]))
     assert torch.isfinite(commands).all(dim=1).tolist() == [True, False, False]
 
 
-def test_a_discrete_action_picks_its_row_and_a_negative_one_nothing():
+def test_a_discrete_action_selects_its_row_and_a_negative_one_gives_nan():
     table = (0.1, -0.2, 0.3, -0.4, 0.5, -0.6)
     mapper = CommandMapper(DiscreteSpec("action", 3), action_configuration(table=table), CPU)
     commands = mapper(torch.tensor([2, -1, 0, 1])).numpy()
@@ -121,7 +120,7 @@ def test_an_action_is_scaled_then_offset_then_bounded():
     np.testing.assert_allclose(commands, [[0.35, -1.25, 1.05], [0.5, -2.0, -1.45]], atol=1e-12)
 
 
-def test_several_choices_are_numbers_that_can_be_scaled():
+def test_multi_discrete_actions_can_be_scaled():
     changes = {"scale": (0.5, 1.0), "offset": (-0.5, 0.0), "high": (0.25, 2.0)}
     configuration = action_configuration(**changes)
     mapper = CommandMapper(MultiDiscreteSpec("action", (3, 4)), configuration, CPU)
@@ -129,7 +128,7 @@ def test_several_choices_are_numbers_that_can_be_scaled():
     np.testing.assert_array_equal(commands, [[-0.5, 2.0], [0.0, 1.0], [0.25, 0.0], [np.nan, 2.0]])
 
 
-def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
+def test_a_bound_does_not_make_a_nan_action_usable():
     configuration = action_configuration(ARRAY, low=(-1.0,), high=(0.1,))
     mapper = CommandMapper(box(2), configuration, CPU)
     commands = limited(mapper, configuration, torch.tensor([[torch.inf, 0.0], [torch.nan, 0.0], [5.0, -5.0]]))
@@ -174,7 +173,7 @@ def test_a_bound_makes_no_command_of_an_action_that_is_not_finite():
         ),
     ],
 )
-def test_what_does_not_fit_the_policy_is_named(action, configuration, problem):
+def test_a_configuration_that_does_not_fit_the_policy_is_reported(action, configuration, problem):
     with pytest.raises(ConfigurationError) as error:
         CommandMapper(action, configuration, CPU)
     assert problem in str(error.value)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of commands: never beyond a bound, never faster than allowed, and nothing but what was asked for."""
+"""Limits of commands: bounds, largest change, and no effect within them."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from test_command_mapping import ARRAY, CPU, action_configuration
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.control.limits import CommandLimiter
+from policy_node.control.command_mapping import CommandLimiter
 
 PERIOD_S = 0.05
 ROUNDING = 1e-9
@@ -23,7 +23,7 @@ any_numbers = st.one_of(numbers, st.sampled_from([np.nan, np.inf, -np.inf, 1e30]
 
 
 class Case(NamedTuple):
-    """A limiter and what it is given; `low`, `high` and `max_rate` per component, infinite where there is none."""
+    """A limiter and its inputs; `low`, `high` and `max_rate` per component, infinite where there is none."""
 
     limiter: CommandLimiter
     low: np.ndarray
@@ -100,7 +100,7 @@ def test_a_flag_is_set_exactly_where_a_limit_acted(case):
 
 
 @given(cases())
-def test_a_component_is_what_a_direct_calculation_gives(case):
+def test_a_component_equals_a_direct_calculation(case):
     result, _, _ = case.limited()
     for robot, component in np.ndindex(result.shape):
         low, high, change = case.low[component], case.high[component], case.max_change[component]
@@ -119,7 +119,7 @@ def test_a_component_is_what_a_direct_calculation_gives(case):
 
 
 @given(numbers, numbers, st.floats(0.5, 50.0))
-def test_commands_reach_the_policys_and_then_nothing_acts(start, wanted, rate):
+def test_commands_reach_those_of_the_policy_and_then_no_limit_acts(start, wanted, rate):
     limiter = limiter_of(1, max_rate=(rate,))
     ones = torch.ones(1, dtype=torch.float64)
     sent, ticks = torch.tensor([[start]], dtype=torch.float64), 0

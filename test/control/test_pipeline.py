@@ -36,7 +36,7 @@ APART_NS = 35_000_000
 FUTURE_NS = 1_000_000_000
 SAFE = [0.25, -0.125]
 WITHOUT_FIELDS = {"type": "std_msgs/msg/Float64MultiArray", "fields": [], "safe_command": [0.0, 0.0, 0.0]}
-# What can be wrong with a robot's readings, and the state that it leads to.
+# Faults of a robot's readings, and the resulting state.
 GAPS = {
     "": READY,
     "silent": STALE,
@@ -175,7 +175,7 @@ class Rig:
         self.pipeline.add(robot, self.pipeline.keys.index(key), self.now_ns + PERIOD_NS - age_ns, message)
 
     def send(self, robot: int, readings: Readings, gap: str = "") -> RobotState:
-        """Send a robot's readings, spoilt in the way that `gap` names, and return what the tick should make of them."""
+        """Send a robot's readings with the fault `gap`, and return the expected result of the tick."""
         first, last = next(iter(readings)), list(readings)[-1]
         ages_ns = {key: OLD_NS if gap == "old" else -FUTURE_NS if gap == "future" else LATENCY_NS for key in readings}
         messages: dict[str, object] = dict(readings)
@@ -200,7 +200,7 @@ class Rig:
         return self.pipeline.step(self.now_ns)
 
     def expected(self, robot: int, readings: Readings) -> np.ndarray:
-        """Return what SB3 alone would do with this robot's next readings."""
+        """Return the action of SB3 alone for this robot's next readings."""
         stacked = {}
         for key, reading in readings.items():
             if self.running[robot]:
@@ -259,7 +259,7 @@ def decode(message: object, out: np.ndarray) -> None:
 
 
 def gaps_of(frames: dict[str, spaces.Box]) -> list[str]:
-    """Return the gaps that these observations can have."""
+    """Return the gaps that are possible with these observations."""
     impossible = {"NaN"} if "touch" not in frames else set()
     if len(frames) == 1:
         impossible.add("apart")
@@ -271,7 +271,7 @@ def gaps_of(frames: dict[str, spaces.Box]) -> list[str]:
 @pytest.mark.parametrize("robots", [1, 3, 16])
 @pytest.mark.parametrize("frames", FRAMES)
 def test_commands_equal_predict_through_gaps(tmp_path, frames, robots, stack, device):
-    """Each robot gets what SB3 would give it alone; a gap of any kind starts its frame stack anew."""
+    """Each robot gets the action of SB3 alone; a gap of any kind restarts its frame stack."""
     rig = Rig(tmp_path, FRAMES[frames], robots, stack, device)
     rig.pipeline.warm_up()
     rng = np.random.default_rng(robots)
@@ -293,8 +293,8 @@ def test_commands_equal_predict_through_gaps(tmp_path, frames, robots, stack, de
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gap", gaps_of(FRAMES["image and vector"]))
-def test_a_robot_with_a_gap_changes_nobody_elses_command(tmp_path, gap, device):
-    """Bit by bit: the others get the very commands that they get when that robot is well."""
+def test_a_gap_of_one_robot_does_not_change_the_commands_of_others(tmp_path, gap, device):
+    """The others get bitwise the commands that they get without the gap."""
     commands = []
     for gap_here in ("", gap):
         rig = Rig(tmp_path, FRAMES["image and vector"], robots=3, stack=2, device=device)
@@ -312,7 +312,7 @@ def test_a_robot_with_a_gap_changes_nobody_elses_command(tmp_path, gap, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_discrete_action_becomes_its_row_of_the_table(tmp_path, device):
+def test_a_discrete_action_selects_its_row_of_the_table(tmp_path, device):
     table = np.round(np.random.default_rng(5).uniform(-1, 1, (4, 2)), 3)
     rig = Rig(
         tmp_path,
@@ -343,7 +343,7 @@ def test_a_discrete_action_becomes_its_row_of_the_table(tmp_path, device):
 @pytest.mark.parametrize("failure", ["raise", "one row too few", "one row", "NaN everywhere"])
 @pytest.mark.parametrize("when_stale", ["stop", "hold"])
 def test_a_policy_that_fails_makes_every_robot_safe(tmp_path, failing, failure, when_stale):
-    """Also under `hold`, which bridges gaps in the data only; afterwards every episode starts anew."""
+    """Also under `hold`, which bridges gaps in the data only; afterwards every episode restarts."""
     rig = failing_rig(tmp_path, action={"when_stale": when_stale, "hold_s": 10.0})
     rng = np.random.default_rng(2)
     for wrong in ("", "", failure, "", ""):
@@ -359,13 +359,13 @@ def test_a_policy_that_fails_makes_every_robot_safe(tmp_path, failing, failure, 
     for robot in range(3):
         rig.send(robot, rig.draw(rng))
     assert all(reason for reason in rig.step().reasons)
-    # Nothing from before the fault comes back when the data end as well.
+    # No command from before the fault returns when the data end as well.
     result = rig.step()
     assert result.states == (STALE,) * 3
     assert result.commands.tolist() == [SAFE] * 3
 
 
-def test_a_failure_of_the_policy_is_reported_as_it_was_raised(tmp_path, failing):
+def test_a_failure_of_the_policy_is_reported_with_its_exception(tmp_path, failing):
     rig = failing_rig(tmp_path)
     failing("raise")
     for robot in range(2):
@@ -375,7 +375,7 @@ def test_a_failure_of_the_policy_is_reported_as_it_was_raised(tmp_path, failing)
     assert result.reasons[0] == result.reasons[1] == "the policy failed: RuntimeError: out of memory"
 
 
-def test_warm_up_passes_on_what_the_policy_raises(tmp_path, failing):
+def test_warm_up_raises_the_exception_of_the_policy(tmp_path, failing):
     rig = failing_rig(tmp_path)
     failing("raise")
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -480,7 +480,7 @@ def test_reset_forgets_samples_stacks_and_held_commands(tmp_path, pause):
         assert result.commands.tolist() == [SAFE] * 3
         rig.pipeline.reset()
     rig.running = [False] * 3
-    # Time may go on from anywhere.
+    # The clock may jump.
     rig.now_ns = 5 * PERIOD_NS
     fleet = [rig.draw(rng) for _ in range(3)]
     for robot in range(3):
@@ -493,7 +493,7 @@ def test_reset_forgets_samples_stacks_and_held_commands(tmp_path, pause):
 @pytest.mark.parametrize(
     ("pause_ns", "is_gap"), [(0, False), (200_000_000, False), (201_000_000, True), (10**12, True)]
 )
-def test_a_pause_of_the_process_is_a_gap_although_no_tick_saw_it(tmp_path, pause_ns, is_gap):
+def test_a_pause_of_the_process_is_a_gap(tmp_path, pause_ns, is_gap):
     """Steps from before and after it must not be stacked; a few missed ticks are no gap yet."""
     rig = Rig(tmp_path, FRAMES["vector"], stack=3, synchronisation={"max_age_s": 0.2})
     rng = np.random.default_rng(8)
@@ -509,7 +509,7 @@ def test_a_pause_of_the_process_is_a_gap_although_no_tick_saw_it(tmp_path, pause
         rig.assert_expected(result, fleet)
 
 
-def test_warm_up_leaves_no_trace(tmp_path):
+def test_warm_up_does_not_change_later_commands(tmp_path):
     commands = []
     for warm_ups in (0, 2):
         rig = Rig(tmp_path, FRAMES["image and vector"], stack=3)
@@ -537,7 +537,7 @@ def drive(rig: Rig, rng: np.random.Generator) -> None:
 
 
 def two_rigs(folder: Path, **differences: Any) -> tuple[Rig, Rig]:
-    """Return a rig and another one with its own policy, and perhaps a space of another kind."""
+    """Return a rig, and another one with another policy, and optionally another kind of space."""
     folders = [folder / name for name in ("old", "new")]
     for each in folders:
         each.mkdir()
@@ -545,7 +545,7 @@ def two_rigs(folder: Path, **differences: Any) -> tuple[Rig, Rig]:
 
 
 @pytest.mark.parametrize("is_dict", [False, True])
-def test_a_new_policy_goes_on_with_the_stacks_that_it_takes_too(tmp_path, is_dict):
+def test_a_new_policy_keeps_stacks_of_the_same_layout(tmp_path, is_dict):
     old, new = two_rigs(tmp_path, is_dict=is_dict)
     rng = np.random.default_rng(5)
     drive(old, rng)
@@ -558,7 +558,7 @@ def test_a_new_policy_goes_on_with_the_stacks_that_it_takes_too(tmp_path, is_dic
     drive(old, rng)
 
 
-def test_the_memory_of_a_new_policy_starts_anew(tmp_path):
+def test_the_memory_of_a_new_policy_restarts(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"], robots=2)
     env = SpacesOnly(TOUCH, DRIVE)
     kwargs = {"lstm_hidden_size": 8, "net_arch": [8]}
@@ -580,7 +580,7 @@ def test_the_memory_of_a_new_policy_starts_anew(tmp_path):
         np.testing.assert_allclose(rig.step().commands, expected, rtol=0.0, atol=1e-5)
 
 
-def test_readings_are_decoded_as_the_new_policy_wants_them(tmp_path):
+def test_readings_are_decoded_for_the_new_policy(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"], stack=4)
     rng = np.random.default_rng(7)
     drive(rig, rng)
@@ -618,7 +618,7 @@ def test_unheard_names_the_sensors_that_were_never_heard(tmp_path):
     assert result.unheard == {"robot_1": ["camera", "touch"], "robot_2": ["touch"]}
     assert result.states == (READY, WAITING, WAITING)
     assert result.reasons == ("", "no message on camera, touch", "no message on touch")
-    # A message counts as heard for good, even where it could not be used.
+    # A sensor counts as heard after any message, even an unusable one.
     rig.send(1, readings, "damaged")
     rig.send(2, readings)
     assert rig.step().unheard == {}
@@ -655,7 +655,7 @@ def test_the_silence_of_a_sensor_is_a_reading_of_zeros_while_its_publisher_is_th
     assert rig.step().states[0] is WAITING
 
 
-def test_the_readings_behind_a_command_are_those_that_the_policy_was_given(tmp_path, failing):
+def test_the_samples_of_a_tick_are_the_inputs_of_the_policy(tmp_path, failing):
     rig = failing_rig(tmp_path)
     rng = np.random.default_rng(1)
     fleet = [rig.draw(rng)["touch"] for _ in range(3)]
@@ -687,7 +687,7 @@ def test_ages_are_those_of_the_oldest_reading(tmp_path):
     assert list(result.stages_s) == ["select", "stage", "infer", "guard"]
 
 
-def test_a_message_that_cannot_be_used_counts_once(tmp_path):
+def test_an_unusable_message_is_counted_once(tmp_path):
     rig = Rig(tmp_path, FRAMES["image and vector"], robots=2)
     readings = rig.draw(np.random.default_rng(0))
     rig.send(0, readings, "damaged")
@@ -705,7 +705,7 @@ def test_a_message_that_cannot_be_used_counts_once(tmp_path):
 
 
 def test_a_deep_queue_of_a_fast_sensor_reaches_back_to_a_slow_image(tmp_path):
-    """A 1 kHz sensor beside an image that takes 30 ms: readings of the image's time must still be there."""
+    """A 1 kHz sensor with an image that takes 30 ms: the queue must still hold readings of the image's time."""
     rig = Rig(tmp_path, FRAMES["image and vector"], robots=1, observation={"touch": {"depth": 50}})
     readings = rig.draw(np.random.default_rng(0))
     rig.add(0, "camera", readings["camera"], age_ns=30_000_000)
@@ -718,14 +718,14 @@ def test_a_deep_queue_of_a_fast_sensor_reaches_back_to_a_slow_image(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["observation", "touch"])
-def test_a_plain_space_is_fed_by_one_sensor_of_any_name(tmp_path, name):
+def test_a_plain_space_takes_one_sensor_of_any_name(tmp_path, name):
     rig = Rig(tmp_path, FRAMES["vector"])
     layouts = match_observations(renamed(rig, {"touch": (name,)}), rig.policy)
     assert list(layouts) == [name]
     assert layouts[name].key == "observation"
 
 
-def test_a_plain_space_stands_beside_the_sensor_that_feeds_it(tmp_path):
+def test_a_plain_space_is_shown_beside_its_sensor(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"], stack=2)
     heading, row = side_by_side(renamed(rig, {"touch": ("bump",)}, stack=2), rig.policy).splitlines()
     assert heading.split() == ["key", "policy", "wants", "configured", "sensor"]
@@ -771,7 +771,7 @@ IMAGE_TOPIC = {"topic": "camera", "type": "sensor_msgs/msg/Image"}
 
 
 def interface_of(policy: dict[str, Any], **observations: dict[str, Any]) -> PolicyInterface | None:
-    """Return the interface of a policy whose configuration has these entries beyond what must be there."""
+    """Return the interface of a policy whose configuration has these entries beside the required ones."""
     return policy_interface(
         parse_configuration(
             {
@@ -785,11 +785,11 @@ def interface_of(policy: dict[str, Any], **observations: dict[str, Any]) -> Poli
     )
 
 
-def test_a_configuration_that_says_nothing_of_the_policys_inputs_has_no_interface():
+def test_a_configuration_without_policy_inputs_has_no_interface():
     assert interface_of({"path": "policy.pt"}, touch=VECTOR_TOPIC, camera=IMAGE_TOPIC) is None
 
 
-def test_an_interface_says_what_was_configured():
+def test_an_interface_holds_the_configured_inputs_and_outputs():
     policy = {
         "path": "policy.onnx",
         "memory": ["h_in=h_out", "c_in=c_out:1,-1,64"],
@@ -815,7 +815,7 @@ def test_an_interface_says_what_was_configured():
 
 
 @pytest.mark.parametrize(("path", "file_format"), [("a.pt", "auto"), ("a.pt2", "auto"), ("a.bin", "torchscript")])
-def test_inputs_that_are_known_by_their_order_are_all_named(path, file_format):
+def test_inputs_known_by_their_order_are_all_named(path, file_format):
     policy = {"path": path, "format": file_format, "discrete": 3}
     found = interface_of(policy, touch={**VECTOR_TOPIC, "shape": [5]}, camera={**IMAGE_TOPIC, "input": "pixels"})
     assert found is not None
@@ -830,7 +830,7 @@ def test_the_only_observation_has_any_name(path):
     assert found.history == {"observation": 3}
 
 
-def test_a_memory_that_is_written_wrongly_is_named():
+def test_an_invalid_memory_is_reported():
     with pytest.raises(PolicyError, match=r"policy.memory: the memory 'h' is not written as input=output"):
         interface_of({"path": "a.onnx", "memory": ["h"]}, touch=VECTOR_TOPIC)
 

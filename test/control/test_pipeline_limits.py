@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of commands over ticks: from what a robot is taken to do at present to what the policy wants."""
+"""Limits of commands over several ticks: from the present command to that of the policy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ class Limited:
         self.state = READY
 
     def ticks(self, count: int, gap: str = "") -> np.ndarray:
-        """Run ticks and return what was sent, `[ticks, components]`, NaN where nothing was."""
+        """Run ticks and return the sent commands, `[ticks, components]`, NaN where none was sent."""
         sent = []
         for _ in range(count):
             self.rig.send(0, self.readings, gap)
@@ -45,7 +45,7 @@ class Limited:
         return np.asarray(start) + (self.wanted - start) * np.linspace(0.0, 1.0, 5)[:, None]
 
     def slewed(self, start: np.ndarray | list[float], count: int) -> np.ndarray:
-        """Return commands that go from one towards the policy's as fast as they may."""
+        """Return commands that approach the policy's at the largest rate."""
         sent, change = [np.asarray(start, float)], np.array(MAX_RATE) * PERIOD_S
         for _ in range(count):
             sent.append(np.clip(self.wanted, sent[-1] - change, sent[-1] + change))
@@ -53,7 +53,7 @@ class Limited:
 
 
 def interruptions() -> dict[str, Callable[[Limited], object]]:
-    """Return what ends an episode, each with a safe command as the last one."""
+    """Return the events that end an episode, each with a safe command as the last one."""
 
     def operator(limited: Limited) -> None:
         limited.rig.pipeline.stop()
@@ -77,7 +77,7 @@ def interruptions() -> dict[str, Callable[[Limited], object]]:
 
 @pytest.mark.parametrize("interruption", interruptions())
 @pytest.mark.parametrize("when_stale", ["stop", "silent"])
-def test_the_command_goes_over_from_the_safe_one_to_the_policys(tmp_path, when_stale, interruption):
+def test_the_command_ramps_from_the_safe_one_to_the_policys(tmp_path, when_stale, interruption):
     limited = Limited(tmp_path, ramp_s=RAMP_S, when_stale=when_stale)
     np.testing.assert_allclose(limited.ticks(7), [*limited.ramp(SAFE), limited.wanted, limited.wanted], atol=1e-5)
     interruptions()[interruption](limited)
@@ -88,7 +88,7 @@ def test_the_command_goes_over_from_the_safe_one_to_the_policys(tmp_path, when_s
 
 @pytest.mark.parametrize("interruption", interruptions())
 @pytest.mark.parametrize("when_stale", ["stop", "silent"])
-def test_the_command_never_changes_faster_than_allowed_but_to_make_safe(tmp_path, when_stale, interruption):
+def test_only_safe_commands_change_faster_than_the_rate_limit(tmp_path, when_stale, interruption):
     limited = Limited(tmp_path, max_rate=MAX_RATE, when_stale=when_stale)
     np.testing.assert_allclose(limited.ticks(9), limited.slewed(SAFE, 9), atol=1e-5)
     np.testing.assert_allclose(limited.ticks(1), [limited.wanted], atol=1e-5)
@@ -96,13 +96,13 @@ def test_the_command_never_changes_faster_than_allowed_but_to_make_safe(tmp_path
     np.testing.assert_allclose(limited.ticks(9), limited.slewed(SAFE, 9), atol=1e-5)
 
 
-def test_a_robot_is_made_safe_at_once_whatever_the_limits(tmp_path):
+def test_safe_commands_ignore_the_limits(tmp_path):
     limited = Limited(tmp_path, max_rate=[0.1], ramp_s=10.0, low=[0.3], high=[0.4])
     limited.ticks(3)
     assert limited.ticks(1, "silent").tolist() == [SAFE]
 
 
-def test_the_command_goes_over_from_the_one_that_was_held(tmp_path):
+def test_the_command_ramps_from_the_held_one(tmp_path):
     limited = Limited(tmp_path, ramp_s=RAMP_S, when_stale="hold", hold_s=1.0)
     (*_, half) = limited.ticks(3)
     np.testing.assert_allclose(limited.ticks(2, "silent"), [half] * 2)
@@ -110,8 +110,8 @@ def test_the_command_goes_over_from_the_one_that_was_held(tmp_path):
     np.testing.assert_allclose(limited.ticks(5), limited.ramp(half), atol=1e-5)
 
 
-def test_after_a_pause_of_the_process_a_robot_is_taken_to_stand(tmp_path):
-    """Its own timeout has stopped it, although the last that was sent to it was the policy's command."""
+def test_after_a_pause_of_the_process_a_ramp_starts_at_the_safe_command(tmp_path):
+    """The robot's timeout has stopped it, although its last command was the policy's."""
     limited = Limited(tmp_path, max_rate=MAX_RATE, ramp_s=RAMP_S)
     limited.ticks(20)
     limited.rig.now_ns += 10**9

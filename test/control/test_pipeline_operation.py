@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator, or another node, asks of the pipeline: stop, resume, reset, leave robots alone."""
+"""Requests of operators and other nodes to the pipeline: stop, resume, reset, yield robots."""
 
 from collections.abc import Iterator
 
@@ -71,7 +71,7 @@ def test_nothing_is_sent_to_robots_that_another_node_commands(tmp_path):
         assert result.states[1] is STOPPED
         assert "/other/policy_node" in result.reasons[1]
         assert result.publish.tolist() == [True, False, True]
-        # Whoever sends the safe commands from another thread leaves that robot alone, too.
+        # Threads that send safe commands leave that robot alone, too.
         assert np.isnan(rig.pipeline.safe_commands[1]).all()
         assert rig.pipeline.safe_commands[[0, 2]].tolist() == [SAFE] * 2
     rig.pipeline.resume()
@@ -153,8 +153,8 @@ requests = st.sampled_from(["", "", "", "stop", "resume", "yield", "keep", "rese
 
 
 @given(st.lists(st.tuples(requests, gaps, gaps), min_size=1, max_size=20))
-def test_whatever_happens_in_whatever_order_every_robot_gets_what_its_state_says(limited, ticks):
-    """The second robot is sometimes another node's; a robot that is sent commands one after the other is limited."""
+def test_any_sequence_of_events_gives_every_robot_the_command_of_its_state(limited, ticks):
+    """Another node sometimes commands the second robot; consecutive commands of a robot are limited."""
     rig = limited
     rig.pipeline = rig.new_pipeline()
     stopped, yielded, before = False, False, np.full((2, 2), np.nan)
@@ -183,7 +183,7 @@ def test_whatever_happens_in_whatever_order_every_robot_gets_what_its_state_says
             assert np.isnan(rig.pipeline.safe_commands[robot]).all() == leaves
             command = result.commands[robot]
             if state is READY:
-                # Where nothing was sent before, the robot is taken to be safe.
+                # Without earlier commands the ramp starts at the safe command.
                 last = np.where(np.isnan(before[robot]), SAFE, before[robot])
                 assert (np.abs(command - last) <= MAX_CHANGE + 1e-9).all()
             elif not leaves:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the tick thread asks of the system: granted to that thread alone, or refused with a word on what to do."""
+"""Real-time settings: granted to the tick thread alone, or refused with a remedy."""
 
 import ctypes
 import gc
@@ -27,14 +27,14 @@ PR_CAPBSET_DROP, CAP_SYS_NICE = 24, 23
 StartNode = Callable[..., NodeProcess]
 
 
-def wish(priority: int = 0, cpus: tuple[int, ...] = ()) -> RealtimeConfiguration:
+def realtime(priority: int = 0, cpus: tuple[int, ...] = ()) -> RealtimeConfiguration:
     return RealtimeConfiguration(priority, cpus, freeze_gc=True, switch_interval_s=0.0005)
 
 
 def is_granted() -> bool:
     """Whether this machine lets this process have a real-time priority."""
     try:
-        check_realtime(wish(PRIORITY))
+        check_realtime(realtime(PRIORITY))
     except ConfigurationError:
         return False
     return True
@@ -58,7 +58,7 @@ def test_only_the_tick_thread_and_its_watchdog_get_priority_and_only_the_former_
 
     names = {Path(f"/proc/{process.pid}/task/{task}/comm").read_text().strip(): task for task in scheduled()}
     tick_thread = names.pop("control_loop")
-    # A tick that computes without end must not keep the watchdog from running.
+    # A tick that computes without end must not block the watchdog.
     (watchdog,) = names.values()
     assert process.pid != watchdog
     assert {os.sched_getparam(thread).sched_priority for thread in (tick_thread, watchdog)} == {PRIORITY}
@@ -71,9 +71,7 @@ def test_only_the_tick_thread_and_its_watchdog_get_priority_and_only_the_former_
     assert not scheduled()
 
 
-def test_what_the_system_does_not_grant_is_refused_at_configure(
-    peer: Peer, start_node: StartNode, tmp_path: Path
-) -> None:
+def test_settings_that_the_system_refuses_fail_at_configure(peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
     parameters = moody_parameters(save_moody(tmp_path / "moody.pt"), ["robot"], realtime__cpus=[0, ABSENT_CPU])
     process = start_node(parameters)
     process.wait_for(
@@ -85,37 +83,37 @@ def test_what_the_system_does_not_grant_is_refused_at_configure(
     assert process.send(signal.SIGINT) == 0
 
 
-def forgo_priority() -> None:
-    """Let the process that is about to be executed have no permission to raise its priority."""
+def drop_priority() -> None:
+    """Drop the permission to raise the priority in a process before it is executed."""
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
 
 
-def test_a_refused_priority_says_how_to_get_it() -> None:
+def test_a_refused_priority_names_the_remedy() -> None:
     code = (
         "from policy_node.config.schema import RealtimeConfiguration\n"
         "from policy_node.control.realtime import check_realtime\n"
         f"check_realtime(RealtimeConfiguration({PRIORITY}, (), True, 0.0005))"
     )
-    refused = subprocess.run([sys.executable, "-c", code], preexec_fn=forgo_priority, capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, "-c", code], preexec_fn=drop_priority, capture_output=True, text=True)
     for part in ("realtime.priority: found 1", "Operation not permitted", "- rtprio 1", "SYS_NICE", "set it to 0"):
         assert part in refused.stderr
 
 
-def test_checking_leaves_the_calling_thread_as_it_is() -> None:
+def test_checking_does_not_change_the_calling_thread() -> None:
     before = os.sched_getscheduler(0), os.sched_getaffinity(0)
     if is_granted():
-        check_realtime(wish(PRIORITY, (min(before[1]),)))
+        check_realtime(realtime(PRIORITY, (min(before[1]),)))
     assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
 
 
-def test_nothing_is_asked_for_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_setting_changes_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sched_setscheduler", "sched_setaffinity"):
         monkeypatch.setattr(os, name, pytest.fail)
-    apply_realtime(wish())
+    apply_realtime(realtime())
 
 
-def test_the_shortest_switch_interval_holds_whatever_the_order_of_the_ends() -> None:
+def test_the_shortest_switch_interval_holds_in_any_order_of_exits() -> None:
     before_s = sys.getswitchinterval()
     active, loading = switch_interval(0.0005), switch_interval(0.000_05)
     active.__enter__()
@@ -129,7 +127,7 @@ def test_the_shortest_switch_interval_holds_whatever_the_order_of_the_ends() -> 
     assert sys.getswitchinterval() == pytest.approx(before_s)
 
 
-def test_garbage_is_frozen_for_as_long_as_the_context_lasts() -> None:
+def test_garbage_is_frozen_within_the_context() -> None:
     assert not gc.get_freeze_count()
     with frozen_garbage():
         assert gc.get_freeze_count()

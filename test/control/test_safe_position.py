@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Robots that are stopped where they are: the present position as the safe command."""
+"""The present position as the safe command."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Arms(Rig):
         self.add(robot, "action.safe_position", np.array(position), age_ns)
 
     def overrule(self, robot: int = 0) -> None:
-        """Run a tick in which safe commands are sent before its own are decided."""
+        """Run a tick during which safe commands are sent."""
         self.send(robot, self.draw(RNG))
         self.now_ns += PERIOD_NS
         observed = self.pipeline.observe(self.now_ns)
@@ -118,7 +118,7 @@ def test_without_a_new_position_the_last_command_holds_the_robot(tmp_path):
         ("damaged", REJECTED, "action.safe_position: found float64 [3]"),
     ],
 )
-def test_a_robot_whose_position_cannot_be_used_is_not_driven_at_first(tmp_path, gap, state, reason):
+def test_a_robot_with_an_unusable_position_is_not_driven_at_first(tmp_path, gap, state, reason):
     rig = Arms(tmp_path)
     rig.at(*[0.0] * (3 if gap == "damaged" else 2), age_ns={"old": OLD_NS, "future": -(10**9)}.get(gap, LATENCY_NS))
     result = rig.drive()
@@ -128,7 +128,7 @@ def test_a_robot_whose_position_cannot_be_used_is_not_driven_at_first(tmp_path, 
     assert result.rejected.tolist() == [int(state is REJECTED)]
 
 
-def test_while_a_command_is_held_the_robot_moves_and_is_stopped_where_it_is_then(tmp_path):
+def test_a_robot_stops_at_its_position_after_a_held_command(tmp_path):
     rig = Arms(tmp_path, when_stale="hold", hold_s=0.1)
     rig.at(0.0, 0.0)
     driven = rig.drive().commands.tolist()
@@ -139,7 +139,7 @@ def test_while_a_command_is_held_the_robot_moves_and_is_stopped_where_it_is_then
     assert sent == [driven, driven, [[0.1 * 3, 0.0]], [[0.1 * 3, 0.0]]]
 
 
-def test_silent_sends_nothing_but_always_knows_the_position(tmp_path):
+def test_silent_sends_nothing_but_follows_the_position(tmp_path):
     rig = Arms(tmp_path, when_stale="silent")
     rig.at(0.0, 0.0)
     rig.drive()
@@ -153,7 +153,7 @@ def test_silent_sends_nothing_but_always_knows_the_position(tmp_path):
 
 
 @pytest.mark.parametrize("robots", [None, [0]])
-def test_after_a_reset_the_robot_may_be_anywhere(tmp_path, robots):
+def test_a_reset_forgets_the_position(tmp_path, robots):
     rig = Arms(tmp_path)
     rig.at(0.5, -1.0)
     rig.drive()
@@ -166,12 +166,12 @@ def test_after_a_reset_the_robot_may_be_anywhere(tmp_path, robots):
 
 
 @pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
-def test_a_robot_whose_tick_was_overruled_stays_where_it_was_made_safe(tmp_path, when_stale):
+def test_an_overruled_robot_stays_at_its_safe_command(tmp_path, when_stale):
     rig = Arms(tmp_path, when_stale=when_stale, hold_s=60.0)
     rig.at(0.5, -1.0)
     rig.overrule()
     assert rig.pipeline.safe_commands.tolist() == [[0.5, -1.0]]
-    # What came before is not used any more, nor is the last command held.
+    # Neither earlier positions are used nor is the last command held.
     result = rig.step()
     assert result.states == (WAITING,)
     assert result.publish.tolist() == [when_stale != "silent"]

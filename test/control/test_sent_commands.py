@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Only what really left counts: commands that were replaced or kept back are neither remembered nor counted."""
+"""Only commands that left count: replaced or withheld ones are neither remembered nor counted."""
 
 import threading
 import time
@@ -94,7 +94,7 @@ class Rig:
         self.reading = random_reading(np.random.default_rng(3))
 
     def drive(self, condition: Callable[[], Any], what: str) -> None:
-        """Send the same readings again and again until a condition holds."""
+        """Send the same readings until a condition holds."""
 
         def send() -> None:
             for robot in ROBOTS:
@@ -139,7 +139,7 @@ def make_rig(
 
 
 @pytest.mark.parametrize("limit", [{"max_rate": [MAX_RATE]}, {"ramp_s": 1.0}])
-def test_after_a_command_that_came_too_late_the_robot_is_driven_from_its_safe_one(
+def test_after_a_late_command_the_robot_is_driven_from_its_safe_one(
     make_rig: Callable[..., Rig], limit: dict[str, Any]
 ) -> None:
     rig = make_rig(**limit)
@@ -160,13 +160,13 @@ def test_after_a_command_that_came_too_late_the_robot_is_driven_from_its_safe_on
     assert np.abs(np.subtract(after, SAFE)).max() <= MAX_RATE * PERIOD_S + 1e-9
 
 
-def test_a_command_that_came_too_late_is_not_held(make_rig: Callable[..., Rig]) -> None:
+def test_a_late_command_is_not_held(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(when_stale="hold", hold_s=60.0)
     rig.loop.start()
     rig.drive(rig.drives, "commands of the policy")
     rig.fleet.clear()
     rig.hold_up()
-    # From here on no readings come.
+    # No readings follow.
     rig.peer.spin_until(lambda: SAFE in rig.heard("two"), "the safe command")
     rig.peer.spin_until(lambda: len(rig.heard("two")) > 8, "the commands of later ticks")
     heard = rig.heard("two")
@@ -198,10 +198,10 @@ def yield_one(rig: Rig) -> None:
         (yield_one, [True, False], RobotState.STOPPED),
     ],
 )
-def test_a_command_that_nobody_got_is_not_counted(
+def test_a_command_that_did_not_leave_is_not_counted(
     make_rig: Callable[..., Rig], happens: Callable[[Rig], None], driven: list[bool], state: RobotState
 ) -> None:
-    """Each happens while the policy computes what would be sent, or while it is sent."""
+    """Each happens while the policy computes commands, or while they are sent."""
     rig = make_rig()
     rig.loop.start()
     rig.drive(rig.drives, "commands of the policy")
@@ -226,7 +226,7 @@ def test_a_command_that_nobody_got_is_not_counted(
     assert tick.states[1] is state and tick.reasons[1]
 
 
-def test_what_left_before_a_publisher_failed_is_counted_and_the_loop_ends(make_rig: Callable[..., Rig]) -> None:
+def test_commands_sent_before_a_publisher_failed_are_counted_and_the_loop_ends(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.loop.start()
     rig.drive(rig.drives, "commands of the policy")

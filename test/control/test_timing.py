@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deadlines on made-up clocks, and the statistics of ticks."""
+"""Deadlines on artificial clocks, and the statistics of ticks."""
 
 import math
 import threading
@@ -68,7 +68,7 @@ def test_ticks_that_passed_are_skipped(ended_ns, missed, next_ns):
 
 
 def test_no_burst_follows_a_stall():
-    """After a tick of a hundred periods, ticks are one period apart again, none is caught up."""
+    """After a tick of a hundred periods, ticks are one period apart again; missed ones are not repeated."""
     schedule = Schedule(PERIOD_NS, now_ns=0)
     now_ns = schedule.deadline_ns + 100 * PERIOD_NS + 7
     assert schedule.advance(now_ns) == 99
@@ -88,7 +88,7 @@ def test_the_steady_clock_never_returns_before_the_deadline():
     assert clock.wait_until(deadline_ns - 10**9)
 
 
-def test_a_wait_that_is_ended_says_so():
+def test_an_ended_wait_returns_false():
     stopping = threading.Event()
     clock = SteadyClock(stopping)
     threading.Timer(0.05, stopping.set).start()
@@ -97,7 +97,7 @@ def test_a_wait_that_is_ended_says_so():
     assert clock.now_ns() < deadline_ns
 
 
-def test_statistics_hand_every_record_over_once():
+def test_statistics_return_every_record_once():
     statistics = TickStatistics()
     statistics.add(record())
     statistics.add(record(missed=3))
@@ -126,7 +126,7 @@ def test_statistics_lose_nothing_between_threads():
     assert [entry.missed for entry in collected] == list(range(5000))
 
 
-def test_percentiles_leave_out_what_is_not_finite():
+def test_percentiles_ignore_values_that_are_not_finite():
     assert percentiles([math.nan, 1.0, 3.0, math.inf]) == (2.0, pytest.approx(2.98))
     assert all(math.isnan(value) for value in percentiles([math.nan]))
     assert all(math.isnan(value) for value in percentiles([]))

@@ -29,7 +29,7 @@ FULL_PRECISION = [False, "ieee", "ieee"]
 DEPLOY = """
 import json, sys
 from policy_node.config.schema import parse_configuration
-from policy_node.ros.swap import deploy
+from policy_node.ros.deployment import deploy
 deployment = deploy(parse_configuration(json.loads(sys.argv[1])))
 assert deployment.engine.name == "onnxruntime"
 print([name for name in sys.argv[2:] if name in sys.modules])

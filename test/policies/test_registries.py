@@ -39,7 +39,7 @@ WRITE: dict[str, Callable[[Path, Path], Any]] = {"sb3": shutil.copy}
 DEPLOY = """
 import json, sys
 from policy_node.config.schema import parse_configuration
-from policy_node.ros.swap import deploy
+from policy_node.ros.deployment import deploy
 deployment = deploy(parse_configuration(json.loads(sys.argv[1])))
 print(deployment.policy.spec.algorithm, deployment.engine.name, deployment.pipeline.policy.engine_name)
 """

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two nodes that command the same robot: both say so, the later one leaves it alone, and takes over when it may."""
+"""Two nodes that command the same robot: both report it, the later one yields, and takes over when it may."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from policy_node.cli.process_environment import transport_environment
 from policy_node.ros.ownership import EXPIRY_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
 
 StartNode = Callable[..., NodeProcess]
-# What the second node adds to its commands, also to safe ones, so that one can tell whose a command is.
+# Offset of all commands of the second node, which tells its commands from those of the first.
 OFFSET = 1e6
 
 
@@ -43,7 +43,7 @@ class Pair:
         return self._start_node(parameters, name="second", alone=False)
 
     def driven_by(self, robot: str) -> str:
-        """Return who sent the newest command of a robot, if the policy did."""
+        """Return the node whose policy sent the newest command of a robot."""
         command = self.fleet.newest(robot)
         if command is None or command[0] < 0.0:
             return ""
@@ -95,7 +95,7 @@ def test_the_later_node_leaves_a_robot_to_the_earlier_one(pair: Pair, peer: Peer
     first.wait_for("/second commands shared, too: this node leaves them alone")
     for process in (first, second):
         assert process.send(signal.SIGINT) == 0
-    # Said once at each begin.
+    # Logged once at each activation.
     assert second.text.count("/first commands /shared, too") == 2
     assert "Traceback" not in first.text + second.text
 
@@ -127,15 +127,15 @@ def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(
 
 
 @pytest.mark.both_distributions
-def test_a_foreign_publisher_is_named_once(pair: Pair, peer: Peer) -> None:
+def test_another_publisher_on_a_command_topic_is_reported_once(pair: Pair, peer: Peer) -> None:
     first = pair.start_first()
     second = pair.start_second()
     peer.node.create_publisher(Twist, "/alone/cmd_vel", 1)
-    first.wait_for("/scripted_robots publishes on /alone/cmd_vel, too: alone does what either says; stop one")
+    first.wait_for("/scripted_robots publishes on /alone/cmd_vel, too: alone obeys both; stop one")
     pair.fleet.live(lambda: pair.driven_by("other") == "second", "commands of the second node")
-    # Nodes of this kind are none, although both publish on the topic of the shared robot.
+    # The policy nodes are not reported, although both publish on the topic of the shared robot.
     peer.spin_for(6.0)
-    assert (first.text + second.text).count("does what either says") == 1
+    assert (first.text + second.text).count("obeys both") == 1
 
 
 class Claimant:
@@ -151,7 +151,7 @@ class Claimant:
 
     @property
     def owner(self) -> str:
-        """Who drives the robot, as far as this node knows."""
+        """The node that drives the robot, as far as this node knows."""
         return self.changes[-1].get(0, "") if self.changes else ""
 
     def destroy(self) -> None:
@@ -171,10 +171,10 @@ def claimants(peer: Peer) -> Iterator[tuple[Claimant, Claimant]]:
 
 
 @pytest.mark.both_distributions
-def test_a_claim_has_not_expired_because_nobody_listened(claimants: tuple[Claimant, Claimant]) -> None:
+def test_a_claim_does_not_expire_while_the_executor_is_blocked(claimants: tuple[Claimant, Claimant]) -> None:
     first, second = claimants
     assert second.owner == "/first"
-    # Something keeps the executor of the second one while the first one goes on to claim.
+    # The executor of the second node is blocked while the first one repeats its claim.
     first.peer.spin_for(EXPIRY_S + 0.5)
     second.peer.spin_for(0.5)
     assert second.changes == [{0: "/first"}]
@@ -194,7 +194,7 @@ def test_a_node_that_was_paused_commands_nothing_before_it_has_listened(claimant
 
 
 @pytest.mark.both_distributions
-def test_two_that_begin_at_once_agree_before_either_commands(peer: Peer) -> None:
+def test_two_nodes_that_claim_at_once_agree_before_either_commands(peer: Peer) -> None:
     claimants = Claimant("first"), Claimant("second")
     threads = [threading.Thread(target=claimant.begin) for claimant in claimants]
     for thread in threads:
@@ -206,10 +206,10 @@ def test_two_that_begin_at_once_agree_before_either_commands(peer: Peer) -> None
         claimant.destroy()
 
 
-def test_a_flood_of_claims_is_neither_kept_nor_logged(
+def test_many_claims_are_neither_stored_nor_logged(
     peer: Peer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However long the flood takes here.
+    # However long this takes.
     for duration in ("LINES_PERIOD_S", "EXPIRY_S"):
         monkeypatch.setattr(f"policy_node.ros.ownership.{duration}", math.inf)
     claimant = Claimant("first")
@@ -229,7 +229,7 @@ def test_a_flood_of_claims_is_neither_kept_nor_logged(
 
 
 @pytest.mark.parametrize("name", ["", "/", "name", "/a//b", "/a\n", "/a\x1b[2J", "/ä", "/" + 600 * "a"])
-def test_whoever_has_no_name_of_a_node_claims_nothing(name: str) -> None:
+def test_a_claim_without_a_valid_node_name_is_ignored(name: str) -> None:
     assert Claim.parse(Claim(name, "identity", 1, frozenset({"/robot/cmd_vel"})).message()) is None
 
 
@@ -239,7 +239,7 @@ names = st.from_regex(r"(/[A-Za-z0-9_]{1,9}){1,4}", fullmatch=True)
 
 @pytest.mark.both_distributions
 @given(st.builds(Claim, names, texts, st.integers(0, 10**19 - 1), st.frozensets(texts)))
-def test_a_claim_is_read_as_it_was_sent(claim: Claim) -> None:
+def test_a_claim_survives_its_message(claim: Claim) -> None:
     assert Claim.parse(claim.message()) == claim
 
 
@@ -253,13 +253,13 @@ def test_a_claim_is_read_as_it_was_sent(claim: Claim) -> None:
         max_size=3,
     )
 )
-def test_any_message_is_a_claim_or_none(statuses: list[DiagnosticStatus]) -> None:
+def test_any_message_parses_to_a_claim_or_none(statuses: list[DiagnosticStatus]) -> None:
     claim = Claim.parse(DiagnosticArray(status=statuses))
     assert claim is None or claim.owner == statuses[0].name
 
 
 @given(st.lists(st.builds(Claim, texts, st.uuids().map(str), st.integers(1, 5), st.just(frozenset())), min_size=2))
-def test_of_any_claims_exactly_one_precedes_all_others(claims: list[Claim]) -> None:
+def test_exactly_one_claim_precedes_all_others(claims: list[Claim]) -> None:
     claims = list({claim.identity: claim for claim in claims}.values())
     first = [claim for claim in claims if all(claim.precedes(other) for other in claims if other is not claim)]
     assert len(first) == 1

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the tick thread guarantees when a tick hangs or fails, with real topics."""
+"""Guarantees of the tick thread on real topics when a tick hangs or fails."""
 
 import threading
 import time
@@ -47,7 +47,7 @@ class BlockingPolicy(WrappedPolicy):
 
 
 class SetClock:
-    """A machine's clock that somebody sets.
+    """A system clock that is set.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Rig:
     """One scripted robot, and the loop that drives it in this process."""
 
     def __init__(self, peer: Peer, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        # The watchdog has tests of its own.
+        # Other tests cover the watchdog.
         changes = {"synchronisation.max_age_s": 5.0, "watchdog.timeout_s": 60.0, "action.safe_command": list(SAFE)}
         self.clock = SetClock(peer.node.get_clock())
         configuration = parse_configuration(parameters_of(model_file, ["robot"], changes))
@@ -131,18 +131,18 @@ def test_a_robot_is_safe_although_the_tick_hangs(rig: Rig, peer: Peer, monkeypat
     rig.fleet.clear()
     assert not rig.loop.stop()
     peer.spin_until(lambda: rig.fleet.commands["robot"], "the safe command")
-    # What the tick still computes must reach nobody.
+    # The command that the tick still computes must not be sent.
     rig.policy.released.set()
     peer.spin_for(0.5)
     assert [tuple(command_values(command)) for command in rig.fleet.commands["robot"]] == [SAFE]
     assert rig.loop.stop()
 
 
-def test_a_loop_that_fails_makes_its_robot_safe_and_says_so(rig: Rig, peer: Peer) -> None:
+def test_a_loop_that_fails_makes_its_robot_safe_and_reports_it(rig: Rig, peer: Peer) -> None:
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy")
     rig.sensors.destroy()
-    # A subscription that is gone ends the loop at its next tick, as does anything else that nobody foresaw.
+    # A destroyed subscription ends the loop at its next tick, as any unforeseen error does.
     rig.sensors.take = _fail  # type: ignore[method-assign]
     peer.spin_until(lambda: rig.failures, "the failure")
     peer.spin_until(lambda: not rig.drives(), "the safe command")
@@ -151,11 +151,11 @@ def test_a_loop_that_fails_makes_its_robot_safe_and_says_so(rig: Rig, peer: Peer
 
 @pytest.mark.both_distributions
 @pytest.mark.parametrize("step_s", [-1000, 1000])
-def test_a_clock_that_is_set_moves_no_tick_and_no_robot(step_s: int, rig: Rig, peer: Peer) -> None:
+def test_setting_the_system_clock_moves_no_tick_and_no_robot(step_s: int, rig: Rig, peer: Peer) -> None:
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy", [], rig.send)
     rig.clock.offset = Duration(seconds=step_s)
-    # The readings of the robot, whose clock was not set, are of another time.
+    # The clock of the robot was not set: its readings are of another time.
     rig.fleet.drive(lambda: not rig.drives(), "the safe command")
     rig.fleet.clear()
     rig.fleet.drive(lambda: len(rig.fleet.commands["robot"]) > 5, "ticks on the steady clock")
@@ -164,7 +164,7 @@ def test_a_clock_that_is_set_moves_no_tick_and_no_robot(step_s: int, rig: Rig, p
     assert not rig.failures
 
 
-def test_ticks_that_were_missed_are_counted_and_never_caught_up(rig: Rig, peer: Peer) -> None:
+def test_missed_ticks_are_counted_and_not_repeated(rig: Rig, peer: Peer) -> None:
     period_s = 0.05
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy")
@@ -185,11 +185,11 @@ def test_ticks_that_were_missed_are_counted_and_never_caught_up(rig: Rig, peer: 
     assert len(records) + missed <= periods + 1
 
 
-def test_a_robot_that_another_node_claims_gets_its_safe_command_at_last(rig: Rig, peer: Peer) -> None:
+def test_a_robot_that_another_node_claims_gets_a_final_safe_command(rig: Rig, peer: Peer) -> None:
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy")
     rig.loop.yield_robots({0: "/other"})
-    # Also where the other one never drives it.
+    # Even if the other node never drives it.
     rig.fleet.drive(lambda: not rig.drives(), "the safe command")
     rig.fleet.clear()
     rig.fleet.drive(lambda: rig.loop.latest.reasons == ("/other commands it",), "the yielding tick")  # type: ignore[union-attr]
@@ -199,7 +199,7 @@ def test_a_robot_that_another_node_claims_gets_its_safe_command_at_last(rig: Rig
     rig.fleet.drive(rig.drives, "commands of the policy")
 
 
-def test_a_robot_is_made_safe_and_left_alone_while_its_claim_does_not_hold(rig: Rig, peer: Peer) -> None:
+def test_a_robot_gets_a_safe_command_and_then_none_while_the_claim_does_not_hold(rig: Rig, peer: Peer) -> None:
     rig.loop.start()
     rig.fleet.drive(rig.drives, "commands of the policy")
     rig.may_command.clear()
@@ -211,15 +211,15 @@ def test_a_robot_is_made_safe_and_left_alone_while_its_claim_does_not_hold(rig: 
     rig.fleet.drive(rig.drives, "commands of the policy")
 
 
-def test_requests_while_ticks_stand_still_do_not_pile_up(rig: Rig, peer: Peer) -> None:
+def test_requests_do_not_accumulate_while_ticks_pause(rig: Rig, peer: Peer) -> None:
     for _ in range(1000):
         rig.loop.reset_robots()
         rig.loop.reset_robots([0])
         rig.loop.yield_robots({})
-        rig.loop.resume_robots()
+        rig.loop.request_stop(False)
         rig.loop.stop_robots()
     assert len(rig.loop._requests) <= 4
-    # The newest wish holds.
+    # The newest request holds.
     rig.loop.start()
     rig.fleet.drive(lambda: len(rig.fleet.commands["robot"]) > 10, "commands")
     assert not rig.drives()

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator reads in /diagnostics and in the log."""
+"""Contents of /diagnostics and of the log."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 from policy_node.ros.diagnostics import ROBOTS_PER_PART
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 
-# More than go into one message.
+# More than fit into one message.
 ROBOTS = tuple(f"robot_{index}" for index in range(ROBOTS_PER_PART + 1))
 CONTROL = {
     "rate_hz",
@@ -60,7 +60,7 @@ StartNode = Callable[..., NodeProcess]
 
 
 @pytest.mark.both_distributions
-def test_every_robot_and_the_node_say_how_they_do(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_diagnostics_describe_the_node_and_every_robot(model: Model, peer: Peer, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"synchronisation.max_age_s": 5.0}))
     fleet = ScriptedFleet(peer, ROBOTS)
     diagnostics = Diagnostics(peer)
@@ -86,19 +86,19 @@ def test_every_robot_and_the_node_say_how_they_do(model: Model, peer: Peer, star
     process.wait_for(r"robot_0[^\n]*: STOPPED, [^\n]*")
 
 
-def test_in_simulated_time_both_rates_are_told(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_in_simulated_time_both_rates_are_reported(model: Model, peer: Peer, start_node: StartNode) -> None:
     start_node(parameters_of(model()[0], ["robot"], {"use_sim_time": True}))
     clock = peer.node.create_publisher(Clock, "/clock", 1)
     diagnostics = Diagnostics(peer)
     times = itertools.count(1)
 
-    def told() -> bool:
+    def reported() -> bool:
         # A tenth of a second of simulated time for every twentieth of real time, or a little more on a busy machine.
         clock.publish(Clock(clock=Time(nanoseconds=next(times) * 100_000_000).to_msg()))
         peer.spin_for(0.05)
         return {"simulated_rate_hz", "real_time_factor"} <= diagnostics.values("policy_node: control").keys()
 
-    peer.spin_until(told, "both rates")
+    peer.spin_until(reported, "both rates")
     control = diagnostics.values("policy_node: control")
     assert 0.0 < float(control["simulated_rate_hz"]) <= 25.0
     assert 0.0 < float(control["real_time_factor"])
@@ -118,14 +118,14 @@ def test_a_new_reason_within_a_state_is_logged_once(model: Model, peer: Peer, st
             fleet.publish_image("robot", now_ns, image, encoding)
             sent.append(encoding)
 
-        # The state stays what it is; what there is to mend does not.
+        # The state stays the same; its reason changes.
         fleet.drive(lambda: encoding in process.text, f"the reason {encoding}", [], bad_image)  # noqa: B023
         enough = len(sent) + 20
         fleet.drive(lambda: len(sent) >= enough, "twenty more of them", [], bad_image)  # noqa: B023
         assert len(re.findall(rf"robot[^\n]*: REJECTED, [^\n]*{encoding}", process.text)) == 1
 
 
-def test_what_the_process_takes_of_the_machine() -> None:
+def test_diagnostics_contain_the_resource_usage() -> None:
     load = ProcessLoad()
     sum(range(100_000))
     values = load.values()

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""ROS domains that programs choose for themselves."""
+"""Programs reserve free ROS domains."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ RESERVE = "from policy_node.ros.domain import free_domain_id; print(free_domain_
 
 
 def test_programs_that_start_together_reserve_different_domains(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As if all had the same process id, where each begins to look.
+    # As if all had the same process id, at which each starts its search.
     program = f"import os; os.getpid = lambda: 7; {RESERVE}"
     programs = [
         subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -27,7 +27,7 @@ def test_programs_that_start_together_reserve_different_domains(monkeypatch: pyt
     finally:
         for each in programs:
             each.communicate("\n")
-    # They have ended, and so have their reservations.
+    # The reservations ended with the processes.
     monkeypatch.setattr(os, "getpid", lambda: int(chosen[0]) - 1)
     assert domain.free_domain_id() == int(chosen[0])
 

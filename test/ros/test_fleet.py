@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A fleet that several nodes share: on one computer, and on two that only a network joins."""
+"""A fleet shared by several nodes: on one computer, and on two that a network connects."""
 
 import contextlib
 import json
@@ -50,14 +50,14 @@ def test_shards_command_every_robot_once_and_do_not_need_each_other(
     assert sorted(map(len, parts)) == [2, 3]
 
     shards[1].send(signal.SIGKILL)
-    peer.spin_for(0.2)  # what was on its way
+    peer.spin_for(0.2)  # messages in flight
     fleet.clear()
     fleet.drive(lambda: all(len(fleet.commands[robot]) > 5 for robot in parts[0]), "commands of the other shard")
     assert not any(fleet.commands[robot] for robot in parts[1])
 
 
 class Host:
-    """A network and a shared memory of its own, as another computer has them, for as long as it is held."""
+    """A separate network and shared memory, like those of another computer."""
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
@@ -85,7 +85,7 @@ class Host:
         run(*self.command(*arguments))
 
     def end(self) -> None:
-        """Give it up, with whatever runs there."""
+        """Remove it, and end its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._holder.communicate()

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node says of a topic on which nothing can arrive."""
+"""Explanations of topics without messages."""
 
 import pytest
 from geometry_msgs.msg import Twist
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.both_distributions
 ROBOTS = ("one", "two")
 
 
-def test_the_reason_names_topic_found_and_wanted(peer: Peer, tmp_path) -> None:
+def test_the_reason_names_topic_found_type_and_wanted_type(peer: Peer, tmp_path) -> None:
     changes = {"observations.image.reliability": "reliable"}
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ROBOTS, changes))
     image = next(source for source in configuration.sources if source.name == "image")

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation in lockstep with the node, each in its own process: a drive depends on nothing but its seed."""
+"""The simulation in lockstep with the node, each in a process: a drive depends only on its seed."""
 
 import functools
 import math
@@ -27,7 +27,7 @@ QUEUE = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Drive:
-    """Commands and poses of the rovers, as far as this process has heard them."""
+    """Commands and poses of the rovers that this process has received."""
 
     def __init__(self, peer: Peer) -> None:
         self.poses: dict[str, list[Values]] = {rover: [] for rover in ROVERS}
@@ -41,7 +41,7 @@ class Drive:
         def note(odometry: Odometry) -> None:
             pose = odometry.pose.pose
             values = (pose.position.x, pose.position.y, pose.orientation.z, pose.orientation.w)
-            # Until the node drives, times go on with rovers that stand still.
+            # Until the node drives, time advances with rovers at rest.
             if values not in self.poses[rover][-1:]:
                 self.poses[rover].append(values)
             self.stamps_ns.append(Time.from_msg(odometry.header.stamp).nanoseconds)
@@ -64,7 +64,7 @@ class Drive:
         )
 
     def last_parts(self) -> list[list[Values]]:
-        """Return the last part of the poses and commands by rover, long enough to be no coincidence."""
+        """Return the last part of the poses and commands by rover, long enough to be unique."""
         return [whole[-PART:] for whole in (*self.poses.values(), *self.commands.values())]
 
 
@@ -74,13 +74,13 @@ def parameters() -> dict[str, Any]:
         use_sim_time=True,
         policy__path="package://policy_node/models/rover.bundle",
         policy__engine="direct",
-        # A tick may take as long as it likes: time waits for it.
+        # A tick may take any time: simulated time waits for it.
         watchdog__timeout_s=60.0,
     )
 
 
 @pytest.mark.both_distributions
-def test_two_drives_with_one_seed_are_equal_bit_by_bit(peer: Peer, start_node: Callable[..., NodeProcess]) -> None:
+def test_two_drives_with_one_seed_are_bitwise_equal(peer: Peer, start_node: Callable[..., NodeProcess]) -> None:
     parts: list[list[Values]] = []
     for _ in range(2):
         drive = Drive(peer)
@@ -97,7 +97,7 @@ def test_two_drives_with_one_seed_are_equal_bit_by_bit(peer: Peer, start_node: C
         assert all(stamp_ns % 50_000_000 == 0 for stamp_ns in drive.stamps_ns)
 
 
-def test_time_waits_for_a_commander_that_died_and_goes_on_with_the_next(
+def test_simulated_time_waits_for_a_new_node_when_the_node_dies(
     peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
     drive = Drive(peer)
@@ -122,10 +122,10 @@ def test_time_waits_for_a_commander_that_died_and_goes_on_with_the_next(
         peer.spin_until(lambda: start in drive.poses["rover_1"], "the rover to begin the episode of the seed")
 
 
-def test_a_reset_with_a_pause_begins_the_episode_at_rest_for_the_rover_and_for_the_node(
+def test_a_reset_during_a_pause_starts_rover_and_node_at_rest(
     peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
-    """The first step of an episode follows its own first readings, and no command of the episode before."""
+    """The first step of an episode follows its first readings, and no command of the previous episode."""
     told: list[Values] = []
     peer.node.create_subscription(
         Float64MultiArray, "rover_0/episode", lambda message: told.append(tuple(message.data)), QUEUE

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong with one robot is seen, makes that robot safe, heals, and leaves the others alone."""
+"""A fault of one robot is reported, makes that robot safe, recovers, and does not affect other robots."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
     def status(robot: str) -> dict[str, str]:
         return diagnostics.values(f"policy_node: {robot}")
 
-    # Until every topic was heard once, the node says what it waits for, and its robots are safe.
+    # Until every topic has a message, the node logs those that it waits for, and its robots are safe.
     fleet.drive(lambda: drives(fleet, "robot_0"), "commands of the policy for robot_0", ["robot_0"])
     process.wait_for(
         r"waiting for the first message of robot_1: camera/image_raw, touch; robot_2: camera/image_raw, touch"
@@ -58,7 +58,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
     fleet.drive(lambda: status("robot_1").get("state") == "WAITING", "diagnostics of robot_1", ["robot_0"])
     fleet.drive(lambda: all(drives(fleet, robot) for robot in ROBOTS), "commands of the policy for all")
 
-    # One says a second what the node does.
+    # The log describes the node once a second.
     diagnostics.arrays.clear()
     fleet.drive(
         lambda: (
@@ -107,7 +107,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
         fleet.drive(lambda: drives(fleet, "robot_1"), "robot_1 to drive again")
     assert int(status("robot_1")["rejected"]) > 0 and status("robot_0")["rejected"] == "0"
 
-    # A robot that falls silent.
+    # A robot without new readings.
     start = len(process.text)
     fleet.drive(lambda: is_safe(fleet, "robot_2"), "the safe command of a silent robot", ["robot_0", "robot_1"])
     fleet.drive(
@@ -126,7 +126,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
 
 
 @pytest.mark.both_distributions
-def test_time_that_jumps_back_starts_everything_anew(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_time_that_jumps_back_restarts_the_episodes(model: Model, peer: Peer, start_node: StartNode) -> None:
     model_file, built_model = model(stack=4)
     process = start_node(
         parameters_of(
@@ -148,7 +148,7 @@ def test_time_that_jumps_back_starts_everything_anew(model: Model, peer: Peer, s
     predictor = Predictor(built_model, 4)
     rng = np.random.default_rng(9)
     for start_ns in (100_000_000_000, 2_000_000_000, 1_900_000_000):
-        # Nothing of what was read before the jump is left.
+        # No reading from before the jump is left.
         commands = lockstep.start(start_ns)
         assert np.array_equal(command_values(commands[robot]), SAFE)
         predictor.reset()
@@ -160,7 +160,7 @@ def test_time_that_jumps_back_starts_everything_anew(model: Model, peer: Peer, s
             np.testing.assert_allclose(found, predictor(*reading), rtol=0.0, atol=1e-5)
 
 
-def test_nodes_in_two_namespaces_keep_apart(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_nodes_in_two_namespaces_do_not_interfere(model: Model, peer: Peer, start_node: StartNode) -> None:
     namespaces = ("/left", "/right")
     for namespace in namespaces:
         start_node(parameters_of(model()[0], ROBOTS[:1], {"action.safe_command": list(SAFE)}), namespace=namespace)
@@ -177,7 +177,7 @@ def test_nodes_in_two_namespaces_keep_apart(model: Model, peer: Peer, start_node
     )
 
 
-def test_a_robot_whose_readings_end_keeps_its_last_command_where_that_is_held(
+def test_hold_repeats_the_last_command_of_a_robot_without_readings(
     model: Model, peer: Peer, start_node: StartNode
 ) -> None:
     changes = {

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node's life, through the services and signals of an operator, and what it says about a wrong configuration."""
+"""The lifecycle of the node under services and signals, and its errors about a wrong configuration."""
 
 import signal
 import zipfile
@@ -33,7 +33,7 @@ def safe(fleet: ScriptedFleet) -> bool:
 
 
 @pytest.mark.both_distributions
-def test_an_operator_leads_the_node_through_its_states(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_an_operator_runs_the_lifecycle_transitions(model: Model, peer: Peer, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {**DRIVES, "autostart": False}))
     operator = LifecycleClient(peer, process.full_name)
     fleet = ScriptedFleet(peer, ROBOTS)
@@ -101,16 +101,16 @@ def test_empty_lists_in_a_parameter_file_count_as_not_given(model: Model, start_
 
 
 @pytest.mark.both_distributions
-def test_a_parameter_file_that_ros_cannot_read_is_named_without_a_traceback(
-    model: Model, start_node: StartNode
-) -> None:
+def test_an_unreadable_parameter_file_is_reported_without_a_traceback(model: Model, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"action.table": [0.3, 0, 1.0]}))
     process.wait_for("policy_node cannot start: .*give all numbers of a list a decimal point, or none")
     assert "Traceback" not in process.text
 
 
 @pytest.mark.both_distributions
-def test_a_wrong_parameter_file_is_explained_and_mended(model: Model, start_node: StartNode, peer: Peer) -> None:
+def test_a_wrong_parameter_file_is_explained_and_can_be_corrected(
+    model: Model, start_node: StartNode, peer: Peer
+) -> None:
     wrong = {"control_rate_hz": 20, "policy.threads": 0, "polcy.device": "cpu", "robots": None}
     process = start_node(parameters_of(model()[0], ROBOTS, {**DRIVES, **wrong}))
     operator = LifecycleClient(peer, process.full_name)
@@ -132,7 +132,7 @@ def test_a_wrong_parameter_file_is_explained_and_mended(model: Model, start_node
 def operator_of_a_wrong_node(
     ros: None, model: Model, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LifecycleClient, NodeProcess]]:
-    """Start one node for all errors: it has to survive them, and to drive afterwards."""
+    """Start one node for all errors: it must survive them, and drive afterwards."""
     peer = Peer()
     parameters = parameters_of(model()[0], ROBOTS, {**DRIVES, "autostart": False})
     process = NodeProcess(parameters, tmp_path_factory.mktemp("wrong") / "parameters.yaml")
@@ -148,7 +148,7 @@ def operator_of_a_wrong_node(
         peer.destroy()
 
 
-# What is set, and what the node says then; `{folder}` holds the model files.
+# Parameters, and the error of the node; `{folder}` holds the model files.
 ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown parameter": (
         {"action.topics": "cmd_vel"},
@@ -246,7 +246,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.over_dds
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_names_parameter_value_and_remedy_and_does_no_harm(
+def test_an_error_names_parameter_value_and_remedy_and_the_node_stays_alive(
     name: str, model: Model, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
 ) -> None:
     if name == "no CUDA" and torch.cuda.is_available():
@@ -267,7 +267,7 @@ def test_an_error_names_parameter_value_and_remedy_and_does_no_harm(
     assert operator.set(**{key.replace(".", "__"): value for key, value in wrong.items()}) == ""
     try:
         assert not operator.change("configure")
-        process.wait_for("The node stays alive: mend the file", start)
+        process.wait_for("The node stays alive: correct the file", start)
         for message in messages:
             assert message.format(folder=folder) in process.text[start:]
         assert "Traceback" not in process.text[start:]

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can ask of the node in every state, and how the node ends: always with safe robots."""
+"""The operator's services in every state of the node, and the end of the node: always with safe robots."""
 
 import signal
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Operator(LifecycleClient):
-    """Asks for transitions, and to stop, resume and reset."""
+    """Requests transitions, stop, resume and reset."""
 
     def ask(self, name: str) -> str:
         """Call one of the services and return its answer."""
@@ -34,7 +34,7 @@ class Operator(LifecycleClient):
 
 
 @pytest.mark.both_distributions
-def test_a_stop_holds_through_every_state_until_somebody_resumes(
+def test_a_stop_holds_through_all_states_until_it_is_resumed(
     moody: Path, peer: Peer, start_node: StartNode
 ) -> None:
     process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
@@ -45,7 +45,7 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
     reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
     peer.spin_until(reset.get_subscription_count, "the node's subscription")
     reset.publish(String(data="robot_0"))
-    process.wait_for("~/reset: found 'robot_0', but the node is not active; activation begins anew")
+    process.wait_for("~/reset: found 'robot_0', but the node is not active; activation starts fresh")
     assert "stopped; no robot is driven now" in operator.ask("stop")
     for _ in range(2):
         assert operator.change("configure") and operator.change("activate")
@@ -64,7 +64,7 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
 
     diagnostics = Diagnostics(peer)
     assert operator.ask("stop") == "stopped; 2 of 2 robots got their safe command, until ~/resume is called"
-    # Nothing that the policy decided follows it.
+    # No command of the policy follows it.
     peer.spin_until(fleet.is_safe, "safe commands")
     fleet.clear()
     fleet.live(lambda: diagnostics.values("policy_node: robot_1").get("state") == "STOPPED", "the state in diagnostics")
@@ -76,7 +76,7 @@ def test_a_stop_holds_through_every_state_until_somebody_resumes(
 
 
 def test_an_operator_stops_robots_while_the_tick_hangs(moody: Path, peer: Peer, start_node: StartNode) -> None:
-    # The watchdog would do so long after the operator.
+    # The watchdog would act long after the operator.
     parameters = moody_parameters(moody, ROBOTS, watchdog__timeout_s=60.0, synchronisation__max_age_s=60.0)
     process = start_node(parameters)
     operator = Operator(peer, process.full_name)
@@ -87,7 +87,7 @@ def test_an_operator_stops_robots_while_the_tick_hangs(moody: Path, peer: Peer, 
     assert "stopped; 2 of 2 robots got their safe command" in operator.ask("stop")
     peer.spin_until(lambda: all(fleet.commands.values()), "safe commands")
     assert fleet.is_safe()
-    # What the tick that hung decided goes nowhere.
+    # The command of the tick that hung is not sent.
     fleet.live(lambda: len(fleet.commands["robot_1"]) > 10, "commands after the tick")
     for robot in ROBOTS:
         assert {tuple(command_values(command)) for command in fleet.commands[robot]} == {SAFE}
@@ -121,20 +121,20 @@ def test_robots_are_reset_by_name(moody: Path, peer: Peer, start_node: StartNode
     reset = peer.node.create_publisher(String, f"{process.full_name}/reset", 10)
     fleet.live(fleet.is_driven, "commands of the policy")
     peer.spin_until(reset.get_subscription_count, "the node's subscription")
-    assert operator.ask("reset") == "reset; histories and memories of 2 robots begin anew"
+    assert operator.ask("reset") == "reset; histories and memories of 2 robots restart"
     fleet.live(fleet.is_driven, "commands of the policy")
     for _ in range(3):
         reset.publish(String(data="nobody"))
     process.wait_for("~/reset: found 'nobody', which is no robot of this node; driven are robot_0, robot_1")
     reset.publish(String(data="robot_1"))
-    process.wait_for("~/reset: history and memory of robot_1 begin anew")
+    process.wait_for("~/reset: history and memory of robot_1 restart")
     assert process.text.count("found 'nobody'") == 1
-    # Without new readings only the robot that was reset waits for some.
+    # Without new readings only the robot that was reset is WAITING.
     fleet.live(fleet.is_driven, "commands of the policy")
 
 
 @pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
-def test_memory_that_runs_out_ends_the_loop_and_the_node_can_be_configured_again(
+def test_out_of_memory_ends_the_loop_and_the_node_can_be_configured_again(
     when_stale: str, moody: Path, peer: Peer, start_node: StartNode
 ) -> None:
     process = start_node(moody_parameters(moody, ROBOTS, action__when_stale=when_stale))
@@ -143,7 +143,7 @@ def test_memory_that_runs_out_ends_the_loop_and_the_node_can_be_configured_again
     fleet = MoodyFleet(peer, ROBOTS)
     fleet.live(fleet.is_driven, "commands of the policy")
 
-    # What an ordinary error of the policy does: safe commands for as long as it lasts.
+    # An ordinary error of the policy: safe commands while it lasts.
     fleet.drive(
         lambda: "a reading asked for it" in diagnostics.values("policy_node: robot_1").get("reason", ""),
         "the fault in diagnostics",
@@ -159,11 +159,11 @@ def test_memory_that_runs_out_ends_the_loop_and_the_node_can_be_configured_again
     process.wait_for("the control loop ended: .*can't allocate memory.*every robot got the safe command")
     peer.spin_until(lambda: operator.state() == "unconfigured", "the node to be unconfigured")
 
-    def said_error() -> bool:
+    def reports_error() -> bool:
         statuses = [status for array in diagnostics.arrays for status in array.status]
         return any(status.level == DiagnosticStatus.ERROR and "memory" in status.message for status in statuses)
 
-    peer.spin_until(said_error, "the error in diagnostics")
+    peer.spin_until(reports_error, "the error in diagnostics")
     fleet.clear()
     assert not peer.spin_for(0.5, lambda: any(fleet.commands.values())), "a command without a loop"
     assert operator.change("configure") and operator.change("activate")
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_ends_the_loop_and_the_node_can_be_configured_again
 
 
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "deactivate", "active_shutdown"])
-def test_robots_are_safe_whatever_ends_the_loop_while_it_hangs(
+def test_robots_are_safe_when_the_loop_is_ended_while_it_hangs(
     end: str, moody: Path, peer: Peer, start_node: StartNode
 ) -> None:
     parameters = moody_parameters(moody, ROBOTS, watchdog__timeout_s=60.0, synchronisation__max_age_s=60.0)
@@ -187,7 +187,7 @@ def test_robots_are_safe_whatever_ends_the_loop_while_it_hangs(
     else:
         operator.change(end)
     peer.spin_until(fleet.is_safe, "safe commands")
-    # Where the node lives on, the tick that hangs returns meanwhile.
+    # Where the node stays alive, the tick that hangs returns.
     peer.spin_for(3.0 if process.alive else 0.5)
     for robot in ROBOTS:
         assert [tuple(command_values(command)) for command in fleet.commands[robot]] == [SAFE]

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node, in its own process and over DDS, gives every robot the command that `model.predict` gives.
+"""Over DDS the node gives every robot the command of `model.predict`.
 
 Simulated time makes it exact: the readings of a step are received before `/clock` reaches their stamp, then the node
 ticks once. The node's first deadline lies one period after the first time that it sees, so every time here is a
@@ -62,7 +62,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_command_is_that_of_predict(
+def test_every_command_equals_predict(
     case: Case, model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: Callable[..., Any]
 ) -> None:
     model_file, built_model = model(case.stack, case.discrete)
@@ -80,7 +80,7 @@ def test_every_command_is_that_of_predict(
                 "observations.touch.stack": case.stack,
                 "observations.image.reliability": "reliable",
                 "observations.touch.reliability": "reliable",
-                # Less than a period: what was read one tick ago is too old.
+                # Less than a period: readings of the last tick are too old.
                 "synchronisation.max_age_s": 0.04,
                 "action.type": f"{case.command_type.__module__.split('.')[0]}/msg/{case.command_type.__name__}",
                 "action.fields": ["linear.x", "angular.z"] if is_twist else None,
@@ -117,5 +117,5 @@ def test_every_command_is_that_of_predict(
             assert np.all(np.abs(found - wanted) <= tolerance), f"{robot}, step {step}: {found}, not {wanted}"
             if case.command_type is TwistStamped:
                 assert Time.from_msg(command.header.stamp).nanoseconds == lockstep.now_ns
-    # Guards the comparison itself: commands of a single value would agree with much.
+    # Guards the comparison itself: constant commands would always agree.
     assert len(np.unique(np.round(driven, 3), axis=0)) >= (3 if case.discrete else len(driven) // 2)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A robot whose safe command is where it is: driven, stopped there, limited as it starts again."""
+"""A robot whose safe command is its position: driven, stopped there, and ramped up from there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ Model = Callable[..., tuple[Path, Any]]
 StartNode = Callable[..., NodeProcess]
 
 
-def test_an_arm_is_stopped_where_it_is_and_starts_slowly_from_there(
+def test_an_arm_stops_at_its_position_and_ramps_up_from_there(
     model: Model, peer: Peer, start_node: StartNode
 ) -> None:
     changes = {
@@ -28,7 +28,7 @@ def test_an_arm_is_stopped_where_it_is_and_starts_slowly_from_there(
         "action.safe_position_topic": "joint_states",
         "action.safe_position_joints": ["shoulder", "elbow"],
         "action.max_rate": [MAX_RATE],
-        # A pause of a busy machine is no silence.
+        # Long enough for a pause of a busy machine.
         "synchronisation.max_age_s": 2.0,
     }
     process = start_node(parameters_of(model()[0], [ROBOT], changes))
@@ -56,13 +56,13 @@ def test_an_arm_is_stopped_where_it_is_and_starts_slowly_from_there(
         publish_more=lambda: publish_position(0.25, -0.75),
     )
     commands = np.array([message.data for message in fleet.commands[ROBOT]])
-    # The first may differ from the position as much as any two from one another.
+    # The first command may differ from the position by one step, as any two commands may.
     steps = np.abs(np.diff(np.vstack([[0.25, -0.75], commands]), axis=0))
     assert (steps <= MAX_RATE * PERIOD_S + 1e-9).all()
     assert len(np.unique(commands, axis=0)) > 1
     fleet.drive(lambda: int(state()["slowed"]) > 0, "the count of limited commands")
 
-    # Without readings it stays where it is then, and does not follow where it sags to.
+    # Without readings it holds that position, and does not follow its sagging.
     fleet.drive(
         lambda: np.array_equal(fleet.newest(ROBOT), [0.5, 0.125]),
         "the position as command",

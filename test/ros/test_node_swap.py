@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A policy that is changed while the node drives: the new one from some tick on, or the old one goes on."""
+"""Replace the policy while the node drives: the new one takes over, or the old one keeps driving."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ StartNode = Callable[..., NodeProcess]
 
 
 class ConstantRobots:
-    """Robots that always send the same, so that every policy has one command for each once its stack is full.
+    """Robots with constant readings, so that every policy has one command for each once its stack is full.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class ConstantRobots:
             self.fleet.publish(robot, now_ns, *reading)
 
     def expected(self, model: Any) -> dict[str, np.ndarray]:
-        """Return what `model.predict` says for each robot with a full stack."""
+        """Return the actions of `model.predict` for each robot with a full stack."""
         commands = {}
         for robot, reading in self._readings.items():
             predictor = Predictor(model, STACK)
@@ -92,7 +92,7 @@ def sha256(file: Path) -> str:
 
 
 @pytest.mark.both_distributions
-def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_a_new_policy_takes_over_between_two_ticks(model: Model, peer: Peer, start_node: StartNode) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
     changes = {**PARAMETERS, "policy.sha256": sha256(old_file), "policy.engine": "auto"}
     process = start_node(parameters_of(old_file, ROBOTS, changes))
@@ -115,7 +115,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     for robot in ROBOTS:
         commands = np.array([command_values(message) for message in robots.fleet.commands[robot]])
         by_old, by_new = (np.abs(commands - robots.expected(which)[robot]).max(axis=1) <= 1e-5 for which in (old, new))
-        # Only these two, in this order: the stack is not filled anew, and no tick is anybody else's.
+        # Only these two, in this order: the stack is not refilled, and no tick uses another policy.
         assert np.all(by_old ^ by_new)
         assert by_old[0] and by_new[-1] and np.all(np.diff(by_new.astype(int)) >= 0), by_new
     match = process.wait_for(r"the policy is now (\S+), SHA-256 (\w+): loaded in [\d.]+ s, swapped between two ticks; ")
@@ -130,7 +130,7 @@ def test_the_new_policy_drives_from_some_tick_on(model: Model, peer: Peer, start
     assert "Traceback" not in process.text
 
 
-def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_drives_on(
+def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_keeps_driving(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     old_file, old = model(STACK)
@@ -140,7 +140,7 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_drives_on(
     robots.drive(old)
     (tmp_path / "damaged.zip").write_bytes(old_file.read_bytes()[:-1000])
     other_hash = "0" * 64
-    # What is set, and why it is refused.
+    # Parameters, and the reason of the refusal.
     refusals: list[tuple[dict[str, Any], list[str]]] = [
         (
             {"policy.path": str(model(stack=1)[0])},
@@ -195,7 +195,7 @@ def test_a_policy_is_changed_before_the_node_drives(model: Model, peer: Peer, st
 
 
 @pytest.mark.both_distributions
-def test_the_node_does_everything_else_while_a_policy_loads(
+def test_the_node_serves_other_requests_while_a_policy_loads(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
@@ -203,7 +203,7 @@ def test_the_node_does_everything_else_while_a_policy_loads(
     operator = LifecycleClient(peer, process.full_name)
     robots = ConstantRobots(peer)
     diagnostics = Diagnostics(peer)
-    # It is read for as long as the test does not write it.
+    # Reading it blocks until the test writes it.
     slow_file = tmp_path / "slow.zip"
     os.mkfifo(slow_file)
 
@@ -228,14 +228,16 @@ def test_the_node_does_everything_else_while_a_policy_loads(
             assert operator.get("policy.path") == [str(old_file)]
     assert operator.change("configure")
 
-    # The end does not wait for it for ever.
+    # The end of the node does not wait for it.
     operator.begin_to_set(policy__path=str(slow_file))
     with slow_file.open("wb"):
         assert process.send(signal.SIGTERM) == 0
     assert "Traceback" not in process.text
 
 
-def test_the_stack_goes_on_in_simulated_time_that_stands_still(model: Model, peer: Peer, start_node: StartNode) -> None:
+def test_a_policy_swap_while_simulated_time_is_paused_keeps_the_stack(
+    model: Model, peer: Peer, start_node: StartNode
+) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
     reliable = {f"observations.{key}.reliability": "reliable" for key in ("image", "touch")}
     robot = ROBOTS[0]

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated time that starts late or pauses: no tick, no command, no alarm but a warning, and all goes on with it."""
+"""Simulated time that starts late or pauses: no tick and no command, only a warning, and driving resumes with it."""
 
 import signal
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PERIOD_NS = 50_000_000
 StartNode = Callable[..., NodeProcess]
 
 
-def test_no_command_is_sent_while_simulated_time_stands_still(
+def test_no_command_is_sent_while_simulated_time_is_paused(
     peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     parameters = moody_parameters(

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Policy files that can run code run none through the node, unless it is told to trust them."""
+"""The node runs no code of policy files unless it trusts them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def driven(fleet: ScriptedFleet) -> bool:
 
 @pytest.fixture(scope="module")
 def hostile(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
-    """Return files of every format that can run code, and the file that they touch when they do."""
+    """Return files of every format that can run code, and the file that their code touches."""
     folder = tmp_path_factory.mktemp("hostile")
     mark = folder / "it ran"
     payload = Payload(mark)
@@ -44,7 +44,7 @@ def hostile(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return files, mark
 
 
-def test_what_can_run_code_is_refused_until_it_is_trusted(
+def test_a_file_that_can_run_code_is_refused_until_it_is_trusted(
     model: Model, hostile: tuple[dict[str, Path], Path], peer: Peer, start_node: StartNode
 ) -> None:
     files, mark = hostile
@@ -73,7 +73,7 @@ def test_what_can_run_code_is_refused_until_it_is_trusted(
     assert operator.change("configure")
 
 
-def test_a_hostile_file_runs_nothing_while_a_bundle_drives(
+def test_a_malicious_file_runs_no_code_while_a_bundle_drives(
     model: Model, hostile: tuple[dict[str, Path], Path], peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     files, mark = hostile

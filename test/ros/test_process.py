@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A process ends: by a signal wherever it comes, and when the middleware hangs."""
+"""A process ends on a signal at any time, and when the middleware hangs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print("ended")
 
 @pytest.mark.both_distributions
 @pytest.mark.parametrize("signal_number", [2, 15], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_within_a_wait_ends_it(signal_number: int) -> None:
+def test_a_signal_ends_a_wait(signal_number: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(signal_number)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
@@ -65,7 +65,7 @@ def destroyed_after_a_kill(delay_s: float) -> subprocess.CompletedProcess[str]:
     return ended
 
 
-def test_a_node_is_destroyed_in_order_once_the_middleware_has_recovered_from_a_killed_process() -> None:
+def test_a_node_is_destroyed_after_the_middleware_recovered_from_a_killed_process() -> None:
     ended = destroyed_after_a_kill(RECOVERY_S)
     assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What command publishers send when sending itself is held up, on real topics."""
+"""Command publishers on real topics when sending is delayed."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The example of a security policy grants the node what it opens, and nothing else."""
+"""The example security policy grants exactly the topics and services of the node."""
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -23,17 +23,19 @@ def granted(group: str, right: str) -> set[str]:
 
 
 def all_open(patterns: set[str], opened: set[str]) -> bool:
-    """Say whether every pattern fits a name that is open."""
+    """Return whether every pattern matches a name that is open."""
     return all(any(fnmatchcase(name, pattern) for name in opened) for pattern in patterns)
 
 
 def assert_least(patterns: set[str], opened: set[str]) -> None:
-    """Every name that is open fits a pattern, and every pattern fits a name that is open."""
+    """Every open name matches a pattern, and every pattern matches an open name."""
     assert opened == {name for name in opened if any(fnmatchcase(name, pattern) for pattern in patterns)}
     assert all_open(patterns, opened)
 
 
-def test_the_example_grants_what_the_node_opens_and_nothing_else(start_node: Callable[..., Any], peer: Any) -> None:
+def test_the_example_grants_exactly_the_topics_and_services_of_the_node(
+    start_node: Callable[..., Any], peer: Any
+) -> None:
     parameters = yaml.safe_load(share_path("config", "rover.yaml").read_text())["/**"]["ros__parameters"]
     process = start_node({**parameters, "use_sim_time": True})
     process.wait_for("active: driving")

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is taken at the tick, over real DDS, and what is said of messages that were lost."""
+"""Messages taken at the tick over real DDS, and reports of lost messages."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ PUBLISHER = textwrap.dedent("""
 
 
 class Taken:
-    """Stands where the pipeline does, and keeps what it is handed."""
+    """Replaces the pipeline, and keeps the messages."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[int, int, int, bytes]] = []
@@ -78,7 +78,7 @@ def cameras() -> Iterator[None]:
     environment = {name: value for name, value in os.environ.items() if name != profile}
     process = subprocess.Popen([sys.executable, "-c", PUBLISHER], env=environment)
     yield
-    # In order: see `node_harness.kill` for what a process that is killed while it sends leaves behind.
+    # Terminated, not killed: see `node_harness.kill` for the effects of a kill while sending.
     process.send_signal(signal.SIGINT)
     process.wait(PATIENCE_S)
 
@@ -140,7 +140,7 @@ def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path
     subscriptions.destroy()
 
 
-def test_a_topic_that_robots_share_is_subscribed_once_and_heard_by_all(peer: Peer, tmp_path: Path) -> None:
+def test_a_topic_that_robots_share_is_subscribed_once_and_read_by_all(peer: Peer, tmp_path: Path) -> None:
     """An absolute topic, and topics that remapping makes one; a second observation reads the former, too."""
     changes = {
         "observations.keys": ["image", "touch", "wide"],
@@ -162,7 +162,7 @@ def test_a_topic_that_robots_share_is_subscribed_once_and_heard_by_all(peer: Pee
     assert [each.get_subscription_count() for each in publishers] == [1, 1, 1]
     assert len(list(node.subscriptions)) == 3
 
-    # Image, wide, and touch, which comes last as it may be silent.
+    # Image, wide, and touch, which is last as it may be silent.
     expected = [(robot, sensor) for robot in range(3) for sensor in range(3)]
     for publisher, message in ((camera, Image()), (floor, JointState()), (own, JointState())):
         message.header.stamp.sec = 7
@@ -187,7 +187,7 @@ def test_a_topic_that_robots_share_is_subscribed_once_and_heard_by_all(peer: Pee
 
 
 @pytest.mark.over_dds
-def test_large_images_that_are_lost_are_reported_with_the_remedy(peer: Peer, tmp_path: Path, cameras: None) -> None:
+def test_lost_large_images_are_reported_with_the_remedy(peer: Peer, tmp_path: Path, cameras: None) -> None:
     changes = {
         "observations.keys": ["image"],
         **{f"observations.touch.{name}": None for name in ("topic", "type", "field")},

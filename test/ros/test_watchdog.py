@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tick that hangs: robots get their safe commands meanwhile, nothing old afterwards, and all heals by itself."""
+"""A tick that hangs: robots get their safe commands, no outdated ones afterwards, and the policy then drives again."""
 
 import signal
 import threading
@@ -41,7 +41,7 @@ def test_robots_are_safe_while_a_tick_hangs_and_are_driven_afterwards(
     fleet.live(fleet.is_driven, "commands of the policy")
     hanging = fleet.number + 1
     fleet.send(moods={"robot_0": (HANG, 4.0)})
-    # Again and again, also robots whose readings asked for nothing.
+    # Repeatedly, also for robots with constant readings.
     fleet.drive(fleet.is_safe, "safe commands", [], fleet.send)
     fleet.clear()
     fleet.drive(
@@ -62,14 +62,14 @@ def test_robots_are_safe_while_a_tick_hangs_and_are_driven_afterwards(
     for robot in ROBOTS:
         values = [tuple(command_values(command)) for command in fleet.commands[robot]]
         driven = [value for value in values if value != SAFE]
-        # The command to the reading that made it hang never left, nor was an older one repeated.
+        # Neither the command of the tick that hung was sent, nor an older one repeated.
         assert driven[0][0] > hanging and driven[0][0] > sent_while_hanging - 20
         assert values[: values.index(driven[0])] == [SAFE] * values.index(driven[0])
     assert process.send(signal.SIGINT) == 0
 
 
 class Acts:
-    """Counts how often the watchdog acts."""
+    """Counts the calls of the watchdog."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -106,7 +106,7 @@ def test_nothing_is_done_between_ticks_and_while_ticks_are_short(acts: Acts) -> 
     watchdog.end()
 
 
-def test_it_acts_for_as_long_as_a_tick_hangs_although_acting_fails(acts: Acts) -> None:
+def test_it_keeps_acting_while_a_tick_hangs_although_acting_fails(acts: Acts) -> None:
     watchdog = make_watchdog(acts, timeout_s=0.05)
     acts.error = RuntimeError("the publisher is gone")
     watchdog.begin_tick()
@@ -122,7 +122,7 @@ def test_it_acts_for_as_long_as_a_tick_hangs_although_acting_fails(acts: Acts) -
     assert not acts.acted.wait(0.2) and acts.count == count
 
 
-def test_a_tick_with_an_excuse_is_no_error_and_is_said_once(acts: Acts, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_long_tick_with_an_excuse_is_a_single_warning(acts: Acts, capfd: pytest.CaptureFixture[str]) -> None:
     watchdog = Watchdog(0.05, 0.01, acts, get_logger("watchdog"), excuse=lambda: "somebody thinks")
     watchdog.start()
     for _ in range(3):
@@ -130,7 +130,7 @@ def test_a_tick_with_an_excuse_is_no_error_and_is_said_once(acts: Acts, capfd: p
         watchdog.begin_tick()
         assert acts.acted.wait(PATIENCE_S)
         watchdog.end_tick()
-        # Longer than the watchdog takes to see that the tick is over, as a rule: else there is one excuse less.
+        # Usually longer than the watchdog needs to see the end of the tick; otherwise one excuse is missing.
         acts.acted.wait(0.1)
     watchdog.end()
     said = capfd.readouterr().err

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Load another policy while one drives."""
+"""Load another policy while one drives. Apart from `deployment`, which runs without rclpy."""
 
 from __future__ import annotations
 
@@ -15,38 +15,29 @@ from policy_node.control.pipeline import Pipeline
 from policy_node.control.realtime import switch_interval
 from policy_node.ros.deployment import Deployment, deploy
 
-# The parameters that may be set while the node is configured.
-SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
-# How long the loading thread may keep the interpreter from the tick thread, which asks for it many times in a tick:
-# with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
+# Longest time that the loading thread may keep the interpreter from the tick thread, which asks for it many times in a
+# tick: with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
 SWITCH_INTERVAL_S = 0.000_05
 
 
-
-
 class Loading:
-    """Deploys a configuration in a thread of its own, while another policy drives.
+    """Deploys a configuration in another thread, while another policy drives.
 
     Parameters
     ----------
     configuration
-        What to deploy.
+        The configuration to deploy.
     replaced
         The pipeline whose policy is to be replaced.
     executor
-        Woken at the end, so that it goes on with whoever awaits `ended`.
-
-    Attributes
-    ----------
-    ended
-        Awaitable, done when the thread has ended.
-    duration_s
-        How long it took.
+        Woken at the end, so that it resumes the coroutine that awaits `ended`.
     """
 
     def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
         self.replaced = replaced
+        #: Awaitable, done when the thread has ended.
         self.ended: Future[None] = Future(executor=executor)
+        #: Seconds that loading took.
         self.duration_s = 0.0
         self._configuration = configuration
         self._beside = replaced.policy.engine_name
@@ -60,9 +51,9 @@ class Loading:
         try:
             with switch_interval(SWITCH_INTERVAL_S):
                 self._outcome = deploy(self._configuration, self._beside)
-        except Exception as error:  # reported by whoever asked for the new policy
+        except Exception as error:  # `result` raises it
             self._outcome = error
-        except BaseException as error:  # such as the SystemExit of somebody's module: who asked must not wait forever
+        except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
             self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
         finally:
             self.duration_s = time.perf_counter() - started
@@ -70,11 +61,11 @@ class Loading:
             self._executor.wake()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the thread has ended, but no longer than a time."""
+        """Wait until the thread has ended, at most for a timeout."""
         self._thread.join(timeout_s)
 
     def result(self) -> Deployment:
-        """Return what was deployed, or raise what kept it from being deployed; only once it has ended."""
+        """Return the deployment, or raise the error that prevented it; only after `ended`."""
         if isinstance(self._outcome, Exception):
             raise self._outcome
         assert self._outcome is not None
