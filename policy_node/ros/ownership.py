@@ -34,6 +34,9 @@ FOREIGN_PERIOD_S = 5.0
 CROSSING_S = 0.1
 # How long the end waits until the others have heard that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
+# After an acknowledgement, until the topic is closed: Fast DDS may deadlock in a node that still sends it
+# (doc/development.md).
+SETTLE_S = 0.02
 # The newest claims of so many nodes are heard at once, and so many nodes with robots of this one are known.
 MOST_NODES = 100
 LONGEST_NAME = 512
@@ -169,6 +172,7 @@ class Claims:
         """Close the topic."""
         self.end()
         self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+        time.sleep(SETTLE_S)
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._node.destroy_publisher(self._publisher)
