@@ -183,6 +183,11 @@ class NodeProcess:
         """Whether the process is running."""
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """Exit status, None while the process is running."""
+        return self._process.poll()
+
     def wait_for(self, pattern: str, start: int = 0) -> re.Match[str]:
         """Wait until the node's output from position `start` on matches a regular expression, across lines."""
         deadline_s = time.monotonic() + PATIENCE_S
@@ -281,9 +286,13 @@ class LifecycleClient:
 
     def change(self, transition: str) -> bool:
         """Request `configure`, `activate`, `deactivate`, `cleanup` or a shutdown and return whether it succeeded."""
+        return self.begin_to_change(transition)()
+
+    def begin_to_change(self, transition: str) -> Callable[[], bool]:
+        """Request a transition as `change` does, but return at once what waits for the answer and returns it."""
         request = ChangeState.Request(transition=Transition(id=getattr(Transition, f"TRANSITION_{transition.upper()}")))
-        response: ChangeState.Response = self._peer.call(ChangeState, f"{self._name}/change_state", request)
-        return response.success
+        end = self._peer.begin_call(ChangeState, f"{self._name}/change_state", request)
+        return lambda: bool(end().success)
 
     def state(self) -> str:
         """Return the present state: `unconfigured`, `inactive`, `active`."""

@@ -37,7 +37,7 @@ from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.process import destroy_last_node
+from policy_node.ros.process import EventThreadMonitor, destroy_last_node, end_process_if_destruction_hangs
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
@@ -52,6 +52,10 @@ MEND = (
     "it again"
 )
 SAFE = "every robot got the safe command"
+EVENT_THREAD_STOPPED = (
+    "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status 1; "
+    "start it again, as respawn:=true of the launch files does"
+)
 # How long the end of the node waits for a policy that is being loaded.
 LOADING_END_S = 5.0
 
@@ -250,12 +254,13 @@ class PolicyNode(LifecycleNode):
             self._held.close()
             if self._claims is not None:
                 self._claims.end()
-            if reporter is not None:
-                reporter.destroy()
             if recording is not None:
                 if self._commands is not None:
                     self._commands.on_sent = None
                 recording.end()
+            if reporter is not None:
+                with end_process_if_destruction_hangs():
+                    reporter.destroy()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
@@ -266,12 +271,10 @@ class PolicyNode(LifecycleNode):
         commands, self._commands = self._commands, None
         claims, self._claims = self._claims, None
         self._deployment = self._plan = None
-        if sensors is not None:
-            sensors.destroy()
-        if commands is not None:
-            commands.destroy()
-        if claims is not None:
-            claims.destroy()
+        with end_process_if_destruction_hangs():
+            for topics in (sensors, commands, claims):
+                if topics is not None:
+                    topics.destroy()
         # What the exception of a failed loop still refers to, and what PyTorch keeps for later: both may be large.
         gc.collect()
         if torch.cuda.is_initialized():
@@ -448,6 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    event_thread = EventThreadMonitor()
+    status = 0
     try:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             # What an operator asked meanwhile comes first.
@@ -458,6 +463,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 node.trigger_activate()
         while not stopping:
             _serve(executor, node)
+            if event_thread.has_stopped():
+                node.get_logger().fatal(EVENT_THREAD_STOPPED)
+                stopping, status = True, 1
     finally:
         try:
             node.stop()
@@ -465,7 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             executor.shutdown()
             destroy_last_node(node)
             rclpy.shutdown()
-    return 0
+    return status
 
 
 if __name__ == "__main__":
