@@ -50,8 +50,12 @@ _killed_s = -math.inf
 
 # What the executable `policy_node` runs.
 NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
-# The same without the two seconds in which it listens for others that command its robots.
-NODE_ALONE = f"from policy_node.ros import ownership as claims; claims.DISCOVERY_S = 0.0; {NODE}"
+# The same without the two seconds in which it listens for others that command its robots, and without the end of its
+# claim when a busy machine keeps it from running for three seconds.
+NODE_ALONE = (
+    "import math; from policy_node.ros import ownership as claims; "
+    f"claims.DISCOVERY_S, claims.EXPIRY_S = 0.0, math.inf; {NODE}"
+)
 
 CELLS = 8
 OBSERVATION_SPACE = spaces.Dict(
@@ -128,7 +132,8 @@ class NodeProcess:
     name, namespace
         Of the node.
     alone
-        Whether no other node commands its robots, so that it need not wait to hear of one.
+        Whether no other node commands its robots, so that it neither waits to hear of one nor leaves the robots after a
+        pause of the process.
     fresh
         Whether to start a new interpreter, as users do, instead of forking one that has imported everything.
     wrapper
