@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -129,8 +130,8 @@ def node(arguments: Sequence[str]) -> int:
 
 
 def node_alone(arguments: Sequence[str]) -> int:
-    """Run the node without the two seconds in which it listens for others that command its robots."""
+    """Run the node without waiting for others that command its robots, and without losing them after a pause."""
     from policy_node.ros import ownership as claims
 
-    claims.DISCOVERY_S = 0.0
+    claims.DISCOVERY_S, claims.EXPIRY_S = 0.0, math.inf
     return node(arguments)

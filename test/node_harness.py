@@ -50,8 +50,12 @@ _killed_s = -math.inf
 
 # What the executable `policy_node` runs.
 NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
-# The same without the two seconds in which it listens for others that command its robots.
-NODE_ALONE = f"from policy_node.ros import ownership as claims; claims.DISCOVERY_S = 0.0; {NODE}"
+# The same without the two seconds in which it listens for others that command its robots, and without the end of its
+# claim when a busy machine keeps it from running for three seconds.
+NODE_ALONE = (
+    "import math; from policy_node.ros import ownership as claims; "
+    f"claims.DISCOVERY_S, claims.EXPIRY_S = 0.0, math.inf; {NODE}"
+)
 
 CELLS = 8
 OBSERVATION_SPACE = spaces.Dict(
@@ -128,7 +132,8 @@ class NodeProcess:
     name, namespace
         Of the node.
     alone
-        Whether no other node commands its robots, so that it need not wait to hear of one.
+        Whether no other node commands its robots, so that it neither waits to hear of one nor leaves the robots after a
+        pause of the process.
     fresh
         Whether to start a new interpreter, as users do, instead of forking one that has imported everything.
     wrapper
@@ -182,6 +187,11 @@ class NodeProcess:
     def alive(self) -> bool:
         """Whether the process is running."""
         return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, None while the process is running."""
+        return self._process.poll()
 
     def wait_for(self, pattern: str, start: int = 0) -> re.Match[str]:
         """Wait until the node's output from position `start` on matches a regular expression, across lines."""
@@ -281,9 +291,13 @@ class LifecycleClient:
 
     def change(self, transition: str) -> bool:
         """Request `configure`, `activate`, `deactivate`, `cleanup` or a shutdown and return whether it succeeded."""
+        return self.begin_to_change(transition)()
+
+    def begin_to_change(self, transition: str) -> Callable[[], bool]:
+        """Request a transition as `change` does, but return at once what waits for the answer and returns it."""
         request = ChangeState.Request(transition=Transition(id=getattr(Transition, f"TRANSITION_{transition.upper()}")))
-        response: ChangeState.Response = self._peer.call(ChangeState, f"{self._name}/change_state", request)
-        return response.success
+        end = self._peer.begin_call(ChangeState, f"{self._name}/change_state", request)
+        return lambda: bool(end().success)
 
     def state(self) -> str:
         """Return the present state: `unconfigured`, `inactive`, `active`."""

@@ -36,7 +36,12 @@ from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
-from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.process import (
+    EventThreadMonitor,
+    destroy_last_node,
+    end_process_if_destruction_hangs,
+    ros_process,
+)
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
@@ -50,6 +55,10 @@ REMEDY = (
     "it again"
 )
 SAFE = "every robot got the safe command"
+EVENT_THREAD_STOPPED = (
+    "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
+    "1; start it again, as respawn:=true of the launch files does"
+)
 # Longest wait at the end of the node for a policy that is being loaded.
 LOADING_END_S = 5.0
 
@@ -87,6 +96,11 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._serve_parameters()
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the node offers command topics."""
+        return self._commands is not None
 
     @property
     def autostart(self) -> bool:
@@ -257,7 +271,8 @@ class PolicyNode(LifecycleNode):
     def _destroy_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
         if reporter is not None:
-            reporter.destroy()
+            with end_process_if_destruction_hangs():
+                reporter.destroy()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy."""
@@ -265,7 +280,8 @@ class PolicyNode(LifecycleNode):
 
     def _cleanup(self) -> None:
         self._sensors = self._commands = self._claims = self._deployment = self._plan = None
-        self._configured.close()
+        with end_process_if_destruction_hangs():
+            self._configured.close()
         # The exception of a failed loop and the caches of PyTorch may keep much memory.
         gc.collect()
         if torch.cuda.is_initialized():
@@ -436,12 +452,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.callback(executor.shutdown)
         stack.callback(node.stop)
         executor.add_node(node)
-        _drive(executor, node, stopping)
-    return 0
+        return _drive(executor, node, stopping)
 
 
-def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> None:
-    """Configure and activate the node if it starts by itself, and serve its callbacks until `stopping` is set."""
+def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> int:
+    """Configure and activate the node if it starts by itself, serve its callbacks until it ends; return the status."""
+    event_thread = EventThreadMonitor()
     if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         # Requests of an operator that came meanwhile are served first.
         requests_until_s = time.monotonic() + REQUESTS_S
@@ -451,6 +467,10 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             node.trigger_activate()
     while not stopping.is_set():
         _serve(executor, node)
+        if node.is_configured and event_thread.has_stopped():
+            node.get_logger().fatal(EVENT_THREAD_STOPPED)
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ FOREIGN_PERIOD_S = 5.0
 CROSSING_S = 0.1
 # Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
+# After an acknowledgement, until the topic is closed: Fast DDS may deadlock in a node that still sends it
+# (doc/development.md).
+SETTLE_S = 0.02
 # Most nodes whose newest claims are heard at once, and most nodes with robots of this one that are kept.
 MOST_NODES = 100
 LONGEST_NAME = 512
@@ -159,6 +162,7 @@ class Claims:
         """Close the topic."""
         self.end()
         self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+        time.sleep(SETTLE_S)
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._node.destroy_publisher(self._publisher)

@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import rclpy
@@ -18,6 +21,8 @@ from rclpy.signals import SignalHandlerOptions
 
 # Far longer than destroying a node takes on a busy machine.
 DESTROY_S = 10.0
+# Far longer than a participant is silent: others would take it for dead after 20 s.
+STILL_LOOKS = 30
 
 
 @contextmanager
@@ -67,22 +72,64 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
         yield stopping
 
 
+@contextmanager
+def end_process_if_destruction_hangs() -> Iterator[None]:
+    """End the process with status 1 and print the stack of each thread if the context takes longer than `DESTROY_S`.
+
+    Publishers, subscriptions and nodes are destroyed in this context. Fast DDS then waits for its threads, which may
+    never answer, see doc/development.md. rclpy holds the GIL meanwhile, so no other Python thread and no signal handler
+    runs. Send safe commands and save results before: nothing else runs if the process is ended.
+    """
+    # Needs a file descriptor, which a replaced `sys.stderr` may not have.
+    faulthandler.dump_traceback_later(DESTROY_S, exit=True, file=sys.__stderr__ or 2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def destroy_last_node(node: Node) -> None:
     """Destroy the last node of the process; end the process after `DESTROY_S` if that hangs.
-
-    Destroying the last node joins the shared-memory threads of Fast DDS. The join never returns if another process was
-    killed less than a second before, while it wrote to the shared memory of this one. rclpy holds the GIL meanwhile, so
-    no other Python thread and no signal handler runs. The process then ends with status 1 and prints the stack of
-    each thread.
 
     Parameters
     ----------
     node
         The node. Send safe commands and save results before: nothing else runs if the process is ended.
     """
-    # Needs a file descriptor, which a replaced `sys.stderr` may not have.
-    faulthandler.dump_traceback_later(DESTROY_S, exit=True, file=sys.__stderr__ or 2)
-    try:
+    with end_process_if_destruction_hangs():
         node.destroy_node()
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+        # It keeps the node of rcl, and with it the participant, beyond `destroy_node` of a lifecycle node.
+        vars(node).pop("_state_machine", None)
+
+
+class EventThreadMonitor:
+    """Detects that the event thread of Fast DDS stands still, after which no message arrives any more.
+
+    The thread wakes at least once per announcement of the participant, by default every 3 s. Other middlewares and
+    systems without `/proc` have no such thread.
+    """
+
+    def __init__(self) -> None:
+        self._status: Path | None = None
+        for comm in Path("/proc/self/task").glob("*/comm"):
+            # Other threads may end meanwhile.
+            with suppress(OSError):
+                if comm.read_text().startswith("dds.ev"):
+                    self._status = comm.parent / "status"
+        self._last_look_s = -math.inf
+        self._last_switches: list[str] = []
+        self._unchanged = 0
+
+    def has_stopped(self) -> bool:
+        """Return whether the thread has slept through `STILL_LOOKS` looks, one per second at most."""
+        now_s = time.monotonic()
+        if self._status is None or now_s - self._last_look_s < 1.0:
+            return False
+        self._last_look_s = now_s
+        lines = self._status.read_text().splitlines()
+        switches = [line for line in lines if "ctxt_switches" in line]
+        # A thread that waits for a processor is not asleep. Looks are counted, as the whole process may be paused.
+        is_asleep = any(line.startswith("State:\tS") for line in lines)
+        self._unchanged = self._unchanged + 1 if is_asleep and switches == self._last_switches else 0
+        self._last_switches = switches
+        return self._unchanged >= STILL_LOOKS

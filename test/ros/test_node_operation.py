@@ -34,9 +34,7 @@ class Operator(LifecycleClient):
 
 
 @pytest.mark.both_distributions
-def test_a_stop_holds_through_all_states_until_it_is_resumed(
-    moody: Path, peer: Peer, start_node: StartNode
-) -> None:
+def test_a_stop_holds_through_all_states_until_it_is_resumed(moody: Path, peer: Peer, start_node: StartNode) -> None:
     process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
     operator = Operator(peer, process.full_name)
     fleet = MoodyFleet(peer, ROBOTS)

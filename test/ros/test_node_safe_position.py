@@ -19,9 +19,7 @@ Model = Callable[..., tuple[Path, Any]]
 StartNode = Callable[..., NodeProcess]
 
 
-def test_an_arm_stops_at_its_position_and_ramps_up_from_there(
-    model: Model, peer: Peer, start_node: StartNode
-) -> None:
+def test_an_arm_stops_at_its_position_and_ramps_up_from_there(model: Model, peer: Peer, start_node: StartNode) -> None:
     changes = {
         "action.type": "std_msgs/msg/Float64MultiArray",
         "action.fields": None,

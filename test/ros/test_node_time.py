@@ -20,9 +20,7 @@ PERIOD_NS = 50_000_000
 StartNode = Callable[..., NodeProcess]
 
 
-def test_no_command_is_sent_while_simulated_time_is_paused(
-    peer: Peer, start_node: StartNode, tmp_path: Path
-) -> None:
+def test_no_command_is_sent_while_simulated_time_is_paused(peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
     parameters = moody_parameters(
         save_moody(tmp_path / "moody.pt"), [ROBOT], use_sim_time=True, watchdog__timeout_s=0.2
     )

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from node_harness import PATIENCE_S, RECOVERY_S
+from node_harness import PATIENCE_S, RECOVERY_S, LifecycleClient, NodeProcess, Peer, ScriptedFleet, parameters_of
 
 # The lock is held for a moment at the beginning and at the end of every `wait`.
 SCRIPT = """
@@ -75,3 +79,97 @@ def test_a_process_ends_when_the_middleware_hangs_after_another_was_killed() -> 
     ended = destroyed_after_a_kill(0.0)
     assert ended.returncode in (0, 1, -signal.SIGSEGV), ended.stderr
     assert ended.returncode != 1 or "in destroy_last_node" in ended.stderr
+
+
+# Destroys a lifecycle node and counts the threads of its participant.
+LIFECYCLE = """
+from pathlib import Path
+from rclpy.lifecycle import LifecycleNode
+from policy_node.ros import process
+def event_threads():
+    return sum(comm.read_text().startswith("dds.ev") for comm in Path("/proc/self/task").glob("*/comm"))
+with process.open_ros():
+    node = LifecycleNode("ends")
+    print(event_threads())
+    process.destroy_last_node(node)
+    print(event_threads())
+"""
+
+
+@pytest.mark.both_distributions
+def test_the_end_of_the_last_node_is_guarded_also_for_a_lifecycle_node() -> None:
+    command = [sys.executable, "-c", LIFECYCLE]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "1\n0\n" and ended.returncode == 0, ended.stderr
+
+
+# Runs the node in the same process after some statements, as the `wrapper` of a `NodeProcess`.
+WITH = """
+import ctypes, signal, sys
+from rclpy.publisher import Publisher
+from policy_node.ros import process
+process.DESTROY_S, process.STILL_LOOKS = 3.0, 3
+{}
+program, sys.argv = sys.argv[3], ["policy_node", *sys.argv[4:]]
+exec(program)
+"""
+# `PyDLL` keeps the GIL, as rclpy does.
+HANGING_COMMANDS = WITH.format(
+    """
+destroy = Publisher.destroy
+Publisher.destroy = lambda self: ctypes.PyDLL(None).pause() if "cmd_vel" in self.topic_name else destroy(self)
+"""
+)
+# The thread that gets SIGUSR2 stands still.
+STOPPABLE_THREADS = WITH.format(
+    """
+libc = ctypes.CDLL(None)
+libc.signal(signal.SIGUSR2, ctypes.cast(libc.pause, ctypes.c_void_p))
+"""
+)
+
+
+@pytest.fixture
+def driving(
+    model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: Callable[..., NodeProcess]
+) -> Callable[[str], tuple[NodeProcess, ScriptedFleet]]:
+    """Return a function that gives a node with some statements in its process, and the robot that it drives."""
+
+    def drive(program: str) -> tuple[NodeProcess, ScriptedFleet]:
+        process = start_node(parameters_of(model()[0], ["robot"], {}), wrapper=[sys.executable, "-c", program])
+        fleet = ScriptedFleet(peer, ["robot"])
+        fleet.drive(lambda: any(command.linear.x for command in fleet.commands["robot"]), "the robot to be driven")
+        return process, fleet
+
+    return drive
+
+
+@pytest.mark.both_distributions
+def test_a_cleanup_that_hangs_in_the_middleware_ends_the_process(
+    peer: Peer, driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]]
+) -> None:
+    process, fleet = driving(HANGING_COMMANDS)
+    operator = LifecycleClient(peer, process.full_name)
+    assert operator.change("deactivate")
+    peer.spin_until(lambda: not fleet.commands["robot"][-1].linear.x, "the safe command")
+    operator.begin_to_change("cleanup")
+    peer.spin_until(lambda: not process.alive, "the end of the process")
+    process.end()
+    assert process.status == 1
+    assert "in _cleanup" in process.text, "the stack says where it hung"
+
+
+@pytest.mark.both_distributions
+def test_a_node_whose_middleware_stands_still_ends_with_safe_commands(
+    driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
+) -> None:
+    process, fleet = driving(STOPPABLE_THREADS)
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    event_threads = [thread for thread in threads if (thread / "comm").read_text().startswith("dds.ev")]
+    for thread in event_threads:
+        assert ctypes.CDLL(None).tgkill(process.pid, int(thread.name), signal.SIGUSR2) == 0
+    fleet.drive(lambda: not process.alive, "the end of the process")
+    process.end()
+    assert process.status == 1
+    assert "Fast DDS stands still" in process.text and "every robot got the safe command" in process.text
+    assert not fleet.commands["robot"][-1].linear.x
