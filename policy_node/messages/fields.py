@@ -31,18 +31,14 @@ class MessageTypeError(ValueError):
 
 @dataclass(frozen=True)
 class NumericField:
-    """A number or an array of numbers inside a message.
+    """A number, or an array or sequence of numbers, inside a message.
 
-    Parameters
+    Attributes
     ----------
     path
         Dotted path from the message, such as ``pose.pose.position.x``.
-    dtype
-        Type of the numbers in the message definition.
     size
-        How many numbers; None for a sequence, whose length each message chooses.
-    is_array
-        Whether the value is an array or sequence rather than one number.
+        Count of the numbers; None for a sequence, whose length each message chooses.
     """
 
     path: str
@@ -82,10 +78,8 @@ def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
 
     Parameters
     ----------
-    message_type
-        Class of the whole message.
     path
-        Dotted path to a number, an array of numbers, or a message that consists of such.
+        Leads to a number, an array of numbers, or a message that consists of such.
 
     Raises
     ------

@@ -24,8 +24,6 @@ class RangeSource(FieldSource):
 
     Parameters
     ----------
-    message_type
-        Class of the message.
     path, lowest, highest
         The fields of the distances and of the smallest and largest measurable one.
     """
