@@ -20,11 +20,8 @@ RING_LENGTH = 16
 class FleetSamples:
     """Keeps the newest samples of all robots.
 
-    Parameters
-    ----------
-    configuration
-        Robots and sensors. Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of
-        which the newest sample counts, those that may be silent, and last the safe position, which is not observed.
+    Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of which the newest sample
+    counts, those that may be silent, and last the safe position, which is not observed.
 
     Attributes
     ----------

@@ -153,18 +153,9 @@ def with_newest(
 ) -> Selection:
     """Add the newest sample of each sensor that is not synchronised, such as the rare commands of an operator.
 
-    A robot is not ready until each of them was heard, and while its newest sample is older than its limit.
-
-    Parameters
-    ----------
-    selection
-        Of the synchronised sensors; its age is kept.
-    rings, names, max_ages_ns
-        Of the other sensors, one of each per sensor.
-    now_ns
-        Time of the tick, on the clock of the stamps.
-    max_ahead_ns
-        Largest distance of a stamp in the future.
+    A robot is not ready until each of them was heard, and while its newest sample is older than its limit. The age of
+    the selection is kept. There is one ring, name and limit per sensor; a stamp may lie at most `max_ahead_ns` after
+    `now_ns`, the time of the tick.
     """
     refused = selection.refused
     state, reason, samples = selection.state, selection.reason, selection.samples
@@ -199,8 +190,7 @@ def with_silent(
     selection
         Of the other sensors; its age is kept.
     rings, present, names, max_ages_ns
-        Of the silent sensors, one of each per sensor; `present`: whether it has a publisher; `max_ages_ns`: its limit,
-        0 without one.
+        One of each per silent sensor; `present`: whether it has a publisher; `max_ages_ns`: its limit, 0 without one.
     now_ns, previous_ns
         Times of this tick and of the one before, on the clock of the stamps.
     slop_ns, max_age_ns
@@ -244,15 +234,7 @@ def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample 
 
 
 def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
-    """Choose the newest sample of one sensor.
-
-    Parameters
-    ----------
-    ring, name, max_age_ns
-        Of the sensor.
-    now_ns, max_ahead_ns
-        As for `with_newest`.
-    """
+    """Choose the newest sample of one sensor; see `with_newest`."""
     refused = ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:
         if ring.is_ahead:
