@@ -59,15 +59,8 @@ def number_run(
 ) -> Callable[[bytes], np.ndarray] | None:
     """Return a function that reads the numbers `[n]` at some paths from messages of a layout.
 
-    Parameters
-    ----------
-    order
-        Indices of the numbers to return, in this order; None: all.
-
-    Returns
-    -------
-    Callable | None
-        None if a place is unknown, the types differ or there are no numbers.
+    `order` are the indices of the numbers to return, in this order. Without an order the function returns all. None if
+    a place is unknown, the types differ or there are no numbers.
     """
     places = [layout.places[path] for path in paths if path in layout.places]
     if len(places) != len(paths) or len({place.dtype for place in places}) != 1:

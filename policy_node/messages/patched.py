@@ -79,14 +79,9 @@ def fleet_encoder(encoder: CommandEncoder, robots: int) -> FleetEncoder:
 
 
 def find_template(encoder: CommandEncoder) -> Template | None:
-    """Find where numbers and stamp lie in the messages of an encoder.
+    """Find where numbers and stamp lie in messages; None if patched ones would differ from those of the encoder.
 
     Messages are not compared byte by byte, as the bytes in the gaps before aligned values are arbitrary.
-
-    Returns
-    -------
-    Template | None
-        None if patched messages would differ from those of the encoder.
     """
     components = encoder.components
 

@@ -52,7 +52,7 @@ class ReadingDecoder:
         Raises
         ------
         UnusableReading
-            If the message is damaged or does not fit the spec; names the topic, what was found and what is allowed.
+            If the message is damaged or does not fit the spec.
         """
         try:
             self._read(raw, out)
@@ -87,7 +87,7 @@ def reading_decoder(
     Raises
     ------
     MessageTypeError
-        If the type does not fit `spec`; names the topic, the observation, what was found, what is allowed and a remedy.
+        If the type does not fit `spec`.
     """
     choices = ReadingChoices(field, tuple(fields), tuple(joints), encoding)
     kind = type_named(type_name)
@@ -104,10 +104,7 @@ def reading_decoder(
 def reading_size(type_name: str, field: str = "", fields: Sequence[str] = (), joints: Sequence[str] = ()) -> int | None:
     """Return how many numbers a message of a type gives, read as by `reading_decoder`; None if each message chooses.
 
-    Raises
-    ------
-    MessageTypeError
-        If the type cannot be read like that.
+    Raises MessageTypeError if the type cannot be read like that.
     """
     choices = ReadingChoices(field, tuple(fields), tuple(joints))
     kind = type_named(type_name)
@@ -127,15 +124,10 @@ def command_encoder(
 ) -> CommandEncoder:
     """Make the encoder that turns commands into messages of a type; `CommandChoices` describes the parameters.
 
-    Parameters
-    ----------
-    type_name
-        A type with a record in `policy_node.messages.commands`, such as ``geometry_msgs/msg/Twist``.
-
     Raises
     ------
     MessageTypeError
-        If the type has no record, or fields or joints do not fit it; says what was found, what is allowed and a remedy.
+        If the type has no record in `policy_node.messages.commands`, or fields or joints do not fit it.
     """
     kind = COMMANDS.get(type_name)
     if kind is None:

@@ -62,7 +62,7 @@ class NumberSource(ABC):
 
 
 class VectorReader:
-    """Reads the numbers of one message into a vector.
+    """Reads the numbers of one message into a vector `[n]`.
 
     The first message of each shape is deserialised; from later ones of that shape only the numbers are read, at the
     places found in the first. Every unusual message goes to the deserialiser, which alone refuses messages.
@@ -70,8 +70,7 @@ class VectorReader:
     Raises
     ------
     MessageTypeError
-        If the numbers cannot be cast to the dtype of the spec `[n]` without changing their kind, or their count is
-        known and differs from that of the spec.
+        If the numbers cannot be cast to the dtype of the spec without changing their kind, or their count differs.
     """
 
     parallel = False

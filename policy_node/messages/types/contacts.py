@@ -30,6 +30,7 @@ class TouchSource(NumberSource):
     """
 
     dtypes = (np.dtype(np.float64),)
+    size: int
 
     def __init__(self, spec: ArraySpec) -> None:
         self.size = int(np.prod(spec.shape))
@@ -63,10 +64,7 @@ class TouchSource(NumberSource):
 def normal_force_n(contact: Any) -> float | None:
     """Add up the forces of a contact along its normals, of either sign; None for a contact without forces.
 
-    Raises
-    ------
-    UnusableReading
-        If the number of normals is not that of the forces.
+    Raises UnusableReading if the number of normals is not that of the forces.
     """
     if not len(contact.wrenches):
         return None

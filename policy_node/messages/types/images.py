@@ -118,10 +118,7 @@ class Converter:
 def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> str:
     """Return `encoding`, or where that is empty the first allowed one that fits `spec`.
 
-    Raises
-    ------
-    MessageTypeError
-        If the encoding does not fit `spec`, or none does.
+    Raises MessageTypeError if the encoding does not fit `spec`, or none does.
     """
     kinds = {name: (ENCODINGS[name].dtype, ENCODINGS[name].channels) for name in ENCODINGS if name in allowed}
     listed = ", ".join(f"{name} ({dtype} × {channels})" for name, (dtype, channels) in kinds.items())

@@ -22,10 +22,7 @@ JOINT_FIELDS = ("position", "velocity", "effort")
 class JointSource(NumberSource):
     """Position (if empty), velocity or effort of the named joints; without names of all, in each message's order.
 
-    Raises
-    ------
-    MessageTypeError
-        If there is no such field, or a joint is named twice.
+    Raises MessageTypeError if there is no such field, or a joint is named twice.
     """
 
     dtypes = (np.dtype(np.float64),)
