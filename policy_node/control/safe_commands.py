@@ -118,7 +118,7 @@ class PresentPositions(SafeCommands):
 
     def _read(self, robot: int, now_ns: int) -> Sample | tuple[RobotState, str]:
         """Read the present position of a robot and return the reading, or why it is not known."""
-        found = newest_usable(self._rings[robot], self._name, now_ns, self._max_age_ns, self._max_age_ns)
+        found = newest_usable(self._rings[robot], now_ns, self._max_age_ns, self._max_age_ns)
         self._rejections.count[robot] += found.refused
         if found.state is not RobotState.READY:
             return found.state, found.reason

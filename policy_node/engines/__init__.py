@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from policy_node.engines.backends import EngineError, EngineSettings
 from policy_node.engines.choice import EngineChoice, choose_engine, without_engine
-from policy_node.engines.chunks import chunk_size, in_chunks
+from policy_node.engines.wrapped import chunk_size, in_chunks
 
 __all__ = [
     "EngineChoice",

@@ -87,10 +87,7 @@ def write_entry(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
 def package_file(key: Mapping[str, Any]) -> Path:
     """Return the file of the compiled package of a key; it may not exist.
 
-    Raises
-    ------
-    PermissionError
-        If other users could have written code there.
+    Raises PermissionError if other users could have written code there.
     """
     folder = cache_folder() / "compiled"
     file = folder / f"{key_hash(key)}.pt2"

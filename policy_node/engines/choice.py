@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import timeit
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
@@ -91,14 +91,6 @@ class Candidate:
         return self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
 
 
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """A policy, run by a candidate, that acts as it should."""
-
-    candidate: Candidate
-    policy: Policy
-
-
 def choose_engine(
     policy: Policy,
     robots: int,
@@ -110,12 +102,8 @@ def choose_engine(
 
     Parameters
     ----------
-    policy
-        The policy.
     robots
         Robots in one inference.
-    settings
-        From the configuration.
     channels_last
         Keys of the images that lie in memory as `[robots, ..., height, width, channels]`, however they are indexed.
     beside
@@ -134,26 +122,25 @@ def choose_engine(
         return _named(policy, robots, settings, laid_out)
     if beside is not None:
         settings = replace(settings, compile=False)
-    candidates = list(all_candidates(policy, settings))
-    own = candidates[0]
+    candidates = {one.label: one for one in all_candidates(policy, settings)}
+    own = policy.engine_name
     if len(candidates) == 1:
-        return policy, EngineChoice(own.label, robots)
+        return policy, EngineChoice(own, robots)
     key = cache.policy_key(policy, robots, settings, laid_out)
     known = _remembered(key, candidates)
     if known is None and beside is not None:
-        quick = [one.label for one in candidates if _is_quick(one)]
-        known = EngineChoice(beside if beside in quick else own.label, robots)
-    if known is None:
-        return _fastest(ParityTrial(policy, robots, laid_out), settings, candidates, key)
-    chosen = next(one for one in candidates if one.label == known.name)
-    if chosen == own:
+        is_usable = beside in candidates and _is_quick(candidates[beside])
+        known = EngineChoice(beside if is_usable else own, robots)
+    if known is not None and known.name == own:
         return policy, known
     trial = ParityTrial(policy, robots, laid_out)
+    if known is None:
+        return _fastest(trial, settings, candidates.values(), key)
     try:
-        return build(chosen, trial, settings).policy, known
+        return build(candidates[known.name], trial, settings), known
     except Exception as error:  # it worked when it was measured
         if beside is None:
-            return _fastest(trial, settings, candidates, key)
+            return _fastest(trial, settings, candidates.values(), key)
         return policy, without_engine(known, policy, error)
 
 
@@ -174,30 +161,37 @@ def _named(
         raise EngineError(f"'{name}' {ENGINES[name].problem(policy)}; use 'auto' or '{own}'")
     if candidates == [Candidate(own)]:
         return policy, EngineChoice(own, robots)
-    return _best(ParityTrial(policy, robots, channels_last), settings, candidates)
+    return _fastest(ParityTrial(policy, robots, channels_last), settings, candidates)
 
 
 def _fastest(
-    trial: ParityTrial, settings: EngineSettings, candidates: Sequence[Candidate], key: Mapping[str, Any]
+    trial: ParityTrial, settings: EngineSettings, candidates: Iterable[Candidate], key: Mapping[str, Any] | None = None
 ) -> tuple[Policy, EngineChoice]:
-    """Return the policy, run by the fastest engine, and remember the choice."""
-    policy, choice = _best(trial, settings, candidates)
-    value = {"name": choice.name, "measured_ms": choice.measured_ms, "excluded": choice.excluded}
-    cache.write_entry(key, value)
-    return policy, choice
+    """Build and measure the candidates, and remember the choice under a key.
 
-
-def _best(trial: ParityTrial, settings: EngineSettings, candidates: Sequence[Candidate]) -> tuple[Policy, EngineChoice]:
-    """Build and measure the candidates; the first one that can be used stays unless another is clearly faster."""
-    usable, excluded = build_all(candidates, trial, settings)
+    The first one that can be used stays unless another is clearly faster.
+    """
+    usable: dict[str, Policy] = {}
+    excluded: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            usable[candidate.label] = build(candidate, trial, settings)
+        except Exception as error:  # another engine drives then
+            if settings.engine != "auto" and is_out_of_memory(error):
+                raise
+            excluded[candidate.label] = reason_of(error)
     if not usable:
         raise EngineError(f"{'; '.join(excluded.values())}; use 'auto' or '{trial.policy.engine_name}'")
-    measured_ms = measure(usable, trial) if len(usable) > 1 else {}
-    best = min(usable, key=lambda one: measured_ms.get(one.candidate.label, 0.0))
-    label, first = best.candidate.label, usable[0].candidate.label
-    if label != first and measured_ms[label] > (1.0 - LEAST_GAIN) * measured_ms[first]:
-        best, label = usable[0], first
-    return best.policy, EngineChoice(label, trial.robots, measured_ms, excluded)
+    first = best = next(iter(usable))
+    measured_ms: dict[str, float] = {}
+    if len(usable) > 1:
+        measured_ms = measure(usable, trial)
+        fastest = min(usable, key=measured_ms.__getitem__)
+        if measured_ms[fastest] <= (1.0 - LEAST_GAIN) * measured_ms[first]:
+            best = fastest
+    if key is not None:
+        cache.write_entry(key, {"name": best, "measured_ms": measured_ms, "excluded": excluded})
+    return usable[best], EngineChoice(best, trial.robots, measured_ms, excluded)
 
 
 def without_engine(choice: EngineChoice, policy: Policy, error: Exception) -> EngineChoice:
@@ -225,40 +219,10 @@ def all_candidates(policy: Policy, settings: EngineSettings) -> Iterator[Candida
                 yield candidate
 
 
-def build_all(
-    candidates: Sequence[Candidate], trial: ParityTrial, settings: EngineSettings
-) -> tuple[list[Measurement], dict[str, str]]:
-    """Build the candidates and compare them with the policy.
-
-    Returns
-    -------
-    tuple
-        The engines that act as the policy does, and the reason by label for each other one.
-    """
-    usable: list[Measurement] = []
-    excluded: dict[str, str] = {}
-    for candidate in candidates:
-        try:
-            usable.append(build(candidate, trial, settings))
-        except Exception as error:  # another engine drives then
-            if settings.engine != "auto" and is_out_of_memory(error):
-                raise
-            excluded[candidate.label] = reason_of(error)
-    return usable, excluded
-
-
-def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Measurement:
-    """Build one engine and compare it with the policy.
-
-    Raises
-    ------
-    EngineError
-        If it does not act as the policy does.
-    Exception
-        If it cannot be built or run.
-    """
+def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Policy:
+    """Build one engine; raises EngineError if it does not act as the policy does, other exceptions if it cannot run."""
     if candidate == Candidate(trial.policy.engine_name):
-        return Measurement(candidate, trial.policy)
+        return trial.policy
     built = make(candidate, trial, settings)
     error = trial.error(built)
     tolerance = TOLERANCES[candidate.precision]
@@ -266,39 +230,26 @@ def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) ->
         raise EngineError("it takes other choices than the policy")
     if not error <= tolerance:
         raise EngineError(f"it differs by {error:.1e} of the action range from the policy, allowed is {tolerance:g}")
-    return Measurement(candidate, built)
+    return built
 
 
 def make(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Policy:
-    """Build one engine.
-
-    Raises
-    ------
-    Exception
-        If it cannot be built.
-    """
+    """Build one engine, without a comparison; raises any exception if it cannot be built."""
     images, precision = trial.channels_last, candidate.precision
     request = EngineRequest(trial.policy, trial.robots, trial.observations, images, settings, precision)
     return ENGINES[candidate.engine].build(request)
 
 
-def measure(usable: Sequence[Measurement], trial: ParityTrial) -> dict[str, float]:
+def measure(usable: Mapping[str, Policy], trial: ParityTrial) -> dict[str, float]:
     """Return the shortest time in milliseconds of one inference by label; the engines take turns."""
-    calls = {one.candidate.label: one_call(one.policy, trial) for one in usable}
-    once_s = 0.0
-    for call in calls.values():
-        for _ in range(WARM_UP_RUNS):
-            started = time.perf_counter()
-            call()
-        once_s += time.perf_counter() - started
+    calls = {label: one_call(policy, trial) for label, policy in usable.items()}
+    once_s = sum(timeit.repeat(call, repeat=WARM_UP_RUNS, number=1)[-1] for call in calls.values())
     runs = int(np.clip(BUDGET_S / max(once_s, 1e-6), LEAST_RUNS, MOST_RUNS))
     # Other load of the machine only makes an inference longer.
     shortest_s = dict.fromkeys(calls, np.inf)
     for _ in range(runs):
         for label, call in calls.items():
-            started = time.perf_counter()
-            call()
-            shortest_s[label] = min(shortest_s[label], time.perf_counter() - started)
+            shortest_s[label] = min(shortest_s[label], timeit.timeit(call, number=1))
     return {label: shortest * 1e3 for label, shortest in shortest_s.items()}
 
 
@@ -323,11 +274,11 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1 if isinstance(error, torch.jit.Error) else 0][:400]}"
 
 
-def _remembered(key: Mapping[str, Any], candidates: Sequence[Candidate]) -> EngineChoice | None:
+def _remembered(key: Mapping[str, Any], candidates: Collection[str]) -> EngineChoice | None:
     """Return the choice in the cache, None without one that can be used."""
     entry = cache.read_entry(key)
     try:
-        if entry is None or entry["name"] not in [candidate.label for candidate in candidates]:
+        if entry is None or entry["name"] not in candidates:
             return None
         measured_ms = {str(name): float(ms) for name, ms in entry["measured_ms"].items()}
         excluded = {str(name): str(reason) for name, reason in entry["excluded"].items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from policy_node.config.schema import ConfigurationError
-from policy_node.engines.captured import CapturedPolicy, capture
+from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
 from policy_node.sensing.batch import ObservationBatch
 
@@ -44,23 +44,18 @@ class CommandLimits(Protocol):
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
     ) -> torch.Tensor:
-        """Limit the commands.
+        """Return the limited commands `[robots, components + 2]` float64.
 
         Parameters
         ----------
         commands
             `[robots, components]`.
         previous
-            `[robots, components]` float64: what was sent last; NaN where nothing was.
+            `[robots, components]` float64: the commands that were sent last; NaN where nothing was.
         start
             `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
         ramp
             `[robots]` float64: share of the ramp that has passed, 0 to 1.
-
-        Returns
-        -------
-        torch.Tensor
-            `[robots, components + 2]` float64.
         """
 
 
@@ -83,25 +78,10 @@ class Inferred(NamedTuple):
 class Inference:
     """Runs a policy between its observations and its commands, for all robots at once.
 
-    Parameters
-    ----------
-    policy
-        The policy, on its device.
-    batch
-        Its observations.
-    command_map
-        From actions to commands.
-    limits
-        Limits of the commands.
-    robots
-        Number of rows.
-
     Attributes
     ----------
     batch
         Where the newest readings are staged.
-    policy
-        The policy.
     components
         Numbers of one command.
     safe_command
@@ -119,18 +99,12 @@ class Inference:
         self._is_limited = limits.is_needed
         recorded = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
-        self._program = DeviceProgram(source, batch, command_map, limits, robots, static=recorded)
-        self._link: DeviceLink | None = None
-        if recorded or policy.device.type == "cuda":
-            self._link = DeviceLink(self._program, robots, self.components, policy.device, recorded)
+        self._program = DeviceProgram(source, batch, command_map, limits, robots, recorded)
 
     def warm_up(self) -> None:
         """Run the whole batch on example observations, so that the first tick takes as long as later ones.
 
-        Raises
-        ------
-        Exception
-            Any exception of the policy on its own example observations.
+        Raises any exception of the policy on its own example observations.
         """
         rng = np.random.default_rng(0)
         everything = np.ones(self._robots, bool)
@@ -159,34 +133,27 @@ class Inference:
             When its commands have another number of components; nothing is changed then.
         """
         if other.components != self.components:
-            raise ConfigurationError(
-                [
-                    f"policy.path: the new policy's commands have {other.components} components, those of the present "
-                    f"one {self.components}; clean up the node, then configure it with the new policy"
-                ]
-            )
+            found = f"the new policy's commands have {other.components} components, those of the present one"
+            remedy = "clean up the node, then configure it with the new policy"
+            raise ConfigurationError([f"policy.path: {found} {self.components}; {remedy}"])
         continues = self.batch.is_like(other.batch)
         if continues:
             with torch.inference_mode():
                 other.batch.take_over(self.batch)
         self.policy, self.batch, self.safe_command = other.policy, other.batch, other.safe_command
-        self._program, self._link, self._is_limited = other._program, other._link, other._is_limited
+        self._program, self._is_limited = other._program, other._is_limited
         return continues
 
     def __call__(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> Inferred:
         """Run the policy on the staged rows.
 
-        Parameters
-        ----------
-        fresh_start
-            `[robots]` bool: robots whose histories and memories start again.
-        previous, start, ramp
-            See `CommandLimits`.
+        `fresh_start` `[robots]` bool marks the robots whose histories and memories start again; the other arguments are
+        those of `CommandLimits`.
         """
         with torch.inference_mode():
             self.batch.upload()
-            if self._link is not None:
-                numbers = self._link(fresh_start, previous, start, ramp)
+            if self._program.has_transfers:
+                numbers = self._program.transfer(fresh_start, previous, start, ramp)
             else:
                 restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
                 numbers = self._program(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
@@ -197,15 +164,11 @@ class Inference:
 
 
 class DeviceProgram:
-    """The part of a tick between upload and download; it waits for nothing.
+    """The part of a tick between the staged rows and the commands.
 
-    Parameters
-    ----------
-    policy, batch, command_map, limits, robots
-        As in `Inference`.
-    static
-        Whether buffers that are kept from tick to tick stay at their place in memory, so that a tick can be recorded
-        and repeated.
+    On a GPU, or if it is recorded, controls go to the device and commands back with one transfer each way and one wait.
+    If it is recorded, buffers that are kept from tick to tick stay at their place in memory, and the first tick becomes
+    a CUDA graph that the later ones repeat.
     """
 
     def __init__(
@@ -215,15 +178,28 @@ class DeviceProgram:
         command_map: CommandMap,
         limits: CommandLimits,
         robots: int,
-        static: bool,
+        recorded: bool,
     ) -> None:
         self._policy = policy
         self._batch = batch
         self._command_map = command_map
         self._limits = limits
         self._robots = robots
-        self._static = static
+        self._recorded = recorded
         self._memory = policy.initial_state(robots)
+        self._device = policy.device
+        self._pinned = self._device.type == "cuda"
+        self.has_transfers = recorded or self._pinned
+        if self.has_transfers:
+            components = command_map.components
+            # previous, start, ramp, restart
+            self._columns = np.cumsum([components, components, 1])
+            columns = 2 * components + 2
+            self._host_controls = torch.zeros((robots, columns), dtype=torch.float64, pin_memory=self._pinned)
+            self._controls = torch.zeros((robots, columns), dtype=torch.float64, device=self._device)
+            self._rows = self._host_controls.numpy()
+        self._host_result: torch.Tensor | None = None
+        self._repeat: Callable[[], torch.Tensor] | None = None
 
     def forget(self) -> None:
         """Start the memories of all robots again."""
@@ -232,19 +208,10 @@ class DeviceProgram:
     def __call__(
         self, restart: torch.Tensor | None, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
     ) -> torch.Tensor:
-        """Run the tick; to be called in inference mode.
+        """Run the tick in inference mode, with arguments on the device; this waits for nothing.
 
-        Parameters
-        ----------
-        restart
-            `[robots]` bool: robots whose histories and memories start again; None: no robot's.
-        previous, start, ramp
-            See `CommandLimits`; on the device.
-
-        Returns
-        -------
-        torch.Tensor
-            `[robots, components]`, with limits the result of `CommandLimits`; NaN where an action was not usable.
+        `restart` `[robots]` bool marks the robots whose histories and memories start again; None: none. The result is
+        `[robots, components]`, with limits that of `CommandLimits`; NaN where an action was not usable.
         """
         observations = self._batch.step(restart)
         memory = self._memory
@@ -259,49 +226,10 @@ class DeviceProgram:
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
         return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
 
-    def _keep(self, memory: State) -> None:
-        if not self._static:
-            self._memory = memory
-        elif self._memory is not None and memory is not None:
-            for name, part in self._memory.items():
-                part.copy_(memory[name])
+    def transfer(self, restart: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+        """Run the tick with arguments on the host, after the uploads of the batch were started.
 
-
-class DeviceLink:
-    """Brings controls to a device and commands back: one transfer each way, and one wait.
-
-    Parameters
-    ----------
-    program
-        Runs between the transfers.
-    robots, components
-        Of the commands.
-    device
-        Where the program runs.
-    recorded
-        Whether the program, which is then static, is recorded as a CUDA graph at the first call and repeated.
-    """
-
-    def __init__(
-        self, program: DeviceProgram, robots: int, components: int, device: torch.device, recorded: bool
-    ) -> None:
-        self._program = program
-        self._device = device
-        self._recorded = recorded
-        pinned = device.type == "cuda"
-        # previous, start, ramp, restart
-        columns = 2 * components + 2
-        self._host_controls = torch.zeros((robots, columns), dtype=torch.float64, pin_memory=pinned)
-        self._controls = torch.zeros((robots, columns), dtype=torch.float64, device=device)
-        self._rows = self._host_controls.numpy()
-        self._columns = np.cumsum([components, components, 1])
-        self._host_result: torch.Tensor | None = None
-        self._repeat: Callable[[], torch.Tensor] | None = None
-
-    def __call__(self, restart: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
-        """Run the program, after the uploads of the batch were started.
-
-        The arguments are those of `DeviceProgram`. The result is float64 and valid until the next call.
+        The result is float64 and valid until the next call.
         """
         first, second, third = self._columns
         self._rows[:, :first] = previous
@@ -310,17 +238,23 @@ class DeviceLink:
         self._rows[:, third] = restart
         self._controls.copy_(self._host_controls, non_blocking=True)
         if self._repeat is None:
-            self._repeat = capture(self._run, self._device) if self._recorded else self._run
+            self._repeat = capture(self._on_controls, self._device) if self._recorded else self._on_controls
         result = self._repeat()
         if self._host_result is None:
-            pinned = self._device.type == "cuda"
-            self._host_result = torch.empty(result.shape, dtype=result.dtype, pin_memory=pinned)
+            self._host_result = torch.empty(result.shape, dtype=result.dtype, pin_memory=self._pinned)
         self._host_result.copy_(result, non_blocking=True)
-        if self._device.type == "cuda":
+        if self._pinned:
             torch.cuda.current_stream(self._device).synchronize()
         return self._host_result.numpy()
 
-    def _run(self) -> torch.Tensor:
+    def _on_controls(self) -> torch.Tensor:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
         # Only a contiguous tensor leaves the device without a copy that waits.
-        return self._program(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
+        return self(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
+
+    def _keep(self, memory: State) -> None:
+        if not self._recorded:
+            self._memory = memory
+        elif self._memory is not None and memory is not None:
+            for name, part in self._memory.items():
+                part.copy_(memory[name])

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The parts that engines share: record a policy's network, and run a policy by what was recorded."""
+"""Record a policy's network, and run a policy by the recorded network."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 class EnginePolicy(WrappedPolicy):
-    """A policy whose computation an engine runs.
+    """A policy whose computation an engine runs, for a fixed number of robots and without masks; else it acts itself.
 
     Parameters
     ----------
-    request
-        Its policy acts itself for another number of robots, and where masks are given.
-    engine
-        Name of the engine.
     run
         The engine, on contiguous inputs in the order of `PolicyNetwork`, without the mask.
     """
@@ -56,12 +52,7 @@ class EnginePolicy(WrappedPolicy):
 def network_of(request: EngineRequest, marks_nan: bool = False) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """Return the network of a policy that can be traced, in the precision of the request, and example inputs.
 
-    Parameters
-    ----------
-    request
-        The policy and its robots.
-    marks_nan
-        See `PolicyNetwork`.
+    `PolicyNetwork` describes `marks_nan`.
     """
     policy = request.policy
     assert isinstance(policy, TorchPolicy)

@@ -25,15 +25,10 @@ _STAMP = (Struct(">iI"), Struct("<iI"))
 
 
 def body_end(raw: bytes) -> int:
-    """Check the encapsulation and return where the message ends.
+    """Check the encapsulation and return where the message ends; raises UnusableReading if it is no CDR, or empty.
 
     The deserialiser of Fast DDS reads beyond a message whose padding exceeds its length, and the process dies.
     So call this before every use of a message.
-
-    Raises
-    ------
-    UnusableReading
-        If the message is not plain CDR, or empty.
     """
     if len(raw) <= BODY_START or raw[0] != 0 or raw[1] > 1:
         raise UnusableReading(f"{len(raw)} bytes that start with '{raw[:BODY_START].hex(' ')}' are not a CDR message")
@@ -68,13 +63,7 @@ def serialise(message: Any) -> bytes:
 
 
 def deserialise(raw: bytes, message_type: Any) -> Any:
-    """Return a serialised message as an object of its generated class.
-
-    Raises
-    ------
-    UnusableReading
-        If the message is not plain CDR, cut or damaged.
-    """
+    """Return a serialised message as an object of its class; raises UnusableReading if it is no CDR, cut or damaged."""
     body_end(raw)
     try:
         return _middleware().deserialize_message(raw, message_type)

@@ -31,19 +31,7 @@ class MessageTypeError(ValueError):
 
 @dataclass(frozen=True)
 class NumericField:
-    """A number or an array of numbers inside a message.
-
-    Parameters
-    ----------
-    path
-        Dotted path from the message, such as ``pose.pose.position.x``.
-    dtype
-        Type of the numbers in the message definition.
-    size
-        How many numbers; None for a sequence, whose length each message chooses.
-    is_array
-        Whether the value is an array or sequence rather than one number.
-    """
+    """A number, or an array or sequence of numbers, at a dotted path; `size` is None where each message chooses."""
 
     path: str
     dtype: np.dtype
@@ -54,10 +42,7 @@ class NumericField:
 def message_class(type_name: str) -> MessageClass:
     """Import the Python class of a message type such as ``sensor_msgs/msg/Image``.
 
-    Raises
-    ------
-    MessageTypeError
-        If the name is misspelt, or its package is not installed.
+    Raises MessageTypeError if the name is misspelt, or its package is not installed.
     """
     remedy = "spell it package/msg/Type, as in sensor_msgs/msg/Image, and install and source its package"
     package, separator, name = type_name.partition("/msg/")
@@ -73,24 +58,15 @@ def message_class(type_name: str) -> MessageClass:
 
 
 def has_header(message_type: MessageClass) -> bool:
-    """Whether the first field of the type is a std_msgs/Header, whose stamp then leads every serialised message."""
+    """Return whether the first field of the type is a std_msgs/Header, whose stamp leads every serialised message."""
     return next(iter(message_type.get_fields_and_field_types().values()), "") == "std_msgs/Header"
 
 
 def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
     """Find the numbers at a dotted path, in the order of the definition.
 
-    Parameters
-    ----------
-    message_type
-        Class of the whole message.
-    path
-        Dotted path to a number, an array of numbers, or a message that consists of such.
-
-    Raises
-    ------
-    MessageTypeError
-        If a part of the path does not exist, with those that do, or if the path leads to something else than numbers.
+    The path leads to a number, an array of numbers, or a message that consists of such. Raises MessageTypeError if it
+    leads to something else, or a part of it does not exist.
     """
     owner, kind = message_type, ""
     for position, part in enumerate(path.split(".")):
@@ -106,7 +82,7 @@ def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
 
 
 def elements_of(kind: str) -> tuple[str, int | None] | None:
-    """Return the type of the elements of an array or a sequence and its length, None for a sequence's; else None."""
+    """Return element type and length of an array, or of a sequence (length None); None for other types."""
     for pattern in (_ARRAY, _SEQUENCE):
         match = pattern.fullmatch(kind)
         if match:

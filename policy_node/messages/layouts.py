@@ -54,40 +54,28 @@ class Layout:
     places: dict[str, Place]
 
 
-class NumberRun:
-    """Reads numbers of one type from messages of one layout.
+def number_run(
+    layout: Layout, paths: Sequence[str], order: np.ndarray | None = None
+) -> Callable[[bytes], np.ndarray] | None:
+    """Return a function that reads the numbers `[n]` at some paths from messages of a layout.
 
-    Parameters
-    ----------
-    places
-        Where they lie, in the order of the result.
-    order
-        Indices of the numbers to return, in this order; None: all.
+    `order` are the indices of the numbers to return, in this order. Without an order the function returns all. None if
+    a place is unknown, the types differ or there are no numbers.
     """
-
-    def __init__(self, places: Sequence[Place], order: np.ndarray | None = None) -> None:
-        self._dtype = places[0].dtype
-        size = self._dtype.itemsize
-        self._start = min(place.offset for place in places)
-        # All are aligned to their size.
-        indices = np.concatenate([(place.offset - self._start) // size + np.arange(place.count) for place in places])
-        if order is not None:
-            indices = indices[order]
-        self._count = int(indices.max()) + 1
-        self._indices = None if np.array_equal(indices, np.arange(self._count)) else indices
-
-    def __call__(self, raw: bytes) -> np.ndarray:
-        """Return the numbers `[n]`."""
-        numbers = np.frombuffer(raw, self._dtype, self._count, self._start)
-        return numbers if self._indices is None else numbers[self._indices]
-
-
-def number_run(layout: Layout, paths: Sequence[str], order: np.ndarray | None = None) -> NumberRun | None:
-    """Return a function that reads the numbers at `paths`; None if a place is unknown or their types differ."""
     places = [layout.places[path] for path in paths if path in layout.places]
     if len(places) != len(paths) or len({place.dtype for place in places}) != 1:
         return None
-    return NumberRun(places, order) if sum(place.count for place in places) else None
+    if not any(place.count for place in places):
+        return None
+    dtype, start = places[0].dtype, min(place.offset for place in places)
+    # All are aligned to their size.
+    indices = np.concatenate([(place.offset - start) // dtype.itemsize + np.arange(place.count) for place in places])
+    if order is not None:
+        indices = indices[order]
+    count = int(indices.max()) + 1
+    if np.array_equal(indices, np.arange(count)):
+        return lambda raw: np.frombuffer(raw, dtype, count, start)
+    return lambda raw: np.frombuffer(raw, dtype, count, start)[indices]
 
 
 def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] = ()) -> Layout | None:
@@ -95,10 +83,6 @@ def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] 
 
     Parameters
     ----------
-    message_type
-        Its class.
-    raw
-        The message.
     compared
         Paths of strings, or of sequences of them, that must be equal in all messages of the layout.
 
@@ -108,12 +92,10 @@ def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] 
         None for types with booleans or wide strings, as the deserialiser refuses some of their values, and for
         messages of more than `MAX_FIELDS` fields.
     """
-    walk = _Walk(raw, compared)
     try:
-        walk.message(message_type, "")
+        return _Walk(raw, compared).layout(message_type)
     except (_UnknownError, struct.error):
         return None
-    return walk.layout()
 
 
 class _UnknownError(Exception):
@@ -134,8 +116,9 @@ class _Walk:
         self._fixed = [(0, BODY_START)]
         self._places: dict[str, Place] = {}
 
-    def layout(self) -> Layout:
-        """Return the layout."""
+    def layout(self, message_type: MessageClass) -> Layout:
+        """Walk through the whole message and return its layout."""
+        self._message(message_type, "")
         parts, end = "=", 0
         for start, stop in self._fixed:
             parts += f"{start - end}x{stop - start}s"
@@ -143,8 +126,7 @@ class _Walk:
         shape = struct.Struct(f"{parts}{len(self._raw) - end}x")
         return Layout(len(self._raw), shape.unpack, shape.unpack(self._raw), self._places)
 
-    def message(self, message_type: MessageClass, path: str) -> None:
-        """Walk through the fields of a message at `path`."""
+    def _message(self, message_type: MessageClass, path: str) -> None:
         fields = message_type.get_fields_and_field_types()
         if not fields:
             raise _UnknownError
@@ -171,7 +153,7 @@ class _Walk:
                 for index in range(count):
                     self._field(element, f"{path}[{index}]")
         elif (owner := message_of(kind)) is not None:
-            self.message(owner, path)
+            self._message(owner, path)
         else:
             raise _UnknownError
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,25 +24,12 @@ _CHECKED = (-0.0, 5e-324, -1.7976931348623157e308, 1 / 3, 2.5)
 _CHECKED_STAMPS_NS = (0, 1_999_999_999, (2**31 - 1) * 1_000_000_000 + 999_999_999)
 
 
-class FleetEncoder(Protocol):
-    """Serialises the commands of all robots."""
-
-    def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
-        """Serialise the rows `robots` of `commands` `[robots, components]` float64, all with one stamp."""
+# Serialises the rows `robots` of commands `[robots, components]` float64, all with one stamp in nanoseconds.
+FleetEncoder: TypeAlias = Callable[[np.ndarray, Sequence[int], int], list[bytes]]
 
 
 class Template(NamedTuple):
-    """A message of an encoder, and where the numbers and the stamp lie in it.
-
-    Attributes
-    ----------
-    message
-        The serialised message.
-    offsets
-        Of each component, a float64.
-    stamp_offset
-        Of the seconds and the nanoseconds after them, four bytes each; None without a stamp.
-    """
+    """A serialised message, and the offsets of its components (float64) and of its stamp (two numbers of 4 bytes)."""
 
     message: bytes
     offsets: tuple[int, ...]
@@ -61,15 +48,7 @@ class TypedMessages:
 
 
 class PatchedMessages:
-    """Writes numbers and stamp into the messages of all robots at once.
-
-    Parameters
-    ----------
-    template
-        Of the messages.
-    robots
-        How many there are.
-    """
+    """Writes numbers and stamp into the messages of all robots at once."""
 
     def __init__(self, template: Template, robots: int) -> None:
         size = len(template.message)
@@ -100,14 +79,9 @@ def fleet_encoder(encoder: CommandEncoder, robots: int) -> FleetEncoder:
 
 
 def find_template(encoder: CommandEncoder) -> Template | None:
-    """Find where numbers and stamp lie in the messages of an encoder.
+    """Find where numbers and stamp lie in messages; None if patched ones would differ from those of the encoder.
 
     Messages are not compared byte by byte, as the bytes in the gaps before aligned values are arbitrary.
-
-    Returns
-    -------
-    Template | None
-        None if patched messages would differ from those of the encoder.
     """
     components = encoder.components
 

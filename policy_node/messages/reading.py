@@ -32,18 +32,20 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class ReadingChoices:
-    """What parameters choose from a message; empty where nothing is chosen.
+    """The choices that parameters make from a message; empty where nothing is chosen.
 
     Attributes
     ----------
     field
-        Position, velocity or effort of a JointState; for other types the dotted path to numbers.
+        Position, velocity or effort of a JointState; for other types the dotted path to a number, an array of numbers,
+        or a message of only numbers, which is flattened in the order of its definition.
     fields
-        Several such paths instead of `field`.
+        Several such paths, one after the other, instead of `field`.
     joints
-        Joints of a JointState, in this order.
+        Joints of a JointState, in the order that the policy wants; without them all, in the order of each message.
     encoding
-        Encoding of the images that the policy was trained on.
+        Encoding of the images that the policy was trained on, a key of `ENCODINGS`; without it the first that fits the
+        channels and dtype. Messages of another colour encoding are converted, and images of another size resized.
     """
 
     field: str = ""

@@ -1,10 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Make the decoders of readings and the encoders of commands.
-
-`reading_decoder` and `command_encoder` find the record of a message type in its registry, and check everything that
-can be known before the first message.
-"""
+"""Make the decoders of readings and the encoders of commands, and check them before the first message."""
 
 from __future__ import annotations
 
@@ -26,12 +22,7 @@ class ReadingDecoder:
     """Decodes the serialised messages of one observation; made by `reading_decoder`.
 
     It keeps nothing of a robot, so one decoder serves all robots of a fleet. Several threads may use it at once only
-    if it is `parallel`.
-
-    Attributes
-    ----------
-    parallel
-        Whether decoding takes long and releases the interpreter lock, as that of compressed images.
+    if it is `parallel`, see `Reader`.
     """
 
     def __init__(self, message_type: MessageClass, topic: str, read: Reader) -> None:
@@ -44,8 +35,7 @@ class ReadingDecoder:
     def stamp_ns(self, raw: bytes) -> int | None:
         """Return the header stamp of a serialised message in nanoseconds.
 
-        None for a type without a header, whose readings are stamped with the time of their publishing, and for a
-        message that is cut before the stamp, which `decode` then refuses.
+        None for a type without a header, and for a message that is cut before the stamp, which `decode` then refuses.
         """
         return header_stamp_ns(raw) if self._has_header else None
 
@@ -55,14 +45,14 @@ class ReadingDecoder:
         Parameters
         ----------
         raw
-            The message as the middleware delivers it (CDR); its content is not trusted.
+            The message in CDR; its content is not trusted.
         out
             C-contiguous array of the shape and dtype of the spec; unchanged when the message is unusable.
 
         Raises
         ------
         UnusableReading
-            If the message is damaged or does not fit the spec; names the topic, what was found and what is allowed.
+            If the message is damaged or does not fit the spec.
         """
         try:
             self._read(raw, out)
@@ -91,22 +81,13 @@ def reading_decoder(
         One frame: `[height, width, channels]` for images, `[n]` for all else.
     topic
         Named in errors.
-    field
-        Position, velocity or effort of a JointState; for other types the dotted path to a number, an array of numbers,
-        or a message of only numbers, which is flattened in the order of its definition.
-    fields
-        Several such paths, one after the other, instead of `field`.
-    joints
-        Joints of a JointState, in the order that the policy wants; empty for all, in the order of each message.
-    encoding
-        Encoding of the images that the policy was trained on, a key of `policy_node.messages.encodings.ENCODINGS`;
-        empty to choose by channels and dtype. Messages of another colour encoding are converted, and images of another
-        size resized.
+    field, fields, joints, encoding
+        See `ReadingChoices`.
 
     Raises
     ------
     MessageTypeError
-        If the type does not fit `spec`; names the topic, the observation, what was found, what is allowed and a remedy.
+        If the type does not fit `spec`.
     """
     choices = ReadingChoices(field, tuple(fields), tuple(joints), encoding)
     kind = type_named(type_name)
@@ -123,10 +104,7 @@ def reading_decoder(
 def reading_size(type_name: str, field: str = "", fields: Sequence[str] = (), joints: Sequence[str] = ()) -> int | None:
     """Return how many numbers a message of a type gives, read as by `reading_decoder`; None if each message chooses.
 
-    Raises
-    ------
-    MessageTypeError
-        If the type cannot be read like that.
+    Raises MessageTypeError if the type cannot be read like that.
     """
     choices = ReadingChoices(field, tuple(fields), tuple(joints))
     kind = type_named(type_name)
@@ -144,29 +122,12 @@ def command_encoder(
     frame_id: str = "",
     time_from_start_s: float,
 ) -> CommandEncoder:
-    """Make the encoder that turns commands into messages of a type.
-
-    Parameters
-    ----------
-    type_name
-        A type with a record in `policy_node.messages.commands`, such as ``geometry_msgs/msg/Twist``.
-    components
-        How many numbers a command has.
-    fields
-        The field of each component in a Twist or TwistStamped, such as ``linear.x``.
-    joints
-        The joint of each component in a JointState or JointTrajectory.
-    field
-        The commanded field of a JointState: position, velocity or effort.
-    frame_id
-        Frame of the types with a header.
-    time_from_start_s
-        When the point of a JointTrajectory is to be reached, in seconds.
+    """Make the encoder that turns commands into messages of a type; `CommandChoices` describes the parameters.
 
     Raises
     ------
     MessageTypeError
-        If the type has no record, or fields or joints do not fit it; says what was found, what is allowed and a remedy.
+        If the type has no record in `policy_node.messages.commands`, or fields or joints do not fit it.
     """
     kind = COMMANDS.get(type_name)
     if kind is None:

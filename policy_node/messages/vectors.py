@@ -1,14 +1,12 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read the numbers of messages into vectors.
-
-The first message of each shape is deserialised; of later ones only the numbers are read, see `layouts`.
-"""
+"""Read the numbers of messages into vectors."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,57 +24,53 @@ MAX_LAYOUTS = 64
 ReadNumbers: TypeAlias = Callable[[bytes], np.ndarray]
 
 
-class NumberSource(Protocol):
-    """Finds the numbers in messages of one type."""
+class NumberSource(ABC):
+    """Finds the numbers in messages of one type.
 
-    @property
-    def dtypes(self) -> Sequence[np.dtype]:
-        """Types of the numbers in the definition of the message."""
+    Attributes
+    ----------
+    dtypes
+        Types of the numbers in the definition of the message.
+    size
+        Count of the numbers in every message; None if each message chooses.
+    compared
+        Paths of the strings that decide where the numbers are.
+    """
 
-    @property
-    def size(self) -> int | None:
-        """How many numbers every message has; None if each message chooses."""
+    dtypes: Sequence[np.dtype]
+    size: int | None
+    compared: Sequence[str] = ()
 
+    @abstractmethod
     def numbers(self, message: Any) -> np.ndarray:
         """Return the numbers of a message, `[n]` of any dtype; raises `UnusableReading`."""
 
+    @abstractmethod
     def label(self, message: Any, index: int) -> str:
-        """Return which number of a message that is, as in ``effort of joint 'touch_3'``."""
+        """Return the name of a number in a message, as in ``effort of joint 'touch_3'``."""
 
     def remedy(self, message: Any) -> str:
         """Return how to choose from a message of too many numbers, after a semicolon; empty if one cannot choose."""
-
-    @property
-    def compared(self) -> Sequence[str]:
-        """Paths of the strings that decide where the numbers are."""
+        return ""
 
     def located(self, layout: Layout) -> ReadNumbers | None:
-        """Return a function that reads the same numbers from messages of a layout, that of the last message read.
+        """Return a function that reads the same numbers from messages of the layout of the last message read.
 
-        None if their places are not known.
+        By default None: their places are not known.
         """
+        return None
 
 
 class VectorReader:
-    """Reads the numbers of one message into a vector.
+    """Reads the numbers of one message into a vector `[n]`.
 
     The first message of each shape is deserialised; from later ones of that shape only the numbers are read, at the
     places found in the first. Every unusual message goes to the deserialiser, which alone refuses messages.
 
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    source
-        Where its numbers are.
-    spec
-        One frame, `[n]`.
-
     Raises
     ------
     MessageTypeError
-        If the numbers cannot be cast to the dtype of `spec` without changing their kind, or their count is known and
-        differs from that of `spec`.
+        If the numbers cannot be cast to the dtype of the spec without changing their kind, or their count differs.
     """
 
     parallel = False
@@ -167,7 +161,7 @@ def _limits(dtype: np.dtype) -> tuple[Any, Any]:
 
 
 def _may_be_located(dtypes: Sequence[np.dtype], low: Any, high: Any) -> bool:
-    """Whether numbers of all these types can be judged without a look at each: floats, or integers within limits."""
+    """Return whether numbers of all these types are within the limits: floats, or integers of a narrower range."""
     return all(
         dtype.kind == "f" or (dtype.kind in "iu" and np.iinfo(dtype).min >= low and np.iinfo(dtype).max <= high)
         for dtype in dtypes

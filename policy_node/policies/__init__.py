@@ -8,9 +8,8 @@ One module of `formats` reads each file format. This room knows tensors and file
 from __future__ import annotations
 
 from policy_node.policies.contract import Observations, Policy, PolicyError, State, WrappedPolicy
-from policy_node.policies.devices import select_device
 from policy_node.policies.interface import PolicyInterface
-from policy_node.policies.loading import load_policy
+from policy_node.policies.loading import load_policy, select_device
 
 __all__ = [
     "Observations",

@@ -8,6 +8,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 from policy_node.policies.contract import PolicyError
 
@@ -18,16 +19,7 @@ MAX_GROWTH = 100
 
 
 def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, bytes]:
-    """Read some members of an archive.
-
-    Parameters
-    ----------
-    content
-        The whole archive.
-    names
-        The members to read; missing ones are left out.
-    path
-        Of the archive, for errors.
+    """Read some members of an archive by name, without the missing ones; `path` serves errors.
 
     Raises
     ------
@@ -52,7 +44,7 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
 
 
 def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) -> None:
-    """Refuse archives that no program writes that saves policies."""
+    """Refuse archives with too many or too large members, and with doubled, encrypted or outside ones."""
     if len(members) > MAX_MEMBERS:
         _refuse(path, f"it has {len(members)} members, allowed are {MAX_MEMBERS}")
     names = [member.filename for member in members]
@@ -73,5 +65,5 @@ def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) ->
         _refuse(path, f"its members unpack to {total} bytes together, allowed are {limit}")
 
 
-def _refuse(path: str, reason: str) -> None:
+def _refuse(path: str, reason: str) -> NoReturn:
     raise PolicyError(f"policy file '{path}' is refused: {reason}; get it again from somebody whom you trust")

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import io
 import json
 import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,14 +75,8 @@ _ALLOWED_ELEMENTS = 2**20
 _ALTERNATIVES = "export it with --format onnx or torchscript instead, or use the classes of Stable-Baselines3"
 
 
-def bundle_to_bytes(source: ExportSource) -> bytes:
-    """Return a policy as a bundle.
-
-    Raises
-    ------
-    PolicyError
-        If the policy uses a class that data cannot describe.
-    """
+def write_bundle(source: ExportSource, output: Path) -> None:
+    """Write a policy as a bundle; raises PolicyError if it uses a class that data cannot describe."""
     from safetensors.torch import save
 
     saved, spec, path = source.saved, source.policy.spec, source.path
@@ -113,21 +107,16 @@ def bundle_to_bytes(source: ExportSource) -> bytes:
         "sha256": {key: hashlib.sha256(content).hexdigest() for key, content in members.items()},
     }
     text = json.dumps({**data, "description_sha256": _description_hash(data)}, indent=1, allow_nan=False)
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
         for member, content in {DESCRIPTION: text.encode(), **members}.items():
             # Without the time, so that the same policy gives the same file.
             archive.writestr(zipfile.ZipInfo(member), content)
-    return stream.getvalue()
 
 
 def load_bundle(file: PolicyFile) -> Sb3Policy:
     """Make the policy of a bundle; nothing in it is run.
 
-    Raises
-    ------
-    PolicyError
-        If the bundle is damaged, was changed, or does not act as it did when it was exported.
+    Raises PolicyError if it is damaged, was changed, or does not act as it did when it was exported.
     """
     data, members = _read(file)
     golden = golden_from_bytes(members[GOLDEN], file.path)
@@ -263,13 +252,7 @@ def _from_json(value: Any) -> Any:
 
 
 class _LimitedAllocation(TorchFunctionMode):
-    """Refuses to make a network much larger than its weights, as the arguments in a bundle may ask for.
-
-    Parameters
-    ----------
-    elements
-        Elements of all parameters together that may be made.
-    """
+    """Refuses to make parameters of more elements than allowed, as the arguments in a bundle may ask for."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()

@@ -7,15 +7,15 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
 from policy_node.config.specs import PolicySpec
 from policy_node.policies.precision import full_precision
-from policy_node.policies.rows import torch_dtype, where_rows
 
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
@@ -36,17 +36,12 @@ class Policy(ABC):
 
     Rows never influence each other: a row of NaN gives an unusable action in that row only.
 
-    Parameters
-    ----------
-    spec
-        What the policy takes, remembers and gives.
-    device
-        Where it runs.
-
     Attributes
     ----------
+    spec
+        Inputs, memory and outputs.
     engine_name
-        What runs the policy, as `policy.engine` names it.
+        Name of the engine that runs the policy, as in `policy.engine`.
     golden
         The golden vectors of the file; None for a file without.
     """
@@ -60,13 +55,7 @@ class Policy(ABC):
         self._expected = {key: (torch_dtype(array.dtype), array.shape) for key, array in spec.observations.items()}
 
     def initial_state(self, robots: int) -> State:
-        """Return the memory of robots that have seen nothing yet; by default zeros.
-
-        Returns
-        -------
-        State
-            For the first call; None for a policy without memory.
-        """
+        """Return the memory of robots that have seen nothing yet, by default zeros; None for a policy without one."""
         return {
             name: torch.zeros((robots, *array.shape), dtype=torch_dtype(array.dtype), device=self.device)
             for name, array in self.spec.memory.items()
@@ -173,25 +162,13 @@ class Policy(ABC):
 
 
 class TorchPolicy(Policy):
-    """A policy whose `act` consists of operations of PyTorch alone, so that engines can trace it.
-
-    Attributes
-    ----------
-    modules
-        Everything that holds parameters.
-    """
+    """A policy whose `act` is traceable: it consists of operations of PyTorch on parameters in `modules`."""
 
     modules: Sequence[nn.Module]
 
 
 class WrappedPolicy(Policy):
-    """A policy that acts through another one, whose spec, device and memory it shares.
-
-    Parameters
-    ----------
-    source
-        The other policy.
-    """
+    """A policy that acts through another one, its `source`, whose spec, device and memory it shares."""
 
     def __init__(self, source: Policy) -> None:
         super().__init__(source.spec, source.device)
@@ -207,8 +184,36 @@ class WrappedPolicy(Policy):
         return self.source.reset(state, rows)
 
 
+def where_rows(rows: torch.Tensor, tensor: torch.Tensor, other: torch.Tensor | float) -> torch.Tensor:
+    """Take the chosen rows of `tensor` and the others of `other`; `rows` is `[robots]` bool."""
+    return torch.where(rows.view(-1, *[1] * (tensor.ndim - 1)), tensor, other)
+
+
+def rows_without_nan(tensors: Iterable[torch.Tensor]) -> torch.Tensor | None:
+    """Return `[robots]` bool, true for robots without NaN; None where no tensor can hold NaN."""
+    # A tensor with one number for each robot has no further axis.
+    spoiled = [tensor[:, None].flatten(1).isnan().any(dim=1) for tensor in tensors if tensor.is_floating_point()]
+    return ~torch.stack(spoiled).any(dim=0) if spoiled else None
+
+
+def mark_rows(usable: torch.Tensor, actions: torch.Tensor, memory: Tensors) -> tuple[torch.Tensor, Tensors]:
+    """Set the actions of unusable rows to NaN, or to -1 for choices, and the floating-point part of the memory to NaN.
+
+    Some engines do not pass NaN on: they take the larger of NaN and 0 to be 0.
+    """
+    marked = {
+        name: where_rows(usable, part, torch.nan) if part.is_floating_point() else part for name, part in memory.items()
+    }
+    return where_rows(usable, actions, torch.nan if actions.is_floating_point() else -1), marked
+
+
+def torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Return the dtype of tensors for a dtype of NumPy."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
 def warn(text: str) -> None:
-    """Warn in the name of the code outside of this package that called it."""
+    """Issue a warning that points to the caller outside of this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("policy_node."):
         frame, level = frame.f_back, level + 1

@@ -29,20 +29,7 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
 
 
 def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
-    """Return a spec that `spec_to_json` wrote.
-
-    Parameters
-    ----------
-    data
-        From JSON.
-    sha256
-        Of the file that holds it.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If it is not of that form.
-    """
+    """Return a spec that `spec_to_json` wrote; raises ValueError, KeyError or TypeError if it is not of that form."""
     observations, memory = (
         {array.name: array for array in map(_spec_from_json, data[part])} for part in ("observations", "memory")
     )
@@ -61,13 +48,7 @@ def array_to_json(array: Any) -> dict[str, Any]:
 
 
 def array_from_json(data: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype, np.ndarray, np.ndarray]:
-    """Return shape, dtype, low and high that `array_to_json` wrote.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If it is not of that form.
-    """
+    """Return shape, dtype, low and high that `array_to_json` wrote; raises as `spec_from_json`."""
     shape, name = shape_from_json(data["shape"]), data["dtype"]
     if name not in DTYPES:
         raise ValueError(f"the dtype is {name!r}; allowed are {', '.join(DTYPES)}")
@@ -110,23 +91,14 @@ def _action_from_json(data: Mapping[str, Any]) -> ActionSpec:
 
 def _bound_to_json(bound: np.ndarray) -> Any:
     """Return one number where all are the same, with words for infinities, which JSON lacks."""
-
-    def words(part: Any) -> Any:
-        if isinstance(part, list):
-            return [words(item) for item in part]
-        return str(part) if isinstance(part, float) and not math.isfinite(part) else part
-
-    same = bound.size > 0 and bool(np.all(bound == bound.flat[0]))
-    return words(bound.flat[0].item() if same else bound.tolist())
+    is_same = bound.size > 0 and bool(np.all(bound == bound.flat[0]))
+    numbers = [bound.flat[0].item()] if is_same else bound.ravel().tolist()
+    words = [str(part) if isinstance(part, float) and not math.isfinite(part) else part for part in numbers]
+    return words[0] if is_same else np.array(words, object).reshape(bound.shape).tolist()
 
 
 def _bound_from_json(data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    def numbers(part: Any) -> Any:
-        if isinstance(part, list):
-            return [numbers(item) for item in part]
-        return float(part) if isinstance(part, str) else part
-
-    values = np.array(numbers(data)).astype(dtype)
+    values = np.array(data).astype(dtype)
     if values.ndim and values.shape != shape:
         raise ValueError(f"a bound has the shape {list(values.shape)}, its array {list(shape)}")
     return np.broadcast_to(values, shape)

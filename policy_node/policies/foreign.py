@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
-from policy_node.policies.contract import Policy, PolicyError, State, Tensors, warn
+from policy_node.policies.contract import Policy, PolicyError, State, Tensors, rows_without_nan, warn, where_rows
 from policy_node.policies.formats import PolicyFile
-from policy_node.policies.networks import Network
-from policy_node.policies.pairing import array_spec, misfit, pair_network
+from policy_node.policies.pairing import Network, array_spec, misfit, pair_network
 from policy_node.policies.precision import full_precision
-from policy_node.policies.rows import rows_without_nan, where_rows
 
 STEPS = "steps_since_reset"
 
@@ -23,19 +21,7 @@ STEPS = "steps_since_reset"
 class ForeignPolicy(Policy):
     """A policy of any trainer, whose interface the configuration describes.
 
-    Parameters
-    ----------
-    network
-        The network of the file.
-    algorithm
-        For the spec.
-    file
-        The file.
-
-    Raises
-    ------
-    PolicyError
-        If the network and the interface of the file do not fit each other, or the network cannot be run.
+    Raises PolicyError if the network and the interface of the file do not fit each other, or it cannot be run.
     """
 
     def __init__(self, network: Network, algorithm: str, file: PolicyFile) -> None:
@@ -166,7 +152,8 @@ class ForeignPolicy(Policy):
         action = self._pairing.action
         if outputs[action].shape[:1] != (batch,):
             return f"its action is {list(outputs[action].shape)} for {batch} robots"
-        if any(not _alike(outputs[name], mirrored[name].flip(0)) for name in (action, *kept)):
+        pairs = [(outputs[name].double(), mirrored[name].flip(0).double()) for name in (action, *kept)]
+        if not all(torch.allclose(*pair, rtol=1e-3, atol=1e-4, equal_nan=True) for pair in pairs):
             return "robots influence each other, or the same observations give different actions"
         return ""
 
@@ -213,7 +200,3 @@ def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Te
         return torch.where(usable & (chosen >= 0) & (chosen < choices), chosen, -1)
 
     return choose
-
-
-def _alike(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return torch.allclose(first.double(), second.double(), rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -54,13 +54,13 @@ class GoldenVectors:
     masks: np.ndarray | None = None
 
 
-def record_golden(policy: Policy, seed: int = 0) -> GoldenVectors:
+def record_golden(policy: Policy) -> GoldenVectors:
     """Record golden vectors of a policy.
 
     The observations are the lowest and the highest of each key, random ones that give the lowest and the highest
     actions, so that saturated actions are among them, and other random ones. Some robots are reset in between.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     spec = policy.spec
     robots = max(2, min(MAX_ROBOTS, MAX_BYTES // (STEPS * _row_bytes(spec))))
     rows = _interesting_rows(policy, STEPS * robots, rng)
@@ -77,14 +77,10 @@ def record_run(
     masks: np.ndarray | None = None,
     layout: Layout = lambda key, tensor: tensor,
 ) -> GoldenVectors:
-    """Run a policy and keep its actions and its memory.
+    """Run a policy and keep its actions and its memory; `GoldenVectors` describes the arrays.
 
     Parameters
     ----------
-    policy
-        The policy.
-    observations, resets, masks
-        See `GoldenVectors`.
     layout
         Gives the observations of a key, on the device, the strides that they have in the node.
     """
@@ -112,13 +108,7 @@ def golden_error(policy: Policy, golden: GoldenVectors, layout: Layout = lambda 
 
 
 def check_golden(policy: Policy, golden: GoldenVectors, path: str) -> None:
-    """Refuse a policy that does not act as it did when its file was written.
-
-    Raises
-    ------
-    PolicyError
-        If the error exceeds `TOLERANCE`, or the golden vectors do not fit the policy.
-    """
+    """Raise PolicyError if a policy does not act, within `TOLERANCE`, as it did when its file was written."""
     try:
         error = golden_error(policy, golden)
     except (PolicyError, ValueError, KeyError, IndexError) as failure:
@@ -173,7 +163,7 @@ def _interesting_rows(policy: Policy, rows: int, rng: np.random.Generator) -> di
     """Return `{key: [rows, *shape]}`: extremes, then observations with extreme actions, then random ones."""
     spec = policy.spec
     count = max(rows, min(CANDIDATES, MAX_CANDIDATE_BYTES // _row_bytes(spec)))
-    pool = {key: _candidates(array, count, rng) for key, array in spec.observations.items()}
+    pool = extreme_examples(spec, count, rng)
     actions = []
     for start in range(0, count, rows):
         part = {key: torch.from_numpy(array[start : start + rows]).to(policy.device) for key, array in pool.items()}
@@ -235,13 +225,7 @@ def golden_to_bytes(golden: GoldenVectors) -> bytes:
 
 
 def golden_from_bytes(content: bytes, path: str) -> GoldenVectors:
-    """Return the golden vectors that `golden_to_bytes` wrote.
-
-    Raises
-    ------
-    PolicyError
-        If they are damaged.
-    """
+    """Return the golden vectors that `golden_to_bytes` wrote; raises PolicyError if they are damaged."""
     from safetensors.numpy import load
 
     try:

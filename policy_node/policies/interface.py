@@ -91,22 +91,9 @@ class PolicyInterface:
 
 
 def parse_memory(text: str) -> tuple[str, str, tuple[int, ...] | None]:
-    """Read a memory from the configuration.
+    """Return input, output and shape of a memory that is configured as ``input=output`` or ``input=output:1,-1,64``.
 
-    Parameters
-    ----------
-    text
-        ``input=output``, or ``input=output:1,-1,64`` with the shape, -1 for the robots.
-
-    Returns
-    -------
-    tuple
-        Names of the input and the output, and the shape, None if it is not given.
-
-    Raises
-    ------
-    PolicyError
-        If it is written in another way.
+    In the shape, -1 is the robots; it is None if it is not given. Raises PolicyError for other texts.
     """
     match = re.fullmatch(r"([^=]+)=([^=]+?)(?::(-?\d+(?:,-?\d+)*))?", text)
     if match is None:

@@ -1,18 +1,44 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Load policy files: the checks that all formats share, then the format's loader."""
+"""Load policy files: find the device, run the checks that all formats share, then the format's loader."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import replace
 
+import torch
+
 from policy_node.policies.contract import Policy, PolicyError
-from policy_node.policies.devices import select_device
 from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.vecnormalize import read_vecnormalize
+
+
+def select_device(device: str) -> torch.device:
+    """Return the device of a name, with its index if it is a GPU; `load_policy` describes the names.
+
+    Raises PolicyError if there is no such name, or no such device on this machine.
+    """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise PolicyError(f"device is '{device}'; allowed are 'auto', 'cpu', 'cuda' and 'cuda:<index>'")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PolicyError(
+            f"device is '{device}', but PyTorch {torch.__version__} finds no CUDA here; use device 'cpu' or 'auto', "
+            "or install a GPU driver and a CUDA build of PyTorch"
+        )
+    index = int(match[1]) if match[1] else torch.cuda.current_device()
+    if index >= torch.cuda.device_count():
+        raise PolicyError(
+            f"device is '{device}', but there are {torch.cuda.device_count()} CUDA devices; "
+            f"the highest allowed is 'cuda:{torch.cuda.device_count() - 1}'"
+        )
+    return torch.device("cuda", index)
 
 
 def load_policy(
@@ -105,7 +131,7 @@ def _read(path: str, kind: PolicyFormat) -> bytes:
 
 
 def _check(file: PolicyFile, kind: PolicyFormat, sha256: str | None, trusted: bool, has_statistics: bool) -> None:
-    """Refuse a file before anything in it is looked at."""
+    """Refuse a file by its hash, format, trust and options, before its content is read."""
     if sha256 is not None and sha256.lower() != file.sha256:
         raise file.error(
             f"has the SHA-256 {file.sha256}, but {sha256} is wanted; "

@@ -8,31 +8,31 @@ run changes become memory of each robot like any other.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 
 from policy_node.policies.contract import Policy
-from policy_node.policies.described import DescribedPolicy
+from policy_node.policies.described import DescribedPolicy, archive_sha256, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
-from policy_node.policies.formats import PolicyFile
-from policy_node.policies.metadata import archive_sha256, read_description
-from policy_node.policies.networks import Port
-from policy_node.policies.pairing import ordered_names
+from policy_node.policies.formats import ExportSource, PolicyFile
+from policy_node.policies.pairing import Port, ordered_names
+from policy_node.policies.traced import traceable
+
+# Writes a module with extra files into a path or stream.
+SaveModule: TypeAlias = Callable[[Any, Mapping[str, str]], None]
 
 
 class ModuleNetwork:
-    """A module as a network; see `policy_node.policies.networks.Network`.
+    """A module as a `Network`; its outputs after the named ones are left out.
 
     Parameters
     ----------
-    module
-        On its device.
     call
         Calls the module with the inputs.
-    inputs, outputs
-        In their order; the module's further outputs are left out.
     example
         Inputs for one robot, to find the buffers that a run changes; None for a module without memory.
     """
@@ -87,14 +87,10 @@ def load_module(
 
     Parameters
     ----------
-    file
-        The file that the module came from.
     texts
-        The extra files in it.
+        The extra files in the file.
     algorithm
         For the spec of a file that does not describe itself.
-    module, call
-        See `ModuleNetwork`.
     ports
         The inputs, without their names.
     make_example
@@ -121,6 +117,14 @@ def load_module(
             "with the robots and the steps of a history as its only open lengths"
         ) from error
     return ForeignPolicy(network, algorithm, file)
+
+
+def write_module(source: ExportSource, output: Path, make_save: Callable[..., SaveModule]) -> None:
+    """Write a policy as a module that describes itself; `make_save` makes its saver from network and example inputs."""
+    network, example, description = traceable(source)
+    save, bare = make_save(network, example), io.BytesIO()
+    save(bare, {})
+    save(str(output), description_to_texts(description, archive_sha256(bare.getvalue())))
 
 
 def _flat_outputs(result: Any, names: Sequence[str]) -> list[torch.Tensor]:

@@ -20,16 +20,15 @@ from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from policy_node.policies.contract import Policy, PolicyError
-from policy_node.policies.described import DescribedPolicy
+from policy_node.policies.described import DescribedPolicy, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
-from policy_node.policies.metadata import description_to_texts, read_description
 from policy_node.policies.onnxruntime_network import (
+    DTYPES,
     GPU_PROVIDERS,
     OnnxruntimeNetwork,
     make_session,
     runs_on_gpu,
-    supported_types,
 )
 from policy_node.policies.traced import open_robots_axis, traceable
 
@@ -107,9 +106,9 @@ def _session(file: PolicyFile) -> onnxruntime.InferenceSession:
             "install the CUDA and cuDNN that it was built for, or use device 'cpu'"
         )
     for found in session.get_inputs():
-        if found.type not in supported_types():
+        if found.type not in DTYPES:
             raise PolicyError(
-                f"input '{found.name}' of policy file '{file.path}' is {found.type}; supported are {supported_types()}"
+                f"input '{found.name}' of policy file '{file.path}' is {found.type}; supported are {sorted(DTYPES)}"
             )
     return session
 

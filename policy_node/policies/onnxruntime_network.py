@@ -11,11 +11,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from policy_node.policies.networks import Port
-from policy_node.policies.rows import torch_dtype
+from policy_node.policies.contract import torch_dtype
+from policy_node.policies.pairing import Port
 
 GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-_DTYPES = {
+# By the types of inputs that tensors can have, as onnxruntime names them.
+DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
@@ -25,7 +26,7 @@ _DTYPES = {
 
 
 class OnnxruntimeNetwork:
-    """A session as a network; see `policy_node.policies.networks.Network`."""
+    """A session as a `Network`."""
 
     engine_name = "onnxruntime"
 
@@ -34,7 +35,7 @@ class OnnxruntimeNetwork:
             Port(
                 found.name,
                 tuple(n if isinstance(n, int) else n or f"?{axis}" for axis, n in enumerate(found.shape)),
-                torch_dtype(np.dtype(_DTYPES[found.type])),
+                torch_dtype(np.dtype(DTYPES[found.type])),
             )
             for found in session.get_inputs()
         ]
@@ -75,17 +76,7 @@ class OnnxruntimeNetwork:
 
 
 def make_session(content: bytes, device: torch.device, gpu_providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    """Make a session of an ONNX model.
-
-    Parameters
-    ----------
-    content
-        The model.
-    device
-        Where its inputs and outputs are.
-    gpu_providers
-        Which of `GPU_PROVIDERS` may run it on a GPU, best first.
-    """
+    """Make a session of an ONNX model, on a GPU by those `gpu_providers` (best first) that are installed."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -108,8 +99,3 @@ def make_session(content: bytes, device: torch.device, gpu_providers: Sequence[s
 def runs_on_gpu() -> bool:
     """Return whether the installed onnxruntime can use a GPU."""
     return any(provider in onnxruntime.get_available_providers() for provider in GPU_PROVIDERS)
-
-
-def supported_types() -> list[str]:
-    """Return the types of inputs that tensors can have, as onnxruntime names them."""
-    return sorted(_DTYPES)

@@ -1,11 +1,12 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pair the inputs and outputs of a network with the interface that the configuration describes."""
+"""Pair the inputs and outputs of a file's network with the interface that the configuration describes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +14,49 @@ import torch
 from policy_node.config.specs import ArraySpec
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.formats import PolicyFile
-from policy_node.policies.networks import Network, Port, Shape
+
+# A length that the file leaves open is its symbol.
+Shape: TypeAlias = tuple["int | str", ...]
+
+
+class Port(NamedTuple):
+    """One input of a network.
+
+    Attributes
+    ----------
+    name
+        As the configuration names it.
+    shape
+        With the robots axis; lengths that the file leaves open are symbols. None where the file has no shapes.
+    dtype
+        None where the file has no dtypes.
+    """
+
+    name: str
+    shape: Shape | None
+    dtype: torch.dtype | None
+
+
+class Network(Protocol):
+    """Runs the network of a file.
+
+    Attributes
+    ----------
+    inputs
+        In the order of the call.
+    outputs
+        Names in the order of the result.
+    carried
+        Memory that the network keeps inside itself: initial values by a name that is among both inputs and outputs.
+    """
+
+    engine_name: str
+    inputs: Sequence[Port]
+    outputs: Sequence[str]
+    carried: Mapping[str, torch.Tensor]
+
+    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Run the network on contiguous tensors, laid out as the file wants them."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +100,7 @@ def misfit(file: PolicyFile, reason: str, remedy: str) -> PolicyError:
 
 
 def pair_network(network: Network, file: PolicyFile) -> Pairing:
-    """Give every input and output its role.
-
-    Raises
-    ------
-    PolicyError
-        If the network and the interface of the file do not fit each other.
-    """
+    """Give every input and output its role; raises PolicyError if network and interface do not fit each other."""
     interface = file.interface
     pairs = (*interface.memory, *((name, name) for name in network.carried))
     inputs = {port.name: port for port in network.inputs}
@@ -99,19 +136,9 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
 
 
 def ordered_names(count: int, file: PolicyFile) -> tuple[list[str], list[str]]:
-    """Name the inputs and outputs of a file that has their order only.
+    """Name the inputs and outputs of a file that knows them by their order only, as its interface describes them.
 
-    Parameters
-    ----------
-    count
-        Inputs of the file.
-    file
-        The file, whose interface describes them.
-
-    Raises
-    ------
-    PolicyError
-        If the interface describes another number of inputs.
+    Raises PolicyError if the interface describes another number of inputs than `count`.
     """
     interface = file.interface
     observations = list(interface.inputs.values()) or list(interface.history) or ["observation"]

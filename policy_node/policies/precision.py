@@ -22,15 +22,11 @@ _restore = contextlib.ExitStack()
 
 @contextlib.contextmanager
 def full_precision(device: torch.device | None = None) -> Iterator[None]:
-    """Temporarily let cuDNN compute in full float32.
+    """Temporarily let cuDNN compute in full float32; nothing is changed for a CPU.
 
     Threads may overlap: the first to enter changes the switch, the last to leave restores it. PyTorch reads it when it
-    launches a kernel, records a CUDA graph or traces a network; what was recorded or traced keeps it.
-
-    Parameters
-    ----------
-    device
-        Of the computation; nothing is changed for a CPU. None: what is traced may run on any device later.
+    launches a kernel, records a CUDA graph or traces a network; what was recorded or traced keeps it. Without a device
+    it is set for any: a traced network may run on another one later.
     """
     global _active
     if device is not None and device.type != "cuda":
@@ -50,7 +46,7 @@ def full_precision(device: torch.device | None = None) -> Iterator[None]:
 
 
 def _disable_tf32() -> None:
-    """Set PyTorch's switches and keep their values on the stack of what is restored."""
+    """Set PyTorch's switches, and note their values to restore them."""
     cudnn = torch.backends.cudnn
     # PyTorch 2.8 has the old switch only. The old one sets the new ones, so it is set and restored before them.
     switches: list[tuple[Any, str, Any]] = [

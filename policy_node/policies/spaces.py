@@ -31,13 +31,7 @@ def action_space(action: ActionSpec) -> spaces.Space:
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """Return a space as JSON.
-
-    Raises
-    ------
-    ValueError
-        If it is another space than Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
-    """
+    """Return a space as JSON; raises ValueError for others than Box, Discrete, MultiDiscrete, MultiBinary or a Dict."""
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
     if isinstance(space, spaces.Box):
@@ -54,10 +48,7 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
 def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
     """Return a space that `space_to_json` wrote.
 
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If it is not of that form, or absurdly large.
+    Raises ValueError, KeyError or TypeError if it is not of that form, or absurdly large.
     """
     kind = data["type"]
     if kind == "Dict":

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies.contract import TorchPolicy
-from policy_node.policies.metadata import FileDescription
-from policy_node.policies.rows import rows_without_nan, torch_dtype, where_rows
+from policy_node.policies.contract import TorchPolicy, mark_rows, rows_without_nan, torch_dtype
+from policy_node.policies.described import FileDescription
 
 if TYPE_CHECKING:
     from policy_node.policies.formats import ExportSource
@@ -28,15 +27,12 @@ class PolicyNetwork(nn.Module):
 
     Parameters
     ----------
-    policy
-        The policy.
     masked
         Whether the last input is the mask of allowed choices.
     channels_last
         Keys of the images that come as `[robots, ..., height, width, channels]`, in which order they lie in memory.
     marks_nan
-        Whether robots with NaN in an input are marked in the outputs: some programs take the larger of NaN and 0 to
-        be 0.
+        Whether robots with NaN in an input are marked in the outputs, see `mark_rows`.
     """
 
     def __init__(
@@ -58,17 +54,10 @@ class PolicyNetwork(nn.Module):
         memory = {name: next(remaining) for name in spec.memory}
         masks = next(remaining) if self._masked else None
         actions, after = self._policy.act(observations, memory, masks)
-        outputs = [actions, *(after[name] for name in spec.memory)]
         usable = rows_without_nan(tensors) if self._marks_nan else None
-        return tuple(outputs if usable is None else self._marked(usable, outputs))
-
-    def _marked(self, usable: torch.Tensor, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        marks: list[float | None] = [torch.nan if isinstance(self._policy.spec.action, ArraySpec) else -1]
-        marks += [torch.nan if output.is_floating_point() else None for output in outputs[1:]]
-        return [
-            output if mark is None else where_rows(usable, output, mark)
-            for mark, output in zip(marks, outputs, strict=True)
-        ]
+        if usable is not None:
+            actions, after = mark_rows(usable, actions, after)
+        return actions, *(after[name] for name in spec.memory)
 
 
 def _channels_first(images: torch.Tensor) -> torch.Tensor:

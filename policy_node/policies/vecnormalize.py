@@ -48,7 +48,7 @@ class Statistics:
 
 
 class _Inert:
-    """Stands for an object of the pickle; to make it, call it or set its state runs nothing."""
+    """Replaces an object of the pickle: to make it, to set its state and to add items runs nothing."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.state: dict[str, Any] = {}
@@ -57,14 +57,10 @@ class _Inert:
         if isinstance(state, dict):
             self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, *item: Any) -> None:
         pass
 
-    def append(self, item: Any) -> None:
-        """Do nothing with the items of a list."""
-
-    def extend(self, items: Any) -> None:
-        """Do nothing with the items of a list."""
+    append = extend = __setitem__
 
 
 def _empty_array(*arguments: Any) -> np.ndarray:
@@ -155,25 +151,13 @@ def _statistics(moments: Mapping[str, Any], epsilon: float, clip: float, last: A
 
 
 class Normaliser(nn.Module):
-    """Normalises one observation `[robots, *shape]` to float32.
-
-    Parameters
-    ----------
-    statistics
-        From `read_vecnormalize`.
-    shape
-        Shape of the observation.
+    """Normalises one observation `[robots, *shape]` to float32; raises ValueError if its statistics do not fit.
 
     Attributes
     ----------
     steps
         1 if whole observations were normalised. Else the number of frames that `VecFrameStack` joined after each was
         normalised: the frames before an episode are then zero after, not before, the normalisation.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
     """
 
     mean: torch.Tensor

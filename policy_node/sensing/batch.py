@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,8 +32,6 @@ class ObservationLayout:
 
     Attributes
     ----------
-    key
-        Key of the policy's observation space.
     frame
         One time step of the sensor or of the terms: images `[height, width, channels]`, vectors `[numbers]`.
     steps
@@ -57,17 +55,13 @@ class ObservationLayout:
     stack_as: str = "vecframestack"
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Whether the histories of both hold the same numbers; bounds may differ."""
-        return self._held() == other._held()
-
-    def _held(self) -> tuple[object, ...]:
-        frame = self.frame
-        steps = (self.steps, self.stack_as, self.history)
-        return self.key, *steps, self.channels_first, self.terms, frame.shape, frame.dtype
+        """Return whether the histories of both hold the same numbers; bounds may differ."""
+        same_frames = (self.frame.shape, self.frame.dtype) == (other.frame.shape, other.frame.dtype)
+        return same_frames and self == replace(other, frame=self.frame)
 
     @property
     def readings(self) -> dict[str, ArraySpec]:
-        """Specs of the readings of one frame, by the name of the source, in the order of the staged row."""
+        """Return the specs of the readings of one frame, by the name of the source, in the order of the staged row."""
         if not self.terms:
             frame = self.frame
             # A single number, such as a category, is read as a vector of one.
@@ -86,16 +80,7 @@ def observation_layout(
 ) -> ObservationLayout:
     """Derive the frame of a sensor from the observation of the policy.
 
-    Parameters
-    ----------
-    key
-        Key of the policy's observation space.
-    spec
-        Observation of the policy, with its stack or history.
-    observation
-        The configured sensor or terms.
-    sizes, action_size
-        Of terms, as for `arrange_terms`.
+    `spec` is that observation with its stack or history; `arrange_terms` describes `sizes` and `action_size`.
 
     Raises
     ------
@@ -106,7 +91,7 @@ def observation_layout(
     shape, steps = spec.shape, observation.stack
     if not shape and steps == 1 and not (observation.history or observation.terms or observation.is_image):
         frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
-        return ObservationLayout(key=key, frame=frame, steps=1, channels_first=False)
+        return ObservationLayout(key, frame, steps=1, channels_first=False)
     spec_low, spec_high = spec.low, spec.high
     if observation.history:
         if len(shape) < 2 or shape[0] != observation.history:
@@ -125,34 +110,23 @@ def observation_layout(
         )
     frame_shape = (*shape[:-1], shape[-1] // steps)
     low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
-    frame = ArraySpec(name=observation.key, shape=frame_shape, dtype=spec.dtype, low=low, high=high)
+    frame = ArraySpec(observation.key, frame_shape, spec.dtype, low, high)
     terms = arrange_terms(observation, frame, sizes or {}, action_size) if observation.terms else ()
-    return ObservationLayout(
-        key=key,
-        frame=frame,
-        steps=steps,
-        channels_first=channels_first,
-        history=observation.history,
-        terms=terms,
-        stack_as=observation.stack_as,
-    )
+    return ObservationLayout(key, frame, steps, channels_first, observation.history, terms, observation.stack_as)
 
 
 def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: tuple[int, ...]) -> None:
     """Raise ConfigurationError if an observation of this kind cannot have `shape`, that of one step of `spec`."""
-    prefix = f"observations.{observation.key}"
+    but = f"but the policy wants {spec}"
     if observation.is_image and len(shape) != 3:
-        raise ConfigurationError(
-            [f"{prefix}.type: a {observation.type} gives [height, width, channels], but the policy wants {spec}"]
-        )
-    if observation.stack_as == "isaac_lab" and len(shape) != 1:
-        raise ConfigurationError(
-            [f"{prefix}.stack_as: found isaac_lab, which stacks vectors, but the policy wants {spec}; remove it"]
-        )
-    if observation.terms and len(shape) != 1:
-        raise ConfigurationError(
-            [f"{prefix}.terms: terms give one vector, but the policy wants {spec}; give the observation a topic"]
-        )
+        problem = f"type: a {observation.type} gives [height, width, channels], {but}"
+    elif observation.stack_as == "isaac_lab" and len(shape) != 1:
+        problem = f"stack_as: found isaac_lab, which stacks vectors, {but}; remove it"
+    elif observation.terms and len(shape) != 1:
+        problem = f"terms: terms give one vector, {but}; give the observation a topic"
+    else:
+        return
+    raise ConfigurationError([f"observations.{observation.key}.{problem}"])
 
 
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
@@ -164,17 +138,7 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
 
 
 class _History:
-    """The rows of one key: staged on the host, composed of terms and stacked over time on the device.
-
-    Parameters
-    ----------
-    layout
-        Of the observation.
-    robots
-        Number of rows.
-    device
-        Where the policy runs.
-    """
+    """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
 
     def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
         self.layout = layout
@@ -195,10 +159,10 @@ class _History:
             self._order = torch.from_numpy(order).to(device)
         # [robots, *frame[:-1], steps * frame[-1]], or [robots, history, *frame]
         self._stacked: torch.Tensor | None = None
-        if layout.history:
-            self._stacked = torch.zeros((robots, layout.history, *layout.frame.shape), dtype=dtype, device=device)
-        elif layout.steps > 1:
-            self._stacked = torch.zeros((*frame[:-1], layout.steps * frame[-1]), dtype=dtype, device=device)
+        if layout.history or layout.steps > 1:
+            history = (robots, layout.history, *layout.frame.shape)
+            shape = history if layout.history else (*frame[:-1], layout.steps * frame[-1])
+            self._stacked = torch.zeros(shape, dtype=dtype, device=device)
         self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
 
     def _make_shift(self, stacked: torch.Tensor) -> Callable[[torch.Tensor], None]:
@@ -255,12 +219,7 @@ class _History:
     def step(self, restart: torch.Tensor | None, previous_action: torch.Tensor | None) -> torch.Tensor:
         """Return the policy's observation `[robots, *space]` with the staged rows as its newest step.
 
-        Parameters
-        ----------
-        restart
-            `[robots]` bool: robots whose steps start with this one; None: no robot.
-        previous_action
-            As for `TermComposer`.
+        `restart` `[robots]` bool marks the robots whose steps start with this one; None: no robot.
         """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
         stacked = newest if self._stacked is None else self._stacked
@@ -276,12 +235,7 @@ class _History:
     def begin_again(self, restart: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
         """Return the observation of the last step, with the staged rows as the first step of some robots.
 
-        Parameters
-        ----------
-        restart
-            `[robots]` bool: these robots; the steps of others stay unchanged.
-        previous_action
-            As for `TermComposer`.
+        `restart` `[robots]` bool marks these robots; the steps of others stay unchanged.
         """
         newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
         if self._stacked is None:
@@ -306,35 +260,21 @@ class _History:
 class ObservationBatch:
     """The observations of all robots, one row each.
 
-    Parameters
-    ----------
-    layouts
-        One layout per key.
-    robots
-        Number of rows.
-    device
-        Where the policy runs. With CUDA the staging rows are pinned.
+    All buffers keep their place in memory, so that a CUDA graph can record the steps; with CUDA the staging rows are
+    pinned.
 
     Attributes
     ----------
     latest
         The observations of the last step, valid until the next one; empty before the first.
-
-    Notes
-    -----
-    All buffers keep their place in memory, so that a CUDA graph can record the steps.
     """
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
         self.layouts = layouts
         self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
         self._device = device
-        sizes = [
-            term.size
-            for layout in layouts.values()
-            for term in layout.terms
-            if term.configuration.kind == "previous_action"
-        ]
+        terms = [term for layout in layouts.values() for term in layout.terms]
+        sizes = [term.size for term in terms if term.configuration.kind == "previous_action"]
         self.latest: dict[str, torch.Tensor] = {}
         # [robots, components]
         self._previous_action: torch.Tensor | None = None
@@ -342,7 +282,7 @@ class ObservationBatch:
             self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
 
     def is_like(self, other: ObservationBatch) -> bool:
-        """Whether both hold the same observations, so that a policy of the other can continue with this one."""
+        """Return whether both hold the same observations, so that a policy of the other can continue with this one."""
         layouts, others = self.layouts, other.layouts
         same = layouts.keys() == others.keys() and self._device == other._device
         return same and all(layouts[key].is_like(others[key]) for key in layouts)
@@ -394,10 +334,7 @@ class ObservationBatch:
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the observations of the last step, with the staged rows as the first step of some robots.
 
-        Parameters
-        ----------
-        restart
-            `[robots]` bool: these robots; their previous action is zeros.
+        `restart` `[robots]` bool marks these robots; their previous action is zeros.
         """
         self.upload()
         rows = torch.from_numpy(restart).to(self._device)

@@ -20,11 +20,8 @@ RING_LENGTH = 16
 class FleetSamples:
     """Keeps the newest samples of all robots.
 
-    Parameters
-    ----------
-    configuration
-        Robots and sensors. Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of
-        which the newest sample counts, those that may be silent, and last the safe position, which is not observed.
+    Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of which the newest sample
+    counts, those that may be silent, and last the safe position, which is not observed.
 
     Attributes
     ----------
@@ -41,8 +38,8 @@ class FleetSamples:
         self._robots = configuration.robots
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        lengths = [max(RING_LENGTH, sources[0].depth) for sources in sensors]
-        self._rings = [[SampleRing(length) for length in lengths] for _ in self._robots]
+        kinds = [(max(RING_LENGTH, first.depth), first.name, round(first.max_age_s * 1e9)) for first, *_ in sensors]
+        self._rings = [[SampleRing(*kind) for kind in kinds] for _ in self._robots]
         self._heard = np.zeros((len(self._robots), len(sensors)), bool)
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
         self._present = [[False] * len(sensors) for _ in self._robots]
@@ -50,13 +47,10 @@ class FleetSamples:
         silent = sum(sources[0].may_be_silent for sources in self.observed)
         newest = slice(synchronised, len(self.observed) - silent)
         self._silent = slice(newest.stop, len(self.observed))
-        self._synchronised_names = self.names[:synchronised]
-        self._newest_names, self._silent_names = self.names[newest], self.names[self._silent]
         self._synchronised_rings = [rings[:synchronised] for rings in self._rings]
         self._newest_rings = [rings[newest] for rings in self._rings]
         self._silent_rings = [rings[self._silent] for rings in self._rings]
-        ages_ns = [round(sources[0].max_age_s * 1e9) for sources in self.observed]
-        self._newest_ages_ns, self._silent_ages_ns = ages_ns[newest], ages_ns[self._silent]
+        self._has_newest, self._has_silent = newest.start < newest.stop, silent > 0
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Take in a sample of one sensor of one robot, both by their index."""
@@ -92,16 +86,15 @@ class FleetSamples:
     def select(self, now_ns: int, previous_ns: int) -> list[Selection]:
         """Choose the readings of every robot; the tick before was at `previous_ns`."""
         limits_ns = (self._slop_ns, self._max_age_ns)
-        selections = [select(rings, self._synchronised_names, now_ns, *limits_ns) for rings in self._synchronised_rings]
-        if self._newest_ages_ns:
+        selections = [select(rings, now_ns, *limits_ns) for rings in self._synchronised_rings]
+        if self._has_newest:
             selections = [
-                with_newest(selection, rings, self._newest_names, now_ns, self._max_age_ns, self._newest_ages_ns)
+                with_newest(selection, rings, now_ns, self._max_age_ns)
                 for selection, rings in zip(selections, self._newest_rings, strict=True)
             ]
-        if self._silent_names:
-            own = (self._silent_names, self._silent_ages_ns, now_ns, previous_ns, *limits_ns)
+        if self._has_silent:
             selections = [
-                with_silent(selection, rings, present[self._silent], *own)
+                with_silent(selection, rings, present[self._silent], now_ns, previous_ns, *limits_ns)
                 for selection, rings, present in zip(selections, self._silent_rings, self._present, strict=True)
             ]
         return selections

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,16 +32,12 @@ class Finding:
 
     Attributes
     ----------
-    sensor
-        Name of the sensor.
     kind
         `lost`, `late` or `mixed` (two publishers on one topic).
     robots
         Names of the robots with the problem.
     fraction
         Lost: of their sent messages; late: of their received messages; mixed: of the robots.
-    text
-        For the operator.
     """
 
     sensor: str
@@ -57,19 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SensorKind:
-    """Properties of a sensor that its reception is judged by.
-
-    Attributes
-    ----------
-    name, topic
-        For the operator.
-    is_image
-        Whether its messages are large.
-    depth
-        Messages that its queue holds.
-    max_age_s
-        Largest age of a message that can be used.
-    """
+    """Properties of a sensor: its queue holds `depth` messages, and those older than `max_age_s` cannot be used."""
 
     name: str
     topic: str
@@ -150,15 +134,7 @@ class Stream:
 
     def counts(self) -> Counts:
         """Return the counts since the start."""
-        return Counts(
-            self._received,
-            self._lost,
-            self._late,
-            self._ticks,
-            self._fresh_ticks,
-            self._changes,
-            self._late_ages_ns,
-        )
+        return Counts(*(getattr(self, f"_{name}") for name in Counts._fields))
 
 
 class Reception:
@@ -166,8 +142,6 @@ class Reception:
 
     Parameters
     ----------
-    robots
-        Names of the robots.
     sensors
         In the order of their index.
     topics
@@ -200,12 +174,7 @@ class Reception:
     def findings(self, now_s: float | None = None) -> list[Finding]:
         """Return the problems of the last seconds, sensor by sensor.
 
-        Call it about every second, from one thread.
-
-        Parameters
-        ----------
-        now_s
-            Time on the monotonic clock; None: now.
+        Call it about every second, from one thread; `now_s` is the time on the monotonic clock.
         """
         now_s = time.monotonic() if now_s is None else now_s
         counts = self._counts()
@@ -214,73 +183,24 @@ class Reception:
             self._history.popleft()
         elapsed_s, before = now_s - self._history[0][0], self._history[0][1]
         found = []
-        for index in range(len(self._sensors)):
+        for index, sensor in enumerate(self._sensors):
             rows = [
                 Counts(*(new - old for new, old in zip(after[index], earlier[index], strict=True)))
                 for after, earlier in zip(counts, before, strict=True)
             ]
-            found += [
-                self._lost(index, rows, elapsed_s),
-                self._late(index, rows, elapsed_s),
-                self._mixed(index, rows),
-            ]
-        return [finding for finding in found if finding is not None]
+            for kind, (affected, describe) in _PROBLEMS.items():
+                concerned = [robot for robot, row in enumerate(rows) if _is_much(*affected(row))]
+                if concerned:
+                    total = self._total(index, rows, concerned)
+                    count, of = (len(concerned), len(rows)) if kind == "mixed" else affected(total)
+                    text = describe(sensor, total, self._named(concerned), elapsed_s)
+                    found.append(Finding(sensor.name, kind, self._names(concerned), count / of, text))
+        return found
 
     def _total(self, sensor: int, rows: Sequence[Counts], robots: Sequence[int]) -> Counts:
         """Add up the counts of some robots; a stream that several robots share counts once."""
         distinct = {id(self.streams[robot][sensor]): rows[robot] for robot in robots}
         return Counts(*map(sum, zip(*distinct.values(), strict=True)))
-
-    def _lost(self, sensor: int, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
-        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.lost, row.received + row.lost)]
-        if not concerned:
-            return None
-        kind, total = self._sensors[sensor], self._total(sensor, rows, concerned)
-        lost, sent = total.lost, total.lost + total.received
-        fresh = total.fresh_ticks / total.ticks
-        if kind.is_image:
-            profile = share_path("config", "fastdds.xml")
-            remedy = (
-                "where the images are published, start the publishers with "
-                f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (the default settings of Fast DDS lose large messages), "
-                "or publish compressed or smaller images, or fewer of them"
-            )
-        else:
-            remedy = "see that network and CPUs are not overloaded, publish at a lower rate, or reliably"
-        text = (
-            f"{kind.name}: {lost} of {sent} messages on {kind.topic} were lost on their way within {elapsed_s:.1f} s "
-            f"({lost / sent:.0%}; {self._named(concerned)}), a new one came at {fresh:.0%} of the ticks; {remedy}"
-        )
-        return Finding(kind.name, "lost", self._names(concerned), lost / sent, text)
-
-    def _late(self, sensor: int, rows: Sequence[Counts], elapsed_s: float) -> Finding | None:
-        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.late, row.received)]
-        if not concerned:
-            return None
-        kind, total = self._sensors[sensor], self._total(sensor, rows, concerned)
-        late, received, age_s = total.late, total.received, total.late_ages_ns / total.late / 1e9
-        remedy = "see that the clocks agree and that the publisher stamps the time of the measurement"
-        if age_s > _OTHER_CLOCK_S:
-            remedy = "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock"
-        elif kind.is_image:
-            remedy += ", publish compressed or smaller images, or fewer of them"
-        text = (
-            f"{kind.name}: {late} of {received} messages on {kind.topic} within {elapsed_s:.1f} s were {age_s:.3f} s "
-            f"old on average when they arrived ({self._named(concerned)}), but {kind.max_age_s:.3f} s are allowed; "
-            f"{remedy}"
-        )
-        return Finding(kind.name, "late", self._names(concerned), late / received, text)
-
-    def _mixed(self, sensor: int, rows: Sequence[Counts]) -> Finding | None:
-        concerned = [robot for robot, row in enumerate(rows) if _is_much(row.changes, row.received)]
-        if not concerned:
-            return None
-        kind = self._sensors[sensor]
-        text = (
-            f"{kind.name}: two publishers take turns on {kind.topic} ({self._named(concerned)}); the policy sees one, "
-            "then the other: stop one of them, or give it another topic"
-        )
-        return Finding(kind.name, "mixed", self._names(concerned), len(concerned) / len(rows), text)
 
     def _names(self, robots: Sequence[int]) -> tuple[str, ...]:
         return tuple(self._robots[robot] for robot in robots)
@@ -294,3 +214,48 @@ class Reception:
 
 def _is_much(count: int, of: int) -> bool:
     return count >= MIN_MESSAGES and count >= MIN_FRACTION * of
+
+
+def _describe_lost(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
+    lost, sent = total.lost, total.lost + total.received
+    fresh = total.fresh_ticks / total.ticks
+    remedy = "see that network and CPUs are not overloaded, publish at a lower rate, or reliably"
+    if sensor.is_image:
+        profile = share_path("config", "fastdds.xml")
+        remedy = (
+            "where the images are published, start the publishers with "
+            f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (the default settings of Fast DDS lose large messages), "
+            "or publish compressed or smaller images, or fewer of them"
+        )
+    return (
+        f"{sensor.name}: {lost} of {sent} messages on {sensor.topic} were lost on their way within {elapsed_s:.1f} s "
+        f"({lost / sent:.0%}; {robots}), a new one came at {fresh:.0%} of the ticks; {remedy}"
+    )
+
+
+def _describe_late(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
+    age_s = total.late_ages_ns / total.late / 1e9
+    remedy = "see that the clocks agree and that the publisher stamps the time of the measurement"
+    if age_s > _OTHER_CLOCK_S:
+        remedy = "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock"
+    elif sensor.is_image:
+        remedy += ", publish compressed or smaller images, or fewer of them"
+    return (
+        f"{sensor.name}: {total.late} of {total.received} messages on {sensor.topic} within {elapsed_s:.1f} s were "
+        f"{age_s:.3f} s old on average when they arrived ({robots}), but {sensor.max_age_s:.3f} s are allowed; {remedy}"
+    )
+
+
+def _describe_mixed(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
+    return (
+        f"{sensor.name}: two publishers take turns on {sensor.topic} ({robots}); the policy sees one, "
+        "then the other: stop one of them, or give it another topic"
+    )
+
+
+# By kind: the count of affected messages and of all that could be, and the text for the operator.
+_PROBLEMS: dict[str, tuple[Callable[[Counts], tuple[int, int]], Callable[[SensorKind, Counts, str, float], str]]] = {
+    "lost": (lambda row: (row.lost, row.received + row.lost), _describe_lost),
+    "late": (lambda row: (row.late, row.received), _describe_late),
+    "mixed": (lambda row: (row.changes, row.received), _describe_mixed),
+}

@@ -20,15 +20,14 @@ class SampleRing:
 
     The last sample that arrives is the newest. If its stamp is earlier than that of another sample, time was set back:
     a publisher or a simulation was restarted, or a clock was set. Samples with later stamps would pass for newer than
-    they are, so they are dropped.
-
-    Parameters
-    ----------
-    length
-        Samples kept; the oldest is dropped when one more arrives.
+    they are, so they are dropped. So is the oldest of more than `length` samples.
 
     Attributes
     ----------
+    name
+        Of the sensor.
+    max_age_ns
+        Largest usable age of its samples; 0 without a limit of the sensor itself.
     stamps
         Stamps of the samples in nanoseconds, ascending; only the ring changes them.
     first_seen
@@ -37,10 +36,12 @@ class SampleRing:
         Whether the last sample was refused because its stamp lay too far in the future.
     """
 
-    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "stamps")
+    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "max_age_ns", "name", "stamps")
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, name: str = "", max_age_ns: int = 0) -> None:
         self._length = length
+        self.name = name
+        self.max_age_ns = max_age_ns
         self._messages: list[Any] = []
         self.stamps: list[int] = []
         self.first_seen: dict[int, int] = {}
@@ -52,22 +53,19 @@ class SampleRing:
         if stamps and stamp_ns <= stamps[-1]:
             # Sending a measurement again does not make it newer.
             first_seen_ns = self.first_seen.get(stamp_ns)
-            self._drop_from(bisect_left(stamps, stamp_ns))
+            self._drop(slice(bisect_left(stamps, stamp_ns), None))
             if first_seen_ns is not None:
                 self.first_seen[stamp_ns] = first_seen_ns
         stamps.append(stamp_ns)
         self._messages.append(message)
         self.is_ahead = False
         if len(stamps) > self._length:
-            self._drop_first(1)
+            self._drop(slice(1))
 
     def refuse_ahead(self, now_ns: int, max_ahead_ns: int) -> int:
-        """Drop samples whose stamps lie too far in the future; the age of others in the future counts from now on.
+        """Drop samples whose stamps lie too far in the future, and return how many.
 
-        Returns
-        -------
-        int
-            Count of the dropped samples.
+        The age of other samples in the future counts from now on.
         """
         stamps = self.stamps
         if not stamps or stamps[-1] <= now_ns:
@@ -76,7 +74,7 @@ class SampleRing:
         refused = len(stamps) - kept
         if refused:
             self.is_ahead = True
-            self._drop_from(kept)
+            self._drop(slice(kept, None))
         for stamp_ns in stamps[bisect_left(stamps, now_ns + 1) :]:
             self.first_seen.setdefault(stamp_ns, now_ns)
         return refused
@@ -85,13 +83,10 @@ class SampleRing:
         """Drop the samples that are older than `stamp_ns`."""
         first = bisect_left(self.stamps, stamp_ns)
         if first:
-            self._drop_first(first)
+            self._drop(slice(first))
 
     def advance_to(self, stamp_ns: int) -> Sample:
-        """Return the sample whose stamp is nearest, and drop older ones; the ring must not be empty.
-
-        Of two equally near samples the newer is returned.
-        """
+        """Return the sample nearest to a stamp, the newer of two, and drop older ones; the ring must not be empty."""
         stamps = self.stamps
         nearest = len(stamps) - 1
         if stamps[nearest] > stamp_ns:
@@ -99,7 +94,7 @@ class SampleRing:
             if nearest and stamp_ns - stamps[nearest - 1] < stamps[nearest] - stamp_ns:
                 nearest -= 1
         if nearest:
-            self._drop_first(nearest)
+            self._drop(slice(nearest))
         return Sample(stamps[0], self._messages[0])
 
     def counts_from(self, stamp_ns: int) -> int:
@@ -108,20 +103,11 @@ class SampleRing:
 
     def clear(self) -> None:
         """Drop all samples."""
-        self._drop_from(0)
+        self._drop(slice(None))
         self.is_ahead = False
 
-    def _drop_first(self, count: int) -> None:
-        del self.stamps[:count]
-        del self._messages[:count]
+    def _drop(self, part: slice) -> None:
+        del self.stamps[part]
+        del self._messages[part]
         if self.first_seen:
-            self._drop_first_seen()
-
-    def _drop_from(self, position: int) -> None:
-        del self.stamps[position:]
-        del self._messages[position:]
-        if self.first_seen:
-            self._drop_first_seen()
-
-    def _drop_first_seen(self) -> None:
-        self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}
+            self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}

@@ -23,17 +23,9 @@ FEW_BYTES = 20_000
 
 
 class Rejections:
-    """Counts the messages that cannot be used; each counts once, also if it is the newest for several ticks.
+    """Counts the messages of each robot that cannot be used (`count`, `[robots]` int64).
 
-    Parameters
-    ----------
-    robots
-        Number of robots.
-
-    Attributes
-    ----------
-    count
-        `[robots]` int64.
+    Each message counts once, also if it is the newest for several ticks.
     """
 
     def __init__(self, robots: int) -> None:
@@ -50,18 +42,12 @@ class Rejections:
 
 
 class _Reading(NamedTuple):
-    """What one robot reads from one of its samples.
+    """One source that a robot reads from one of its samples.
 
     Attributes
     ----------
-    sensor
-        Index of the sensor.
-    name
-        Name of the source.
-    decode, is_parallel
-        The decoder, and whether it may run in several threads.
     row
-        Where it writes.
+        Where the decoder writes.
     outcomes
         Shared by all readings with an equal decoder and such a row; by the identity of each message of this tick: the
         row into which it was decoded, or why it cannot be used.
@@ -91,8 +77,6 @@ class Staging:
     decoders
         By the name of each source. Sources with equal decoders are decoded together. A decoder may run in several
         threads if it, or the object whose method it is, has a true attribute `parallel`.
-    rejections
-        Counts the messages that cannot be used.
     """
 
     def __init__(
@@ -122,12 +106,7 @@ class Staging:
         self.rejections, self._helpers = other.rejections, other._helpers
 
     def __call__(self, chosen: Sequence[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
-        """Decode the samples of some robots.
-
-        Parameters
-        ----------
-        chosen
-            Robots by their index, each with one sample per sensor.
+        """Decode the samples of some robots, by their index, one sample per sensor.
 
         Returns
         -------
@@ -183,13 +162,7 @@ _Job: TypeAlias = tuple[int, _Reading, Any]
 
 
 class _Helpers:
-    """Threads that decode beside the calling thread, with its priority and its CPUs.
-
-    Parameters
-    ----------
-    most
-        How many threads at most.
-    """
+    """At most `most` threads that decode beside the calling thread, with its priority and its CPUs."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -245,13 +218,7 @@ def _is_parallel(decode: Decode) -> bool:
 
 @dataclass(frozen=True)
 class OrZeros:
-    """A decoder that reads the silence of a sensor, None instead of a message, as zeros.
-
-    Parameters
-    ----------
-    decode
-        Decodes the messages.
-    """
+    """A decoder that reads the silence of a sensor, None instead of a message, as zeros."""
 
     decode: Decode
 

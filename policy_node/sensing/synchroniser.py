@@ -50,7 +50,7 @@ class Selection(NamedTuple):
     refused: int = 0
 
 
-def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
+def select(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest set of readings that belong together.
 
     The reference is the oldest of the sensors' newest stamps. From each sensor the sample nearest to the reference is
@@ -63,8 +63,6 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
     rings
         One ring per sensor. Samples that no later tick can choose are dropped: those older than the chosen one, and
         those too old, except the newest.
-    names
-        Names of the sensors, for the reason.
     now_ns
         Time of the tick, on the clock of the stamps.
     slop_ns, max_age_ns
@@ -84,12 +82,10 @@ def select(rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_
         oldest_ns = min(chosen)
         if now_ns - oldest_ns <= max_age_ns and max(chosen) - oldest_ns <= slop_ns:
             return Selection(RobotState.READY, samples, now_ns - oldest_ns, "")
-    return _select_carefully(rings, names, now_ns, slop_ns, max_age_ns)
+    return _select_carefully(rings, now_ns, slop_ns, max_age_ns)
 
 
-def _select_carefully(
-    rings: Sequence[SampleRing], names: Sequence[str], now_ns: int, slop_ns: int, max_age_ns: int
-) -> Selection:
+def _select_carefully(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose a set where there may be a problem, and describe the problem."""
     refused = sum([ring.refuse_ahead(now_ns, max_age_ns) for ring in rings])
     oldest_usable_ns = now_ns - max_age_ns
@@ -98,14 +94,14 @@ def _select_carefully(
         if ring.stamps:
             ring.discard_before(min(ring.stamps[-1], oldest_usable_ns))
     ahead = [
-        name
-        for name, ring in zip(names, rings, strict=True)
+        ring.name
+        for ring in rings
         # A single message with a wrong stamp does not stop a robot whose other readings are good.
         if ring.is_ahead and not (ring.stamps and ring.counts_from(ring.stamps[-1]) >= oldest_usable_ns)
     ]
     if ahead:
         return Selection(RobotState.REJECTED, (), None, _ahead_reason(ahead, max_age_ns), refused)
-    silent = [name for name, ring in zip(names, rings, strict=True) if not ring.stamps]
+    silent = [ring.name for ring in rings if not ring.stamps]
     if silent:
         return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}", refused)
     reference_ns = min(ring.stamps[-1] for ring in rings)
@@ -115,11 +111,11 @@ def _select_carefully(
     age_ns = now_ns - min(counted)
     if age_ns > max_age_ns:
         oldest = counted.index(min(counted))
-        reason = _old_reason(names[oldest], stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
+        reason = _old_reason(rings[oldest], stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
         return Selection(RobotState.STALE, samples, age_ns, reason, refused)
     oldest_ns, newest_ns = min(stamps), max(stamps)
     if newest_ns - oldest_ns > slop_ns:
-        apart = f"{names[stamps.index(oldest_ns)]} and {names[stamps.index(newest_ns)]}"
+        apart = f"{rings[stamps.index(oldest_ns)].name} and {rings[stamps.index(newest_ns)].name}"
         reason = (
             f"{apart}: stamps are {(newest_ns - oldest_ns) / 1e9:.3f} s apart, "
             f"synchronisation.slop_s allows {slop_ns / 1e9:.3f} s"
@@ -128,7 +124,8 @@ def _select_carefully(
     return Selection(RobotState.READY, samples, age_ns, "", refused)
 
 
-def _old_reason(name: str, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
+def _old_reason(ring: SampleRing, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
+    name = ring.name
     if stamp_ns == 0:
         return f"{name}: its header stamp is zero; the publisher must set it to the time of the measurement"
     if stamp_ns < _LONGEST_SIMULATION_NS and stamp_ns + age_ns > _EARLIEST_REAL_NS:
@@ -143,33 +140,16 @@ def _ahead_reason(names: Sequence[str], max_ahead_ns: int) -> str:
     return f"{', '.join(names)}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
 
 
-def with_newest(
-    selection: Selection,
-    rings: Sequence[SampleRing],
-    names: Sequence[str],
-    now_ns: int,
-    max_ahead_ns: int,
-    max_ages_ns: Sequence[int],
-) -> Selection:
+def with_newest(selection: Selection, rings: Sequence[SampleRing], now_ns: int, max_ahead_ns: int) -> Selection:
     """Add the newest sample of each sensor that is not synchronised, such as the rare commands of an operator.
 
-    A robot is not ready until each of them was heard, and while its newest sample is older than its limit.
-
-    Parameters
-    ----------
-    selection
-        Of the synchronised sensors; its age is kept.
-    rings, names, max_ages_ns
-        Of the other sensors, one of each per sensor.
-    now_ns
-        Time of the tick, on the clock of the stamps.
-    max_ahead_ns
-        Largest distance of a stamp in the future.
+    A robot is not ready until each of them was heard, and while its newest sample is older than its limit. The age of
+    the selection is kept. A stamp may lie at most `max_ahead_ns` after `now_ns`, the time of the tick.
     """
     refused = selection.refused
     state, reason, samples = selection.state, selection.reason, selection.samples
-    for ring, name, max_age_ns in zip(rings, names, max_ages_ns, strict=True):
-        newest = newest_usable(ring, name, now_ns, max_ahead_ns, max_age_ns)
+    for ring in rings:
+        newest = newest_usable(ring, now_ns, max_ahead_ns, ring.max_age_ns)
         refused += newest.refused
         samples += newest.samples
         if state is RobotState.READY:
@@ -181,8 +161,6 @@ def with_silent(
     selection: Selection,
     rings: Sequence[SampleRing],
     present: Sequence[bool],
-    names: Sequence[str],
-    max_ages_ns: Sequence[int],
     now_ns: int,
     previous_ns: int,
     slop_ns: int,
@@ -198,9 +176,8 @@ def with_silent(
     ----------
     selection
         Of the other sensors; its age is kept.
-    rings, present, names, max_ages_ns
-        Of the silent sensors, one of each per sensor; `present`: whether it has a publisher; `max_ages_ns`: its limit,
-        0 without one.
+    rings, present
+        Of the silent sensors; `present`: whether the sensor has a publisher.
     now_ns, previous_ns
         Times of this tick and of the one before, on the clock of the stamps.
     slop_ns, max_age_ns
@@ -208,7 +185,8 @@ def with_silent(
     """
     state, reason, refused, samples = selection.state, selection.reason, selection.refused, selection.samples
     oldest_ns = now_ns - (selection.age_ns or 0)
-    for ring, is_present, name, own_age_ns in zip(rings, present, names, max_ages_ns, strict=True):
+    for ring, is_present in zip(rings, present, strict=True):
+        own_age_ns = ring.max_age_ns
         allowed_ns = own_age_ns or max_age_ns
         refused_now = ring.refuse_ahead(now_ns, max_age_ns)
         newest_ns = ring.stamps[-1] if ring.stamps else now_ns
@@ -219,14 +197,14 @@ def with_silent(
             samples += (sample,)
         # A sensor whose messages arrive is not silent: if no tick can use them, their stamps are wrong.
         elif refused_now:
-            found, problem = RobotState.REJECTED, _ahead_reason([name], max_age_ns)
+            found, problem = RobotState.REJECTED, _ahead_reason([ring.name], max_age_ns)
         elif newest_ns < previous_ns - allowed_ns:
             limit = "its max_age_s" if own_age_ns else "synchronisation.max_age_s"
-            found, problem = RobotState.STALE, _old_reason(name, newest_ns, now_ns - newest_ns, limit, allowed_ns)
+            found, problem = RobotState.STALE, _old_reason(ring, newest_ns, now_ns - newest_ns, limit, allowed_ns)
         elif is_present:
             samples += (Sample(target_ns, None),)
         else:
-            found, problem = RobotState.WAITING, f"no message on {name}, and nobody publishes it"
+            found, problem = RobotState.WAITING, f"no message on {ring.name}, and nobody publishes it"
         refused += refused_now
         if state is RobotState.READY:
             state, reason = found, problem
@@ -243,26 +221,18 @@ def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample 
     return ring.advance_to(target_ns) if ring.stamps else None
 
 
-def newest_usable(ring: SampleRing, name: str, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
-    """Choose the newest sample of one sensor.
-
-    Parameters
-    ----------
-    ring, name, max_age_ns
-        Of the sensor.
-    now_ns, max_ahead_ns
-        As for `with_newest`.
-    """
+def newest_usable(ring: SampleRing, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
+    """Choose the newest sample of one sensor; see `with_newest`."""
     refused = ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:
         if ring.is_ahead:
-            return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
-        return Selection(RobotState.WAITING, (), None, f"no message on {name}", refused)
+            return Selection(RobotState.REJECTED, (), None, _ahead_reason([ring.name], max_ahead_ns), refused)
+        return Selection(RobotState.WAITING, (), None, f"no message on {ring.name}", refused)
     sample = ring.advance_to(ring.stamps[-1])
     age_ns = now_ns - ring.counts_from(sample.stamp_ns)
     if age_ns <= max_age_ns:
         return Selection(RobotState.READY, (sample,), age_ns, "", refused)
     if ring.is_ahead:
-        return Selection(RobotState.REJECTED, (), None, _ahead_reason([name], max_ahead_ns), refused)
-    reason = _old_reason(name, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
+        return Selection(RobotState.REJECTED, (), None, _ahead_reason([ring.name], max_ahead_ns), refused)
+    reason = _old_reason(ring, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
     return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)

@@ -30,8 +30,6 @@ class TermLayout:
 
     Attributes
     ----------
-    configuration
-        The term.
     reading
         Count of the numbers that are read from messages; 0 for the previous action.
     size
@@ -46,12 +44,10 @@ class TermLayout:
 def arrange_terms(
     observation: ObservationConfiguration, wanted: ArraySpec, sizes: Mapping[str, int | None], action_size: int
 ) -> tuple[TermLayout, ...]:
-    """Find the size of each term.
+    """Find the size of each term of an observation.
 
     Parameters
     ----------
-    observation
-        The observation with its terms.
     wanted
         One time step of it, `[numbers]`.
     sizes
@@ -77,12 +73,8 @@ def arrange_terms(
     listed = ", ".join(f"{term.term} {'?' if size is None else size}" for term, size in found.items())
     if unknown:
         names = ", ".join(f"observations.{term.name}" for term in unknown)
-        raise ConfigurationError(
-            [
-                f"{prefix}.terms: the policy wants {wanted}, found are {listed}; say how many numbers {names} have: "
-                f"name their joints, or give their default or scale a number for each"
-            ]
-        )
+        problem = f"{prefix}.terms: the policy wants {wanted}, found are {listed}; say how many numbers {names} have: "
+        raise ConfigurationError([problem + "name their joints, or give their default or scale a number for each"])
     sizes_found = [size for size in found.values() if size is not None]
     if sum(sizes_found) != wanted.shape[0]:
         raise ConfigurationError(
@@ -106,12 +98,8 @@ def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size:
     """Return the count of a term's numbers in the observation, None if it is not known yet."""
     if term.kind == "previous_action":
         if not action_size:
-            raise ConfigurationError(
-                [
-                    f"observations.{term.name}.kind: found previous_action, but the policy's action is no vector of "
-                    "numbers; remove the term"
-                ]
-            )
+            problem = "found previous_action, but the policy's action is no vector of numbers; remove the term"
+            raise ConfigurationError([f"observations.{term.name}.kind: {problem}"])
         return action_size
     if term.kind == "projected_gravity":
         return 3
@@ -162,17 +150,7 @@ class CategoryDecode:
 
 
 class TermComposer:
-    """Composes the observation of all robots from the readings of its terms, on the device.
-
-    Parameters
-    ----------
-    layouts
-        The terms, in order.
-    dtype
-        Of the observation and of the readings.
-    device
-        Of the readings.
-    """
+    """Composes the observation of all robots from the readings of its terms, all of one dtype, on the device."""
 
     def __init__(self, layouts: Sequence[TermLayout], dtype: torch.dtype, device: torch.device) -> None:
         self._layouts = tuple(layouts)
@@ -227,10 +205,7 @@ class TermComposer:
 def projected_gravity(orientation: torch.Tensor) -> torch.Tensor:
     """Return the direction of gravity `[robots, 3]` in the body frame: (0, 0, -1) of the world.
 
-    Parameters
-    ----------
-    orientation
-        `[robots, 4]`: x, y, z, w of the rotation from the body frame to the world frame, with z up.
+    `orientation` is `[robots, 4]`: x, y, z, w of the rotation from the body frame to the world frame, with z up.
     """
     x, y, z, w = (orientation / orientation.norm(dim=1, keepdim=True)).unbind(dim=1)
     return torch.stack([2.0 * (w * y - x * z), -2.0 * (w * x + y * z), 2.0 * (x * x + y * y) - 1.0], dim=1)

@@ -34,7 +34,7 @@ from policy_node.engines import (
     in_chunks,
 )
 from policy_node.engines.backends import EngineRequest, onnxruntime, torchscript
-from policy_node.engines.captured import CapturedPolicy
+from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies import Policy, WrappedPolicy
 
 ROBOTS = 5
@@ -94,7 +94,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], li
         calls: list[list[str]] = []
 
         def measure(usable: Any, trial: Any) -> dict[str, float]:
-            calls.append([one.candidate.label for one in usable])
+            calls.append(list(usable))
             return {label: found.get(label, 9.0) for label in calls[-1]}
 
         monkeypatch.setattr(choice, "measure", measure)

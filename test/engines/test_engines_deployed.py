@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine that the node takes at configure: as many robots at a time as memory allows, and one that can tick."""
 
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,7 @@ def test_an_engine_that_fails_only_in_the_tick_is_replaced(model: Any, monkeypat
 
     monkeypatch.setattr(deployment.Pipeline, "warm_up", failing_once)
     slow_ms = {"direct": 2.0}
-    labels = "candidate.label"
-    monkeypatch.setattr(
-        choice,
-        "measure",
-        lambda usable, trial: {name: slow_ms.get(name, 1.0) for name in map(attrgetter(labels), usable)},
-    )
+    monkeypatch.setattr(choice, "measure", lambda usable, trial: {name: slow_ms.get(name, 1.0) for name in usable})
     found = deployed(file, 2).engine
     assert found.name == "direct" and len(calls) == 2
     assert "RuntimeError: the graph cannot be recorded" in found.excluded.values()

@@ -21,8 +21,8 @@ from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import make_inference
 from policy_node.engines import in_chunks
-from policy_node.engines.captured import CapturedPolicy
 from policy_node.engines.inference import Inference
+from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies import Policy
 from policy_node_bench.harness.untrained import SpacesOnly
 

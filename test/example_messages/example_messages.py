@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from policy_node.messages.commands import CommandType
+from policy_node.messages.commands import CommandEncoder, CommandType
 from policy_node.messages.encodings import Encoding
 from policy_node.messages.types import vector_type
 from policy_node.messages.types.numbers import FieldSource
@@ -31,13 +31,8 @@ class PolarSource(FieldSource):
         return None
 
 
-class PushEncoder:
+class PushEncoder(CommandEncoder):
     """Encodes into geometry_msgs Vector3."""
-
-    def __init__(self, message_type: Any) -> None:
-        self.message_type = message_type
-        self.components = 3
-        self._message = message_type()
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
         """Return the message of a command `[3]`; the next call changes it."""
@@ -57,6 +52,6 @@ PUSH = CommandType(
     "geometry_msgs/msg/Vector3",
     named_by="",
     is_velocity=False,
-    make=lambda message_type, choices: PushEncoder(message_type),
+    make=lambda message_type, choices: PushEncoder(message_type(), 3),
     source=lambda message_type, choices: FieldSource(message_type, ["x", "y", "z"]),
 )

@@ -19,8 +19,8 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.commands import COMMANDS, CommandChoices, CommandType
 from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
 from policy_node.messages.fields import message_class
-from policy_node.messages.images import Converter
 from policy_node.messages.types import CHOICES, TYPES, MessageType
+from policy_node.messages.types.images import Converter
 from policy_node.messages.types.numbers import type_named
 
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice of a set of readings, against a brute-force search over all samples ever sent."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +16,12 @@ SLOP_NS = 30
 MAX_AGE_NS = 100
 
 
-def rings_of(*stamps: list[int], length: int = 1000) -> list[SampleRing]:
+def rings_of(
+    *stamps: list[int], length: int = 1000, names: Sequence[str] = NAMES, max_age_ns: int = 0
+) -> list[SampleRing]:
     rings = []
-    for sensor in stamps:
-        ring = SampleRing(length)
+    for sensor, name in zip(stamps, names, strict=False):
+        ring = SampleRing(length, name, max_age_ns)
         for stamp in sensor:
             ring.append(stamp, f"message of {stamp}")
         rings.append(ring)
@@ -25,7 +29,7 @@ def rings_of(*stamps: list[int], length: int = 1000) -> list[SampleRing]:
 
 
 def choose(rings: list[SampleRing], now_ns: int) -> Selection:
-    return select(rings, NAMES[: len(rings)], now_ns, SLOP_NS, MAX_AGE_NS)
+    return select(rings, now_ns, SLOP_NS, MAX_AGE_NS)
 
 
 def unreturned(stamps: list[int]) -> list[int]:
@@ -213,9 +217,9 @@ def test_a_stream_from_the_future_stays_rejected_between_its_messages():
 
 def choose_with_newest(wishes: list[int], now_ns: int = 1000) -> Selection:
     """Choose for a robot with one synchronised sensor of stamp 990 and one whose newest reading is used."""
-    synchronised, newest = rings_of([980, 990], wishes)
-    selection = select([synchronised], ["touch"], now_ns, SLOP_NS, MAX_AGE_NS)
-    return with_newest(selection, [newest], ["wish"], now_ns, MAX_AGE_NS, [500])
+    synchronised, newest = rings_of([980, 990], wishes, names=("touch", "wish"), max_age_ns=500)
+    selection = select([synchronised], now_ns, SLOP_NS, MAX_AGE_NS)
+    return with_newest(selection, [newest], now_ns, MAX_AGE_NS)
 
 
 @pytest.mark.parametrize("newest", [500, 700, 1000, 1100])
@@ -243,10 +247,10 @@ def test_without_a_newest_reading_that_is_good_the_robot_is_not_ready(wishes, no
 
 
 def test_the_newest_reading_stays_until_there_is_a_newer_one():
-    (ring,) = rings_of([1, 2, 3])
+    (ring,) = rings_of([1, 2, 3], max_age_ns=100)
     ready = Selection(RobotState.READY, (), 0, "")
     for _ in range(3):
-        (sample,) = with_newest(ready, [ring], ["wish"], 10, 5, [100]).samples
+        (sample,) = with_newest(ready, [ring], 10, 5).samples
         assert sample.stamp_ns == 3
     assert ring.stamps == [3]
 
@@ -257,7 +261,8 @@ def choose_with_silent(
     """Choose for a robot whose synchronised reading is `age_ns` old and whose contact sensor may be silent."""
     others = Selection(RobotState.READY, (Sample(now_ns - age_ns, "image"),), age_ns, "")
     limits = (now_ns, previous_ns, SLOP_NS, MAX_AGE_NS)
-    return with_silent(others, [contacts], [present], ["contacts"], [own_age_ns], *limits)
+    contacts.name, contacts.max_age_ns = "contacts", own_age_ns
+    return with_silent(others, [contacts], [present], *limits)
 
 
 def silence_or_contact(stamps: list[int], now_ns: int, previous_ns: int, oldest_ns: int) -> object:
@@ -343,5 +348,5 @@ def test_a_silent_sensor_makes_no_robot_ready_whose_others_are_not():
     others = Selection(RobotState.STALE, (), None, "image: is old")
     (ring,) = rings_of([990])
     limits = (1000, 950, SLOP_NS, MAX_AGE_NS)
-    selection = with_silent(others, [ring], [True], ["contacts"], [0], *limits)
+    selection = with_silent(others, [ring], [True], *limits)
     assert (selection.state, selection.reason) == (RobotState.STALE, "image: is old")

@@ -33,20 +33,16 @@ class EngineSettings:
 
 @dataclass(frozen=True, eq=False)
 class EngineRequest:
-    """A policy to be run by an engine.
+    """A policy to be run by an engine; its actions are deterministic.
 
     Attributes
     ----------
-    policy
-        The policy; its actions are deterministic.
     robots
         Robots in one inference.
     observations
-        Examples of all robots.
+        Examples `[robots, *shape]` by key.
     channels_last
         Keys of the images that lie in memory as `[robots, ..., height, width, channels]`.
-    settings
-        From the configuration.
     precision
         In which the network computes.
     """
@@ -59,6 +55,11 @@ class EngineRequest:
     precision: str = "float32"
 
 
+def needs_torch_policy(policy: Policy) -> str:
+    """Say that a policy cannot be traced; empty if it can."""
+    return "" if isinstance(policy, TorchPolicy) else f"cannot run this file, which '{policy.engine_name}' runs"
+
+
 @dataclass(frozen=True)
 class Engine:
     """One engine.
@@ -69,10 +70,10 @@ class Engine:
         As `policy.engine` names it; the name of the module or entry point.
     description, where
         Of the table in the documentation.
-    problem
-        Says why the engine cannot run a policy, after its name; empty if it can.
     build
         Makes a policy that the engine runs. It may raise any exception, which excludes the engine.
+    problem
+        Says why the engine cannot run a policy, after its name; empty if it can, by default any `TorchPolicy`.
     is_quick
         Whether building takes tenths of a second, so that a loading thread may build it while another policy drives.
     lowers_precision
@@ -82,15 +83,10 @@ class Engine:
     name: str
     description: str
     where: str
-    problem: Callable[[Policy], str]
     build: Callable[[EngineRequest], Policy]
+    problem: Callable[[Policy], str] = needs_torch_policy
     is_quick: bool = False
     lowers_precision: bool = False
 
 
 ENGINES: Registry[Engine] = FOUND
-
-
-def needs_torch_policy(policy: Policy) -> str:
-    """Say that a policy cannot be traced; empty if it can."""
-    return "" if isinstance(policy, TorchPolicy) else f"cannot run this file, which '{policy.engine_name}' runs"

@@ -8,7 +8,7 @@ import hashlib
 from typing import Any
 
 from policy_node.engines import cache
-from policy_node.engines.backends import Engine, EngineError, EngineRequest, EngineSettings, needs_torch_policy
+from policy_node.engines.backends import Engine, EngineError, EngineRequest, EngineSettings
 from policy_node.engines.recorded import EnginePolicy, network_of, recording
 from policy_node.policies.contract import Policy, TorchPolicy
 
@@ -51,6 +51,5 @@ ENGINE = Engine(
     name="aotinductor",
     description="the acting network compiled to machine code, once for a policy and a number of robots",
     where="needs a C++ compiler and `policy.compile`",
-    problem=needs_torch_policy,
     build=_build,
 )

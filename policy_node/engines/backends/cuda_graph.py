@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from policy_node.engines.backends import Engine, EngineRequest, direct
-from policy_node.engines.captured import CapturedPolicy
+from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies.contract import Policy
 
 # Engines that run a policy in PyTorch.

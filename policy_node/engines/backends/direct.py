@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from policy_node.engines.backends import Engine, EngineRequest, needs_torch_policy
+from policy_node.engines.backends import Engine, EngineRequest
 from policy_node.policies.contract import Policy
 
 
@@ -22,7 +22,6 @@ ENGINE = Engine(
     name="direct",
     description="the acting network in PyTorch",
     where="every device",
-    problem=needs_torch_policy,
     build=build,
     lowers_precision=True,
 )

@@ -8,7 +8,7 @@ import io
 
 import torch
 
-from policy_node.engines.backends import Engine, EngineError, EngineRequest, needs_torch_policy
+from policy_node.engines.backends import Engine, EngineError, EngineRequest
 from policy_node.engines.recorded import EnginePolicy, network_of, recording
 from policy_node.policies.contract import Policy
 
@@ -39,7 +39,6 @@ ENGINE = Engine(
     name="onnxruntime",
     description="the acting network exported in memory, inputs and outputs bound to the tensors",
     where="CPU; GPU with onnxruntime-gpu",
-    problem=needs_torch_policy,
     build=_build,
     is_quick=True,
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from policy_node.engines.backends import Engine, EngineRequest, needs_torch_policy
+from policy_node.engines.backends import Engine, EngineRequest
 from policy_node.engines.recorded import EnginePolicy, network_of, recording
 from policy_node.policies.contract import Policy
 
@@ -25,7 +25,6 @@ ENGINE = Engine(
     name="torchscript",
     description="the acting network recorded, frozen and optimised",
     where="every device",
-    problem=needs_torch_policy,
     build=_build,
     is_quick=True,
     lowers_precision=True,

@@ -9,9 +9,10 @@ module. Another distribution names its records in the entry points `policy_node.
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,20 +25,22 @@ _EXAMPLES = {"fields": "linear.x, angular.z", "joints": "shoulder, elbow"}
 
 @dataclass(frozen=True)
 class CommandChoices:
-    """What parameters choose for the messages of commands.
+    """The choices that parameters make for the messages of commands.
 
     Attributes
     ----------
     components
-        How many numbers a command has.
-    fields, joints
-        The field or the joint of each component; empty where the type has none.
+        Count of the numbers of a command.
+    fields
+        The field of each component in a Twist or TwistStamped, such as ``linear.x``.
+    joints
+        The joint of each component in a JointState or JointTrajectory.
     field
-        The commanded field of a JointState.
+        The commanded field of a JointState: position, velocity or effort.
     frame_id
         Frame of the types with a header.
     time_from_start_s
-        When the point of a JointTrajectory is to be reached.
+        Time in which a JointTrajectory reaches its point.
     """
 
     components: int
@@ -48,12 +51,17 @@ class CommandChoices:
     time_from_start_s: float = 0.0
 
 
-class CommandEncoder(Protocol):
-    """Turns commands of one robot after the other into messages of one type."""
+class CommandEncoder(ABC):
+    """Encodes the commands of one robot after the other into one message."""
 
-    message_type: MessageClass
-    components: int
+    def __init__(self, message: Any, components: int, frame_id: str = "") -> None:
+        self.message_type: MessageClass = type(message)
+        self.components = components
+        self._message = message
+        if frame_id and hasattr(message, "header"):
+            message.header.frame_id = frame_id
 
+    @abstractmethod
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
         """Return the message of a command `[components]` float64; the next call changes it."""
 
@@ -75,7 +83,7 @@ class CommandType:
     make
         Makes the encoder of commands into messages of the class; raises MessageTypeError.
     source
-        Makes what finds the numbers of a command in a message of the class, for recorded commands.
+        Makes the source of the numbers of a command in a message of the class, for recorded commands.
     """
 
     name: str
@@ -87,25 +95,19 @@ class CommandType:
 
     def check(self, choices: CommandChoices) -> None:
         """Raise MessageTypeError if a choice has no meaning for the type, or does not name each component once."""
-        for name in ("joints", "fields"):
-            names = getattr(choices, name)
-            if name != self.named_by and names:
-                raise MessageTypeError(f"{name}: {names!r} is given, which has no meaning for {self.name}; remove it")
+        given: dict[str, Any] = {"joints": choices.joints, "fields": choices.fields}
+        names = given.pop(self.named_by, ())
         if not self.has_field and choices.field != "position":
+            given["field"] = choices.field
+        for name, value in given.items():
+            if value:
+                raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {self.name}; remove it")
+        if self.named_by and len(names) != choices.components:
             raise MessageTypeError(
-                f"field: {choices.field!r} is given, which has no meaning for {self.name}; remove it"
+                f"{self.named_by}: {len(names)} named ({', '.join(names) or 'none'}), the command has "
+                f"{choices.components} components; name one for each, as in [{_EXAMPLES[self.named_by]}]"
             )
-        if self.named_by:
-            _require_one_each(self.named_by, getattr(choices, self.named_by), choices.components)
-
-
-def _require_one_each(what: str, names: Sequence[str], components: int) -> None:
-    if len(names) != components:
-        raise MessageTypeError(
-            f"{what}: {len(names)} named ({', '.join(names) or 'none'}), the command has {components} components; "
-            f"name one for each, as in [{_EXAMPLES[what]}]"
-        )
-    require_unique(what, names)
+        require_unique(self.named_by, names)
 
 
 def doubles(command: np.ndarray) -> array.array[float]:

@@ -8,29 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from policy_node.messages.commands import CommandType, doubles
-from policy_node.messages.fields import MessageClass
+from policy_node.messages.commands import CommandEncoder, CommandType, doubles
 from policy_node.messages.types.numbers import FieldSource
 
 
-class ArrayEncoder:
-    """Encodes into std_msgs Float64MultiArray: only `data`, without a layout.
-
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    components
-        How many numbers a command has.
-    """
-
-    def __init__(self, message_type: MessageClass, components: int) -> None:
-        self.message_type = message_type
-        self.components = components
-        self._message = message_type()
+class ArrayEncoder(CommandEncoder):
+    """Encodes into std_msgs Float64MultiArray: only `data`, without a layout."""
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
-        """Return the message of a command `[components]`; the next call changes it."""
+        """See `CommandEncoder`."""
         self._message.data = doubles(command)
         return self._message
 
@@ -39,6 +25,6 @@ COMMAND_TYPES = CommandType(
     "std_msgs/msg/Float64MultiArray",
     named_by="",
     is_velocity=False,
-    make=lambda message_type, choices: ArrayEncoder(message_type, choices.components),
+    make=lambda message_type, choices: ArrayEncoder(message_type(), choices.components),
     source=lambda message_type, choices: FieldSource(message_type, ["data"]),
 )

@@ -67,15 +67,7 @@ def vector_type(
     source: Callable[[MessageClass, ReadingChoices], NumberSource],
     takes: frozenset[str] = PATHS,
 ) -> MessageType:
-    """Return the record of a type whose messages give a vector.
-
-    Parameters
-    ----------
-    name, gives, count, takes
-        See `MessageType`.
-    source
-        Makes what finds the numbers in a message.
-    """
+    """Return the record of a type whose messages give a vector; `source` finds the numbers in a message."""
     return MessageType(
         name,
         gives,

@@ -14,31 +14,26 @@ from typing import Any
 import numpy as np
 
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.layouts import Layout
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types import MessageType
-from policy_node.messages.vectors import ReadNumbers, VectorReader
+from policy_node.messages.vectors import NumberSource, VectorReader
 
 CONTACTS = "ros_gz_interfaces/msg/Contacts"
 _CELL = re.compile(r"(\d{1,9})$")
 
 
-class TouchSource:
-    """The normal forces on the cells of a bumper in newtons, as a `NumberSource` of a ros_gz_interfaces/msg/Contacts.
+class TouchSource(NumberSource):
+    """The normal forces on the cells of a bumper in newtons, in a ros_gz_interfaces/msg/Contacts.
 
     The forces on a cell add up, to at most the upper bound of the observation. A contact without forces, as from
-    Gazebo Fortress, counts as a force of that bound, or of 1 N without a bound.
-
-    Parameters
-    ----------
-    spec
-        One frame: `[cells]`; its bounds limit the forces.
+    Gazebo Fortress, counts as a force of that bound, or of 1 N without a bound. The spec is `[cells]`.
     """
 
+    dtypes = (np.dtype(np.float64),)
+    size: int
+
     def __init__(self, spec: ArraySpec) -> None:
-        self.dtypes = (np.dtype(np.float64),)
         self.size = int(np.prod(spec.shape))
-        self.compared = ()
         self._limit_n = spec.high.astype(np.float64).ravel()
         self._unknown_n = np.where(np.isfinite(self._limit_n), self._limit_n, 1.0)
 
@@ -55,14 +50,6 @@ class TouchSource:
         """Return which cell a force is on."""
         return f"the force on cell {index}"
 
-    def remedy(self, message: Any) -> str:
-        """Return nothing: every message has one force per cell."""
-        return ""
-
-    def located(self, layout: Layout) -> ReadNumbers | None:
-        """Return None: the names, which differ from contact to contact, decide the meaning of the numbers."""
-        return None
-
     def _cell(self, name: str) -> int:
         """Return the cell of a collision."""
         number = _CELL.search(name)
@@ -77,10 +64,7 @@ class TouchSource:
 def normal_force_n(contact: Any) -> float | None:
     """Add up the forces of a contact along its normals, of either sign; None for a contact without forces.
 
-    Raises
-    ------
-    UnusableReading
-        If the number of normals is not that of the forces.
+    Raises UnusableReading if the number of normals is not that of the forces.
     """
     if not len(contact.wrenches):
         return None

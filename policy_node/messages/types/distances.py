@@ -20,14 +20,8 @@ class RangeSource(FieldSource):
     """Distances in metres as REP 117 defines them, clipped to what the sensor can measure.
 
     A policy trains on distances clipped to the sensor's range, so +inf (nothing there) and anything beyond become the
-    largest distance of the message, -inf (too near) and anything below become the smallest. NaN stays unusable.
-
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    path, lowest, highest
-        The fields of the distances and of the smallest and largest measurable one.
+    largest distance of the message, -inf (too near) and anything below become the smallest. NaN stays unusable. The
+    fields of the message with these limits are `lowest` and `highest`.
     """
 
     def __init__(self, message_type: MessageClass, path: str, lowest: str, highest: str) -> None:

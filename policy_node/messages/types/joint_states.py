@@ -14,26 +14,18 @@ from policy_node.messages.fields import MessageTypeError, require_unique
 from policy_node.messages.layouts import Layout, number_run
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types import vector_type
-from policy_node.messages.vectors import ReadNumbers
+from policy_node.messages.vectors import NumberSource, ReadNumbers
 
 JOINT_FIELDS = ("position", "velocity", "effort")
 
 
-class JointSource:
-    """Position, velocity or effort of joints, chosen by name.
+class JointSource(NumberSource):
+    """Position (if empty), velocity or effort of the named joints; without names of all, in each message's order.
 
-    Parameters
-    ----------
-    field
-        Position, velocity or effort; position if empty.
-    joints
-        Names of the joints in the order that the policy wants; if empty all, in the order of each message.
-
-    Raises
-    ------
-    MessageTypeError
-        If there is no such field, or a joint is named twice.
+    Raises MessageTypeError if there is no such field, or a joint is named twice.
     """
+
+    dtypes = (np.dtype(np.float64),)
 
     def __init__(self, field: str, joints: Sequence[str]) -> None:
         self._field = field or "position"
@@ -43,7 +35,6 @@ class JointSource:
         self._get = attrgetter("name", self._field)
         self._names: list[str] | None = None
         self._order = np.zeros(0, np.intp)
-        self.dtypes = [np.dtype(np.float64)]
         self.size = len(joints) or None
         self.compared = ("name",) if joints else ()
 

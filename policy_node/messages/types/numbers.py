@@ -14,19 +14,11 @@ from policy_node.messages.fields import MessageClass, MessageTypeError, NumericF
 from policy_node.messages.layouts import Layout, number_run
 from policy_node.messages.reading import ReadingChoices
 from policy_node.messages.types import TYPES, MessageType, vector_type
-from policy_node.messages.vectors import ReadNumbers
+from policy_node.messages.vectors import NumberSource, ReadNumbers
 
 
-class FieldSource:
-    """The numbers at dotted paths of a message, one path after the other.
-
-    Parameters
-    ----------
-    message_type
-        Class of the message.
-    paths
-        Dotted paths; `numeric_fields` describes them and the errors.
-    """
+class FieldSource(NumberSource):
+    """The numbers at dotted paths of a message, one path after the other; `numeric_fields` describes the errors."""
 
     def __init__(self, message_type: MessageClass, paths: Sequence[str]) -> None:
         self._fields: list[NumericField] = [field for path in paths for field in numeric_fields(message_type, path)]
@@ -35,7 +27,6 @@ class FieldSource:
         self.dtypes = [field.dtype for field in self._fields]
         sizes = [field.size for field in self._fields]
         self.size = None if None in sizes else sum(size or 0 for size in sizes)
-        self.compared: tuple[str, ...] = ()
 
     def located(self, layout: Layout) -> ReadNumbers | None:
         """See `NumberSource`."""
@@ -57,21 +48,9 @@ class FieldSource:
             index -= length
         raise IndexError(index)
 
-    def remedy(self, message: Any) -> str:
-        """See `NumberSource`."""
-        return ""
-
 
 def numbers_at(name: str, gives: str, count: str, *paths: str) -> MessageType:
-    """Return the record of a type that is read by paths.
-
-    Parameters
-    ----------
-    name, gives, count
-        See `MessageType`.
-    paths
-        Read without `field` and `fields`; without these, one of the two must be given.
-    """
+    """Return the record of a type that is read by paths, by default `paths`; without a default they must be chosen."""
 
     def source(message_type: MessageClass, choices: ReadingChoices) -> FieldSource:
         chosen = choices.paths or paths
@@ -95,9 +74,7 @@ MESSAGE_TYPES = (
         "sensor_msgs/msg/Imu",
         "`orientation` (x, y, z, w), `angular_velocity`, `linear_acceleration`",
         "10",
-        "orientation",
-        "angular_velocity",
-        "linear_acceleration",
+        *("orientation", "angular_velocity", "linear_acceleration"),
     ),
     numbers_at("geometry_msgs/msg/Twist", "`linear`, `angular`", "6", "linear", "angular"),
     numbers_at("geometry_msgs/msg/TwistStamped", "`linear`, `angular`", "6", "twist.linear", "twist.angular"),
@@ -108,10 +85,7 @@ MESSAGE_TYPES = (
         "nav_msgs/msg/Odometry",
         "position, orientation (x, y, z, w), linear and angular velocity",
         "13",
-        "pose.pose.position",
-        "pose.pose.orientation",
-        "twist.twist.linear",
-        "twist.twist.angular",
+        *("pose.pose.position", "pose.pose.orientation", "twist.twist.linear", "twist.twist.angular"),
     ),
     numbers_at("std_msgs/msg/Float32MultiArray", "`data`", "as published", "data"),
     numbers_at("std_msgs/msg/Float64MultiArray", "`data`", "as published", "data"),

@@ -7,10 +7,11 @@ These modules are imported to find the format of a file. They import what a form
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,24 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PolicyFile:
-    """A policy file whose content was read and checked, and how to run it.
+    """A policy file whose content was read and checked, and how to run it; see `load_policy`.
 
     Attributes
     ----------
-    content, path, sha256
-        Of the file. The path serves errors, and files that refer to others beside them.
-    device
-        Where to run the policy.
+    path
+        Serves errors, and files that refer to others beside them.
     any_device
         Whether the user left the device open; a policy that `device` cannot run then runs on the CPU.
-    interface
-        Meaning of the inputs and outputs, where the file does not describe itself.
     statistics
         How to normalise observations, by key; empty: not at all.
-    deterministic
-        Whether to take the most likely action instead of drawing one.
-    seed
-        Of the draws.
     """
 
     content: bytes
@@ -68,13 +61,13 @@ class ExportSource:
     Attributes
     ----------
     saved, statistics
-        What the policy was built from.
+        The parts that the policy was built from.
     policy
-        The policy, on the CPU.
+        On the CPU.
     golden
         Actions that the written file must give again.
     path
-        Of its file, for errors.
+        Of the policy's file, for errors.
     """
 
     saved: SavedModel
@@ -136,21 +129,17 @@ class PolicyFormat:
 FORMATS: Registry[PolicyFormat] = POLICY_FORMATS
 
 
+def lazily(module: str, function: str) -> Callable[..., Any]:
+    """Return a function of a module in `policy_node.policies`, which is imported when the function is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"policy_node.policies.{module}"), function)(*arguments)
+
+    return call
+
+
 def format_of(path: str, name: str = "auto") -> PolicyFormat:
-    """Return the format of a file.
-
-    Parameters
-    ----------
-    path
-        Of the file; its suffix tells the format.
-    name
-        Of the format, if the suffix does not tell it.
-
-    Raises
-    ------
-    PolicyError
-        If there is no format of that name or suffix.
-    """
+    """Return the format of that name, for ``auto`` that of the file's suffix; raises PolicyError without one."""
     if name != "auto":
         if name not in FORMATS.names:
             raise PolicyError(f"the format is '{name}'; allowed are 'auto', {', '.join(map(repr, FORMATS.names))}")

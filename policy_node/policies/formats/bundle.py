@@ -4,32 +4,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from policy_node.policies.contract import Policy
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
-
-
-def _load(file: PolicyFile) -> Policy:
-    from policy_node.policies.bundle import load_bundle
-
-    return load_bundle(file)
-
-
-def _write(source: ExportSource, output: Path) -> None:
-    from policy_node.policies.bundle import bundle_to_bytes
-
-    output.write_bytes(bundle_to_bytes(source))
-
+from policy_node.policies.formats import PolicyFormat, lazily
 
 FORMAT = PolicyFormat(
     name="bundle",
     title="a bundle",
     description="Stable-Baselines3 as data only, with normalisation and golden vectors inside (`policy_export`)",
     suffixes=(".bundle",),
-    load=_load,
+    load=lazily("bundle", "load_bundle"),
     is_zip=True,
     runs_code=False,
     draws=True,
-    write=_write,
+    write=lazily("bundle", "write_bundle"),
 )

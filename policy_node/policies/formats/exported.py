@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from policy_node.policies.contract import Policy
+from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
-from policy_node.policies.metadata import archive_sha256, description_to_texts, empty_texts
-from policy_node.policies.module_network import load_module
-from policy_node.policies.networks import Port
-from policy_node.policies.traced import open_robots_axis, traceable
+from policy_node.policies.module_network import SaveModule, load_module, write_module
+from policy_node.policies.pairing import Port
+from policy_node.policies.traced import PolicyNetwork, open_robots_axis
 
 
 def _load(file: PolicyFile) -> Policy:
@@ -64,12 +64,11 @@ def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
 
 
 def _write(source: ExportSource, output: Path) -> None:
-    network, example, description = traceable(source)
-    program = torch.export.export(network, example, dynamic_shapes=open_robots_axis(example))
-    bare = io.BytesIO()
-    torch.export.save(program, bare)
-    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
-    torch.export.save(program, output, extra_files=texts)
+    def make_save(network: PolicyNetwork, example: tuple[torch.Tensor, ...]) -> SaveModule:
+        program = torch.export.export(network, example, dynamic_shapes=open_robots_axis(example))
+        return lambda target, texts: torch.export.save(program, target, extra_files=dict(texts))
+
+    write_module(source, output, make_save)
 
 
 FORMAT = PolicyFormat(

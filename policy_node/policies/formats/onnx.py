@@ -4,31 +4,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from policy_node.policies.contract import Policy
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
-
-
-def _load(file: PolicyFile) -> Policy:
-    from policy_node.policies.onnx import load_onnx
-
-    return load_onnx(file)
-
-
-def _write(source: ExportSource, output: Path) -> None:
-    from policy_node.policies.onnx import write_onnx
-
-    write_onnx(source, output)
-
+from policy_node.policies.formats import PolicyFormat, lazily
 
 FORMAT = PolicyFormat(
     name="onnx",
     title="an ONNX file",
     description="any trainer",
     suffixes=(".onnx",),
-    load=_load,
+    load=lazily("onnx", "load_onnx"),
     requires=("onnx", "onnxruntime", "onnxscript"),
     runs_code=False,
-    write=_write,
+    write=lazily("onnx", "write_onnx"),
 )

@@ -4,22 +4,14 @@
 
 from __future__ import annotations
 
-from policy_node.policies.contract import Policy
-from policy_node.policies.formats import PolicyFile, PolicyFormat
-
-
-def _load(file: PolicyFile) -> Policy:
-    from policy_node.policies.sb3 import build_sb3, read_sb3
-
-    return build_sb3(read_sb3(file.content, file.path), file)
-
+from policy_node.policies.formats import PolicyFormat, lazily
 
 FORMAT = PolicyFormat(
     name="sb3",
     title="a .zip file of Stable-Baselines3",
     description="Stable-Baselines3, sb3-contrib",
     suffixes=(".zip",),
-    load=_load,
+    load=lazily("sb3", "load_sb3"),
     is_zip=True,
     without_trust="export it to a bundle with policy_export",
     takes_statistics=True,

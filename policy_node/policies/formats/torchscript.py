@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from policy_node.policies.contract import Policy
+from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
-from policy_node.policies.metadata import archive_sha256, description_to_texts, empty_texts
-from policy_node.policies.module_network import load_module
-from policy_node.policies.networks import Port
-from policy_node.policies.traced import traceable
+from policy_node.policies.module_network import SaveModule, load_module, write_module
+from policy_node.policies.pairing import Port
+from policy_node.policies.traced import PolicyNetwork
 
 
 def _load(file: PolicyFile) -> Policy:
@@ -66,12 +66,11 @@ def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
 
 
 def _write(source: ExportSource, output: Path) -> None:
-    network, example, description = traceable(source)
-    module = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False).eval())
-    bare = io.BytesIO()
-    torch.jit.save(module, bare)
-    texts = description_to_texts(description, archive_sha256(bare.getvalue()))
-    torch.jit.save(module, str(output), _extra_files=texts)
+    def make_save(network: PolicyNetwork, example: tuple[torch.Tensor, ...]) -> SaveModule:
+        module = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False).eval())
+        return lambda target, texts: torch.jit.save(module, target, _extra_files=dict(texts))
+
+    write_module(source, output, make_save)
 
 
 FORMAT = PolicyFormat(

@@ -27,9 +27,17 @@ from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError, warn
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.sb3 import actions
-from policy_node.policies.sb3.networks import Family, family_of, is_stock, replaced_methods
-from policy_node.policies.sb3.observations import Preparation, keyed_spaces, make_normalisers, observation_spec
-from policy_node.policies.sb3.policy import Actor, DirectActor, Fresh, PredictActor, Sb3Policy, memory_spec
+from policy_node.policies.sb3.observations import keyed_spaces, make_normalisers, observation_spec
+from policy_node.policies.sb3.policy import (
+    Family,
+    Fresh,
+    Sb3Policy,
+    direct_actor,
+    family_of,
+    is_stock,
+    predict_actor,
+    replaced_methods,
+)
 from policy_node.policies.vecnormalize import Normaliser
 
 # Entries that building the network needs; everything else in the file stays unread.
@@ -55,7 +63,7 @@ class SavedModel:
     algorithm
         Its name, such as ``PPO``.
     exploration_rate
-        How often an algorithm that explores by chance takes any action.
+        Share of arbitrary actions of an algorithm that explores by chance.
     weights
         All parameters and buffers of the policy by name; of shared ones a single name is enough.
     """
@@ -73,10 +81,7 @@ class SavedModel:
 def read_sb3(content: bytes, path: str) -> SavedModel:
     """Read a file that ``model.save`` wrote; this unpickles the spaces and arguments of the policy.
 
-    Raises
-    ------
-    PolicyError
-        If `content` is empty, damaged or of another format.
+    Raises PolicyError if `content` is empty, damaged or of another format.
     """
     saved, serialised = _read(content, path)
     parts = {name: _restore(saved, name, path) for name in _NEEDED}
@@ -103,20 +108,15 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
     )
 
 
+def load_sb3(file: PolicyFile) -> Sb3Policy:
+    """Make the policy of a file that ``model.save`` wrote; see `read_sb3` and `build_sb3`."""
+    return build_sb3(read_sb3(file.content, file.path), file)
+
+
 def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
-    """Build a policy from a saved model.
+    """Build a policy from a saved model of a file or bundle.
 
-    Parameters
-    ----------
-    saved
-        From `read_sb3`, or from a bundle.
-    file
-        Where it came from and how to run it.
-
-    Raises
-    ------
-    PolicyError
-        If the algorithm or spaces are not supported, or the weights do not fit.
+    Raises PolicyError if the algorithm or spaces are not supported, or the weights do not fit.
     """
     family, device, statistics = family_of(saved.policy_class), file.device, file.statistics
     keyed = keyed_spaces(saved.observation_space)
@@ -130,55 +130,15 @@ def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
     model.requires_grad_(False)
     generator = torch.Generator(device).manual_seed(file.seed)
     noise = "none" if file.deterministic or family is None else family.noise
-    replaced = _replaced(model, family, saved.policy_class, file.path)
-    actor: Actor
+    replaced = _replaced(model, family, saved.policy_class, file)
     if family is None or replaced:
-        actor = _predict_actor(saved, model, action, replaced, file)
+        actor, modules = predict_actor(model, action)
     else:
-        explore = _exploration(saved, model, action, noise, generator)
-        actor = _direct_actor(saved, model, action, family, device, explore)
+        actor, modules = direct_actor(model, action, family, _exploration(saved, model, action, noise, generator))
     memory, fresh = _memory(model, normalisers, noise, generator, device)
     mask = _mask_length(saved.algorithm, action)
     spec = PolicySpec(observations, action, saved.algorithm, file.sha256, memory, mask)
-    return Sb3Policy(spec, device, normalisers, actor, fresh)
-
-
-def _direct_actor(
-    saved: SavedModel,
-    model: Any,
-    action: ActionSpec,
-    family: Family,
-    device: torch.device,
-    explore: actions.Explore | None,
-) -> Actor:
-    """Return the actor that runs the acting network alone."""
-    keyed = keyed_spaces(saved.observation_space)
-    preparations = {key: Preparation(space, model.normalize_images).to(device) for key, space in keyed.items()}
-    squash = model.squash_output if family.squashed is None else family.squashed
-    finish = actions.make_finish(saved.action_space, action, model, squash, device)
-    return DirectActor(preparations, _is_plain(saved), family.build(model), finish, explore)
-
-
-def _predict_actor(saved: SavedModel, model: Any, action: ActionSpec, replaced: list[str], file: PolicyFile) -> Actor:
-    """Return the actor that calls ``_predict``, for a policy class that replaces methods which decide the action."""
-    if not file.deterministic:
-        raise file.error(
-            f"acts by its own rules ({', '.join(replaced)}), whose noise cannot be seeded; use deterministic=True"
-        )
-    warn(
-        f"policy file '{file.path}' acts by its own rules ({', '.join(replaced)}): its _predict is run, which is "
-        "slower; compare its actions with those of model.predict"
-    )
-    finish = None
-    if isinstance(action, ArraySpec):
-        finish = actions.finish_box(action, model.squash_output, squash=False, device=file.device)
-    shape = () if isinstance(action, DiscreteSpec) else saved.action_space.shape or ()
-    return PredictActor(model, _is_plain(saved), finish, shape)
-
-
-def _is_plain(saved: SavedModel) -> bool:
-    """Return whether the networks take one tensor instead of a dictionary."""
-    return not isinstance(saved.observation_space, spaces.Dict)
+    return Sb3Policy(spec, device, normalisers, actor, modules, fresh)
 
 
 def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
@@ -263,7 +223,7 @@ def _build(saved: SavedModel, path: str) -> Any:
 
 
 def _no_optimiser(*_: Any, **__: Any) -> None:
-    """Stand for an optimiser: PyTorch's import its whole compiler, which takes longer than everything else."""
+    """Replace the optimiser: those of PyTorch import its whole compiler, which takes longer than everything else."""
 
 
 def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
@@ -278,15 +238,25 @@ def _not_built(path: str, error: Exception) -> PolicyError:
     )
 
 
-def _replaced(model: Any, family: Family | None, policy_class: type, path: str) -> list[str]:
-    """Return the methods that decide the action and that a custom policy class replaces."""
+def _replaced(model: Any, family: Family | None, policy_class: type, file: PolicyFile) -> list[str]:
+    """Return the methods that decide the action and that a custom policy class replaces, and warn of them."""
     around = [name for name in _AROUND_PREDICT if not is_stock(getattr(policy_class, name))]
     if around:
         raise PolicyError(
-            f"the policy class {policy_class.__qualname__} of '{path}' replaces {', '.join(around)}, which work on "
-            "NumPy arrays; put its rules into _predict"
+            f"the policy class {policy_class.__qualname__} of '{file.path}' replaces {', '.join(around)}, which work "
+            "on NumPy arrays; put its rules into _predict"
         )
-    return [policy_class.__qualname__] if family is None else replaced_methods(model, family)
+    replaced = [policy_class.__qualname__] if family is None else replaced_methods(model, family)
+    if replaced and not file.deterministic:
+        raise file.error(
+            f"acts by its own rules ({', '.join(replaced)}), whose noise cannot be seeded; use deterministic=True"
+        )
+    if replaced:
+        warn(
+            f"policy file '{file.path}' acts by its own rules ({', '.join(replaced)}): its _predict is run, which is "
+            "slower; compare its actions with those of model.predict"
+        )
+    return replaced
 
 
 def _exploration(
@@ -309,23 +279,23 @@ def _exploration(
 def _memory(
     model: Any, normalisers: Mapping[str, Normaliser], noise: str, generator: torch.Generator, device: torch.device
 ) -> tuple[dict[str, ArraySpec], dict[str, Fresh]]:
-    """Return the specs of each robot's memory, and the functions that make its start."""
+    """Return the specs of each robot's memory, and the functions that make it for robots that have seen nothing yet."""
     specs: dict[str, ArraySpec] = {}
     fresh: dict[str, Fresh] = {}
     lstm = getattr(model, "lstm_actor", None)
     if lstm is not None:
-        shape = (lstm.num_layers, lstm.hidden_size)
+        layers = (lstm.num_layers, lstm.hidden_size)
         for name in ("hidden", "cell"):
-            specs[name] = memory_spec(name, shape, np.float32)
-            fresh[name] = lambda robots: torch.zeros((robots, *shape), device=device)
+            specs[name] = ArraySpec(name, layers, np.float32, -np.inf, np.inf)
+            fresh[name] = lambda robots: torch.zeros((robots, *layers), device=device)
     if any(normaliser.steps > 1 for normaliser in normalisers.values()):
-        specs["frames"] = memory_spec("frames", (), np.int64)
+        specs["frames"] = ArraySpec("frames", (), np.int64, 0, np.iinfo(np.int64).max)
         fresh["frames"] = lambda robots: torch.zeros(robots, dtype=torch.int64, device=device)
     actor = getattr(model, "actor", model)
     distribution = getattr(actor, "action_dist", None)
     if noise == "distribution" and isinstance(distribution, StateDependentNoiseDistribution):
         deviation = distribution.get_std(actor.log_std)
-        specs["noise"] = memory_spec("noise", tuple(deviation.shape), np.float32)
+        specs["noise"] = ArraySpec("noise", tuple(deviation.shape), np.float32, -np.inf, np.inf)
         fresh["noise"] = lambda robots: (
             deviation * torch.randn((robots, *deviation.shape), generator=generator, device=device)
         )

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from torch import nn
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
-from policy_node.policies.contract import PolicyError
+from policy_node.policies.contract import PolicyError, where_rows
 
 # From outputs `[robots, outputs]` and masks `[robots, outputs]` to final actions.
 Finish = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
@@ -28,10 +28,7 @@ Explore = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.
 def action_spec(space: spaces.Space, path: str) -> ActionSpec:
     """Return the spec of the policy's actions.
 
-    Raises
-    ------
-    PolicyError
-        If Stable-Baselines3 itself cannot use the space, or it is a Box of integers.
+    Raises PolicyError if Stable-Baselines3 itself cannot use the space, or it is a Box of integers.
     """
     # The policy and its training counted actions from 0, also where the space has another start.
     if isinstance(space, spaces.Discrete):
@@ -48,18 +45,13 @@ def action_spec(space: spaces.Space, path: str) -> ActionSpec:
     )
 
 
-def mark_unusable(chosen: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
-    """Set the choices of unusable rows to -1, as the largest of NaN would look like a choice."""
-    return torch.where(usable.view(-1, *[1] * (chosen.ndim - 1)), chosen, -1)
-
-
 def finish_choice(logits: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-    """Return the largest of the allowed logits, `[robots]` int64."""
+    """Return the largest of the allowed logits, `[robots]` int64; -1 for unusable rows, as NaN looks like a choice."""
     usable = ~logits.isnan().any(dim=1)
     if masks is not None:
         usable = usable & masks.any(dim=1)
         logits = torch.where(masks, logits, -torch.inf)
-    return mark_unusable(logits.argmax(dim=1), usable)
+    return where_rows(usable, logits.argmax(dim=1), -1)
 
 
 def finish_choices(counts: tuple[int, ...]) -> Finish:
@@ -69,7 +61,7 @@ def finish_choices(counts: tuple[int, ...]) -> Finish:
         parts = logits.split(counts, dim=1)
         allowed = [None] * len(parts) if masks is None else masks.split(counts, dim=1)
         chosen = torch.stack([finish_choice(*pair) for pair in zip(parts, allowed, strict=True)], dim=1)
-        return mark_unusable(chosen, (chosen >= 0).all(dim=1))
+        return where_rows((chosen >= 0).all(dim=1), chosen, -1)
 
     return finish
 
@@ -77,26 +69,17 @@ def finish_choices(counts: tuple[int, ...]) -> Finish:
 def finish_bits(logits: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
     """Return whether each bit is more likely than not, `[robots, bits]` int64."""
     chosen = torch.sigmoid(logits).round().nan_to_num().long()
-    return mark_unusable(chosen, ~logits.isnan().any(dim=1))
+    return where_rows(~logits.isnan().any(dim=1), chosen, -1)
 
 
-def finish_box(action: ArraySpec, unscale: bool, squash: bool, device: torch.device) -> Finish:
+def finish_box(model: Any, action: ArraySpec, squash: bool) -> Finish:
     """Return the function that gives the action within its bounds, `[robots, *shape]`.
 
-    Parameters
-    ----------
-    action
-        The action space.
-    unscale
-        Whether -1 to 1 means from the lower to the upper bound; else the action is clipped.
-    squash
-        Whether the outputs have yet to pass tanh.
-    device
-        Where the outputs are.
+    Outputs of a model with `squash_output` are unscaled from -1 to 1, after tanh if they must still be squashed
+    (`squash`); others are clipped.
     """
-    shape = (-1, *action.shape)
-    low = torch.tensor(action.low, device=device)
-    high = torch.tensor(action.high, device=device)
+    shape, unscale = (-1, *action.shape), model.squash_output
+    low, high = (torch.tensor(bound, device=model.device) for bound in (action.low, action.high))
     span = high - low
 
     def finish(outputs: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
@@ -109,14 +92,14 @@ def finish_box(action: ArraySpec, unscale: bool, squash: bool, device: torch.dev
     return finish
 
 
-def make_finish(space: spaces.Space, action: ActionSpec, model: Any, squash: bool, device: torch.device) -> Finish:
+def make_finish(model: Any, action: ActionSpec, squash: bool) -> Finish:
     """Return the last step of a policy, from its network's outputs to final actions."""
     if isinstance(action, ArraySpec):
-        return finish_box(action, model.squash_output, squash, device)
+        return finish_box(model, action, squash)
     if isinstance(action, DiscreteSpec):
         return finish_choice
     # Bits have one logit each, except with masks, where they have a pair like any two choices.
-    bits = isinstance(space, spaces.MultiBinary) and model.action_net.out_features == len(action.choices)
+    bits = isinstance(model.action_space, spaces.MultiBinary) and model.action_net.out_features == len(action.choices)
     return finish_bits if bits else finish_choices(action.choices)
 
 

@@ -19,21 +19,9 @@ from policy_node.policies.vecnormalize import Normaliser, Statistics
 
 
 def observation_spec(key: str, space: spaces.Space, statistics: Statistics | None, path: str) -> ArraySpec:
-    """Return the spec of the environment's observation of one key.
+    """Return the spec of the environment's observation of one key, as it is before `statistics` normalise it.
 
-    Parameters
-    ----------
-    key, space
-        From the policy's observation space.
-    statistics
-        Normalisation of the key, None without one.
-    path
-        Where the policy came from, for errors.
-
-    Raises
-    ------
-    PolicyError
-        If Stable-Baselines3 itself cannot use the space.
+    Raises PolicyError if Stable-Baselines3 itself cannot use the space.
     """
     if isinstance(space, spaces.Box) and space.dtype is not None:
         if statistics is not None and _became_float(space, statistics):
@@ -78,10 +66,12 @@ class Preparation(nn.Module):
         elif isinstance(space, spaces.MultiDiscrete):
             counts = torch.tensor(space.nvec.tolist())
         # Observation and category of each column of the one-hot code.
-        self.register_buffer("_owner", None if counts is None else torch.arange(len(counts)).repeat_interleave(counts))
-        self.register_buffer(
-            "_choice", None if counts is None else torch.cat([torch.arange(int(count)) for count in counts])
-        )
+        owner = choice = None
+        if counts is not None:
+            owner = torch.arange(len(counts)).repeat_interleave(counts)
+            choice = torch.cat([torch.arange(int(count)) for count in counts])
+        self.register_buffer("_owner", owner)
+        self.register_buffer("_choice", choice)
         self.register_buffer("_counts", counts)
 
     _owner: torch.Tensor | None
@@ -103,13 +93,7 @@ class Preparation(nn.Module):
 def make_normalisers(
     statistics: Mapping[str, Statistics], keyed: Mapping[str, spaces.Space], path: str
 ) -> dict[str, Normaliser]:
-    """Pair the statistics with the observation space.
-
-    Raises
-    ------
-    PolicyError
-        If they do not fit the space.
-    """
+    """Pair the statistics with the observation space; raises PolicyError if they do not fit it."""
     normalisers = {}
     for key, part in statistics.items():
         space = keyed.get(key)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Record computations on fixed tensors and replay them as one CUDA graph.
+"""Policies that run another one: replayed as a CUDA graph, or for some robots at a time.
 
 Launching each kernel by itself takes longer than small networks compute; a graph launches all of them at once.
 """
@@ -20,14 +20,12 @@ WARM_UP_RUNS = 3
 
 
 def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
-    """Record a computation and return a function that repeats it on the same tensors.
+    """Record a computation and return a function that repeats it on the same tensors; on a CPU, the computation itself.
 
     Parameters
     ----------
     compute
         Reads and writes the same tensors each time, and waits for nothing; it runs a few times before it is recorded.
-    device
-        Where the tensors are. On a CPU the computation itself is returned.
 
     Returns
     -------
@@ -57,16 +55,10 @@ def capture(compute: Callable[[], Result], device: torch.device) -> Callable[[],
 
 
 class CapturedPolicy(WrappedPolicy):
-    """A policy that is replayed as a CUDA graph.
+    """A policy that is replayed as a CUDA graph, for a fixed number of robots and without masks.
 
-    `Inference` records its whole tick with the `source` instead. The result of a call is valid until the next one.
-
-    Parameters
-    ----------
-    source
-        The policy, run by PyTorch; it acts itself for another number of robots, and where masks are given.
-    robots
-        For how many robots it is recorded.
+    For others the `source` acts itself. `Inference` records its whole tick with the `source` instead. The result of a
+    call is valid until the next one.
     """
 
     def __init__(self, source: Policy, robots: int) -> None:
@@ -90,3 +82,49 @@ class CapturedPolicy(WrappedPolicy):
             for name, tensor in given.items():
                 kept[name].copy_(tensor)
         return self._repeat()
+
+
+def chunk_size(robots: int, most: int) -> int:
+    """Return the size of the fewest equal chunks of at most `most` robots."""
+    return -(-robots // -(-robots // most))
+
+
+def in_chunks(policy: Policy, robots: int, rows: int) -> Policy:
+    """Return a policy that infers at most `rows` robots at a time; a captured one is captured as a whole."""
+    if rows >= robots:
+        return policy
+    if isinstance(policy, CapturedPolicy):
+        return CapturedPolicy(ChunkedPolicy(policy.source, rows), robots)
+    return ChunkedPolicy(policy, rows)
+
+
+class ChunkedPolicy(WrappedPolicy):
+    """A policy that infers at most `rows` robots at a time.
+
+    All chunks have one size, as engines are made for one size. The last one overlaps with the one before; robots in
+    both get the same actions, as rows never influence each other.
+    """
+
+    def __init__(self, source: Policy, rows: int) -> None:
+        super().__init__(source)
+        self._rows = rows
+
+    def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
+        """Compute actions and the next memory from checked arguments."""
+        robots = len(next(iter(observations.values())))
+        if robots <= self._rows:
+            return self.source.act(observations, memory, masks)
+        actions: list[torch.Tensor] = []
+        memories: list[dict[str, torch.Tensor]] = []
+        for done in range(0, robots, self._rows):
+            first = min(done, robots - self._rows)
+            part = slice(first, first + self._rows)
+            found, after = self.source.act(
+                {key: tensor[part] for key, tensor in observations.items()},
+                {name: tensor[part] for name, tensor in memory.items()},
+                None if masks is None else masks[part],
+            )
+            new = slice(done - first, None)
+            actions.append(found[new])
+            memories.append({name: tensor[new] for name, tensor in after.items()})
+        return torch.cat(actions), {name: torch.cat([part[name] for part in memories]) for name in memories[0]}

@@ -1,0 +1,96 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of joints: JointState with positions, velocities or efforts, and JointTrajectory with one point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from policy_node.messages.commands import CommandChoices, CommandEncoder, CommandType, doubles, set_time
+from policy_node.messages.fields import MessageClass, MessageTypeError, message_class
+from policy_node.messages.reading import UnusableReading
+from policy_node.messages.types.joint_states import JointSource, check_joint_field, position_of
+from policy_node.messages.vectors import NumberSource
+
+
+class JointStateEncoder(CommandEncoder):
+    """Encodes into sensor_msgs JointState."""
+
+    def __init__(self, message_type: MessageClass, choices: CommandChoices) -> None:
+        check_joint_field(choices.field)
+        super().__init__(message_type(name=list(choices.joints)), len(choices.joints), choices.frame_id)
+        self._field = choices.field
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
+        """See `CommandEncoder`."""
+        setattr(self._message, self._field, doubles(command))
+        set_time(self._message.header.stamp, stamp_ns)
+        return self._message
+
+
+class JointTrajectoryEncoder(CommandEncoder):
+    """Encodes into trajectory_msgs JointTrajectory: one point of positions, to be reached `time_from_start_s` later.
+
+    The stamp stays 0, which a joint trajectory controller takes as "from the arrival on": the clocks of two machines
+    need not agree, and a late command is not rejected.
+    """
+
+    def __init__(self, message_type: MessageClass, choices: CommandChoices) -> None:
+        time_s = choices.time_from_start_s
+        if not 0.0 < time_s <= 3600.0:
+            raise MessageTypeError(f"time_from_start_s is {time_s}; above 0 s, at most 3600 s is allowed")
+        super().__init__(message_type(joint_names=list(choices.joints)), len(choices.joints), choices.frame_id)
+        self._point = message_class("trajectory_msgs/msg/JointTrajectoryPoint")()
+        set_time(self._point.time_from_start, math.ceil(time_s * 1e9))
+        self._message.points = [self._point]
+
+    def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
+        """See `CommandEncoder`."""
+        self._point.positions = doubles(command)
+        return self._message
+
+
+class FirstPointSource(NumberSource):
+    """The positions of some joints, in their order, in the first point of a trajectory."""
+
+    dtypes = (np.dtype(np.float64),)
+
+    def __init__(self, joints: Sequence[str]) -> None:
+        self._joints = list(joints)
+        self.size = len(joints)
+
+    def numbers(self, message: Any) -> np.ndarray:
+        """Return the positions `[joints]`; raises UnusableReading."""
+        positions = message.points[0].positions if message.points else ()
+        if len(positions) != len(message.joint_names):
+            raise UnusableReading(
+                f"{len(positions)} positions in the first point for {len(message.joint_names)} joints"
+            )
+        return np.asarray(positions)[[position_of(message.joint_names, joint) for joint in self._joints]]
+
+    def label(self, message: Any, index: int) -> str:
+        """Return the joint of a position."""
+        return f"position of joint '{self._joints[index]}'"
+
+
+COMMAND_TYPES = (
+    CommandType(
+        "sensor_msgs/msg/JointState",
+        named_by="joints",
+        is_velocity=False,
+        has_field=True,
+        make=JointStateEncoder,
+        source=lambda message_type, choices: JointSource(choices.field, choices.joints),
+    ),
+    CommandType(
+        "trajectory_msgs/msg/JointTrajectory",
+        named_by="joints",
+        is_velocity=False,
+        make=JointTrajectoryEncoder,
+        source=lambda message_type, choices: FirstPointSource(choices.joints),
+    ),
+)
