@@ -122,10 +122,7 @@ def _rover_sim(given: Mapping[str, str], robots: int, simulated: bool | None) ->
 def _rovers(given: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     """Return the names of the rovers, and the parameters that they override.
 
-    Raises
-    ------
-    ValueError
-        When the parameter file names others than the simulation has.
+    ValueError is raised when the parameter file names others than the simulation has.
     """
     if given["robots"]:
         rovers = [f"rover_{rover}" for rover in range(whole_number(given, "robots", 1, MAX_ROVERS))]
@@ -144,19 +141,15 @@ def _rovers(given: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
 def gazebo(given: Mapping[str, str], folder: Path) -> list[NodeProcess | IncludedFile]:
     """Return Gazebo, the robots in it, the bridge, the watch and the policy node of gazebo.launch.py.
 
-    Parameters
-    ----------
-    given
-        Values of the launch arguments.
-    folder
-        Existing folder, in which the files of world, robots and bridge are written.
+    The files of world, robots and bridge are written into an existing folder.
     """
     robots, overrides = _rovers(given)
-    # Gazebo publishes /clock, whatever the parameter file says.
+    # Gazebo always publishes /clock.
     overrides |= {"use_sim_time": True, "policy.path": given["policy"]}
     world = _world(given, folder, len(robots))
     bridge = folder / "bridge.yaml"
     bridge.write_text(bridge_file(robots), encoding="utf-8")
+    arenas = () if given["world"] else (f"--world={_world_name(world)}",)
     return [
         _simulator(given, world),
         *_spawners(given, world, _models(given, folder, robots)),
@@ -167,13 +160,19 @@ def gazebo(given: Mapping[str, str], folder: Path) -> list[NodeProcess | Include
             parameters=({"config_file": str(bridge)},),
             environment=transport_environment(),
         ),
-        _watch(given, world, len(robots)),
+        # Stops robots without commands, publishes touch, and moves the beacons of the arenas.
+        NodeProcess(
+            "gazebo_watch",
+            arguments=(f"--robots={len(robots)}", f"--seed={_seed(given)}", "--touch", *arenas),
+            parameters=({"use_sim_time": True},),
+            environment=transport_environment(),
+        ),
         policy_process(given, overrides),
     ]
 
 
 def _world(given: Mapping[str, str], folder: Path, robots: int) -> Path:
-    """Return the file of the given world, or write that of the arenas."""
+    """Return the file of the given world, or write a world of arenas."""
     if given["world"]:
         return _sdf_file("world", given["world"])
     file = folder / "world.sdf"
@@ -221,29 +220,12 @@ def _spawners(given: Mapping[str, str], world: Path, models: Mapping[str, Path])
     return spawners
 
 
-def _watch(given: Mapping[str, str], world: Path, robots: int) -> NodeProcess:
-    """Return the process that stops robots without commands, publishes touch and moves the beacons of the arenas."""
-    arenas = () if given["world"] else (f"--world={_world_name(world)}",)
-    return NodeProcess(
-        "gazebo_watch",
-        arguments=(f"--robots={robots}", f"--seed={_seed(given)}", "--touch", *arenas),
-        parameters=({"use_sim_time": True},),
-        environment=transport_environment(),
-    )
-
-
 def _seed(given: Mapping[str, str]) -> int:
     return whole_number(given, "seed", 0, 2**31)
 
 
 def _sdf_file(name: str, path: str) -> Path:
-    """Return the absolute path of a file that a launch argument names.
-
-    Raises
-    ------
-    ValueError
-        When there is no such file.
-    """
+    """Return the absolute path of a file that a launch argument names; ValueError when it is missing."""
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"{name}:={path}: there is no such file; give the path of an SDF file")
@@ -251,13 +233,7 @@ def _sdf_file(name: str, path: str) -> Path:
 
 
 def _world_name(file: Path) -> str:
-    """Return the name of the world in an SDF file.
-
-    Raises
-    ------
-    ValueError
-        When the file is no XML, or has no world with a name.
-    """
+    """Return the name of the world in an SDF file; ValueError when it is no XML or has no named world."""
     try:
         world = ElementTree.parse(file).getroot().find("world")
     except ElementTree.ParseError as error:

@@ -55,39 +55,18 @@ class EpisodeConditions:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Distribution of the conditions of episodes; a range is drawn from uniformly.
+    """Distribution of the conditions of episodes; a range is drawn from uniformly."""
 
-    Attributes
-    ----------
-    camera_latencies_s
-        Choices of the latency, in whole control periods.
-    dropped_images
-        Range of the share of images that are lost; the policy then gets the image before again.
-    colour_change
-        Maximum change of red, green and blue of every material and of the sky.
-    beacon_colour_change
-        The same for the beacon, which must stay the only red object.
-    light
-        Range of the factors on ambient and directional light, drawn separately.
-    light_tilt_deg
-        Maximum angle between the light and its nominal direction.
-    bumper_friction
-        Range of the friction coefficient of the bumper.
-    grip
-        Range of the factor on the forces of the tyres.
-    transparent
-        Probability that a visible obstacle is transparent.
-    """
-
-    camera_latencies_s: tuple[float, ...] = (0.0,)
+    camera_latencies_s: tuple[float, ...] = (0.0,)  # choices, in whole control periods
+    # Share of images that are lost; the policy then gets the image before again.
     dropped_images: Range = (0.0, 0.0)
-    colour_change: float = 0.0
-    beacon_colour_change: float = 0.0
-    light: Range = (1.0, 1.0)
-    light_tilt_deg: float = 0.0
-    bumper_friction: Range = (ROVER.bumper_friction, ROVER.bumper_friction)
-    grip: Range = (1.0, 1.0)
-    transparent: float = 0.0
+    colour_change: float = 0.0  # maximum change of red, green and blue of every material and of the sky
+    beacon_colour_change: float = 0.0  # the same for the beacon, which must stay the only red object
+    light: Range = (1.0, 1.0)  # factors on ambient and directional light, drawn separately
+    light_tilt_deg: float = 0.0  # maximum angle between the light and its nominal direction
+    bumper_friction: Range = (ROVER.bumper_friction, ROVER.bumper_friction)  # friction coefficient
+    grip: Range = (1.0, 1.0)  # factor on the forces of the tyres
+    transparent: float = 0.0  # probability that a visible obstacle is transparent
 
     def draw(self, rng: np.random.Generator) -> EpisodeConditions:
         """Draw the conditions of an episode."""

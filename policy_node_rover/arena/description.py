@@ -176,52 +176,6 @@ class Obstacle:
         return np.array([x_m, y_m]) + along_m[:, None] * np.array([np.cos(yaw_rad), np.sin(yaw_rad)])
 
 
-def _obstacles() -> tuple[Obstacle, ...]:
-    """Return the obstacles of a layout, walls first, as they are the hardest to place."""
-    groups = (
-        ("wall", True, False, ARENA.opaque_walls),
-        ("glass_wall", True, True, ARENA.transparent_walls),
-        ("post", False, False, ARENA.opaque_posts),
-        ("glass_post", False, True, ARENA.transparent_posts),
-    )
-    return tuple(
-        Obstacle(f"{name}_{index}", is_wall, transparent)
-        for name, is_wall, transparent, count in groups
-        for index in range(count)
-    )
-
-
-def _outer_walls() -> tuple[Part, ...]:
-    """Return the four outer walls; they overlap at the corners."""
-    half_thickness_m, half_height_m = ARENA.outer_wall_thickness_m / 2, ARENA.outer_wall_height_m / 2
-    middle_m, half_length_m = ARENA.half_size_m + half_thickness_m, FLOOR_HALF_SIZE_M
-    along_y = Box((half_thickness_m, half_length_m, half_height_m))
-    along_x = Box((half_length_m, half_thickness_m, half_height_m))
-    return tuple(
-        Part(f"outer_wall_{name}", shape, (x_m, y_m, half_height_m), f"outer_{name}")
-        for name, shape, x_m, y_m in (
-            ("east", along_y, middle_m, 0.0),
-            ("west", along_y, -middle_m, 0.0),
-            ("north", along_x, 0.0, middle_m),
-            ("south", along_x, 0.0, -middle_m),
-        )
-    )
-
-
-def _touch_cells() -> tuple[TouchCell, ...]:
-    """Return one cell per sector, without gaps between them."""
-    sector_rad = 2 * math.pi / ROVER.touch_cells
-    half_width_m = ROVER.radius_m * math.tan(sector_rad / 2) * 0.98
-    cells = []
-    for cell in range(ROVER.touch_cells):
-        bearing_rad = (cell + 0.5) * sector_rad
-        x_m, y_m = ROVER.radius_m * math.cos(bearing_rad), ROVER.radius_m * math.sin(bearing_rad)
-        cells.append(
-            TouchCell(f"touch_{cell}", bearing_rad, (x_m, y_m, ROVER.bumper_height_m), (0.03, half_width_m, 0.08))
-        )
-    return tuple(cells)
-
-
 # Red, green, blue, opacity.
 MATERIALS: dict[str, tuple[float, float, float, float]] = {
     "floor": (0.42, 0.43, 0.45, 1.0),
@@ -244,8 +198,30 @@ LIGHT_AMBIENT = 0.55
 LIGHT_DIFFUSE = 0.5
 
 FLOOR_HALF_SIZE_M = ARENA.half_size_m + ARENA.outer_wall_thickness_m
-OBSTACLES = _obstacles()
-OUTER_WALLS = _outer_walls()
+# Walls first, as they are the hardest to place.
+OBSTACLES = tuple(
+    Obstacle(f"{name}_{index}", is_wall, transparent)
+    for name, is_wall, transparent, count in (
+        ("wall", True, False, ARENA.opaque_walls),
+        ("glass_wall", True, True, ARENA.transparent_walls),
+        ("post", False, False, ARENA.opaque_posts),
+        ("glass_post", False, True, ARENA.transparent_posts),
+    )
+    for index in range(count)
+)
+_WALL_MIDDLE_M = ARENA.half_size_m + ARENA.outer_wall_thickness_m / 2
+_ALONG_Y = Box((ARENA.outer_wall_thickness_m / 2, FLOOR_HALF_SIZE_M, ARENA.outer_wall_height_m / 2))
+_ALONG_X = Box((FLOOR_HALF_SIZE_M, ARENA.outer_wall_thickness_m / 2, ARENA.outer_wall_height_m / 2))
+# They overlap at the corners.
+OUTER_WALLS = tuple(
+    Part(f"outer_wall_{name}", shape, (x_m, y_m, ARENA.outer_wall_height_m / 2), f"outer_{name}")
+    for name, shape, x_m, y_m in (
+        ("east", _ALONG_Y, _WALL_MIDDLE_M, 0.0),
+        ("west", _ALONG_Y, -_WALL_MIDDLE_M, 0.0),
+        ("north", _ALONG_X, 0.0, _WALL_MIDDLE_M),
+        ("south", _ALONG_X, 0.0, -_WALL_MIDDLE_M),
+    )
+)
 BEACON = Part("beacon", Post(ARENA.beacon_radius_m, ARENA.beacon_height_m), (0.0, 0.0, 0.0), "beacon")
 
 BUMPER = Sphere(ROVER.radius_m)
@@ -268,4 +244,14 @@ CASTERS = tuple(
     Part(f"caster_{end}", Sphere(0.02), (x_m, 0.0, 0.0205), "wheel") for end, x_m in (("front", 0.12), ("rear", -0.12))
 )
 CAMERA_POSITION_M: Vector = (ROVER.camera_forward_m, 0.0, ROVER.camera_height_m)
-TOUCH_CELLS = _touch_cells()
+_SECTOR_RAD = 2 * math.pi / ROVER.touch_cells
+# One cell per sector, without gaps between them.
+TOUCH_CELLS = tuple(
+    TouchCell(
+        f"touch_{cell}",
+        bearing_rad,
+        (ROVER.radius_m * math.cos(bearing_rad), ROVER.radius_m * math.sin(bearing_rad), ROVER.bumper_height_m),
+        (0.03, ROVER.radius_m * math.tan(_SECTOR_RAD / 2) * 0.98, 0.08),
+    )
+    for cell, bearing_rad in ((cell, (cell + 0.5) * _SECTOR_RAD) for cell in range(ROVER.touch_cells))
+)

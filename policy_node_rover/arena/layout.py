@@ -54,6 +54,16 @@ def draw_beacon(rng: np.random.Generator, obstacles: Sequence[PlacedObstacle]) -
     return None
 
 
+def draw_distant_beacon(
+    rng: np.random.Generator, obstacles: Sequence[PlacedObstacle], present_m: tuple[float, float]
+) -> tuple[float, float]:
+    """Draw a free position for the beacon, away from a present position of rover or beacon."""
+    while True:
+        drawn = draw_beacon(rng, obstacles)
+        if drawn is not None and np.hypot(*np.subtract(drawn, present_m)) >= ARENA.beacon_distance_m:
+            return drawn
+
+
 def draw_layout(rng: np.random.Generator) -> Layout:
     """Draw a random layout in which every passage is at least `ARENA.passage_m` wide."""
     half_m = ARENA.half_size_m

@@ -28,7 +28,7 @@ def reading_n(forces_n: np.ndarray) -> np.ndarray:
 class TouchSensor:
     """Compute readings of the touch cells from stamped contacts.
 
-    Only stamps count: a reading includes the contacts up to its own stamp, in whatever order they were added.
+    Only stamps count: a reading includes the contacts up to its own stamp, in any order of their arrival.
     """
 
     def __init__(self) -> None:

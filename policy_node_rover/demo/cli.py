@@ -11,25 +11,95 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rclpy.node import Node
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.config.package_files import share_path
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
-from policy_node_rover.demo.display import Display
-from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetProcesses
-from policy_node_rover.demo.measurement import FleetMonitor, Measurement
+from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetMonitor, FleetProcesses, Measurement
 from policy_node_rover.demo.report import OUTPUT_FILES, Recording, summarise, write_report
 from policy_node_rover.evaluation.progress import print_errors
 from policy_node_rover.mujoco.rendering import KINDS
 
 # Warn above this share of missed ticks.
 MAX_MISSED_PERCENT = 1.0
+LINE_PERIOD_S = 5.0
+
+
+class Display:
+    """Show the state of the fleet: in a live table, without one in a line every few seconds."""
+
+    def __init__(self, console: Console, live: Live | None, monitor: FleetMonitor, duration_s: float) -> None:
+        self._console = console
+        self._live = live
+        self._monitor = monitor
+        self._duration_s = duration_s
+        self._line_at_s = 0.0
+
+    def show(self, elapsed_s: float) -> None:
+        """Show the present state."""
+        # The last report may arrive a little after the end.
+        elapsed_s = min(elapsed_s, self._duration_s)
+        if self._live is not None:
+            self._live.update(self._table(elapsed_s), refresh=True)
+        elif elapsed_s >= self._line_at_s:
+            self._line_at_s += LINE_PERIOD_S
+            line = f"{', '.join(self._headlines(elapsed_s))}; {self._latencies()}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _headlines(self, elapsed_s: float) -> tuple[str, str]:
+        control, robots = self._monitor.control, len(self._monitor.robots)
+        return (
+            f"{elapsed_s:.0f} of {self._duration_s:g} s: {robots - len(self._monitor.not_ready())} of {robots} robots "
+            f"ready, beacons pressed: {sum(self._monitor.presses)}",
+            f"{float(control.get('rate_hz', 'nan')):.1f} Hz, {control.get('missed_ticks', '?')} of "
+            f"{control.get('ticks', '?')} ticks missed",
+        )
+
+    def _latencies(self) -> str:
+        control = self._monitor.control
+        return ", ".join(
+            f"{label} {_milliseconds(control, f'{name}_p50')} / {_milliseconds(control, f'{name}_p99')} ms"
+            for label, name in (("tick p50 / p99", "tick_ms"), ("stamp to command", "stamp_to_command_ms"))
+        )
+
+    def _table(self, elapsed_s: float) -> Group:
+        robots = len(self._monitor.robots)
+        # As many blocks side by side as fit the height of the terminal.
+        blocks = math.ceil(robots / max(4, self._console.height - 8))
+        rows = math.ceil(robots / blocks)
+        table = Table()
+        for _ in range(blocks):
+            for column in ("rover", "state"):
+                table.add_column(column)
+            for column in ("age at command", "presses"):
+                table.add_column(column, justify="right")
+        for row in range(rows):
+            table.add_row(*(cell for robot in range(row, robots, rows) for cell in self._cells(robot)))
+        # Lines that do not wrap, so that the table does not move.
+        lines = (*self._headlines(elapsed_s), self._latencies())
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
+
+    def _cells(self, robot: int) -> list[str]:
+        name = self._monitor.robots[robot]
+        values = self._monitor.robot_values[name]
+        state = values.get("state", "–")
+        age = _milliseconds(values, "stamp_to_command_ms_p50")
+        coloured = f"[{'green' if state == 'READY' else 'red'}]{state}"
+        return [name, coloured, f"{age} ms", str(self._monitor.presses[robot])]
+
+
+def _milliseconds(values: dict[str, str], key: str) -> str:
+    return f"{float(values[key]):.1f}" if key in values else "–"
 
 
 def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> int:
@@ -41,14 +111,17 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
         (options.output / name).unlink(missing_ok=True)
     node = Node("policy_demo", start_parameter_services=False)
     monitor = FleetMonitor(node, robots)
-    fleet = FleetProcesses(_simulation_options(options), _node_arguments(robots, options.model), options.output)
+    simulation = ["--robots", str(options.robots), "--rate-hz", str(SENSOR_RATE_HZ), "--seed", str(options.seed)]
+    simulation += ["--renderer", options.renderer]
+    fleet = FleetProcesses(simulation, _node_arguments(robots, options.model), options.output)
     measurement = Measurement(monitor, fleet)
     errors: list[str] = []
     console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
     try:
         with fleet:
             if fleet.wait_until_driving(monitor, stopping):
-                with Display(console, monitor, options.duration_s) as display:
+                with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+                    display = Display(console, live, monitor, options.duration_s)
                     measurement.run(options.duration_s, display.show, stopping)
     except ToolError as error:
         errors.append(str(error))
@@ -65,11 +138,6 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     elif not errors:
         errors.append("ended before anything was measured")
     return print_errors(console, errors)
-
-
-def _simulation_options(options: argparse.Namespace) -> list[str]:
-    arguments = ["--robots", str(options.robots), "--rate-hz", str(SENSOR_RATE_HZ), "--seed", str(options.seed)]
-    return [*arguments, "--renderer", options.renderer]
 
 
 def _node_arguments(robots: Sequence[str], model: Path | None) -> list[str]:

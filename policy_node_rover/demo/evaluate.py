@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from policy_node.config.package_files import share_path
 from policy_node.report.figures import write_figures
 from policy_node.ros.domain import keep_to_itself
 from policy_node.ros.process import ros_process
-from policy_node_rover.demo.over_dds import DdsSetup, run_over_dds
-from policy_node_rover.demo.scheduler import EpisodeScheduler
+from policy_node_rover.demo.over_dds import DdsSetup, EpisodeScheduler, run_over_dds
 from policy_node_rover.evaluation.comparison import ActionComparison, Reference, find_problems
 from policy_node_rover.evaluation.progress import EpisodeProgress, print_errors
 from policy_node_rover.evaluation.results import EpisodeResult, describe_summary, summarise_episodes
@@ -41,7 +41,9 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     robots = tuple(f"rover_{robot}" for robot in range(min(options.robots, options.episodes)))
     scheduler = EpisodeScheduler(len(robots), seeds)
     try:
-        kind = _renderer_kind(options.renderer)
+        # All processes use the renderer that works here.
+        with closing(make_renderer(ArenaModel(), options.renderer)) as renderer:
+            kind = renderer.kind
         reference = Reference(reference_path(options.model), kind, len(robots))
         setup = DdsSetup(
             robots, seeds, options.lockstep, kind, options.model, reference.keys, reference.stack, options.output
@@ -65,7 +67,7 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         with progress(task="comparing") as shown:
             comparison = reference.replay(scheduler.finished, shown.show)
     report = make_report(setup, measured, [episode.result for episode in scheduler.finished], in_process, comparison)
-    _print_report(console, report, comparison)
+    _print_report(console, report)
     if options.json:
         write_figures(options.json, report)
     return print_errors(console, report["shortcomings"])
@@ -80,7 +82,8 @@ def make_report(
 ) -> dict[str, Any]:
     """Return the content of the JSON report, with the keys of `policy_train evaluate` and those of the comparison."""
     summary, summary_in_process = summarise_episodes(results), summarise_episodes(in_process)
-    problems = find_problems(summary["success_rate"], summary_in_process["success_rate"], comparison)
+    actions = comparison.report() if comparison else None
+    problems = find_problems(summary["success_rate"], summary_in_process["success_rate"], actions)
     return {
         "driver": "policy",
         "model": str(setup.model) if setup.model else None,
@@ -95,17 +98,10 @@ def make_report(
         "in_process": summary_in_process,
         "success_difference_points": round(100 * (summary["success_rate"] - summary_in_process["success_rate"]), 6),
         "same_results_in_process": sum(result in in_process for result in results),
-        "actions": comparison.report() if comparison is not None else None,
+        "actions": actions,
         "reached": not problems,
         "shortcomings": problems,
     }
-
-
-def _renderer_kind(kind: str) -> str:
-    """Return the kind of the renderer that works here, so that all processes use the same."""
-    renderer = make_renderer(ArenaModel(), kind)
-    renderer.close()
-    return renderer.kind
 
 
 def reference_path(model: Path | None) -> Path:
@@ -121,7 +117,7 @@ def reference_path(model: Path | None) -> Path:
     return path
 
 
-def _print_report(console: Console, report: dict[str, Any], comparison: ActionComparison | None) -> None:
+def _print_report(console: Console, report: dict[str, Any]) -> None:
     lines = [
         f"over ROS, {report['mode'].replace('_', ' ')}, {report['robots']} rovers, images by {report['renderer']}: "
         + describe_summary(report),
@@ -130,10 +126,10 @@ def _print_report(console: Console, report: dict[str, Any], comparison: ActionCo
         f"{report['same_results_in_process']} of {report['episodes']} episodes end with the "
         "same result at the same time",
     ]
-    if comparison is not None:
+    if actions := report["actions"]:
         lines.append(
-            f"actions compared at {comparison.steps} steps: largest difference {comparison.largest_difference:.2g}, "
-            f"{comparison.equal_steps} bit-identical"
+            f"actions compared at {actions['steps_compared']} steps: largest difference "
+            f"{actions['largest_difference']:.2g}, {actions['steps_equal_bit_by_bit']} bit-identical"
         )
     else:
         late = report["lateness"]

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -30,8 +31,9 @@ from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.control.timing import percentiles
 from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetProcesses, NodeMonitor, no_callback, take
-from policy_node_rover.demo.scheduler import EpisodeScheduler, EpisodeStatus, ages_in_episodes_ms
 from policy_node_rover.evaluation.progress import EpisodeProgress
+from policy_node_rover.evaluation.results import EpisodeResult, RecordedCommands
+from policy_node_rover.mujoco.environment import EPISODE_S
 
 # Short, as in lockstep a rover whose episode has ended drives on until it is reset.
 POLL_PERIOD_S = 0.005
@@ -43,6 +45,8 @@ SPARE_PERIODS_IN_LOCKSTEP = 2
 STATUS_QUEUE = 2000
 # In lockstep a tick waits for other processes.
 LOCKSTEP_WATCHDOG_S = 60.0
+# Simulated time is a sum of time steps.
+ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class DdsSetup:
     stack: int
     folder: Path
 
-    @property
+    @cached_property
     def configuration(self) -> Configuration:
         """The configuration of the demonstration."""
         return parse_configuration(read_parameter_file(share_path("config", "rover.yaml")))
@@ -97,6 +101,59 @@ class DdsSetup:
             # A file that the user names is trusted.
             parameters |= {"policy.path": str(self.model.resolve()), "policy.trusted": True}
         return parameters
+
+
+class EpisodeStatus(NamedTuple):
+    """Status of a rover's episode, in the order of `rover_i/episode`.
+
+    The seed is that of the latest reset, negative without one; time and counts are since then.
+    """
+
+    seed: float
+    time_s: float
+    presses: float
+    collisions: float
+    linear_m_s: float
+    angular_rad_s: float
+
+
+class EpisodeScheduler:
+    """Give the next seed to each rover that has finished an episode, by a press or after the maximum time.
+
+    `running` has the seed of the present episode by index of the rover, while there are episodes for it; `finished` the
+    finished episodes in the order of their ends.
+    """
+
+    def __init__(self, robots: int, seeds: Iterable[int]) -> None:
+        self._seeds = iter(seeds)
+        self._statuses: list[list[EpisodeStatus]] = [[] for _ in range(robots)]
+        self.running = dict(zip(range(robots), self._seeds, strict=False))
+        self.finished: list[RecordedCommands] = []
+
+    def has_started(self, robot: int) -> bool:
+        """Return whether a status of the rover's present episode was received."""
+        return bool(self._statuses[robot])
+
+    def update(self, robot: int, status: EpisodeStatus) -> None:
+        """Add a status; those of other episodes are ignored."""
+        if self.running.get(robot) != status.seed:
+            return
+        statuses = self._statuses[robot]
+        if status.time_s == 0.0:
+            # The episode starts, or was reset again.
+            statuses.clear()
+        elif statuses and status.time_s <= statuses[-1].time_s:
+            return
+        statuses.append(status)
+        if status.presses > 0 or status.time_s >= EPISODE_S - ROUNDING_S:
+            pressed = status.presses > 0 and status.time_s <= EPISODE_S + ROUNDING_S
+            result = EpisodeResult(int(status.seed), pressed, status.time_s, int(status.collisions))
+            commands = np.array([(each.linear_m_s, each.angular_rad_s) for each in statuses[1:]])
+            self.finished.append(RecordedCommands(result, commands.reshape(-1, 2)))
+            self._statuses[robot] = []
+            del self.running[robot]
+            if (seed := next(self._seeds, None)) is not None:
+                self.running[robot] = seed
 
 
 class EpisodeClient:
@@ -138,15 +195,8 @@ def run_over_dds(
 ) -> dict[str, Any]:
     """Drive the episodes of the scheduler until the last one has ended, or `stopping` returns True.
 
-    Returns
-    -------
-    dict
-        Policy, engine, durations and lateness for the report.
-
-    Raises
-    ------
-    ToolError
-        When a process ends or publishes nothing, or statuses were lost.
+    Returns policy, engine, durations and lateness for the report. ToolError is raised when a process ends or publishes
+    nothing, or statuses were lost.
     """
     setup.folder.mkdir(parents=True, exist_ok=True)
     file = setup.folder / "policy_node.yaml"
@@ -162,33 +212,23 @@ def run_over_dds(
                 node.create_subscription(JointState, f"{robot}/touch", no_callback, qos)
         with FleetProcesses(setup.simulation_options(), ["--params-file", str(file)], setup.folder) as fleet:
             fleet.wait_until_driving(monitor, stopping)
-            return _run_episodes(setup, scheduler, fleet, monitor, client, console, stopping)
+            monitor.timing_ms.clear()
+            control_before = monitor.control
+            start_s = time.monotonic()
+            with EpisodeProgress(console, "over ROS", len(setup.seeds)) as progress:
+                while scheduler.running and not stopping():
+                    client.poll()
+                    monitor.poll()
+                    fleet.check()
+                    if client.silence_s > SILENCE_TIMEOUT_S:
+                        silence = f"published no episode status for {SILENCE_TIMEOUT_S:g} s"
+                        raise fleet.children["simulation"].error(silence)
+                    successes = sum(episode.result.success for episode in scheduler.finished)
+                    progress.show(len(scheduler.finished), successes)
+                    time.sleep(POLL_PERIOD_S)
+            elapsed_s = time.monotonic() - start_s
     finally:
         node.destroy_node()
-
-
-def _run_episodes(
-    setup: DdsSetup,
-    scheduler: EpisodeScheduler,
-    fleet: FleetProcesses,
-    monitor: NodeMonitor,
-    client: EpisodeClient,
-    console: Console,
-    stopping: Callable[[], bool],
-) -> dict[str, Any]:
-    monitor.timing_ms.clear()
-    control_before = dict(monitor.control)
-    start_s = time.monotonic()
-    with EpisodeProgress(console, "over ROS", len(setup.seeds)) as progress:
-        while scheduler.running and not stopping():
-            client.poll()
-            monitor.poll()
-            fleet.check()
-            if client.silence_s > SILENCE_TIMEOUT_S:
-                raise fleet.children["simulation"].error(f"published no episode status for {SILENCE_TIMEOUT_S:g} s")
-            progress.show(len(scheduler.finished), sum(episode.result.success for episode in scheduler.finished))
-            time.sleep(POLL_PERIOD_S)
-    elapsed_s = time.monotonic() - start_s
     if setup.lockstep:
         _check_complete(setup, scheduler)
     control = monitor.control
@@ -227,3 +267,17 @@ def _lateness(setup: DdsSetup, monitor: NodeMonitor, control_before: dict[str, s
         name: dict(zip(("p50", "p99"), (round(figure, 3) for figure in percentiles(values)), strict=True))
         for name, values in figures.items()
     }
+
+
+def ages_in_episodes_ms(timing_ms: Sequence[np.ndarray], omitted_ticks: int) -> np.ndarray:
+    """Return the ages of readings at the commands within episodes, float64 [commands].
+
+    `timing_ms` is that of `NodeMonitor`; an age is NaN where a robot was not driven. Some ticks before one without
+    readings are omitted: a rover that was reset publishes nothing for a while, and its last readings age.
+    """
+    ages_ms = np.concatenate(timing_ms)[:, 2:]
+    is_driven = np.isfinite(ages_ms)
+    kept = is_driven.copy()
+    for tick in range(1, omitted_ticks + 1):
+        kept[:-tick] &= is_driven[tick:]
+    return ages_ms[kept]

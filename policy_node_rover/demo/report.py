@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import matplotlib
 import numpy as np
@@ -26,6 +26,8 @@ HEADER_PX = 64
 FRAME_MS = 125
 COLOURS = 96
 MAX_GIF_BYTES = 6_000_000
+# A decoded or a serialised image.
+Picture = TypeVar("Picture")
 # The border of a rover's images is highlighted for this time after a press.
 HIGHLIGHT_S = 1.0
 
@@ -34,42 +36,33 @@ TIMING_FIGURES = ("lateness_ms", "tick_ms", "stamp_to_command_ms")
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class Frame(Generic[Picture]):
     """Images and presses at one moment; an image is uint8 [height, width, 3], or None before the first one.
 
     The overview shows all arenas from above, row by row in a square grid.
     """
 
     time_s: float
-    cameras: Sequence[np.ndarray | None]
-    overview: np.ndarray | None
+    cameras: Sequence[Picture | None]
+    overview: Picture | None
     presses: Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Figures and images of a measurement.
-
-    Attributes
-    ----------
-    timing_ms
-        float64 [ticks, 2 + robots]: lateness, duration of the tick, age of each robot's data at its command (NaN if the
-        robot was not ready).
-    cpu_percent
-        By process; 100 is one core.
-    about
-        More figures for the summary, such as device and policy.
-    """
+    """Figures and images of a measurement."""
 
     robots: tuple[str, ...]
     elapsed_s: float
     ticks: int
     missed_ticks: int
     presses: tuple[int, ...]
+    # float64 [ticks, 2 + robots]: lateness, duration of the tick, age of each robot's data at its command (NaN if the
+    # robot was not ready).
     timing_ms: np.ndarray
-    cpu_percent: dict[str, float]
-    about: dict[str, Any]
-    frames: list[Frame] = field(repr=False)
+    cpu_percent: dict[str, float]  # by process; 100 is one core
+    about: dict[str, Any]  # more figures for the summary, such as device and policy
+    frames: list[Frame[np.ndarray]] = field(repr=False)
 
     def timing_figures(self) -> dict[str, np.ndarray]:
         """Return the finite times in milliseconds by name, one-dimensional."""
@@ -139,7 +132,7 @@ def plot_latency(recording: Recording, file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def animation_speed(frames: Sequence[Frame]) -> float:
+def animation_speed(frames: Sequence[Frame[np.ndarray]]) -> float:
     """Return the speed of the animation relative to real time."""
     if len(frames) < 2:
         return 1.0
@@ -174,7 +167,7 @@ class _Painter:
         self._pressed_at_s = [-math.inf] * count
         self._presses = [0] * count
 
-    def paint(self, frame: Frame) -> Image.Image:
+    def paint(self, frame: Frame[np.ndarray]) -> Image.Image:
         """Paint a frame."""
         width = 2 * self._columns * self._cell_px + 3 * GAP_PX
         height = HEADER_PX + self._rows * self._cell_px + GAP_PX
@@ -190,41 +183,35 @@ class _Painter:
             if presses > self._presses[robot]:
                 self._pressed_at_s[robot], self._presses[robot] = frame.time_s, presses
             row, column = divmod(robot, self._columns)
-            top, shift = HEADER_PX + row * self._cell_px, column * self._cell_px
-            camera, arena = frame.cameras[robot], self._arena(frame.overview, row, column)
+            arena = None
+            if frame.overview is not None:
+                tile_px = frame.overview.shape[1] // self._columns
+                arena = frame.overview[row * tile_px : (row + 1) * tile_px, column * tile_px : (column + 1) * tile_px]
             # Enlarged camera pixels stay sharp: this is what the policy reads.
             nearest, bicubic = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
-            self._cell(picture, (left + shift, top), camera, nearest, self._camera_labels, robot, frame)
-            self._cell(picture, (right + shift, top), arena, bicubic, self._arena_labels, robot, frame)
+            for side, image, method, labels in (
+                (left, frame.cameras[robot], nearest, self._camera_labels),
+                (right, arena, bicubic, self._arena_labels),
+            ):
+                corner = (side + column * self._cell_px, HEADER_PX + row * self._cell_px)
+                if image is not None:
+                    size = (self._cell_px - 4, self._cell_px - 4)
+                    enlarged = Image.fromarray(image).resize(size, method)
+                    picture.paste(enlarged, (corner[0] + 2, corner[1] + 2))
+                is_highlighted = frame.time_s - self._pressed_at_s[robot] < HIGHLIGHT_S
+                self._label(draw, corner, labels[robot], presses, is_highlighted)
         return picture
 
-    def _arena(self, overview: np.ndarray | None, row: int, column: int) -> np.ndarray | None:
-        if overview is None:
-            return None
-        tile_px = overview.shape[1] // self._columns
-        return overview[row * tile_px : (row + 1) * tile_px, column * tile_px : (column + 1) * tile_px]
-
-    def _cell(
-        self,
-        picture: Image.Image,
-        corner: tuple[int, int],
-        pixels: np.ndarray | None,
-        method: Image.Resampling,
-        labels: Sequence[str],
-        robot: int,
-        frame: Frame,
+    def _label(
+        self, draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, presses: int, is_highlighted: bool
     ) -> None:
-        """Paint an image with its label and presses, highlighted after a press."""
-        draw = ImageDraw.Draw(picture)
+        """Paint name and presses of a rover into its cell, and a border after a press."""
         left, top = corner
-        size = self._cell_px - 4
-        if pixels is not None:
-            picture.paste(Image.fromarray(pixels).resize((size, size), method), (left + 2, top + 2))
-        presses = f" ● {frame.presses[robot]}" if frame.presses[robot] else ""
-        middle = left + 7 + draw.textlength(labels[robot], self._label_font)
-        end = middle + draw.textlength(presses, self._label_font)
+        counted = f" ● {presses}" if presses else ""
+        middle = left + 7 + draw.textlength(name, self._label_font)
+        end = middle + draw.textlength(counted, self._label_font)
         draw.rectangle((left + 2, top + 2, end + 5, top + int(self._label_font.size) + 10), BACKGROUND)
-        draw.text((left + 7, top + 5), labels[robot], TEXT, self._label_font)
-        draw.text((middle, top + 5), presses, PRESSED, self._label_font)
-        if frame.time_s - self._pressed_at_s[robot] < HIGHLIGHT_S:
+        draw.text((left + 7, top + 5), name, TEXT, self._label_font)
+        draw.text((middle, top + 5), counted, PRESSED, self._label_font)
+        if is_highlighted:
             draw.rectangle((left, top, left + self._cell_px - 1, top + self._cell_px - 1), outline=PRESSED, width=4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from policy_node.report.animation import BACKGROUND, FAINT, PRESSED, TEXT, draw_header, font, save_animation
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
-from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S, Observation
+from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S
 from policy_node_rover.mujoco.rendering import OVERHEAD_HALF_WIDTH_M, Renderer
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
 
@@ -42,36 +43,26 @@ _OVERHEAD_PX = 2 * PANEL_PX
 _PX_PER_M = _OVERHEAD_PX / (2 * OVERHEAD_HALF_WIDTH_M)
 _GROUND = (34, 37, 44)
 _LINE = (72, 77, 88)
-_FORWARD = (88, 166, 255)
-_TURN = (240, 176, 80)
+# Name, unit, colour, minimum and maximum of each command.
+_COMMANDS = (
+    ("forward", "m/s", (88, 166, 255), -ROVER.max_reverse_m_s, ROVER.max_linear_m_s),
+    ("turn", "rad/s", (240, 176, 80), -ROVER.max_angular_rad_s, ROVER.max_angular_rad_s),
+)
 _PATH = (255, 255, 255)
 _TRANSPARENT = (84, 212, 200)
 # Colours from zero to the largest force.
 _FORCES = np.array([(52, 57, 67), (248, 204, 92), (240, 128, 60), (226, 54, 70)], float)
 _FORCE_STEPS = 16
 
-Colour = tuple[int, int, int]
 
-
-@dataclass(frozen=True, eq=False)
-class EpisodeFrame:
-    """One moment of an episode.
-
-    Attributes
-    ----------
-    image, touch_n
-        What the driver reads: uint8 [64, 64, 3], and newtons, float32 [8].
-    action
-        Forward speed in m/s, turn rate in rad/s.
-    arena
-        The arena from above, uint8 [192, 192, 3].
-    """
+class EpisodeFrame(NamedTuple):
+    """One moment of an episode."""
 
     time_s: float
-    image: np.ndarray
-    touch_n: np.ndarray
-    action: np.ndarray
-    arena: np.ndarray
+    image: np.ndarray  # as the driver reads it, uint8 [64, 64, 3]
+    touch_n: np.ndarray  # as the driver reads it, newtons, float32 [8]
+    action: np.ndarray  # forward speed in m/s, turn rate in rad/s
+    arena: np.ndarray  # the arena from above, uint8 [192, 192, 3]
     position_m: tuple[float, float]
 
 
@@ -93,58 +84,42 @@ class EpisodeRecorder(VecEnvWrapper):
         super().__init__(arenas)
         self._arenas = arenas
         self._blanked = blanked
-        self._observations: Observation = {}
+        self._observations: Any = {}
         self._steps = np.zeros(arenas.num_envs, int)
         self.episodes = {seed: RecordedEpisode() for seed in seeds}
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every arena."""
-        return self._keep(self.venv.reset())
+        self._observations = self.venv.reset()
+        return self._observations
 
     def step_async(self, actions: np.ndarray) -> None:
         """Record observations and actions, float32 [arenas, 2], and start the step."""
         for row, seed in enumerate(self._arenas.running_seeds):
             if seed in self.episodes and self._steps[row] % STEPS_PER_FRAME == 0:
                 arena = self._arenas.tasks[row].arena
-                observation = {key: values[row] for key, values in self._observations.items()}
+                image, touch_n = (self._read(key, self._observations[key][row]) for key in ("image", "touch"))
                 picture = _draw_overhead(arena, self._arenas.renderer)
-                self._record(seed, arena.time_s, observation, actions[row], picture, arena.pose[:2])
+                frame = EpisodeFrame(arena.time_s, image, touch_n, actions[row].copy(), picture, arena.pose[:2])
+                self.episodes[seed].frames.append(frame)
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return the step of all arenas; record the end of episodes."""
-        observations, rewards, dones, infos = self.venv.step_wait()
+        self._observations, rewards, dones, infos = self.venv.step_wait()
         self._steps += 1
         self._steps[dones] = 0
-        for row in np.flatnonzero(dones):
-            info = infos[row]
-            if info["seed"] in self.episodes:
+        for info in (infos[row] for row in np.flatnonzero(dones)):
+            episode = self.episodes.get(info["seed"])
+            if episode:
                 # The arena shows the next episode already: only the touch is from the end of this one.
-                last, touch_n = self.episodes[info["seed"]].frames[-1], info["terminal_observation"]["touch"]
-                observation = {"image": last.image, "touch": touch_n}
-                self._record(info["seed"], info["time_s"], observation, last.action, last.arena, last.position_m)
-                self.episodes[info["seed"]].success = bool(info["is_success"])
-        return self._keep(observations), rewards, dones, infos
+                touch_n = self._read("touch", info["terminal_observation"]["touch"])
+                episode.frames.append(episode.frames[-1]._replace(time_s=info["time_s"], touch_n=touch_n))
+                episode.success = bool(info["is_success"])
+        return self._observations, rewards, dones, infos
 
-    def _keep(self, observations: VecEnvObs) -> VecEnvObs:
-        assert isinstance(observations, dict)
-        self._observations = observations
-        return observations
-
-    def _record(
-        self,
-        seed: int,
-        time_s: float,
-        observation: Observation,
-        action: np.ndarray,
-        arena: np.ndarray,
-        position_m: tuple[float, float],
-    ) -> None:
-        read = {
-            key: np.zeros_like(values) if key == self._blanked else values.copy() for key, values in observation.items()
-        }
-        frame = EpisodeFrame(time_s, read["image"], read["touch"], np.array(action), arena, position_m)
-        self.episodes[seed].frames.append(frame)
+    def _read(self, key: str, values: np.ndarray) -> np.ndarray:
+        return np.zeros_like(values) if key == self._blanked else values.copy()
 
 
 def draw_episodes(
@@ -181,17 +156,20 @@ class _Painter:
         picture = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), BACKGROUND)
         draw = ImageDraw.Draw(picture)
         status, colour = f"{frame.time_s:.1f} s", TEXT
-        pressed = index == len(self._episode.frames) - 1 and bool(self._episode.success)
-        if index == len(self._episode.frames) - 1:
+        is_last = index == len(self._episode.frames) - 1
+        pressed = is_last and bool(self._episode.success)
+        if is_last:
             status = f"beacon {'' if pressed else 'not '}pressed after {status}"
             colour = PRESSED if pressed else FAINT
         draw_header(draw, GAP_PX, WIDTH_PX - GAP_PX, self._title, self._subtitle, status, colour)
         touch_px = 2 * GAP_PX + PANEL_PX
         charts_px = touch_px + PANEL_PX + GAP_PX
         arena_px = charts_px + CHART_PX + GAP_PX
+        # Enlarged camera pixels stay sharp.
+        camera = Image.fromarray(frame.image).resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
         for left, caption, panel in (
-            (GAP_PX, "camera, 64 × 64 pixels", self._camera(frame)),
-            (touch_px, "touch of the bumper, N", self._touch(frame)),
+            (GAP_PX, "camera, 64 × 64 pixels", camera),
+            (touch_px, "touch of the bumper, N", _touch_panel(frame.touch_n)),
             (charts_px, "commands", self._charts(index)),
             (arena_px, "arena from above", self._arena(index)),
         ):
@@ -209,32 +187,6 @@ class _Painter:
             draw.rectangle(corners, outline=PRESSED, width=2)
         return picture
 
-    def _camera(self, frame: EpisodeFrame) -> Image.Image:
-        return Image.fromarray(frame.image).resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
-
-    def _touch(self, frame: EpisodeFrame) -> Image.Image:
-        """Paint the rover, front up, in a ring of touch cells, counter-clockwise from front left."""
-        size, cell_deg = PANEL_PX * _SMOOTH, 360.0 / ROVER.touch_cells
-        panel = Image.new("RGB", (size, size), BACKGROUND)
-        draw = ImageDraw.Draw(panel)
-        middle, outer, inner = size / 2, 0.48 * size, 0.31 * size
-        for cell, force_n in enumerate(frame.touch_n):
-            # Pillow counts degrees clockwise from the right.
-            start = -90.0 - cell_deg * (cell + 1)
-            draw.pieslice(_disc((middle, middle), outer), start + 1.0, start + cell_deg - 1.0, _force_colour(force_n))
-        draw.ellipse(_disc((middle, middle), inner + 0.012 * size), BACKGROUND)
-        draw.ellipse(_disc((middle, middle), inner), _GROUND)
-        nose = [(0.0, -0.19), (-0.07, -0.07), (0.07, -0.07)]
-        draw.polygon([(middle + x * size, middle + y * size) for x, y in nose], FAINT)
-        for cell, force_n in enumerate(frame.touch_n):
-            if force_n > 0.0:
-                bearing_rad = np.radians(cell_deg * (cell + 0.5))
-                reach = (inner + outer) / 2
-                place = (middle - reach * np.sin(bearing_rad), middle - reach * np.cos(bearing_rad))
-                draw.text(place, f"{force_n:.1f}", BACKGROUND, font(11 * _SMOOTH, bold=True), anchor="mm")
-        draw.text((middle, middle + 0.08 * size), "front", FAINT, font(12 * _SMOOTH), anchor="mm")
-        return panel.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS)
-
     def _force_scale(self, draw: ImageDraw.ImageDraw, left: int) -> None:
         """Paint the colour scale of the forces."""
         top = TOP_PX + PANEL_PX + 11
@@ -247,44 +199,30 @@ class _Painter:
         draw.text((start + width + 8, top - 2), f"{ROVER.touch_limit_n:g} N", FAINT, self._small_font)
 
     def _charts(self, index: int) -> Image.Image:
-        """Paint both commands over the time of the episode."""
+        """Paint both commands as bars over the time of the episode."""
         panel = Image.new("RGB", (CHART_PX, PANEL_PX + BOTTOM_PX), BACKGROUND)
         draw = ImageDraw.Draw(panel)
-        turn_limit = ROVER.max_angular_rad_s
-        self._chart(draw, index, 0, (-ROVER.max_reverse_m_s, ROVER.max_linear_m_s), "forward", "m/s", _FORWARD)
-        self._chart(draw, index, 1, (-turn_limit, turn_limit), "turn", "rad/s", _TURN)
+        frames = self._episode.frames[: index + 1]
+        edges_s = [*(frame.time_s for frame in frames), min(frames[-1].time_s + FRAME_MS / 1e3, self._end_s)]
+        edges = [round((CHART_PX - 1) * time_s / self._end_s) for time_s in edges_s]
+        height = PANEL_PX // 2 - 4
+        for component, (name, unit, colour, lowest, highest) in enumerate(_COMMANDS):
+            top = component * (PANEL_PX // 2 + 4)
+            values = [float(frame.action[component]) for frame in frames]
+            zero, *ends = (
+                round(top + 22 + (height - 26) * (highest - value) / (highest - lowest)) for value in (0.0, *values)
+            )
+            draw.rectangle((0, top, CHART_PX - 1, top + height - 1), _GROUND)
+            for end, left, right in zip(ends, edges, edges[1:], strict=False):
+                draw.rectangle((left, min(zero, end), max(right - 1, left), max(zero, end)), colour)
+            draw.line((0, zero, CHART_PX - 1, zero), _LINE)
+            label = f"{name} {values[-1]:+.2f} {unit}".replace("-", "−")
+            draw.text((6, top + 4), label, colour, self._text_font)
+            range_text = f"{lowest:g} to {highest:g}".replace("-", "−")
+            draw.text((CHART_PX - 6, top + 5), range_text, FAINT, self._small_font, anchor="ra")
         draw.text((0, PANEL_PX + 9), "0 s", FAINT, self._small_font)
         draw.text((CHART_PX - 1, PANEL_PX + 9), f"{self._end_s:.1f} s", FAINT, self._small_font, anchor="ra")
         return panel
-
-    def _chart(
-        self,
-        draw: ImageDraw.ImageDraw,
-        index: int,
-        component: int,
-        limits: tuple[float, float],
-        name: str,
-        unit: str,
-        colour: Colour,
-    ) -> None:
-        """Paint one component of the commands as bars."""
-        top, height = component * (PANEL_PX // 2 + 4), PANEL_PX // 2 - 4
-        draw.rectangle((0, top, CHART_PX - 1, top + height - 1), _GROUND)
-
-        def y(value: float) -> float:
-            return top + 22 + (height - 26) * (limits[1] - value) / (limits[1] - limits[0])
-
-        frames = self._episode.frames[: index + 1]
-        edges = [*(frame.time_s for frame in frames), min(frames[-1].time_s + FRAME_MS / 1e3, self._end_s)]
-        for frame, start_s, end_s in zip(frames, edges, edges[1:], strict=False):
-            left, right = (round((CHART_PX - 1) * time_s / self._end_s) for time_s in (start_s, end_s))
-            low, high = sorted((y(0.0), y(float(frame.action[component]))))
-            draw.rectangle((left, round(low), max(right - 1, left), round(high)), colour)
-        draw.line((0, round(y(0.0)), CHART_PX - 1, round(y(0.0))), _LINE)
-        label = f"{name} {frames[-1].action[component]:+.2f} {unit}".replace("-", "−")
-        draw.text((6, top + 4), label, colour, self._text_font)
-        range_text = f"{limits[0]:g} to {limits[1]:g}".replace("-", "−")
-        draw.text((CHART_PX - 6, top + 5), range_text, FAINT, self._small_font, anchor="ra")
 
     def _arena(self, index: int) -> Image.Image:
         """Paint the arena with the rover and its path."""
@@ -298,6 +236,29 @@ class _Painter:
         marks = marks.resize(panel.size, Image.Resampling.LANCZOS)
         panel.paste(marks, mask=marks)
         return panel
+
+
+def _touch_panel(touch_n: np.ndarray) -> Image.Image:
+    """Paint the rover, front up, in a ring of touch cells, counter-clockwise from front left."""
+    size, cell_deg = PANEL_PX * _SMOOTH, 360.0 / ROVER.touch_cells
+    panel = Image.new("RGB", (size, size), BACKGROUND)
+    draw = ImageDraw.Draw(panel)
+    middle, outer, inner = size / 2, 0.48 * size, 0.31 * size
+    for cell, force_n in enumerate(touch_n):
+        # Pillow counts degrees clockwise from the right.
+        start = -90.0 - cell_deg * (cell + 1)
+        draw.pieslice(_disc((middle, middle), outer), start + 1.0, start + cell_deg - 1.0, _force_colour(force_n))
+    draw.ellipse(_disc((middle, middle), inner + 0.012 * size), BACKGROUND)
+    draw.ellipse(_disc((middle, middle), inner), _GROUND)
+    nose = [(0.0, -0.19), (-0.07, -0.07), (0.07, -0.07)]
+    draw.polygon([(middle + x * size, middle + y * size) for x, y in nose], FAINT)
+    for cell in np.flatnonzero(touch_n > 0.0).tolist():
+        bearing_rad = np.radians(cell_deg * (cell + 0.5))
+        reach = (inner + outer) / 2
+        place = (middle - reach * np.sin(bearing_rad), middle - reach * np.cos(bearing_rad))
+        draw.text(place, f"{touch_n[cell]:.1f}", BACKGROUND, font(11 * _SMOOTH, bold=True), anchor="mm")
+    draw.text((middle, middle + 0.08 * size), "front", FAINT, font(12 * _SMOOTH), anchor="mm")
+    return panel.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS)
 
 
 def _draw_overhead(arena: Arena, renderer: Renderer) -> np.ndarray:
@@ -324,7 +285,7 @@ def _disc(centre: tuple[float, float], radius: float) -> tuple[float, float, flo
     return centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius
 
 
-def _force_colour(force_n: float) -> Colour:
+def _force_colour(force_n: float) -> tuple[int, int, int]:
     """Return the colour of a force, rounded to a few steps so that all are in the palette."""
     step = round(float(np.clip(force_n / ROVER.touch_limit_n, 0.0, 1.0)) * (_FORCE_STEPS - 1))
     place = step / (_FORCE_STEPS - 1) * (len(_FORCES) - 1)

@@ -13,12 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from policy_node_rover.evaluation.drivers import Driver, PolicyDriver, load_model
-from policy_node_rover.evaluation.evaluate import run_episodes
+from policy_node_rover.evaluation.evaluate import Driver, PolicyDriver, load_model, run_episodes
 from policy_node_rover.evaluation.results import EpisodeResult, RecordedCommands
 from policy_node_rover.mujoco.environment import Observation
-from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.mujoco.wrappers import wrap_for_policy
+from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv, wrap_for_policy
 
 ACTION_TOLERANCE = 1e-5
 SUCCESS_TOLERANCE_POINTS = 3.0
@@ -31,53 +29,31 @@ Progress: TypeAlias = Callable[[int, int], object]
 class ActionComparison:
     """Commands over ROS compared with the actions of the policy in process, step by step.
 
-    Attributes
-    ----------
-    largest_difference
-        Largest difference of a component, in m/s or rad/s.
-    differing_steps
-        Number of steps above the tolerance.
-    first_difference
-        The first such step of each seed, and its difference.
-    differing_episodes
-        Seeds of the episodes that end differently in process with the same commands.
+    `differences` has seed, step and largest difference of a component, in m/s or rad/s, of each step;
+    `differing_episodes` the seeds of the episodes that end differently in process with the same commands.
     """
 
-    steps: int = 0
-    equal_steps: int = 0
-    largest_difference: float = 0.0
-    differing_steps: int = 0
-    first_difference: dict[int, tuple[int, float]] = field(default_factory=dict)
+    differences: list[tuple[int, int, float]] = field(default_factory=list)
     differing_episodes: list[int] = field(default_factory=list)
 
     def add(self, seed: int, step: int, command: np.ndarray, action: np.ndarray) -> None:
         """Compare a command with the action of the policy, both [2]."""
         difference = float(np.nan_to_num(np.abs(command - action), nan=np.inf).max())
-        self.steps += 1
-        self.equal_steps += difference == 0.0
-        self.largest_difference = max(self.largest_difference, difference)
-        if difference > ACTION_TOLERANCE:
-            self.differing_steps += 1
-            self.first_difference.setdefault(seed, (step, difference))
-
-    @property
-    def first(self) -> dict[str, Any] | None:
-        """The first differing step of the lowest seed: ``seed``, ``step`` and ``difference``."""
-        if not self.first_difference:
-            return None
-        seed = min(self.first_difference)
-        step, difference = self.first_difference[seed]
-        return {"seed": seed, "step": step, "difference": difference}
+        self.differences.append((seed, step, difference))
 
     def report(self) -> dict[str, Any]:
         """Return the figures of the JSON report."""
+        differing = [entry for entry in self.differences if entry[2] > ACTION_TOLERANCE]
+        # The first step of the lowest seed.
+        first = dict(zip(("seed", "step", "difference"), min(differing), strict=True)) if differing else None
+        sizes = [size for _, _, size in self.differences]
         return {
             "tolerance": ACTION_TOLERANCE,
-            "steps_compared": self.steps,
-            "steps_equal_bit_by_bit": self.equal_steps,
-            "steps_that_differ": self.differing_steps,
-            "largest_difference": self.largest_difference,
-            "first_difference": self.first,
+            "steps_compared": len(sizes),
+            "steps_equal_bit_by_bit": sizes.count(0.0),
+            "steps_that_differ": len(differing),
+            "largest_difference": max(sizes, default=0.0),
+            "first_difference": first,
             "episodes_that_end_otherwise": self.differing_episodes,
         }
 
@@ -85,10 +61,7 @@ class ActionComparison:
 class Reference:
     """The Stable-Baselines3 model of a zip in arenas of this process.
 
-    Attributes
-    ----------
-    keys, stack
-        Observation keys of the model, and how many of the latest observations it takes.
+    `keys` are its observation keys, `stack` is how many of the latest observations it takes.
     """
 
     def __init__(self, path: Path, renderer: str, arenas: int) -> None:
@@ -110,7 +83,21 @@ class Reference:
         comparison = ActionComparison()
 
         def replay_driver(arenas: RoverArenaVecEnv) -> Driver:
-            return _ReplayDriver(arenas, PolicyDriver(self._model), recorded, comparison)
+            drive = PolicyDriver(self._model)
+            steps = np.zeros(arenas.num_envs, int)
+
+            def replay(observations: Observation, starts: np.ndarray) -> np.ndarray:
+                """Return the recorded commands [arenas, 2], or the actions after their end."""
+                steps[starts] = 0
+                actions = drive(observations, starts).astype(np.float64)
+                for row, (seed, step) in enumerate(zip(arenas.running_seeds, steps.tolist(), strict=True)):
+                    if seed in recorded and step < len(commands := recorded[seed].commands):
+                        comparison.add(seed, step, commands[step], actions[row])
+                        actions[row] = commands[step]
+                steps[:] += 1
+                return actions
+
+            return replay
 
         results = self._run(range(min(recorded), max(recorded) + 1), replay_driver, progress)
         comparison.differing_episodes = sorted(
@@ -126,36 +113,11 @@ class Reference:
             return run_episodes(wrapped, make_driver(arenas), seeds, progress)
 
 
-class _ReplayDriver:
-    """Drive with recorded commands, and compare them with the actions of another driver."""
+def find_problems(success_rate: float, rate_in_process: float, actions: Mapping[str, Any] | None) -> list[str]:
+    """Return the differences above the tolerances, one sentence each.
 
-    def __init__(
-        self,
-        arenas: RoverArenaVecEnv,
-        driver: Driver,
-        recorded: Mapping[int, RecordedCommands],
-        comparison: ActionComparison,
-    ) -> None:
-        self._arenas = arenas
-        self._driver = driver
-        self._recorded = recorded
-        self._comparison = comparison
-        self._steps = np.zeros(arenas.num_envs, int)
-
-    def __call__(self, observations: Observation, starts: np.ndarray) -> np.ndarray:
-        """Return the recorded commands [arenas, 2], or the actions after their end."""
-        self._steps[starts] = 0
-        actions = self._driver(observations, starts).astype(np.float64)
-        for row, (seed, step) in enumerate(zip(self._arenas.running_seeds, self._steps.tolist(), strict=True)):
-            if seed in self._recorded and step < len(commands := self._recorded[seed].commands):
-                self._comparison.add(seed, step, commands[step], actions[row])
-                actions[row] = commands[step]
-        self._steps += 1
-        return actions
-
-
-def find_problems(success_rate: float, rate_in_process: float, comparison: ActionComparison | None) -> list[str]:
-    """Return the differences above the tolerances, one sentence each; `comparison` is None in real time."""
+    `actions` is the report of an `ActionComparison`, None in real time.
+    """
     problems = []
     # Rounded, as 100 * (1 - 0.97) is not exactly 3.
     points = round(100 * (success_rate - rate_in_process), 6)
@@ -164,16 +126,15 @@ def find_problems(success_rate: float, rate_in_process: float, comparison: Actio
             f"over ROS {100 * success_rate:.1f} % of the episodes succeeded, in process {100 * rate_in_process:.1f} %: "
             f"{abs(points):.1f} percentage points apart, allowed are {SUCCESS_TOLERANCE_POINTS:g}"
         )
-    if comparison is None:
-        return problems
-    if (first := comparison.first) is not None:
+    if actions and (first := actions["first_difference"]):
         problems.append(
-            f"{comparison.differing_steps} of {comparison.steps} actions differ by more than {ACTION_TOLERANCE:g}, at "
-            f"most by {comparison.largest_difference:g}; the first one at step {first['step']} of seed {first['seed']}"
+            f"{actions['steps_that_differ']} of {actions['steps_compared']} actions differ by more than "
+            f"{ACTION_TOLERANCE:g}, at most by {actions['largest_difference']:g}; the first one at step "
+            f"{first['step']} of seed {first['seed']}"
         )
-    if comparison.differing_episodes:
+    if actions and (seeds := actions["episodes_that_end_otherwise"]):
         problems.append(
-            f"with the same commands {len(comparison.differing_episodes)} episodes end differently in process, seeds "
-            f"{', '.join(map(str, comparison.differing_episodes))}: rover_sim does not simulate as the environment does"
+            f"with the same commands {len(seeds)} episodes end differently in process, seeds "
+            f"{', '.join(map(str, seeds))}: rover_sim does not simulate as the environment does"
         )
     return problems

@@ -1,35 +1,143 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a policy or a reference driver in process (`policy_train evaluate`)."""
+"""Evaluate a policy or a reference driver in process (`policy_train evaluate`).
+
+The references are the scripted driver, random commands and standing still.
+"""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from rich.console import Console
-from stable_baselines3.common.vec_env import VecEnv
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from policy_node.cli.options import number
 from policy_node.cli.output import check_file
+from policy_node.policies import PolicyError, load_policy
 from policy_node.report.figures import SubParsers, write_figures
 from policy_node_rover.arena.conditions import CONDITIONS
 from policy_node_rover.evaluation.animation import MAX_EPISODES, EpisodeRecorder, draw_episodes
-from policy_node_rover.evaluation.drivers import REFERENCE_DRIVERS, Driver, PolicyDriver, load_model, reference_driver
 from policy_node_rover.evaluation.progress import EpisodeProgress
 from policy_node_rover.evaluation.results import EpisodeResult, describe_summary, summarise_episodes
-from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S, observation_space
-from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.mujoco.wrappers import wrap_for_policy
+from policy_node_rover.mujoco.environment import CONTROL_PERIOD_S, Observation, action_space, observation_space
+from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv, wrap_for_policy
 
 LINE_PERIOD_S = 30.0
+# Maps the observations of all arenas, and whether an episode starts in each, bool [arenas], to actions [arenas, 2].
+Driver: TypeAlias = Callable[[Observation, np.ndarray], np.ndarray]
+
+_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "RecurrentPPO": RecurrentPPO}
+REFERENCE_DRIVERS = ("scripted", "random", "still")
+_RANDOM_HOLD_STEPS = 20
+
+
+def load_model(path: Path, device: str) -> tuple[BaseAlgorithm, list[str], int]:
+    """Load a PPO or RecurrentPPO model that drives the rover.
+
+    Returns the model, its observation keys, and how many of the latest observations it takes. Raises SystemExit when
+    the file is missing, damaged or of another algorithm, its spaces are not the rover's, or the device does not exist.
+    """
+    # The loader of the node first, for its error messages.
+    try:
+        spec = load_policy(path, device, trusted=True, format="sb3").spec
+    except PolicyError as error:
+        raise SystemExit(f"evaluate: {error}") from error
+    remedy = "give a model that policy_train trained, such as models/rover.zip"
+    if spec.algorithm not in _ALGORITHMS:
+        raise SystemExit(
+            f"evaluate: policy file '{path}' holds a {spec.algorithm} model, allowed are {' and '.join(_ALGORITHMS)}; "
+            f"{remedy}"
+        )
+    model = _ALGORITHMS[spec.algorithm].load(path, device=device)
+    available = observation_space().spaces
+    used = {key: space for key, space in available.items() if key in spec.observations}
+    model_space = model.observation_space
+    stack = 0
+    if used and isinstance(model_space, spaces.Dict):
+        stack = max(math.prod(model_space[key].shape or ()) // math.prod(used[key].shape or ()) for key in used)
+    if not stack or model_space != _wrapped_space(used, stack) or model.action_space != action_space():
+        inputs = "; ".join(str(array) for array in spec.observations.values())
+        offered = _wrapped_space(available, 1).spaces
+        raise SystemExit(
+            f"evaluate: policy file '{path}' takes {inputs} and gives {spec.action}; the rover gives "
+            f"{', '.join(f'{key} {space.dtype} {list(space.shape or ())}' for key, space in offered.items())}, "
+            f"one or several of each, and takes {action_space()}; {remedy}"
+        )
+    return model, list(used), stack
+
+
+def reference_driver(name: str, arenas: RoverArenaVecEnv) -> Driver:
+    """Return a driver of `REFERENCE_DRIVERS`: scripted, random commands held for 1 s each, or standing still."""
+    if name == "scripted":
+        return lambda *_: np.array(arenas.env_method("scripted_command"), np.float32)
+    if name == "random":
+        return _random_driver(arenas)
+    still = np.zeros((arenas.num_envs, 2), np.float32)
+    return lambda *_: still
+
+
+class PolicyDriver:
+    """Drive with the deterministic actions of a model; its memory of an arena is reset when an episode starts.
+
+    `blanked` is an observation key to replace by zeros.
+    """
+
+    def __init__(self, model: BaseAlgorithm, blanked: str | None = None) -> None:
+        self._model = model
+        self._blanked = blanked
+        self._memory: tuple[np.ndarray, ...] | None = None
+
+    def __call__(self, observations: Observation, starts: np.ndarray) -> np.ndarray:
+        """Return the actions [arenas, 2]."""
+        if self._blanked:
+            observations = {**observations, self._blanked: np.zeros_like(observations[self._blanked])}
+        actions, self._memory = self._model.predict(observations, self._memory, starts, deterministic=True)
+        return actions
+
+
+def _random_driver(arenas: RoverArenaVecEnv) -> Driver:
+    """Draw the commands of an episode from its seed, independent of the number of arenas."""
+    space = action_space()
+    rngs = [np.random.default_rng() for _ in range(arenas.num_envs)]
+    steps = np.zeros(arenas.num_envs, int)
+    commands = np.zeros((arenas.num_envs, 2), np.float32)
+
+    def drive(_: Observation, starts: np.ndarray) -> np.ndarray:
+        steps[starts] = 0
+        for row in np.flatnonzero(steps % _RANDOM_HOLD_STEPS == 0):
+            if starts[row]:
+                # Not the random numbers of the layout.
+                rngs[row] = np.random.default_rng([arenas.running_seeds[row], 1])
+            commands[row] = rngs[row].uniform(space.low, space.high)
+        steps[:] += 1
+        return commands.copy()
+
+    return drive
+
+
+def _wrapped_space(sensors: dict[str, Any], stack: int) -> spaces.Dict:
+    """Return the observation space of wrapped arenas: stacked, images with the channels first."""
+    transposed = spaces.Dict(
+        {key: VecTransposeImage.transpose_space(space) if key == "image" else space for key, space in sensors.items()}
+    )
+    space = StackedObservations(1, stack, transposed).stacked_observation_space
+    assert isinstance(space, spaces.Dict)
+    return space
 
 
 def run_episodes(
@@ -37,19 +145,10 @@ def run_episodes(
 ) -> list[EpisodeResult]:
     """Drive one episode for each seed; return the results in the order in which the episodes end.
 
-    Arenas start episodes in the order of the seeds, and the last episode is waited for. So each seed counts once,
-    whatever the number of arenas. The batch size changes the rounding in a network, and so possibly an episode.
-
-    Parameters
-    ----------
-    arenas
-        Arenas whose episodes start with the first seed, wrapped for the driver.
-    driver
-        Gives the actions.
-    seeds
-        Seeds of the episodes.
-    progress
-        Called after every step with the number of episodes that have ended, and of those that succeeded.
+    The arenas are wrapped for the driver and start episodes in the order of the seeds. The last episode is waited for,
+    so that each seed counts once for any number of arenas. The batch size changes the rounding in a network, and so
+    possibly an episode. `progress` is called after every step with the number of episodes that have ended, and of those
+    that succeeded.
     """
     observations = arenas.reset()
     starts = np.ones(arenas.num_envs, bool)
@@ -84,7 +183,12 @@ def evaluate(options: argparse.Namespace, quiet: bool = False) -> dict[str, Any]
     with closing(arenas):
         wrapped, driver, unused_keys = _wrap_arenas(options, arenas, recorder or arenas)
         started_s = time.monotonic()
-        with _progress(options.conditions, episodes, quiet) as progress:
+        # On standard error, as the result goes to standard output.
+        console = Console(stderr=True, quiet=quiet)
+        if not console.is_terminal:
+            text = f"evaluating {episodes} episodes under {options.conditions} conditions …"
+            console.print(text, highlight=False, soft_wrap=True)
+        with EpisodeProgress(console, "evaluating", episodes, LINE_PERIOD_S) as progress:
             results = run_episodes(wrapped, driver, seeds, progress.show)
         elapsed_s = time.monotonic() - started_s
     report = {
@@ -119,16 +223,6 @@ def _check_options(options: argparse.Namespace) -> None:
         check_file("evaluate: --json", options.json)
     if options.gif:
         check_file("evaluate: --gif", options.gif, ".gif")
-
-
-def _progress(conditions: str, episodes: int, quiet: bool) -> EpisodeProgress:
-    """Return the progress on standard error, as the result goes to standard output."""
-    console = Console(stderr=True, quiet=quiet)
-    if not console.is_terminal:
-        console.print(
-            f"evaluating {episodes} episodes under {conditions} conditions …", highlight=False, soft_wrap=True
-        )
-    return EpisodeProgress(console, "evaluating", episodes, LINE_PERIOD_S)
 
 
 def _wrap_arenas(

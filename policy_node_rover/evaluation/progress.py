@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class EpisodeProgress:
+class EpisodeProgress(Progress):
     """Show how many episodes have ended: a bar in a terminal, otherwise a line every few seconds.
 
     When `stopping` returns True, `show` raises KeyboardInterrupt.
@@ -25,42 +25,30 @@ class EpisodeProgress:
         line_period_s: float = 10.0,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+        times = (TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        super().__init__(*columns, *times, console=console, disable=not console.is_terminal)
         self._episodes = episodes
         self._line_period_s = line_period_s
         self._line_at_s = time.monotonic() + line_period_s
         self._stopping = stopping
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self._bars = Progress(
-            *columns, TextColumn("{task.fields[figures]}"), *times, console=console, disable=not console.is_terminal
-        )
-        self._bars.add_task(task, total=episodes, figures="")
-        self._task = self._bars.tasks[0]
-
-    def __enter__(self) -> EpisodeProgress:
-        """Show the bar."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Keep the last state of the bar."""
-        self._bars.stop()
+        self.add_task(task, total=episodes, figures="")
 
     def show(self, ended: int, successes: int) -> None:
         """Show how many episodes have ended, and how many of them succeeded."""
         if self._stopping():
             raise KeyboardInterrupt
         figures = f"{100 * successes / ended:.0f} % succeeded" if ended else ""
-        self._bars.update(self._task.id, completed=ended, figures=figures)
+        (task,) = self.tasks
+        self.update(task.id, completed=ended, figures=figures)
         now_s = time.monotonic()
-        if self._console.is_terminal or now_s < self._line_at_s:
+        if self.console.is_terminal or now_s < self._line_at_s:
             return
         self._line_at_s = now_s + self._line_period_s
-        parts = [f"{self._task.description}: {ended} of {self._episodes} episodes", figures]
+        parts = [f"{task.description}: {ended} of {self._episodes} episodes", figures]
         if ended:
-            parts.append(f"{(self._task.elapsed or 0.0) * (self._episodes - ended) / ended:.0f} s left")
-        self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+            parts.append(f"{(task.elapsed or 0.0) * (self._episodes - ended) / ended:.0f} s left")
+        self.console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
 
 
 def print_errors(console: Console, errors: Sequence[str]) -> int:

@@ -18,30 +18,23 @@ def enable_topic(robot: str) -> str:
 
 def bridge_file(robots: Sequence[str]) -> str:
     """Return the configuration (YAML): the clock, and each rover's camera, contacts, odometry and commands."""
-    entries = [_entry("/clock", "/clock", "rosgraph_msgs/msg/Clock", "Clock")]
+    # A queue of 1 keeps the newest message, which is enough except for contacts and events.
+    entries = [("/clock", "/clock", "rosgraph_msgs/msg/Clock", "Clock", "GZ_TO_ROS", 1)]
     for robot in robots:
+        model = f"/model/{robot}"
         entries += [
-            _entry(f"{robot}/camera/image_raw", f"/{robot}/camera", "sensor_msgs/msg/Image", "Image"),
-            _entry(f"{robot}/bumper", f"/{robot}/bumper_contacts", CONTACTS, "Contacts", queue=10),
-            _entry(f"{robot}/odom", f"/model/{robot}/odometry", "nav_msgs/msg/Odometry", "Odometry"),
-            _entry(f"{robot}/cmd_vel", f"/model/{robot}/cmd_vel", "geometry_msgs/msg/Twist", "Twist", "ROS_TO_GZ"),
-            _entry(
-                enable_topic(robot), f"/model/{robot}/enable", "std_msgs/msg/Bool", "Boolean", "ROS_TO_GZ", queue=10
-            ),
+            (f"{robot}/camera/image_raw", f"/{robot}/camera", "sensor_msgs/msg/Image", "Image", "GZ_TO_ROS", 1),
+            (f"{robot}/bumper", f"/{robot}/bumper_contacts", CONTACTS, "Contacts", "GZ_TO_ROS", 10),
+            (f"{robot}/odom", f"{model}/odometry", "nav_msgs/msg/Odometry", "Odometry", "GZ_TO_ROS", 1),
+            (f"{robot}/cmd_vel", f"{model}/cmd_vel", "geometry_msgs/msg/Twist", "Twist", "ROS_TO_GZ", 1),
+            (enable_topic(robot), f"{model}/enable", "std_msgs/msg/Bool", "Boolean", "ROS_TO_GZ", 10),
         ]
-    return yaml.safe_dump(entries, sort_keys=False)
-
-
-def _entry(
-    ros_topic: str, gz_topic: str, ros_type: str, gz_type: str, direction: str = "GZ_TO_ROS", queue: int = 1
-) -> dict[str, str | int]:
-    """Return an entry; a queue of 1 keeps the newest message, which is enough except for contacts and events."""
-    return {
-        "ros_topic_name": ros_topic,
-        "gz_topic_name": gz_topic,
-        "ros_type_name": ros_type,
-        "gz_type_name": f"gz.msgs.{gz_type}",
-        "direction": direction,
-        "subscriber_queue": queue,
-        "publisher_queue": queue,
-    }
+    keys = ("ros_topic_name", "gz_topic_name", "ros_type_name", "gz_type_name", "direction")
+    return yaml.safe_dump(
+        [
+            dict(zip(keys, (ros_topic, gz_topic, ros_type, f"gz.msgs.{gz_type}", direction), strict=True))
+            | {"subscriber_queue": queue, "publisher_queue": queue}
+            for ros_topic, gz_topic, ros_type, gz_type, direction, queue in entries
+        ],
+        sort_keys=False,
+    )

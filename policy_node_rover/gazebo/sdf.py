@@ -122,9 +122,11 @@ def world_sdf(robots: int, seed: int, render_engine: str = "ogre2", with_rovers:
     models = [_ground()]
     for robot in range(robots):
         origin_m, layout = grid_origin_m(robot, robots), layout_of(robot, seed)
+        beacon_x_m, beacon_y_m = np.add(origin_m, layout.beacon)
+        beacon = f'<link name="beacon">{_solid(materials, BEACON)}</link>'
         models += [
             _arena(f"arena_{robot}", materials, origin_m, layout),
-            _beacon(f"beacon_{robot}", materials, origin_m, layout),
+            _static_model(f"beacon_{robot}", beacon_x_m, beacon_y_m, beacon),
         ]
         if with_rovers:
             models.append(_rover(f"rover_{robot}", materials, start_pose(robot, robots, seed)))
@@ -222,7 +224,7 @@ def _rover(name: str, materials: _Materials, pose: tuple[float, float, float]) -
 
 
 def _bumper() -> Iterator[tuple[str, Sphere, Vector]]:
-    """Yield the spheres of the bumper: name, which ends with that of the cell, shape and position."""
+    """Yield the spheres of the bumper: name, which ends with the name of the cell, shape and position."""
     sphere = Sphere(BUMPER.radius_m - _SPHERE_OFFSET_M)
     sector_rad = 2 * math.pi / len(TOUCH_CELLS)
     x_m, y_m, z_m = BUMPER_POSITION_M
@@ -277,7 +279,7 @@ def _sensors(name: str) -> str:
 
 
 def _drive(name: str) -> str:
-    """Return the differential drive and the odometry; that of the drive is wrong when tyres slip."""
+    """Return the differential drive and a separate odometry: the odometry of the drive is wrong when tyres slip."""
     drive = f"""
       <left_joint>{WHEELS[0].name}_joint</left_joint><right_joint>{WHEELS[1].name}_joint</right_joint>
       <wheel_separation>{_text(2 * ROVER.wheel_offset_m)}</wheel_separation>
@@ -328,11 +330,6 @@ def _arena(name: str, materials: _Materials, origin_m: tuple[float, float], layo
       </link>
       {obstacles}"""
     return _static_model(name, *origin_m, content)
-
-
-def _beacon(name: str, materials: _Materials, origin_m: tuple[float, float], layout: Layout) -> str:
-    x_m, y_m = origin_m[0] + layout.beacon[0], origin_m[1] + layout.beacon[1]
-    return _static_model(name, x_m, y_m, f'<link name="beacon">{_solid(materials, BEACON)}</link>')
 
 
 def _static_model(name: str, x_m: float, y_m: float, content: str) -> str:

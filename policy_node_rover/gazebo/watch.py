@@ -14,7 +14,7 @@ import array
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types.contacts import CONTACTS, TouchSource, normal_force_n
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA, ROVER, TOUCH_CELLS
-from policy_node_rover.arena.layout import draw_beacon, draw_layout
+from policy_node_rover.arena.layout import draw_distant_beacon, draw_layout
 from policy_node_rover.arena.touch_sensor import TouchSensor
 from policy_node_rover.gazebo.bridge import enable_topic
 from policy_node_rover.gazebo.sdf import grid_origin_m
@@ -175,12 +175,8 @@ class Beacon:
 
     def _move(self) -> None:
         """Draw a position away from the present one, where the rover is, and ask Gazebo to move the beacon there."""
-        while True:
-            drawn = draw_beacon(self._rng, self._layout.obstacles)
-            if drawn is not None and np.hypot(*np.subtract(drawn, self._position_m)) >= ARENA.beacon_distance_m:
-                break
-        self._position_m = drawn
-        x_m, y_m = np.add(drawn, self._origin_m)
+        self._position_m = draw_distant_beacon(self._rng, self._layout.obstacles, self._position_m)
+        x_m, y_m = np.add(self._position_m, self._origin_m)
         request = f'name: "{self.name}", position: {{x: {x_m:.4f}, y: {y_m:.4f}}}, orientation: {{w: 1}}'
         command = [*service_command(), "-s", f"/world/{self._world}/set_pose", "--req", request]
         # A subprocess, as the service takes a moment in which the timeouts must be checked.
@@ -227,14 +223,14 @@ def subscribe_to_contacts(node: Node, robots: int, watchers: Sequence[Sequence[B
         contacts_type = message_class(CONTACTS)
     except MessageTypeError as error:
         raise SystemExit(f"gazebo_watch: {error}") from error
+
+    def on_contacts(robot: int, message: Any) -> None:
+        for watched in watchers:
+            if watched:
+                watched[robot].on_contacts(message)
+
     for robot in range(robots):
-        callbacks = [watched[robot].on_contacts for watched in watchers if watched]
-        node.create_subscription(contacts_type, f"rover_{robot}/bumper", partial(_call_all, callbacks), CONTACTS_QUEUE)
-
-
-def _call_all(callbacks: Sequence[Callable[[Any], None]], message: Any) -> None:
-    for callback in callbacks:
-        callback(message)
+        node.create_subscription(contacts_type, f"rover_{robot}/bumper", partial(on_contacts, robot), CONTACTS_QUEUE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

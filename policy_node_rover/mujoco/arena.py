@@ -13,7 +13,7 @@ import numpy as np
 
 from policy_node_rover.arena.conditions import Appearance, EpisodeConditions
 from policy_node_rover.arena.description import ARENA, ROVER, Obstacle
-from policy_node_rover.arena.layout import Layout, draw_beacon, draw_layout
+from policy_node_rover.arena.layout import Layout, draw_distant_beacon, draw_layout
 from policy_node_rover.arena.touch_sensor import decay, reading_n
 from policy_node_rover.mujoco.model import ArenaModel
 
@@ -142,9 +142,6 @@ class Arena:
     def _move_beacon(self) -> None:
         """Move the beacon to another position, away from the rover."""
         x, y, _ = self.pose
-        while True:
-            beacon = draw_beacon(self._rng, self.layout.obstacles)
-            if beacon is not None and np.hypot(beacon[0] - x, beacon[1] - y) >= ARENA.beacon_distance_m:
-                break
+        beacon = draw_distant_beacon(self._rng, self.layout.obstacles, (x, y))
         self.layout = Layout(self.layout.obstacles, beacon, self.layout.rover)
         self._place("beacon", *beacon, 0.0)

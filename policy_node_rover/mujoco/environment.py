@@ -18,6 +18,7 @@ from its seed.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import gymnasium
@@ -26,7 +27,6 @@ import numpy as np
 from policy_node_rover.arena.conditions import NOMINAL, Conditions
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
-from policy_node_rover.mujoco.camera_link import CameraLink
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import Renderer, make_renderer
 from policy_node_rover.mujoco.scripted_driver import scripted_command
@@ -59,6 +59,43 @@ def action_space() -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
+class CameraLink:
+    """Transmit one image per control period, uint8 [height, width, 3]; ideal until `restart` is called."""
+
+    def __init__(self) -> None:
+        self.restart(0, 0.0, np.random.default_rng(0))
+
+    def restart(self, latency_periods: int, loss: float, rng: np.random.Generator) -> None:
+        """Start an episode with a latency in control periods and a probability that an image, drawn by `rng`, is lost.
+
+        The first image of an episode arrives at once.
+        """
+        self._latency_periods = latency_periods
+        self._loss = loss
+        self._rng = rng
+        self._in_flight: deque[np.ndarray | None] = deque()
+        self._newest: np.ndarray | None = None
+
+    def send(self) -> np.ndarray | None:
+        """Send the image of this control period: return the array to render into, or None if it will be lost."""
+        lost = self._newest is not None and self._loss > 0.0 and self._rng.random() < self._loss
+        image = None if lost else np.empty((ROVER.camera_size_px, ROVER.camera_size_px, 3), np.uint8)
+        self._in_flight.append(image)
+        if self._newest is None:
+            self._newest = image
+        return image
+
+    def receive(self) -> np.ndarray:
+        """Return the newest image that has arrived; call it once per control period, after rendering."""
+        if len(self._in_flight) > self._latency_periods:
+            arrived = self._in_flight.popleft()
+            if arrived is not None:
+                self._newest = arrived
+        if self._newest is None:
+            raise RuntimeError("camera link: no image was sent in this episode; call send before receive")
+        return self._newest
+
+
 class RoverTask:
     """Physics, reward and episode end of one rover, without rendering; conditions are drawn for each episode."""
 
@@ -84,10 +121,7 @@ class RoverTask:
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
         """Drive for one control period with an action [2], clipped to the limits.
 
-        Returns
-        -------
-        tuple
-            Reward, terminated, truncated, and an info with ``is_success``, ``time_s`` and ``collisions``.
+        Returns reward, terminated, truncated, and an info with ``is_success``, ``time_s`` and ``collisions``.
         """
         arena = self.arena
         arena.command(action[0], action[1])

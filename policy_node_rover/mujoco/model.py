@@ -177,12 +177,8 @@ def _rounded(values: tuple[float, ...]) -> str:
 class ArenaModel:
     """The compiled model; arenas share it, or each has a copy to change its surfaces.
 
-    Attributes
-    ----------
-    mocap
-        Row in the mocap arrays by name of an obstacle, or ``"beacon"``.
-    geom_names, geom_materials
-        Names of all geoms, and of the materials of those that have one, by id.
+    `mocap` has the row in the mocap arrays by name of an obstacle or the beacon; `geom_names` the names of all geoms,
+    and `geom_materials` those of the materials of geoms that have one, by id.
     """
 
     def __init__(self) -> None:

@@ -16,8 +16,9 @@ import os
 import subprocess
 import sys
 import weakref
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import mujoco
@@ -41,17 +42,27 @@ class RendererError(RuntimeError):
     """The renderer is not available on this machine."""
 
 
-class Renderer(Protocol):
+class Renderer(ABC):
     """Interface of the renderers; one renderer serves any number of arenas, from one thread."""
 
     kind: str
 
     def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
         """Render the rover's camera, without transparent obstacles: RGB uint8 [64, 64, 3], into `image` if given."""
+        if image is None:
+            image = np.empty((ROVER.camera_size_px, ROVER.camera_size_px, 3), np.uint8)
+        np.copyto(image, self._camera_image(arena))
+        return image
 
+    @abstractmethod
+    def _camera_image(self, arena: Arena) -> np.ndarray:
+        """Render the rover's camera: RGB uint8 [64, 64, 3], valid until the next call."""
+
+    @abstractmethod
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
         """Render the arena from above, transparent obstacles tinted: RGB uint8 [size, size, 3], x right, y up."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free the resources; another call does nothing."""
 
@@ -59,12 +70,7 @@ class Renderer(Protocol):
 def make_renderer(model: ArenaModel, kind: str = "auto") -> Renderer:
     """Make a renderer: ``"egl"``, ``"raycast"``, or ``"auto"`` for EGL if it works, else ray casting.
 
-    Raises
-    ------
-    ValueError
-        The kind is unknown.
-    RendererError
-        EGL was requested and does not work.
+    RendererError is raised when EGL was requested and does not work.
     """
     if kind not in KINDS:
         raise ValueError(f"renderer: {kind!r} is unknown; use one of {', '.join(KINDS)}")
@@ -101,17 +107,6 @@ def egl_failure() -> str:
     return lines[-1] if lines else f"status {trial.returncode}"
 
 
-def _overhead_camera() -> mujoco.MjvCamera:
-    """Return an orthographic camera that looks down on the arena, x to the right and y up."""
-    camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-    camera.lookat[:] = 0.0, 0.0, 0.0
-    camera.distance = _OVERHEAD_HEIGHT_M
-    camera.azimuth, camera.elevation = 90.0, -90.0
-    camera.orthographic = 1
-    return camera
-
-
 def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
     """Free an OpenGL context and its resources."""
     # Resources are freed by numbers, which are valid only in their own context.
@@ -120,7 +115,7 @@ def _free_opengl(context: Any, render_context: mujoco.MjrContext) -> None:
     context.free()
 
 
-class EglRenderer:
+class EglRenderer(Renderer):
     """Render with OpenGL through EGL, on the GPU if there is one, else in software.
 
     In software each vertex costs time. The camera's image therefore omits geoms outside the view and the sky, which
@@ -151,9 +146,13 @@ class EglRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera_id
-        self._camera_option = mujoco.MjvOption()
-        self._camera_option.geomgroup[:] = 0
-        self._camera_option.geomgroup[0] = 1
+        self._camera_option = _shown_groups(0)
+        # Orthographic, x to the right and y up.
+        self._overhead_camera = camera = mujoco.MjvCamera()
+        camera.type, camera.orthographic = mujoco.mjtCamera.mjCAMERA_FREE, 1
+        camera.lookat[:] = 0.0, 0.0, 0.0
+        camera.distance, camera.azimuth, camera.elevation = _OVERHEAD_HEIGHT_M, 90.0, -90.0
+        self._overhead_option = _shown_groups(0, CAMERA_GROUP_HIDDEN, ROVER_GROUP)
         self._drawn_geoms = np.flatnonzero(model.model.geom_group == 0)
         self._scene_geoms = self._scene.geoms
         self._floor_place = self._drawn_geoms.tolist().index(model.model.geom("floor").id)
@@ -162,51 +161,41 @@ class EglRenderer:
         self._half_sizes_m = np.where(is_plane[:, None], 1e3, model.model.geom_aabb[:, 3:])[:, :, None]
         half_view = np.radians(ROVER.camera_field_of_view_deg) / 2
         self._view_sides = np.array([[side * np.cos(half_view), 0.0, -np.sin(half_view)] for side in (-1.0, 1.0)])
-        self._camera_viewport = mujoco.MjrRect(0, 0, ROVER.camera_size_px, ROVER.camera_size_px)
         self._pixels = np.empty((ROVER.camera_size_px, ROVER.camera_size_px, 3), np.uint8)
         self._black_is_sky = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
         self._black_is_sky[0, 0] = model.model.tex_data[:3]
-        self._overhead_option = mujoco.MjvOption()
-        self._overhead_option.geomgroup[:] = 0
-        self._overhead_option.geomgroup[[0, CAMERA_GROUP_HIDDEN, ROVER_GROUP]] = 1
-        self._overhead_camera = _overhead_camera()
 
-    def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
-        """Render the rover's camera, see `Renderer`."""
-        if image is None:
-            image = np.empty_like(self._pixels)
+    def _camera_image(self, arena: Arena) -> np.ndarray:
         self._update(arena, self._camera, self._camera_option, sky=False)
         floor = self._scene_geoms[self._floor_place]
         floor.type = mujoco.mjtGeom.mjGEOM_BOX
         floor.size[:] = _FLOOR_BOX_HALF_SIZE_M
         floor.pos[2] = -_FLOOR_BOX_HALF_SIZE_M[2]
-        appearance = arena.appearance
-        if appearance is not None:
-            self._apply(appearance)
+        if arena.appearance is not None:
+            self._apply(arena.appearance)
         for place in np.flatnonzero(self._is_outside_view(arena)[self._drawn_geoms]).tolist():
             self._scene_geoms[place].type = mujoco.mjtGeom.mjGEOM_NONE
-        mujoco.mjr_render(self._camera_viewport, self._scene, self._render_context)
-        mujoco.mjr_readPixels(self._pixels, None, self._camera_viewport, self._render_context)
-        if appearance is not None:
-            self._black_is_sky[0, 0] = np.rint(np.array(appearance.sky) * 255.0)
-        np.copyto(image, cv2.LUT(self._pixels, self._black_is_sky)[::-1])
-        return image
+        self._render(self._pixels)
+        return cv2.LUT(self._pixels, self._black_is_sky)[::-1]
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """Render the arena from above, see `Renderer`."""
-        # Always with the nominal appearance.
+        """Render the arena from above with the nominal appearance, see `Renderer`."""
         if not 0 < size_px <= _MAX_SIZE_PX:
             raise ValueError(f"size_px: found {size_px}, allowed is 1 to {_MAX_SIZE_PX}")
-        viewport = mujoco.MjrRect(0, 0, size_px, size_px)
         self._update(arena, self._overhead_camera, self._overhead_option, sky=True)
-        mujoco.mjr_render(viewport, self._scene, self._render_context)
         image = np.empty((size_px, size_px, 3), np.uint8)
-        mujoco.mjr_readPixels(image, None, viewport, self._render_context)
+        self._render(image)
         return np.ascontiguousarray(image[::-1])
 
     def close(self) -> None:
         """Free the OpenGL context."""
         self._free()
+
+    def _render(self, image: np.ndarray) -> None:
+        """Render the scene into an image, bottom row first."""
+        viewport = mujoco.MjrRect(0, 0, len(image), len(image))
+        mujoco.mjr_render(viewport, self._scene, self._render_context)
+        mujoco.mjr_readPixels(image, None, viewport, self._render_context)
 
     def _update(self, arena: Arena, camera: mujoco.MjvCamera, option: mujoco.MjvOption, *, sky: bool) -> None:
         """Update the scene."""
@@ -228,6 +217,7 @@ class EglRenderer:
                 drawn.type = mujoco.mjtGeom.mjGEOM_NONE
             else:
                 drawn.rgba[:3] = appearance.colours[self._model.geom_materials[geom]]
+        self._black_is_sky[0, 0] = np.rint(np.array(appearance.sky) * 255.0)
 
     def _is_outside_view(self, arena: Arena) -> np.ndarray:
         """Return which geoms are left or right of the camera's view, bool [geoms]."""
@@ -239,17 +229,22 @@ class EglRenderer:
         return (centres_m + reaches_m[:, :, 0] < 0.0).any(axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Shading:
-    """Colours [geoms + 1 for the sky, 3] in 0 to 1, light [3], and the direction towards the light."""
-
-    colours: np.ndarray
-    ambient: np.ndarray
-    diffuse: np.ndarray
-    to_light: np.ndarray
+def _shown_groups(*groups: int) -> mujoco.MjvOption:
+    """Return the option that shows only the geoms of some groups."""
+    option = mujoco.MjvOption()
+    option.geomgroup[:] = 0
+    option.geomgroup[list(groups)] = 1
+    return option
 
 
-class RaycastRenderer:
+class _Shading(NamedTuple):
+    colours: np.ndarray  # of the geoms, and of the sky, [geoms + 1, 3] in 0 to 1
+    ambient: np.ndarray  # [3]
+    diffuse: np.ndarray  # [3]
+    to_light: np.ndarray  # direction towards the light, [3]
+
+
+class RaycastRenderer(Renderer):
     """Render by casting one ray per pixel with MuJoCo; needs no OpenGL."""
 
     kind = "raycast"
@@ -263,21 +258,15 @@ class RaycastRenderer:
         has_material = physics.geom_matid >= 0
         rgba[has_material] = physics.mat_rgba[physics.geom_matid[has_material]]
         sky = physics.tex_data[:3].astype(float) / 255.0
-        # The last row, index -1, is for rays that hit nothing.
-        colours = np.vstack([rgba[:, :3], sky])
         to_light = -physics.light_dir[0] / np.linalg.norm(physics.light_dir[0])
+        # The last row, index -1, is for rays that hit nothing.
         self._opacity = np.append(rgba[:, 3], 1.0)
-        self._shading = _Shading(
-            colours, physics.light_ambient[0].astype(float), physics.light_diffuse[0].astype(float), to_light
-        )
-        self._camera_groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
-        self._overhead_groups = np.array([1, 1, 1, 0, 0, 0], np.uint8)
-        self._opaque_groups = np.array([1, 0, 1, 0, 0, 0], np.uint8)
+        ambient, diffuse = physics.light_ambient[0].astype(float), physics.light_diffuse[0].astype(float)
+        self._shading = _Shading(np.vstack([rgba[:, :3], sky]), ambient, diffuse, to_light)
         half_width = np.tan(np.radians(ROVER.camera_field_of_view_deg) / 2)
         self._camera_rays = self._pixel_grid(ROVER.camera_size_px, half_width)
 
-    def camera(self, arena: Arena, image: np.ndarray | None = None) -> np.ndarray:
-        """Render the rover's camera, see `Renderer`."""
+    def _camera_image(self, arena: Arena) -> np.ndarray:
         axes = arena.data.cam_xmat[self._model.camera_id].reshape(3, 3)
         rays = self._camera_rays @ axes.T
         eye = arena.data.cam_xpos[self._model.camera_id]
@@ -285,24 +274,20 @@ class RaycastRenderer:
         if arena.appearance is not None:
             shading = self._shading_of(arena.appearance)
             self._hide(arena.appearance.transparent)
-        colours = self._cast(arena, eye, rays, self._camera_groups, shading)[0]
+        colours = self._cast(arena, eye, rays, (0,), shading)[0]
         self._hide(frozenset())
-        rendered = self._image(colours, ROVER.camera_size_px)
-        if image is None:
-            return rendered
-        np.copyto(image, rendered)
-        return image
+        return self._image(colours, ROVER.camera_size_px)
 
     def overhead(self, arena: Arena, size_px: int = 160) -> np.ndarray:
-        """Render the arena from above, see `Renderer`."""
+        """Render the arena from above with the nominal appearance, see `Renderer`."""
         # From far above, the rays are nearly parallel.
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
         rays = self._pixel_grid(size_px, OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
-        colours, opacity = self._cast(arena, eye, rays, self._overhead_groups, self._shading)
+        colours, opacity = self._cast(arena, eye, rays, (0, CAMERA_GROUP_HIDDEN, ROVER_GROUP), self._shading)
         tinted = opacity[:, 0] < 1.0
         if tinted.any():
-            behind, _ = self._cast(arena, eye, rays[tinted], self._opaque_groups, self._shading)
+            behind, _ = self._cast(arena, eye, rays[tinted], (0, ROVER_GROUP), self._shading)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
 
@@ -334,15 +319,14 @@ class RaycastRenderer:
             self._geoms.geom_group[self._geoms.geom(name).id] = CAMERA_GROUP_HIDDEN
 
     def _cast(
-        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray, shading: _Shading
+        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: Sequence[int], shading: _Shading
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] where the rays [pixels, 3] hit first."""
         count = len(rays)
-        geoms = np.full(count, -1, np.int32)
-        distances = np.empty(count)
-        normals = np.zeros(count * 3)
+        hit_groups = np.isin(np.arange(mujoco.mjNGROUP), groups).astype(np.uint8)
+        geoms, distances, normals = np.full(count, -1, np.int32), np.empty(count), np.zeros(count * 3)
         mujoco.mj_multiRay(
-            self._geoms, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
+            self._geoms, arena.data, eye, rays.ravel(), hit_groups, True, -1, geoms, distances, normals, count, 1e6
         )
         facing = np.maximum(normals.reshape(count, 3) @ shading.to_light, 0.0)
         light = shading.ambient + facing[:, None] * shading.diffuse

@@ -14,10 +14,13 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
@@ -26,12 +29,17 @@ from policy_node.control.timing import SteadyClock
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA
 from policy_node_rover.mujoco.arena import Arena
-from policy_node_rover.mujoco.lockstep import Lockstep, ros_time
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import KINDS, Renderer, RendererError, make_renderer
-from policy_node_rover.mujoco.simulated_rover import RELIABLE_QOS, SENSOR_QOS, Overview, SimulatedRover
+from policy_node_rover.mujoco.simulated_rover import RELIABLE_QOS, Overview, SimulatedRover
 
 LOG_PERIOD_S = 10.0
+LOCKSTEP_LOG_PERIOD_S = 5.0
+# Subscribers of /clock are mostly best effort: a time that may be lost is sent again after this.
+CLOCK_RESEND_S = 0.25
+# The polling period in lockstep starts short and grows with the time waited.
+MIN_POLL_S = 0.0001
+MAX_POLL_S = 0.002
 # A longer delay is not caught up: the simulation then runs slower than requested.
 MAX_CATCH_UP_S = 0.1
 # Warn below this part of the requested speed.
@@ -40,76 +48,190 @@ DEFAULT_RATE_HZ = 30.0
 LOCKSTEP_RATE_HZ = 20.0
 
 
-class ProgressLog:
-    """Log presses and real-time factor periodically; warn when the simulation is slower than requested."""
+class Lockstep:
+    """Run the simulation tick by tick.
 
-    def __init__(self, node: Node, rovers: Sequence[SimulatedRover], speed: float) -> None:
+    At each tick the sensors of all rovers are published with the stamp of the tick. When all reliable subscribers have
+    received them, `/clock` publishes the time of the tick. When every rover has its command, the physics advance by
+    one period. While a rover has no publisher of commands, time stands still.
+
+    A new commander has its first tick one period after the first time that it receives. Until every rover got a
+    command, the clock therefore advances without physics; the physics start with the next tick.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        rovers: Sequence[SimulatedRover],
+        renderer: Renderer,
+        overview: Overview,
+        rate_hz: float,
+        stopping: threading.Event,
+    ) -> None:
         self._logger = node.get_logger()
         self._rovers = rovers
-        self._speed = speed
-        self._at_s = time.monotonic()
-        self._simulated_s = 0.0
+        self._renderer = renderer
+        self._overview = overview
+        self._rate_hz = rate_hz
+        self._stopping = stopping
+        self._clock = node.create_publisher(Clock, "/clock", RELIABLE_QOS)
+        # The nodes that command each rover, known once each rover got a command; None while there is a new one.
+        self._commanders: list[frozenset[bytes]] | None = None
+        # The same rounding as in the node, so that its deadlines are the times of the ticks.
+        self._period_ns = round(1e9 / rate_hz)
+        self._time_ns = 0
+        self._steps = 0
 
-    def update(self, simulated_s: float) -> None:
-        """Log when it is due."""
-        now_s = time.monotonic()
-        elapsed_s = now_s - self._at_s
-        if elapsed_s < LOG_PERIOD_S:
-            return
-        factor = (simulated_s - self._simulated_s) / elapsed_s
-        self._at_s, self._simulated_s = now_s, simulated_s
-        text = f"{self._presses()} presses, real-time factor {factor:.2f}"
-        if factor < MIN_SPEED * self._speed:
-            self._logger.warning(
-                f"{text}: slower than --speed {self._speed:g}; lower --robots or --rate-hz, or free a processor"
-            )
-        else:
-            self._logger.info(text)
+    def run(self, duration_s: float) -> Iterator[float]:
+        """Run for a simulated duration, 0 without an end; yield the simulated time after each tick."""
+        self._logger.info(
+            f"{len(self._rovers)} rovers in lockstep at {self._rate_hz:g} Hz, images by {self._renderer.kind}, "
+            "simulated time on /clock"
+        )
+        max_steps = round(duration_s * self._rate_hz) if duration_s else math.inf
+        while not self._stopping.is_set() and self._steps < max_steps and self._tick():
+            yield self._steps / self._rate_hz
+        for rover in self._rovers:
+            rover.answer_resets()
 
-    def end(self, simulated_s: float) -> None:
-        """Log the end of the simulation."""
-        self._logger.info(f"ended after {simulated_s:.1f} s with {self._presses()} presses")
+    def _tick(self) -> bool:
+        """Execute one tick; False when the simulation is to stop."""
+        self._time_ns += self._period_ns
+        if not (self._wait_for_peers() and self._publish(self._rovers)):
+            return False
+        # Commands from before this tick, such as the last ones of a commander that stops, do not count.
+        for rover in self._rovers:
+            rover.take_command()
+        self._clock.publish(Clock(clock=ros_time(self._time_ns)))
+        if self._wait_for_commands():
+            for rover in self._rovers:
+                rover.simulate(1.0 / self._rate_hz)
+            self._steps += 1
+        self._overview.update(self._time_ns / 1e9, ros_time(self._time_ns))
+        return True
 
-    def _presses(self) -> int:
-        return sum(rover.arena.presses for rover in self._rovers)
+    def _publish(self, rovers: Sequence[SimulatedRover]) -> bool:
+        """Publish the sensors and wait until they have arrived; False when the simulation is to stop."""
+        rovers = [rover for rover in rovers if not rover.is_paused]
+        for rover in rovers:
+            rover.publish_presses(self._time_ns / 1e9)
+            rover.publish_sensors(self._renderer, ros_time(self._time_ns))
+        for publisher in (publisher for rover in rovers for publisher in rover.publishers):
+            while not publisher.wait_for_all_acked(Duration(seconds=CLOCK_RESEND_S)):
+                if self._stopping.is_set():
+                    return False
+                self._log(f"waiting for the reliable subscribers of {publisher.topic_name} to receive it")
+        return True
+
+    def _wait_for_peers(self) -> bool:
+        """Wait until every rover is observed and commanded; False when the simulation is to stop."""
+        if self._commanders is not None:
+            return True
+        while not self._stopping.is_set():
+            missing = [
+                f"a subscriber of {publisher.topic_name}"
+                for rover in self._rovers
+                for publisher in rover.observation_publishers
+                if not publisher.get_subscription_count()
+            ]
+            missing += [f"a publisher of {rover.name}/cmd_vel" for rover in self._rovers if not rover.is_commanded]
+            if not missing:
+                return True
+            self._log(f"waiting for {', '.join(missing)}")
+            self._stopping.wait(MAX_POLL_S)
+        return False
+
+    def _wait_for_commands(self) -> bool:
+        """Wait for a command of every rover; False to go on without physics, or to stop."""
+        waiting = list(self._rovers)
+        start_s = time.monotonic()
+        resend_s = start_s + CLOCK_RESEND_S
+        while not self._stopping.is_set():
+            if not self._handle_resets():
+                return False
+            waiting = [rover for rover in waiting if not rover.take_command()]
+            if not waiting:
+                return self._accept_commanders()
+            now_s = time.monotonic()
+            if now_s >= resend_s:
+                if self._has_new_commander():
+                    self._commanders = None
+                    return False
+                resend_s = now_s + CLOCK_RESEND_S
+                self._clock.publish(Clock(clock=ros_time(self._time_ns)))
+            if now_s - start_s > LOCKSTEP_LOG_PERIOD_S:
+                self._log(
+                    f"waiting for commands of {', '.join(rover.name for rover in waiting)}; check that their node "
+                    f"follows /clock (use_sim_time) at {self._rate_hz:g} Hz"
+                )
+            time.sleep(min(MAX_POLL_S, max(MIN_POLL_S, (now_s - start_s) / 10)))
+        return False
+
+    def _handle_resets(self) -> bool:
+        """Reset rovers on request and publish their new sensors; False when the simulation is to stop."""
+        # While the clock advances without physics, a client could not tell the stamp of its new readings.
+        if self._commanders is None:
+            return True
+        reset = [rover for rover in self._rovers if rover.take_resets()]
+        if not self._publish(reset):
+            return False
+        for rover in reset:
+            rover.answer_resets()
+        return True
+
+    def _accept_commanders(self) -> bool:
+        """Return whether the commands answer this tick: those of new commanders may answer an earlier time."""
+        if self._commanders is not None:
+            return True
+        self._stopping.wait(CLOCK_RESEND_S)
+        self._commanders = [rover.commanders() for rover in self._rovers]
+        return False
+
+    def _has_new_commander(self) -> bool:
+        """Return whether a rover has lost its commander or got another one, which may not have received the time."""
+        before, self._commanders = self._commanders, [rover.commanders() for rover in self._rovers]
+        return before is None or any(not now or now - then for now, then in zip(self._commanders, before, strict=True))
+
+    def _log(self, text: str) -> None:
+        self._logger.info(text, throttle_duration_sec=LOCKSTEP_LOG_PERIOD_S)
 
 
 def simulate(
     node: Node, options: argparse.Namespace, renderer: Renderer, model: ArenaModel, stopping: threading.Event
 ) -> None:
     """Simulate the fleet until it is stopped or its duration is over; the node needs no executor."""
-    seeds = [None if options.seed is None else options.seed + robot for robot in range(options.robots)]
-    # With a depth of 1, Fast DDS requests the acknowledgement of a sample at once, otherwise only every 3 s.
-    sensor_qos = RELIABLE_QOS if options.lockstep else SENSOR_QOS
-    rovers = [
-        SimulatedRover(node, f"rover_{robot}", Arena(model, seed), not options.clock, sensor_qos, options.reset_pause_s)
-        for robot, seed in enumerate(seeds)
-    ]
+    sensor_qos = RELIABLE_QOS if options.lockstep else qos_profile_sensor_data
+    rovers = []
+    for robot in range(options.robots):
+        arena = Arena(model, None if options.seed is None else options.seed + robot)
+        rovers.append(
+            SimulatedRover(node, f"rover_{robot}", arena, not options.clock, sensor_qos, options.reset_pause_s)
+        )
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
-    run = _run_lockstep if options.lockstep else _run_timed
-    run(node, options, renderer, rovers, overview, stopping)
+    if options.lockstep:
+        times_s = Lockstep(node, rovers, renderer, overview, options.rate_hz, stopping).run(options.duration_s)
+    else:
+        times_s = _run_timed(node, options, renderer, rovers, overview, stopping)
+    logger = node.get_logger()
+    simulated_s, logged_s, logged_simulated_s = 0.0, time.monotonic(), 0.0
+    for simulated_s in times_s:
+        elapsed_s = time.monotonic() - logged_s
+        if elapsed_s < LOG_PERIOD_S:
+            continue
+        factor = (simulated_s - logged_simulated_s) / elapsed_s
+        logged_s, logged_simulated_s = logged_s + elapsed_s, simulated_s
+        text = f"{_presses(rovers)} presses, real-time factor {factor:.2f}"
+        if not options.lockstep and factor < MIN_SPEED * options.speed:
+            logger.warning(
+                f"{text}: slower than --speed {options.speed:g}; lower --robots or --rate-hz, or free a processor"
+            )
+        else:
+            logger.info(text)
+    logger.info(f"ended after {simulated_s:.1f} s with {_presses(rovers)} presses")
 
 
-def _run_lockstep(
-    node: Node,
-    options: argparse.Namespace,
-    renderer: Renderer,
-    rovers: Sequence[SimulatedRover],
-    overview: Overview,
-    stopping: threading.Event,
-) -> None:
-    lockstep = Lockstep(node, rovers, renderer, overview, options.rate_hz, stopping)
-    progress = ProgressLog(node, rovers, speed=0.0)
-    node.get_logger().info(
-        f"{options.robots} rovers in lockstep at {options.rate_hz:g} Hz, images by {renderer.kind}, simulated time on "
-        "/clock"
-    )
-    max_steps = round(options.duration_s * options.rate_hz) if options.duration_s else math.inf
-    while not stopping.is_set() and lockstep.steps < max_steps and lockstep.tick():
-        progress.update(lockstep.steps / options.rate_hz)
-    for rover in rovers:
-        rover.answer_resets()
-    progress.end(lockstep.steps / options.rate_hz)
+def _presses(rovers: Sequence[SimulatedRover]) -> int:
+    return sum(rover.arena.presses for rover in rovers)
 
 
 def _run_timed(
@@ -119,10 +241,9 @@ def _run_timed(
     rovers: Sequence[SimulatedRover],
     overview: Overview,
     stopping: threading.Event,
-) -> None:
-    """Run at the requested speed, with or without commands."""
+) -> Iterator[float]:
+    """Run at the requested speed, with or without commands; yield the simulated time after each slot."""
     clock_publisher = node.create_publisher(Clock, "/clock", RELIABLE_QOS) if options.clock else None
-    progress = ProgressLog(node, rovers, options.speed)
     slots = max(1, round(1.0 / options.rate_hz / ARENA.timestep_s))
     slot_s = 1.0 / options.rate_hz / slots
     steady = SteadyClock()
@@ -153,8 +274,12 @@ def _run_timed(
             if (robot - slot) % slots == 0 and not rover.is_paused:
                 rover.publish_sensors(renderer, stamp)
         overview.update(simulated_s, stamp)
-        progress.update(simulated_s)
-    progress.end(slot * slot_s)
+        yield simulated_s
+
+
+def ros_time(nanoseconds: int) -> Time:
+    """Convert nanoseconds to a ROS time."""
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -13,16 +13,18 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
+from rclpy.duration import Duration
+from rclpy.event_handler import QoSSubscriptionEventType
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
-from policy_node_rover.mujoco.deadline_monitor import DeadlineMonitor
 from policy_node_rover.mujoco.rendering import Renderer
 
 COMMAND_TIMEOUT_S = 0.5
@@ -33,29 +35,53 @@ OVERVIEW_WIDTH_PX = 480
 PRESSES_PERIOD_S = 1.0
 
 
-def _qos(
-    reliability: ReliabilityPolicy, depth: int = 1, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
-) -> QoSProfile:
-    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
+# With a depth of 1, Fast DDS requests the acknowledgement of a sample at once, otherwise only every 3 s.
+RELIABLE_QOS = QoSProfile(depth=1)
 
 
-SENSOR_QOS = _qos(ReliabilityPolicy.BEST_EFFORT, depth=5)
-RELIABLE_QOS = _qos(ReliabilityPolicy.RELIABLE)
-RESET_QOS = _qos(ReliabilityPolicy.RELIABLE, depth=10)
-PRESSES_QOS = _qos(ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+class DeadlineMonitor:
+    """Detect publishers of a topic that miss their deadline or die, without an executor.
+
+    This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
+    nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
+    a longer deadline or liveliness lease than `deadline_s`, are not monitored.
+    """
+
+    def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
+        deadline = Duration(seconds=deadline_s)
+        qos = QoSProfile(
+            depth=1,
+            reliability=ReliabilityPolicy.BEST_EFFORT,
+            deadline=deadline,
+            liveliness=LivelinessPolicy.AUTOMATIC,
+            liveliness_lease_duration=deadline,
+        )
+        self._message_type = message_type
+        self._is_commanded = False
+        self._subscription = node.create_subscription(message_type, topic, _no_callback, qos, raw=True)
+        handle, kinds = self._subscription.handle, QoSSubscriptionEventType
+        self._deadline: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED)
+        self._liveliness: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
+
+    def publisher_is_lost(self) -> bool:
+        """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
+        if self._subscription.handle.take_message(self._message_type, True) is not None:
+            self._is_commanded = True
+        missed, changed = self._deadline.take_event(), self._liveliness.take_event()
+        event = (missed is not None and missed.total_count_change > 0) or (
+            changed is not None and changed.not_alive_count_change > 0
+        )
+        lost = self._is_commanded and event
+        # Deadline events repeat; a publisher that is not monitored may command in the meantime.
+        self._is_commanded = self._is_commanded and not lost
+        return lost
 
 
 class SimulatedRover:
     """One rover in its arena with its topics; no executor is needed, as messages are taken between physics steps.
 
-    Parameters
-    ----------
-    monitor_deadlines
-        Whether the rover stops when a publisher of commands misses its deadline, which is in wall time.
-    sensor_qos
-        QoS of camera and touch.
-    reset_pause_s
-        How long the rover stands still and publishes nothing after a reset.
+    `monitor_deadlines` stops the rover when a publisher of commands misses its deadline, which is in wall time;
+    `sensor_qos` is for camera and touch. After a reset the rover stands still and is silent for `reset_pause_s`.
     """
 
     def __init__(
@@ -78,17 +104,25 @@ class SimulatedRover:
         self._commanded_at_s = -math.inf
         self._presses_at_s = -math.inf
         self._published_presses = -1
-        self._image_publisher = node.create_publisher(Image, f"{name}/camera/image_raw", sensor_qos)
-        self._touch_publisher = node.create_publisher(JointState, f"{name}/touch", sensor_qos)
-        self._odometry_publisher = node.create_publisher(Odometry, f"{name}/odom", RELIABLE_QOS)
-        self._beacon_publisher = node.create_publisher(Float64MultiArray, f"{name}/beacon", RELIABLE_QOS)
-        self._presses_publisher = node.create_publisher(Int32, f"{name}/presses", PRESSES_QOS)
-        self._episode_publisher = node.create_publisher(Float64MultiArray, f"{name}/episode", RELIABLE_QOS)
-        self._commands = node.create_subscription(Twist, f"{name}/cmd_vel", _no_callback, RELIABLE_QOS)
-        self._deadlines = (
-            DeadlineMonitor(node, Twist, f"{name}/cmd_vel", COMMAND_DEADLINE_S) if monitor_deadlines else None
-        )
-        self._resets = node.create_subscription(Int64, f"{name}/reset", _no_callback, RESET_QOS)
+
+        def publisher(message_type: type, topic: str, qos: QoSProfile = RELIABLE_QOS) -> Publisher:
+            return node.create_publisher(message_type, f"{name}/{topic}", qos)
+
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._image_publisher = publisher(Image, "camera/image_raw", sensor_qos)
+        self._touch_publisher = publisher(JointState, "touch", sensor_qos)
+        self._odometry_publisher = publisher(Odometry, "odom")
+        self._beacon_publisher = publisher(Float64MultiArray, "beacon")
+        self._presses_publisher = publisher(Int32, "presses", latched)
+        self._episode_publisher = publisher(Float64MultiArray, "episode")
+        self.observation_publishers = (self._image_publisher, self._touch_publisher)
+        ground_truth = (self._odometry_publisher, self._beacon_publisher)
+        status = (self._presses_publisher, self._episode_publisher)
+        self.publishers = (*self.observation_publishers, *ground_truth, *status)
+        command_topic = f"{name}/cmd_vel"
+        self._commands = node.create_subscription(Twist, command_topic, _no_callback, RELIABLE_QOS)
+        self._deadlines = DeadlineMonitor(node, Twist, command_topic, COMMAND_DEADLINE_S) if monitor_deadlines else None
+        self._resets = node.create_subscription(Int64, f"{name}/reset", _no_callback, QoSProfile(depth=10))
         self._reset_service = node.create_service(Trigger, f"{name}/reset", _no_callback)
         self._unanswered_requests: list[Any] = []
         size = ROVER.camera_size_px
@@ -140,25 +174,23 @@ class SimulatedRover:
         self.arena.command(linear_m_s, angular_rad_s)
 
     def take_resets(self) -> bool:
-        """Reset the arena if requested by topic or service; return whether it was."""
-        requested = False
+        """Reset the arena if requested by topic or service; return whether it was.
+
+        A negative seed, as that of the service, continues the random sequence of the arena.
+        """
+        seeds: list[int] = []
         while (taken := self._resets.handle.take_message(Int64, False)) is not None:
-            self._reset(taken[0].data)
-            requested = True
+            seeds.append(taken[0].data)
         while (taken := self._reset_service.handle.service_take_request(Trigger.Request))[0] is not None:
-            self._reset(-1)
+            seeds.append(-1)
             self._unanswered_requests.append(taken[1])
-            requested = True
-        if requested:
+        for seed in seeds:
+            self._seed = seed
+            self.arena.reset(seed if seed >= 0 else None)
+            self._pause_ns = self._reset_pause_ns
             # Publish the zero of the new episode.
             self._published_presses = -1
-        return requested
-
-    def _reset(self, seed: int) -> None:
-        """Start an episode with a seed; negative: with the next layout of the arena's random sequence."""
-        self.arena.reset(seed if seed >= 0 else None)
-        self._seed = seed
-        self._pause_ns = self._reset_pause_ns
+        return bool(seeds)
 
     def answer_resets(self) -> None:
         """Answer the requests of the reset service: later stamps belong to the new episode."""
@@ -196,7 +228,7 @@ class SimulatedRover:
             # Ground truth for rewards: distance in metres, bearing in radians.
             self._beacon_publisher.publish(Float64MultiArray(data=self.arena.beacon_polar))
         self._publish_episode()
-        # The image last: who receives it can rely on the touch of the same stamp.
+        # The image last: a subscriber that receives it can rely on the touch of the same stamp.
         self._image_publisher.publish(self._image)
 
     def _publish_episode(self) -> None:
@@ -205,17 +237,6 @@ class SimulatedRover:
             arena = self.arena
             values = (self._seed, arena.time_s, arena.presses, arena.collisions, *self._command)
             self._episode_publisher.publish(Float64MultiArray(data=[float(value) for value in values]))
-
-    @property
-    def observation_publishers(self) -> tuple[Publisher, Publisher]:
-        """The publishers of camera and touch."""
-        return self._image_publisher, self._touch_publisher
-
-    @property
-    def publishers(self) -> tuple[Publisher, ...]:
-        """The publishers of all topics."""
-        others = (self._odometry_publisher, self._beacon_publisher, self._presses_publisher, self._episode_publisher)
-        return (*self.observation_publishers, *others)
 
     @property
     def is_commanded(self) -> bool:

@@ -9,18 +9,19 @@ Arenas reset automatically: the last observation of an episode is in the info as
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from policy_node_rover.arena.conditions import NOMINAL, Conditions
 from policy_node_rover.mujoco.environment import Observation, RoverTask, action_space, observation_space
-from policy_node_rover.mujoco.workers import LocalWorker, SharedObservations, Worker, WorkerConfig, WorkerProcess
+from policy_node_rover.mujoco.workers import Worker, WorkerConfig, WorkerProcess, as_arrays, share_observations
 
 
 class RoverArenaVecEnv(VecEnv):
@@ -38,18 +39,10 @@ class RoverArenaVecEnv(VecEnv):
     renderer
         Kind of the renderer: ``"auto"``, ``"egl"`` or ``"raycast"``.
     processes
-        Number of processes, including this one; 0 means one for each CPU.
+        Number of processes, including this one; 0 means one for each CPU. The first arenas are simulated in this one:
+        their tasks are in `tasks`, and `renderer` is their renderer.
     conditions
         Distribution of the episodes' conditions.
-
-    Attributes
-    ----------
-    renderer
-        The renderer of this process.
-    tasks
-        The tasks of the arenas that are simulated in this process, the first ones.
-    running_seeds
-        The seed of the running episode of each arena.
     """
 
     def __init__(
@@ -63,11 +56,11 @@ class RoverArenaVecEnv(VecEnv):
         self.render_mode = None
         super().__init__(arenas, observation_space(), action_space())
         self._episode_seeds = episode_seeds
-        self.running_seeds = [0] * arenas
+        self.running_seeds = [0] * arenas  # of the episode in each arena
         self._returns = np.zeros(arenas)
         self._lengths = np.zeros(arenas, int)
-        shared = SharedObservations(arenas)
-        self._observations = {"image": shared.image, "touch": shared.touch}
+        shared = share_observations(arenas)
+        self._observations = as_arrays(shared)
         count = min(processes or len(os.sched_getaffinity(0)), arenas)
         bounds = np.linspace(0, arenas, count + 1).astype(int).tolist()
         first, *others = (
@@ -75,10 +68,10 @@ class RoverArenaVecEnv(VecEnv):
         )
         local = Worker(first)
         self.tasks, self.renderer = local.tasks, local.renderer
-        self._workers: list[tuple[slice, LocalWorker | WorkerProcess]] = [
-            (first.rows, LocalWorker(local)),
+        self._workers: list[tuple[slice, Worker | WorkerProcess]] = [
+            (first.rows, local),
             # All use the renderer that works in this process, or fail.
-            *((config.rows, WorkerProcess(replace(config, renderer=self.renderer.kind))) for config in others),
+            *((config.rows, WorkerProcess(config._replace(renderer=self.renderer.kind))) for config in others),
         ]
 
     def reset(self) -> Observation:
@@ -94,7 +87,7 @@ class RoverArenaVecEnv(VecEnv):
         for rows, worker in self._workers:
             worker.begin("step", actions[rows])
 
-    def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step: observations, rewards [arenas], dones [arenas], infos."""
         rewards = np.zeros(self.num_envs, np.float32)
         dones = np.zeros(self.num_envs, bool)
@@ -164,3 +157,43 @@ class RoverArenaVecEnv(VecEnv):
 
     def _copy(self) -> Observation:
         return {key: values.copy() for key, values in self._observations.items()}
+
+
+class SelectKeys(VecEnvWrapper):
+    """Keep some keys of the observations."""
+
+    def __init__(self, arenas: VecEnv, keys: Sequence[str]) -> None:
+        assert isinstance(arenas.observation_space, spaces.Dict)
+        kept = {key: space for key, space in arenas.observation_space.spaces.items() if key in keys}
+        super().__init__(arenas, observation_space=spaces.Dict(kept))
+        self._keys = tuple(kept)
+
+    def reset(self) -> Observation:
+        """Start an episode in every arena."""
+        return self._select(self.venv.reset())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return the step of all arenas; terminal observations have the kept keys, too."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for row in np.flatnonzero(dones):
+            infos[row]["terminal_observation"] = self._select(infos[row]["terminal_observation"])
+        return self._select(observations), rewards, dones, infos
+
+    def _select(self, observations: VecEnvObs) -> Observation:
+        assert isinstance(observations, dict)
+        return {key: observations[key] for key in self._keys}
+
+
+def wrap_for_policy(arenas: VecEnv, keys: Sequence[str], stack: int) -> VecEnv:
+    """Select the observation keys of a policy, transpose its images and stack its latest observations.
+
+    The observations are images uint8 [arenas, stack * 3, height, width] and touch float32 [arenas, stack * cells],
+    oldest first, with zeros before the start of an episode.
+    """
+    assert isinstance(arenas.observation_space, spaces.Dict)
+    present = arenas.observation_space.spaces
+    if unknown := [key for key in keys if key not in present]:
+        raise ValueError(f"observation keys {unknown} are unknown; the arenas give {list(present)}")
+    selected = arenas if set(keys) == set(present) else SelectKeys(arenas, keys)
+    transposed = VecTransposeImage(selected) if "image" in keys else selected
+    return VecFrameStack(transposed, stack) if stack > 1 else transposed

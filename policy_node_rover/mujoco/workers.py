@@ -4,26 +4,24 @@
 
 from __future__ import annotations
 
-import ctypes
+import math
 import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from policy_node.cli.signal_handling import temporary_handler
 from policy_node_rover.arena.conditions import Conditions
-from policy_node_rover.arena.description import ROVER
-from policy_node_rover.mujoco.environment import RoverTask
+from policy_node_rover.mujoco.environment import Observation, RoverTask, observation_space
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 
@@ -33,52 +31,47 @@ _STOP_TIMEOUT_S = 10.0
 Step = tuple[float, bool, dict[str, Any]]
 
 
-class SharedObservations:
-    """Observations of all rovers in memory that all processes share."""
-
-    def __init__(self, rovers: int) -> None:
-        self._images = RawArray(ctypes.c_uint8, rovers * ROVER.camera_size_px**2 * 3)
-        self._touches = RawArray(ctypes.c_float, rovers * ROVER.touch_cells)
-
-    @property
-    def image(self) -> np.ndarray:
-        """uint8 [rovers, height, width, 3]."""
-        size_px = ROVER.camera_size_px
-        return np.ctypeslib.as_array(self._images).reshape(-1, size_px, size_px, 3)
-
-    @property
-    def touch(self) -> np.ndarray:
-        """float32 [rovers, cells]."""
-        return np.ctypeslib.as_array(self._touches).reshape(-1, ROVER.touch_cells)
+def share_observations(rovers: int) -> dict[str, Any]:
+    """Allocate the observations of all rovers in memory that processes share, by key; see `as_arrays`."""
+    spaces: Any = observation_space().spaces
+    return {
+        key: RawArray(np.ctypeslib.as_ctypes_type(space.dtype), rovers * math.prod(space.shape))
+        for key, space in spaces.items()
+    }
 
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What a worker simulates: its rows of all rovers, the kind of renderer and the conditions."""
+def as_arrays(shared: Mapping[str, Any]) -> Observation:
+    """Return shared observations as arrays: image uint8 [rovers, height, width, 3], touch float32 [rovers, cells]."""
+    spaces: Any = observation_space().spaces
+    return {key: np.ctypeslib.as_array(memory).reshape(-1, *spaces[key].shape) for key, memory in shared.items()}
 
-    observations: SharedObservations
+
+class WorkerConfig(NamedTuple):
+    """Configuration of a worker: shared observations of all rovers, its rows of them, renderer and conditions."""
+
+    observations: Mapping[str, Any]
     rows: slice
     renderer: str
     conditions: Conditions
 
 
 class Worker:
-    """Rovers, each in its own arena, with one model and one renderer.
-
-    Attributes
-    ----------
-    tasks
-        The task of each rover.
-    renderer
-        Renders all of them.
-    """
+    """Rovers, each in its own arena, with one model and one renderer; called as a `WorkerProcess` is."""
 
     def __init__(self, config: WorkerConfig) -> None:
         model = ArenaModel()
-        self._image = config.observations.image[config.rows]
-        self._touch = config.observations.touch[config.rows]
-        self.tasks = [RoverTask(model, config.conditions) for _ in self._touch]
+        self._observations = {key: values[config.rows] for key, values in as_arrays(config.observations).items()}
+        self.tasks = [RoverTask(model, config.conditions) for _ in range(config.rows.stop - config.rows.start)]
         self.renderer = make_renderer(model, config.renderer)
+        self._call: Callable[[], Any]
+
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Prepare a call; `result` executes it."""
+        self._call = partial(getattr(self, method), *arguments)
+
+    def result(self) -> Any:
+        """Execute the call and return its result."""
+        return self._call()
 
     def step(self, actions: np.ndarray) -> list[Step]:
         """Drive all rovers for one control period, actions [rovers, 2].
@@ -102,8 +95,8 @@ class Worker:
         for row, seed in seeds.items():
             self.tasks[row].reset(seed)
         for row, task in enumerate(self.tasks):
-            observation = task.observe(self.renderer)
-            self._image[row], self._touch[row] = observation["image"], observation["touch"]
+            for key, values in task.observe(self.renderer).items():
+                self._observations[key][row] = values
 
     def apply(self, function: Callable[[RoverTask], Any], rows: Sequence[int]) -> list[Any]:
         """Return the results of a function for the tasks of some rows."""
@@ -112,26 +105,6 @@ class Worker:
     def close(self) -> None:
         """Free the renderer."""
         self.renderer.close()
-
-
-class LocalWorker:
-    """Call a worker in this process."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._call: Callable[[], Any]
-
-    def begin(self, method: str, *arguments: Any) -> None:
-        """Prepare a call; `result` executes it."""
-        self._call = partial(getattr(self._worker, method), *arguments)
-
-    def result(self) -> Any:
-        """Execute the call and return its result."""
-        return self._call()
-
-    def close(self) -> None:
-        """Close the worker."""
-        self._worker.close()
 
 
 class WorkerProcess:

@@ -13,8 +13,9 @@ episodes restart, with the same seeds, so the result is not bit-identical to tha
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
-import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,14 +25,20 @@ import torch
 
 from policy_node.cli.options import INTERRUPTED, number
 from policy_node.cli.process_environment import keep_memory
+from policy_node.cli.signal_handling import temporary_handler
 from policy_node.policies import PolicyError, select_device
 from policy_node_rover.evaluation import evaluate
 from policy_node_rover.mujoco.rendering import KINDS, RendererError
-from policy_node_rover.training import imitation, model_card, ppo, report
-from policy_node_rover.training.checkpoint import MODEL_FILE, check_folder_is_unused, remove_training
-from policy_node_rover.training.config import TrainingConfig
+from policy_node_rover.training import imitation, ppo, report
 from policy_node_rover.training.progress import TrainingProgress, describe_duration
-from policy_node_rover.training.run import TrainingRun
+from policy_node_rover.training.run import (
+    MODEL_FILE,
+    RECORD_FILE,
+    TrainingConfig,
+    TrainingRun,
+    check_folder_is_unused,
+    remove_training,
+)
 
 OBSERVATIONS = ("image+touch", "image")
 TRAINING_CONDITIONS = ("nominal", "randomised")
@@ -40,14 +47,12 @@ EVALUATED_CONDITIONS = ("nominal", "adverse")
 _PASSES_PER_STEP = 3
 
 
-def train(
-    config: TrainingConfig, words: Sequence[str], resume: bool, overwrite: bool, quiet: bool
-) -> TrainingRun | None:
+def train(config: TrainingConfig, words: Sequence[str]) -> TrainingRun | None:
     """Train a policy and save it as `rover.zip` in the output folder; return None when it was stopped before its end.
 
-    `words` are those of the command; `resume` continues the training in the output folder, `overwrite` deletes it.
+    `words` are those of the command.
     """
-    if not resume and not overwrite:
+    if not config.resume and not config.overwrite:
         check_folder_is_unused(config.output)
     config.output.mkdir(parents=True, exist_ok=True)
     keep_memory()
@@ -57,47 +62,39 @@ def train(
         ppo.PHASE: config.steps * 2.0,
     }
     model_file = config.output / MODEL_FILE
-    with TrainingProgress({phase: amount for phase, amount in work.items() if amount}, quiet) as progress:
+    with TrainingProgress({phase: amount for phase, amount in work.items() if amount}, config.quiet) as progress:
         run = TrainingRun(config, progress)
         with closing(run.arenas):
-            if resume:
+            if config.resume:
                 run.restore()
-            if overwrite:
+            if config.overwrite:
                 remove_training(config.output)
             learns = not run.is_done()
-            if resume and learns:
-                progress.print(f"resuming after {describe_duration(progress.elapsed_s)} of training")
+            if config.resume and learns:
+                progress.print_line(f"resuming after {describe_duration(progress.elapsed_s)} of training")
             if learns or not run.runs:
                 run.runs.append(
-                    {"command": _without(words, "--quiet", "--overwrite"), "commit": model_card.running_commit()}
+                    {"command": _without(words, "--quiet", "--overwrite"), "commit": report.running_commit()}
                 )
-            with run.stop.listening():
-                finished = _imitate(run) and ppo.run_ppo(run)
+            with temporary_handler(run.on_signal, signal.SIGINT, signal.SIGTERM):
+                finished = imitation.imitate(run) and ppo.run_ppo(run)
         if not finished:
-            progress.print(f"stopped; resume with: {_without(words, '--resume', '--overwrite')} --resume")
+            progress.print_line(f"stopped; resume with: {_without(words, '--resume', '--overwrite')} --resume")
             return None
         if learns or not model_file.exists():
             run.save_checkpoint()
             # The state of the optimiser, two thirds of the file, is only needed in the checkpoint.
             run.model.policy.optimizer.state.clear()
             run.save_model(MODEL_FILE)
-            progress.print(f"saved {model_file} after {describe_duration(progress.elapsed_s)}")
+            progress.print_line(f"saved {model_file} after {describe_duration(progress.elapsed_s)}")
         else:
-            progress.print(f"{model_file} is complete already")
+            progress.print_line(f"{model_file} is complete already")
         return run
 
 
 def _without(words: Sequence[str], *options: str) -> str:
     """Return the command for a shell, without some of its options."""
     return shlex.join(["policy_train", *(word for word in words if word not in options)])
-
-
-def _imitate(run: TrainingRun) -> bool:
-    """Execute what remains of the imitation; False when the training is to stop before its end."""
-    if not run.imitation_is_done() and not imitation.Imitation(run).learn():
-        return False
-    shutil.rmtree(run.config.output / imitation.SAMPLES, ignore_errors=True)
-    return True
 
 
 def train_and_evaluate(options: argparse.Namespace, words: Sequence[str]) -> int:
@@ -107,28 +104,29 @@ def train_and_evaluate(options: argparse.Namespace, words: Sequence[str]) -> int
             f"train: --steps {options.steps} would change nothing of the policy, as the first --value-steps "
             f"{options.value_steps} of them teach the value function only; give more --steps, or fewer --value-steps"
         )
-    options.device = str(select_device(options.device))
-    config = TrainingConfig.from_options(options)
-    run = train(config, words[1:], options.resume, options.overwrite, options.quiet)
+    config = TrainingConfig(**vars(options))
+    config.device = str(select_device(options.device))
+    run = train(config, words[1:])
     if run is None:
         return INTERRUPTED
-    curve = run.progress.curve
-    training = model_card.read_training_record(config.output) if options.resume else None
-    if training is None:
+    curve, record_file = run.progress.curve, config.output / RECORD_FILE
+    if config.resume and record_file.exists():
+        training = json.loads(record_file.read_text())
+    else:
         steps = {imitation.PHASE: config.imitation_steps, ppo.PHASE: config.steps}
-        training = model_card.write_training_record(config.output, run.runs, config.seed, steps, run.progress.elapsed_s)
-        model_card.write_model_card(config.output, training, curve, {})
-    if options.evaluate:
+        training = report.write_training_record(config.output, run.runs, config.seed, steps, run.progress.elapsed_s)
+        report.write_model_card(config.output, training, curve, {})
+    if config.evaluate:
         reports = {}
         for conditions in EVALUATED_CONDITIONS:
             file = config.output / f"evaluation_{conditions}.json"
             arguments = ["evaluate", str(config.output / MODEL_FILE), "--conditions", conditions, "--json", str(file)]
-            arguments += ["--episodes", str(options.evaluate)]
+            arguments += ["--episodes", str(config.evaluate)]
             for name in ("arenas", "renderer", "device", "processes", "threads"):
                 arguments += [f"--{name}", str(getattr(config, name))]
             evaluation = make_parser().parse_args(arguments)
-            reports[f"conditions {conditions}"] = evaluate.evaluate(evaluation, options.quiet)
-        model_card.write_model_card(config.output, training, curve, reports)
+            reports[f"conditions {conditions}"] = evaluate.evaluate(evaluation, config.quiet)
+        report.write_model_card(config.output, training, curve, reports)
     return 0
 
 
@@ -162,14 +160,13 @@ def make_parser() -> argparse.ArgumentParser:
         "the end of the present round, a second one stops at once.",
         allow_abbrev=False,
     )
-    _add_run_options(training)
-    _add_learning_options(training)
+    _add_training_options(training)
     evaluate.add_parser(commands, shared)
     report.add_parser(commands)
     return parser
 
 
-def _add_run_options(training: argparse.ArgumentParser) -> None:
+def _add_training_options(training: argparse.ArgumentParser) -> None:
     add = training.add_argument
     add("--seed", type=number(int, 0), default=0, help="seed of layouts and learning (default 0)")
     add(
@@ -189,10 +186,6 @@ def _add_run_options(training: argparse.ArgumentParser) -> None:
         help="episodes of the final evaluations under nominal and adverse conditions; 0: none (default 500)",
     )
     add("--quiet", action="store_true", help="show no progress")
-
-
-def _add_learning_options(training: argparse.ArgumentParser) -> None:
-    add = training.add_argument
     add("--observations", choices=OBSERVATIONS, default=OBSERVATIONS[0], help="of the policy (default image+touch)")
     add("--stack", type=number(int, 1), default=1, help="how many of the latest observations (default 1)")
     add("--recurrent", action="store_true", help="train a policy with an LSTM (RecurrentPPO)")

@@ -10,7 +10,9 @@ rounds only learns.
 from __future__ import annotations
 
 import math
-from typing import Any
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +20,15 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from policy_node_rover.mujoco.environment import action_space
-from policy_node_rover.training.demonstrations import SEQUENCE_STEPS, Demonstrations, Minibatch
+from policy_node_rover.mujoco.environment import action_space, observation_space
 from policy_node_rover.training.model import MINIBATCH
 from policy_node_rover.training.run import TrainingRun
 
 PHASE = "imitation"
 # Folder of the demonstrations until the end of the phase.
 SAMPLES = "samples"
+# Length of the sequences of one arena that a recurrent policy learns from, starting with the stored state.
+SEQUENCE_STEPS = 32
 # Steps of every arena per round.
 ROUND_STEPS = 2 * SEQUENCE_STEPS
 LEARNING_RATE = 1e-3
@@ -33,6 +36,116 @@ LAST_LEARNING_RATE = 1e-5
 # The share of episodes of the scripted driver decreases to this within the first quarter.
 _MIN_DRIVER_SHARE = 0.05
 _EXPLORATION_SHARE = 0.5
+
+
+class Minibatch(NamedTuple):
+    """Samples to learn from; those of a sequence are consecutive."""
+
+    observations: dict[str, torch.Tensor]
+    targets: torch.Tensor  # commands of the scripted driver, float32 [samples, actions]
+    starts: torch.Tensor  # 1 where an episode starts, float32 [samples]
+    # Hidden and cell state before each sequence, [layers, sequences, units]; None for feed-forward policies.
+    states: tuple[torch.Tensor, torch.Tensor] | None
+
+
+class Demonstrations:
+    """Demonstrations on disk, in memory-mapped files: observations and the commands of the scripted driver.
+
+    Each observation is stored once; stacks and sequences are composed when they are sampled. `keys` and `stack` are
+    the observations of the policy; `lstm` are layers and units of its LSTM, None for feed-forward policies. With
+    `resume`, existing files are continued. `steps` is the number of stored steps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        arenas: int,
+        keys: tuple[str, ...],
+        stack: int,
+        lstm: tuple[int, int] | None,
+        resume: bool = False,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._resume = resume
+        self._stack = stack
+        self._arenas = arenas
+        self.steps = 0
+        self._observations = {
+            key: self._array(key, (steps, arenas, *(space.shape or ())), space.dtype)
+            for key, space in observation_space().spaces.items()
+            if key in keys
+        }
+        self._targets = self._array("target", (steps, arenas, *action_space().shape), np.dtype(np.float32))
+        self._ages = self._array("age", (steps, arenas), np.dtype(np.int32))
+        self._states = None
+        if lstm:
+            shape = (steps // SEQUENCE_STEPS, arenas, 2, *lstm)
+            self._states = self._array("state", shape, np.dtype(np.float32))
+
+    def add(
+        self,
+        observations: dict[str, np.ndarray],
+        targets: np.ndarray,
+        ages: np.ndarray,
+        states: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Store one step of every arena.
+
+        Observations are those of the policy: images [arenas, stack * 3, height, width], touch [arenas, stack * cells].
+        The targets [arenas, actions] are the commands of the scripted driver, the ages [arenas] steps since the start
+        of the episode, the states hidden and cell state before this step, each [layers, arenas, units].
+        """
+        for key, stored in self._observations.items():
+            newest = observations[key]
+            if key == "image":
+                newest = np.moveaxis(newest, 1, -1)
+            stored[self.steps] = newest[..., -stored.shape[-1] :]
+        self._targets[self.steps] = targets
+        self._ages[self.steps] = ages
+        if self._states is not None and states is not None and self.steps % SEQUENCE_STEPS == 0:
+            for which, state in enumerate(states):
+                self._states[self.steps // SEQUENCE_STEPS, :, which] = state.swapaxes(0, 1).cpu().numpy()
+        self.steps += 1
+
+    def sample(self, count: int, rng: np.random.Generator, device: torch.device) -> Minibatch:
+        """Draw about `count` samples, for recurrent policies in whole sequences."""
+        if self._states is None:
+            steps, rows = np.divmod(rng.integers(self.steps * self._arenas, size=count), self._arenas)
+            states = None
+        else:
+            sequences = self.steps // SEQUENCE_STEPS * self._arenas
+            firsts, rows = np.divmod(rng.integers(sequences, size=max(count // SEQUENCE_STEPS, 1)), self._arenas)
+            stored = torch.as_tensor(self._states[firsts, rows], device=device).permute(1, 2, 0, 3).contiguous()
+            states = (stored[0], stored[1])
+            steps = (firsts[:, None] * SEQUENCE_STEPS + np.arange(SEQUENCE_STEPS)).ravel()
+            rows = np.repeat(rows, SEQUENCE_STEPS)
+        return Minibatch(
+            {key: self._stacked(key, steps, rows, device) for key in self._observations},
+            torch.as_tensor(self._targets[steps, rows], device=device),
+            torch.as_tensor(self._ages[steps, rows] == 0, device=device).float(),
+            states,
+        )
+
+    def _stacked(self, key: str, steps: np.ndarray, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Compose the stacks as Stable-Baselines3 does, with zeros before the start of an episode."""
+        stored = self._observations[key]
+        latest = []
+        for age in reversed(range(self._stack)):
+            values = stored[np.maximum(steps - age, 0), rows]
+            values[self._ages[steps, rows] < age] = 0
+            latest.append(values)
+        stacked = torch.as_tensor(latest[0] if self._stack == 1 else np.concatenate(latest, -1), device=device)
+        return stacked.permute(0, 3, 1, 2) if key == "image" else stacked
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype | None) -> np.ndarray:
+        path = self._folder / f"{name}.npy"
+        if self._resume:
+            if not path.exists():
+                raise SystemExit(f"--resume: '{path}' is missing, which the checkpoint needs; train with --overwrite")
+            return np.asarray(np.lib.format.open_memmap(path, mode="r+"))
+        return np.asarray(np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
 
 
 def count_rounds(steps: int, arenas: int) -> tuple[int, int]:
@@ -93,7 +206,7 @@ class Imitation:
                     self._collect()
                 error = self._learn_from_samples()
                 self._round += 1
-                run.progress.update(self._steps(), self._round / self._rounds)
+                run.progress.show(self._steps(), self._round / self._rounds)
                 point = run.progress.add_point()
                 log.add_scalar("imitation/action_error", error, self._round)
                 if point["success_rate"] is not None:
@@ -101,7 +214,7 @@ class Imitation:
                 if run.checkpoint_is_due():
                     run.imitation_state = self._state()
                     run.save_checkpoint()
-                if run.stop.requested:
+                if run.stop_requested:
                     return False
         run.save_model("imitation.zip")
         run.imitation_state = {}
@@ -182,3 +295,11 @@ class Imitation:
         torch.nn.utils.clip_grad_norm_(self._policy.parameters(), 1.0)
         self._optimiser.step()
         return float(loss.detach())
+
+
+def imitate(run: TrainingRun) -> bool:
+    """Execute the remaining rounds of the imitation; False when the training is to stop before its end."""
+    if not run.imitation_is_done() and not Imitation(run).learn():
+        return False
+    shutil.rmtree(run.config.output / SAMPLES, ignore_errors=True)
+    return True

@@ -53,14 +53,14 @@ class TrainingCallback(BaseCallback):
             if run.checkpoint_is_due():
                 run.save_checkpoint()
         self._is_first_rollout = False
-        self.stopped = run.stop.requested
+        self.stopped = run.stop_requested
 
     def _on_step(self) -> bool:
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
                 self._run.progress.add_episode(info)
         steps = min(self.num_timesteps, self._run.config.steps)
-        self._run.progress.update(steps, steps / self._run.config.steps)
+        self._run.progress.show(steps, steps / self._run.config.steps)
         return not self.stopped
 
     def _on_training_end(self) -> None:

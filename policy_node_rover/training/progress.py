@@ -38,30 +38,18 @@ class _FiguresColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.fields["figures"]:
             return Text(task.fields["figures"])
-        elapsed, remaining = TimeElapsedColumn().render(task), TimeRemainingColumn().render(task)
-        return Text.assemble(elapsed, " so far, ", remaining, " left")
+        return Text.assemble(TimeElapsedColumn().render(task), " so far, ", TimeRemainingColumn().render(task), " left")
 
 
-class TrainingProgress:
+class TrainingProgress(Progress):
     """Show bars in a terminal, otherwise a line every half minute, and keep the learning curve.
 
     `work` is the expected work by phase, in any unit; `curve` has a point for every round of each phase.
     """
 
     def __init__(self, work: Mapping[str, float], quiet: bool) -> None:
-        self.curve: list[dict[str, Any]] = []
-        self._work = work
-        self._recent: deque[tuple[bool, float]] = deque(maxlen=RECENT_EPISODES)
-        self._earlier_s = 0.0
-        self._started_s = time.monotonic()
-        self._phase = ""
-        self._steps = 0
-        self._total = 0
-        self._last_point = (0, self._started_s)
-        self._line_due_s = self._started_s + LINE_PERIOD_S
         console = Console(stderr=True)
-        self._shows_lines = not quiet and not console.is_terminal
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -70,38 +58,26 @@ class TrainingProgress:
             disable=quiet or not console.is_terminal,
             speed_estimate_period=_SPEED_PERIOD_S,
         )
-        self._overall = self._add_task("training", sum(work.values()))
-        self._task = self._overall
+        self.curve: list[dict[str, Any]] = []
+        self._work = work
+        self._recent: deque[tuple[bool, float]] = deque(maxlen=RECENT_EPISODES)
+        self._earlier_s = 0.0
+        self._started_s = time.monotonic()
+        self._steps = 0
+        self._total = 0
+        self._last_point = (0, self._started_s)
+        self._line_due_s = self._started_s + LINE_PERIOD_S
+        self._shows_lines = not quiet and not console.is_terminal
+        self._overall = self._phase = self._add("training", sum(work.values()))
 
-    def _add_task(self, description: str, total: float) -> Task:
-        self._bars.add_task(description, total=total, figures="")
-        return self._bars.tasks[-1]
-
-    def __enter__(self) -> TrainingProgress:
-        """Show the bars."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Keep the last state of the bars."""
-        self._bars.stop()
+    def _add(self, description: str, total: float) -> Task:
+        self.add_task(description, total=total, figures="")
+        return self.tasks[-1]
 
     @property
     def elapsed_s(self) -> float:
         """Duration of the training, including its parts before interruptions."""
         return self._earlier_s + time.monotonic() - self._started_s
-
-    @property
-    def success_rate(self) -> float | None:
-        """Success rate of the latest episodes that the policy drove; None while they are few."""
-        enough = len(self._recent) >= MIN_EPISODES
-        return sum(success for success, _ in self._recent) / len(self._recent) if enough else None
-
-    @property
-    def mean_time_to_press_s(self) -> float | None:
-        """Mean time to the press of the successful ones among them; None while they are few."""
-        times_s = [time_s for success, time_s in self._recent if success]
-        return sum(times_s) / len(times_s) if times_s and len(self._recent) >= MIN_EPISODES else None
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
@@ -115,21 +91,24 @@ class TrainingProgress:
 
     def start_phase(self, phase: str, steps: int, total: int, share: float) -> None:
         """Start a phase, of which some steps and a share of the work may be done already."""
-        self._phase, self._steps, self._total = phase, steps, total
+        self._total = total
         self._last_point = (steps, time.monotonic())
         # rich estimates the speed from the second update on, so that work of earlier runs does not count.
-        self._task = self._add_task(phase, self._work[phase])
-        self.update(steps, share)
+        self._phase = self._add(phase, self._work[phase])
+        self.show(steps, share)
 
-    def update(self, steps: int, share: float) -> None:
+    def show(self, steps: int, share: float) -> None:
         """Show the steps and the share of the work of the phase that are done."""
         self._steps = steps
-        self._bars.update(self._task.id, completed=self._work[self._phase] * share, figures=self._figures())
-        self._bars.update(self._overall.id, completed=self._work_done(share))
+        phase, phases = self._phase.description, list(self._work)
+        earlier = sum(self._work[name] for name in phases[: phases.index(phase)])
+        done = share * self._work[phase]
+        self.update(self._phase.id, completed=done, figures=self._figures())
+        self.update(self._overall.id, completed=earlier + done)
         now_s = time.monotonic()
         if self._shows_lines and now_s >= self._line_due_s:
             self._line_due_s = now_s + LINE_PERIOD_S
-            print(self._line(share), file=sys.stderr, flush=True)
+            print(f"{phase}: {100 * share:.0f} %  {self._figures()}{self._times()}", file=sys.stderr, flush=True)
 
     def add_episode(self, info: Mapping[str, Any]) -> None:
         """Count an episode that the policy drove to its end."""
@@ -140,12 +119,14 @@ class TrainingProgress:
         last_steps, last_s = self._last_point
         now_s = time.monotonic()
         new_steps = self._steps - last_steps
+        times_s = [time_s for success, time_s in self._recent if success]
+        enough = len(self._recent) >= MIN_EPISODES
         point = {
-            "phase": self._phase,
+            "phase": self._phase.description,
             "steps": self._steps,
             "elapsed_s": round(self.elapsed_s, 1),
-            "success_rate": self.success_rate,
-            "mean_time_to_press_s": self.mean_time_to_press_s,
+            "success_rate": self._success_rate(),
+            "mean_time_to_press_s": sum(times_s) / len(times_s) if times_s and enough else None,
             # None in rounds that only learn.
             "steps_per_s": round(new_steps / max(now_s - last_s, 1e-9), 1) if new_steps else None,
         }
@@ -157,34 +138,34 @@ class TrainingProgress:
         """Write `curve.json`."""
         (folder / "curve.json").write_text(json.dumps(self.curve, indent=2) + "\n")
 
-    def print(self, text: str) -> None:
-        """Print a line above the bars."""
-        if self._bars.disable:
+    def print_line(self, text: str) -> None:
+        """Print a line on standard output, in a terminal above the bars."""
+        if self.disable:
             print(text, flush=True)
         else:
             # No wrapping, so that commands can be copied.
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _work_done(self, share: float) -> float:
-        phases = list(self._work)
-        earlier = sum(self._work[phase] for phase in phases[: phases.index(self._phase)])
-        return earlier + share * self._work[self._phase]
+    def _success_rate(self) -> float | None:
+        """Return the success rate of the latest episodes that the policy drove; None while they are few."""
+        enough = len(self._recent) >= MIN_EPISODES
+        return sum(success for success, _ in self._recent) / len(self._recent) if enough else None
 
     def _figures(self) -> str:
-        rate = ""
+        figures = [f"{self._steps}/{self._total} steps"]
         if self.curve:
             steps_per_s = self.curve[-1]["steps_per_s"]
-            rate = "– steps/s" if steps_per_s is None else f"{steps_per_s:.0f} steps/s"
-        success = "" if self.success_rate is None else f"success {100 * self.success_rate:.0f} %"
-        return "  ".join(figure for figure in (f"{self._steps}/{self._total} steps", rate, success) if figure)
+            figures.append("– steps/s" if steps_per_s is None else f"{steps_per_s:.0f} steps/s")
+        if (success_rate := self._success_rate()) is not None:
+            figures.append(f"success {100 * success_rate:.0f} %")
+        return "  ".join(figures)
 
-    def _line(self, share: float) -> str:
-        remaining = ""
-        if self._task.time_remaining is not None and self._overall.time_remaining is not None:
-            of_phase, of_all = (describe_duration(task.time_remaining or 0) for task in (self._task, self._overall))
-            remaining = f", {of_phase} left of it, {of_all} of all"
-        elapsed = describe_duration(self.elapsed_s)
-        return f"{self._phase}: {100 * share:.0f} %  {self._figures()}, {elapsed} so far{remaining}"
+    def _times(self) -> str:
+        text = f", {describe_duration(self.elapsed_s)} so far"
+        of_phase_s, of_all_s = self._phase.time_remaining, self._overall.time_remaining
+        if of_phase_s is None or of_all_s is None:
+            return text
+        return f"{text}, {describe_duration(of_phase_s)} left of it, {describe_duration(of_all_s)} of all"
 
 
 def describe_duration(duration_s: float) -> str:

@@ -20,8 +20,7 @@ from policy_node_rover.arena.conditions import (
 )
 from policy_node_rover.arena.description import LIGHT_DIRECTION, MATERIALS, OBSTACLES, ROVER
 from policy_node_rover.mujoco.arena import Arena
-from policy_node_rover.mujoco.camera_link import CameraLink
-from policy_node_rover.mujoco.environment import RoverArenaEnv, RoverTask
+from policy_node_rover.mujoco.environment import CameraLink, RoverArenaEnv, RoverTask
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv

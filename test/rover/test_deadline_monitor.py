@@ -14,7 +14,7 @@ from node_harness import NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
 from policy_node.ros.publishers import command_qos
-from policy_node_rover.mujoco.deadline_monitor import DeadlineMonitor
+from policy_node_rover.mujoco.simulated_rover import DeadlineMonitor
 
 pytestmark = [pytest.mark.both_distributions, pytest.mark.timing]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node_rover.demo.evaluate import main, reference_path
-from policy_node_rover.demo.scheduler import EpisodeScheduler, EpisodeStatus, ages_in_episodes_ms
+from policy_node_rover.demo.over_dds import EpisodeScheduler, EpisodeStatus, ages_in_episodes_ms
 from policy_node_rover.evaluation.comparison import ACTION_TOLERANCE, ActionComparison, Reference, find_problems
 from policy_node_rover.evaluation.progress import EpisodeProgress
 from policy_node_rover.evaluation.results import EpisodeResult, RecordedCommands
@@ -89,15 +89,15 @@ def test_a_replay_compares_every_step_of_a_different_episode(reference: Referenc
     ended: list[int] = []
     recorded = RecordedCommands(EpisodeResult(1000, False, EPISODE_S, 3), commands)
     comparison = reference.replay([recorded], lambda count, _: ended.append(count))
-    assert comparison.steps == EPISODE_STEPS
-    assert comparison.largest_difference > 0.1
-    assert comparison.first is not None
-    assert (comparison.first["seed"], comparison.first["step"]) == (1000, 0)
-    assert comparison.differing_episodes == [1000], (
+    actions = comparison.report()
+    assert actions["steps_compared"] == EPISODE_STEPS
+    assert actions["largest_difference"] > 0.1
+    assert (actions["first_difference"]["seed"], actions["first_difference"]["step"]) == (1000, 0)
+    assert actions["episodes_that_end_otherwise"] == [1000], (
         "the recorded episode has collisions, a rover that stands still has none"
     )
     assert (ended[0], ended[-1]) == (0, 1)
-    sentences = find_problems(0.0, 0.0, comparison)
+    sentences = find_problems(0.0, 0.0, actions)
     assert len(sentences) == 2
     assert f"of {EPISODE_STEPS} actions differ by more than 1e-05" in sentences[0]
     assert "the first one at step 0 of seed 1000" in sentences[0]
@@ -113,16 +113,15 @@ def test_the_evaluation_in_process_can_be_stopped(reference: Reference) -> None:
 def test_differences_above_the_tolerances_are_problems() -> None:
     comparison = ActionComparison()
     comparison.add(7, 3, np.array([0.1, 0.2]), np.array([0.1, 0.2 + 0.9e-5]))
-    assert not find_problems(0.97, 1.0, comparison)
-    assert "96.0 % of the episodes succeeded, in process 100.0 %" in find_problems(0.96, 1.0, comparison)[0]
+    assert not find_problems(0.97, 1.0, comparison.report())
+    assert "96.0 % of the episodes succeeded, in process 100.0 %" in find_problems(0.96, 1.0, comparison.report())[0]
     comparison.add(7, 4, np.array([0.1, 0.2]), np.array([0.1, 0.2 - 1.1e-5]))
-    assert len(find_problems(1.0, 1.0, comparison)) == 1
-    assert comparison.first is not None
-    assert comparison.first["step"] == 4
+    assert len(find_problems(1.0, 1.0, comparison.report())) == 1
+    assert comparison.report()["first_difference"]["step"] == 4
     assert not find_problems(1.0, 1.0, None), "in real time no actions are compared"
     unusable = ActionComparison()
     unusable.add(7, 5, np.array([0.0, 0.0]), np.array([0.0, np.nan]))
-    assert "1 of 1 actions differ by more than 1e-05, at most by inf" in find_problems(1.0, 1.0, unusable)[0]
+    assert "1 of 1 actions differ by more than 1e-05, at most by inf" in find_problems(1.0, 1.0, unusable.report())[0]
 
 
 def report(seed: int, time_s: float, presses: int = 0, collisions: int = 0, linear_m_s: float = 0.0) -> EpisodeStatus:

@@ -21,16 +21,13 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
 from policy_node.cli.options import INTERRUPTED
 from policy_node_rover.mujoco.environment import action_space
-from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.mujoco.wrappers import wrap_for_policy
-from policy_node_rover.training.checkpoint import read_state
+from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv, wrap_for_policy
 from policy_node_rover.training.cli import main
-from policy_node_rover.training.config import EpisodeSeeds
-from policy_node_rover.training.demonstrations import SEQUENCE_STEPS, Demonstrations
-from policy_node_rover.training.imitation import count_rounds
+from policy_node_rover.training.imitation import SEQUENCE_STEPS, Demonstrations, count_rounds
 from policy_node_rover.training.model import make_model, recorded_forward
-from policy_node_rover.training.model_card import write_model_card
 from policy_node_rover.training.progress import TrainingProgress, describe_duration
+from policy_node_rover.training.report import write_model_card
+from policy_node_rover.training.run import EpisodeSeeds, read_state
 
 SMALL = ["--arenas", "2", "--renderer", "raycast", "--processes", "1"]
 IMITATION = ["--imitation-steps", "384", "--imitation-passes", "8"]
@@ -230,10 +227,10 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     arguments = ["--output", str(tmp_path), *QUICK, "--steps", "0"]
     first = [word for word in arguments if word != "--quiet"]
     stop_after(1)
-    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "a")
+    monkeypatch.setattr("policy_node_rover.training.report.running_commit", lambda: "a")
     assert main(arguments) == INTERRUPTED
     monkeypatch.undo()
-    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "b")
+    monkeypatch.setattr("policy_node_rover.training.report.running_commit", lambda: "b")
     said = capsys.readouterr().out.splitlines()[-1].partition("resume with: ")[2]
     assert shlex.split(said) == ["policy_train", *arguments, "--resume"]
     assert main(shlex.split(said)[1:]) == 0
@@ -242,7 +239,7 @@ def test_the_record_names_every_part_of_the_training_and_no_later_evaluation(tmp
     assert training["runs"] == [{"command": commands[0], "commit": "a"}, {"command": commands[1], "commit": "b"}]
     assert (training["command"], training["commit"]) == (commands[0], "a")
 
-    monkeypatch.setattr("policy_node_rover.training.model_card.running_commit", lambda: "c")
+    monkeypatch.setattr("policy_node_rover.training.report.running_commit", lambda: "c")
     model = (tmp_path / "rover.zip").read_bytes()
     assert main([*arguments[:-4], "--quiet", "--steps", "0", "--resume", "--evaluate", "1"]) == 0
     assert json.loads((tmp_path / "training.json").read_text()) == training
@@ -491,11 +488,11 @@ def test_progress_in_a_pipe_has_lines_with_steps_success_and_time_left(capsys, m
         progress.start_phase("imitation", 0, 1000, 0.0)
         for episode in range(19):
             progress.add_episode({"is_success": episode % 2 == 1, "time_s": 4.0})
-        progress.update(500, 0.5)
+        progress.show(500, 0.5)
         few = progress.add_point()
         progress.add_episode({"is_success": True, "time_s": 4.0})
         point = progress.add_point()
-        progress.update(500, 0.75)
+        progress.show(500, 0.75)
     assert few["success_rate"] is None and few["mean_time_to_press_s"] is None and few["steps_per_s"] > 0
     assert point["success_rate"] == 0.5 and point["mean_time_to_press_s"] == 4.0 and point["steps_per_s"] is None
     lines = capsys.readouterr().err.splitlines()
@@ -537,7 +534,7 @@ def test_the_model_card_has_one_row_for_equal_steps(tmp_path):
 def test_quiet_progress_prints_nothing(capsys):
     with TrainingProgress({"ppo": 1.0}, quiet=True) as progress:
         progress.start_phase("ppo", 0, 10, 0.0)
-        progress.update(10, 1.0)
+        progress.show(10, 1.0)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 

@@ -13,8 +13,7 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.output import check_file
 from policy_node_bench.harness.untrained import SpacesOnly, untrained_model
-from policy_node_rover.evaluation.drivers import PolicyDriver, load_model, reference_driver
-from policy_node_rover.evaluation.evaluate import evaluate, run_episodes
+from policy_node_rover.evaluation.evaluate import PolicyDriver, evaluate, load_model, reference_driver, run_episodes
 from policy_node_rover.evaluation.results import (
     EpisodeResult,
     bootstrap_interval,
@@ -23,8 +22,7 @@ from policy_node_rover.evaluation.results import (
     wilson_interval,
 )
 from policy_node_rover.mujoco.environment import action_space, observation_space
-from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
-from policy_node_rover.mujoco.wrappers import wrap_for_policy
+from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv, wrap_for_policy
 from policy_node_rover.training.cli import main, make_parser
 
 MODEL = Path(__file__).parents[2] / "models" / "rover.zip"

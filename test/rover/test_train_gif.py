@@ -18,8 +18,7 @@ from policy_node_rover.evaluation.animation import (
     RecordedEpisode,
     draw_episodes,
 )
-from policy_node_rover.evaluation.drivers import reference_driver
-from policy_node_rover.evaluation.evaluate import run_episodes
+from policy_node_rover.evaluation.evaluate import reference_driver, run_episodes
 from policy_node_rover.mujoco.vectorised import RoverArenaVecEnv
 from policy_node_rover.training.cli import main
 
