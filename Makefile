@@ -13,8 +13,8 @@ PYTHON ?= python3
 ROBOTS ?= 4
 DURATION_S ?= 30
 PYTEST_FLAGS ?=
-# One process for each core, as most tests keep one busy; each takes a gigabyte.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
+# One process more than cores, as tests over DDS wait for each other; each takes a gigabyte.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
 
 VENV := .venv
 JAZZY_VENV := .venv-jazzy

@@ -24,6 +24,7 @@ from policy_node_bench.fuzz.cases import CASES, ProblemError, check
 ARRAY = next(case for case in CASES if case.name == "float64_array")
 
 
+@pytest.mark.slow
 def test_a_short_run_finds_no_problem(tmp_path: Path) -> None:
     file = tmp_path / "fuzz.json"
     assert main(["fuzz", "--inputs", "6000", "--seed", "5", "--save", str(tmp_path), "--json", str(file)]) == 0

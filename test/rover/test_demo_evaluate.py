@@ -84,6 +84,7 @@ def reference() -> Reference:
     return Reference(reference_path(None), "raycast", 2)
 
 
+@pytest.mark.slow
 def test_a_replay_compares_every_step_of_a_different_episode(reference: Reference) -> None:
     commands = np.zeros((EPISODE_STEPS, 2))
     ended: list[int] = []

@@ -132,6 +132,7 @@ def variant(keys, stack, algorithm=PPO):
     return RecurrentPPO("MultiInputLstmPolicy", SpacesOnly(space, action_space()), n_steps=2, batch_size=2, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "stack", "algorithm"),
     [(["image"], 1, PPO), (["touch"], 1, PPO), (["image", "touch"], 4, PPO), (["image", "touch"], 1, RecurrentPPO)],

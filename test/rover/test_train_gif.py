@@ -36,6 +36,7 @@ def recorders():
     return recorded
 
 
+@pytest.mark.slow
 def test_episodes_are_recorded_from_start_to_end(recorders):
     recorder, results = recorders[0]
     assert list(recorder.episodes) == [1002, 1003]
@@ -59,6 +60,7 @@ def test_a_blanked_observation_is_shown_as_zeros(recorders):
     assert all(np.array_equal(one.image, other.image) for one, other in zip(seeing, blanked, strict=True))
 
 
+@pytest.mark.slow
 def test_the_animation_runs_in_real_time_and_is_small(recorders, tmp_path):
     recorder, _ = recorders[0]
     file = tmp_path / "new" / "episodes.gif"
