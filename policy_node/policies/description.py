@@ -98,7 +98,8 @@ def _bound_to_json(bound: np.ndarray) -> Any:
 
 
 def _bound_from_json(data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    values = np.array(data).astype(dtype)
+    # As objects first: among strings, NumPy gives every element the length of the longest.
+    values = np.array(data, object).astype(dtype)
     if values.ndim and values.shape != shape:
         raise ValueError(f"a bound has the shape {list(values.shape)}, its array {list(shape)}")
     return np.broadcast_to(values, shape)

@@ -259,6 +259,8 @@ class Recording:
         }
 
         def begin() -> RecordingBag:
+            # After an error here there is no bag to complete.
+            self._bag = None
             self.folder = unused_folder(self._plan.folder, self._plan.name.strip("/").replace("/", "_"))
             self._bag = RecordingBag(self.folder, self._plan.types, self._plan.typestore, custom)
             self._logger.info(f"recording into {self.folder}")

@@ -135,13 +135,16 @@ class Reporter:
             )
         ]
 
-    def destroy(self) -> None:
-        """Remove timers and publishers from the node; report first why the loop ended."""
+    def report_end(self) -> None:
+        """Publish why the loop ended, if it failed."""
         if self._loop.failure is not None:
             self._next_part = 0
             for _ in range(self._parts):
                 self._guarded(self._report)()
             self._diagnostics.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+
+    def destroy(self) -> None:
+        """Remove timers and publishers from the node."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._node.destroy_publisher(self._diagnostics)

@@ -222,6 +222,7 @@ class PolicyNode(LifecycleNode):
             recording=recording,
         )
         self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
+        self._activated.callback(self._reporter.report_end)
         self._operation.attach(self._loop, configuration.robots)
         self._activated.callback(claims.end)
         claims.begin(self._on_claims)

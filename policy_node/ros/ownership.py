@@ -80,9 +80,10 @@ class Claim:
         # A stamp has 19 digits; reading much longer numbers would take long.
         if len(stamps) != 1 or not re.fullmatch("[0-9]{1,19}", stamps[0]):
             return None
-        # Names go to the log and to diagnostics.
-        named = re.fullmatch(r"(/\w+)+", status.name, re.A)
-        if not named or max(len(status.name), len(status.hardware_id)) > LONGEST_NAME:
+        # Names go to the log and to diagnostics. Matching a very long one would hold the GIL, which the tick needs.
+        if max(len(status.name), len(status.hardware_id)) > LONGEST_NAME:
+            return None
+        if not re.fullmatch(r"(/\w+)+", status.name, re.A):
             return None
         topics = frozenset(pair.value for pair in status.values if pair.key == "command_topic")
         return Claim(status.name, status.hardware_id, int(stamps[0]), topics)

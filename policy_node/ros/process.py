@@ -126,7 +126,11 @@ class EventThreadMonitor:
         if self._status is None or now_s - self._last_look_s < 1.0:
             return False
         self._last_look_s = now_s
-        lines = self._status.read_text().splitlines()
+        try:
+            lines = self._status.read_text().splitlines()
+        except OSError:  # the thread has ended with its participant
+            self._status = None
+            return False
         switches = [line for line in lines if "ctxt_switches" in line]
         # A thread that waits for a processor is not asleep. Looks are counted, as the whole process may be paused.
         is_asleep = any(line.startswith("State:\tS") for line in lines)

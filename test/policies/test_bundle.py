@@ -5,6 +5,7 @@
 import hashlib
 import json
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.numpy import load, save
 from policy_node.cli.export import export_policy
 from policy_node.policies import PolicyError, load_policy
 from policy_node.policies.bundle import DESCRIPTION, GOLDEN, WEIGHTS, _description_hash
+from policy_node.policies.spaces import space_from_json
 
 Change = Callable[[dict[str, bytes]], None]
 
@@ -157,3 +159,14 @@ def test_what_is_cut_off_or_missing_is_refused(bundle: Path, tmp_path: Path) -> 
 def test_statistics_beside_a_bundle_are_refused(bundle: Path) -> None:
     with pytest.raises(PolicyError, match="has its normalisation inside; leave vecnormalize out"):
         load_policy(bundle, vecnormalize="vecnormalize.pkl")
+
+
+def test_a_long_word_among_the_bounds_takes_no_more_memory_than_its_length() -> None:
+    low = ["x" * 5000] + [0] * 1999
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            space_from_json({"type": "Box", "shape": [2000], "dtype": "float32", "low": low, "high": 1})
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

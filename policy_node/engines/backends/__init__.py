@@ -60,7 +60,7 @@ def needs_torch_policy(policy: Policy) -> str:
     return "" if isinstance(policy, TorchPolicy) else f"cannot run this file, which '{policy.engine_name}' runs"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Engine:
     """One engine.
 

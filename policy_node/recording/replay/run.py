@@ -53,8 +53,6 @@ from policy_node.sensing.synchroniser import RobotState
 
 # Node whose namespace topics are relative to, unless the bag names the node that recorded it.
 NODE = "/policy_node"
-
-
 # Stands in for a robot that a recording does not have.
 _ABSENT = RobotTick("WAITING", "the recording does not have this robot", sent=True)
 
