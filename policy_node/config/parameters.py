@@ -220,7 +220,7 @@ class ObservationConfiguration(SourceConfiguration):
 
     encoding: str = parameter(
         "",
-        "Pixel encoding that the policy was trained on; empty: the first that has its channels and dtype.",
+        "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
         choices=lambda: ("", *IMAGE_ENCODINGS),
     )
     stack: int = parameter(1, "Time steps stacked, oldest first.", limits=(1, 1000))

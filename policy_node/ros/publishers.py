@@ -19,8 +19,8 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProf
 
 from policy_node.config.schema import Configuration, topic_of
 from policy_node.control.tick import SentCommands
+from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import CommandEncoder
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5

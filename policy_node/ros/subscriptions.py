@@ -20,7 +20,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
-from policy_node.messages.registry import ReadingDecoder
+from policy_node.messages.codecs import ReadingDecoder
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
 IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant

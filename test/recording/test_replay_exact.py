@@ -24,8 +24,8 @@ from policy_node.cli.replay import main
 from policy_node.config.schema import parse_configuration
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetCommands, Sent, SentCommands
+from policy_node.messages.codecs import command_encoder
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import command_encoder
 from policy_node.recording.bag import typestore_of
 from policy_node.recording.format import TICK_TYPE, ticks_topic
 from policy_node.recording.recorder import Recording, RecordingPlan

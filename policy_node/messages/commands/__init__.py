@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from policy_node.config.catalogue import COMMAND_TYPES, Catalogue
+from policy_node.config.catalogue import COMMAND_TYPES as FOUND
+from policy_node.config.catalogue import Catalogue
 from policy_node.messages.fields import MessageClass, MessageTypeError, require_unique
 from policy_node.messages.vectors import NumberSource
 
@@ -120,4 +121,4 @@ def set_time(time: Any, nanoseconds: int) -> None:
     time.sec, time.nanosec = divmod(nanoseconds, 1_000_000_000)
 
 
-COMMANDS: Catalogue[CommandType] = COMMAND_TYPES
+COMMAND_TYPES: Catalogue[CommandType] = FOUND
