@@ -789,6 +789,14 @@ def test_a_configuration_without_policy_inputs_has_no_interface():
     assert interface_of({"path": "policy.pt"}, touch=VECTOR_TOPIC, camera=IMAGE_TOPIC) is None
 
 
+@pytest.mark.parametrize(
+    ("encoding", "dtype"), [("", "uint8"), ("bgr8", "uint8"), ("16UC1", "uint16"), ("32FC1", "float32")]
+)
+def test_an_interface_has_images_of_the_configured_encoding(encoding: str, dtype: str) -> None:
+    interface = interface_of({"path": "policy.pt"}, camera={**IMAGE_TOPIC, "encoding": encoding, "shape": [8, 8, 1]})
+    assert interface is not None and dict(interface.dtypes) == {"observation": dtype}
+
+
 def test_an_interface_holds_the_configured_inputs_and_outputs():
     policy = {
         "path": "policy.onnx",
