@@ -295,7 +295,7 @@ class ActionConfiguration:
     )
     safe_position_topic: str = parameter(
         "",
-        "For position commands: JointState topic, below the robot's namespace, of the present position, which is "
+        "For position commands: JointState topic, below the robot's namespace, of the current position, which is "
         "then the safe command; it stays constant while the robot is stopped.",
     )
     safe_position_joints: tuple[str, ...] = parameter(

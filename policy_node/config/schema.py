@@ -92,7 +92,7 @@ class Configuration:
 
     @cached_property
     def safe_position(self) -> SourceConfiguration | None:
-        """Where each robot's present position is read, if that is its safe command; no observation has it."""
+        """Where each robot's current position is read, if that is its safe command; no observation has it."""
         if not self.action.safe_position_topic:
             return None
         return SourceConfiguration(

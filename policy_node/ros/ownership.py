@@ -27,10 +27,10 @@ EXPIRY_S = 3.0
 # Time after its creation in which a node hears the claims of the others; 1.5 s were seen where processes that were
 # killed had left locks in the shared memory. Loading a policy mostly takes longer.
 DISCOVERY_S = 2.0
-# The same after a pause of the process.
+# Listening time after the process was suspended.
 LISTEN_S = 0.5
 FOREIGN_PERIOD_S = 5.0
-# Time after its claim in which a node listens for claims of the same moment.
+# Listening time after claiming, in case two nodes claim simultaneously.
 CROSSING_S = 0.1
 # Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
@@ -180,7 +180,7 @@ class Claims:
         return owners
 
     @property
-    def left_to_others(self) -> tuple[str, ...]:
+    def yielded_robots(self) -> tuple[str, ...]:
         """Names of the robots that other nodes drive."""
         return tuple(self._robots[robot] for (_, first), robots in self._conflicts.items() if first for robot in robots)
 

@@ -28,7 +28,7 @@ MOST_CHANNELS = 4
 
 @dataclass(frozen=True)
 class ObservationLayout:
-    """How one sensor's frames become one observation of the policy.
+    """Describes how one sensor's frames become one observation of the policy.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class ObservationLayout:
     stack_as: str = "vecframestack"
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Return whether the histories of both hold the same numbers; bounds may differ."""
+        """Return whether both layouts are identical apart from bounds, so buffers can be carried over."""
         same_frames = (self.frame.shape, self.frame.dtype) == (other.frame.shape, other.frame.dtype)
         return same_frames and self == replace(other, frame=self.frame)
 
@@ -132,7 +132,7 @@ def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: t
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
     """Return the bound of one frame from that of the stack."""
     last = np.moveaxis(bound, 0, -1) if channels_first else bound
-    # VecFrameStack repeats the bound of each component, although it stacks whole frames.
+    # SB3's VecFrameStack builds bounds with np.repeat, so bounds are interleaved while frames are concatenated.
     frame = last[..., ::steps]
     return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]
 
@@ -150,7 +150,7 @@ class _History:
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
         self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
-        # Indices of the numbers of Isaac Lab's stack in the stack of whole steps.
+        # Permutation from our layout (step by step) to Isaac Lab's (term by term).
         self._order: torch.Tensor | None = None
         if layout.stack_as == "isaac_lab" and layout.steps > 1:
             of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
@@ -183,7 +183,7 @@ class _History:
         one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
 
         def shift_on_host(newest: torch.Tensor) -> None:
-            # One move of the whole memory; the steps that it moves into the next row are overwritten at once.
+            # Shift the whole buffer with one copy. Values that spill into the next row are overwritten just below.
             numbers[:-distance] = numbers[distance:]
             source = newest.numpy()
             if one_by_one:

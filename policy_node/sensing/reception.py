@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find messages that are lost, arrive too late, or come from two publishers of one topic.
 
-The tick thread counts; the thread that reports compares the counts of a few seconds. They share only numbers that grow.
+The tick thread counts; the thread that reports compares the counts of a few seconds. They share only monotonic
+counters, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import NamedTuple
 from policy_node.config.package_files import share_path
 
 WINDOW_S = 5.0
-# Below these a few messages are missing, which is no problem.
+# Report a problem only if both thresholds are reached.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
-# A message does not get so old on its way: its stamp is of another clock.
+# No message takes so long to arrive: its stamp must come from another clock.
 _OTHER_CLOCK_S = 3600.0
 # Most publishers of one topic whose last sequence number is kept.
 _MAX_PUBLISHERS = 8

@@ -78,7 +78,7 @@ class CommandType:
     named_by
         The parameter that names each component: `fields`, `joints`, or empty for components without names.
     is_velocity
-        Whether a command is a velocity, so that zeros are safe and there is no present position to hold.
+        Whether a command is a velocity, so that zeros are safe and there is no current position to hold.
     has_field
         Whether `field` chooses what is commanded; without it only positions are.
     make
