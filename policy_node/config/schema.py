@@ -167,7 +167,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     Raises
     ------
     ConfigurationError
-        With one line for every problem.
+        If a parameter is wrong; one line for every problem.
     """
     checked, keys, terms = _check(flatten(values))
     period_s = 1.0 / checked["control_rate_hz"]

@@ -167,7 +167,7 @@ class CommandLimiter:
         slowed = bounded
         if self._ramps:
             begin = self._clip(start)
-            # By a rounding the sum may lie beyond a bound.
+            # Rounding may move the sum beyond a bound.
             ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
             slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
         if self._max_change is not None:

@@ -68,7 +68,7 @@ class Guard:
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
             commands[held] = memory.last_commands[held]
-        # A robot without a safe command, or that another node commands, gets nothing.
+        # A robot that has no safe command, or that another node commands, gets nothing.
         publish = ~np.isnan(commands).any(axis=1)
         if self._when_stale == "silent":
             # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped anyway.

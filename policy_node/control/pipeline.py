@@ -161,7 +161,7 @@ class Pipeline:
         self._samples.add(robot, sensor, stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Set whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        """Set whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._samples.set_present(robot, sensor, present)
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from policy_node.sensing.synchroniser import RobotState, newest_usable
 
 
 class SafeCommands:
-    """One safe command, `fixed` `[components]`, for all robots; None when there is none."""
+    """Keeps the safe command of each robot: here `fixed` `[components]` for all, or no command if it is None."""
 
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
         #: By robot the sample that its position was read from at the last update; None where it was not read.

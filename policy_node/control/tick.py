@@ -86,7 +86,7 @@ class FleetCommands(NamedTuple):
 
     @property
     def expires_s(self) -> np.ndarray:
-        """When the synchronised readings behind each command become too old, `[robots]`, on `time.perf_counter`.
+        """Times `[robots]` at which the synchronised readings of each command become too old, on `time.perf_counter`.
 
         Infinity for commands that do not come from the policy. The tick alone judges readings with their own
         `max_age_s`.

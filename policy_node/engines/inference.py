@@ -84,7 +84,7 @@ class Inference:
     Attributes
     ----------
     batch
-        Where the newest readings are staged.
+        Batch in which the newest readings are staged.
     components
         Numbers of one command.
     safe_command
@@ -225,7 +225,7 @@ class DeviceProgram:
         self._batch.remember(actions)
         commands = self._command_map(actions)
         if commands.shape != previous.shape:
-            # Rows of another number could not be told apart.
+            # With another number of rows it is unknown which robot each belongs to.
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
         return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
 
@@ -252,7 +252,7 @@ class DeviceProgram:
 
     def _on_controls(self) -> torch.Tensor:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
-        # Only a contiguous tensor leaves the device without a copy that waits.
+        # Only a contiguous tensor is downloaded without a copy that waits.
         return self(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
 
     def _keep(self, memory: State) -> None:

@@ -18,12 +18,12 @@ from policy_node.policies.contract import Tensors, TorchPolicy, WrappedPolicy
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import PolicyNetwork, example_inputs, output_dtypes
 
-# From the inputs of a `PolicyNetwork` to its outputs.
+# Function from the inputs of a `PolicyNetwork` to its outputs.
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 class EnginePolicy(WrappedPolicy):
-    """A policy whose computation an engine runs, for a fixed number of robots and without masks; else it acts itself.
+    """A policy that an engine runs, for a fixed number of robots and without masks; otherwise `source` acts.
 
     Parameters
     ----------

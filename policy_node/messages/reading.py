@@ -20,7 +20,7 @@ Decode: TypeAlias = Callable[[Any, np.ndarray], None]
 
 
 class Reader(Protocol):
-    """Reads a serialised message into `out`; leaves `out` alone when that fails."""
+    """Reads a serialised message into `out`; does not change `out` when that fails."""
 
     @property
     def parallel(self) -> bool:

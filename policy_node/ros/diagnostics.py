@@ -118,7 +118,7 @@ class Reporter:
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0
         self._current: _Report | None = None
-        # By robot: the logged changes of its state, that state and its reason, and the times of the last log lines.
+        # For each robot: logged changes of its state, that state and reason, and the times of the last log lines.
         self._logged_changes = [0] * robots
         self._logged: list[tuple[RobotState, str]] = [(RobotState.WAITING, "")] * robots
         self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]

@@ -180,7 +180,7 @@ class PolicyNode(LifecycleNode):
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
         self._configured.callback(self._sensors.destroy)
         if configuration.realtime.freeze_gc:
-            # Now, as it takes seconds on a loaded machine: activation freezes the remaining objects.
+            # Collect now, because it takes seconds on a loaded machine: activation freezes the remaining objects.
             gc.collect()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
         assert self._deployment and self._sensors and self._commands and self._claims
         configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
-        # Freed last, as destroying its publishers may hang: the recording must be complete by then.
+        # Freed last, because destroying its publishers may hang: the recording must be complete by then.
         self._activated.callback(self._destroy_reporter)
         recording = None
         if self._plan is not None:
@@ -246,7 +246,7 @@ class PolicyNode(LifecycleNode):
         }
 
     def _on_claims(self, owners: Mapping[int, str]) -> None:
-        """Leave robots to the nodes that command them already."""
+        """Yield robots to the nodes that command them already."""
         if self._loop is not None and self._reporter is not None:
             self._loop.yield_robots(owners)
             self._reporter.description = self._description()

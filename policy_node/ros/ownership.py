@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Claim robots on a topic that all nodes share; of two nodes that claim the same robot the later one yields."""
+"""Claim robots on a topic that all nodes share; if two nodes claim one robot, the later node yields."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Claims:
         self._created_s = self._claimed_s = _now_s()
         # Time from which the claim holds.
         self._holds_from_s = self._created_s
-        # By identity: the newest claim of every other node with robots of this one, and when it was heard.
+        # Identity -> newest claim of each other node with robots of this one, and when it was heard.
         self._heard: dict[str, tuple[Claim, float]] = {}
         # The robots of the last report, by the name of the other node and whether that comes first.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
@@ -232,7 +232,7 @@ class Claims:
         """Find the nodes that command the same robots; report them when they have changed."""
         if self._on_change is None:
             return
-        # The executor may have been blocked, as by an activation: claims that arrived meanwhile have not expired.
+        # The executor may have been blocked, such as by an activation: claims that arrived meanwhile have not expired.
         for _ in range(MOST_NODES):
             taken = self._subscription.handle.take_message(DiagnosticArray, False)
             if taken is None:

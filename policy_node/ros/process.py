@@ -62,7 +62,7 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     stopping = threading.Event()
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        # From another thread: the interrupted one may hold the lock of the event, as it does now and then in `wait`.
+        # Set it from another thread: the interrupted one may hold the lock of the event, in `wait`.
         threading.Thread(target=stopping.set, name="stop").start()
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.

@@ -141,7 +141,7 @@ class CommandPublishers:
                 late.append(robot)
                 continue
             try:
-                # As `Publisher.publish` does, without its checks, which cost as much as the sending does.
+                # `Publisher.publish` without its checks, which cost as much as sending.
                 self._publishers[robot].handle.publish_raw(message)
                 sent[robot] = message
             except Exception as error:  # the other robots still get their commands

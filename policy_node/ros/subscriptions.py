@@ -69,7 +69,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
     Raises
     ------
     ConfigurationError
-        With one line for every problem.
+        If a name is not valid; one line for every problem.
     """
     problems = []
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
@@ -203,7 +203,7 @@ class SensorSubscriptions:
         add = pipeline.add
         for depth, take_message, decoder, readers, streams in self._takes:
             message_type = decoder.message_type
-            # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
+            # At most the depth of the queue: a publisher faster than this loop must not keep the tick here.
             for _ in range(depth):
                 taken = take_message(message_type, True)
                 if taken is None:

@@ -100,7 +100,7 @@ def observation_layout(
             )
         shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
     _check_kind(observation, spec, shape)
-    # The smallest axis is the channels, as SB3 decides it.
+    # The smallest axis is the channels, the same rule as in SB3.
     channels_first = observation.is_image and int(np.argmin(shape)) == 0
     if channels_first:
         shape = (shape[1], shape[2], shape[0])
@@ -225,7 +225,7 @@ class _History:
         stacked = newest if self._stacked is None else self._stacked
         if self._shift is not None:
             if restart is not None and self._order is None:
-                # As bytes: not every dtype of observations can be assigned through a mask.
+                # Fill as bytes: not every dtype of observations can be assigned through a mask.
                 stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
             self._shift(newest)
             if restart is not None and self._order is not None:
@@ -246,7 +246,7 @@ class _History:
             first = torch.zeros_like(self._stacked)
             size = self.layout.frame.shape[-1]
             (first[:, -1] if self.layout.history else first[..., -size:]).copy_(newest)
-        # As bytes, as in `step`.
+        # Copy as bytes: see `step`.
         self._stacked.view(torch.uint8)[restart] = first.view(torch.uint8)[restart]
         return self._arranged(self._stacked)
 

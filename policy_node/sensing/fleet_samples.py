@@ -53,12 +53,12 @@ class FleetSamples:
         self._has_newest, self._has_silent = newest.start < newest.stop, silent > 0
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Take in a sample of one sensor of one robot, both by their index."""
+        """Add a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
         self._rings[robot][sensor].append(stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        """Note whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._present[robot][sensor] = present
 
     def of_sensor(self, sensor: int) -> list[SampleRing]:

@@ -81,7 +81,7 @@ class Stream:
     def __init__(self, depth: int, max_age_ns: int) -> None:
         self._depth = depth
         self._max_age_ns = max_age_ns
-        # By publisher the sequence number of its last message.
+        # Publisher -> sequence number of its last message.
         self._last: dict[bytes, int] = {}
         self._publisher = b""
         self._taken = 0
@@ -144,7 +144,7 @@ class Reception:
     Parameters
     ----------
     sensors
-        In the order of their index.
+        Properties of each sensor, in the order of their index.
     topics
         `[robots][sensors]`: the topic that each sensor of each robot reads.
 
@@ -254,7 +254,7 @@ def _describe_mixed(sensor: SensorKind, total: Counts, robots: str, elapsed_s: f
     )
 
 
-# By kind: the count of affected messages and of all that could be, and the text for the operator.
+# Kind -> number of affected messages, number of all messages, and the text for the operator.
 _PROBLEMS: dict[str, tuple[Callable[[Counts], tuple[int, int]], Callable[[SensorKind, Counts, str, float], str]]] = {
     "lost": (lambda row: (row.lost, row.received + row.lost), _describe_lost),
     "late": (lambda row: (row.late, row.received), _describe_late),

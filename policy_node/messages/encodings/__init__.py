@@ -31,7 +31,7 @@ class Encoding:
     name
         As in `sensor_msgs/msg/Image.encoding`, such as ``rgb8``.
     dtype, channels
-        Of the stored pixels.
+        Dtype and number of channels of the stored pixels.
     colour
         OpenCV's name of the colour space, such as ``RGB``; empty for depth and mosaics. Colours of one dtype convert
         into one another.
@@ -56,7 +56,7 @@ class Encoding:
         return self.codes is not None
 
     def code_to(self, wanted: Encoding) -> int | None:
-        """Return OpenCV's code of the conversion to another encoding; `KEEP` for the same one, None without any."""
+        """Return OpenCV's code of the conversion to another encoding; `KEEP` if none is needed, None if none exists."""
         if wanted.name == self.name:
             return KEEP
         if wanted.dtype != self.dtype or not wanted.colour:

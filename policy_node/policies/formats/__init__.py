@@ -69,7 +69,7 @@ class ExportSource:
     golden
         Actions that the written file must give again.
     path
-        Of the policy's file, for errors.
+        Path of the policy's file, for errors.
     """
 
     saved: SavedModel
@@ -88,9 +88,9 @@ class PolicyFormat:
     name
         As `policy.format` names it; the name of the module or entry point.
     title
-        With its article, for errors, such as ``an ONNX file``.
+        Name with its article, for errors, such as ``an ONNX file``.
     description
-        Of the table in the documentation.
+        For the table in the documentation.
     suffixes
         By which `policy.format: auto` knows a file, in lower case.
     load

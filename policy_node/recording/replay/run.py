@@ -130,7 +130,7 @@ class Replay:
         self.unread = 0  #: Number of recorded commands that could not be read.
         self._configuration = configuration
         robots = configuration.robots
-        # By topic its robots and sensors, and the first sensor that it belongs to.
+        # Topic -> robots and sensors that read it, and the first of these sensors.
         self._receivers: dict[str, list[tuple[int, int]]] = {}
         self._sources: dict[str, SourceConfiguration] = {}
         # Name and topic of each robot's sensors.
