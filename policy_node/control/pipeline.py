@@ -85,7 +85,7 @@ class Pipeline:
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
         max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        # Two consecutive ticks are always less than two periods apart; a longer gap is a pause.
+        # Unless ticks are missed, two consecutive ticks are less than two periods apart; a longer gap is a pause.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
         self._samples = FleetSamples(configuration)
         #: Names of the sensors.
