@@ -26,7 +26,7 @@ html_theme = "sphinx_rtd_theme"
 # Headings of Markdown are link targets; a link to a missing heading or file is a warning, and so an error.
 myst_heading_anchors = 4
 
-# The API reference: one page per room, from the docstrings.
+# The API reference: one page per subpackage, from the docstrings.
 apidoc_modules = [
     {
         "path": str(ROOT / "policy_node"),
@@ -42,7 +42,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-# Rooms re-export names of their modules: a type is then found twice, which is no mistake.
+# Subpackages re-export names of their modules: a type is then found twice, which is no mistake.
 suppress_warnings = ["ref.python"]
 # The launch system comes with a ROS installation, not from PyPI.
 autodoc_mock_imports = ["launch", "launch_ros"]

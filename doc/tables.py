@@ -13,9 +13,9 @@ from pathlib import Path
 
 from policy_node.config.parameters import PARAMETERS
 from policy_node.engines.backends import ENGINES
-from policy_node.messages.commands import COMMANDS
-from policy_node.messages.encodings import ENCODINGS, KEEP
-from policy_node.messages.types import TYPES
+from policy_node.messages.commands import COMMAND_TYPES
+from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP
+from policy_node.messages.types import MESSAGE_TYPES
 from policy_node.policies.formats import FORMATS
 
 FOLDER = Path(__file__).parent
@@ -53,14 +53,16 @@ def engine_rows() -> list[list[str]]:
 
 def type_rows() -> list[list[str]]:
     """Return a row for every message type that can be observed."""
-    return [[kind.name, kind.gives, kind.count] for kind in TYPES.values()]
+    return [[kind.name, kind.gives, kind.count] for kind in MESSAGE_TYPES.values()]
 
 
 def encoding_rows() -> list[list[str]]:
     """Return a row for every image encoding, with those that it converts to."""
     rows = []
-    for encoding in ENCODINGS.values():
-        others = [f"`{other.name}`" for other in ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)]
+    for encoding in IMAGE_ENCODINGS.values():
+        others = [
+            f"`{other.name}`" for other in IMAGE_ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)
+        ]
         rows.append([f"`{encoding.name}`", f"{encoding.dtype} × {encoding.channels}", ", ".join(others)])
     return rows
 
@@ -73,7 +75,7 @@ def command_rows() -> list[list[str]]:
             f"`action.{kind.named_by}`" if kind.named_by else "their order",
             "yes" if kind.is_velocity else "no",
         ]
-        for kind in COMMANDS.values()
+        for kind in COMMAND_TYPES.values()
     ]
 
 

@@ -56,7 +56,7 @@ class Child:
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, user and system, all threads."""
-        # The clock of clock_getcpuclockid(3), as /proc counts in steps of 10 ms.
+        # The clock of clock_getcpuclockid(3), because /proc counts in steps of 10 ms.
         return time.clock_gettime((~self._process.pid << 3) | 2)
 
     def thread_cpu_s(self) -> dict[int, tuple[str, float]]:

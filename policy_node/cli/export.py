@@ -33,9 +33,9 @@ from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-# Of the formats that can be written.
+# Suffixes of the formats that can be written.
 SUFFIXES = {one.name: one.suffixes for one in FORMATS if one.write is not None}
-# Of the action range; what engines may differ by on one machine.
+# Largest difference between engines on one machine, in shares of the action range.
 TOLERANCE = 1e-5
 BATCHES = (1, 2, 7)
 ROUNDS = 3
@@ -193,7 +193,7 @@ def _write(kind: PolicyFormat, source: ExportSource, output: Path) -> None:
     assert kind.write is not None
     disabled = logging.root.manager.disable
     validates = torch.distributions.Distribution._validate_args
-    # Checks of values are branches, which a recorded computation cannot have.
+    # Checks of values are branches, which a traced network cannot have.
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
         with warnings.catch_warnings(), torch.no_grad(), full_precision():
@@ -245,7 +245,7 @@ def verify_file(
         raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
     source = None if against is None else build_sb3(*_read_source(against, vecnormalize))
     errors = verify_policy(policy, golden, source)
-    # A GPU adds in another order.
+    # A GPU sums in a different order.
     _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
     return {
         "file": str(path),

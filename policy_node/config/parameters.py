@@ -220,7 +220,7 @@ class ObservationConfiguration(SourceConfiguration):
 
     encoding: str = parameter(
         "",
-        "Pixel encoding that the policy was trained on; empty: the first that has its channels and dtype.",
+        "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
         choices=lambda: ("", *IMAGE_ENCODINGS),
     )
     stack: int = parameter(1, "Time steps stacked, oldest first.", limits=(1, 1000))
@@ -295,7 +295,7 @@ class ActionConfiguration:
     )
     safe_position_topic: str = parameter(
         "",
-        "For position commands: JointState topic, below the robot's namespace, of the present position, which is "
+        "For position commands: JointState topic, below the robot's namespace, of the current position, which is "
         "then the safe command; it stays constant while the robot is stopped.",
     )
     safe_position_joints: tuple[str, ...] = parameter(

@@ -1,6 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registries: find the policy formats and engines that are installed, without importing them."""
+"""Registries: find the message types, image encodings, command types, policy formats and engines that are installed.
+
+Finding their names imports none of them.
+"""
 
 from __future__ import annotations
 

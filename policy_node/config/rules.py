@@ -228,7 +228,7 @@ def _check_safe_command(checked: Values) -> Problems:
     if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
         yield (
             f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
-            f"is safe, for positions the topic of the present ones in action.safe_position_topic, "
+            f"is safe, for positions the topic of the current ones in action.safe_position_topic, "
             f"or set action.when_stale to silent"
         )
     if position_topic:
@@ -253,7 +253,7 @@ def _check_components(checked: Values) -> Problems:
 
 
 def _check_safe_position(checked: Values) -> Problems:
-    """Check the safe command that is the robot's present position."""
+    """Check the safe command that is the robot's current position."""
     name, action_type = "action.safe_position_topic", checked["action.type"]
     kind = COMMAND_TYPES[action_type]
     if kind.is_velocity:

@@ -92,7 +92,7 @@ class Configuration:
 
     @cached_property
     def safe_position(self) -> SourceConfiguration | None:
-        """Where each robot's present position is read, if that is its safe command; no observation has it."""
+        """Where each robot's current position is read, if that is its safe command; no observation has it."""
         if not self.action.safe_position_topic:
             return None
         return SourceConfiguration(
@@ -167,7 +167,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     Raises
     ------
     ConfigurationError
-        With one line for every problem.
+        If a parameter is wrong; one line for every problem.
     """
     checked, keys, terms = _check(flatten(values))
     period_s = 1.0 / checked["control_rate_hz"]

@@ -20,8 +20,8 @@ class CommandMapper:
 
     A continuous action is flattened, its components in their order, and becomes `action * scale + offset`, computed in
     float64 if one of them is given; `CommandLimiter` then clips it. So does each choice of a MultiDiscrete or
-    MultiBinary action, a whole number from 0; a Discrete action picks a row of `action.table`. A number that is not
-    finite, or a choice that is negative (the policies' mark of logits that were not finite), becomes NaN.
+    MultiBinary action, a whole number from 0; a Discrete action picks a row of `action.table`. A negative choice,
+    with which policies mark invalid logits, becomes NaN. Numbers that are not finite stay so. The guard rejects both.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class CommandMapper:
                 )
             self.components = self._discrete_components(action, configuration, len(named), name)
             rows = np.asarray(configuration.table, np.float64).reshape(action.n, self.components)
-            # The last row, picked by -1, marks an action that must not be used.
+            # The choice -1 marks an action that must not be used; it picks this last row.
             self._table = torch.from_numpy(np.vstack([rows, np.full((1, self.components), np.nan)])).to(device)
         else:
             self.components = len(action.choices) if isinstance(action, MultiDiscreteSpec) else math.prod(action.shape)
@@ -112,9 +112,9 @@ def _check_counts(numbers: Mapping[str, Sequence[float]], components: int) -> No
 class CommandLimiter:
     """Keeps commands within bounds and limits their change, on the device and in float64.
 
-    A command is clipped to `action.low` and `action.high`. It then goes over from `start` to the policy's within
-    `action.ramp_s`: `start + (command - start) * ramp`. Last, it differs from the one sent before by at most
-    `action.max_rate` times the control period. Bounds come first: where the command sent before, or `start`, lies
+    A command is clipped to `action.low` and `action.high`. It is then blended linearly from `start` to the policy's
+    command over `action.ramp_s`: `start + (command - start) * ramp`. Last, it differs from the one sent before by at
+    most `action.max_rate` times the control period. Bounds come first: where the command sent before, or `start`, lies
     beyond one, as a safe command may, the bound replaces it. Without a configured limit, `is_needed` is False and a
     command is what the policy gives.
 
@@ -148,13 +148,14 @@ class CommandLimiter:
         Parameters
         ----------
         commands
-            `[robots, components]`; a number that is not finite becomes NaN, as a bound must not make it usable.
+            `[robots, components]`; numbers that are not finite become NaN, because a bound must not make them usable.
         previous
-            `[robots, components]` float64: what was sent last; NaN where nothing was, which limits nothing.
+            `[robots, components]` float64: the command from which the change is limited: the last one sent, or the safe
+            command if none was sent. NaN disables the limit.
         start
             `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
         ramp
-            `[robots]` float64: how much of the way has passed, 0 to 1.
+            `[robots]` float64: share of the ramp that has passed, 0 to 1.
 
         Returns
         -------
@@ -166,7 +167,7 @@ class CommandLimiter:
         slowed = bounded
         if self._ramps:
             begin = self._clip(start)
-            # By a rounding the sum may lie beyond a bound.
+            # Rounding may move the sum beyond a bound.
             ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
             slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
         if self._max_change is not None:

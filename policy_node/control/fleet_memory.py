@@ -16,18 +16,21 @@ NEVER_NS = np.iinfo(np.int64).min // 2
 
 
 class FleetMemory:
-    """Remembers last commands, episodes and counts; only `commit` records a tick."""
+    """State kept between ticks.
+
+    `commit` stores a tick; `restart`, `forget` and `overrule` change the state between ticks.
+    """
 
     def __init__(self, configuration: Configuration, components: int) -> None:
         count = len(configuration.robots)
         self._ramp_ns = configuration.action.ramp_s * 1e9
-        #: `[robots, components]` float64: what left at the last tick, NaN where nothing did. Never changed in place.
+        #: `[robots, components]` float64: commands sent at the last tick, NaN if none was. Never changed in place.
         self.last_commands = np.full((count, components), np.nan)
-        #: `[robots]` int64: when a command of the policy last left; `NEVER_NS` where it must not be held any more.
+        #: `[robots]` int64: when a command of the policy was last sent; `NEVER_NS` if it must not be held any more.
         self.last_driven_ns = np.full(count, NEVER_NS)
         #: `[robots]` bool: robots whose history and memory restart at their next good set of readings.
         self.fresh_start = np.ones(count, bool)
-        #: `[robots]` int64: commands that left clipped to a bound, or with a limited change.
+        #: `[robots]` int64: sent commands that were clipped to a bound, or whose change was limited.
         self.bounded, self.slowed = np.zeros((2, count), np.int64)
         # Start command and start time of each robot's ramp.
         self._ramp_start = self.last_commands.copy()
@@ -36,7 +39,7 @@ class FleetMemory:
         self._before = [""] * count
 
     def take_events(self) -> tuple[str, ...]:
-        """Return by robot what happened to its episode since the last call."""
+        """Return by robot why its episode restarted since the last call: empty, `reset` or `overruled`."""
         before, self._before = tuple(self._before), [""] * len(self._before)
         return before
 
@@ -62,38 +65,38 @@ class FleetMemory:
         last_commands[list(robots)] = commands
         self.last_commands = last_commands
 
-    def ramp(self, observed: Observed, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ramp(self, observed: Observed, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the start of each robot's ramp `[robots, components]`, and the share of it that has passed `[robots]`.
 
-        A fresh start begins a ramp from `present` `[robots, components]`, the command that each robot follows so far.
+        A fresh start begins a ramp from `current` `[robots, components]`, see `Actions.current`.
         """
         if not self._ramp_ns:
-            return present, self._passed
+            return current, self._passed
         fresh_start = observed.fresh_start
         passed = np.clip((observed.now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
-        return np.where(fresh_start[:, None], present, self._ramp_start), np.where(fresh_start, 0.0, passed)
+        return np.where(fresh_start[:, None], current, self._ramp_start), np.where(fresh_start, 0.0, passed)
 
     def commit(self, decided: FleetCommands, sent: Sent) -> None:
-        """Remember what left at a tick."""
+        """Store the commands that a tick decided and those that were sent."""
         observed, inferred = decided.observed, decided.actions.inferred
         driven = decided.ready
-        over = decided.faulty | observed.stopped
-        if sent.instead:
+        ends_hold = decided.faulty | observed.stopped
+        if sent.not_sent:
             driven = driven & sent.as_decided
-            over |= decided.publish & ~sent.as_decided
-        # A gap in the data ends a robot's episode, and so does a command that never left: stack and memory then start
-        # as they do in training after a reset.
+            ends_hold |= decided.publish & ~sent.as_decided
+        # A gap in the data ends a robot's episode, and so does a command that was not sent: stack and memory then start
+        # as after a reset in training.
         self.fresh_start = ~driven
         self.last_driven_ns[driven] = observed.now_ns
-        # No gaps in the data that `hold` may bridge.
-        self.last_driven_ns[over] = NEVER_NS
+        # Faults and stops are not data gaps: do not hold the last command.
+        self.last_driven_ns[ends_hold] = NEVER_NS
         self.last_commands = sent.commands
         if self._ramp_ns:
             began = driven & observed.fresh_start
-            self._ramp_start[began] = decided.actions.present[began]
+            self._ramp_start[began] = decided.actions.current[began]
             self._recovered_ns[began] = observed.now_ns
         self.bounded += inferred.bounded & driven
         self.slowed += inferred.slowed & driven
-        if sent.instead:
+        if sent.not_sent:
             for robot in sent.replaced.nonzero()[0].tolist():
                 self._before[robot] = "overruled"

@@ -1,6 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The guard: the only place that decides whether a robot gets the policy's command, another one, or none."""
+"""The guard: decides for each tick whether a robot gets the policy's command, another one, or none.
+
+Sending may still replace that command by the safe one or leave it out (`Sent`); what was really sent is committed.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,7 @@ from policy_node.sensing.synchroniser import RobotState
 class Guard:
     """Lets commands of the policy through that are finite and fresh, and replaces all others.
 
-    Bounds and limits of the change have acted on the device, see `CommandLimiter`; they leave NaN where an action
-    cannot be used.
+    Clipping and rate limits were already applied on the device (`CommandLimiter`).
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -45,10 +47,10 @@ class Guard:
         safe_commands
             `[robots, components]` float64; NaN in the rows of robots without one.
         memory
-            What was sent before.
+            The commands that were sent before.
         clock
-            The clock of the stamps, read again: readings may have become too old while the policy acted. None: time
-            stands still during the tick.
+            The clock of the stamps, read again: synchronised readings may have become too old while the policy acted.
+            None: time stands still during the tick.
         """
         started_s = time.perf_counter()
         states, reasons = list(observed.states), list(observed.reasons)
@@ -66,7 +68,7 @@ class Guard:
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
             commands[held] = memory.last_commands[held]
-        # A robot without a safe command, or that another node commands, gets nothing.
+        # A robot that has no safe command, or that another node commands, gets nothing.
         publish = ~np.isnan(commands).any(axis=1)
         if self._when_stale == "silent":
             # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped anyway.
@@ -86,7 +88,10 @@ class Guard:
         )
 
     def _outdated(self, ready: np.ndarray, observed: Observed, clock: Callable[[], int] | None) -> dict[int, str]:
-        """Return the robots whose readings have become too old since the tick began, each with the reason."""
+        """Return the robots whose synchronised readings have become too old since the tick began, with the reason.
+
+        A reading that is not synchronised, with its own `max_age_s`, is judged only when the tick selects it.
+        """
         if clock is None or not ready.any():
             return {}
         elapsed_ns = clock() - observed.now_ns

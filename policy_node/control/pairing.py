@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from policy_node.config.catalogue import IMAGE_ENCODINGS
 from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
@@ -56,8 +57,13 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         history={key: entry.history for key, entry in keyed.items() if entry.history},
         shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
         | {name: shape for name, _, shape in memories if shape is not None},
-        dtypes={key: "uint8" for key, entry in keyed.items() if entry.is_image},
+        dtypes={key: _dtype_of_image(entry) for key, entry in keyed.items() if entry.is_image},
     )
+
+
+def _dtype_of_image(entry: ObservationConfiguration) -> str:
+    """Return the dtype of the configured encoding; uint8 without one, as most cameras give."""
+    return IMAGE_ENCODINGS[entry.encoding].dtype.name if entry.encoding else "uint8"
 
 
 def _bound(numbers: tuple[float, ...], none: float) -> tuple[float, ...] | float:

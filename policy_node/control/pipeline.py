@@ -18,7 +18,7 @@ from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
-from policy_node.control.safe_commands import PresentPositions, SafeCommands
+from policy_node.control.safe_commands import MeasuredPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
@@ -48,8 +48,8 @@ def make_inference(configuration: Configuration, policy: Policy, layouts: Mappin
     return Inference(policy, batch, mapper, limiter, robots)
 
 
-def left_to(owner: str) -> str:
-    """Return why the node leaves a robot to another node."""
+def yielded_to(owner: str) -> str:
+    """Return why the node yields a robot to another node."""
     return f"{owner} commands it"
 
 
@@ -57,7 +57,7 @@ class Pipeline:
     """Samples of all robots in, one command per robot out.
 
     Not thread-safe: one thread adds samples and runs ticks, and serves requests of operators and other nodes between
-    two ticks. A tick is `observe`, `act`, `guard`, and `commit` once it is known what left; `step` does all of them.
+    two ticks. A tick is `observe`, `act`, `guard`, and `commit` once the commands were sent; `step` does all.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Pipeline:
     layouts
         From `pairing.match_observations`.
     decoders
-        By the name of each source, and of the safe position: writes a message into its reading, see `Staging`.
+        Name of each source, and of the safe position -> function that writes a message into a reading, see `Staging`.
 
     Raises
     ------
@@ -85,7 +85,7 @@ class Pipeline:
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
         max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        # Ticks that are not missed are less than two periods apart, however late they are.
+        # Unless ticks are missed, two consecutive ticks are less than two periods apart; a longer gap is a pause.
         self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
         self._samples = FleetSamples(configuration)
         #: Names of the sensors.
@@ -98,7 +98,7 @@ class Pipeline:
         self._safe = self._make_safe_commands(configuration, decoders, max_age_ns)
         self._guard = Guard(configuration)
         self._memory = FleetMemory(configuration, self.components)
-        #: The observation of the present tick, for a policy that asks; None before the first.
+        #: The observation of the current tick, for `observe_again`; None before the first.
         self.observed: Observed | None = None
         self._last_tick_ns = NEVER_NS
         self._is_stopped = False
@@ -136,7 +136,7 @@ class Pipeline:
             raise ConfigurationError(problem)
         rings = self._samples.of_sensor(-1)
         decode = decoders[position.name]
-        return PresentPositions(self.components, position.name, rings, decode, max_age_ns, self._rejections)
+        return MeasuredPositions(self.components, position.name, rings, decode, max_age_ns, self._rejections)
 
     @property
     def safe_commands(self) -> np.ndarray:
@@ -161,7 +161,7 @@ class Pipeline:
         self._samples.add(robot, sensor, stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Set whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        """Set whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._samples.set_present(robot, sensor, present)
 
     def stop(self) -> None:
@@ -175,14 +175,14 @@ class Pipeline:
         self._note_stops()
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
-        """Leave robots to other nodes: `owners` names the node by the index of the robot; drive all others."""
+        """Yield robots to other nodes, `owners`: robot index -> name of the node; drive all others."""
         self._owners = dict(owners)
-        self._safe.leave_alone(owners)
+        self._safe.yield_robots(owners)
         self._note_stops()
 
     def _note_stops(self) -> None:
         self._stop_reasons = dict.fromkeys(self._everyone, STOPPED_REASON) if self._is_stopped else {}
-        self._stop_reasons.update({robot: left_to(owner) for robot, owner in self._owners.items()})
+        self._stop_reasons.update({robot: yielded_to(owner) for robot, owner in self._owners.items()})
         self._stopped = np.array([robot in self._stop_reasons for robot in self._everyone])
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
@@ -207,17 +207,17 @@ class Pipeline:
     def note_overruled(self, robots: Sequence[int]) -> None:
         """Record that safe commands were sent to some robots, by their index, since the last tick.
 
-        Their episodes restart; a robot stays where its safe command holds it.
+        Their episodes restart. A robot keeps the position that its safe command holds.
         """
         chosen = list(robots)
         commands = self.safe_commands[chosen]
         self._memory.overrule(chosen, commands)
-        kept = self._safe.kept.copy()
-        kept[chosen] = ~np.isnan(commands).any(axis=1)
-        self._safe.keep(kept)
+        frozen = self._safe.frozen.copy()
+        frozen[chosen] = ~np.isnan(commands).any(axis=1)
+        self._safe.freeze(frozen)
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
-        """Observe some robots again while the policy acts, as their episodes restarted at the time of the tick.
+        """Observe some robots again, at the time of the tick, after `reset` restarted their episodes.
 
         Parameters
         ----------
@@ -229,7 +229,7 @@ class Pipeline:
         dict
             The observations of all robots, as the policy gets them; the histories of these robots restart.
         dict
-            By robot why its new readings cannot be used yet; its observation is then the earlier one.
+            Robot index -> why its new readings cannot be used yet; its observation is then the earlier one.
         """
         observed = self.observed
         assert observed is not None, "only a policy that acts can ask"
@@ -270,9 +270,9 @@ class Pipeline:
         now_ns: int,
         clock: Callable[[], int] | None = None,
         selections: Sequence[Selection] | None = None,
-        instead: Mapping[int, tuple[RobotState, str]] | None = None,
+        not_sent: Mapping[int, tuple[RobotState, str]] | None = None,
     ) -> FleetTick:
-        """Run one tick whose commands leave as soon as they are decided.
+        """Run one tick and assume that its commands are sent as decided.
 
         Parameters
         ----------
@@ -280,13 +280,13 @@ class Pipeline:
             See `observe`.
         clock
             See `guard`.
-        instead
-            By index the robots whose commands do not leave, see `Sent`; None: all commands leave.
+        not_sent
+            Robots whose commands are not sent, see `Sent`; None: all commands are sent.
         """
         observed = self.observe(now_ns, selections)
         actions = self.act(observed)
         decided = self.guard(actions, observed, clock)
-        return self.commit(decided, Sent.without(decided, instead or {}))
+        return self.commit(decided, Sent.without(decided, not_sent or {}))
 
     def observe(
         self, now_ns: int, selections: Sequence[Selection] | None = None, started_s: float | None = None
@@ -298,7 +298,7 @@ class Pipeline:
         now_ns
             The time of the tick on the clock of the stamps, in nanoseconds.
         selections
-            By robot the readings, when they are known already, as in a recording; None: they are chosen now.
+            Readings of each robot, if they are known already, such as in a recording; None: choose them now.
         started_s
             Time just before `now_ns` was read, on the clock of `time.perf_counter`; None: now.
         """
@@ -308,17 +308,18 @@ class Pipeline:
             # Earlier samples would seem newer than they are.
             self.forget_samples()
             self._memory.restart(self._everyone)
-        endangered = self._safe.update(now_ns, self._memory.last_commands)
+        without_safe_command = self._safe.update(now_ns, self._memory.last_commands)
         if selections is None:
             selections = self._select(now_ns, previous_ns)
-        states, reasons = self._states(selections, endangered)
+        states, reasons = self._states(selections, without_safe_command)
         selected_s = time.perf_counter()
 
         chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
         for robot, reason in self._staging(chosen).items():
             states[robot], reasons[robot] = RobotState.REJECTED, reason
         ready = np.array([state is RobotState.READY for state in states])
-        # No tick saw a gap in which the process was stopped, or the clock was set.
+        # Detect pauses: while the process was suspended or the clock stepped, no tick could mark the robot as not
+        # driven.
         memory = self._memory
         unseen_gap = ~memory.fresh_start & (now_ns - memory.last_driven_ns > self._gap_ns)
         self.observed = Observed(
@@ -340,12 +341,12 @@ class Pipeline:
         return self.observed
 
     def _states(
-        self, selections: Sequence[Selection], endangered: Mapping[int, tuple[RobotState, str]]
+        self, selections: Sequence[Selection], without_safe_command: Mapping[int, tuple[RobotState, str]]
     ) -> tuple[list[RobotState], list[str]]:
         """Return the state of each robot, and the reason where it is not READY."""
         states = [selection.state for selection in selections]
         reasons = [selection.reason for selection in selections]
-        for robot, (state, reason) in endangered.items():
+        for robot, (state, reason) in without_safe_command.items():
             if states[robot] is RobotState.READY:
                 states[robot], reasons[robot] = state, reason
         for robot, reason in self._stop_reasons.items():
@@ -372,36 +373,36 @@ class Pipeline:
             When the device of the policy failed, or its memory ran out: no later tick can recover from that.
         """
         started_s = time.perf_counter()
-        # A robot without commands for a while has stopped itself by its timeout.
-        present = self._memory.last_commands.copy()
-        alone = observed.unseen_gap[:, None] | np.isnan(present)
-        present[alone] = self.safe_commands[alone]
+        # After a pause the robot's own timeout has stopped it: start from the safe command.
+        current = self._memory.last_commands.copy()
+        timed_out = observed.unseen_gap[:, None] | np.isnan(current)
+        current[timed_out] = self.safe_commands[timed_out]
         inferred, failure = self._no_commands, ""
         if observed.ready.any():
             try:
-                inferred = self._inference(observed.fresh_start, present, *self._memory.ramp(observed, present))
+                inferred = self._inference(observed.fresh_start, current, *self._memory.ramp(observed, current))
             except Exception as error:  # the robots then get their safe command
                 if is_device_failure(error):
                     raise
                 failure = f"the policy failed: {type(error).__name__}: {error}"
-        return Actions(inferred, present, failure, time.perf_counter() - started_s)
+        return Actions(inferred, current, failure, time.perf_counter() - started_s)
 
     def guard(self, actions: Actions, observed: Observed, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Decide which command every robot gets, see `Guard`."""
         return self._guard(actions, observed, self.safe_commands, self._memory, clock)
 
     def commit(self, decided: FleetCommands, sent: Sent) -> FleetTick:
-        """Remember what left the node, and return the snapshot of the tick."""
+        """Store the commands that were really sent, and return the snapshot of the tick."""
         observed, memory = decided.observed, self._memory
         memory.commit(decided, sent)
         got_safe = sent.as_decided & ~decided.ready & ~decided.held
         driven = decided.ready
         states, reasons = decided.states, decided.reasons
-        if sent.instead:
+        if sent.not_sent:
             got_safe |= sent.replaced
             driven = driven & sent.as_decided
             states, reasons = _with_replaced(decided, sent)
-        self._safe.keep(got_safe)
+        self._safe.freeze(got_safe)
         # The memory keeps a reference to it.
         sent.commands.flags.writeable = False
         if sent.overruled:
@@ -434,9 +435,9 @@ class Pipeline:
 
 
 def _with_replaced(decided: FleetCommands, sent: Sent) -> tuple[tuple[RobotState, ...], tuple[str, ...]]:
-    """Return states and reasons where the commands of some ready robots did not leave."""
+    """Return states and reasons if the commands of some ready robots were not sent."""
     states, reasons = list(decided.states), list(decided.reasons)
-    for robot, (state, reason) in sent.instead.items():
+    for robot, (state, reason) in sent.not_sent.items():
         if decided.ready[robot]:
             states[robot], reasons[robot] = state, reason
     return tuple(states), tuple(reasons)

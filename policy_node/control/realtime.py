@@ -85,7 +85,7 @@ def switch_interval(interval_s: float) -> Iterator[None]:
 
 @contextmanager
 def frozen_garbage() -> Iterator[None]:
-    """Temporarily exclude all present objects from garbage collection; collect before, as garbage is kept, too."""
+    """Temporarily exclude all existing objects from garbage collection; collect first, because garbage is kept, too."""
     gc.freeze()
     try:
         yield

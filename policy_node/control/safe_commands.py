@@ -15,27 +15,27 @@ from policy_node.sensing.synchroniser import RobotState, newest_usable
 
 
 class SafeCommands:
-    """One safe command, `fixed` `[components]`, for all robots; None when there is none."""
+    """Keeps the safe command of each robot: here `fixed` `[components]` for all, or no command if it is None."""
 
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
         #: By robot the sample that its position was read from at the last update; None where it was not read.
         self.readings: tuple[Sample | None, ...] = (None,) * robots
-        #: `[robots]` bool: robots whose safe command stays as it is, as it was the last one that left.
-        self.kept = np.zeros(robots, bool)
+        #: `[robots]` bool: robots already sent their safe command: do not update it.
+        self.frozen = np.zeros(robots, bool)
         self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
-        self._left_alone: list[int] = []
-        #: `[robots, components]` float64, NaN in the rows of robots to leave alone. A new array at every change, so
-        #: that any thread may read it.
+        self._yielded: list[int] = []
+        #: `[robots, components]` float64, NaN for robots that are yielded to other nodes. A new array at every
+        #: change, so that any thread may read it.
         self.commands = self._rows.copy()
 
-    def leave_alone(self, robots: Iterable[int]) -> None:
-        """Offer no safe command for these robots, as other nodes command them, and one for all others."""
-        self._left_alone = list(robots)
+    def yield_robots(self, robots: Iterable[int]) -> None:
+        """Offer no safe command for these robots, because other nodes command them, and one for all others."""
+        self._yielded = list(robots)
         self._offer()
 
     def _offer(self) -> None:
         commands = self._rows.copy()
-        commands[self._left_alone] = np.nan
+        commands[self._yielded] = np.nan
         self.commands = commands
 
     def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
@@ -46,28 +46,28 @@ class SafeCommands:
         now_ns
             The time of the tick.
         last_commands
-            `[robots, components]`: what was sent at the last tick, NaN where nothing was.
+            `[robots, components]`: commands sent at the last tick, NaN if none was.
 
         Returns
         -------
         Mapping
-            By index the robots that cannot be driven, as they have no safe command: their state and the reason.
+            Robot index -> state and reason, for robots that cannot be driven because they have no safe command.
         """
         return {}
 
-    def keep(self, sent: np.ndarray) -> None:
-        """Keep the safe commands of the robots, `[robots]` bool, to which it was sent last."""
-        self.kept = sent
+    def freeze(self, robots: np.ndarray) -> None:
+        """Keep the safe commands of these robots, `[robots]` bool; update those of all others."""
+        self.frozen = robots
 
     def forget(self, robots: Iterable[int]) -> None:
         """Forget the positions of some robots."""
 
 
-class PresentPositions(SafeCommands):
+class MeasuredPositions(SafeCommands):
     """The position at which each robot was stopped.
 
-    While a robot is driven its safe command follows its position, or where that is not known the last command sent. It
-    then stays constant, so that a stopped robot does not follow its own sagging.
+    While driven: the measured position, or the last command if unknown. Once stopped: fixed, so a sagging arm is not
+    followed down.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class PresentPositions(SafeCommands):
         """Read the positions before a tick, see `SafeCommands.update`."""
         problems = {}
         readings: list[Sample | None] = [None] * len(self._rings)
-        for robot in np.flatnonzero(~self.kept).tolist():
+        for robot in np.flatnonzero(~self.frozen).tolist():
             found = self._read(robot, now_ns)
             if isinstance(found, Sample):
                 self._rows[robot], readings[robot] = self._position, found
@@ -117,7 +117,7 @@ class PresentPositions(SafeCommands):
         return problems
 
     def _read(self, robot: int, now_ns: int) -> Sample | tuple[RobotState, str]:
-        """Read the present position of a robot and return the reading, or why it is not known."""
+        """Read the current position of a robot and return the reading, or why it is not known."""
         found = newest_usable(self._rings[robot], now_ns, self._max_age_ns, self._max_age_ns)
         self._rejections.count[robot] += found.refused
         if found.state is not RobotState.READY:
@@ -133,5 +133,5 @@ class PresentPositions(SafeCommands):
         """Forget the positions of some robots."""
         chosen = list(robots)
         self._rows[chosen] = np.nan
-        self.kept[chosen] = False
+        self.frozen[chosen] = False
         self._offer()

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The results of the steps of one tick: observation, actions, commands, what left, and a snapshot of the whole tick."""
+"""The results of the steps of one tick: observation, actions, decided and sent commands, and a snapshot of it all."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ class Observed(NamedTuple):
     ready: np.ndarray
     #: `[robots]` bool: ready robots whose history and memory restart.
     fresh_start: np.ndarray
-    #: `[robots]` bool: robots that are stopped, or left to another node.
+    #: `[robots]` bool: robots that are stopped, or yielded to another node.
     stopped: np.ndarray
-    #: `[robots]` bool: robots that were driven before a pause in which no tick ran.
+    #: `[robots]` bool: driven robots whose last policy command is too long ago (process paused or clock stepped).
     unseen_gap: np.ndarray
     #: By robot the readings that were chosen, in the order of the sensors.
     samples: tuple[tuple[Sample, ...], ...]
     #: By robot the reading of the safe position; None where none was usable or needed.
     positions: tuple[Sample | None, ...]
-    #: By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`.
+    #: By robot why its episode restarted since the last tick: empty, `reset`, or `overruled` (a safe command replaced
+    #: the policy's).
     before: tuple[str, ...]
     #: Seconds that each stage took.
     stages_s: dict[str, float]
@@ -50,8 +51,9 @@ class Actions(NamedTuple):
 
     #: The commands; rows of robots that are not ready mean nothing.
     inferred: Inferred
-    #: `[robots, components]` float64: the command that each robot follows until now, from which changes are limited.
-    present: np.ndarray
+    #: `[robots, components]` float64: the command that each robot is assumed to execute now; `max_rate` and `ramp_s`
+    #: start from it.
+    current: np.ndarray
     #: Why the policy failed for all robots; empty when it acted.
     failure: str
     #: Seconds that it took.
@@ -61,7 +63,7 @@ class Actions(NamedTuple):
 class FleetCommands(NamedTuple):
     """The commands that the guard lets through, and those that replace others."""
 
-    #: What they were decided from.
+    #: Input of the decision.
     observed: Observed
     actions: Actions
     #: `[robots, components]` float64: the policy's command, or the one that replaces it.
@@ -77,45 +79,46 @@ class FleetCommands(NamedTuple):
     held: np.ndarray
     #: `[robots]` bool: robots whose policy failed.
     faulty: np.ndarray
-    #: Largest age of the readings behind a command of the policy when it leaves.
+    #: Largest age of the synchronised readings behind a command of the policy when it is sent.
     max_age_s: float
     #: Seconds that the decision took.
     guard_s: float
 
     @property
     def expires_s(self) -> np.ndarray:
-        """When the readings behind each command become too old, `[robots]` on the clock of `time.perf_counter`.
+        """Times `[robots]` at which the synchronised readings of each command become too old, on `time.perf_counter`.
 
-        Infinity for commands that do not come from the policy.
+        Infinity for commands that do not come from the policy. The tick alone judges readings with their own
+        `max_age_s`.
         """
         age_s = self.observed.ages_s
         return np.where(self.ready, self.observed.started_s + self.max_age_s - age_s, np.inf)
 
 
 class Sent(NamedTuple):
-    """What left the node at one tick."""
+    """The commands that were really sent at one tick."""
 
-    #: `[robots, components]` float64: the last command that left for each robot; NaN where none left.
+    #: `[robots, components]` float64: the last command sent to each robot during this tick; NaN if none was sent.
     commands: np.ndarray
-    #: `[robots]` bool: robots for which that is the command of the tick.
+    #: `[robots]` bool: robots that were sent the command the guard decided.
     as_decided: np.ndarray
-    #: By the index of a robot whose command of the tick did not leave: its state now, and the reason.
-    instead: Mapping[int, tuple[RobotState, str]]
+    #: Robot index -> new state and reason, for robots whose decided command was not sent.
+    not_sent: Mapping[int, tuple[RobotState, str]]
     #: Whether safe commands were sent to all robots while the tick still ran.
     overruled: bool = False
 
     @classmethod
-    def without(cls, decided: FleetCommands, instead: Mapping[int, tuple[RobotState, str]]) -> Sent:
-        """Return that every command left as decided, but none for the robots that `instead` names."""
+    def without(cls, decided: FleetCommands, not_sent: Mapping[int, tuple[RobotState, str]]) -> Sent:
+        """Return that every command was sent as decided, but none to the robots in `not_sent`."""
         as_decided = decided.publish
-        if instead:
+        if not_sent:
             as_decided = as_decided.copy()
-            as_decided[list(instead)] = False
-        return cls(np.where(as_decided[:, None], decided.commands, np.nan), as_decided, instead)
+            as_decided[list(not_sent)] = False
+        return cls(np.where(as_decided[:, None], decided.commands, np.nan), as_decided, not_sent)
 
     @property
     def replaced(self) -> np.ndarray:
-        """`[robots]` bool: robots that got their safe command in place of the tick's."""
+        """`[robots]` bool: robots that got their safe command in place of the decided one."""
         return ~self.as_decided & np.isfinite(self.commands).all(axis=1)
 
 
@@ -126,7 +129,7 @@ class SentCommands(NamedTuple):
     time_ns: int
     #: Serialised, by index of the robot.
     messages: Mapping[int, bytes]
-    #: Whether a tick decided on them; False for safe commands that replace those.
+    #: True for the commands of a tick; False for safe commands that replace them.
     of_tick: bool
 
 
@@ -138,13 +141,13 @@ class FleetTick(NamedTuple):
     #: What the guard decided, see `FleetCommands`.
     commands: np.ndarray
     publish: np.ndarray
-    #: `[robots, components]` float64: the last command that left for each robot; NaN where none left.
+    #: `[robots, components]` float64: the last command sent to each robot during this tick; NaN if none was sent.
     sent: np.ndarray
-    #: `[robots]` bool: robots for which the command that the tick decided on left.
+    #: `[robots]` bool: robots that were sent the command the guard decided.
     commanded: np.ndarray
     #: `[robots]` bool: those of them whose command came from the policy.
     driven: np.ndarray
-    #: One per robot; the reason is empty when READY. A robot whose command did not leave is not READY.
+    #: One per robot; the reason is empty when READY. A robot whose command was not sent is not READY.
     states: tuple[RobotState, ...]
     reasons: tuple[str, ...]
     #: `[robots]` float64: age of the robot's oldest synchronised reading at the tick; NaN without a set of readings.
@@ -158,18 +161,18 @@ class FleetTick(NamedTuple):
     samples: tuple[tuple[Sample, ...], ...]
     #: By robot the reading of the safe position before this tick; None where none was usable or needed.
     positions: tuple[Sample | None, ...]
-    #: By robot what happened to its episode since the last tick: nothing (empty), `reset` or `overruled`, see
-    #: `Pipeline.reset` and `Pipeline.note_overruled`.
+    #: By robot why its episode restarted since the last tick: empty, `reset` (`Pipeline.reset`), or `overruled` (a
+    #: safe command replaced the policy's, `Pipeline.note_overruled`).
     before: tuple[str, ...]
     #: Whether an operator has stopped the robots.
     stopped: bool
-    #: By the index of a robot that is left to another node: the name of that node.
+    #: Robot index -> name of the node that the robot is yielded to.
     owners: Mapping[int, str]
-    #: Of the policy that acted.
+    #: SHA-256 of the policy that acted.
     policy_sha256: str
     #: `[robots]` int64: messages that could not be used since configuration.
     rejected: np.ndarray
-    #: `[robots]` int64: commands since configuration that left clipped to a bound, or with a limited change.
+    #: `[robots]` int64: commands sent since configuration that were clipped to a bound, or whose change was limited.
     bounded: np.ndarray
     slowed: np.ndarray
     #: By robot the sensors that were never heard and are not merely silent; only robots with such a sensor.

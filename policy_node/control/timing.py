@@ -54,7 +54,7 @@ class SteadyClock:
 
     @staticmethod
     def now_ns() -> int:
-        """Return the present time."""
+        """Return the current time."""
         return time.monotonic_ns()
 
     def wait_until(self, deadline_ns: int) -> bool:
@@ -79,8 +79,8 @@ class TickRecord(NamedTuple):
     missed: int
     #: Seconds by stage.
     stages_s: dict[str, float]
-    #: `[robots]` float64: age of the oldest reading behind each robot's command when it was published; NaN for robots
-    #: to which no command of the policy left.
+    #: `[robots]` float64: age of the oldest synchronised reading behind each robot's command when it was published; NaN
+    #: for robots that were sent no command of the policy.
     command_ages_s: np.ndarray
 
 

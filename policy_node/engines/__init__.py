@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines run a policy: `choose_engine` takes the fastest of those that act as the policy does.
 
-One module of `backends` builds each engine. This room knows the contract of a policy, but no file format.
+One module of `backends` builds each engine. This subpackage knows the contract of a policy, but no file format.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def _fastest(
 
 
 def without_engine(choice: EngineChoice, policy: Policy, error: Exception) -> EngineChoice:
-    """Return the choice of the policy's own engine, as the chosen one failed."""
+    """Return the choice of the policy's own engine, because the chosen one failed."""
     excluded = {**choice.excluded, choice.name: reason_of(error)}
     return replace(choice, name=policy.engine_name, excluded=excluded)
 
@@ -220,7 +220,7 @@ def all_candidates(policy: Policy, settings: EngineSettings) -> Iterator[Candida
 
 
 def build(candidate: Candidate, trial: ParityTrial, settings: EngineSettings) -> Policy:
-    """Build one engine; raises EngineError if it does not act as the policy does, other exceptions if it cannot run."""
+    """Build one engine; raises EngineError if its actions differ from the policy's, or any error if it cannot run."""
     if candidate == Candidate(trial.policy.engine_name):
         return trial.policy
     built = make(candidate, trial, settings)

@@ -19,7 +19,9 @@ WARM_UP_RUNS = 3
 
 
 class CommandMap(Protocol):
-    """Maps final actions `[robots, *action]` to commands `[robots, components]`, which are NaN where unusable.
+    """Maps final actions `[robots, *action]` to commands `[robots, components]`.
+
+    An invalid choice (a negative index) becomes NaN, and numbers that are not finite stay so; the guard rejects both.
 
     Attributes
     ----------
@@ -51,7 +53,8 @@ class CommandLimits(Protocol):
         commands
             `[robots, components]`.
         previous
-            `[robots, components]` float64: the commands that were sent last; NaN where nothing was.
+            `[robots, components]` float64: the command from which the change is limited: the last one sent, or the safe
+            command if none was sent. NaN disables the limit.
         start
             `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
         ramp
@@ -65,7 +68,7 @@ class Inferred(NamedTuple):
     Attributes
     ----------
     commands
-        `[robots, components]`; NaN where an action was not usable.
+        `[robots, components]`; not finite where an action was not usable.
     bounded, slowed
         `[robots]` bool: whether a bound, or a limit of the change, acted on the command.
     """
@@ -81,7 +84,7 @@ class Inference:
     Attributes
     ----------
     batch
-        Where the newest readings are staged.
+        Batch in which the newest readings are staged.
     components
         Numbers of one command.
     safe_command
@@ -97,9 +100,9 @@ class Inference:
         self.components = command_map.components
         self.safe_command = command_map.safe_command
         self._is_limited = limits.is_needed
-        recorded = isinstance(policy, CapturedPolicy)
+        captured = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
-        self._program = DeviceProgram(source, batch, command_map, limits, robots, recorded)
+        self._program = DeviceProgram(source, batch, command_map, limits, robots, captured)
 
     def warm_up(self) -> None:
         """Run the whole batch on example observations, so that the first tick takes as long as later ones.
@@ -133,7 +136,7 @@ class Inference:
             When its commands have another number of components; nothing is changed then.
         """
         if other.components != self.components:
-            found = f"the new policy's commands have {other.components} components, those of the present one"
+            found = f"the new policy's commands have {other.components} components, those of the current one"
             remedy = "clean up the node, then configure it with the new policy"
             raise ConfigurationError([f"policy.path: {found} {self.components}; {remedy}"])
         continues = self.batch.is_like(other.batch)
@@ -166,9 +169,9 @@ class Inference:
 class DeviceProgram:
     """The part of a tick between the staged rows and the commands.
 
-    On a GPU, or if it is recorded, controls go to the device and commands back with one transfer each way and one wait.
-    If it is recorded, buffers that are kept from tick to tick stay at their place in memory, and the first tick becomes
-    a CUDA graph that the later ones repeat.
+    On a GPU, or if it is captured, controls go to the device and commands back with one transfer each way and one wait.
+    If it is captured, buffers that are kept from tick to tick stay at their place in memory, and the first tick becomes
+    a CUDA graph that later ticks repeat.
     """
 
     def __init__(
@@ -178,18 +181,18 @@ class DeviceProgram:
         command_map: CommandMap,
         limits: CommandLimits,
         robots: int,
-        recorded: bool,
+        captured: bool,
     ) -> None:
         self._policy = policy
         self._batch = batch
         self._command_map = command_map
         self._limits = limits
         self._robots = robots
-        self._recorded = recorded
+        self._captured = captured
         self._memory = policy.initial_state(robots)
         self._device = policy.device
         self._pinned = self._device.type == "cuda"
-        self.has_transfers = recorded or self._pinned
+        self.has_transfers = captured or self._pinned
         if self.has_transfers:
             components = command_map.components
             # previous, start, ramp, restart
@@ -211,7 +214,7 @@ class DeviceProgram:
         """Run the tick in inference mode, with arguments on the device; this waits for nothing.
 
         `restart` `[robots]` bool marks the robots whose histories and memories start again; None: none. The result is
-        `[robots, components]`, with limits that of `CommandLimits`; NaN where an action was not usable.
+        `[robots, components]`, with limits that of `CommandLimits`; not finite where an action was not usable.
         """
         observations = self._batch.step(restart)
         memory = self._memory
@@ -222,7 +225,7 @@ class DeviceProgram:
         self._batch.remember(actions)
         commands = self._command_map(actions)
         if commands.shape != previous.shape:
-            # Rows of another number could not be told apart.
+            # With another number of rows it is unknown which robot each belongs to.
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
         return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
 
@@ -238,7 +241,7 @@ class DeviceProgram:
         self._rows[:, third] = restart
         self._controls.copy_(self._host_controls, non_blocking=True)
         if self._repeat is None:
-            self._repeat = capture(self._on_controls, self._device) if self._recorded else self._on_controls
+            self._repeat = capture(self._on_controls, self._device) if self._captured else self._on_controls
         result = self._repeat()
         if self._host_result is None:
             self._host_result = torch.empty(result.shape, dtype=result.dtype, pin_memory=self._pinned)
@@ -249,11 +252,11 @@ class DeviceProgram:
 
     def _on_controls(self) -> torch.Tensor:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
-        # Only a contiguous tensor leaves the device without a copy that waits.
+        # Only a contiguous tensor is downloaded without a copy that waits.
         return self(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
 
     def _keep(self, memory: State) -> None:
-        if not self._recorded:
+        if not self._captured:
             self._memory = memory
         elif self._memory is not None and memory is not None:
             for name, part in self._memory.items():

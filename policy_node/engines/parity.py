@@ -10,12 +10,12 @@ import torch
 from policy_node.policies.contract import Policy
 from policy_node.policies.golden import action_error, extreme_examples, golden_error, record_run
 
-# In shares of the action range.
+# Largest error of an engine, in shares of the action range.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 
 
 class ParityTrial:
-    """A run of a policy, which an engine must repeat.
+    """A recorded run of a policy that an engine must reproduce.
 
     `channels_last` are the keys of the images that lie in memory as `[robots, ..., height, width, channels]`.
     """

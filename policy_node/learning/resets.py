@@ -41,7 +41,7 @@ class Resets:
     def __init__(self, node: Node, robots: Sequence[str], reset: Mapping[str, Any]) -> None:
         self._node = node
         self._robots = tuple(robots)
-        # By robot the first stamp of the new episode; None while it is unknown.
+        # First stamp of the new episode of each robot; None while it is unknown.
         self._since_ns: dict[int, int | None] = {}
         self._ask_again_s: dict[int, float] = {}
         self._seeds: dict[int, int] = {}

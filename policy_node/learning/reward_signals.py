@@ -13,8 +13,8 @@ from rclpy.qos import DurabilityPolicy
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration, topic_of
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.codecs import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.ros.graph import why_silent
 from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos
 

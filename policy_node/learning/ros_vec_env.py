@@ -242,7 +242,7 @@ class RosVecEnv(VecEnv):
             on_failure=self._on_failure,
             # In lockstep, robots stand still while this process is paused.
             may_command=lambda: self._lockstep or claims.holds,
-            excuse=self._excuse,
+            slow_tick_reason=self._slow_tick_reason,
         )
         self._spinning.start()
         claims.begin(loop.yield_robots)
@@ -252,7 +252,7 @@ class RosVecEnv(VecEnv):
     def _on_failure(self, error: Exception) -> None:
         self._logger.fatal(f"the control loop ended: {type(error).__name__}: {error}; every robot got its safe command")
 
-    def _excuse(self) -> str:
+    def _slow_tick_reason(self) -> str:
         if not self._learner.awaited:
             return ""
         return (

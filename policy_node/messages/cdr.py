@@ -53,7 +53,7 @@ def skip_string(raw: bytes, offset: int) -> int:
 
 @cache
 def _middleware() -> Any:
-    # Loaded by name, as the message classes are: only those who read and write messages need the middleware.
+    # Imported here, like the message classes: only reading and writing messages needs the middleware.
     return importlib.import_module("rclpy.serialization")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from policy_node.messages.cdr import BODY_START, ONE_UINT32
 from policy_node.messages.fields import NUMBERS, MessageClass, elements_of, message_of
 
-# A message of more fields than these is left to the deserialiser.
+# Messages with more fields are read by the deserialiser.
 MAX_FIELDS = 2048
 
 
@@ -99,7 +99,7 @@ def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] 
 
 
 class _UnknownError(Exception):
-    """The layout of a message is not known."""
+    """The layout of a message cannot be found."""
 
 
 class _Walk:

@@ -20,7 +20,7 @@ Decode: TypeAlias = Callable[[Any, np.ndarray], None]
 
 
 class Reader(Protocol):
-    """Reads a serialised message into `out`; leaves `out` alone when that fails."""
+    """Reads a serialised message into `out`; does not change `out` when that fails."""
 
     @property
     def parallel(self) -> bool:
@@ -44,7 +44,7 @@ class ReadingChoices:
     joints
         Joints of a JointState, in the order that the policy wants; without them all, in the order of each message.
     encoding
-        Encoding of the images that the policy was trained on, a key of `ENCODINGS`; without it the first that fits the
+        Encoding of the images that the policy was trained on, a key of `IMAGE_ENCODINGS`; without it the default of the
         channels and dtype. Messages of another colour encoding are converted, and images of another size resized.
     """
 

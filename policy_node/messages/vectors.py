@@ -93,7 +93,7 @@ class VectorReader:
             )
         self._dtype = spec.dtype
         self._low, self._high = _limits(spec.dtype)
-        # By size of the message: its layouts, each with the function that reads the numbers.
+        # Size of the message -> its layouts, each with the function that reads the numbers.
         self._layouts: dict[int, list[tuple[Layout, ReadNumbers]]] = {}
         self._may_learn = MAX_LAYOUTS if _may_be_located(source.dtypes, self._low, self._high) else 0
         # Only finite numbers, far within the limits, have so small a sum of squares; integers need no look.

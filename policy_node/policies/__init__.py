@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained policies behind one small contract, `Policy`; `load_policy` reads a file.
 
-One module of `formats` reads each file format. This room knows tensors and files, but no topic.
+One module of `formats` reads each file format. This subpackage knows tensors and files, but no topic.
 """
 
 from __future__ import annotations

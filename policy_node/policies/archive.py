@@ -30,7 +30,7 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             _check(members, len(content), path)
-            # Of a file that is cut off, an archive inside may still be whole and be found instead.
+            # In a file that is cut off, a complete archive inside could be found instead.
             if min(member.header_offset for member in members) > 0:
                 raise zipfile.BadZipFile("the directory at the end is missing")
             # No more than the declared size is unpacked, even if the compressed data hold more.

@@ -20,7 +20,7 @@ from policy_node.policies.precision import full_precision
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
 
-# By name, `[robots, *shape]`.
+# Tensors by name, `[robots, *shape]`.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 Observations: TypeAlias = Tensors | torch.Tensor
 # A tensor for each entry of `PolicySpec.memory`; None for a policy without memory.
@@ -168,7 +168,7 @@ class TorchPolicy(Policy):
 
 
 class WrappedPolicy(Policy):
-    """A policy that acts through another one, its `source`, whose spec, device and memory it shares."""
+    """A policy that acts through another policy, `source`, and shares its spec, device and memory."""
 
     def __init__(self, source: Policy) -> None:
         super().__init__(source.spec, source.device)

@@ -18,7 +18,7 @@ from policy_node.policies.contract import Policy, PolicyError
 
 # Changes the strides of an observation.
 Layout = Callable[[str, torch.Tensor], torch.Tensor]
-# In shares of the action range. Engines and GPUs add in another order; a wrong weight differs by far more.
+# Largest error in shares of the action range. Engines and GPUs sum in other orders; a wrong weight differs far more.
 TOLERANCE = 1e-4
 STEPS = 4
 # Before this step every other robot is reset.

@@ -77,7 +77,7 @@ def load_policy(
         Whether to take the most likely action; else actions are drawn as in training, for each robot by itself. With
         gSDE a robot keeps its noise matrix until it is reset.
     seed
-        Of those draws.
+        Seed of these draws.
 
     Raises
     ------

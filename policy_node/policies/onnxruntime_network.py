@@ -15,7 +15,7 @@ from policy_node.policies.contract import torch_dtype
 from policy_node.policies.pairing import Port
 
 GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-# By the types of inputs that tensors can have, as onnxruntime names them.
+# Type of an input, as onnxruntime names it -> dtype in NumPy.
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -43,7 +43,7 @@ class OnnxruntimeNetwork:
         self.outputs: Sequence[str] = [output.name for output in session.get_outputs()]
         self._session = session
         self._device = device
-        # Shapes and dtypes of the outputs by the shapes of the inputs, so that they can be bound before a run.
+        # Shapes of the inputs -> shapes and dtypes of the outputs, so that these can be bound before a run.
         self._known: dict[tuple[torch.Size, ...], list[tuple[tuple[int, ...], torch.dtype]]] = {}
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -54,7 +54,7 @@ _SEPARATOR = "/msg/"
 
 
 class UnknownType(ValueError):  # noqa: N818  not an error of the program
-    """The definition of a message type was not found."""
+    """The definition of a message type cannot be found."""
 
 
 def typestore_of(types: Iterable[str]) -> Typestore:

@@ -40,7 +40,7 @@ class SimulatedClock:
             self._moved.notify_all()
 
     def now_ns(self) -> int:
-        """Return the present ROS time; zero before the first message on `/clock`."""
+        """Return the current ROS time; zero before the first message on `/clock`."""
         return self._clock.now().nanoseconds
 
     def wait_until(self, deadline_ns: int) -> bool:

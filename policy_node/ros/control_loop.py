@@ -16,7 +16,7 @@ from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from policy_node.config.schema import Configuration
-from policy_node.control.pipeline import STOPPED_REASON, Pipeline, left_to
+from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
 from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
@@ -31,7 +31,7 @@ from policy_node.sensing.synchroniser import RobotState
 RECENT_S = 1.0
 # Longest wait of deactivation for a tick that hangs.
 STOP_TIMEOUT_S = 5.0
-# Why a command of the policy did not leave.
+# Why a command of the policy was not sent.
 HUNG = (RobotState.FAULT, "the tick took longer than watchdog.timeout_s; its safe command was sent instead")
 STOPPED = (RobotState.STOPPED, STOPPED_REASON)
 NOT_CLAIMED = (RobotState.STOPPED, "the claim of this node does not hold, as after a pause; nothing is sent meanwhile")
@@ -60,10 +60,10 @@ class ControlLoop:
     on_failure
         Called from the thread with an exception that ended it, after every robot got the safe command.
     may_command
-        Called before every command, from the thread: whether other nodes leave the robots to this one.
+        Called before every command, from the thread: whether this node's claim on its robots is valid.
     recording
         Records every tick; None: nothing is recorded.
-    excuse
+    slow_tick_reason
         Returns why a long tick is no fault, see `Watchdog`.
     """
 
@@ -79,7 +79,7 @@ class ControlLoop:
         on_failure: Callable[[Exception], None],
         may_command: Callable[[], bool] = lambda: True,
         recording: Recording | None = None,
-        excuse: Callable[[], str] = lambda: "",
+        slow_tick_reason: Callable[[], str] = lambda: "",
     ) -> None:
         self._pipeline = pipeline
         self._subscriptions = subscriptions
@@ -102,7 +102,7 @@ class ControlLoop:
             self._make_safe,
             logger,
             lambda: apply_realtime(priority),
-            excuse,
+            slow_tick_reason,
         )
         self.statistics = TickStatistics()
         self.latest: FleetTick | None = None
@@ -114,9 +114,9 @@ class ControlLoop:
         self._requests: dict[Hashable, Callable[[], None]] = {}
         # Held while commands are sent and requests are made: no command that was decided earlier may follow a safe one.
         self._sending = threading.Lock()
-        # Why safe commands were sent to all robots in place of those of the present tick; None: they were not.
+        # Why safe commands were sent to all robots in place of those of the current tick; None: they were not.
         self._overruled: tuple[RobotState, str] | None = None
-        # Safe commands that left since the last tick was committed, NaN where none did.
+        # Safe commands that were sent since the last tick was committed, NaN if none was.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
         self._owners: Mapping[int, str] = {}
         max_age_s = configuration.synchronisation.max_age_s
@@ -149,15 +149,15 @@ class ControlLoop:
         self._watchdog.start()
 
     def replace_policy(self, pipeline: Pipeline) -> None:
-        """Continue with the policy of another pipeline, see `Pipeline.adopt`; wait for the end of the present tick.
+        """Continue with the policy of another pipeline, see `Pipeline.adopt`; wait for the end of the current tick.
 
         Raises
         ------
         TimeoutError
-            When the present tick hangs.
+            When the current tick hangs.
         """
         if not self._ticking.acquire(timeout=self._configuration.watchdog_timeout_s):
-            raise TimeoutError("the present tick hangs; set the new policy when the robots are driven again")
+            raise TimeoutError("the current tick hangs; set the new policy when the robots are driven again")
         try:
             self._pipeline.adopt(pipeline)
         finally:
@@ -191,22 +191,22 @@ class ControlLoop:
             self._requests["reset", None if robots is None else tuple(robots)] = lambda: self._pipeline.reset(robots)
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
-        """Leave robots to other nodes, named by the index of the robot, from now on; drive all others.
+        """Yield robots to other nodes, `owners`: robot index -> name of the node; drive all others.
 
-        A robot that was driven gets its safe command, as the other node may not drive it yet.
+        A robot that was driven gets its safe command, because the other node may not drive it yet.
 
         Raises
         ------
         Exception
-            The first error of a publisher; the robots are left alone nevertheless.
+            The first error of a publisher; the robots are yielded nevertheless.
         """
         with self._sending:
             taken = [robot for robot in owners if robot not in self._owners and self._is_driving(robot)]
-            last_commands = self._safe_commands(taken)
+            final_safe_commands = self._safe_commands(taken)
             self._owners = dict(owners)
             self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
             if taken:
-                self._send_safe(last_commands)
+                self._send_safe(final_safe_commands)
 
     def _is_driving(self, robot: int) -> bool:
         return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).all()) and self._may_command()
@@ -219,14 +219,14 @@ class ControlLoop:
                 self._overrule(HUNG)
 
     def _overrule(self, why: tuple[RobotState, str]) -> int:
-        """Send safe commands in place of those of the present tick; `_sending` must be held."""
+        """Send safe commands in place of those of the current tick; `_sending` must be held."""
         self._overruled = why
         commands = self._safe_commands()
         self._send_safe(commands)
         return int(np.isfinite(commands).all(axis=1).sum())
 
     def _send_safe(self, commands: np.ndarray) -> None:
-        """Send safe commands and record which left; `_sending` must be held.
+        """Send safe commands and note which were sent; `_sending` must be held.
 
         Raises
         ------
@@ -314,16 +314,16 @@ class ControlLoop:
         decided = self._pipeline.guard(actions, observed, self._now_ns)
         decided_s = time.perf_counter()
         with self._sending:
-            leaves = self._overruled is None and not self._may_command()
-            sent, error = (_nothing_sent(decided, NOT_CLAIMED), None) if leaves else self._send(decided)
+            has_no_claim = self._overruled is None and not self._may_command()
+            sent, error = (_nothing_sent(decided, NOT_CLAIMED), None) if has_no_claim else self._send(decided)
             ended_s = time.perf_counter()
             self._commit(decided, sent)
-            if leaves:
-                error = self._leave_to_others()
+            if has_no_claim:
+                error = self._yield_to_others()
             self._watchdog.end_tick()
         assert self.latest is not None
         stages_s = {"take": taken_s - began_s, **self.latest.stages_s, "publish": ended_s - decided_s}
-        # Ages are those of the readings at the tick; the command leaves a little later.
+        # Ages are those of the synchronised readings at the tick; the command is sent a little later.
         ages_s = np.where(self.latest.driven, self.latest.ages_s + (ended_s - taken_s), np.nan)
         self.statistics.add(TickRecord(lateness_ns / 1e9, ended_s - began_s, missed, stages_s, ages_s))
         if self._recording is not None:
@@ -346,12 +346,12 @@ class ControlLoop:
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
         """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.
 
-        Returns what really left, and the first error of a publisher.
+        Returns the commands that were really sent, and the first error of a publisher.
         """
         if self._overruled is not None:
             sent = _nothing_sent(decided, self._overruled)
             return sent._replace(commands=self._safe_sent.copy(), overruled=True), None
-        instead = {robot: (RobotState.STOPPED, left_to(owner)) for robot, owner in self._owners.items()}
+        not_sent = {robot: (RobotState.STOPPED, yielded_to(owner)) for robot, owner in self._owners.items()}
         publish = decided.publish.copy()
         publish[list(self._owners)] = False
         # Simulated time may pause while commands are sent.
@@ -359,19 +359,19 @@ class ControlLoop:
         delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
         error = delivery.error
         why = ENDED if error is None else NOT_SENT
-        instead |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)
+        not_sent |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)
         if delivery.late:
-            instead |= dict.fromkeys(delivery.late, self._late)
+            not_sent |= dict.fromkeys(delivery.late, self._late)
             try:
                 self._send_safe(self._safe_commands(delivery.late))
             except Exception as late_error:
                 error = error or late_error
         self._sent_s = time.monotonic()
         commands = np.where(delivery.sent[:, None], decided.commands, self._safe_sent)
-        return Sent(commands, delivery.sent, instead), error
+        return Sent(commands, delivery.sent, not_sent), error
 
     def _commit(self, decided: FleetCommands, sent: Sent) -> None:
-        """Let the pipeline remember what left, and publish the snapshot of the tick; `_sending` must be held."""
+        """Commit the sent commands, and publish the snapshot of the tick; `_sending` must be held."""
         tick = self._pipeline.commit(decided, sent)
         self._safe_sent[:] = np.nan
         before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(tick.states)
@@ -379,8 +379,8 @@ class ControlLoop:
             self.changes[robot] += state is not before[robot]
         self.latest = tick
 
-    def _leave_to_others(self) -> Exception | None:
-        """Command nothing, as other nodes may have taken over; episodes restart. `_sending` must be held."""
+    def _yield_to_others(self) -> Exception | None:
+        """Restart the episodes, because other nodes may have taken over; `_sending` must be held."""
         recent = time.monotonic() - self._sent_s < RECENT_S
         self._sent_s = -math.inf
         self._pipeline.reset()
@@ -392,5 +392,5 @@ class ControlLoop:
 
 
 def _nothing_sent(decided: FleetCommands, why: tuple[RobotState, str]) -> Sent:
-    """Return that no command of a tick left, all for the same reason."""
+    """Return that no command of a tick was sent, with one reason for all robots."""
     return Sent.without(decided, dict.fromkeys(range(len(decided.publish)), why))

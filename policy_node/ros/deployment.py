@@ -29,8 +29,7 @@ from policy_node.engines import (
     without_engine,
 )
 from policy_node.engines.failures import is_out_of_memory
-from policy_node.messages.reading import Decode
-from policy_node.messages.registry import (
+from policy_node.messages.codecs import (
     CommandEncoder,
     MessageTypeError,
     ReadingDecoder,
@@ -38,6 +37,7 @@ from policy_node.messages.registry import (
     reading_decoder,
     reading_size,
 )
+from policy_node.messages.reading import Decode
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
 from policy_node.sensing.batch import ObservationLayout
 

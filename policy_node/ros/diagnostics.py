@@ -66,16 +66,18 @@ class _Report:
     simulated_s: float
     #: The last tick, None before the first.
     latest: FleetTick | None
-    #: Why the state of that tick is outdated, empty when it is not; whether the loop ended, or its tick hangs.
+    #: Why the state of that tick is outdated; empty if it is not.
     silence: str
+    #: Whether the loop ended with an exception.
     failed: bool
+    #: Whether the current tick hangs.
     hangs: bool
-    #: `[robots]`: number of ticks in which a command of the policy left for the robot.
+    #: `[robots]`: number of ticks in which the robot was sent a command of the policy.
     driven_ticks: np.ndarray
-    #: `[robots]`: age of the readings behind these commands; NaN without any.
+    #: `[robots]`: age of the synchronised readings behind these commands; NaN without any.
     p50_ms: np.ndarray
     p99_ms: np.ndarray
-    #: `[robots]`: the same at the last tick; for a robot that is not ready the age of its readings, NaN without any.
+    #: `[robots]`: that age at the last tick; for a robot that is not ready the age of its readings, NaN without any.
     ages_ms: np.ndarray
     #: `[robots, sensors]`: rate of the messages that arrived.
     rates_hz: np.ndarray
@@ -116,7 +118,7 @@ class Reporter:
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0
         self._current: _Report | None = None
-        # By robot: the logged changes of its state, that state and its reason, and the times of the last log lines.
+        # For each robot: logged changes of its state, that state and reason, and the times of the last log lines.
         self._logged_changes = [0] * robots
         self._logged: list[tuple[RobotState, str]] = [(RobotState.WAITING, "")] * robots
         self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]
@@ -172,7 +174,7 @@ class Reporter:
             zip(self._loop.changes, latest.states, latest.reasons, strict=True)
         ):
             unlogged = changes - self._logged_changes[robot]
-            # Ages differ from tick to tick and robot to robot: only the state and the sensor count.
+            # Ages differ from tick to tick and robot to robot: compare only state and sensor name.
             now_in = (state, _without_digits(reason))
             same = not unlogged and (now_in == self._logged[robot] or not changes)
             if same or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:

@@ -24,7 +24,7 @@ def free_domain_id() -> int:
         reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
             try:
-                # A port can be bound once: of processes that choose at the same time, one gets the domain.
+                # A port can be bound only once: if processes choose simultaneously, one gets the domain.
                 reservation.bind(("", first_port + RESERVED_PORT))
                 participant.bind(("", first_port + PARTICIPANT_PORT))
             except OSError:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Load another policy while one drives. Apart from `deployment`, which runs without rclpy."""
+"""Load another policy while one drives. Separate module: `deployment` must not import rclpy."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class PolicyNode(LifecycleNode):
         self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
         self._configured.callback(self._sensors.destroy)
         if configuration.realtime.freeze_gc:
-            # Now, as it takes seconds on a loaded machine: activation freezes the remaining objects.
+            # Collect now, because it takes seconds on a loaded machine: activation freezes the remaining objects.
             gc.collect()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
         assert self._deployment and self._sensors and self._commands and self._claims
         configuration, pipeline, claims = self._deployment.configuration, self._deployment.pipeline, self._claims
         pipeline.reset()
-        # Freed last, as destroying its publishers may hang: the recording must be complete by then.
+        # Freed last, because destroying its publishers may hang: the recording must be complete by then.
         self._activated.callback(self._destroy_reporter)
         recording = None
         if self._plan is not None:
@@ -247,7 +247,7 @@ class PolicyNode(LifecycleNode):
         }
 
     def _on_claims(self, owners: Mapping[int, str]) -> None:
-        """Leave robots to the nodes that command them already."""
+        """Yield robots to the nodes that command them already."""
         if self._loop is not None and self._reporter is not None:
             self._loop.yield_robots(owners)
             self._reporter.description = self._description()
@@ -262,7 +262,7 @@ class PolicyNode(LifecycleNode):
         try:
             if loop is not None:
                 if not loop.stop():
-                    raise RuntimeError("the present tick hangs; it can send no more commands")
+                    raise RuntimeError("the current tick hangs; it can send no more commands")
                 if loop.failure is not None:
                     raise RuntimeError("the control loop has ended") from loop.failure
                 self.get_logger().info(f"inactive: {self._safety()}")
@@ -312,10 +312,10 @@ class PolicyNode(LifecycleNode):
     def _safety(self) -> str:
         """Return which robots got a safe command when they were stopped."""
         without = self._commands.without_safe_command if self._commands is not None else ()
-        left = self._claims.left_to_others if self._claims is not None else ()
-        unsafe = [robot for robot in without if robot not in left]
+        yielded = self._claims.yielded_robots if self._claims is not None else ()
+        unsafe = [robot for robot in without if robot not in yielded]
         safe = f"no safe command is known for {', '.join(unsafe)}; every other robot got one" if unsafe else SAFE
-        return safe + (f", but for {', '.join(left)}, left to another node" if left else "")
+        return safe + (f", but for {', '.join(yielded)}, left to another node" if yielded else "")
 
     def _serve_parameters(self) -> None:
         """Serve requests to set parameters here: rclpy would block the executor while a policy loads."""
@@ -378,7 +378,7 @@ class PolicyNode(LifecycleNode):
                 self._swap(self._loaded)
             except ConfigurationError as error:
                 reason = str(error)
-            except Exception as error:  # the present policy goes on
+            except Exception as error:  # the current policy goes on
                 reason = f"{names}: {type(error).__name__}: {error}"
             else:
                 return SetParametersResult(successful=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Claim robots on a topic that all nodes share; of two nodes that claim the same robot the later one yields."""
+"""Claim robots on a topic that all nodes share; if two nodes claim one robot, the later node yields."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ EXPIRY_S = 3.0
 # Time after its creation in which a node hears the claims of the others; 1.5 s were seen where processes that were
 # killed had left locks in the shared memory. Loading a policy mostly takes longer.
 DISCOVERY_S = 2.0
-# The same after a pause of the process.
+# Listening time after the process was suspended.
 LISTEN_S = 0.5
 FOREIGN_PERIOD_S = 5.0
-# Time after its claim in which a node listens for claims of the same moment.
+# Listening time after claiming, in case two nodes claim simultaneously.
 CROSSING_S = 0.1
 # Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
@@ -111,7 +111,7 @@ class Claims:
         self._created_s = self._claimed_s = _now_s()
         # Time from which the claim holds.
         self._holds_from_s = self._created_s
-        # By identity: the newest claim of every other node with robots of this one, and when it was heard.
+        # Identity -> newest claim of each other node with robots of this one, and when it was heard.
         self._heard: dict[str, tuple[Claim, float]] = {}
         # The robots of the last report, by the name of the other node and whether that comes first.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
@@ -181,7 +181,7 @@ class Claims:
         return owners
 
     @property
-    def left_to_others(self) -> tuple[str, ...]:
+    def yielded_robots(self) -> tuple[str, ...]:
         """Names of the robots that other nodes drive."""
         return tuple(self._robots[robot] for (_, first), robots in self._conflicts.items() if first for robot in robots)
 
@@ -233,7 +233,7 @@ class Claims:
         """Find the nodes that command the same robots; report them when they have changed."""
         if self._on_change is None:
             return
-        # The executor may have been blocked, as by an activation: claims that arrived meanwhile have not expired.
+        # The executor may have been blocked, such as by an activation: claims that arrived meanwhile have not expired.
         for _ in range(MOST_NODES):
             taken = self._subscription.handle.take_message(DiagnosticArray, False)
             if taken is None:

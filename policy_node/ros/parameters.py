@@ -74,7 +74,7 @@ def declare_parameters(node: Node) -> None:
             continue
         parts = name.split(".")
         observed = parts[0] == "observations"
-        # The parameter, if the name were that of an observation without terms, or of a term.
+        # The declaration this name would have as an observation or a term.
         once = parameters_for(parts[1:2], {parts[1]: parts[2:3]} if len(parts) > 3 else {}) if observed else {}
         if name in once and value == _default(once[name]):
             # Declared here for an observation or term that was removed later.

@@ -21,15 +21,15 @@ from rclpy.signals import SignalHandlerOptions
 
 # Far longer than destroying a node takes on a busy machine.
 DESTROY_S = 10.0
-# Far longer than a participant is silent: others would take it for dead after 20 s.
-STILL_LOOKS = 30
+# Checks, 1 s apart, before the thread counts as dead; peers drop us after 20 s.
+STILL_CHECKS = 30
 
 
 @contextmanager
 def open_ros(
     arguments: Sequence[str] = (), signal_handlers: SignalHandlerOptions = SignalHandlerOptions.NO
 ) -> Iterator[None]:
-    """Keep ROS open for as long as the context lasts, as what `rclpy.init` returns does from Kilted on.
+    """Keep ROS open within the context. Same as the context manager `rclpy.init` returns since Kilted.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     stopping = threading.Event()
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        # From another thread: the interrupted one may hold the lock of the event, as it does now and then in `wait`.
+        # Set it from another thread: the interrupted one may hold the lock of the event, in `wait`.
         threading.Thread(target=stopping.set, name="stop").start()
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.
@@ -98,7 +98,7 @@ def destroy_last_node(node: Node) -> None:
     """
     with end_process_if_destruction_hangs():
         node.destroy_node()
-        # It keeps the node of rcl, and with it the participant, beyond `destroy_node` of a lifecycle node.
+        # The state machine holds the rcl node alive, and with it the participant, after `destroy_node`.
         vars(node).pop("_state_machine", None)
 
 
@@ -116,24 +116,24 @@ class EventThreadMonitor:
             with suppress(OSError):
                 if comm.read_text().startswith("dds.ev"):
                     self._status = comm.parent / "status"
-        self._last_look_s = -math.inf
+        self._last_check_s = -math.inf
         self._last_switches: list[str] = []
         self._unchanged = 0
 
     def has_stopped(self) -> bool:
-        """Return whether the thread has slept through `STILL_LOOKS` looks, one per second at most."""
+        """Return whether the thread has slept through `STILL_CHECKS` checks, one per second at most."""
         now_s = time.monotonic()
-        if self._status is None or now_s - self._last_look_s < 1.0:
+        if self._status is None or now_s - self._last_check_s < 1.0:
             return False
-        self._last_look_s = now_s
+        self._last_check_s = now_s
         try:
             lines = self._status.read_text().splitlines()
         except OSError:  # the thread has ended with its participant
             self._status = None
             return False
         switches = [line for line in lines if "ctxt_switches" in line]
-        # A thread that waits for a processor is not asleep. Looks are counted, as the whole process may be paused.
+        # A thread that waits for a processor is not asleep. Count checks, not time: the whole process may be paused.
         is_asleep = any(line.startswith("State:\tS") for line in lines)
         self._unchanged = self._unchanged + 1 if is_asleep and switches == self._last_switches else 0
         self._last_switches = switches
-        return self._unchanged >= STILL_LOOKS
+        return self._unchanged >= STILL_CHECKS

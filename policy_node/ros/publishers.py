@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""One command topic per robot."""
+"""Publish the commands: one topic per robot."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProf
 
 from policy_node.config.schema import Configuration, topic_of
 from policy_node.control.tick import SentCommands
+from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import CommandEncoder
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
@@ -31,8 +31,8 @@ LEASE_MIN_S = 0.1
 def command_qos(deadline_s: float) -> QoSProfile:
     """Return what command topics offer: reliable, newest only, with a deadline and a lease of liveliness.
 
-    Liveliness is that of the process: a tick that hangs shows as a missed deadline, and MANUAL_BY_TOPIC would restart
-    another timer with each command, which made publishing dearer by a quarter. Subscribers that request neither match.
+    Liveliness is that of the process; a tick that hangs shows as a missed deadline. MANUAL_BY_TOPIC resets a timer on
+    every publish and cost 25 % more CPU. Subscribers that request neither deadline nor lease are compatible.
     """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
@@ -51,7 +51,7 @@ class Delivery(NamedTuple):
     Attributes
     ----------
     sent
-        `[robots]` bool: robots to which a command left.
+        `[robots]` bool: robots that were sent a command.
     late
         Indices of the robots whose command was too old when its turn came.
     error
@@ -115,8 +115,8 @@ class CommandPublishers:
         commands, publish, stamp_ns
             The commands, the robots that get theirs, and the stamp.
         until_s
-            `[robots]` float64 on the clock of `time.perf_counter`: when each command will be too old to be sent, as
-            when sending the one before was held up; infinity, NaN, or no array: never.
+            `[robots]` float64 on the clock of `time.perf_counter`: when each command becomes too old to be sent, for
+            example because sending another one was held up; infinity, NaN, or no array: never.
         """
         with self._lock:
             return self._send(commands, publish & (not self._stopped), stamp_ns, until_s, of_tick=True)
@@ -141,16 +141,16 @@ class CommandPublishers:
                 late.append(robot)
                 continue
             try:
-                # As `Publisher.publish` does, without its checks, which cost as much as the sending does.
+                # `Publisher.publish` without its checks, which cost as much as sending.
                 self._publishers[robot].handle.publish_raw(message)
                 sent[robot] = message
             except Exception as error:  # the other robots still get their commands
                 first_error = first_error or error
         if sent and self.on_sent is not None:
             self.on_sent(SentCommands(stamp_ns, sent, of_tick))
-        left = np.zeros(len(publish), bool)
-        left[list(sent)] = True
-        return Delivery(left, late, first_error)
+        was_sent = np.zeros(len(publish), bool)
+        was_sent[list(sent)] = True
+        return Delivery(was_sent, late, first_error)
 
     def send_safe(self, safe_commands: np.ndarray) -> Delivery:
         """Send every robot its safe command now, without blocking later commands; may be called from any thread.
@@ -172,7 +172,7 @@ class CommandPublishers:
     def stop(self, safe_commands: np.ndarray) -> None:
         """Send every robot its safe command, and nothing after it; wait a moment until it has arrived.
 
-        May be called from any thread, also while the tick thread hangs: a command that it sends later goes nowhere.
+        May be called from any thread, also while the tick thread hangs: commands that it sends later are dropped.
 
         Parameters
         ----------

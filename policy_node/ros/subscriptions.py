@@ -20,11 +20,13 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
-from policy_node.messages.registry import ReadingDecoder
+from policy_node.messages.codecs import ReadingDecoder
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
-IMAGE_DEPTH = 2  # the newest image, and the one before it: the newest may be ahead of the small readings of its instant
-VECTOR_DEPTH = 10  # of small readings the one that fits the image best
+# Images: keep 2, because the newest may arrive before the other sensors of the same time.
+IMAGE_DEPTH = 2
+# Other sensors: keep 10, to find the one nearest to the image.
+VECTOR_DEPTH = 10
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
 
@@ -37,7 +39,7 @@ _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": Reliab
 
 
 class TakenAtTheTick(CallbackGroup):
-    """Keeps its subscriptions out of the wait set of executors, as the tick thread takes their messages."""
+    """Keeps its subscriptions out of the wait set of executors, because the tick thread takes their messages."""
 
     def can_execute(self, entity: object) -> bool:
         """Return False: no executor takes messages."""
@@ -67,7 +69,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
     Raises
     ------
     ConfigurationError
-        With one line for every problem.
+        If a name is not valid; one line for every problem.
     """
     problems = []
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
@@ -99,7 +101,7 @@ class _Topic(NamedTuple):
     Attributes
     ----------
     subscription
-        Of rclpy.
+        The subscription in rclpy.
     depth
         Messages that its queue holds.
     decoder
@@ -130,7 +132,7 @@ class SensorSubscriptions:
     configuration
         Robots, topics and QoS.
     decoders
-        By the name of the source; they give the message class and find the stamp.
+        Name of the source -> decoder, which gives the message class and finds the stamp.
 
     Attributes
     ----------
@@ -149,9 +151,9 @@ class SensorSubscriptions:
         self.reception = Reception(configuration.robots, [_kind(configuration, source) for source in sources], names)
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
-        # What `take` needs of each topic, bound once.
+        # Attributes of each topic that `take` needs, looked up once.
         self._takes: list[tuple[int, Callable[..., Taken | None], ReadingDecoder, _Readers, list[Stream]]] = []
-        # Topics of sensors that may be silent, with what counts their publishers. A few of them are asked at each tick.
+        # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
         self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
         try:
             for robot, sensor in itertools.product(range(len(names)), range(len(sources))):
@@ -201,7 +203,7 @@ class SensorSubscriptions:
         add = pipeline.add
         for depth, take_message, decoder, readers, streams in self._takes:
             message_type = decoder.message_type
-            # As many as the queue can hold: a publisher faster than this loop must not keep the tick here.
+            # At most the depth of the queue: a publisher faster than this loop must not keep the tick here.
             for _ in range(depth):
                 taken = take_message(message_type, True)
                 if taken is None:

@@ -21,7 +21,7 @@ class Watchdog:
     exported programs) and onnxruntime while they compute. A C function that keeps the GIL, or publishing that blocks,
     stops the watchdog as well; receivers then see that the deadline of the command topics has passed.
 
-    Between two ticks, as while simulated time stands still, nothing is watched. The thread wakes once per timeout, and
+    Between two ticks, and while simulated time stands still, nothing is watched. The thread wakes once per timeout, and
     never wakes the tick thread.
 
     Parameters
@@ -34,8 +34,8 @@ class Watchdog:
         Logs when a tick begins to hang, and when it returns.
     prepare
         Called first in the thread, which needs the priority of the thread that it watches.
-    excuse
-        Returns why a long tick is no fault; empty if it is one. Only the first excuse is logged, as a warning in place
+    slow_tick_reason
+        Returns why a long tick is no fault; empty if it is one. Only the first reason is logged, as a warning in place
         of the error.
     """
 
@@ -46,21 +46,21 @@ class Watchdog:
         act: Callable[[], None],
         logger: RcutilsLogger,
         prepare: Callable[[], None] = lambda: None,
-        excuse: Callable[[], str] = lambda: "",
+        slow_tick_reason: Callable[[], str] = lambda: "",
     ) -> None:
         self._timeout_s = timeout_s
         self._period_s = period_s
         self._act = act
         self._logger = logger
         self._prepare = prepare
-        self._excuse = excuse
+        self._slow_tick_reason = slow_tick_reason
         self._began_s: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     @property
     def hanging_since_s(self) -> float | None:
-        """Start of the present tick on the monotonic clock, if it takes longer than it may."""
+        """Start of the current tick on the monotonic clock, if it takes longer than it may."""
         began_s = self._began_s
         return began_s if began_s is not None and time.monotonic() - began_s >= self._timeout_s else None
 
@@ -85,13 +85,13 @@ class Watchdog:
     def _run(self) -> None:
         self._prepare()
         hanging_s: float | None = None
-        excuse = ""
+        reason = ""
         wait_s = self._timeout_s
         while not self._ended.wait(wait_s):
             began_s = self._began_s
             now_s = time.monotonic()
             if hanging_s is not None and began_s != hanging_s:
-                if not excuse:
+                if not reason:
                     self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
                 hanging_s = None
             # A tick that begins after this check has ended, or is seen in time, at the next one.
@@ -102,9 +102,9 @@ class Watchdog:
             wait_s = self._period_s
             if hanging_s is None:
                 hanging_s = began_s
-                excuse = self._excuse()
-                if excuse:
-                    self._logger.warning(excuse, once=True)
+                reason = self._slow_tick_reason()
+                if reason:
+                    self._logger.warning(reason, once=True)
                 else:
                     self._logger.error(
                         f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots "

@@ -28,7 +28,7 @@ MOST_CHANNELS = 4
 
 @dataclass(frozen=True)
 class ObservationLayout:
-    """How one sensor's frames become one observation of the policy.
+    """Describes how one sensor's frames become one observation of the policy.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class ObservationLayout:
     stack_as: str = "vecframestack"
 
     def is_like(self, other: ObservationLayout) -> bool:
-        """Return whether the histories of both hold the same numbers; bounds may differ."""
+        """Return whether both layouts are identical apart from bounds, so buffers can be carried over."""
         same_frames = (self.frame.shape, self.frame.dtype) == (other.frame.shape, other.frame.dtype)
         return same_frames and self == replace(other, frame=self.frame)
 
@@ -100,7 +100,7 @@ def observation_layout(
             )
         shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
     _check_kind(observation, spec, shape)
-    # The smallest axis is the channels, as SB3 decides it.
+    # The smallest axis is the channels, the same rule as in SB3.
     channels_first = observation.is_image and int(np.argmin(shape)) == 0
     if channels_first:
         shape = (shape[1], shape[2], shape[0])
@@ -132,7 +132,7 @@ def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: t
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
     """Return the bound of one frame from that of the stack."""
     last = np.moveaxis(bound, 0, -1) if channels_first else bound
-    # VecFrameStack repeats the bound of each component, although it stacks whole frames.
+    # SB3's VecFrameStack builds bounds with np.repeat, so bounds are interleaved while frames are concatenated.
     frame = last[..., ::steps]
     return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]
 
@@ -150,7 +150,7 @@ class _History:
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
         self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
-        # Indices of the numbers of Isaac Lab's stack in the stack of whole steps.
+        # Permutation from our layout (step by step) to Isaac Lab's (term by term).
         self._order: torch.Tensor | None = None
         if layout.stack_as == "isaac_lab" and layout.steps > 1:
             of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
@@ -183,7 +183,7 @@ class _History:
         one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
 
         def shift_on_host(newest: torch.Tensor) -> None:
-            # One move of the whole memory; the steps that it moves into the next row are overwritten at once.
+            # Shift the whole buffer with one copy. Values that spill into the next row are overwritten just below.
             numbers[:-distance] = numbers[distance:]
             source = newest.numpy()
             if one_by_one:
@@ -225,7 +225,7 @@ class _History:
         stacked = newest if self._stacked is None else self._stacked
         if self._shift is not None:
             if restart is not None and self._order is None:
-                # As bytes: not every dtype of observations can be assigned through a mask.
+                # Fill as bytes: not every dtype of observations can be assigned through a mask.
                 stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
             self._shift(newest)
             if restart is not None and self._order is not None:
@@ -246,7 +246,7 @@ class _History:
             first = torch.zeros_like(self._stacked)
             size = self.layout.frame.shape[-1]
             (first[:, -1] if self.layout.history else first[..., -size:]).copy_(newest)
-        # As bytes, as in `step`.
+        # Copy as bytes: see `step`.
         self._stacked.view(torch.uint8)[restart] = first.view(torch.uint8)[restart]
         return self._arranged(self._stacked)
 

@@ -13,20 +13,20 @@ from policy_node.config.schema import Configuration
 from policy_node.sensing.samples import SampleRing
 from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
 
-# Bounds the memory of a sensor whose partner is silent; a deeper subscription raises it.
+# Samples kept of each sensor, at least the depth of its subscription; they pile up while another sensor is silent.
 RING_LENGTH = 16
 
 
 class FleetSamples:
     """Keeps the newest samples of all robots.
 
-    Sensors are in the order of `Configuration.sensors`: those that are synchronised, those of which the newest sample
+    Sensors are in the order of `Configuration.sensors`: those that are synchronised, those whose newest sample
     counts, those that may be silent, and last the safe position, which is not observed.
 
     Attributes
     ----------
     names
-        Of the sensors.
+        Names of the sensors.
     observed
         The sources of each sensor that is observed.
     """
@@ -53,12 +53,12 @@ class FleetSamples:
         self._has_newest, self._has_silent = newest.start < newest.stop, silent > 0
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Take in a sample of one sensor of one robot, both by their index."""
+        """Add a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
         self._rings[robot][sensor].append(stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Note whether a sensor that may be silent has a publisher, without which its silence is no reading."""
+        """Note whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._present[robot][sensor] = present
 
     def of_sensor(self, sensor: int) -> list[SampleRing]:
@@ -66,7 +66,7 @@ class FleetSamples:
         return [rings[sensor] for rings in self._rings]
 
     def unheard(self) -> dict[str, list[str]]:
-        """Return the robots of which some sensor was never heard and is not merely silent, with those sensors."""
+        """Return the robots with sensors that were never heard and are not merely silent, with those sensors."""
         if self._heard.all():
             return {}
         heard = self._heard.copy()

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find messages that are lost, arrive too late, or come from two publishers of one topic.
 
-The tick thread counts; the thread that reports compares the counts of a few seconds. They share only numbers that grow.
+The tick thread counts; the thread that reports compares the counts of a few seconds. They share only monotonic
+counters, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import NamedTuple
 from policy_node.config.package_files import share_path
 
 WINDOW_S = 5.0
-# Below these a few messages are missing, which is no problem.
+# Report a problem only if both thresholds are reached.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
-# A message does not get so old on its way: its stamp is of another clock.
+# No message takes so long to arrive: its stamp must come from another clock.
 _OTHER_CLOCK_S = 3600.0
 # Most publishers of one topic whose last sequence number is kept.
 _MAX_PUBLISHERS = 8
@@ -80,7 +81,7 @@ class Stream:
     def __init__(self, depth: int, max_age_ns: int) -> None:
         self._depth = depth
         self._max_age_ns = max_age_ns
-        # By publisher the sequence number of its last message.
+        # Publisher -> sequence number of its last message.
         self._last: dict[bytes, int] = {}
         self._publisher = b""
         self._taken = 0
@@ -143,7 +144,7 @@ class Reception:
     Parameters
     ----------
     sensors
-        In the order of their index.
+        Properties of each sensor, in the order of their index.
     topics
         `[robots][sensors]`: the topic that each sensor of each robot reads.
 
@@ -253,7 +254,7 @@ def _describe_mixed(sensor: SensorKind, total: Counts, robots: str, elapsed_s: f
     )
 
 
-# By kind: the count of affected messages and of all that could be, and the text for the operator.
+# Kind -> number of affected messages, number of all messages, and the text for the operator.
 _PROBLEMS: dict[str, tuple[Callable[[Counts], tuple[int, int]], Callable[[SensorKind, Counts, str, float], str]]] = {
     "lost": (lambda row: (row.lost, row.received + row.lost), _describe_lost),
     "late": (lambda row: (row.late, row.received), _describe_late),

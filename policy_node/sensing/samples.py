@@ -18,20 +18,19 @@ class Sample(NamedTuple):
 class SampleRing:
     """The newest samples of one sensor of one robot, in the order of their stamps and of their arrival.
 
-    The last sample that arrives is the newest. If its stamp is earlier than that of another sample, time was set back:
-    a publisher or a simulation was restarted, or a clock was set. Samples with later stamps would pass for newer than
-    they are, so they are dropped. So is the oldest of more than `length` samples.
+    Samples are ordered by arrival. If a stamp goes backwards (restart, clock step), buffered samples with later stamps
+    are dropped. The oldest of more than `length` samples is dropped, too.
 
     Attributes
     ----------
     name
-        Of the sensor.
+        Name of the sensor.
     max_age_ns
         Largest usable age of its samples; 0 without a limit of the sensor itself.
     stamps
         Stamps of the samples in nanoseconds, ascending; only the ring changes them.
     first_seen
-        By stamp, for samples whose stamp once lay in the future: the time at which they were first seen.
+        Stamp -> time at which the sample was first seen, for samples whose stamp once lay in the future.
     is_ahead
         Whether the last sample was refused because its stamp lay too far in the future.
     """

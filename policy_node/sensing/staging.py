@@ -47,10 +47,10 @@ class _Reading(NamedTuple):
     Attributes
     ----------
     row
-        Where the decoder writes.
+        Array that the decoder writes.
     outcomes
-        Shared by all readings with an equal decoder and such a row; by the identity of each message of this tick: the
-        row into which it was decoded, or why it cannot be used.
+        Cache for this tick, shared by readings with the same decoder, shape and dtype: id(message) -> decoded row, or
+        the exception.
     """
 
     sensor: int
@@ -73,7 +73,7 @@ class Staging:
     sensors
         Names of the sources by sensor.
     rows
-        By robot: the array of each source.
+        For each robot: name of the source -> array that the decoder writes.
     decoders
         By the name of each source. Sources with equal decoders are decoded together. A decoder may run in several
         threads if it, or the object whose method it is, has a true attribute `parallel`.
@@ -111,7 +111,7 @@ class Staging:
         Returns
         -------
         dict
-            By robot the reason why its messages cannot be used; empty when all can.
+            Robot index -> reason why its messages cannot be used; empty when all can.
 
         Raises
         ------
@@ -218,7 +218,7 @@ def _is_parallel(decode: Decode) -> bool:
 
 @dataclass(frozen=True)
 class OrZeros:
-    """A decoder that reads the silence of a sensor, None instead of a message, as zeros."""
+    """Decode a message; a missing message (None) gives zeros."""
 
     decode: Decode
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from policy_node.sensing.samples import Sample, SampleRing
 
-# Simulations count from 0 and last days at most; the real time of any machine is beyond the first year after 1970.
+# Tell simulated stamps (below 30 days) from Unix time (above one year).
 _LONGEST_SIMULATION_NS = 30 * 86_400 * 10**9
 _EARLIEST_REAL_NS = 365 * 86_400 * 10**9
 
@@ -101,9 +101,9 @@ def _select_carefully(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, ma
     ]
     if ahead:
         return Selection(RobotState.REJECTED, (), None, _ahead_reason(ahead, max_age_ns), refused)
-    silent = [ring.name for ring in rings if not ring.stamps]
-    if silent:
-        return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(silent)}", refused)
+    unheard = [ring.name for ring in rings if not ring.stamps]
+    if unheard:
+        return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(unheard)}", refused)
     reference_ns = min(ring.stamps[-1] for ring in rings)
     samples = tuple(ring.advance_to(reference_ns) for ring in rings)
     stamps = [sample.stamp_ns for sample in samples]
@@ -175,13 +175,13 @@ def with_silent(
     Parameters
     ----------
     selection
-        Of the other sensors; its age is kept.
+        Selection of the other sensors; its age is kept.
     rings, present
-        Of the silent sensors; `present`: whether the sensor has a publisher.
+        Samples of the sensors that may be silent, and whether each sensor has a publisher.
     now_ns, previous_ns
         Times of this tick and of the one before, on the clock of the stamps.
     slop_ns, max_age_ns
-        As for `select`.
+        Limits, see `select`.
     """
     state, reason, refused, samples = selection.state, selection.reason, selection.refused, selection.samples
     oldest_ns = now_ns - (selection.age_ns or 0)

@@ -29,9 +29,9 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import body_end
+from policy_node.messages.codecs import ReadingDecoder, reading_decoder
 from policy_node.messages.fields import NUMBERS, MessageClass, elements_of, message_of
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import ReadingDecoder, reading_decoder
 from policy_node.messages.types.images import CompressedImageReader, RawImageReader
 
 # Fills the row before decoding.

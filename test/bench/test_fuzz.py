@@ -15,8 +15,8 @@ import pytest
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 
-from policy_node.messages.registry import ReadingDecoder
-from policy_node.messages.types import TYPES
+from policy_node.messages.codecs import ReadingDecoder
+from policy_node.messages.types import MESSAGE_TYPES
 from policy_node_bench.cli import main
 from policy_node_bench.fuzz import worker
 from policy_node_bench.fuzz.cases import CASES, ProblemError, check
@@ -35,7 +35,7 @@ def test_a_short_run_finds_no_problem(tmp_path: Path) -> None:
 
 def test_every_message_type_is_fuzzed() -> None:
     """All that can be imported: ros_gz_interfaces comes with Gazebo."""
-    installed = {name for name in TYPES if importlib.util.find_spec(name.split("/")[0])}
+    installed = {name for name in MESSAGE_TYPES if importlib.util.find_spec(name.split("/")[0])}
     assert installed <= {case.type_name for case in CASES}
 
 

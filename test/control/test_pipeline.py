@@ -602,7 +602,7 @@ def test_a_new_policy_with_other_commands_is_refused_and_changes_nothing(tmp_pat
     rng = np.random.default_rng(5)
     drive(old, rng)
     with pytest.raises(
-        ConfigurationError, match=r"new policy's commands have 3 components, those of the present one 2"
+        ConfigurationError, match=r"new policy's commands have 3 components, those of the current one 2"
     ):
         old.pipeline.adopt(new.pipeline)
     drive(old, rng)
@@ -787,6 +787,14 @@ def interface_of(policy: dict[str, Any], **observations: dict[str, Any]) -> Poli
 
 def test_a_configuration_without_policy_inputs_has_no_interface():
     assert interface_of({"path": "policy.pt"}, touch=VECTOR_TOPIC, camera=IMAGE_TOPIC) is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "dtype"), [("", "uint8"), ("bgr8", "uint8"), ("16UC1", "uint16"), ("32FC1", "float32")]
+)
+def test_an_interface_has_images_of_the_configured_encoding(encoding: str, dtype: str) -> None:
+    interface = interface_of({"path": "policy.pt"}, camera={**IMAGE_TOPIC, "encoding": encoding, "shape": [8, 8, 1]})
+    assert interface is not None and dict(interface.dtypes) == {"observation": dtype}
 
 
 def test_an_interface_holds_the_configured_inputs_and_outputs():

@@ -38,7 +38,7 @@ class Limited:
         """Run a tick whose command does not leave."""
         self.rig.send(0, self.readings)
         self.rig.now_ns += PERIOD_NS
-        self.rig.pipeline.step(self.rig.now_ns, instead={0: (STALE, "it came too late")})
+        self.rig.pipeline.step(self.rig.now_ns, not_sent={0: (STALE, "it came too late")})
 
     def ramp(self, start: np.ndarray | list[float]) -> np.ndarray:
         """Return the ramp of five commands from a command to the policy's."""

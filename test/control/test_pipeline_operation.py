@@ -105,7 +105,7 @@ def test_a_command_that_did_not_leave_ends_the_episode_of_its_robot(tmp_path):
         for robot, readings in enumerate(fleet):
             rig.send(robot, readings)
         rig.now_ns += PERIOD_NS
-        result = rig.pipeline.step(rig.now_ns, instead={1: (STALE, "it came too late")} if tick == 3 else None)
+        result = rig.pipeline.step(rig.now_ns, not_sent={1: (STALE, "it came too late")} if tick == 3 else None)
         assert result.driven.tolist() == [True, tick != 3, True]
         if tick == 3:
             assert (result.states[1], result.reasons[1]) == (STALE, "it came too late")
@@ -125,7 +125,7 @@ def test_a_command_that_did_not_leave_is_not_held(tmp_path):
     for robot in range(3):
         rig.send(robot, rig.draw(RNG))
     rig.now_ns += PERIOD_NS
-    rig.pipeline.step(rig.now_ns, instead={1: (STALE, "it came too late")})
+    rig.pipeline.step(rig.now_ns, not_sent={1: (STALE, "it came too late")})
     result = rig.step()
     assert result.states == (STALE,) * 3
     assert result.commands[1].tolist() == SAFE

@@ -16,7 +16,7 @@ from rclpy.publisher import Publisher
 from test_control_loop import SAFE, BlockingPolicy
 
 from policy_node.config.schema import parse_configuration
-from policy_node.messages.registry import command_encoder
+from policy_node.messages.codecs import command_encoder
 from policy_node.policies import load_policy
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import deploy

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.codecs import MessageTypeError, reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import MessageTypeError, reading_decoder, reading_size
 from policy_node.messages.types.contacts import CONTACTS, TouchSource
 
 CELLS, LIMIT_N = 8, 5.0

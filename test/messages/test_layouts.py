@@ -14,9 +14,9 @@ from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import Float32MultiArray, Header
 
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.codecs import reading_decoder
 from policy_node.messages.layouts import find_layout
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import reading_decoder
 from policy_node.messages.vectors import MAX_LAYOUTS, VectorReader
 from policy_node_bench.fuzz.cases import CASES, Case, byteswapped, check
 

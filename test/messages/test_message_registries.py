@@ -16,26 +16,26 @@ import pytest
 from policy_node.config.catalogue import Catalogue
 from policy_node.config.registry import Registry
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.commands import COMMANDS, CommandChoices, CommandType
-from policy_node.messages.encodings import ENCODINGS, KEEP, Encoding
+from policy_node.messages.codecs import type_named
+from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandType
+from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP, Encoding
 from policy_node.messages.fields import message_class
-from policy_node.messages.types import CHOICES, TYPES, MessageType
-from policy_node.messages.types.images import Converter
-from policy_node.messages.types.numbers import type_named
+from policy_node.messages.types import CHOICES, MESSAGE_TYPES, MessageType
+from policy_node.messages.types.images import Converter, wanted_encoding
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parents[1] / "example_messages"
 DOCUMENTATION = (ROOT / "doc" / "configuration.md").read_text()
 
 
-@pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", MESSAGE_TYPES.values(), ids=lambda kind: kind.name)
 def test_a_message_type_says_what_it_takes_and_gives(kind: MessageType) -> None:
     assert kind.gives and kind.count and kind.takes <= set(CHOICES)
     # Images give pixels, everything else numbers.
     assert kind.is_image is ("encoding" in kind.takes)
 
 
-@pytest.mark.parametrize("kind", COMMANDS.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", COMMAND_TYPES.values(), ids=lambda kind: kind.name)
 def test_a_command_that_was_encoded_is_read_back(kind: CommandType) -> None:
     names = {"fields": ("linear.x", "angular.z"), "joints": ("a", "b"), "": ()}[kind.named_by]
     choices = CommandChoices(2, time_from_start_s=0.5, **({kind.named_by: names} if names else {}))
@@ -57,9 +57,9 @@ def test_a_mosaic_is_converted_before_it_is_resized(monkeypatch: pytest.MonkeyPa
     # Red stands at every second pixel of every second row.
     mosaic[::2, ::2, 0] = 200
     bayer = Encoding("bayer_rggb8", np.dtype(np.uint8), 1, codes={"BGR": cv2.COLOR_BayerBG2BGR})
-    assert bayer.code_to(ENCODINGS["bgr8"]) == cv2.COLOR_BayerBG2BGR
-    assert bayer.code_to(ENCODINGS["16UC1"]) is None and bayer.code_to(ENCODINGS["rgb8"]) is None
-    monkeypatch.setitem(ENCODINGS._records, "bayer_rggb8", bayer)
+    assert bayer.code_to(IMAGE_ENCODINGS["bgr8"]) == cv2.COLOR_BayerBG2BGR
+    assert bayer.code_to(IMAGE_ENCODINGS["16UC1"]) is None and bayer.code_to(IMAGE_ENCODINGS["rgb8"]) is None
+    monkeypatch.setitem(IMAGE_ENCODINGS._records, "bayer_rggb8", bayer)
     converter = Converter("bgr8", ArraySpec("seen", (4, 4, 3), np.uint8, 0, 255))
     out = np.zeros((4, 4, 3), np.uint8)
     converter(mosaic, "bayer_rggb8", out)
@@ -68,9 +68,34 @@ def test_a_mosaic_is_converted_before_it_is_resized(monkeypatch: pytest.MonkeyPa
 
 def test_encodings_of_one_colour_space_are_the_same_pixels() -> None:
     alias = Encoding("8UC3", np.dtype(np.uint8), 3, "BGR")
-    assert alias.code_to(ENCODINGS["bgr8"]) == KEEP
-    assert alias.code_to(ENCODINGS["rgb8"]) == cv2.COLOR_BGR2RGB
-    assert Encoding("rgb16", np.dtype(np.uint16), 3, "RGB").code_to(ENCODINGS["rgb8"]) is None
+    assert alias.code_to(IMAGE_ENCODINGS["bgr8"]) == KEEP
+    assert alias.code_to(IMAGE_ENCODINGS["rgb8"]) == cv2.COLOR_BGR2RGB
+    assert Encoding("rgb16", np.dtype(np.uint16), 3, "RGB").code_to(IMAGE_ENCODINGS["rgb8"]) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "default"),
+    [
+        ("uint8", 3, "rgb8"),
+        ("uint8", 4, "rgba8"),
+        ("uint8", 1, "mono8"),
+        ("uint16", 1, "16UC1"),
+        ("float32", 1, "32FC1"),
+    ],
+)
+def test_a_module_that_comes_first_does_not_change_the_default_encoding(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, channels: int, default: str
+) -> None:
+    first = Encoding("another", np.dtype(dtype), channels, "HSV")
+    monkeypatch.setattr(IMAGE_ENCODINGS, "_records", {"another": first, **IMAGE_ENCODINGS._records})
+    spec = ArraySpec("seen", (4, 4, channels), dtype, 0, 255)
+    assert wanted_encoding(spec, "", tuple(IMAGE_ENCODINGS)) == default
+
+
+def test_each_kind_of_pixels_has_one_default_encoding() -> None:
+    defaults = [(found.dtype, found.channels) for found in IMAGE_ENCODINGS.values() if found.is_default]
+    assert len(defaults) == len(set(defaults))
+    assert set(defaults) == {(found.dtype, found.channels) for found in IMAGE_ENCODINGS.values()}
 
 
 def test_a_name_that_two_modules_define_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +115,7 @@ from geometry_msgs.msg import PointStamped, Vector3
 from sensor_msgs.msg import Image
 from policy_node.config.schema import ConfigurationError, parse_configuration
 from policy_node.config.parameters import PARAMETERS
-from policy_node.messages.registry import command_encoder, reading_decoder
+from policy_node.messages.codecs import command_encoder, reading_decoder
 from policy_node.config.specs import ArraySpec
 
 values = json.loads(sys.argv[1])
@@ -171,4 +196,4 @@ def test_another_package_adds_a_message_type_an_encoding_and_a_command_type(inst
 
 
 def test_without_the_package_its_names_are_refused() -> None:
-    assert "geometry_msgs/msg/Vector3" not in COMMANDS and "inverted8" not in ENCODINGS
+    assert "geometry_msgs/msg/Vector3" not in COMMAND_TYPES and "inverted8" not in IMAGE_ENCODINGS

@@ -29,8 +29,8 @@ from sensor_msgs.msg import CompressedImage, Image, Imu, JointState, LaserScan, 
 from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
 
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.codecs import MessageTypeError, command_encoder, reading_decoder
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import MessageTypeError, command_encoder, reading_decoder
 
 HEIGHT, WIDTH = 5, 7
 IMAGE, COMPRESSED_IMAGE, JOINT_STATE = (

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rclpy.serialization import deserialize_message, serialize_message
 
-from policy_node.messages.commands import COMMANDS
+from policy_node.messages.codecs import command_encoder
+from policy_node.messages.commands import COMMAND_TYPES
 from policy_node.messages.patched import PatchedMessages, TypedMessages, find_template, fleet_encoder
-from policy_node.messages.registry import command_encoder
 
 pytestmark = pytest.mark.both_distributions
 
@@ -35,7 +35,7 @@ def said(messages: Sequence[bytes], message_type: Any) -> list[tuple[int, str]]:
 @st.composite
 def encoders(draw: st.DrawFn) -> Any:
     """Draw a command type with its fields or joints, frame and other choices."""
-    kind = draw(st.sampled_from(list(COMMANDS.values())))
+    kind = draw(st.sampled_from(list(COMMAND_TYPES.values())))
     choices: dict[str, Any] = {"time_from_start_s": draw(st.floats(1e-3, 3600.0)), "frame_id": draw(NAMES)}
     components = draw(st.integers(1, 40))
     if kind.named_by == "fields":

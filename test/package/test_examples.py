@@ -24,7 +24,7 @@ from std_msgs.msg import Float64MultiArray
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import Configuration, parse_configuration, topic_of
-from policy_node.messages.registry import message_class
+from policy_node.messages.codecs import message_class
 from policy_node.ros.deployment import deploy
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.untrained import untrained_model

@@ -24,8 +24,8 @@ from policy_node.cli.replay import main
 from policy_node.config.schema import parse_configuration
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetCommands, Sent, SentCommands
+from policy_node.messages.codecs import command_encoder
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import command_encoder
 from policy_node.recording.bag import typestore_of
 from policy_node.recording.format import TICK_TYPE, ticks_topic
 from policy_node.recording.recorder import Recording, RecordingPlan
@@ -177,7 +177,7 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
         observed = pipeline.observe(now_ns)
         decided = pipeline.guard(pipeline.act(observed), observed)
         sent = sent_by_chance(losses, decided, pipeline.safe_commands)
-        replaced += len(sent.instead)
+        replaced += len(sent.not_sent)
         robots = np.flatnonzero(sent.as_decided).tolist()
         messages = encode(decided.commands, robots, now_ns)
         recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))

@@ -17,7 +17,7 @@ from rclpy.duration import Duration
 from rclpy.time import Time
 
 from policy_node.config.schema import parse_configuration
-from policy_node.messages.registry import command_encoder
+from policy_node.messages.codecs import command_encoder
 from policy_node.policies import Policy, WrappedPolicy, load_policy
 from policy_node.ros import control_loop
 from policy_node.ros.control_loop import ControlLoop

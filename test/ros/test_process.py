@@ -108,7 +108,7 @@ WITH = """
 import ctypes, signal, sys
 from rclpy.publisher import Publisher
 from policy_node.ros import process
-process.DESTROY_S, process.STILL_LOOKS = 3.0, 3
+process.DESTROY_S, process.STILL_CHECKS = 3.0, 3
 {}
 program, sys.argv = sys.argv[3], ["policy_node", *sys.argv[4:]]
 exec(program)

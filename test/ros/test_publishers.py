@@ -13,7 +13,7 @@ from geometry_msgs.msg import Twist
 from node_harness import Peer, command_values, parameters_of
 
 from policy_node.config.schema import parse_configuration
-from policy_node.messages.registry import command_encoder
+from policy_node.messages.codecs import command_encoder
 from policy_node.ros.publishers import CommandPublishers
 
 pytestmark = pytest.mark.both_distributions

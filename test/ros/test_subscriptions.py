@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image, JointState
 
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.registry import reading_decoder
+from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.subscriptions import SensorSubscriptions
 
 pytestmark = pytest.mark.both_distributions

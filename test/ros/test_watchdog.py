@@ -123,7 +123,7 @@ def test_it_keeps_acting_while_a_tick_hangs_although_acting_fails(acts: Acts) ->
 
 
 def test_a_long_tick_with_an_excuse_is_a_single_warning(acts: Acts, capfd: pytest.CaptureFixture[str]) -> None:
-    watchdog = Watchdog(0.05, 0.01, acts, get_logger("watchdog"), excuse=lambda: "somebody thinks")
+    watchdog = Watchdog(0.05, 0.01, acts, get_logger("watchdog"), slow_tick_reason=lambda: "somebody thinks")
     watchdog.start()
     for _ in range(3):
         acts.acted.clear()

@@ -1,8 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Engines: each module here exports one `ENGINE`, and other packages add theirs by entry points.
+"""Engines: one module per engine, found by a registry.
 
-These modules are imported to choose an engine. They import what an engine needs only when they build one.
+To add an engine, add a module with `ENGINE`, one `Engine`. Another distribution names its record in the entry points
+`policy_node.engines`. These modules are imported to choose an engine, so they import the libraries of an engine only
+when they build one.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class EngineRequest:
     channels_last
         Keys of the images that lie in memory as `[robots, ..., height, width, channels]`.
     precision
-        In which the network computes.
+        Precision in which the network computes.
     """
 
     policy: Policy
@@ -69,7 +71,7 @@ class Engine:
     name
         As `policy.engine` names it; the name of the module or entry point.
     description, where
-        Of the table in the documentation.
+        For the table in the documentation.
     build
         Makes a policy that the engine runs. It may raise any exception, which excludes the engine.
     problem

@@ -9,7 +9,7 @@ from typing import Any
 
 from policy_node.engines import cache
 from policy_node.engines.backends import Engine, EngineError, EngineRequest, EngineSettings
-from policy_node.engines.recorded import EnginePolicy, network_of, recording
+from policy_node.engines.tracing import EnginePolicy, network_of, tracing
 from policy_node.policies.contract import Policy, TorchPolicy
 
 
@@ -24,7 +24,7 @@ def _build(request: EngineRequest) -> Policy:
 
     if not package.is_file():
         network, example = network_of(request, marks_nan=True)
-        with recording():
+        with tracing():
             program = torch.export.export(network, example)
             unfinished = package.with_name(f".unfinished_{package.name}")
             torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished))

@@ -10,7 +10,7 @@ from policy_node.policies.contract import Policy
 
 def build(request: EngineRequest) -> Policy:
     """Return the policy in the precision of the request."""
-    from policy_node.engines.recorded import EnginePolicy, network_of
+    from policy_node.engines.tracing import EnginePolicy, network_of
 
     if request.precision == "float32":
         return request.policy

@@ -9,7 +9,7 @@ import io
 import torch
 
 from policy_node.engines.backends import Engine, EngineError, EngineRequest
-from policy_node.engines.recorded import EnginePolicy, network_of, recording
+from policy_node.engines.tracing import EnginePolicy, network_of, tracing
 from policy_node.policies.contract import Policy
 
 OPSET = 18
@@ -25,7 +25,7 @@ def _build(request: EngineRequest) -> Policy:
         raise EngineError("the installed onnxruntime cannot use a GPU; install onnxruntime-gpu in its place")
     network, example = network_of(request, marks_nan=True)
     content = io.BytesIO()
-    with recording():
+    with tracing():
         # The older of PyTorch's exporters: on these networks it takes 0.05 s, the other one 2 s.
         torch.onnx.export(network, example, content, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
     # TensorRT would compile for minutes.

@@ -7,13 +7,13 @@ from __future__ import annotations
 import torch
 
 from policy_node.engines.backends import Engine, EngineRequest
-from policy_node.engines.recorded import EnginePolicy, network_of, recording
+from policy_node.engines.tracing import EnginePolicy, network_of, tracing
 from policy_node.policies.contract import Policy
 
 
 def _build(request: EngineRequest) -> Policy:
     network, example = network_of(request)
-    with recording():
+    with tracing():
         module = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False).eval())
         # Its rewriting for oneDNN knows float32 only.
         if request.precision == "float32":

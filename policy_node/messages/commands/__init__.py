@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from policy_node.config.catalogue import COMMAND_TYPES, Catalogue
+from policy_node.config.catalogue import COMMAND_TYPES as FOUND
+from policy_node.config.catalogue import Catalogue
 from policy_node.messages.fields import MessageClass, MessageTypeError, require_unique
 from policy_node.messages.vectors import NumberSource
 
@@ -77,7 +78,7 @@ class CommandType:
     named_by
         The parameter that names each component: `fields`, `joints`, or empty for components without names.
     is_velocity
-        Whether a command is a velocity, so that zeros are safe and there is no present position to hold.
+        Whether a command is a velocity, so that zeros are safe and there is no current position to hold.
     has_field
         Whether `field` chooses what is commanded; without it only positions are.
     make
@@ -120,4 +121,4 @@ def set_time(time: Any, nanoseconds: int) -> None:
     time.sec, time.nanosec = divmod(nanoseconds, 1_000_000_000)
 
 
-COMMANDS: Catalogue[CommandType] = COMMAND_TYPES
+COMMAND_TYPES: Catalogue[CommandType] = FOUND

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands as arrays of numbers, as the forward controllers of ros2_control take them."""
+"""Commands as arrays of numbers, for the forward controllers of ros2_control."""
 
 from __future__ import annotations
 

@@ -10,11 +10,10 @@ from policy_node.messages.encodings import Encoding
 
 _UINT8 = np.dtype(np.uint8)
 
-# The first that fits an observation is taken where no encoding is configured.
 IMAGE_ENCODINGS = (
-    Encoding("rgb8", _UINT8, 3, "RGB"),
+    Encoding("rgb8", _UINT8, 3, "RGB", is_default=True),
     Encoding("bgr8", _UINT8, 3, "BGR"),
-    Encoding("rgba8", _UINT8, 4, "RGBA"),
+    Encoding("rgba8", _UINT8, 4, "RGBA", is_default=True),
     Encoding("bgra8", _UINT8, 4, "BGRA"),
-    Encoding("mono8", _UINT8, 1, "GRAY"),
+    Encoding("mono8", _UINT8, 1, "GRAY", is_default=True),
 )

@@ -9,6 +9,6 @@ import numpy as np
 from policy_node.messages.encodings import Encoding
 
 IMAGE_ENCODINGS = (
-    Encoding("16UC1", np.dtype(np.uint16), 1),
-    Encoding("32FC1", np.dtype(np.float32), 1),
+    Encoding("16UC1", np.dtype(np.uint16), 1, is_default=True),
+    Encoding("32FC1", np.dtype(np.float32), 1, is_default=True),
 )

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policy_node.config.catalogue import MESSAGE_TYPES, Catalogue
+from policy_node.config.catalogue import MESSAGE_TYPES as FOUND
+from policy_node.config.catalogue import Catalogue
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.fields import MessageClass, MessageTypeError
 from policy_node.messages.reading import Reader, ReadingChoices
@@ -78,4 +79,4 @@ def vector_type(
     )
 
 
-TYPES: Catalogue[MessageType] = MESSAGE_TYPES
+MESSAGE_TYPES: Catalogue[MessageType] = FOUND

@@ -12,13 +12,13 @@ import numpy as np
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
-from policy_node.messages.encodings import ENCODINGS, KEEP
+from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP
 from policy_node.messages.fields import MessageTypeError
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types import MessageType
 
 _LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
-# What IMREAD_UNCHANGED gives, by dtype and channels.
+# Encodings that IMREAD_UNCHANGED decodes a JPEG or PNG to, by dtype and channels.
 _DECODED = {("uint8", 1): "mono8", ("uint8", 3): "bgr8", ("uint8", 4): "bgra8", ("uint16", 1): "16UC1"}
 MAX_COMPRESSED_PIXELS = 64_000_000
 _MAX_JPEG_SEGMENTS = 256
@@ -51,9 +51,9 @@ class Converter:
         self._wanted = encoding
         self._size, self._channels = spec.shape[:2], spec.shape[2]
         self._low, self._high = float(np.min(spec.low)), float(np.max(spec.high))
-        codes = {name: found.code_to(ENCODINGS[encoding]) for name, found in ENCODINGS.items()}
+        codes = {name: found.code_to(IMAGE_ENCODINGS[encoding]) for name, found in IMAGE_ENCODINGS.items()}
         self._codes = {name: code for name, code in codes.items() if code is not None}
-        self._mosaics = {name for name, found in ENCODINGS.items() if found.is_mosaic}
+        self._mosaics = {name for name, found in IMAGE_ENCODINGS.items() if found.is_mosaic}
 
     def __call__(self, pixels: np.ndarray, encoding: str, out: np.ndarray) -> None:
         """Convert `pixels` `[height, width, channels]` of any strides and byte order into `out`, or leave it alone."""
@@ -116,11 +116,11 @@ class Converter:
 
 
 def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> str:
-    """Return `encoding`, or where that is empty the first allowed one that fits `spec`.
+    """Return `encoding`, or if that is empty the default of the allowed ones that fit `spec` (else the first of them).
 
     Raises MessageTypeError if the encoding does not fit `spec`, or none does.
     """
-    kinds = {name: (ENCODINGS[name].dtype, ENCODINGS[name].channels) for name in ENCODINGS if name in allowed}
+    kinds = {name: (found.dtype, found.channels) for name, found in IMAGE_ENCODINGS.items() if name in allowed}
     listed = ", ".join(f"{name} ({dtype} × {channels})" for name, (dtype, channels) in kinds.items())
     wanted = (spec.dtype, spec.shape[2]) if len(spec.shape) == 3 else None
     fitting = [name for name, kind in kinds.items() if kind == wanted]
@@ -134,7 +134,7 @@ def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> s
             f"encoding '{encoding}' does not give the observation's {spec.dtype} {list(spec.shape)}; "
             f"allowed here: {', '.join(fitting)}; of all: {listed}"
         )
-    return encoding or fitting[0]
+    return encoding or next((name for name in fitting if IMAGE_ENCODINGS[name].is_default), fitting[0])
 
 
 class RawImageReader:
@@ -143,7 +143,7 @@ class RawImageReader:
     parallel = False
 
     def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        self._converter = Converter(wanted_encoding(spec, encoding, tuple(ENCODINGS)), spec)
+        self._converter = Converter(wanted_encoding(spec, encoding, tuple(IMAGE_ENCODINGS)), spec)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
@@ -159,9 +159,9 @@ class RawImageReader:
             raise UnusableReading("the message is cut within its first fields") from error
         # As the deserialiser has it, a string ends at its first NUL.
         name = raw[offset + 12 : name_end].partition(b"\0")[0].decode(errors="replace")
-        encoding = ENCODINGS.get(name)
+        encoding = IMAGE_ENCODINGS.get(name)
         if encoding is None:
-            raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(ENCODINGS)}")
+            raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(IMAGE_ENCODINGS)}")
         dtype, channels = encoding.dtype, encoding.channels
         row_size = width * channels * dtype.itemsize
         if height == 0 or width == 0 or step < row_size or count != step * height:
@@ -183,9 +183,11 @@ class CompressedImageReader:
     parallel = True
 
     def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        decoded = [ENCODINGS[name] for name in _DECODED.values()]
+        decoded = [IMAGE_ENCODINGS[name] for name in _DECODED.values()]
         allowed = [
-            name for name, wanted in ENCODINGS.items() if any(found.code_to(wanted) is not None for found in decoded)
+            name
+            for name, wanted in IMAGE_ENCODINGS.items()
+            if any(found.code_to(wanted) is not None for found in decoded)
         ]
         self._converter = Converter(wanted_encoding(spec, encoding, allowed), spec)
 

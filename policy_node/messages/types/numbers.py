@@ -13,7 +13,7 @@ import numpy as np
 from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
 from policy_node.messages.layouts import Layout, number_run
 from policy_node.messages.reading import ReadingChoices
-from policy_node.messages.types import TYPES, MessageType, vector_type
+from policy_node.messages.types import MessageType, vector_type
 from policy_node.messages.vectors import NumberSource, ReadNumbers
 
 
@@ -62,11 +62,6 @@ def numbers_at(name: str, gives: str, count: str, *paths: str) -> MessageType:
         return FieldSource(message_type, chosen)
 
     return vector_type(name, gives, count, source)
-
-
-def type_named(name: str) -> MessageType:
-    """Return the record of a type; for a type without one, a record that reads it by `field` or `fields`."""
-    return TYPES.get(name) or numbers_at(name, "", "")
 
 
 MESSAGE_TYPES = (

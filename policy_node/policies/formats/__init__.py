@@ -1,8 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Formats of policy files: each module here exports one `FORMAT`, and other packages add theirs by entry points.
+"""Formats of policy files: one module per format, found by a registry.
 
-These modules are imported to find the format of a file. They import what a format needs only when they load one.
+To add a format, add a module with `FORMAT`, one `PolicyFormat`. Another distribution names its record in the entry
+points `policy_node.policy_formats`. These modules are imported to find the format of a file, so they import the
+libraries of a format only when they load one.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class ExportSource:
     golden
         Actions that the written file must give again.
     path
-        Of the policy's file, for errors.
+        Path of the policy's file, for errors.
     """
 
     saved: SavedModel
@@ -86,9 +88,9 @@ class PolicyFormat:
     name
         As `policy.format` names it; the name of the module or entry point.
     title
-        With its article, for errors, such as ``an ONNX file``.
+        Name with its article, for errors, such as ``an ONNX file``.
     description
-        Of the table in the documentation.
+        For the table in the documentation.
     suffixes
         By which `policy.format: auto` knows a file, in lower case.
     load

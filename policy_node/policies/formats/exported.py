@@ -20,7 +20,7 @@ from policy_node.policies.traced import PolicyNetwork, open_robots_axis
 
 
 def _load(file: PolicyFile) -> Policy:
-    # Imported here, as they import PyTorch's compiler.
+    # Imported here, because they import PyTorch's compiler.
     from torch.export.passes import move_to_device_pass
     from torch.utils import _pytree
 

@@ -59,7 +59,7 @@ class SavedModel:
     use_sde
         Whether training explored with gSDE.
     observation_space, action_space
-        Of the policy in training, after all wrappers.
+        Spaces of the policy in training, after all wrappers.
     algorithm
         Its name, such as ``PPO``.
     exploration_rate

@@ -19,9 +19,9 @@ from torch import nn
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec
 from policy_node.policies.contract import PolicyError, where_rows
 
-# From outputs `[robots, outputs]` and masks `[robots, outputs]` to final actions.
+# Function from outputs and masks, both `[robots, outputs]`, to final actions.
 Finish = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
-# From outputs, latent and the memory's noise matrices to outputs.
+# Function that adds noise: from outputs, latent and the memory's noise matrices to outputs.
 Explore = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
 
 

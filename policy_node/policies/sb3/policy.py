@@ -90,7 +90,7 @@ class Family:
     parts
         Attributes of the policy whose methods decide the action, "" for the policy itself.
     build
-        From the policy to its acting network.
+        Function that returns the acting network of a policy.
     noise
         How actions are drawn: from the policy's ``distribution``, as ``epsilon`` (sometimes any action) or ``none``
         (always the deterministic action).
@@ -238,9 +238,9 @@ class Sb3Policy(TorchPolicy):
     Parameters
     ----------
     normalisers
-        By key, for the observations that `VecNormalize` normalised.
+        Key -> normaliser, for the observations that `VecNormalize` normalised.
     actor, modules
-        From `direct_actor` or `predict_actor`.
+        Result of `direct_actor` or `predict_actor`.
     fresh
         By entry of the memory.
     """

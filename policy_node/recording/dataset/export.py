@@ -24,9 +24,9 @@ from rich.console import Console
 
 from policy_node.config.specs import ArraySpec
 from policy_node.control.tick import FleetTick
+from policy_node.messages.codecs import ReadingDecoder, reading_decoder
 from policy_node.messages.fields import MessageTypeError
 from policy_node.messages.reading import UnusableReading
-from policy_node.messages.registry import ReadingDecoder, reading_decoder
 from policy_node.policies.spaces import action_space, observation_space
 from policy_node.recording.dataset.actions import ActionInverse
 from policy_node.recording.replay.bag import BagError

@@ -12,10 +12,10 @@ from rosbags.rosbag2 import WriterError
 
 from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.commands import COMMANDS, CommandChoices
+from policy_node.messages.codecs import ReadingDecoder
+from policy_node.messages.commands import COMMAND_TYPES, CommandChoices
 from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.patched import fleet_encoder
-from policy_node.messages.registry import ReadingDecoder
 from policy_node.messages.vectors import VectorReader
 from policy_node.recording.bag import RecordingBag, typestore_of
 from policy_node.recording.replay.bag import BagError
@@ -40,12 +40,12 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
     BagError
         When commands of that type have no such components.
     """
-    kind = COMMANDS.get(type_name)
+    kind = COMMAND_TYPES.get(type_name)
     choices = CommandChoices(components, action.fields, action.joints, action.field)
     if kind is None or (kind.named_by and not getattr(choices, kind.named_by)):
         raise BagError(
             f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of one of "
-            f"{', '.join(COMMANDS)}"
+            f"{', '.join(COMMAND_TYPES)}"
         )
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     try:

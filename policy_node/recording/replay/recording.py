@@ -81,7 +81,7 @@ def _parse(bag: Bag, ticks: str, raw: bytes) -> RecordedTick:
 def selection_of(
     recorded: RobotTick, sensors: Sequence[tuple[str, str]], by_topic: Mapping[str, Sequence[bytes]]
 ) -> Selection:
-    """Return the selection of samples that the policy got of a robot at a tick.
+    """Return the samples of a robot that the policy got at a tick.
 
     `sensors` are name and topic of each observed sensor in the order of the configuration, `by_topic` the messages that
     were recorded with the tick.

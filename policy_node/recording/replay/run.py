@@ -128,7 +128,7 @@ class Replay:
         self.unread = 0  #: Number of recorded commands that could not be read.
         self._configuration = configuration
         robots = configuration.robots
-        # By topic its robots and sensors, and the first sensor that it belongs to.
+        # Topic -> robots and sensors that read it, and the first of these sensors.
         self._receivers: dict[str, list[tuple[int, int]]] = {}
         self._sources: dict[str, SourceConfiguration] = {}
         # Name and topic of each robot's sensors.
@@ -279,10 +279,10 @@ class Replay:
                         sample = sample_of(robot, position, by_topic.get(topic, ()))
                         self.pipeline.add(index, len(observed), sample.stamp_ns, sample.message)
             selections.append(selection_of(robot, observed, by_topic))
-        instead = {
+        not_sent = {
             index: (RobotState[robot.state], robot.reason) for index, robot in enumerate(robots) if not robot.sent
         }
-        return self.pipeline.step(tick.time_ns, selections=selections, instead=instead)
+        return self.pipeline.step(tick.time_ns, selections=selections, not_sent=not_sent)
 
     def _apply_events(self, stopped: bool, robots: Sequence[RobotTick]) -> None:
         """Repeat what happened to the pipeline of the node before a tick."""

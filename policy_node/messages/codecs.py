@@ -10,10 +10,11 @@ import numpy as np
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import header_stamp_ns
-from policy_node.messages.commands import COMMANDS, CommandChoices, CommandEncoder
+from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandEncoder
 from policy_node.messages.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.messages.reading import Reader, ReadingChoices, UnusableReading
-from policy_node.messages.types.numbers import type_named
+from policy_node.messages.types import MESSAGE_TYPES, MessageType
+from policy_node.messages.types.numbers import numbers_at
 
 __all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_encoder", "reading_decoder", "reading_size"]
 
@@ -21,7 +22,7 @@ __all__ = ["CommandEncoder", "MessageTypeError", "ReadingDecoder", "command_enco
 class ReadingDecoder:
     """Decodes the serialised messages of one observation; made by `reading_decoder`.
 
-    It keeps nothing of a robot, so one decoder serves all robots of a fleet. Several threads may use it at once only
+    It keeps no state of a robot, so one decoder serves all robots of a fleet. Several threads may use it at once only
     if it is `parallel`, see `Reader`.
     """
 
@@ -58,6 +59,11 @@ class ReadingDecoder:
             self._read(raw, out)
         except UnusableReading as error:
             raise UnusableReading(f"{self._topic}: {error}") from error
+
+
+def type_named(name: str) -> MessageType:
+    """Return the record of a type; for a type without one, a record that reads it by `field` or `fields`."""
+    return MESSAGE_TYPES.get(name) or numbers_at(name, "", "")
 
 
 def reading_decoder(
@@ -129,9 +135,9 @@ def command_encoder(
     MessageTypeError
         If the type has no record in `policy_node.messages.commands`, or fields or joints do not fit it.
     """
-    kind = COMMANDS.get(type_name)
+    kind = COMMAND_TYPES.get(type_name)
     if kind is None:
-        raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMANDS)}")
+        raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMAND_TYPES)}")
     choices = CommandChoices(components, tuple(fields), tuple(joints), field, frame_id, time_from_start_s)
     try:
         kind.check(choices)

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Record a policy's network, and run a policy by the recorded network."""
+"""Trace a policy's network, and run a policy with the traced network."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from policy_node.policies.contract import Tensors, TorchPolicy, WrappedPolicy
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import PolicyNetwork, example_inputs, output_dtypes
 
-# From the inputs of a `PolicyNetwork` to its outputs.
+# Function from the inputs of a `PolicyNetwork` to its outputs.
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 class EnginePolicy(WrappedPolicy):
-    """A policy whose computation an engine runs, for a fixed number of robots and without masks; else it acts itself.
+    """A policy that an engine runs, for a fixed number of robots and without masks; otherwise `source` acts.
 
     Parameters
     ----------
@@ -72,15 +72,15 @@ class _LowPrecision(nn.Module):
         self._dtypes = output_dtypes(policy)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        # Its cache of weights serves training, and must not be recorded.
+        # The cache of weights is for training and must not become part of the trace.
         with torch.autocast(**self._context, cache_enabled=False):
             outputs = self.network(*tensors)
         return tuple(output.to(dtype) for output, dtype in zip(outputs, self._dtypes, strict=True))
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[None]:
-    """Record in full precision, and refuse computations that branch on values, of which one branch is recorded."""
+def tracing() -> Iterator[None]:
+    """Trace in full precision; refuse computations that branch on values, because a trace holds only one branch."""
     validates = torch.distributions.Distribution._validate_args
     # Checks of values are branches.
     torch.distributions.Distribution.set_default_validate_args(False)
