@@ -76,6 +76,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Source]
 
 # The conformance tests below need one export to ONNX and one with torch.export, which take seconds each, as well.
 SLOW = ("onnx", "exported")
+FAST_FIRST = ["torchscript", *(pytest.param(format, marks=pytest.mark.slow) for format in SLOW)]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_errors_leave_no_file_and_keep_the_old_one(
     assert "cannot be read: No such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript", "exported"])
+@pytest.mark.parametrize("format", FAST_FIRST)
 def test_a_changed_network_is_refused(format: str, source: Callable[[Case], Source], tmp_path: Path) -> None:
     """The golden vectors of one network in the file of another."""
     model, _ = source(CASES[12])
@@ -259,7 +260,7 @@ def _flipped(file: Path) -> bytes:
     return bytes(data).replace(before, after)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript", "exported"])
+@pytest.mark.parametrize("format", FAST_FIRST)
 def test_a_file_with_one_changed_weight_is_refused(
     format: str, source: Callable[[Case], Source], tmp_path: Path
 ) -> None:

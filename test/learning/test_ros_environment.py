@@ -98,6 +98,7 @@ def test_steps_over_dds_equal_those_in_process(
     arenas.close()
 
 
+@pytest.mark.slow
 def test_two_drives_with_one_seed_are_equal(lockstep: None, make_env: Callable[..., RosVecEnv]) -> None:
     def drives() -> list[tuple[Any, ...]]:
         env = make_env(episode_seeds=None)

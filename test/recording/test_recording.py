@@ -169,9 +169,11 @@ def check_samples(ticks: list[Tick], messages: list[Message], published: dict[st
                 stamp_ns, index = tick.robots["robot_0"].readings[sensor]
                 stamp = deserialize_message(recorded_raws[index], message_type).header.stamp
                 assert stamp_ns == stamp.sec * 10**9 + stamp.nanosec
-    assert overruled <= 2
+    # On a busy machine readings may become too old while commands are sent.
+    assert overruled <= len(ticks) // 4
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_each_activation_records_a_new_bag(model: Model, peer: Peer, start_node: StartNode, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"

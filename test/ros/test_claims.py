@@ -126,6 +126,7 @@ def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(
     first.wait_for("/second commands shared, too: this node leaves them alone")
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_another_publisher_on_a_command_topic_is_reported_once(pair: Pair, peer: Peer) -> None:
     first = pair.start_first()
@@ -206,6 +207,7 @@ def test_two_nodes_that_claim_at_once_agree_before_either_commands(peer: Peer) -
         claimant.destroy()
 
 
+@pytest.mark.slow
 def test_many_claims_are_neither_stored_nor_logged(
     peer: Peer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

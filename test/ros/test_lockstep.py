@@ -97,6 +97,7 @@ def test_two_drives_with_one_seed_are_bitwise_equal(peer: Peer, start_node: Call
         assert all(stamp_ns % 50_000_000 == 0 for stamp_ns in drive.stamps_ns)
 
 
+@pytest.mark.slow
 def test_simulated_time_waits_for_a_new_node_when_the_node_dies(
     peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:

@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 ROBOTS = ("robot_0", "robot_1")
 
+OTHER_ENDS = ("SIGINT", "deactivate", "active_shutdown")
 StartNode = Callable[..., NodeProcess]
 
 
@@ -169,7 +170,10 @@ def test_out_of_memory_ends_the_loop_and_the_node_can_be_configured_again(
     assert process.send(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "deactivate", "active_shutdown"])
+@pytest.mark.parametrize(
+    "end",
+    ["SIGTERM", *(pytest.param(end, marks=pytest.mark.slow) for end in ("SIGINT", "deactivate", "active_shutdown"))],
+)
 def test_robots_are_safe_when_the_loop_is_ended_while_it_hangs(
     end: str, moody: Path, peer: Peer, start_node: StartNode
 ) -> None:

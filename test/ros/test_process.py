@@ -159,6 +159,7 @@ def test_a_cleanup_that_hangs_in_the_middleware_ends_the_process(
     assert "in _cleanup" in process.text, "the stack says where it hung"
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_a_node_whose_middleware_stands_still_ends_with_safe_commands(
     driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],

@@ -22,7 +22,9 @@ ROBOTS = ("robot_0", "robot_1")
 StartNode = Callable[..., NodeProcess]
 
 
-@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+@pytest.mark.parametrize(
+    "when_stale", ["stop", *(pytest.param(choice, marks=pytest.mark.slow) for choice in ("hold", "silent"))]
+)
 def test_robots_are_safe_while_a_tick_hangs_and_are_driven_afterwards(
     when_stale: str, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_an_invalid_option_is_reported(capsys: pytest.CaptureFixture[str], argum
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rover_stops_when_the_node_that_commands_it_is_killed(
     peer: Peer, start_sim: Callable[..., Simulation], start_node: Callable[..., NodeProcess]
 ) -> None:

@@ -78,7 +78,8 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["egl", pytest.param("raycast", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["egl", "raycast"])
 def test_results_do_not_depend_on_the_number_of_processes(kind):
     renderer_or_skip(ArenaModel(), kind).close()
     one, three = (RoverArenaVecEnv(5, itertools.count(7), kind, processes, ADVERSE) for processes in (1, 3))
