@@ -15,7 +15,6 @@ from std_srvs.srv import Trigger
 
 ROBOTS = ("robot_0", "robot_1")
 
-OTHER_ENDS = ("SIGINT", "deactivate", "active_shutdown")
 StartNode = Callable[..., NodeProcess]
 
 
