@@ -74,7 +74,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Source]
     return make
 
 
-# The conformance tests below need one export to ONNX and one with torch.export, which take seconds each, as well.
+# Exports that take seconds; test_registries.py has one of each.
 SLOW = ("onnx", "exported")
 FAST_FIRST = ["torchscript", *(pytest.param(format, marks=pytest.mark.slow) for format in SLOW)]
 
@@ -151,7 +151,12 @@ def _cell(case: Case, error: float | None) -> str:
 
 
 @pytest.fixture(
-    params=[(CASES[3], "onnx"), (CASES[4], "torchscript"), (CASES[5], "exported"), (CASES[0], "bundle")],
+    params=[
+        pytest.param((CASES[3], "onnx"), marks=pytest.mark.slow),
+        (CASES[4], "torchscript"),
+        (CASES[5], "exported"),
+        (CASES[0], "bundle"),
+    ],
     ids=lambda pair: f"{name_of(pair[0])}-{pair[1]}",
     scope="module",
 )

@@ -217,7 +217,9 @@ def load_once(file: Path, kind: type[nn.Module], device: str) -> Policy:
     return load_trusted(file, device=device, interface=KINDS[kind])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in (Attender, Summer) else ()) for kind in KINDS]
+)
 @pytest.mark.parametrize("file_format", FORMATS)
 class TestConformance(PolicyConformance):
     @pytest.fixture
