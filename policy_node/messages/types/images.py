@@ -144,6 +144,7 @@ class RawImageReader:
 
     def __init__(self, spec: ArraySpec, encoding: str) -> None:
         self._converter = Converter(wanted_encoding(spec, encoding, tuple(IMAGE_ENCODINGS)), spec)
+        self._encodings = dict(IMAGE_ENCODINGS)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
@@ -159,9 +160,9 @@ class RawImageReader:
             raise UnusableReading("the message is cut within its first fields") from error
         # As the deserialiser has it, a string ends at its first NUL.
         name = raw[offset + 12 : name_end].partition(b"\0")[0].decode(errors="replace")
-        encoding = IMAGE_ENCODINGS.get(name)
+        encoding = self._encodings.get(name)
         if encoding is None:
-            raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(IMAGE_ENCODINGS)}")
+            raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(self._encodings)}")
         dtype, channels = encoding.dtype, encoding.channels
         row_size = width * channels * dtype.itemsize
         if height == 0 or width == 0 or step < row_size or count != step * height:
