@@ -143,25 +143,7 @@ class CommandLimiter:
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
     ) -> torch.Tensor:
-        """Limit the commands.
-
-        Parameters
-        ----------
-        commands
-            `[robots, components]`; numbers that are not finite become NaN, because a bound must not make them usable.
-        previous
-            `[robots, components]` float64: the command from which the change is limited: the last one sent, or the safe
-            command if none was sent. NaN disables the limit.
-        start
-            `[robots, components]` float64: where the ramp begins; NaN where there is no such command.
-        ramp
-            `[robots]` float64: share of the ramp that has passed, 0 to 1.
-
-        Returns
-        -------
-        torch.Tensor
-            `[robots, components + 2]` float64: the commands, whether a bound acted, whether ramp or rate acted.
-        """
+        """Limit the commands, see `CommandLimits`."""
         wanted = commands.double().where(commands.isfinite(), torch.nan)
         bounded = self._clip(wanted)
         slowed = bounded

@@ -51,7 +51,7 @@ class CommandLimits(Protocol):
         Parameters
         ----------
         commands
-            `[robots, components]`.
+            `[robots, components]`; numbers that are not finite become NaN, because a bound must not make them usable.
         previous
             `[robots, components]` float64: the command from which the change is limited: the last one sent, or the safe
             command if none was sent. NaN disables the limit.
@@ -138,7 +138,7 @@ class Inference:
         if other.components != self.components:
             found = f"the new policy's commands have {other.components} components, those of the current one"
             remedy = "clean up the node, then configure it with the new policy"
-            raise ConfigurationError([f"policy.path: {found} {self.components}; {remedy}"])
+            raise ConfigurationError(f"policy.path: {found} {self.components}; {remedy}")
         continues = self.batch.is_like(other.batch)
         if continues:
             with torch.inference_mode():

@@ -196,15 +196,21 @@ def rows_without_nan(tensors: Iterable[torch.Tensor]) -> torch.Tensor | None:
     return ~torch.stack(spoiled).any(dim=0) if spoiled else None
 
 
-def mark_rows(usable: torch.Tensor, actions: torch.Tensor, memory: Tensors) -> tuple[torch.Tensor, Tensors]:
-    """Set the actions of unusable rows to NaN, or to -1 for choices, and the floating-point part of the memory to NaN.
+def mark_rows(
+    usable: torch.Tensor, actions: torch.Tensor, memory: Tensors
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Set the actions of unusable rows to NaN, or to -1 for choices, and mark their memory, see `mark_memory`."""
+    return where_rows(usable, actions, torch.nan if actions.is_floating_point() else -1), mark_memory(usable, memory)
+
+
+def mark_memory(usable: torch.Tensor, memory: Tensors) -> dict[str, torch.Tensor]:
+    """Set the floating-point part of the memory of unusable rows to NaN.
 
     Some engines do not pass NaN on: they take the larger of NaN and 0 to be 0.
     """
-    marked = {
+    return {
         name: where_rows(usable, part, torch.nan) if part.is_floating_point() else part for name, part in memory.items()
     }
-    return where_rows(usable, actions, torch.nan if actions.is_floating_point() else -1), marked
 
 
 def torch_dtype(dtype: np.dtype) -> torch.dtype:

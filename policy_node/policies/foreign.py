@@ -10,7 +10,16 @@ import numpy as np
 import torch
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
-from policy_node.policies.contract import Policy, PolicyError, State, Tensors, rows_without_nan, warn, where_rows
+from policy_node.policies.contract import (
+    Policy,
+    PolicyError,
+    State,
+    Tensors,
+    mark_memory,
+    rows_without_nan,
+    warn,
+    where_rows,
+)
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.pairing import Network, array_spec, misfit, pair_network
 from policy_node.policies.precision import full_precision
@@ -63,15 +72,12 @@ class ForeignPolicy(Policy):
         if self._steps:
             following[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
             inputs |= self._history_inputs(inputs, following[STEPS])
-        # Some engines do not pass NaN on: they take the larger of NaN and 0 to be 0.
         usable = rows_without_nan(inputs.values())
         robots = len(next(iter(inputs.values())))
         if usable is None:
             usable = torch.ones(robots, dtype=torch.bool, device=self.device)
         outputs = self._run_in_parts(inputs, robots)
-        for part in self._pairing.memories:
-            after = outputs[part.output]
-            following[part.input] = where_rows(usable, after, torch.nan) if after.is_floating_point() else after
+        following |= mark_memory(usable, {part.input: outputs[part.output] for part in self._pairing.memories})
         return self._finish(outputs[self._pairing.action], usable), following
 
     def _history_inputs(self, inputs: Tensors, steps: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,7 @@ from torch import nn
 from policy_node.config.specs import ArraySpec
 from policy_node.policies.contract import TorchPolicy, mark_rows, rows_without_nan, torch_dtype
 from policy_node.policies.described import FileDescription
-
-if TYPE_CHECKING:
-    from policy_node.policies.formats import ExportSource
+from policy_node.policies.formats import ExportSource
 
 # Name of the input with the mask in exported files.
 _ACTION_MASK = "action_mask"
