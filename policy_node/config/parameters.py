@@ -238,7 +238,9 @@ class ObservationConfiguration(SourceConfiguration):
         (), "Input shape of one robot with its stack or history, where the file does not say it.", limits=(1, 1_000_000)
     )
     terms: tuple[TermConfiguration, ...] = parameter(
-        (), "Names of the terms that the observation is made of, one after the other; it then has no topic."
+        (),
+        "Names of the terms that the observation is made of, one after the other; it then has no topic.",
+        type="list[str]",
     )
 
 
@@ -353,12 +355,13 @@ def is_image(type_name: str) -> bool:
 
 
 def _parameters(section: type, prefix: str) -> list[Parameter]:
-    """Return the parameters that the fields of a section define."""
-    kinds = {entry.name: str(entry.type).replace("tuple[", "list[").replace(", ...", "") for entry in fields(section)}
-    kinds["terms"] = "list[str]"
-    return [
-        Parameter(prefix + each.name, kinds[each.name], **each.metadata) for each in fields(section) if each.metadata
-    ]
+    """Return the parameters that the fields of a section define; their types are those of ROS, unless given."""
+    found = []
+    for each in fields(section):
+        if each.metadata:
+            kind = str(each.type).replace("tuple[", "list[").replace(", ...", "")
+            found.append(Parameter(**{"name": prefix + each.name, "type": kind, **each.metadata}))
+    return found
 
 
 def _term_parameters() -> list[Parameter]:
@@ -407,8 +410,9 @@ PARAMETERS: tuple[Parameter, ...] = (
 )
 
 # The parameters of a topic. An observation that is made of terms has none of these; each term has its own.
-SOURCE_PARAMETERS = tuple(
-    f"{OBSERVATION}{name}" for name in (*SourceConfiguration.__annotations__, "encoding") if name != "key"
+SOURCE_PARAMETERS = (
+    *(each.name for each in _parameters(SourceConfiguration, OBSERVATION)),
+    f"{OBSERVATION}encoding",
 )
 
 # Parameters that ROS itself gives every node.
