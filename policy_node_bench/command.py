@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,15 @@ def option(default: Any, help: str, flag: str = "", **settings: Any) -> Any:
 
 
 Writer = Callable[[Figures, Path], None]
+
+
+def plot_option(function: str) -> dict[str, tuple[str, Writer]]:
+    """Return the option `--plot`, drawn by a function of `plots`, which imports Matplotlib only then."""
+
+    def draw(figures: Figures, file: Path) -> None:
+        getattr(import_module("policy_node_bench.plots"), function)(figures, file)
+
+    return {"plot": ("draw the figures into this image file", draw)}
 
 
 class Command(NamedTuple):

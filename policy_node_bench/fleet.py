@@ -29,7 +29,7 @@ from policy_node.cli.process_environment import MALLOC_VARIABLES, profile_variab
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.report.figures import distribution, machine, progress_bar
-from policy_node_bench.command import Command, Figures, counts, image_size, option
+from policy_node_bench.command import Command, Figures, counts, image_size, option, plot_option
 from policy_node_bench.harness.observer import Round, measure, summary
 from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session
 from policy_node_bench.harness.robots import (
@@ -42,7 +42,6 @@ from policy_node_bench.harness.robots import (
     robot_parameters,
     untrained_policy,
 )
-from policy_node_bench.plots import plot_fleet, plot_scale
 from policy_node_bench.tables import LOOPS, fleet_rows, scale_rows, screen
 
 PUBLISHER_PROCESSES = 4
@@ -317,7 +316,7 @@ COMMAND = Command(
     FleetOptions,
     ros_session()(run_fleet),
     lambda figures: [table(figures)],
-    {"plot": ("draw the figures into this image file", plot_fleet)},
+    plot_option("plot_fleet"),
 )
 SCALE = Command(
     "scale",
@@ -326,5 +325,5 @@ SCALE = Command(
     ScaleOptions,
     measure_scale,
     lambda figures: [screen(figures["title"], scale_rows(figures["fleets"]))],
-    {"plot": ("draw the figures into this image file", plot_scale)},
+    plot_option("plot_scale"),
 )

@@ -33,7 +33,7 @@ from policy_node.engines import EngineChoice
 from policy_node.policies import Policy, PolicyError, select_device
 from policy_node.report.figures import distribution, machine, progress_bar
 from policy_node.sensing.synchroniser import RobotState
-from policy_node_bench.command import Command, Figures, image_size, option
+from policy_node_bench.command import Command, Figures, image_size, option, plot_option
 from policy_node_bench.harness.robots import (
     IMAGE_TOPIC,
     TOUCH_TOPIC,
@@ -44,7 +44,6 @@ from policy_node_bench.harness.robots import (
     untrained_policy,
 )
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
-from policy_node_bench.plots import plot_pipeline
 from policy_node_bench.tables import pipeline_rows, screen, times
 
 TURN_S = 0.25
@@ -300,5 +299,5 @@ COMMAND = Command(
     PipelineOptions,
     run_pipeline,
     lambda figures: [table(figures)],
-    {"plot": ("draw the figures into this image file", plot_pipeline)},
+    plot_option("plot_pipeline"),
 )

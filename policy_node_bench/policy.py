@@ -28,9 +28,8 @@ from policy_node.engines.parity import TOLERANCES, ParityTrial
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.report.figures import distribution, machine, progress_bar
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
-from policy_node_bench.command import Command, Figures, counts, option
+from policy_node_bench.command import Command, Figures, counts, option, plot_option
 from policy_node_bench.harness.turns import Part, in_turn
-from policy_node_bench.plots import plot_policy
 from policy_node_bench.tables import screen
 
 # Not measured: engines compile and allocate in their first runs.
@@ -269,5 +268,5 @@ COMMAND = Command(
     PolicyOptions,
     _measure,
     lambda figures: [table(figures), figures["why"]],
-    {"plot": ("draw the figures into this image file", plot_policy)},
+    plot_option("plot_policy"),
 )

@@ -31,8 +31,7 @@ from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.cli.process_environment import keep_memory
 from policy_node.report.figures import machine, progress_bar
-from policy_node_bench.command import Command, Figures, counts, option
-from policy_node_bench.plots import plot_train
+from policy_node_bench.command import Command, Figures, counts, option, plot_option
 from policy_node_bench.tables import screen
 from policy_node_rover.mujoco.environment import RoverArenaEnv
 from policy_node_rover.mujoco.rendering import KINDS, RendererError
@@ -227,5 +226,5 @@ COMMAND = Command(
     TrainOptions,
     run_train,
     show,
-    {"plot": ("draw the figures into this image file", plot_train)},
+    plot_option("plot_train"),
 )

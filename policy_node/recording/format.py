@@ -77,10 +77,10 @@ class Tick:
 
 def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
     """Convert a tick of a node to a message; `types` are the message classes of a typestore of rosbags by name."""
+    pair_type, status_type = types["diagnostic_msgs/msg/KeyValue"], types["diagnostic_msgs/msg/DiagnosticStatus"]
 
     def status(level: int, name: str, text: str, values: Mapping[str, str]) -> Any:
-        pairs = [types["diagnostic_msgs/msg/KeyValue"](key=key, value=value) for key, value in values.items()]
-        status_type = types["diagnostic_msgs/msg/DiagnosticStatus"]
+        pairs = [pair_type(key=key, value=value) for key, value in values.items()]
         return status_type(level=level, name=name, message=text, hardware_id=name, values=pairs)
 
     of_node = {

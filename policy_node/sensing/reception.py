@@ -135,7 +135,15 @@ class Stream:
 
     def counts(self) -> Counts:
         """Return the counts since the start."""
-        return Counts(*(getattr(self, f"_{name}") for name in Counts._fields))
+        return Counts(
+            self._received,
+            self._lost,
+            self._late,
+            self._ticks,
+            self._fresh_ticks,
+            self._changes,
+            self._late_ages_ns,
+        )
 
 
 class Reception:

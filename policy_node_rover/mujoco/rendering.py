@@ -17,7 +17,6 @@ import subprocess
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -229,12 +228,24 @@ class EglRenderer(Renderer):
         return (centres_m + reaches_m[:, :, 0] < 0.0).any(axis=1)
 
 
+def _group_mask(*groups: int) -> np.ndarray:
+    """Return which groups of geoms are shown, uint8 [groups]."""
+    mask = np.zeros(mujoco.mjNGROUP, np.uint8)
+    mask[list(groups)] = 1
+    return mask
+
+
 def _shown_groups(*groups: int) -> mujoco.MjvOption:
     """Return the option that shows only the geoms of some groups."""
     option = mujoco.MjvOption()
-    option.geomgroup[:] = 0
-    option.geomgroup[list(groups)] = 1
+    option.geomgroup[:] = _group_mask(*groups)
     return option
+
+
+# Groups that rays hit: from the camera, from above, and from above behind what is tinted.
+_CAMERA_GROUPS = _group_mask(0)
+_OVERHEAD_GROUPS = _group_mask(0, CAMERA_GROUP_HIDDEN, ROVER_GROUP)
+_OPAQUE_GROUPS = _group_mask(0, ROVER_GROUP)
 
 
 class _Shading(NamedTuple):
@@ -274,7 +285,7 @@ class RaycastRenderer(Renderer):
         if arena.appearance is not None:
             shading = self._shading_of(arena.appearance)
             self._hide(arena.appearance.transparent)
-        colours = self._cast(arena, eye, rays, (0,), shading)[0]
+        colours = self._cast(arena, eye, rays, _CAMERA_GROUPS, shading)[0]
         self._hide(frozenset())
         return self._image(colours, ROVER.camera_size_px)
 
@@ -284,10 +295,10 @@ class RaycastRenderer(Renderer):
         height_m = 100.0 * _OVERHEAD_HEIGHT_M
         rays = self._pixel_grid(size_px, OVERHEAD_HALF_WIDTH_M / height_m)
         eye = np.array([0.0, 0.0, height_m])
-        colours, opacity = self._cast(arena, eye, rays, (0, CAMERA_GROUP_HIDDEN, ROVER_GROUP), self._shading)
+        colours, opacity = self._cast(arena, eye, rays, _OVERHEAD_GROUPS, self._shading)
         tinted = opacity[:, 0] < 1.0
         if tinted.any():
-            behind, _ = self._cast(arena, eye, rays[tinted], (0, ROVER_GROUP), self._shading)
+            behind, _ = self._cast(arena, eye, rays[tinted], _OPAQUE_GROUPS, self._shading)
             colours[tinted] = opacity[tinted] * colours[tinted] + (1.0 - opacity[tinted]) * behind
         return self._image(colours, size_px)
 
@@ -319,14 +330,13 @@ class RaycastRenderer(Renderer):
             self._geoms.geom_group[self._geoms.geom(name).id] = CAMERA_GROUP_HIDDEN
 
     def _cast(
-        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: Sequence[int], shading: _Shading
+        self, arena: Arena, eye: np.ndarray, rays: np.ndarray, groups: np.ndarray, shading: _Shading
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return colours [pixels, 3] in 0 to 1 and opacities [pixels, 1] where the rays [pixels, 3] hit first."""
         count = len(rays)
-        hit_groups = np.isin(np.arange(mujoco.mjNGROUP), groups).astype(np.uint8)
         geoms, distances, normals = np.full(count, -1, np.int32), np.empty(count), np.zeros(count * 3)
         mujoco.mj_multiRay(
-            self._geoms, arena.data, eye, rays.ravel(), hit_groups, True, -1, geoms, distances, normals, count, 1e6
+            self._geoms, arena.data, eye, rays.ravel(), groups, True, -1, geoms, distances, normals, count, 1e6
         )
         facing = np.maximum(normals.reshape(count, 3) @ shading.to_light, 0.0)
         light = shading.ambient + facing[:, None] * shading.diffuse

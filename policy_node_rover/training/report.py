@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from policy_node.cli.output import check_file, check_folder
-from policy_node.report.figures import SubParsers, machine
+from policy_node.report.figures import SubParsers, machine, write_figures
 from policy_node.report.plots import STYLE
 from policy_node_rover.arena.conditions import CONDITIONS
 from policy_node_rover.evaluation.results import describe_summary
@@ -63,7 +63,7 @@ def write_training_record(
             **{name: version(name) for name in _MORE_PACKAGES},
         },
     }
-    (folder / RECORD_FILE).write_text(json.dumps(training, indent=2) + "\n")
+    write_figures(folder / RECORD_FILE, training)
     return training
 
 

@@ -110,11 +110,11 @@ class Bag:
 
     def describe(self) -> str:
         """List the topics with their types, one per line."""
-        width = max(map(len, sorted(self.topics)[:_TOPICS_NAMED]), default=0)
-        topics = sorted(self.topics.items())
-        lines = [f"  {name:<{width}}  {topic.type}  {topic.messages} messages" for name, topic in topics]
-        if len(lines) > _TOPICS_NAMED:
-            lines[_TOPICS_NAMED:] = [f"  and {len(lines) - _TOPICS_NAMED} more"]
+        shown = sorted(self.topics.items())[:_TOPICS_NAMED]
+        width = max((len(name) for name, _ in shown), default=0)
+        lines = [f"  {name:<{width}}  {topic.type}  {topic.messages} messages" for name, topic in shown]
+        if len(self.topics) > len(shown):
+            lines.append(f"  and {len(self.topics) - len(shown)} more")
         return "\n".join(["the bag holds:", *(lines or ["  no topic"])])
 
 
