@@ -47,11 +47,10 @@ class Resets:
         self._seeds: dict[int, int] = {}
         kinds = [kind for kind in _KEYS if kind in reset]
         if reset and (len(kinds) != 1 or not reset.keys() <= _KEYS[kinds[0]] or "type" not in reset):
-            problem = (
+            raise ConfigurationError(
                 f"reset: found {dict(reset)}, allowed is a `service` with its `type`, or a `topic` with its `type` "
                 f"and optionally `seeded` and `settle_s`"
             )
-            raise ConfigurationError([problem])
         self._kind = kinds[0] if kinds else ""
         self.is_seeded = bool(reset.get("seeded", False))
         self._settle_ns = round(float(reset.get("settle_s", 0.0)) * 1e9)
@@ -69,7 +68,7 @@ class Resets:
                 qos = QoSProfile(depth=QUEUE_LENGTH, reliability=ReliabilityPolicy.RELIABLE)
                 self._publishers = [node.create_publisher(self._type, name, qos) for name in names]
         except MessageTypeError as error:
-            raise ConfigurationError([f"reset: {error}"]) from error
+            raise ConfigurationError(f"reset: {error}") from error
 
     def ask(self, robot: int, seed: int) -> None:
         """Reset a robot, by index, as soon as it subscribes or serves; a negative seed lets the robot draw one."""

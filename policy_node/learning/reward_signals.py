@@ -134,4 +134,4 @@ def _decoder(source: ObservationConfiguration, size: int | None) -> tuple[Readin
         )
         return decoder, count
     except MessageTypeError as error:
-        raise ConfigurationError([f"signals.{source.key}: {error}"]) from error
+        raise ConfigurationError(f"signals.{source.key}: {error}") from error

@@ -586,11 +586,11 @@ def _spec_of(
 ) -> tuple[PolicySpec, torch.device]:
     """Return observations and actions of the spaces, or else of the configured policy, and the device."""
     if (observation_space is None) != (action_space is None):
-        raise ConfigurationError(["observation_space, action_space: one is given without the other; give both"])
+        raise ConfigurationError("observation_space, action_space: one is given without the other; give both")
     if observation_space is None or action_space is None:
         if configuration.policy.path == NO_POLICY:
             raise ConfigurationError(
-                ["policy.path: missing; give it, or observation_space and action_space of one robot"]
+                "policy.path: missing; give it, or observation_space and action_space of one robot"
             )
         policy = load_configured(configuration)
         return replace(policy.spec, memory={}, mask=0), policy.device
@@ -602,4 +602,4 @@ def _spec_of(
         }
         return PolicySpec(observations, action_spec(action_space, "action_space"), "learner", ""), device
     except PolicyError as error:
-        raise ConfigurationError([str(error)]) from error
+        raise ConfigurationError(str(error)) from error

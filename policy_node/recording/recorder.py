@@ -112,15 +112,14 @@ def plan_recording(
     try:
         from policy_node.recording.bag import UnknownType, typestore_of
     except ImportError as error:
-        raise ConfigurationError([f"{found} recording needs rosbags ({error}); pip install rosbags"]) from error
+        raise ConfigurationError(f"{found} recording needs rosbags ({error}); pip install rosbags") from error
     folder = Path(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(None, "no right to write there")
     except OSError as error:
-        problem = f"{found} no bag can be made in it ({error.strerror}); give another folder"
-        raise ConfigurationError([problem]) from error
+        raise ConfigurationError(f"{found} no bag can be made in it ({error.strerror}); give another folder") from error
     sources = [sources[0] for sources in configuration.sensors]
     sensor_topics = [
         tuple(resolve(topic_of(robot, source.topic)) for source in sources) for robot in configuration.robots
@@ -132,7 +131,7 @@ def plan_recording(
     try:
         typestore = typestore_of(types.values())
     except UnknownType as error:
-        raise ConfigurationError([f"{found} of the message type {error}"]) from error
+        raise ConfigurationError(f"{found} of the message type {error}") from error
     return RecordingPlan(
         folder=folder,
         name=name,

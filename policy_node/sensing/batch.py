@@ -126,7 +126,7 @@ def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: t
         problem = f"terms: terms give one vector, {but}; give the observation a topic"
     else:
         return
-    raise ConfigurationError([f"observations.{observation.key}.{problem}"])
+    raise ConfigurationError(f"observations.{observation.key}.{problem}")
 
 
 def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:

@@ -74,11 +74,11 @@ def arrange_terms(
     if unknown:
         names = ", ".join(f"observations.{term.name}" for term in unknown)
         problem = f"{prefix}.terms: the policy wants {wanted}, found are {listed}; say how many numbers {names} have: "
-        raise ConfigurationError([problem + "name their joints, or give their default or scale a number for each"])
+        raise ConfigurationError(problem + "name their joints, or give their default or scale a number for each")
     sizes_found = [size for size in found.values() if size is not None]
     if sum(sizes_found) != wanted.shape[0]:
         raise ConfigurationError(
-            [f"{prefix}.terms: the policy wants {wanted}, but the terms give {sum(sizes_found)} numbers: {listed}"]
+            f"{prefix}.terms: the policy wants {wanted}, but the terms give {sum(sizes_found)} numbers: {listed}"
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"
@@ -99,7 +99,7 @@ def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size:
     if term.kind == "previous_action":
         if not action_size:
             problem = "found previous_action, but the policy's action is no vector of numbers; remove the term"
-            raise ConfigurationError([f"observations.{term.name}.kind: {problem}"])
+            raise ConfigurationError(f"observations.{term.name}.kind: {problem}")
         return action_size
     if term.kind == "projected_gravity":
         return 3

@@ -28,12 +28,12 @@ class ActionInverse:
         self._scale = np.array(configuration.scale or (1.0,), np.float64)
         self._offset = np.array(configuration.offset or (0.0,), np.float64)
         if not self._scale.all():
-            raise ConfigurationError(["action.scale: a component is 0, so commands have no unique action"])
+            raise ConfigurationError("action.scale: a component is 0, so commands have no unique action")
         self._rows = np.zeros((0, 0))
         if isinstance(action, DiscreteSpec):
             self._rows = np.array(configuration.table, np.float64).reshape(action.n, -1)
             if len(np.unique(self._rows, axis=0)) < action.n:
-                raise ConfigurationError(["action.table: two rows are equal, so commands have no unique action"])
+                raise ConfigurationError("action.table: two rows are equal, so commands have no unique action")
 
     def __call__(self, commands: np.ndarray) -> np.ndarray:
         """Convert commands `[steps, components]` to actions `[steps, *action]`."""

@@ -83,7 +83,7 @@ def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Con
     elif PARAMETERS_KEY in custom:
         values = parse_parameters(custom[PARAMETERS_KEY], "the parameters in the bag")
     else:
-        raise ConfigurationError(["--params: missing, and the bag has no parameters; give the parameter file"])
+        raise ConfigurationError("--params: missing, and the bag has no parameters; give the parameter file")
     values.update(options.overrides)
     return parse_configuration(with_resolved_paths(values)), uses_sim_time(values)
 
