@@ -20,7 +20,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
 # Shells let what runs in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Each worker keeps one core busy: more threads would only wait for each other.
+# There are more workers than cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Measurements of engines are cached; another run or worker must not find them.
 _cache = tempfile.TemporaryDirectory(prefix="policy_node_cache_")

@@ -186,7 +186,7 @@ class NodeProcess:
     @property
     def alive(self) -> bool:
         """Whether the process is running."""
-        return self._process.poll() is None
+        return self.status is None
 
     @property
     def status(self) -> int | None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registries find message types, image encodings and command types; the documentation lists them, packages add some."""
+"""Registries find message types, image encodings and command types; packages add some."""
 
 import json
 import os
@@ -23,9 +23,7 @@ from policy_node.messages.fields import message_class
 from policy_node.messages.types import CHOICES, MESSAGE_TYPES, MessageType
 from policy_node.messages.types.images import Converter, wanted_encoding
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parents[1] / "example_messages"
-DOCUMENTATION = (ROOT / "doc" / "configuration.md").read_text()
 
 
 @pytest.mark.parametrize("kind", MESSAGE_TYPES.values(), ids=lambda kind: kind.name)

@@ -161,7 +161,8 @@ def check_samples(ticks: list[Tick], messages: list[Message], published: dict[st
             assert set(recorded.readings) == ({"image", "touch"} if recorded.state == "READY" else set())
             # A stop during a tick replaces its command.
             assert recorded.sent is (len(on(at_tick, f"/{robot}/cmd_vel")) == 1)
-            overruled += not recorded.sent
+            # The end of the node may replace the last ones.
+            overruled += not recorded.sent and tick is not ticks[-1]
         for sensor, (message_type, raws) in published.items():
             recorded_raws = on(at_tick, topics[sensor])
             assert set(recorded_raws) <= set(raws)
@@ -169,8 +170,7 @@ def check_samples(ticks: list[Tick], messages: list[Message], published: dict[st
                 stamp_ns, index = tick.robots["robot_0"].readings[sensor]
                 stamp = deserialize_message(recorded_raws[index], message_type).header.stamp
                 assert stamp_ns == stamp.sec * 10**9 + stamp.nanosec
-    # On a busy machine readings may become too old while commands are sent.
-    assert overruled <= len(ticks) // 4
+    assert overruled <= 2
 
 
 @pytest.mark.slow

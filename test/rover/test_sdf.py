@@ -23,7 +23,6 @@ MODEL = ARENAS.model
 ROVER = ElementTree.fromstring(sdf.rover_sdf("rover_0", "ogre")).find("model")
 WORLD = ElementTree.fromstring(sdf.world_sdf(1, 0, "ogre")).find("world")
 OBSTACLES = [name for name in ARENAS.mocap if name != "beacon"]
-SEEN_MATERIALS = ["floor", "outer_wall_east", "outer_wall_west", "outer_wall_north", "outer_wall_south", "beacon"]
 
 
 def numbers(element, path):
