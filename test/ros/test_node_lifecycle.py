@@ -135,7 +135,8 @@ def operator_of_a_wrong_node(
     """Start one node for all errors: it must survive them, and drive afterwards."""
     peer = Peer()
     parameters = parameters_of(model()[0], ROBOTS, {**DRIVES, "autostart": False})
-    process = NodeProcess(parameters, tmp_path_factory.mktemp("wrong") / "parameters.yaml")
+    # Runs beside the nodes of other tests of this file, whose services must not be its own.
+    process = NodeProcess(parameters, tmp_path_factory.mktemp("wrong") / "parameters.yaml", name="wrong_node")
     operator = LifecycleClient(peer, process.full_name)
     yield operator, process
     try:
