@@ -29,6 +29,8 @@ from policy_node.sensing.synchroniser import RobotState
 
 # Grace period before another node may take over.
 RECENT_S = 1.0
+# Period of the attempts to tick in simulated time while the claim on the robots does not hold.
+CLAIM_POLL_S = 0.05
 # Longest wait of deactivation for a tick that hangs.
 STOP_TIMEOUT_S = 5.0
 # Why a command of the policy was not sent.
@@ -298,12 +300,17 @@ class ControlLoop:
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns
                 with self._ticking:
-                    self._tick(lateness_ns, missed)
-                missed = schedule.advance(clock.now_ns())
+                    has_claim = self._tick(lateness_ns, missed)
+                if has_claim or self._simulated is None:
+                    missed = schedule.advance(clock.now_ns())
+                else:
+                    # Simulated time may stand still until the robots get a command: repeat the tick.
+                    self._stopping.wait(CLAIM_POLL_S)
             if not self._stopping.is_set():
                 self._pipeline.reset()
 
-    def _tick(self, lateness_ns: int, missed: int) -> None:
+    def _tick(self, lateness_ns: int, missed: int) -> bool:
+        """Run one tick; return False if it sent nothing because the claim on the robots does not hold."""
         began_s = time.perf_counter()
         self._watchdog.begin_tick()
         self._begin_tick()
@@ -330,6 +337,7 @@ class ControlLoop:
             self._recording.note_tick(self.latest, missed)
         if error is not None:
             raise error
+        return not has_no_claim
 
     def _begin_tick(self) -> None:
         """Pass the events and requests since the last tick to the pipeline."""

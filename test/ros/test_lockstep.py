@@ -4,6 +4,7 @@
 
 import functools
 import math
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from rclpy.time import Time
 from rover_simulation import rover_parameters, rover_sim
 from std_msgs.msg import Float64MultiArray, Int64
 
+from policy_node.ros.ownership import EXPIRY_S
 from policy_node_rover.mujoco.arena import Arena, ArenaModel
 
 ROVERS = ("rover_0", "rover_1")
@@ -121,6 +123,26 @@ def test_simulated_time_waits_for_a_new_node_when_the_node_dies(
         x, y, yaw = arena.pose
         start = (x, y, math.sin(yaw / 2), math.cos(yaw / 2))
         peer.spin_until(lambda: start in drive.poses["rover_1"], "the rover to begin the episode of the seed")
+
+
+@pytest.mark.slow
+def test_the_drive_goes_on_after_the_node_was_paused_and_lost_its_claim(
+    peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    drive = Drive(peer)
+    with rover_sim("--lockstep", "--robots", "2", "--seed", "5"):
+        node = start_node(parameters(), alone=False)
+        peer.spin_until(lambda: all(len(poses) > 5 for poses in drive.poses.values()), "the rovers to drive")
+        # Only a pause that ends shortly before a tick leaves it without a claim.
+        for _ in range(4):
+            os.kill(node.pid, signal.SIGSTOP)
+            peer.spin_for(EXPIRY_S + 0.5)
+            os.kill(node.pid, signal.SIGCONT)
+            stood = {rover: len(poses) for rover, poses in drive.poses.items()}
+            goes_on = functools.partial(
+                lambda stood: all(len(drive.poses[rover]) > stood[rover] + 5 for rover in ROVERS), stood
+            )
+            peer.spin_until(goes_on, "the rovers to go on")
 
 
 def test_a_reset_during_a_pause_starts_rover_and_node_at_rest(
