@@ -32,13 +32,14 @@ class Inert:
         self.state: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
+        """Keep the attributes."""
         # Objects with slots have a pair of states.
         state = state[0] if isinstance(state, tuple) and state else state
         if isinstance(state, Mapping):
             self.state = dict(state)
 
     def __setitem__(self, *item: Any) -> None:
-        pass
+        """Drop an item."""
 
     append = extend = __setitem__
 
