@@ -6,17 +6,27 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port
 from policy_node.policies.traced import PolicyNetwork, open_robots_axis
+
+
+def _matches(content: bytes) -> bool:
+    """Return whether an archive holds a program as PyTorch 2.7 or later writes it, or as earlier versions did."""
+    return any(
+        fnmatchcase(name, "*/models/*.json") or name.endswith("serialized_exported_program.json")
+        for name in member_names(content)
+    )
 
 
 def _load(file: PolicyFile) -> Policy:
@@ -77,6 +87,7 @@ FORMAT = PolicyFormat(
     description="any PyTorch trainer",
     suffixes=(".pt2",),
     load=_load,
+    matches=_matches,
     is_zip=True,
     is_ordered=True,
     write=_write,

@@ -13,12 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port
 from policy_node.policies.traced import PolicyNetwork
+
+
+def _matches(content: bytes) -> bool:
+    """Return whether an archive holds code; its first folder is named after the file that was written."""
+    return any(name.partition("/")[2].startswith("code/") for name in member_names(content))
 
 
 def _load(file: PolicyFile) -> Policy:
@@ -79,6 +85,7 @@ FORMAT = PolicyFormat(
     description="any PyTorch trainer",
     suffixes=(".pt", ".ts"),
     load=_load,
+    matches=_matches,
     is_zip=True,
     is_ordered=True,
     write=_write,
