@@ -72,7 +72,7 @@ UNUSABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "pickle": (lambda: pickle.dumps({"a": 1}), "is a Python pickle, which is no policy format; export the"),
     "web page": (lambda: b"\n<!DOCTYPE html>\n<html>", "is a web page in place of the file; download the file itself"),
-    "Keras": (lambda: archive(**{"config.json": b"", "model.weights.h5": b""}), "is a file of Keras or HDF5; convert it to ONNX"),
+    "Keras": (lambda: archive(**{"config.json": b"", "model.weights.h5": b""}), "is a file of Keras or HDF5; convert"),
     "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(90), "is a file of Keras or HDF5; convert it to ONNX"),
 }
 
