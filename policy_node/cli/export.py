@@ -274,7 +274,7 @@ def verify_file(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `policy_export` or one of its subcommands."""
     words = list(sys.argv[1:] if argv is None else argv)
-    run = {"verify": _run_verify, "import": _run_import}.get(words[0] if words else "")
+    run = {"verify": _run_verify, "info": _run_info, "import": _run_import}.get(words[0] if words else "")
     console = Console(stderr=True)
     with warnings_as_lines("policy_export", console):
         try:
@@ -310,6 +310,14 @@ def _run_verify(words: Sequence[str], console: Console) -> int:
             _write_json(arguments.json, {"file": str(arguments.path), "verified": False, "reason": str(error)})
         raise
     return _report_verified(result, arguments.json)
+
+
+def _run_info(words: Sequence[str], console: Console) -> int:
+    from policy_node.cli.policy_info import make_info_parser, show_info
+
+    arguments = make_info_parser().parse_args(words)
+    with modules_beside(arguments.path if arguments.trusted else None):
+        return show_info(arguments)
 
 
 def _run_import(words: Sequence[str], console: Console) -> int:
@@ -354,9 +362,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help=".zip file of model.save()")
     parser.add_argument("--format", choices=tuple(SUFFIXES), help="by default that of the output's suffix")
     parser.add_argument("--vecnormalize", type=Path, help="file of VecNormalize.save()")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="file to write, as policy.bundle or policy.onnx"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="file to write, as policy.bundle or policy.onnx")
     parser.add_argument("--json", type=Path, help="JSON file for the result")
     return parser
 

@@ -110,7 +110,7 @@ class ForOneRobot(torch.nn.Module):
 def test_warnings_of_a_policy_go_to_the_ros_log_without_source(start_node: StartNode, tmp_path: Path) -> None:
     file = tmp_path / "policy.pth"
     torch.jit.save(torch.jit.script(ForOneRobot()), file)
-    changes = {"observations.keys": ["touch"], "observations.touch.shape": [8], "autostart": True}
+    changes = {"observations.keys": ["touch"], "observations.touch.shape": [8], "policy.engine": "torchscript"}
     parameters = parameters_of(file, ROBOTS, changes)
     process = start_node({name: value for name, value in parameters.items() if ".image." not in name})
     process.wait_for(rf"\[WARN\][^\n]*\[policy_node\]: policy file '{file}' is run robot after robot")

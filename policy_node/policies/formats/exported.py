@@ -16,7 +16,7 @@ import torch
 from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat, lazily
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port
 from policy_node.policies.traced import PolicyNetwork, open_robots_axis
@@ -88,6 +88,7 @@ FORMAT = PolicyFormat(
     suffixes=(".pt2",),
     load=_load,
     matches=_matches,
+    inspect=lazily("inspection", "inspect_exported"),
     is_zip=True,
     is_ordered=True,
     write=_write,

@@ -18,7 +18,7 @@ import torch
 from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat, lazily
 from policy_node.policies.module_memory import owner_of
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port, described_inputs
@@ -169,6 +169,7 @@ FORMAT = PolicyFormat(
     suffixes=(".pt", ".ts"),
     load=_load,
     matches=_matches,
+    inspect=lazily("inspection", "inspect_torchscript"),
     is_zip=True,
     is_ordered=True,
     write=_write,
