@@ -96,7 +96,7 @@ class PolicyConfiguration:
         limits=(0, 1_000_000),
     )
     format: str = parameter(
-        "auto", "Format of the policy file; `auto`: by its suffix.", choices=("auto", *POLICY_FORMATS.names)
+        "auto", "Format of the policy file; `auto`: by its content.", choices=("auto", *POLICY_FORMATS.names)
     )
     memory: tuple[str, ...] = parameter(
         (),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import NoReturn
 
@@ -41,6 +41,24 @@ def read_members(content: bytes, names: Sequence[str], path: str) -> dict[str, b
         raise PolicyError(
             f"policy file '{path}' is cut off or damaged after {len(content)} bytes ({error}); copy or save it again"
         ) from error
+
+
+def member_names(content: bytes) -> frozenset[str]:
+    """Return the names of all members of an archive; none where the content is no archive, or one that is cut off."""
+    if not content.startswith(b"PK"):
+        return frozenset()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+    except Exception:  # zipfile raises many kinds for damaged directories
+        return frozenset()
+    complete = min((member.header_offset for member in members), default=1) == 0
+    return frozenset(member.filename for member in members) if complete else frozenset()
+
+
+def has_members(*names: str) -> Callable[[bytes], bool]:
+    """Return a function that tells whether a content is an archive with members of these names."""
+    return lambda content: member_names(content).issuperset(names)
 
 
 def _check(members: Sequence[zipfile.ZipInfo], archive_bytes: int, path: str) -> None:

@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 
 from policy_node.policies.contract import Policy, PolicyError
-from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of
+from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of, format_of_content, format_of_suffix
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.unusable import why_unusable
 from policy_node.policies.vecnormalize import read_vecnormalize
 
 
@@ -70,7 +71,7 @@ def load_policy(
     sha256
         Hexadecimal SHA-256 that the policy file must have.
     format
-        Name of the format; ``auto`` tells it by the suffix.
+        Name of the format; ``auto`` tells it by the content.
     interface
         Meaning of the inputs and outputs, where the file does not describe itself.
     deterministic
@@ -87,8 +88,8 @@ def load_policy(
     """
     target = select_device(device)
     name = os.fspath(path)
-    kind = format_of(name, format)
-    content = _read(name, kind)
+    content = read_policy_file(name, format)
+    kind = format_of(name, format, content)
     file = PolicyFile(
         content,
         name,
@@ -99,17 +100,16 @@ def load_policy(
         deterministic=deterministic,
         seed=seed,
     )
-    _check(file, kind, sha256, trusted, vecnormalize is not None)
-    if vecnormalize is not None:
-        file = replace(file, statistics=read_vecnormalize(vecnormalize), vecnormalize=os.fspath(vecnormalize))
     try:
-        policy = kind.load(file)
-    except ModuleNotFoundError as error:
-        if not kind.requires:
+        _check(file, kind, sha256, trusted, vecnormalize is not None)
+        if vecnormalize is not None:
+            file = replace(file, statistics=read_vecnormalize(vecnormalize), vecnormalize=os.fspath(vecnormalize))
+        policy = _load(file, kind)
+    except PolicyError as error:
+        note = _other_content(content, kind)
+        if not note:
             raise
-        raise file.error(
-            f"is {kind.title}, for which {error.name} is not installed; pip install {' '.join(kind.requires)}"
-        ) from error
+        raise PolicyError(f"{error}; {note}") from error
     if sha256 is not None and policy.spec.sha256 != file.sha256:
         raise file.error(
             "has weights in other files, which its SHA-256 does not cover; save it as one file, or leave sha256 out"
@@ -117,16 +117,39 @@ def load_policy(
     return policy
 
 
-def _read(path: str, kind: PolicyFormat) -> bytes:
+def _load(file: PolicyFile, kind: PolicyFormat) -> Policy:
+    try:
+        return kind.load(file)
+    except ModuleNotFoundError as error:
+        if not kind.requires:
+            raise
+        raise file.error(
+            f"is {kind.title}, for which {error.name} is not installed; pip install {' '.join(kind.requires)}"
+        ) from error
+
+
+def _other_content(content: bytes, kind: PolicyFormat) -> str:
+    """Return for errors that a content is of another format than the one that was named; empty where it is not."""
+    if kind.matches is None or kind.matches(content):
+        return ""
+    found = format_of_content(content)
+    if found is not None:
+        return f"its content is that of {found.title}, but the format is '{kind.name}'; use '{found.name}' or 'auto'"
+    problem = why_unusable(content)
+    return f"by its content, it {problem}" if problem else ""
+
+
+def read_policy_file(path: str, format: str = "auto") -> bytes:
+    """Read a policy file; raises PolicyError if that is not possible, or it is empty."""
+    kind = format_of_suffix(path) if format == "auto" else format_of(path, format)
+    title = "a policy file" if kind is None else kind.title
     try:
         with open(path, "rb") as stream:
             content = stream.read()
     except OSError as error:
-        raise PolicyError(
-            f"policy file '{path}' cannot be read: {error.strerror}; give the path of {kind.title}"
-        ) from error
+        raise PolicyError(f"policy file '{path}' cannot be read: {error.strerror}; give the path of {title}") from error
     if not content:
-        raise PolicyError(f"policy file '{path}' is empty (0 bytes); give {kind.title}")
+        raise PolicyError(f"policy file '{path}' is empty (0 bytes); give {title}")
     return content
 
 

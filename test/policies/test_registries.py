@@ -149,16 +149,6 @@ def test_the_tables_of_the_documentation_are_those_of_the_records(page: str) -> 
     assert TABLES["with_tables"](page, text) == text, "run python doc/tables.py"
 
 
-def test_a_file_without_a_known_suffix_needs_its_format_named(model: Path, tmp_path: Path) -> None:
-    file = tmp_path / "model.v1"
-    file.write_bytes(model.read_bytes())
-    with pytest.raises(
-        PolicyError, match=r"no suffix that tells its format; allowed are .*\.onnx, \.zip.*`policy\.format`"
-    ):
-        load_trusted(file)
-    assert load_trusted(file, format="sb3").spec.algorithm == "PPO"
-
-
 def test_a_missing_package_of_a_format_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "policy_node.policies.onnx", None)
     (tmp_path / "policy.onnx").write_bytes(b"some")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node runs no code of policy files unless it trusts them."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def hostile(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     for suffix in ("pt", "pt2"):
         files[suffix] = folder / f"model.{suffix}"
         torch.save({"a": payload}, files[suffix])
+        with zipfile.ZipFile(files[suffix], "a") as archive:
+            # As files of TorchScript and torch.export have them.
+            archive.writestr("model/code/__torch__.py" if suffix == "pt" else "model/models/model.json", "")
     files["pickle"] = folder / "vecnormalize.pkl"
     files["pickle"].write_bytes(statistics_pickle(payload=payload))
     return files, mark

@@ -20,6 +20,7 @@ import torch
 from policy_node.config.registry import POLICY_FORMATS, Registry
 from policy_node.policies.contract import Policy, PolicyError, TorchPolicy
 from policy_node.policies.interface import PolicyInterface
+from policy_node.policies.unusable import why_unusable
 
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
@@ -102,9 +103,15 @@ class PolicyFormat:
     description
         For the table in the documentation.
     suffixes
-        By which `policy.format: auto` knows a file, in lower case.
+        Suffixes of such files, in lower case. `policy.format: auto` goes by them where the content does not tell.
     load
         Makes the policy. It raises `PolicyError`, or ModuleNotFoundError where a package of `requires` is missing.
+    matches
+        Whether a content is of this format. It takes any bytes, runs nothing of them and raises nothing; None: files
+        are known by their suffix only.
+    inspect
+        Describes a content as far as it tells without running code, see `policy_node.policies.inspection`; None: only
+        loading tells.
     requires
         Packages that the base installation lacks, as pip names them.
     is_zip
@@ -128,6 +135,8 @@ class PolicyFormat:
     description: str
     suffixes: tuple[str, ...]
     load: Callable[[PolicyFile], Policy]
+    matches: Callable[[bytes], bool] | None = None
+    inspect: Callable[[PolicyFile], Mapping[str, Any]] | None = None
     requires: tuple[str, ...] = ()
     is_zip: bool = False
     runs_code: bool = True
@@ -150,18 +159,49 @@ def lazily(module: str, function: str) -> Callable[..., Any]:
     return call
 
 
-def format_of(path: str, name: str = "auto") -> PolicyFormat:
-    """Return the format of that name, for ``auto`` that of the file's suffix; raises PolicyError without one."""
+def format_of(path: str, name: str = "auto", content: bytes | None = None) -> PolicyFormat:
+    """Return the format of a policy file.
+
+    Parameters
+    ----------
+    path
+        Its suffix tells the format where the content does not.
+    name
+        Name of the format; ``auto``: that of the content.
+    content
+        What the file holds; None: it is read, if it can be.
+
+    Raises
+    ------
+    PolicyError
+        If there is no format of that name, or neither content nor suffix tells one.
+    """
     if name != "auto":
         if name not in FORMATS.names:
             raise PolicyError(f"the format is '{name}'; allowed are 'auto', {', '.join(map(repr, FORMATS.names))}")
         return FORMATS[name]
-    suffix = Path(path).suffix.lower()
-    found = next((one for one in FORMATS if suffix in one.suffixes), None)
-    if found is None:
-        known = ", ".join(suffix for one in FORMATS for suffix in one.suffixes)
+    if content is None:
+        content = Path(path).read_bytes() if Path(path).is_file() else b""
+    found, by_suffix = format_of_content(content), format_of_suffix(path)
+    if found is None and (by_suffix is None or by_suffix.matches is not None):
+        problem = why_unusable(content)
+        if problem:
+            raise PolicyError(f"policy file '{path}' {problem}")
+    if found is None and by_suffix is None:
+        known = ", ".join(sorted({suffix for one in FORMATS for suffix in one.suffixes}))
         raise PolicyError(
-            f"policy file '{path}' has no suffix that tells its format; allowed are {known}, or name the format "
-            "(in the node's configuration `policy.format`)"
+            f"policy file '{path}' has neither a content (it starts with {content[:8]!r}) nor a suffix that tells its "
+            f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
         )
-    return found
+    return found or by_suffix  # type: ignore[return-value]
+
+
+def format_of_content(content: bytes) -> PolicyFormat | None:
+    """Return the format that a content is of; None where none is known."""
+    return next((one for one in FORMATS if one.matches is not None and one.matches(content)), None)
+
+
+def format_of_suffix(path: str) -> PolicyFormat | None:
+    """Return the format of a path's suffix; None where none is known."""
+    suffix = Path(path).suffix.lower()
+    return next((one for one in FORMATS if suffix in one.suffixes), None)

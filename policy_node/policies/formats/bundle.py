@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from policy_node.policies.archive import has_members
 from policy_node.policies.formats import PolicyFormat, lazily
 
 FORMAT = PolicyFormat(
@@ -12,6 +13,8 @@ FORMAT = PolicyFormat(
     description="Stable-Baselines3 as data only, with normalisation and golden vectors inside (`policy_export`)",
     suffixes=(".bundle",),
     load=lazily("bundle", "load_bundle"),
+    matches=has_members("policy.json", "weights.safetensors"),
+    inspect=lazily("inspection", "inspect_bundle"),
     is_zip=True,
     runs_code=False,
     draws=True,

@@ -6,17 +6,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat, lazily
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port
 from policy_node.policies.traced import PolicyNetwork, open_robots_axis
+
+
+def _matches(content: bytes) -> bool:
+    """Return whether an archive holds a program as PyTorch 2.7 or later writes it, or as earlier versions did."""
+    return any(
+        fnmatchcase(name, "*/models/*.json") or name.endswith("serialized_exported_program.json")
+        for name in member_names(content)
+    )
 
 
 def _load(file: PolicyFile) -> Policy:
@@ -44,11 +55,10 @@ def _load(file: PolicyFile) -> Policy:
         arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
         return module(*arguments, **keywords)
 
-    def make_example(ports: Sequence[Port]) -> list[torch.Tensor] | None:
-        # Only a module with buffers can remember anything.
-        return _example(file, ports) if next(module.buffers(), None) is not None else None
-
-    return load_module(file, texts, "torch.export", module, call, ports, make_example)
+    written = list(dict.fromkeys(program.graph_signature.buffers_to_mutate.values()))
+    tensors_inside = [*module.named_parameters(), *module.named_buffers()]
+    watched = {name: tensor for name, tensor in tensors_inside if name not in written}
+    return load_module(file, texts, "torch.export", module, call, ports, partial(_example, file), written, watched)
 
 
 def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
@@ -77,6 +87,8 @@ FORMAT = PolicyFormat(
     description="any PyTorch trainer",
     suffixes=(".pt2",),
     load=_load,
+    matches=_matches,
+    inspect=lazily("inspection", "inspect_exported"),
     is_zip=True,
     is_ordered=True,
     write=_write,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from policy_node.policies.archive import has_members
 from policy_node.policies.formats import PolicyFormat, lazily
 
 FORMAT = PolicyFormat(
@@ -12,6 +13,8 @@ FORMAT = PolicyFormat(
     description="Stable-Baselines3, sb3-contrib",
     suffixes=(".zip",),
     load=lazily("sb3", "load_sb3"),
+    matches=has_members("data", "policy.pth"),
+    inspect=lazily("inspection", "inspect_sb3"),
     is_zip=True,
     without_trust="export it to a bundle with policy_export",
     takes_statistics=True,

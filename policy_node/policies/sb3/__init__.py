@@ -104,7 +104,7 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
         weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
     except Exception as error:
         raise _not_built(path, error) from error
-    algorithm = _algorithm(saved, policy_class)
+    algorithm = algorithm_of(saved, policy_class)
     return SavedModel(
         policy_class,
         _arguments(saved, path, same_python),
@@ -193,7 +193,7 @@ def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes, bool]:
     return saved, weights, python is None or (int(python[1]), int(python[2])) == sys.version_info[:2]
 
 
-def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
+def algorithm_of(saved: dict[str, Any], policy_class: type) -> str:
     """Return the algorithm, which the file does not name, by its settings."""
     modules = [base.__module__ for base in policy_class.__mro__]
     if "gae_lambda" in saved:

@@ -1,0 +1,57 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Recognise files that users take for policies, but that hold none: say what they are and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from policy_node.policies.archive import member_names
+
+_EXPORT = "export the policy with its trainer, for example as ONNX (torch.onnx.export) or TorchScript (torch.jit.save)"
+# First bytes of the files that torch.save wrote before PyTorch 1.6: a pickle of its magic number.
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def _is_checkpoint(content: bytes) -> bool:
+    """Return whether torch.save wrote the content; TorchScript has a folder `code` beside `data.pkl`."""
+    inside = {name.partition("/")[2] for name in member_names(content)}
+    is_archive = "data.pkl" in inside and not any(name.startswith("code/") for name in inside)
+    return is_archive or content.startswith(_TORCH_LEGACY)
+
+
+def _is_pickle(content: bytes) -> bool:
+    return content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5") and content.endswith(b".")
+
+
+def _is_keras(content: bytes) -> bool:
+    return content.startswith(b"\x89HDF\r\n") or {"config.json", "model.weights.h5"} <= member_names(content)
+
+
+def _is_safetensors(content: bytes) -> bool:
+    return content[8:9] == b"{" and 8 + int.from_bytes(content[:8], "little") <= len(content)
+
+
+# What a content is, and what to do; the first that fits counts.
+_KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
+    (
+        lambda content: content.startswith(b"version https://git-lfs.github.com/"),
+        "is a Git LFS pointer in place of the file; run `git lfs pull` in its repository",
+    ),
+    (
+        _is_checkpoint,
+        f"is a training checkpoint of torch.save: weights or Python objects without a network to run; {_EXPORT}",
+    ),
+    (_is_safetensors, f"is a safetensors file: weights without a network to run; {_EXPORT}"),
+    (_is_pickle, f"is a Python pickle, which is no policy format; {_EXPORT}"),
+    (
+        lambda content: content[:1024].lstrip().lower().startswith((b"<!doctype html", b"<html")),
+        "is a web page in place of the file; download the file itself (on GitHub the link 'raw')",
+    ),
+    (_is_keras, "is a file of Keras or HDF5; convert it to ONNX (tf2onnx)"),
+)
+
+
+def why_unusable(content: bytes) -> str:
+    """Return what a content without a policy is and what to do, for errors; empty where its kind is not known."""
+    return next((text for is_kind, text in _KINDS if is_kind(content)), "")
