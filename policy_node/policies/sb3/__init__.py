@@ -77,6 +77,10 @@ class SavedModel:
     exploration_rate: float
     weights: Mapping[str, torch.Tensor]
 
+    def build(self, file: PolicyFile) -> Sb3Policy:
+        """Build the policy, see `build_sb3`."""
+        return build_sb3(self, file)
+
 
 def read_sb3(content: bytes, path: str) -> SavedModel:
     """Read a file that ``model.save`` wrote; this unpickles the spaces and arguments of the policy.
