@@ -32,8 +32,8 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    given = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
-    given = (*given, policy.activation, policy.output_activation)
+    given = [policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high]
+    given += [policy.activation, policy.output_activation]
     if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
         return None
     # A policy with one observation takes it under any name.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
+from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.contract import Tensors, TorchPolicy, where_rows
 from policy_node.policies.formats import PolicyFile
 

@@ -45,7 +45,9 @@ class ActorBuilder:
         self.unused = dict(weights)
         self._trainer = trainer
         # By parameter: what it is, the values that are allowed, where the trainer has it.
-        self._settings = {"activation": ("its activation function", ACTIVATIONS, activation)}
+        self._settings: dict[str, tuple[str, tuple[str, ...], str]] = {
+            "activation": ("its activation function", ACTIVATIONS, activation)
+        }
         if output_activation:
             after = ("the function after its last layer", OUTPUT_ACTIVATIONS, output_activation)
             self._settings["output_activation"] = after

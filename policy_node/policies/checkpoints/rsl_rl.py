@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-
 from policy_node.policies.checkpoints import read_checkpoint, weights_of
 from policy_node.policies.checkpoints.actor import SavedActor
 from policy_node.policies.checkpoints.builder import ActorBuilder
@@ -24,35 +22,33 @@ class _Names(NamedTuple):
     actor: str
     recurrent: str
     normaliser: str
-    deviation: tuple[str, ...]
 
 
-# By the entry of the checkpoint and the name of the network in it; rsl_rl 4 and later have an entry for each network.
-_LAYOUTS = {
-    ("actor_state_dict", "mlp"): _Names(
-        "mlp", "rnn.rnn", "obs_normalizer", ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
-    ),
-    ("student_state_dict", "mlp"): _Names(
-        "mlp", "rnn.rnn", "obs_normalizer", ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
-    ),
-    ("model_state_dict", "student"): _Names("student", "memory_s.rnn", "student_obs_normalizer", ("std", "log_std")),
-    ("model_state_dict", "actor"): _Names("actor", "memory_a.rnn", "actor_obs_normalizer", ("std", "log_std")),
-}
+# By entry of the checkpoint; rsl_rl 4 and later have an entry for each network.
+_LAYOUTS = (
+    ("actor_state_dict", _Names("mlp", "rnn.rnn", "obs_normalizer")),
+    ("student_state_dict", _Names("mlp", "rnn.rnn", "obs_normalizer")),
+    ("model_state_dict", _Names("student", "memory_s.rnn", "student_obs_normalizer")),
+    ("model_state_dict", _Names("actor", "memory_a.rnn", "actor_obs_normalizer")),
+)
+_DEVIATIONS = ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
 _TRAINING = ("critic", "memory_c", "critic_obs_normalizer", "teacher", "memory_t", "teacher_obs_normalizer")
 
 
 def read_rsl_rl(file: PolicyFile) -> SavedActor:
     """Read the actor of a checkpoint; raises PolicyError if it is damaged or says too little."""
     saved = read_checkpoint(file)
-    for (entry, network), names in _LAYOUTS.items():
-        builder = ActorBuilder(file, "rsl_rl", weights_of(saved, entry), _ACTIVATION)
-        if builder.has(network):
-            break
-    else:
+    parts = {name: weights_of(saved, name) for name in ("actor_state_dict", "student_state_dict", "model_state_dict")}
+    layouts = [
+        (entry, names) for entry, names in _LAYOUTS if any(key.startswith(f"{names.actor}.") for key in parts[entry])
+    ]
+    if not layouts:
         raise file.error(
             f"is no training checkpoint of rsl_rl with an actor; it has the entries {sorted(map(str, saved))}; "
             "give a model_*.pt, or the policy that play.py exports"
         )
+    entry, names = layouts[0]
+    builder = ActorBuilder(file, "rsl_rl", parts[entry], _ACTIVATION)
     builder.drop(_TRAINING)
     normaliser = builder.take(names.normaliser) or weights_of(saved, "obs_norm_state_dict")
     if normaliser:
@@ -62,12 +58,12 @@ def read_rsl_rl(file: PolicyFile) -> SavedActor:
     if builder.has(names.recurrent):
         builder.add_recurrent(names.recurrent)
     builder.add_sequence(names.actor, is_last=True)
-    deviation = [builder.unused.pop(name) for name in names.deviation if name in builder.unused]
+    deviation = [builder.unused.pop(name) for name in _DEVIATIONS if name in builder.unused]
     if deviation:
         builder.cut_outputs(deviation[0].numel())
-    elif network == "actor" or entry == "actor_state_dict":
+    elif entry != "student_state_dict":
         # The outputs hold the mean and the deviation.
-        if network == "mlp" and not file.interface.output_activation:
+        if entry == "actor_state_dict" and not file.interface.output_activation:
             raise builder.error(
                 "its distribution, which is Gaussian with a deviation for each state, or Beta",
                 "give output_activation `identity` (`policy.output_activation`) if it is Gaussian",

@@ -12,7 +12,7 @@ from policy_node.policies.checkpoints.builder import ActorBuilder
 from policy_node.policies.formats import PolicyFile
 
 _ACTIVATION = "`activations` of the policy"
-_OUTPUT = "`output` of the policy: identity for ACTIONS, tanh for tanh(ACTIONS)"
+_OUTPUT = "`output` of the policy: identity for ACTIONS, tanh for tanh(ACTIONS); for a choice give discrete"
 _EPSILON, _LIMIT = 1e-8, 5.0
 _LOG_STD = "log_std_parameter"
 # Output layers beside the sequences: of models of skrl, and of its examples.
