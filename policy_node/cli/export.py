@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from policy_node.cli.output import warnings_as_lines
 from policy_node.config.specs import PolicySpec
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, format_of
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
+from policy_node.policies.loading import read_policy_file
 from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
 from policy_node.policies.vecnormalize import read_vecnormalize
@@ -43,7 +47,7 @@ ROUNDS = 3
 
 def export_policy(
     model: Path,
-    format: str,
+    format: str | None,
     output: Path,
     vecnormalize: Path | None = None,
     report: Callable[[str], None] = lambda step: None,
@@ -53,9 +57,9 @@ def export_policy(
     Parameters
     ----------
     model
-        File (``.zip``) of ``model.save``. It is trusted: its pickles are run.
+        File of ``model.save``. It is trusted: its pickles are run, and modules in its folder are found.
     format
-        A key of `SUFFIXES`.
+        A key of `SUFFIXES`; None: that of the output's suffix.
     output
         File to write; an existing one is replaced when the new one has been verified.
     vecnormalize
@@ -73,11 +77,7 @@ def export_policy(
     PolicyError
         When the policy cannot be exported, or the file acts differently from its source; no file is left then.
     """
-    if output.suffix not in SUFFIXES[format]:
-        suffixes = " or ".join(SUFFIXES[format])
-        raise PolicyError(
-            f"output '{output}' does not end in {suffixes}, the suffix of format {format}; change the name"
-        )
+    format = _format_of_output(output, format)
     report(f"reading {model}")
     saved, file = _read_source(model, vecnormalize)
     policy = build_sb3(saved, file)
@@ -108,6 +108,15 @@ def export_policy(
         "source_sha256": policy.spec.sha256,
         **errors,
     }
+
+
+def _format_of_output(output: Path, format: str | None) -> str:
+    """Return the format to write; raises PolicyError where the suffix tells none, or another than the named one."""
+    suffixes = [suffix for name in SUFFIXES if format in (None, name) for suffix in SUFFIXES[name]]
+    if output.suffix not in suffixes:
+        of_format = f"the suffix of format {format}" if format else "which tell the format"
+        raise PolicyError(f"output '{output}' does not end in {' or '.join(suffixes)}, {of_format}; change the name")
+    return next(name for name in SUFFIXES if format in (None, name) and output.suffix in SUFFIXES[name])
 
 
 def verify_policy(policy: Policy, golden: GoldenVectors | None, source: Policy | None) -> dict[str, float]:
@@ -171,17 +180,23 @@ def _demand(errors: Mapping[str, float], path: str, tolerance: float = TOLERANCE
             raise PolicyError(f"'{path}' {found} {against}; allowed is {tolerance:g}")
 
 
-def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, PolicyFile]:
-    if model.suffix != ".zip":
-        raise PolicyError(
-            f"'{model}' is no .zip file that model.save() of Stable-Baselines3 wrote; only these are exported"
-        )
+@contextmanager
+def modules_beside(*paths: Path | None) -> Iterator[None]:
+    """Let Python find modules in the folders of files, after all others: classes that a trusted file names."""
+    folders = [str(path.resolve().parent) for path in paths if path is not None]
+    sys.path += folders
     try:
-        content = model.read_bytes()
-    except OSError as error:
-        raise PolicyError(
-            f"policy file '{model}' cannot be read: {error.strerror}; give the path of a .zip file"
-        ) from error
+        yield
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+
+
+def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, PolicyFile]:
+    content = read_policy_file(str(model))
+    kind = format_of(str(model), content=content)
+    if kind.name != "sb3":
+        raise PolicyError(f"'{model}' is {kind.title}; only files of model.save() of Stable-Baselines3 are exported")
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
     sha256 = hashlib.sha256(content).hexdigest()
     file = PolicyFile(content, str(model), sha256, torch.device("cpu"), statistics=statistics)
@@ -257,34 +272,64 @@ def verify_file(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `policy_export`."""
+    """Run `policy_export` or one of its subcommands."""
     words = list(sys.argv[1:] if argv is None else argv)
-    verifies = words[:1] == ["verify"]
-    arguments = make_verify_parser().parse_args(words[1:]) if verifies else make_parser().parse_args(words)
+    run = {"verify": _run_verify, "info": _run_info, "import": _run_import}.get(words[0] if words else "")
     console = Console(stderr=True)
+    with warnings_as_lines("policy_export", console):
+        try:
+            return _run_export(words, console) if run is None else run(words[1:], console)
+        except PolicyError as error:
+            print(f"policy_export: {error}", file=sys.stderr)
+            return 1
+
+
+def _run_export(words: Sequence[str], console: Console) -> int:
+    arguments = make_parser().parse_args(words)
+    with _progress(console) as progress, modules_beside(arguments.model):
+        task = progress.add_task("starting", total=None)
+        result = export_policy(
+            arguments.model,
+            arguments.format,
+            arguments.output,
+            arguments.vecnormalize,
+            lambda step: progress.update(task, description=step),
+        )
+    return _report_verified(result, arguments.json)
+
+
+def _run_verify(words: Sequence[str], console: Console) -> int:
+    arguments = make_verify_parser().parse_args(words)
+    trusted = not arguments.untrusted
     try:
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
-        ) as progress:
-            if verifies:
-                progress.add_task(f"verifying {arguments.path}", total=None)
-                result = verify_file(
-                    arguments.path, arguments.against, arguments.vecnormalize, arguments.device, not arguments.untrusted
-                )
-            else:
-                task = progress.add_task("starting", total=None)
-                result = export_policy(
-                    arguments.model,
-                    arguments.format,
-                    arguments.output,
-                    arguments.vecnormalize,
-                    lambda step: progress.update(task, description=step),
-                )
+        with _progress(console) as progress, modules_beside(arguments.against, arguments.path if trusted else None):
+            progress.add_task(f"verifying {arguments.path}", total=None)
+            result = verify_file(arguments.path, arguments.against, arguments.vecnormalize, arguments.device, trusted)
     except PolicyError as error:
-        print(f"policy_export: {error}", file=sys.stderr)
-        if verifies and arguments.json:
+        if arguments.json:
             _write_json(arguments.json, {"file": str(arguments.path), "verified": False, "reason": str(error)})
-        return 1
+        raise
+    return _report_verified(result, arguments.json)
+
+
+def _run_info(words: Sequence[str], console: Console) -> int:
+    from policy_node.cli.policy_info import make_info_parser, show_info
+
+    arguments = make_info_parser().parse_args(words)
+    with modules_beside(arguments.path if arguments.trusted else None):
+        return show_info(arguments)
+
+
+def _run_import(words: Sequence[str], console: Console) -> int:
+    return importlib.import_module("policy_node.cli.import_description").main(words)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
+
+
+def _report_verified(result: Mapping[str, Any], report: Path | None) -> int:
+    """Print the result of an export or a verification, and write it as JSON."""
     shown = [
         f"{result[name]:.1e} of the action range from its {against}"
         for name, against in (("golden_error", "golden vectors"), ("source_error", "source"))
@@ -293,8 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{result['file']}: {result['algorithm']}, verified, at most {' and '.join(shown)}; SHA-256 {result['sha256']}"
     )
-    if arguments.json:
-        _write_json(arguments.json, {"verified": True, **result})
+    if report:
+        _write_json(report, {"verified": True, **result})
     return 0
 
 
@@ -308,14 +353,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="policy_export",
         description="Write a policy of Stable-Baselines3 in another format, including its normalisation, and verify "
-        "the file. MODEL is trusted: it can run code. See also `policy_export verify --help`.",
+        "the file. MODEL is trusted: it can run code, and modules in its folder are found. Other commands, each with "
+        "--help: policy_export verify (compare a file with its source), info (show what a policy file is) and import "
+        "(write a parameter file from a trainer's description).",
         epilog="A bundle is data only and supports stochastic actions, but takes the classes of Stable-Baselines3 and "
         "sb3-contrib only. The other formats take any class that PyTorch can trace.",
     )
     parser.add_argument("model", type=Path, help=".zip file of model.save()")
-    parser.add_argument("--format", choices=tuple(SUFFIXES), default="bundle", help="default bundle")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), help="by default that of the output's suffix")
     parser.add_argument("--vecnormalize", type=Path, help="file of VecNormalize.save()")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, with the suffix of the format")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, as policy.bundle or policy.onnx")
     parser.add_argument("--json", type=Path, help="JSON file for the result")
     return parser
 

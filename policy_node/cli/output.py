@@ -1,11 +1,23 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check that the output files and folders of a command can be written, before it does any work."""
+"""Check that the output files and folders of a command can be written, before it does any work; show warnings."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from rich.console import Console
+
+
+def warnings_as_lines(program: str, console: Console) -> AbstractContextManager[None]:
+    """Print each warning within the context as a line ``program: warning: text``."""
+    from policy_node.policies.contract import warnings_to  # imports PyTorch, which not every command needs
+
+    return warnings_to(
+        lambda text: console.print(f"{program}: warning: {text}", markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 def check_file(option: str, file: Path, suffix: str = "") -> None:

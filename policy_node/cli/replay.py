@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from policy_node.cli.options import INTERRUPTED, number
+from policy_node.cli.output import warnings_as_lines
 from policy_node.config.schema import ConfigurationError
 from policy_node.recording.replay.bag import BagError
 from policy_node.recording.replay.commands import CommandBag
@@ -99,6 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `policy_replay`."""
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
+    with warnings_as_lines("policy_replay", console):
+        return _run(words, console)
+
+
+def _run(words: list[str], console: Console) -> int:
+    """Replay or convert a bag and return the exit status."""
     try:
         if words[:1] == ["to-dataset"]:
             from policy_node.recording.dataset.export import main as to_dataset

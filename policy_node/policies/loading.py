@@ -88,7 +88,7 @@ def load_policy(
     """
     target = select_device(device)
     name = os.fspath(path)
-    content = _read(name, format)
+    content = read_policy_file(name, format)
     kind = format_of(name, format, content)
     file = PolicyFile(
         content,
@@ -139,7 +139,8 @@ def _other_content(content: bytes, kind: PolicyFormat) -> str:
     return f"by its content, it {problem}" if problem else ""
 
 
-def _read(path: str, format: str) -> bytes:
+def read_policy_file(path: str, format: str = "auto") -> bytes:
+    """Read a policy file; raises PolicyError if that is not possible, or it is empty."""
     kind = format_of_suffix(path) if format == "auto" else format_of(path, format)
     title = "a policy file" if kind is None else kind.title
     try:

@@ -29,6 +29,7 @@ from policy_node.config.package_files import share_path
 from policy_node.config.schema import ConfigurationError, parse_configuration, topic_of
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines.failures import is_device_failure
+from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
@@ -449,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"policy_node cannot start: {error}\n{next(remedies, 'correct the ROS arguments')}", file=sys.stderr)
             return 1
         stack.callback(destroy_last_node, node)
+        stack.enter_context(warnings_to(node.get_logger().warning))
         executor = SingleThreadedExecutor()
         stack.callback(executor.shutdown)
         stack.callback(node.stop)

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`policy_export`: every algorithm in every format, verified; errors name what cannot be exported."""
 
+import importlib
 import io
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from policy_node.cli.export import SUFFIXES, export_policy, main, verify_policy
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, load_policy
 from policy_node.policies import golden as vectors
-from policy_node.policies.formats import FORMATS, ExportSource
+from policy_node.policies.formats import FORMATS, ExportSource, format_of
 
 TABLE = Path(__file__).parents[2] / "doc" / "export.md"
 # One policy of each algorithm; together they have every kind of observation, of action and of memory.
@@ -276,3 +278,68 @@ def test_a_file_with_one_changed_weight_is_refused(
     output.write_bytes(_flipped(output))
     with pytest.raises(PolicyError, match="changed since it was exported"):
         load_trusted(output)
+
+
+def test_the_suffix_of_the_output_tells_the_format(
+    source: Callable[[Case], Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = source(CASES[12])
+    for name, format in (("policy.ts", "torchscript"), ("policy.bundle", "bundle")):
+        report = tmp_path / "report.json"
+        assert main([str(model), "--output", str(tmp_path / name), "--json", str(report)]) == 0
+        assert json.loads(report.read_text())["format"] == format
+        assert format_of(str(tmp_path / name)) is FORMATS[format]
+    assert main([str(model), "--output", str(tmp_path / "policy")]) == 1
+    assert "does not end in .bundle or .pt2 or .onnx or .pt or .ts, which tell the format" in capsys.readouterr().err
+    assert main([str(model), "--format", "onnx", "--output", str(tmp_path / "policy.pt")]) == 1
+    assert "does not end in .onnx, the suffix of format onnx; change the name" in capsys.readouterr().err
+
+
+def test_a_source_is_known_by_its_content(
+    source: Callable[[Case], Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = source(CASES[12])
+    other = tmp_path / "model"
+    other.write_bytes(model.read_bytes())
+    assert main([str(other), "--output", str(tmp_path / "policy.bundle")]) == 0
+    assert main([str(tmp_path / "policy.bundle"), "--output", str(tmp_path / "policy.onnx")]) == 1
+    assert "is a bundle; only files of model.save() of Stable-Baselines3 are exported" in capsys.readouterr().err
+
+
+MODULE = """
+from stable_baselines3.common.torch_layers import FlattenExtractor
+
+
+class Doubled(FlattenExtractor):
+    def forward(self, observations):
+        return 2 * super().forward(observations)
+"""
+
+
+def test_modules_beside_the_model_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "networks_of_the_user.py").write_text(MODULE)
+    with monkeypatch.context() as training:
+        training.syspath_prepend(tmp_path)
+        extractor = importlib.import_module("networks_of_the_user").Doubled
+        case = Case("PPO", "vector", arguments={"policy_kwargs": {"features_extractor_class": extractor}})
+        cases.make_model(case, cases.make_environments(case, "Box")[1]).save(tmp_path / "model.zip")
+    monkeypatch.delitem(sys.modules, "networks_of_the_user")
+    with pytest.raises(PolicyError, match="networks_of_the_user"):
+        load_trusted(tmp_path / "model.zip")
+    before = list(sys.path)
+    assert main([str(tmp_path / "model.zip"), "--output", str(tmp_path / "policy.ts")]) == 0
+    assert main(["verify", str(tmp_path / "policy.ts"), "--against", str(tmp_path / "model.zip")]) == 0
+    assert sys.path == before
+    monkeypatch.delitem(sys.modules, "networks_of_the_user")
+
+
+def test_warnings_are_lines_without_source(
+    source: Callable[[Case], Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = source(OWN[1])
+    assert main([str(model), "--output", str(tmp_path / "policy.ts")]) == 0
+    printed = capsys.readouterr().err
+    assert f"\npolicy_export: warning: policy file '{model}' acts by its own rules" in f"\n{printed}"
+    assert "UserWarning" not in printed and "warn(" not in printed

@@ -179,3 +179,21 @@ def test_convolutions_on_a_gpu_are_exact_whatever_the_program_has_set(engine: st
     actions, _ = run_by({key: tensor.cuda() for key, tensor in observations.items()})
     assert_same_actions(on_cpu, actions.cpu(), expected)
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_warnings_can_be_taken_as_texts() -> None:
+    taken: list[str] = []
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with contract.warnings_to(taken.append):
+            contract.warn("of this package")
+            contract.warn("of this package")
+            warnings.warn("of another package", stacklevel=1)
+            with contract.warnings_to(lambda text: taken.append(f"inside: {text}")):
+                contract.warn("of this package")
+    assert taken == ["of this package", "of this package", "of another package", "inside: of this package"]
+    assert warnings.showwarning is before
+    with pytest.warns(UserWarning, match="for callers of the library") as caught:
+        contract.warn("for callers of the library")
+    assert Path(caught[0].filename) == Path(__file__)

@@ -100,6 +100,24 @@ def test_empty_lists_in_a_parameter_file_count_as_not_given(model: Model, start_
     assert operator.change("configure")
 
 
+class ForOneRobot(torch.nn.Module):
+    """Takes a batch of one only."""
+
+    def forward(self, touch: torch.Tensor) -> torch.Tensor:
+        return 0.1 * touch.view(1, 8)[:, :2]
+
+
+def test_warnings_of_a_policy_go_to_the_ros_log_without_source(start_node: StartNode, tmp_path: Path) -> None:
+    file = tmp_path / "policy.pth"
+    torch.jit.save(torch.jit.script(ForOneRobot()), file)
+    changes = {"observations.keys": ["touch"], "observations.touch.shape": [8], "policy.engine": "torchscript"}
+    parameters = parameters_of(file, ROBOTS, changes)
+    process = start_node({name: value for name, value in parameters.items() if ".image." not in name})
+    process.wait_for(rf"\[WARN\][^\n]*\[policy_node\]: policy file '{file}' is run robot after robot")
+    process.wait_for("active: driving")
+    assert "UserWarning" not in process.text and "warn(" not in process.text
+
+
 @pytest.mark.both_distributions
 def test_an_unreadable_parameter_file_is_reported_without_a_traceback(model: Model, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"action.table": [0.3, 0, 1.0]}))

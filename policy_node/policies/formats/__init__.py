@@ -100,6 +100,9 @@ class PolicyFormat:
     matches
         Whether a content is of this format. It takes any bytes, runs nothing of them and raises nothing; None: files
         are known by their suffix only.
+    inspect
+        Describes a content as far as it tells without running code, see `policy_node.policies.inspection`; None: only
+        loading tells.
     requires
         Packages that the base installation lacks, as pip names them.
     is_zip
@@ -126,6 +129,7 @@ class PolicyFormat:
     suffixes: tuple[str, ...]
     load: Callable[[PolicyFile], Policy]
     matches: Callable[[bytes], bool] | None = None
+    inspect: Callable[[PolicyFile], Mapping[str, Any]] | None = None
     requires: tuple[str, ...] = ()
     is_zip: bool = False
     runs_code: bool = True

@@ -14,6 +14,7 @@ FORMAT = PolicyFormat(
     suffixes=(".bundle",),
     load=lazily("bundle", "load_bundle"),
     matches=has_members("policy.json", "weights.safetensors"),
+    inspect=lazily("inspection", "inspect_bundle"),
     is_zip=True,
     runs_code=False,
     draws=True,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from policy_node.policies.archive import member_names
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
-from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat, lazily
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port
 from policy_node.policies.traced import PolicyNetwork, open_robots_axis
@@ -54,11 +55,10 @@ def _load(file: PolicyFile) -> Policy:
         arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
         return module(*arguments, **keywords)
 
-    def make_example(ports: Sequence[Port]) -> list[torch.Tensor] | None:
-        # Only a module with buffers can remember anything.
-        return _example(file, ports) if next(module.buffers(), None) is not None else None
-
-    return load_module(file, texts, "torch.export", module, call, ports, make_example)
+    written = list(dict.fromkeys(program.graph_signature.buffers_to_mutate.values()))
+    tensors_inside = [*module.named_parameters(), *module.named_buffers()]
+    watched = {name: tensor for name, tensor in tensors_inside if name not in written}
+    return load_module(file, texts, "torch.export", module, call, ports, partial(_example, file), written, watched)
 
 
 def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
@@ -88,6 +88,7 @@ FORMAT = PolicyFormat(
     suffixes=(".pt2",),
     load=_load,
     matches=_matches,
+    inspect=lazily("inspection", "inspect_exported"),
     is_zip=True,
     is_ordered=True,
     write=_write,

@@ -45,6 +45,7 @@ FORMAT = PolicyFormat(
     suffixes=(".onnx",),
     load=lazily("onnx", "load_onnx"),
     matches=_matches,
+    inspect=lazily("inspection", "inspect_onnx"),
     requires=("onnx", "onnxruntime", "onnxscript"),
     runs_code=False,
     write=lazily("onnx", "write_onnx"),

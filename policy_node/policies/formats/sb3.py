@@ -17,6 +17,7 @@ FORMAT = PolicyFormat(
     suffixes=(".zip",),
     load=lazily("sb3", "load_sb3"),
     matches=has_members("data", "policy.pth"),
+    inspect=lazily("inspection", "inspect_sb3"),
     is_zip=True,
     without_trust="export it to a bundle with policy_export",
     takes_statistics=True,
