@@ -23,6 +23,7 @@ from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 
 if TYPE_CHECKING:
+    from policy_node.policies.checkpoints.actor import SavedActor
     from policy_node.policies.golden import GoldenVectors
     from policy_node.policies.sb3 import SavedModel
     from policy_node.policies.vecnormalize import Statistics
@@ -69,7 +70,7 @@ class PolicyFile:
 
 @dataclass(frozen=True, eq=False)
 class ExportSource:
-    """A policy of Stable-Baselines3 to be written in another format.
+    """A policy to be written in another format.
 
     Attributes
     ----------
@@ -83,7 +84,7 @@ class ExportSource:
         Path of the policy's file, for errors.
     """
 
-    saved: SavedModel
+    saved: SavedModel | SavedActor
     statistics: Mapping[str, Statistics]
     policy: TorchPolicy
     golden: GoldenVectors
@@ -126,8 +127,10 @@ class PolicyFormat:
         Whether actions can be drawn as in training.
     is_ordered
         Whether inputs and outputs are known by their order alone.
+    read
+        Reads the parts that a policy is built from, to be exported; None: `policy_export` does not take such files.
     write
-        Writes a policy of Stable-Baselines3 in this format; None: `policy_export` does not offer it.
+        Writes a policy in this format; None: `policy_export` does not offer it.
     """
 
     name: str
@@ -144,6 +147,7 @@ class PolicyFormat:
     takes_statistics: bool = False
     draws: bool = False
     is_ordered: bool = False
+    read: Callable[[PolicyFile], SavedModel | SavedActor] | None = None
     write: Callable[[ExportSource, Path], None] | None = None
 
 

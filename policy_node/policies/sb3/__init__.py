@@ -86,6 +86,10 @@ class SavedModel:
     weights: Mapping[str, torch.Tensor]
     used_vecnormalize: bool | None = None
 
+    def build(self, file: PolicyFile) -> Sb3Policy:
+        """Build the policy, see `build_sb3`."""
+        return build_sb3(self, file)
+
 
 def read_sb3(content: bytes, path: str) -> SavedModel:
     """Read a file that ``model.save`` wrote; this unpickles the class and arguments of the policy, which may run code.
