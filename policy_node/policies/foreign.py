@@ -25,6 +25,8 @@ from policy_node.policies.pairing import Network, array_spec, misfit, pair_netwo
 from policy_node.policies.precision import full_precision
 
 STEPS = "steps_since_reset"
+# Before the name of a further output, `PolicyInterface.outputs`, among the memory.
+OUTPUT = "output."
 
 
 class ForeignPolicy(Policy):
@@ -54,12 +56,16 @@ class ForeignPolicy(Policy):
         }
         if self._steps:
             memory[STEPS] = ArraySpec(STEPS, (), np.int64, 0, self._steps)
+        self._first_outputs = self._outputs_for_zeros(file)
+        for name, part in self._first_outputs.items():
+            memory[name] = array_spec(name, tuple(part.shape), part.cpu().numpy().dtype)
         super().__init__(PolicySpec(pairing.observations, action, algorithm, file.sha256, memory), file.device)
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet."""
         memories = self._pairing.memories
         state = {part.input: part.fresh.expand(robots, *part.fresh.shape).clone() for part in memories}
+        state |= {name: part.expand(robots, *part.shape).clone() for name, part in self._first_outputs.items()}
         if self._steps:
             state[STEPS] = torch.zeros(robots, dtype=torch.int64, device=self.device)
         return state or None
@@ -77,7 +83,9 @@ class ForeignPolicy(Policy):
         if usable is None:
             usable = torch.ones(robots, dtype=torch.bool, device=self.device)
         outputs = self._run_in_parts(inputs, robots)
-        following |= mark_memory(usable, {part.input: outputs[part.output] for part in self._pairing.memories})
+        kept = {part.input: outputs[part.output] for part in self._pairing.memories}
+        kept |= {OUTPUT + name: outputs[name] for name in self._interface.outputs}
+        following |= mark_memory(usable, kept)
         return self._finish(outputs[self._pairing.action], usable), following
 
     def _history_inputs(self, inputs: Tensors, steps: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -162,6 +170,26 @@ class ForeignPolicy(Policy):
         if not all(torch.allclose(*pair, rtol=1e-3, atol=1e-4, equal_nan=True) for pair in pairs):
             return "robots influence each other, or the same observations give different actions"
         return ""
+
+    def _outputs_for_zeros(self, file: PolicyFile) -> dict[str, torch.Tensor]:
+        """Return the further outputs of one robot whose observations are zeros, under their names in the memory."""
+        if not self._interface.outputs:
+            return {}
+        observations = self._pairing.observations
+        with torch.inference_mode(), full_precision(self.device):
+            inputs = {
+                name: torch.from_numpy(np.zeros((1, *observations[key].shape), observations[key].dtype)).to(self.device)
+                for name, key in self._pairing.keys.items()
+            }
+            inputs |= {part.input: part.fresh[None] for part in self._pairing.memories}
+            if self._steps:
+                inputs |= self._history_inputs(inputs, torch.ones(1, dtype=torch.int64, device=self.device))
+            outputs = self._run_in_parts(inputs, 1)
+        for name in self._interface.outputs:
+            if outputs[name].shape[:1] != (1,):
+                reason = f"its further output '{name}' is {list(outputs[name].shape)} for 1 robot"
+                raise misfit(file, reason, "name outputs whose first axis is the robots")
+        return {OUTPUT + name: outputs[name][0] for name in self._interface.outputs}
 
     def _probe_inputs(self, batch: int) -> Mapping[str, torch.Tensor]:
         rng = np.random.default_rng(0)

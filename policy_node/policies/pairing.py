@@ -107,7 +107,7 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
     tracking = [name for name in (interface.lengths, interface.mask) if name]
     special = [*(name for name, _ in pairs), *tracking]
     _find(file, "input", [*special, *interface.inputs.values()], list(inputs))
-    outputs = [*(name for _, name in pairs), *([interface.action] if interface.action else [])]
+    outputs = [*(name for _, name in pairs), *([interface.action] if interface.action else []), *interface.outputs]
     _find(file, "output", outputs, network.outputs)
     pairing = Pairing(_observation_keys([name for name in inputs if name not in special], file))
     _find(file, "observation", interface.history, list(pairing.keys.values()))
@@ -128,9 +128,10 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
         pairing.memories.append(Memory(name, output, axis, network.carried.get(name, zeros).to(file.device)))
     if len(set(fixed.values())) > 1:
         raise misfit(file, f"its inputs have different fixed numbers of robots {fixed}", "export it with one number")
-    remaining = [name for name in network.outputs if name not in [part.output for part in pairing.memories]]
+    kept = [*(part.output for part in pairing.memories), *interface.outputs]
+    remaining = [name for name in network.outputs if name not in kept]
     if not remaining:
-        raise misfit(file, "all its outputs are memory", "name fewer of them as memory")
+        raise misfit(file, "all its outputs are memory or further outputs", "name fewer of them as memory or outputs")
     pairing.action = interface.action or remaining[0]
     return pairing
 
@@ -149,7 +150,7 @@ def ordered_names(count: int, file: PolicyFile) -> tuple[list[str], list[str]]:
             f"takes {count} inputs, but {len(names)} are described: {names}; describe them all, in order: "
             "observations, memory, lengths, mask"
         )
-    return names, [interface.action or "action", *(name for _, name in interface.memory)]
+    return names, [interface.action or "action", *(name for _, name in interface.memory), *interface.outputs]
 
 
 def array_spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
