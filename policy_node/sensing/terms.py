@@ -206,7 +206,9 @@ def _reading(term: TermConfiguration, size: int, inputs: TermInputs) -> int:
     if term.kind == "phase":
         known = inputs.sizes.get(term.name) or len(term.joints)
         if not known:
-            problem = f"each {term.type} chooses how many numbers it has; take a type with a fixed velocity, or `fields`"
+            problem = (
+                f"each {term.type} chooses how many numbers it has; take a type with a fixed velocity, or `fields`"
+            )
             raise ConfigurationError(f"observations.{term.name}.stop_below: {problem}")
         return known
     return {"projected_gravity": QUATERNION, "one_hot": 1}.get(term.kind, size)
@@ -332,7 +334,10 @@ class TermComposer:
                 return None
             if not dtype.is_floating_point:
                 limits = torch.iinfo(dtype)
-                whole = [limits.min if number == -np.inf else limits.max if number == np.inf else int(number) for number in joined]
+                whole = [
+                    limits.min if number == -np.inf else limits.max if number == np.inf else int(number)
+                    for number in joined
+                ]
                 return torch.tensor(whole, dtype=dtype, device=device)
             return torch.from_numpy(joined).to(device, dtype)
 
@@ -344,7 +349,7 @@ class TermComposer:
         self._offset = numbers(0.0, lambda term: () if term.kind == "phase" else term.offset)
 
     def __call__(self, readings: torch.Tensor) -> torch.Tensor:
-        """Return the observation `[robots, numbers]`, a new tensor, of readings `[robots, readings]` term after term."""
+        """Return the observation `[robots, numbers]`, a new tensor; `readings` `[robots, readings]` are term after term."""
         parts = [
             source(values).to(self._dtype)
             for source, values in zip(self._sources, readings.split(self._readings, dim=1), strict=True)
