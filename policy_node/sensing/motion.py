@@ -87,7 +87,8 @@ def _is_number(cell: str) -> bool:
 
 def _read_npz(path: str, arrays: Sequence[str], rate_hz: float) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy would leave a file open that it cannot read.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files if name in (*arrays, RATE)}
             found = ", ".join(sorted(file.files))
     except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
