@@ -48,15 +48,26 @@ class Network(Protocol):
         Names in the order of the result.
     carried
         Memory that the network keeps inside itself: initial values by a name that is among both inputs and outputs.
+    alone
+        Why the network takes one robot at a time, as it would let robots influence each other; empty where it may
+        take several.
     """
 
     engine_name: str
     inputs: Sequence[Port]
     outputs: Sequence[str]
     carried: Mapping[str, torch.Tensor]
+    alone: str
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Run the network on contiguous tensors, laid out as the file wants them."""
+
+    def opened(self, axes: Mapping[str, int]) -> Iterable[Network]:
+        """Yield networks that may do for any number of robots what this one does for one robot, likely ones first.
+
+        They are to be compared with this one. `axes` is the robots axis by input; those inside the network are
+        `[robots, ...]`.
+        """
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,16 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
     robots = next((shape[0] for name in pairing.keys if (shape := inputs[name].shape)), None)
     for name, output in pairs:
         port = inputs[name]
+        if name in network.carried:
+            # The network keeps it for one robot.
+            fixed[name] = 1
+            pairing.memories.append(Memory(name, output, 0, network.carried[name].to(file.device)))
+            continue
         axis, lengths = _memory_layout(port, robots, file)
         if port.shape and isinstance(length := port.shape[axis], int):
             fixed[name] = length
         zeros = torch.from_numpy(np.zeros(lengths, _dtype(port, name, file)))
-        pairing.memories.append(Memory(name, output, axis, network.carried.get(name, zeros).to(file.device)))
+        pairing.memories.append(Memory(name, output, axis, zeros.to(file.device)))
     if len(set(fixed.values())) > 1:
         raise misfit(file, f"its inputs have different fixed numbers of robots {fixed}", "export it with one number")
     kept = [*(part.output for part in pairing.memories), *interface.outputs]
@@ -141,15 +157,21 @@ def ordered_names(count: int, file: PolicyFile) -> tuple[list[str], list[str]]:
 
     Raises PolicyError if the interface describes another number of inputs than `count`.
     """
-    interface = file.interface
-    observations = list(interface.inputs.values()) or list(interface.history) or ["observation"]
-    names = [*observations, *(name for name, _ in interface.memory)]
-    names += filter(None, (interface.lengths, interface.mask))
+    names, outputs = described_inputs(file)
     if len(names) != count:
         raise file.error(
             f"takes {count} inputs, but {len(names)} are described: {names}; describe them all, in order: "
             "observations, memory, lengths, mask"
         )
+    return names, outputs
+
+
+def described_inputs(file: PolicyFile) -> tuple[list[str], list[str]]:
+    """Return the names of all inputs that the interface describes, and those of the outputs, in order."""
+    interface = file.interface
+    observations = list(interface.inputs.values()) or list(interface.history) or ["observation"]
+    names = [*observations, *(name for name, _ in interface.memory)]
+    names += filter(None, (interface.lengths, interface.mask))
     return names, [interface.action or "action", *(name for _, name in interface.memory), *interface.outputs]
 
 
