@@ -349,7 +349,7 @@ class TermComposer:
         self._offset = numbers(0.0, lambda term: () if term.kind == "phase" else term.offset)
 
     def __call__(self, readings: torch.Tensor) -> torch.Tensor:
-        """Return the observation `[robots, numbers]`, a new tensor; `readings` is `[robots, readings]`, term after term."""
+        """Return the observation `[robots, numbers]`, a new tensor; `readings` has those of all terms in a row."""
         parts = [
             source(values).to(self._dtype)
             for source, values in zip(self._sources, readings.split(self._readings, dim=1), strict=True)
