@@ -291,6 +291,8 @@ def node_parameters(parameters: dict[str, Any], joints: int) -> dict[str, Any]:
         "robots": list(ROBOTS),
         # Readings of the tick before are too old.
         "synchronisation": {"slop_s": 0.005, "max_age_s": 0.015},
+        # It is in wall time, and a busy machine may pause the node.
+        "watchdog": {"timeout_s": 30.0},
         **parameters,
         "policy": {"device": "cpu", **parameters["policy"]},
         "action": {**action, **parameters["action"]},
