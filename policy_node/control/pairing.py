@@ -19,9 +19,11 @@ from policy_node.config.schema import (
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.contract import warn
+from policy_node.policies.foreign import OUTPUT
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
+from policy_node.sensing.terms import TermInputs
 
 CHANNELS_WITH_ALPHA = 4
 
@@ -35,13 +37,19 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    given = [policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high]
-    given += [policy.activation, policy.output_activation]
-    if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
-        return None
     # A policy with one observation takes it under any name.
     alone = len(observations) == 1 and not observations[0].input
     keyed = {"observation" if alone else entry.key: entry for entry in observations}
+    # Named once each, in the order of the terms.
+    outputs = tuple(dict.fromkeys(term.output for entry in observations for term in entry.terms if term.output))
+    counters = tuple(
+        key for key, entry in keyed.items() if entry.terms and all(term.kind == "step" for term in entry.terms)
+    )
+    of_action = (policy.action, policy.discrete, policy.low, policy.high)
+    of_network = (policy.activation, policy.output_activation)
+    given = (policy.memory, policy.lengths, policy.mask, *of_action, *of_network, outputs, counters)
+    if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
+        return None
     try:
         memories = [parse_memory(text) for text in policy.memory]
     except PolicyError as error:
@@ -55,6 +63,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         mask=policy.mask,
         padding=policy.padding,  # type: ignore[arg-type]
         action=policy.action,
+        outputs=outputs,
         discrete=policy.discrete,
         low=_bound(policy.low, -np.inf),
         high=_bound(policy.high, np.inf),
@@ -63,6 +72,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         history={key: entry.history for key, entry in keyed.items() if entry.history},
         shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
         | {name: shape for name, _, shape in memories if shape is not None},
+        counters=counters,
         dtypes={key: _dtype_of_image(entry) for key, entry in keyed.items() if entry.is_image},
     )
 
@@ -111,13 +121,22 @@ def match_observations(
         f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
     ]
     action = policy.spec.action
-    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
+    inputs = TermInputs(
+        sizes or {},
+        math.prod(action.shape) if isinstance(action, ArraySpec) else 0,
+        {
+            name.removeprefix(OUTPUT): math.prod(part.shape)
+            for name, part in policy.spec.memory.items()
+            if name.startswith(OUTPUT)
+        },
+        configuration.control_rate_hz,
+    )
     layouts = {}
     for key, observation in configured.items():
         if key in wanted:
             policy_key = key if key in policy.spec.observations else "observation"
             try:
-                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
+                layouts[key] = observation_layout(policy_key, wanted[key], observation, inputs)
             except ConfigurationError as error:
                 problems += error.problems
             else:
@@ -153,6 +172,8 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
         observation.key: _described(observation)
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
         + (f" as {observation.stack_as}" if observation.stack_as != "vecframestack" else "")
+        + (", newest first" if observation.stack_order == "newest_first" else "")
+        + (f", grouped {observation.stack_grouping}" if observation.stack_grouping else "")
         + (f", history {observation.history}" if observation.history else "")
         for observation in configuration.observations
     }
@@ -167,7 +188,9 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
 def _described(source: SourceConfiguration) -> str:
     """Describe where an observation comes from."""
     if isinstance(source, ObservationConfiguration) and source.terms:
-        return "terms " + ", ".join(term.term for term in source.terms)
+        return "terms " + ", ".join(
+            f"{term.term} (stack {term.stack})" if term.stack else term.term for term in source.terms
+        )
     paths = list(source.fields) or source.field
     return (
         f"{source.type} on {source.topic}"
