@@ -67,6 +67,8 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
         "control_rate_hz": DescribedParameter(rate or 50.0, "" if rate else f"{NOT_SAID}; give the rate of training"),
         "policy.path": DescribedParameter(None if description.policy is None else str(description.policy.resolve())),
     }
+    if description.policy is not None and description.policy.suffix != ".onnx":
+        found["policy.trusted"] = DescribedParameter(None, "MISSING: true, if you trust the file; it can run code")
     given = {name: DescribedParameter(value) for name, value in description.values.items() if name not in found}
     found |= {name: entry for name, entry in given.items() if name.startswith("policy.")}
     found["observations.keys"] = DescribedParameter(tuple(entry.key for entry in description.observations))
@@ -127,9 +129,9 @@ def parameter_file(description: TrainerDescription) -> str:
         **described_parameters(description),
     }
     lines = [
-        f"# From {description.title}: {description.path.name}.",
+        _comment(f"From {description.title}: {description.path.name}."),
         "# ASSUMED: not in the description, check it. MISSING: not in the description, give it.",
-        *(f"# {fact}" for fact in description.facts),
+        *(_comment(fact) for fact in description.facts),
         "/**:  # node of any name",
         "  ros__parameters:",
     ]
@@ -164,7 +166,7 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     Raises
     ------
     ConfigurationError
-        If there is no description, or it cannot be read.
+        If there is no description, it cannot be read, or it lacks something that the parameters do not give either.
     """
     source = values.get("policy.description")
     if not isinstance(source, str) or not source:
@@ -180,10 +182,18 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     entries = {name: entry.value for name, entry in described.items() if entry.value is not None}
     known = parameters_for(*observations_of({**entries, **values}))
     given = {name: value for name, value in values.items() if name not in known or value != _default(known[name])}
-    filled = {name: value for name, value in entries.items() if not _is_given(name, given)}
+    left_out = {name: entry for name, entry in described.items() if not _is_given(name, given)}
+    filled = {name: entry.value for name, entry in left_out.items() if entry.value is not None}
     merged = {**values, **_listed({**filled, "policy.description": ""})}
     keys, terms = observations_of(merged)
     used = [name for name in filled if _is_used(name, keys, terms)]
+    lacking = [
+        f"{name}: {entry.comment}; {description.path} does not say it"
+        for name, entry in left_out.items()
+        if entry.value is None and _is_used(name, keys, terms)
+    ]
+    if lacking:
+        raise ConfigurationError(lacking)
     kept = {name: value for name, value in merged.items() if name not in filled or name in used}
     return kept, _report(description, described, used)
 
@@ -215,9 +225,7 @@ def _report(description: TrainerDescription, described: Mapping[str, DescribedPa
     """Return what was filled in, a term as a whole, and the comments."""
     names = dict.fromkeys(".".join(name.split(".")[:3]) for name in used)
     lines = [f"policy.description: filled in from {description.title}, {description.path}: {', '.join(names)}"]
-    comments = {name: described[name].comment for name in used}
-    comments |= {name: entry.comment for name, entry in described.items() if entry.value is None}
-    lines += [f"  {name}: {comment}" for name, comment in comments.items() if comment]
+    lines += [f"  {name}: {described[name].comment}" for name in used if described[name].comment]
     return "\n".join(lines)
 
 
@@ -231,11 +239,17 @@ def _lines(tree: Mapping[str, Any], indent: int) -> list[str]:
             has_values = any(not line.lstrip().startswith("#") for line in inside)
             lines += [f"{start}:" if has_values else f"{' ' * indent}# {_written(name)}:", *inside]
         elif entry.value is None:
-            lines.append(f"{' ' * indent}# {_written(name)}:  {entry.comment}")
+            lines.append(" " * indent + _comment(f"{_written(name)}:  {entry.comment}"))
         else:
-            comment = f"  # {entry.comment}" if entry.comment else ""
-            lines.append(f"{start}: {_written(entry.value)}{comment}")
+            lines.append(
+                f"{start}: {_written(entry.value)}" + (f"  {_comment(entry.comment)}" if entry.comment else "")
+            )
     return lines
+
+
+def _comment(text: str) -> str:
+    """Return a comment in one line; texts of the trainer may hold anything."""
+    return "# " + "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _written(value: Any) -> str:

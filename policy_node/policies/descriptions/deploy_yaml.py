@@ -220,7 +220,7 @@ def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
             facts.append(f"{name} of the joints, for the robot's controllers: {[gains[index] for index in indices]}")
     for name, command in file["commands"].items():
         ranges = command["ranges"].items() if isinstance(command.content, dict) else []
-        limits = [f"{part} {re.sub(r'[^ -~]', '', str(limit.content))}" for part, limit in ranges if limit.content]
+        limits = [f"{part} {limit.content}" for part, limit in ranges if limit.content]
         if limits:
             facts.append(f"{name} in training: {', '.join(limits)}")
     return tuple(facts)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def read_leapp(content: bytes, path: Path) -> TrainerDescription:
     policy = find_policy(path, (name,))
     if policy is None:
         missing["policy.path"] = f"there is no {name} beside the description"
+    if not name.endswith(".onnx") and not _is_in_order(model, memory):
+        missing["policy.path"] = "the node takes inputs after their memory from ONNX only; export it as ONNX"
     if memory and not _begins_with_zeros(pipeline["initial_values"], path):
         missing["policy.memory"] = "the memory begins with values other than zeros, which the node cannot set"
     elif memory:
@@ -91,10 +94,16 @@ def read_leapp(content: bytes, path: Path) -> TrainerDescription:
     )
 
 
+def _is_in_order(model: Value, memory: tuple[tuple[str, str], ...]) -> bool:
+    """Whether memory stands last among the inputs and outputs, as in files that know both by their order only."""
+    names = [[port["name"].text() for port in model[part].entries()] for part in ("inputs", "outputs")]
+    return all(found[len(found) - len(memory) :] == [pair[side] for pair in memory] for side, found in enumerate(names))
+
+
 def _action(model: Value, memory: set[str]) -> tuple[dict[str, Any], tuple[str, ...], dict[str, str]]:
     """Return parameters of the action, the names of the other outputs as facts, and what is missing."""
     outputs = [port for port in model["outputs"].entries() if port["name"].text() not in memory]
-    commands = [port for port in outputs if port["kind"].content in _COMMANDED]
+    commands = [port for port in outputs if _known(port["kind"], _COMMANDED)]
     if not commands:
         kinds = ", ".join(_COMMANDED)
         return {}, (), {"policy.action": f"no output is a command ({kinds}); name the output and its joints"}
@@ -102,7 +111,7 @@ def _action(model: Value, memory: set[str]) -> tuple[dict[str, Any], tuple[str, 
     others = [port["name"].text() for port in outputs if port is not action]
     values: dict[str, Any] = {
         "policy.action": action["name"].text(),
-        "action.field": _COMMANDED[action["kind"].content],
+        "action.field": _known(action["kind"], _COMMANDED),
     }
     missing = {}
     if joints := _elements(action):
@@ -124,9 +133,8 @@ def _term(port: Value, name: str) -> DescribedTerm:
     connection = port["isaaclab_connection"].content
     source, _, rest = connection.partition(":") if isinstance(connection, str) else ("", "", "")
     prop = re.sub(r"^root_(link|com)_", "root_", rest.rpartition(":")[2])
-    kind = port["kind"].content
     quantity = _PROPERTIES.get(prop, "") if source == "state" else ""
-    quantity = quantity or (_KINDS.get(kind, "") if isinstance(kind, str) else "")
+    quantity = quantity or _known(port["kind"], _KINDS)
     elements, values, note = _elements(port), {}, ""
     if source == "command" and not quantity and elements and set(elements) <= _FIELDS.keys():
         quantity = "velocity_command"
@@ -141,6 +149,11 @@ def _term(port: Value, name: str) -> DescribedTerm:
     elif quantity == "velocity_command" and set(elements) <= _FIELDS.keys() and elements:
         values = {"fields": tuple(_FIELDS[element] for element in elements)}
     return DescribedTerm(name, quantity, values, note)
+
+
+def _known(value: Value, names: Mapping[str, str]) -> str:
+    """Return what a name stands for; empty for another value."""
+    return names.get(value.content, "") if isinstance(value.content, str) else ""
 
 
 def _elements(port: Value) -> tuple[str, ...]:

@@ -78,33 +78,36 @@ def describe_network(metadata: Mapping[str, str], network: _Network, path: Path)
             f"ONNX file '{path}' has no description: its metadata have no {' or '.join(_JOINTS)}, found {found}; "
             "give the description that lies beside it, or write the parameter file"
         )
-    count = len(joints)
-    default = _numbers(metadata, "default_joint_pos", path).numbers(count)
-    scale = _numbers(metadata, "action_scale", path).numbers(1, count)
-    values: dict[str, Any] = {"action.joints": joints, "action.scale": scale, "action.offset": default}
-    values["action.safe_command"] = default
-    notes, missing = {}, {}
-    if default:
-        notes["action.offset"] = "the action is relative to the default pose, as usual"
-    else:
-        missing["action.offset"] = "the default pose, to which the action is added"
-    if not scale:
-        missing["action.scale"] = "the factor of the action in training"
-    if network.components not in (0, count):
-        missing["action.joints"] = (
-            f"the policy commands {network.components} joints, but the description names {count}: {', '.join(joints)}"
-        )
-        values = {}
+    default = _numbers(metadata, "default_joint_pos", path).numbers(len(joints))
+    values, notes, missing = _action(metadata, network, joints, default, path)
     return TrainerDescription(
         path=path,
         title=TITLE,
         policy=path,
         observations=_observations(metadata, network, joints, default, path),
-        values={name: value for name, value in values.items() if value},
-        notes={name: text for name, text in notes.items() if name in values},
+        values=values,
+        notes=notes,
         missing=missing,
         facts=_facts(metadata, path),
     )
+
+
+def _action(
+    metadata: Mapping[str, str], network: _Network, joints: tuple[str, ...], default: tuple[float, ...], path: Path
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """Return parameters of the action, what was assumed, and what is missing."""
+    count = network.components or len(joints)
+    scale = _numbers(metadata, "action_scale", path).numbers(1, count)
+    values: dict[str, Any] = {"action.scale": scale} if scale else {}
+    missing = {} if scale else {"action.scale": "the factor of the action in training"}
+    if count != len(joints):
+        named = f"the policy commands {count} of the {len(joints)} joints ({', '.join(joints)})"
+        return values, {}, {**missing, "action.joints": named, "action.offset": "the default pose of these joints"}
+    values["action.joints"] = joints
+    if not default:
+        return values, {}, {**missing, "action.offset": "the default pose, to which the action is added"}
+    values |= {"action.offset": default, "action.safe_command": default}
+    return values, {"action.offset": "the action is added to the default pose"}, missing
 
 
 def _first(metadata: Mapping[str, str], keys: tuple[str, ...], path: Path) -> Value:
@@ -226,7 +229,7 @@ def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, ...]:
             facts.append(f"{title} of the joints, for the robot's controllers: {list(gains)}")
     ranges = _first(metadata, ("command_ranges",), path)
     if isinstance(ranges.content, dict):
-        facts.append("commands in training: " + ", ".join(f"{k} {v.numbers()}" for k, v in ranges.items()))
+        facts.append("commands in training: " + ", ".join(f"{k} {list(v.numbers())}" for k, v in ranges.items()))
     return tuple(facts)
 
 
