@@ -192,7 +192,7 @@ class SourceConfiguration:
 
 @dataclass(frozen=True, kw_only=True)
 class TermConfiguration(SourceConfiguration):
-    """One part of an observation: `clip(value - default) * scale + offset`; the previous action has no topic."""
+    """One part of an observation: `clip(value - default) * scale + offset`; not every kind has a topic."""
 
     term: str
     topic: str = parameter("", "As for an observation; terms of one topic share it.")
@@ -200,18 +200,57 @@ class TermConfiguration(SourceConfiguration):
     kind: str = parameter(
         "sensor",
         "What the term gives: the numbers of a message, gravity's direction in the body frame from a quaternion, a "
-        "one for a category among zeros, or the policy's last action.",
-        choices=("sensor", "projected_gravity", "one_hot", "previous_action"),
+        "one for a category among zeros, the policy's last action, another output of its last step, or by the time "
+        "since the robot's episode began its `step`, the `phase` of a gait clock, or the row of a `motion` file.",
+        choices=(
+            "sensor",
+            "projected_gravity",
+            "one_hot",
+            "previous_action",
+            "policy_output",
+            "step",
+            "phase",
+            "motion",
+        ),
+    )
+    stack: int = parameter(
+        0, "Time steps of this term in the stack; 0: those of the observation, 1: the newest only.", limits=(0, 1000)
     )
     categories: int = parameter(
         0, "For `one_hot`: how many categories there are, 0 to `categories` - 1.", limits=(0, 100_000)
+    )
+    output: str = parameter("", "For `policy_output`: name of the output of the network.")
+    period_s: float = parameter(0.0, "For `phase`: period of the clock.", limits=(0.0, 3600.0))
+    phase_as: str = parameter(
+        "sin_cos",
+        "For `phase`: what it gives of every phase: all sines, then all cosines, one of the two, or the share of the "
+        "period that has passed, 0 to 1, as a `number`.",
+        choices=("sin_cos", "sin", "cos", "number"),
+    )
+    stop_below: float = parameter(
+        0.0,
+        "For `phase`: norm of the commanded velocity below which all its numbers are 0, while the clock goes on; "
+        "`topic`, `type` and `field` or `fields` tell where the velocity is read. 0: never, and there is no topic.",
+        limits=(0.0, math.inf),
+    )
+    path: str = parameter(
+        "", "For `motion`: CSV or NPZ file with a row per step, a path like `policy.path`; its last row stays."
+    )
+    arrays: tuple[str, ...] = parameter(
+        (),
+        "For `motion`: arrays of the NPZ, or columns of the CSV by their names in its first line or by their numbers "
+        "from 0 (`7`, or `7:36` for 7 to 35), one after the other; empty: all columns of a CSV.",
     )
     default: tuple[float, ...] = parameter(
         (), "Subtracted first, such as a default pose; one number or one per component, empty: 0."
     )
     clip: tuple[float, ...] = parameter((), "Lowest and highest value, before `scale`; empty: none.")
     scale: tuple[float, ...] = parameter((), "Multiplied after `clip`; one number or one per component, empty: 1.")
-    offset: tuple[float, ...] = parameter((), "Added last; one number or one per component, empty: 0.")
+    offset: tuple[float, ...] = parameter(
+        (),
+        "Added last; one number or one per component, empty: 0. For `phase`: the share of the period that each phase "
+        "is ahead of the clock, one phase per number, empty: one phase.",
+    )
 
     @property
     def name(self) -> str:
@@ -228,12 +267,21 @@ class ObservationConfiguration(SourceConfiguration):
         "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
         choices=lambda: ("", *IMAGE_ENCODINGS),
     )
-    stack: int = parameter(1, "Time steps stacked, oldest first.", limits=(1, 1000))
+    stack: int = parameter(1, "Time steps stacked.", limits=(1, 1000))
     stack_as: str = parameter(
         "vecframestack",
         "Layout of the stack. SB3's VecFrameStack joins whole steps, zeros before a reset; Isaac Lab, for vectors, "
         "joins all steps of a term and then those of the next, before a reset as the first step after it.",
         choices=("vecframestack", "isaac_lab"),
+    )
+    stack_order: str = parameter(
+        "oldest_first", "Order of the steps in the stack.", choices=("oldest_first", "newest_first")
+    )
+    stack_grouping: str = parameter(
+        "",
+        "Whether the stack joins all terms of a step and then those of the next, or all steps of a term and then "
+        "those of the next; empty: as `stack_as` says.",
+        choices=("", "by_time", "by_term"),
     )
     history: int = parameter(
         0, "Time steps on a separate first axis, oldest first, zeros before a reset; 0: no axis.", limits=(0, 10_000)

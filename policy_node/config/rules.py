@@ -173,6 +173,8 @@ def _check_observations(checked: Values, keys: Sequence[str], terms: Terms) -> P
                 f"{prefix}history: found {history} beside a stack of {stack}, but steps are either stacked or have a "
                 f"separate axis; remove one of the two"
             )
+        if history and checked[prefix + "stack_order"] != "oldest_first":
+            yield f"{prefix}stack_order: found newest_first, but a history has its oldest step first; remove it"
         if terms.get(key):
             yield from _check_terms(checked, key, terms[key])
         else:
@@ -325,23 +327,54 @@ def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
         if not term or "." in term:
             yield f"observations.{key}.terms: found {term!r}, but a term is a name without dots; rename it"
         prefix = f"observations.{key}.{term}."
-        if checked[prefix + "kind"] == "previous_action":
-            yield from _check_previous_action(checked, prefix)
-        else:
+        kind = checked[prefix + "kind"]
+        if kind in _READS or (kind == "phase" and checked[prefix + "stop_below"]):
             for name in ("topic", "type"):
                 if not checked[prefix + name]:
-                    kind = checked[prefix + "kind"]
                     yield f"{prefix}{name}: missing; a term that is a {kind} needs the {name} that it is read from"
             yield from _check_source(checked, prefix)
+        else:
+            yield from _check_without_topic(checked, prefix)
+        if checked[prefix + "stack"] > 1 and checked[f"observations.{key}.history"]:
+            yield f"{prefix}stack: given beside observations.{key}.history; remove one of the two"
+        yield from _check_kind(checked, prefix)
         yield from _check_term_values(checked, prefix)
 
 
-def _check_previous_action(checked: Values, prefix: str) -> Problems:
+# Kinds of terms that are read from a topic; a phase is, too, with `stop_below`.
+_READS = ("sensor", "projected_gravity", "one_hot")
+# Parameters of terms that belong to one kind, whether that kind needs them, and the rule in words.
+_OF_KIND = {
+    "categories": ("one_hot", True, "a one_hot has 1 or more, any other kind has none"),
+    "output": ("policy_output", True, "a policy_output names an output of the network, any other kind has none"),
+    "period_s": ("phase", True, "a phase has more than 0, any other kind has none"),
+    "stop_below": ("phase", False, "only a phase has it"),
+    "path": ("motion", True, "a motion has a file, any other kind has none"),
+    "arrays": ("motion", False, "only a motion has them"),
+}
+
+
+def _check_without_topic(checked: Values, prefix: str) -> Problems:
     given = [name for name in ("topic", "type", "field", "fields", "joints", "max_age_s") if checked[prefix + name]]
     if checked[prefix + "when_silent"] != "stale":
         given.append("when_silent")
+    kind = checked[prefix + "kind"]
+    reason = "which is read from a topic only with stop_below" if kind == "phase" else "which comes from no topic"
     for name in given:
-        yield f"{prefix}{name}: given for a previous_action, which comes from no topic; remove it"
+        yield f"{prefix}{name}: given for a {kind}, {reason}; remove it"
+
+
+def _check_kind(checked: Values, prefix: str) -> Problems:
+    """Check that a term has the parameters of its kind, and no others."""
+    kind = checked[prefix + "kind"]
+    for name, (owner, is_needed, rule) in _OF_KIND.items():
+        is_given = bool(checked[prefix + name])
+        if is_given and kind != owner:
+            yield f"{prefix}{name}: given for a {kind}; {rule}; remove it"
+        elif is_needed and not is_given and kind == owner:
+            yield f"{prefix}{name}: missing; {rule}"
+    if kind != "phase" and checked[prefix + "phase_as"] != "sin_cos":
+        yield f"{prefix}phase_as: given for a {kind}; only a phase has it; remove it"
 
 
 def _check_term_values(checked: Values, prefix: str) -> Problems:
@@ -350,10 +383,7 @@ def _check_term_values(checked: Values, prefix: str) -> Problems:
         yield f"{prefix}type: found an image, but terms are numbers; give the image another observation"
     if kind == "projected_gravity" and checked[prefix + "when_silent"] == "zeros":
         yield f"{prefix}when_silent: found zeros, which are no orientation; remove it"
-    if bool(checked[prefix + "categories"]) is not (kind == "one_hot"):
-        found = "missing" if kind == "one_hot" else f"given for a {kind}"
-        yield f"{prefix}categories: {found}; a one_hot has 1 or more, any other kind has none"
-    if checked[prefix + "default"] and kind != "sensor":
-        yield f"{prefix}default: given for a {kind}; only numbers of a sensor have one; remove it"
+    if checked[prefix + "default"] and kind not in ("sensor", "motion"):
+        yield f"{prefix}default: given for a {kind}; only numbers of a sensor or a motion have one; remove it"
     if clip and not (len(clip) == 2 and clip[0] <= clip[1]):
         yield f"{prefix}clip: found {list(clip)}, but it is the lowest and the highest value, in this order"

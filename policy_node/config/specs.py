@@ -14,6 +14,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
+# Integers of fewer bytes are pixels and the like, whose whole range is meant.
+WIDE_BYTES = 4
 AnyArray = TypeVar("AnyArray", bound=np.ndarray)
 Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
 
@@ -84,7 +86,8 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
+        An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it. The least
+        and the greatest number of 32 bits or more count as 0 and 1: they are no bounds, and the number may be an index.
 
         Returns
         -------
@@ -95,7 +98,12 @@ class ArraySpec:
         if self.dtype == np.bool_:
             return np.clip(rng.integers(0, 2, size).astype(np.bool_), self.low, self.high)
         if np.issubdtype(self.dtype, np.integer):
-            return rng.integers(self.low, self.high, size, dtype=self.dtype, endpoint=True)
+            low_end, high_end = self.low, self.high
+            if self.dtype.itemsize >= WIDE_BYTES:
+                limits = np.iinfo(self.dtype)
+                low_end = np.where(low_end == limits.min, np.minimum(0, high_end), low_end)
+                high_end = np.where(high_end == limits.max, np.maximum(1, low_end), high_end)
+            return rng.integers(low_end, high_end, size, dtype=self.dtype, endpoint=True)
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
         low_end = np.where(np.isinf(low), np.minimum(-1.0, np.where(np.isinf(high), 1.0, high) - 1.0), low)
         high_end = np.where(np.isinf(high), np.maximum(1.0, low_end + 1.0), high)

@@ -18,9 +18,11 @@ from policy_node.config.schema import (
 )
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.foreign import OUTPUT
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
+from policy_node.sensing.terms import TermInputs
 
 
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
@@ -32,7 +34,19 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    given = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    terms = [term for entry in observations for term in entry.terms]
+    # Named once each, in the order of the terms.
+    outputs = tuple(dict.fromkeys(term.output for term in terms if term.output))
+    given = (
+        policy.memory,
+        policy.lengths,
+        policy.mask,
+        policy.action,
+        policy.discrete,
+        policy.low,
+        policy.high,
+        outputs,
+    )
     if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
         return None
     # A policy with one observation takes it under any name.
@@ -51,6 +65,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         mask=policy.mask,
         padding=policy.padding,  # type: ignore[arg-type]
         action=policy.action,
+        outputs=outputs,
         discrete=policy.discrete,
         low=_bound(policy.low, -np.inf),
         high=_bound(policy.high, np.inf),
@@ -105,13 +120,22 @@ def match_observations(
         f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
     ]
     action = policy.spec.action
-    action_size = math.prod(action.shape) if isinstance(action, ArraySpec) else 0
+    inputs = TermInputs(
+        sizes or {},
+        math.prod(action.shape) if isinstance(action, ArraySpec) else 0,
+        {
+            name.removeprefix(OUTPUT): math.prod(part.shape)
+            for name, part in policy.spec.memory.items()
+            if name.startswith(OUTPUT)
+        },
+        configuration.control_rate_hz,
+    )
     layouts = {}
     for key, observation in configured.items():
         if key in wanted:
             policy_key = key if key in policy.spec.observations else "observation"
             try:
-                layouts[key] = observation_layout(policy_key, wanted[key], observation, sizes, action_size)
+                layouts[key] = observation_layout(policy_key, wanted[key], observation, inputs)
             except ConfigurationError as error:
                 problems += error.problems
     if problems:
@@ -135,6 +159,8 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
         observation.key: _described(observation)
         + (f", stack {observation.stack}" if observation.stack > 1 else "")
         + (f" as {observation.stack_as}" if observation.stack_as != "vecframestack" else "")
+        + (", newest first" if observation.stack_order == "newest_first" else "")
+        + (f", grouped {observation.stack_grouping}" if observation.stack_grouping else "")
         + (f", history {observation.history}" if observation.history else "")
         for observation in configuration.observations
     }
@@ -149,7 +175,9 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
 def _described(source: SourceConfiguration) -> str:
     """Describe where an observation comes from."""
     if isinstance(source, ObservationConfiguration) and source.terms:
-        return "terms " + ", ".join(term.term for term in source.terms)
+        return "terms " + ", ".join(
+            f"{term.term} (stack {term.stack})" if term.stack else term.term for term in source.terms
+        )
     paths = list(source.fields) or source.field
     return (
         f"{source.type} on {source.topic}"

@@ -13,6 +13,7 @@ import torch
 from policy_node.config.schema import ConfigurationError
 from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
+from policy_node.policies.foreign import OUTPUT
 from policy_node.sensing.batch import ObservationBatch
 
 WARM_UP_RUNS = 3
@@ -103,6 +104,7 @@ class Inference:
         captured = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
         self._program = DeviceProgram(source, batch, command_map, limits, robots, captured)
+        batch.episode.set_first_outputs(_further_outputs(batch, source.initial_state(robots)))
 
     def warm_up(self) -> None:
         """Run the whole batch on example observations, so that the first tick takes as long as later ones.
@@ -166,6 +168,11 @@ class Inference:
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)
 
 
+def _further_outputs(batch: ObservationBatch, memory: State) -> dict[str, torch.Tensor]:
+    """Return what terms take of the memory: further outputs of the policy by name, `[robots, ...]`."""
+    return {name: memory[OUTPUT + name] for name in batch.episode.outputs} if memory is not None else {}
+
+
 class DeviceProgram:
     """The part of a tick between the staged rows and the commands.
 
@@ -222,7 +229,7 @@ class DeviceProgram:
             memory = self._policy.reset(memory, restart)
         actions, memory = self._policy(observations, memory)
         self._keep(memory)
-        self._batch.remember(actions)
+        self._batch.episode.remember(actions, _further_outputs(self._batch, memory))
         commands = self._command_map(actions)
         if commands.shape != previous.shape:
             # With another number of rows it is unknown which robot each belongs to.

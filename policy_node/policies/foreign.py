@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,10 +26,21 @@ from policy_node.policies.pairing import Network, array_spec, misfit, pair_netwo
 from policy_node.policies.precision import full_precision
 
 STEPS = "steps_since_reset"
+# Before the name of a further output, `PolicyInterface.outputs`, among the memory.
+OUTPUT = "output."
+
+# A network with an opened robots axis is compared with the file on so many robots, on observations of these scales.
+_COMPARED_ROBOTS = 3
+_COMPARED_SCALES = (1.0, 0.1, 5.0, 1.0, -1.0, 20.0)
 
 
 class ForeignPolicy(Policy):
     """A policy of any trainer, whose interface the configuration describes.
+
+    Attributes
+    ----------
+    how_it_runs
+        How many robots are run at once, and why not all, such as "one batch" or "robot after robot: ...".
 
     Raises PolicyError if the network and the interface of the file do not fit each other, or it cannot be run.
     """
@@ -45,7 +57,8 @@ class ForeignPolicy(Policy):
         self._steps = next(iter(tracked.values()), 0)
         self._dtypes = {port.name: port.dtype for port in network.inputs}
         self._axes = {part.input: part.axis for part in pairing.memories}
-        self._batch, output = self._probe(file)
+        self._batch, output, reason = self._probe(file)
+        self.how_it_runs = self._open_batch(file, reason)
         action = _action_spec(output, pairing.action, file)
         self._finish = _make_finish(action, file.device)
         memory = {
@@ -54,12 +67,16 @@ class ForeignPolicy(Policy):
         }
         if self._steps:
             memory[STEPS] = ArraySpec(STEPS, (), np.int64, 0, self._steps)
+        self._first_outputs = self._outputs_for_zeros()
+        for name, part in self._first_outputs.items():
+            memory[name] = array_spec(name, tuple(part.shape), part.cpu().numpy().dtype)
         super().__init__(PolicySpec(pairing.observations, action, algorithm, file.sha256, memory), file.device)
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet."""
         memories = self._pairing.memories
         state = {part.input: part.fresh.expand(robots, *part.fresh.shape).clone() for part in memories}
+        state |= {name: part.expand(robots, *part.shape).clone() for name, part in self._first_outputs.items()}
         if self._steps:
             state[STEPS] = torch.zeros(robots, dtype=torch.int64, device=self.device)
         return state or None
@@ -77,7 +94,9 @@ class ForeignPolicy(Policy):
         if usable is None:
             usable = torch.ones(robots, dtype=torch.bool, device=self.device)
         outputs = self._run_in_parts(inputs, robots)
-        following |= mark_memory(usable, {part.input: outputs[part.output] for part in self._pairing.memories})
+        kept = {part.input: outputs[part.output] for part in self._pairing.memories}
+        kept |= {OUTPUT + name: outputs[name] for name in self._interface.outputs}
+        following |= mark_memory(usable, kept)
         return self._finish(outputs[self._pairing.action], usable), following
 
     def _history_inputs(self, inputs: Tensors, steps: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -121,57 +140,135 @@ class ForeignPolicy(Policy):
             outputs[part.output] = outputs[part.output].movedim(part.axis, 0)
         return outputs
 
-    def _probe(self, file: PolicyFile) -> tuple[int | None, torch.Tensor]:
-        """Return how many robots the network takes at once, None for any number, and an action that it gave."""
-        fixed, reason = next(iter(self._pairing.fixed.values()), None), ""
-        for batch in [2, 1] if fixed is None else [fixed]:
+    def _probe(self, file: PolicyFile) -> tuple[int | None, torch.Tensor, str]:
+        """Return how many robots the network takes at once, None for any number, an action that it gave, and why."""
+        fixed, reason = next(iter(self._pairing.fixed.values()), None), self._network.alone
+        sizes = [fixed] if fixed is not None else [1] if reason else [2, 1]
+        for batch in sizes:
             try:
                 with torch.inference_mode(), full_precision(self.device):
                     inputs = self._probe_inputs(batch)
                     outputs = self._run(inputs)
-                    mirrored = self._run({name: tensor.flip(0) for name, tensor in inputs.items()})
+                    others = self._run(_among_others(inputs, self._probe_inputs(batch, seed=1)))
             except Exception as error:
                 reason = reason or f"it cannot be run on {batch} robots ({type(error).__name__}: {error})"
                 continue
-            problem = self._problem_of(batch, outputs, mirrored)
+            problem = self._problem_of(batch, outputs, others)
             if problem:
                 reason = reason or problem
                 continue
-            if fixed is None and batch > 1:
-                return None, outputs[self._pairing.action]
-            rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
-            warn(
-                f"policy file '{file.path}' is run {rows}: {reason or f'it was exported for a batch of {batch}'}; "
-                "export it with a robots axis of any length to run all at once"
-            )
-            return batch, outputs[self._pairing.action]
+            return None if fixed is None and batch > 1 else batch, outputs[self._pairing.action], reason
         raise misfit(
             file, reason, "check memory and shapes, and export it in evaluation mode with robots as the first axis"
         )
 
-    def _problem_of(self, batch: int, outputs: Tensors, mirrored: Tensors) -> str:
-        """Say what is wrong with the outputs for some robots and for the same robots in reverse; empty if nothing."""
+    def _open_batch(self, file: PolicyFile, reason: str) -> str:
+        """Run all robots at once where the network allows it, and return how they are run; warn where they are not."""
+        batch = self._batch
+        if batch is None:
+            return "one batch"
+        if batch == 1 and not self._network.alone:
+            narrow, expected = self._network, self._rollout()
+            axes = {port.name: self._axes.get(port.name, 0) for port in narrow.inputs}
+            try:
+                for opened in narrow.opened(axes):
+                    self._network, self._batch = opened, None
+                    with contextlib.suppress(Exception):
+                        if _are_close(self._rollout(), expected):
+                            return "one batch, opened"
+            except Exception as error:
+                reason = reason or f"it cannot be opened for several robots ({type(error).__name__}: {error})"
+            self._network, self._batch = narrow, batch
+        rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
+        reason = reason or f"it was exported for a batch of {batch}"
+        warn(
+            f"policy file '{file.path}' is run {rows}: {reason}; "
+            "export it with a robots axis of any length to run all at once"
+        )
+        return f"{rows}: {reason}"
+
+    def _rollout(self) -> list[torch.Tensor]:
+        """Return the outputs for some robots over some steps, with resets in between, to compare networks."""
+        pairing, robots, found = self._pairing, _COMPARED_ROBOTS, []
+        fresh = {part.input: part.fresh.expand(robots, *part.fresh.shape) for part in pairing.memories}
+        kept = fresh
+        with torch.inference_mode(), full_precision(self.device):
+            for step, scale in enumerate(_COMPARED_SCALES):
+                inputs = {**self._probe_inputs(robots, seed=step, scale=scale), **kept}
+                outputs = self._run_in_parts(inputs, robots)
+                found += [outputs[name] for name in (pairing.action, *self._interface.outputs)]
+                # One robot after the other begins again, so that they are not all at the same step.
+                restarted = torch.arange(robots, device=self.device) == step % (robots + 1)
+                kept = {
+                    part.input: where_rows(restarted, fresh[part.input], outputs[part.output])
+                    for part in pairing.memories
+                }
+                found += kept.values()
+        return found
+
+    def _problem_of(self, batch: int, outputs: Tensors, others: Tensors) -> str:
+        """Say what is wrong with the outputs for some robots, and of the first of them as the last among others."""
         kept = {part.output: [batch, *part.fresh.shape] for part in self._pairing.memories}
         for name, expected in kept.items():
             if list(outputs[name].shape) != expected:
                 return f"its output '{name}' is {list(outputs[name].shape)} for {expected} in"
-        action = self._pairing.action
-        if outputs[action].shape[:1] != (batch,):
-            return f"its action is {list(outputs[action].shape)} for {batch} robots"
-        pairs = [(outputs[name].double(), mirrored[name].flip(0).double()) for name in (action, *kept)]
-        if not all(torch.allclose(*pair, rtol=1e-3, atol=1e-4, equal_nan=True) for pair in pairs):
-            return "robots influence each other, or the same observations give different actions"
+        for name in (self._pairing.action, *self._interface.outputs):
+            if outputs[name].shape[:1] != (batch,):
+                kind = "action" if name == self._pairing.action else f"output '{name}'"
+                return f"its {kind} is {list(outputs[name].shape)} for {batch} robots"
+        for name in (self._pairing.action, *kept, *self._interface.outputs):
+            if not torch.allclose(
+                outputs[name][0].double(), others[name][-1].double(), rtol=1e-3, atol=1e-4, equal_nan=True
+            ):
+                return "robots influence each other, or the same observations give different actions"
         return ""
 
-    def _probe_inputs(self, batch: int) -> Mapping[str, torch.Tensor]:
-        rng = np.random.default_rng(0)
+    def _outputs_for_zeros(self) -> dict[str, torch.Tensor]:
+        """Return the further outputs of one robot whose observations are zeros, under their names in the memory."""
+        if not self._interface.outputs:
+            return {}
         observations = self._pairing.observations
-        arrays = {key: torch.from_numpy(spec.example(batch, rng)).to(self.device) for key, spec in observations.items()}
-        inputs = {name: arrays[key] for name, key in self._pairing.keys.items()}
+        with torch.inference_mode(), full_precision(self.device):
+            inputs = {
+                name: torch.from_numpy(np.zeros((1, *observations[key].shape), observations[key].dtype)).to(self.device)
+                for name, key in self._pairing.keys.items()
+            }
+            inputs |= {part.input: part.fresh[None] for part in self._pairing.memories}
+            if self._steps:
+                inputs |= self._history_inputs(inputs, torch.ones(1, dtype=torch.int64, device=self.device))
+            outputs = self._run_in_parts(inputs, 1)
+        return {OUTPUT + name: outputs[name][0] for name in self._interface.outputs}
+
+    def _probe_inputs(self, batch: int, seed: int = 0, scale: float = 1.0) -> dict[str, torch.Tensor]:
+        """Return random inputs with fresh memory; `scale` multiplies the observations without bounds."""
+        rng = np.random.default_rng(seed)
+        inputs: dict[str, torch.Tensor] = {}
+        for name, key in self._pairing.keys.items():
+            spec = self._pairing.observations[key]
+            array = spec.example(batch, rng)
+            if spec.dtype.kind == "f":
+                array = np.where(np.isinf(spec.high), array * spec.dtype.type(scale), array)
+            inputs[name] = torch.from_numpy(array).to(self.device)
         inputs |= {part.input: part.fresh.expand(batch, *part.fresh.shape) for part in self._pairing.memories}
         if self._steps:
-            inputs |= self._history_inputs(inputs, torch.full((batch,), self._steps, device=self.device))
+            lengths = torch.from_numpy(rng.integers(1, self._steps, batch, endpoint=True)).to(self.device)
+            inputs |= self._history_inputs(inputs, lengths)
         return inputs
+
+
+def _among_others(inputs: Tensors, others: Tensors) -> dict[str, torch.Tensor]:
+    """Return inputs of other robots, with the first robot of `inputs` as the last one."""
+    return {name: torch.cat([others[name][:-1], tensor[:1]]) for name, tensor in inputs.items()}
+
+
+def _are_close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    """Return whether outputs are equal but for the rounding of sums in another order."""
+    for one, other in zip(found, expected, strict=True):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        if not torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-5, equal_nan=True):
+            return False
+    return True
 
 
 def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpec:

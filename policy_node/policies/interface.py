@@ -24,7 +24,8 @@ class PolicyInterface:
     inputs
         Name of the input by observation key. An input that is not listed has its own name as key; a single input
         has the key ``observation``. TorchScript and ``torch.export`` files know inputs by their order only: the
-        observations as listed here, the memory, the lengths and the mask. Their outputs are the action and the memory.
+        observations as listed here, the memory, the lengths and the mask. Their outputs are the action, the memory and
+        the further outputs.
     memory
         Pairs of an input and the output that feeds it at the next step, robot by robot; zeros at the start.
     lengths
@@ -35,7 +36,10 @@ class PolicyInterface:
         Place of the steps before the reset, which are zeros: ``start`` of the history, or ``end`` as packed sequences
         and attention with `lengths` mostly want it. Without `lengths` and `mask` it is the start.
     action
-        Output that is the action; by default the first one that is no memory.
+        Output that is the action; by default the first one that is no memory and no further output.
+    outputs
+        Further outputs `[robots, ...]` to keep for the next step, such as the joint positions of a motion. The policy
+        has each in its memory as `output.NAME`; at the start it is what the network gives for zeros.
     discrete
         Number of choices, which the output gives as logits or as an index; 0 for a continuous action.
     low, high
@@ -60,6 +64,7 @@ class PolicyInterface:
     mask: str = ""
     padding: Literal["start", "end"] = "start"
     action: str = ""
+    outputs: tuple[str, ...] = ()
     discrete: int = 0
     low: Sequence[float] | float = -np.inf
     high: Sequence[float] | float = np.inf
@@ -70,7 +75,7 @@ class PolicyInterface:
     def __post_init__(self) -> None:
         """Refuse contradictions."""
         inputs = [*self.inputs.values(), *(name for name, _ in self.memory), *filter(None, (self.lengths, self.mask))]
-        outputs = [*(name for _, name in self.memory), *filter(None, (self.action,))]
+        outputs = [*(name for _, name in self.memory), *filter(None, (self.action,)), *self.outputs]
         for kind, names in (("input", inputs), ("output", outputs)):
             if doubled := [name for name, count in Counter(names).items() if count > 1]:
                 raise PolicyError(f"the policy's {kind} '{doubled[0]}' is used twice; use it for one purpose")

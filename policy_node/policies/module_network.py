@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run PyTorch modules of other trainers, from TorchScript and ``torch.export`` files.
 
-A recurrent policy may keep its memory in the module's buffers, for one robot, as Isaac Lab exports it. Buffers that a
-run changes become memory of each robot like any other.
+A recurrent policy may keep its memory in the module's buffers and attributes, for one robot, as Isaac Lab exports it.
+Those that a call changes become memory of each robot like any other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from policy_node.policies.contract import Policy
 from policy_node.policies.described import DescribedPolicy, archive_sha256, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
-from policy_node.policies.pairing import Port, ordered_names
+from policy_node.policies.module_memory import ModuleMemory, UnfitMemory, Watch, find_memory
+from policy_node.policies.pairing import Network, Port, ordered_names
+from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import traceable
 
 # Writes a module with extra files into a path or stream.
@@ -33,8 +35,14 @@ class ModuleNetwork:
     ----------
     call
         Calls the module with the inputs.
-    example
-        Inputs for one robot, to find the buffers that a run changes; None for a module without memory.
+    memory
+        The attributes of the module that a call changes; None for a module without any.
+    watch
+        Checks the others after each call.
+    alone
+        Why the module takes one robot at a time; empty where it may take several.
+    is_wide
+        Whether the module's memory takes several robots.
     """
 
     def __init__(
@@ -43,35 +51,50 @@ class ModuleNetwork:
         call: Callable[[list[torch.Tensor]], Any],
         inputs: Sequence[Port],
         outputs: Sequence[str],
-        example: list[torch.Tensor] | None = None,
+        memory: ModuleMemory | None = None,
+        watch: Watch | None = None,
+        alone: str = "",
+        is_wide: bool = False,
     ) -> None:
         self.engine_name = "torchscript" if isinstance(module, torch.jit.ScriptModule) else "direct"
+        self.alone = alone
         self._module = module
         self._call = call
-        self._given = len(inputs)
+        self._given = list(inputs)
         self._returned = list(outputs)
-        before = {name: buffer.clone() for name, buffer in module.named_buffers()} if example is not None else {}
-        if example is not None:
-            with torch.inference_mode():
-                call(example)
-        changed = [name for name, buffer in module.named_buffers() if name in before and not buffer.equal(before[name])]
-        self.carried: Mapping[str, torch.Tensor] = {name: before[name] for name in changed}
+        self._memory = memory
+        self._watch = watch
+        self._is_wide = is_wide
+        taken = {*(port.name for port in inputs), *outputs}
+        fresh = memory.fresh if memory else {}
+        self.carried: Mapping[str, torch.Tensor] = {
+            f"module.{name}" if name in taken else name: part for name, part in fresh.items()
+        }
         self.inputs: Sequence[Port] = [
             *inputs,
             *(Port(name, (1, *part.shape), part.dtype) for name, part in self.carried.items()),
         ]
-        self.outputs: Sequence[str] = [*outputs, *changed]
+        self.outputs: Sequence[str] = [*outputs, *self.carried]
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Run the module."""
-        if not self.carried:
-            return _flat_outputs(self._call(inputs), self._returned)
-        # Looked up each time: the module may replace its buffers instead of writing into them.
-        for name, value in zip(self.carried, inputs[self._given :], strict=True):
-            dict(self._module.named_buffers())[name].copy_(value[0])
-        result = _flat_outputs(self._call(inputs[: self._given]), self._returned)
-        buffers = dict(self._module.named_buffers())
-        return [*result, *(buffers[name].clone()[None] for name in self.carried)]
+        memory, given = self._memory, len(self._given)
+        if memory is None:
+            result = _flat_outputs(self._call(inputs), self._returned)
+        else:
+            memory.write(inputs[given:] if self._is_wide else [part[0] for part in inputs[given:]])
+            result = _flat_outputs(self._call(inputs[:given]), self._returned)
+            result += memory.read() if self._is_wide else [part[None] for part in memory.read()]
+        if self._watch is not None:
+            self._watch.check()
+        return result
+
+    def opened(self, axes: Mapping[str, int]) -> Iterator[Network]:
+        """Yield networks for any number of robots: with memory whose tensors are widened."""
+        if self._memory is not None and not self.alone:
+            for memory in self._memory.widened():
+                parts = (self._module, self._call, self._given, self._returned, memory, self._watch)
+                yield ModuleNetwork(*parts, is_wide=True)
 
 
 def load_module(
@@ -81,7 +104,10 @@ def load_module(
     module: Any,
     call: Callable[[list[torch.Tensor]], Any],
     ports: Sequence[Port],
-    make_example: Callable[[Sequence[Port]], list[torch.Tensor] | None],
+    make_example: Callable[[Sequence[Port]], list[torch.Tensor]],
+    written: Sequence[str],
+    watched: Mapping[str, torch.Tensor],
+    alone: str = "",
 ) -> Policy:
     """Make the policy of a module whose inputs and outputs are known by their order.
 
@@ -94,7 +120,13 @@ def load_module(
     ports
         The inputs, without their names.
     make_example
-        Makes inputs for one robot; gives None where the module can remember nothing.
+        Makes inputs for one robot.
+    written
+        Dotted names of the buffers and attributes that a call may change.
+    watched
+        Tensors that no call may change.
+    alone
+        Why the module takes one robot at a time; empty where it may take several.
 
     Raises
     ------
@@ -108,15 +140,25 @@ def load_module(
     names, outputs = ordered_names(len(ports), file)
     named = [Port(name, *port[1:]) for name, port in zip(names, ports, strict=True)]
     example = make_example(named)
+
+    def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return _flat_outputs(call(inputs), outputs)
+
     try:
-        network = ModuleNetwork(module, call, named, outputs, example)
+        with torch.inference_mode(), full_precision(file.device):
+            run(example) if not written else None
+            memory = find_memory(module, written, run, example) if written else None
+    except UnfitMemory as error:
+        raise file.error(
+            f"keeps memory that cannot be kept for each robot: {error}; export it with this memory as input and output"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise file.error(
             f"cannot be run on example inputs ({reason[0]}); correct the shapes that are given, or export it again "
             "with the robots and the steps of a history as its only open lengths"
         ) from error
-    return ForeignPolicy(network, algorithm, file)
+    return ForeignPolicy(ModuleNetwork(module, call, named, outputs, memory, Watch(watched), alone), algorithm, file)
 
 
 def write_module(source: ExportSource, output: Path, make_save: Callable[..., SaveModule]) -> None:
@@ -128,16 +170,26 @@ def write_module(source: ExportSource, output: Path, make_save: Callable[..., Sa
 
 
 def _flat_outputs(result: Any, names: Sequence[str]) -> list[torch.Tensor]:
-    """Return the outputs of a module in order, however they are nested, without those after the named ones."""
-    found = list(_tensors(result))
+    """Return the outputs of a module, however they are nested, without those that are not named.
+
+    Outputs in dictionaries are found by their names if these are all there, else all are taken in order.
+    """
+    found = list(_tensors("", result))
+    named = {name: tensor for name, tensor in found if name}
+    if all(name in named for name in names):
+        return [named[name] for name in names]
     if len(found) < len(names):
         raise ValueError(f"it gives {len(found)} outputs, described are {list(names)}")
-    return found[: len(names)]
+    return [tensor for _, tensor in found[: len(names)]]
 
 
-def _tensors(part: Any) -> Iterator[torch.Tensor]:
+def _tensors(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in an output, with the names that they have in dictionaries."""
     if isinstance(part, torch.Tensor):
-        yield part
+        yield name, part
+    elif isinstance(part, Mapping):
+        for key, inner in part.items():
+            yield from _tensors(str(key), inner)
     elif part is not None:
-        for inner in part.values() if isinstance(part, Mapping) else part:
-            yield from _tensors(inner)
+        for inner in part:
+            yield from _tensors("", inner)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
+from policy_node.policies.onnx_batch import branches_on_values, open_batch
 from policy_node.policies.onnxruntime_network import (
     DTYPES,
     GPU_PROVIDERS,
@@ -62,7 +64,10 @@ def load_onnx(file: PolicyFile) -> Policy:
             "holds a compiled engine (EPContext), which may run code and open other files; "
             "give the ONNX file that it was compiled from"
         )
-    network = OnnxruntimeNetwork(_session(file), file.device)
+    operation = branches_on_values(model)
+    alone = f"its '{operation}' depends on numbers in its inputs, which those of another robot would change"
+    opened = partial(open_batch, model)
+    network = OnnxruntimeNetwork(_session(file), file.device, opened, alone if operation else "")
     texts = {entry.key: entry.value for entry in model.metadata_props}
     description = read_description(texts, file, lambda: _model_sha256(model))
     if description is None:

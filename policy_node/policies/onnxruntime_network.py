@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from policy_node.policies.contract import torch_dtype
-from policy_node.policies.pairing import Port
+from policy_node.policies.pairing import Network, Port
 
 GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 # Type of an input, as onnxruntime names it -> dtype in NumPy.
@@ -26,11 +26,27 @@ DTYPES = {
 
 
 class OnnxruntimeNetwork:
-    """A session as a `Network`."""
+    """A session as a `Network`.
+
+    Parameters
+    ----------
+    open_batch
+        Returns the model with the given robots axis of each input open, see `opened`; None if it cannot be opened.
+    alone
+        Why it takes one robot at a time; empty where it may take several.
+    """
 
     engine_name = "onnxruntime"
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: torch.device) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        device: torch.device,
+        open_batch: Callable[[Mapping[str, int]], bytes | None] = lambda axes: None,
+        alone: str = "",
+    ) -> None:
+        self.alone = alone
+        self._open_batch = open_batch
         self.inputs: Sequence[Port] = [
             Port(
                 found.name,
@@ -69,6 +85,12 @@ class OnnxruntimeNetwork:
             outputs = [torch.from_numpy(array).to(self._device) for array in binding.copy_outputs_to_cpu()]
             self._known[sizes] = [(tuple(output.shape), output.dtype) for output in outputs]
         return outputs
+
+    def opened(self, axes: Mapping[str, int]) -> Iterator[Network]:
+        """Yield the network with an open robots axis."""
+        content = None if self.alone else self._open_batch(axes)
+        if content is not None:
+            yield OnnxruntimeNetwork(make_session(content, self._device, GPU_PROVIDERS), self._device)
 
     def _bind(self, bind: Any, name: str, tensor: torch.Tensor) -> None:
         kind = np.dtype(str(tensor.dtype).removeprefix("torch."))

@@ -48,15 +48,26 @@ class Network(Protocol):
         Names in the order of the result.
     carried
         Memory that the network keeps inside itself: initial values by a name that is among both inputs and outputs.
+    alone
+        Why the network takes one robot at a time, as it would let robots influence each other; empty where it may
+        take several.
     """
 
     engine_name: str
     inputs: Sequence[Port]
     outputs: Sequence[str]
     carried: Mapping[str, torch.Tensor]
+    alone: str
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Run the network on contiguous tensors, laid out as the file wants them."""
+
+    def opened(self, axes: Mapping[str, int]) -> Iterable[Network]:
+        """Yield networks that may do for any number of robots what this one does for one robot, likely ones first.
+
+        They are to be compared with this one. `axes` is the robots axis by input; those inside the network are
+        `[robots, ...]`.
+        """
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,7 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
     tracking = [name for name in (interface.lengths, interface.mask) if name]
     special = [*(name for name, _ in pairs), *tracking]
     _find(file, "input", [*special, *interface.inputs.values()], list(inputs))
-    outputs = [*(name for _, name in pairs), *([interface.action] if interface.action else [])]
+    outputs = [*(name for _, name in pairs), *([interface.action] if interface.action else []), *interface.outputs]
     _find(file, "output", outputs, network.outputs)
     pairing = Pairing(_observation_keys([name for name in inputs if name not in special], file))
     _find(file, "observation", interface.history, list(pairing.keys.values()))
@@ -121,16 +132,22 @@ def pair_network(network: Network, file: PolicyFile) -> Pairing:
     robots = next((shape[0] for name in pairing.keys if (shape := inputs[name].shape)), None)
     for name, output in pairs:
         port = inputs[name]
+        if name in network.carried:
+            # The network keeps it for one robot.
+            fixed[name] = 1
+            pairing.memories.append(Memory(name, output, 0, network.carried[name].to(file.device)))
+            continue
         axis, lengths = _memory_layout(port, robots, file)
         if port.shape and isinstance(length := port.shape[axis], int):
             fixed[name] = length
         zeros = torch.from_numpy(np.zeros(lengths, _dtype(port, name, file)))
-        pairing.memories.append(Memory(name, output, axis, network.carried.get(name, zeros).to(file.device)))
+        pairing.memories.append(Memory(name, output, axis, zeros.to(file.device)))
     if len(set(fixed.values())) > 1:
         raise misfit(file, f"its inputs have different fixed numbers of robots {fixed}", "export it with one number")
-    remaining = [name for name in network.outputs if name not in [part.output for part in pairing.memories]]
+    kept = [*(part.output for part in pairing.memories), *interface.outputs]
+    remaining = [name for name in network.outputs if name not in kept]
     if not remaining:
-        raise misfit(file, "all its outputs are memory", "name fewer of them as memory")
+        raise misfit(file, "all its outputs are memory or further outputs", "name fewer of them as memory or outputs")
     pairing.action = interface.action or remaining[0]
     return pairing
 
@@ -140,16 +157,22 @@ def ordered_names(count: int, file: PolicyFile) -> tuple[list[str], list[str]]:
 
     Raises PolicyError if the interface describes another number of inputs than `count`.
     """
-    interface = file.interface
-    observations = list(interface.inputs.values()) or list(interface.history) or ["observation"]
-    names = [*observations, *(name for name, _ in interface.memory)]
-    names += filter(None, (interface.lengths, interface.mask))
+    names, outputs = described_inputs(file)
     if len(names) != count:
         raise file.error(
             f"takes {count} inputs, but {len(names)} are described: {names}; describe them all, in order: "
             "observations, memory, lengths, mask"
         )
-    return names, [interface.action or "action", *(name for _, name in interface.memory)]
+    return names, outputs
+
+
+def described_inputs(file: PolicyFile) -> tuple[list[str], list[str]]:
+    """Return the names of all inputs that the interface describes, and those of the outputs, in order."""
+    interface = file.interface
+    observations = list(interface.inputs.values()) or list(interface.history) or ["observation"]
+    names = [*observations, *(name for name, _ in interface.memory)]
+    names += filter(None, (interface.lengths, interface.mask))
+    return names, [interface.action or "action", *(name for _, name in interface.memory), *interface.outputs]
 
 
 def array_spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:

@@ -116,7 +116,8 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:
-    """Return parameters by dotted name, those in `names` with their paths resolved, see `resolve_path`."""
+    """Return parameters by dotted name, the paths in `names` and of motions resolved, see `resolve_path`."""
+    names = (*names, *(name for name in values if name.startswith("observations.") and name.endswith(".path")))
     paths = {name: values[name] for name in names if isinstance(values.get(name), str) and values[name]}
     return {**values, **{name: resolve_path(path, name) for name, path in paths.items()}}
 

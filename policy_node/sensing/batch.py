@@ -4,8 +4,8 @@
 
 Stacking over time has the semantics of Stable-Baselines3's `VecFrameStack`: the steps are joined on the last axis of
 the frame (for images: the channels), oldest first, and are zero after a reset. Isaac Lab stacks each term separately,
-and fills the steps with the first one after a reset. A history has the steps on a first axis, `[steps, ...]`, for
-policies that look back.
+and fills the steps with the first one after a reset. Order and grouping can be chosen, and each term may have its own
+number of steps. A history has the steps on a first axis, `[steps, ...]`, for policies that look back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration
 from policy_node.config.specs import ArraySpec
-from policy_node.sensing.terms import TermComposer, TermLayout, arrange_terms
+from policy_node.sensing.terms import Episode, TermComposer, TermInputs, TermLayout, arrange_terms
 
 # robots, height, width, channels
 IMAGE_AXES = 4
@@ -35,15 +35,17 @@ class ObservationLayout:
     frame
         One time step of the sensor or of the terms: images `[height, width, channels]`, vectors `[numbers]`.
     steps
-        Time steps stacked on the frame's last axis.
+        Time steps stacked on the frame's last axis; the most of all terms.
     channels_first
         Whether the policy wants `[channels, height, width]`.
     history
         Time steps on a first axis; 0: no such axis.
     terms
         The parts of a frame; empty when one sensor gives it.
-    stack_as
-        `vecframestack` or `isaac_lab`; the module describes both.
+    newest_first, by_term
+        Order and grouping of the stack.
+    repeats_first
+        Whether the steps before a reset are the first one after it; else zeros.
     """
 
     key: str
@@ -52,7 +54,9 @@ class ObservationLayout:
     channels_first: bool
     history: int = 0
     terms: tuple[TermLayout, ...] = ()
-    stack_as: str = "vecframestack"
+    newest_first: bool = False
+    by_term: bool = False
+    repeats_first: bool = False
 
     def is_like(self, other: ObservationLayout) -> bool:
         """Return whether both layouts are identical apart from bounds, so buffers can be carried over."""
@@ -68,19 +72,15 @@ class ObservationLayout:
             reading = frame if frame.shape else ArraySpec(frame.name, (1,), frame.dtype, frame.low, frame.high)
             return {frame.name: reading}
         named = {term.configuration.name: term.reading for term in self.terms if term.reading}
-        return {name: ArraySpec(name, (size,), self.frame.dtype, -np.inf, np.inf) for name, size in named.items()}
+        return {name: _unbounded(name, (size,), self.frame.dtype) for name, size in named.items()}
 
 
 def observation_layout(
-    key: str,
-    spec: ArraySpec,
-    observation: ObservationConfiguration,
-    sizes: Mapping[str, int | None] | None = None,
-    action_size: int = 0,
+    key: str, spec: ArraySpec, observation: ObservationConfiguration, inputs: TermInputs | None = None
 ) -> ObservationLayout:
     """Derive the frame of a sensor from the observation of the policy.
 
-    `spec` is that observation with its stack or history; `arrange_terms` describes `sizes` and `action_size`.
+    `spec` is that observation with its stack or history; `inputs` is needed where it is made of terms.
 
     Raises
     ------
@@ -104,15 +104,42 @@ def observation_layout(
     channels_first = observation.is_image and int(np.argmin(shape)) == 0
     if channels_first:
         shape = (shape[1], shape[2], shape[0])
-    if not shape or shape[-1] % steps:
-        raise ConfigurationError(
-            [f"{prefix}.stack: found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"]
-        )
-    frame_shape = (*shape[:-1], shape[-1] // steps)
-    low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
-    frame = ArraySpec(observation.key, frame_shape, spec.dtype, low, high)
-    terms = arrange_terms(observation, frame, sizes or {}, action_size) if observation.terms else ()
-    return ObservationLayout(key, frame, steps, channels_first, observation.history, terms, observation.stack_as)
+    stacks = [term.stack or steps for term in observation.terms]
+    terms: tuple[TermLayout, ...] = ()
+    if len(set(stacks)) > 1 or (stacks and stacks[0] != steps):
+        whole = ArraySpec(observation.key, shape, spec.dtype, spec_low, spec_high)
+        terms = arrange_terms(observation, whole, inputs or TermInputs(), stacks)
+        steps = max(stacks)
+        # The numbers of terms have no bounds.
+        frame = _unbounded(observation.key, (sum(term.size for term in terms),), spec.dtype)
+    else:
+        if not shape or shape[-1] % steps:
+            problem = f"found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"
+            raise ConfigurationError([f"{prefix}.stack: {problem}"])
+        low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
+        frame = ArraySpec(observation.key, (*shape[:-1], shape[-1] // steps), spec.dtype, low, high)
+        if stacks:
+            terms = arrange_terms(observation, frame, inputs or TermInputs(), [1] * len(stacks))
+    isaac_lab = observation.stack_as == "isaac_lab"
+    return ObservationLayout(
+        key,
+        frame,
+        steps,
+        channels_first,
+        observation.history,
+        terms,
+        newest_first=observation.stack_order == "newest_first",
+        by_term=observation.stack_grouping == "by_term" or (isaac_lab and not observation.stack_grouping),
+        repeats_first=isaac_lab,
+    )
+
+
+def _unbounded(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
+    """Return the spec of any numbers of a dtype."""
+    if dtype.kind == "f":
+        return ArraySpec(name, shape, dtype, -np.inf, np.inf)
+    limits = np.iinfo(dtype)
+    return ArraySpec(name, shape, dtype, limits.min, limits.max)
 
 
 def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: tuple[int, ...]) -> None:
@@ -137,10 +164,29 @@ def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndar
     return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]
 
 
+def _arrangement(layout: ObservationLayout) -> np.ndarray | None:
+    """Return by number of the stack its place in a buffer of whole steps in the same order; None: they are the same."""
+    frame, steps = layout.frame.shape[-1], layout.steps
+    terms = [(term.size, term.steps) for term in layout.terms] or [(frame, steps)]
+    ends = np.cumsum([size for size, _ in terms])
+    # From the first step in the stack to the last; the newest has the age 0.
+    ages = list(range(steps) if layout.newest_first else reversed(range(steps)))
+    blocks = [(place, age, index) for place, age in enumerate(ages) for index in range(len(terms))]
+    if layout.by_term:
+        blocks.sort(key=lambda block: block[2])
+    parts = [
+        place * frame + ends[index] - terms[index][0] + np.arange(terms[index][0])
+        for place, age, index in blocks
+        if age < terms[index][1]
+    ]
+    order = np.concatenate(parts)
+    return None if np.array_equal(order, np.arange(steps * frame)) else order
+
+
 class _History:
     """The rows of one key: staged on the host, composed of terms and stacked over time on the device."""
 
-    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device) -> None:
+    def __init__(self, layout: ObservationLayout, robots: int, device: torch.device, episode: Episode) -> None:
         self.layout = layout
         dtype = torch.from_numpy(np.empty(0, layout.frame.dtype)).dtype
         frame = (robots, *layout.frame.shape)
@@ -149,32 +195,40 @@ class _History:
         self.rows: np.ndarray = self._host.numpy()
         # On the CPU the staging rows are the newest readings: nothing to upload.
         self._newest = self._host if device.type == "cpu" else torch.zeros(staged, dtype=dtype, device=device)
-        self._compose = TermComposer(layout.terms, dtype, device) if layout.terms else None
-        # Permutation from our layout (step by step) to Isaac Lab's (term by term).
-        self._order: torch.Tensor | None = None
-        if layout.stack_as == "isaac_lab" and layout.steps > 1:
-            of_step = np.arange(layout.steps * frame[-1]).reshape(layout.steps, frame[-1])
-            ends = np.cumsum([term.size for term in layout.terms])[:-1]
-            order = np.concatenate([part.ravel() for part in np.split(of_step, ends, axis=1)])
-            self._order = torch.from_numpy(order).to(device)
-        # [robots, *frame[:-1], steps * frame[-1]], or [robots, history, *frame]
+        self._compose = TermComposer(layout.terms, dtype, device, episode) if layout.terms else None
+        # [robots, *frame[:-1], steps * frame[-1]] of whole steps, or [robots, history, *frame]
         self._stacked: torch.Tensor | None = None
+        # Permutation from that to the policy's order; None: they are the same.
+        self._order: torch.Tensor | None = None
         if layout.history or layout.steps > 1:
             history = (robots, layout.history, *layout.frame.shape)
             shape = history if layout.history else (*frame[:-1], layout.steps * frame[-1])
             self._stacked = torch.zeros(shape, dtype=dtype, device=device)
+            order = None if layout.history else _arrangement(layout)
+            self._order = None if order is None else torch.from_numpy(order).to(device)
+        self._repeats_first = layout.repeats_first and layout.steps > 1
         self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
+
+    def _newest_step(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return the part of a stack that is its newest step."""
+        if self.layout.history:
+            return stacked[:, -1]
+        size = self.layout.frame.shape[-1]
+        return stacked[..., :size] if self.layout.newest_first else stacked[..., -size:]
 
     def _make_shift(self, stacked: torch.Tensor) -> Callable[[torch.Tensor], None]:
         """Return a function that shifts all steps by one in place and writes its argument as the newest step."""
         has_axis = bool(self.layout.history)
-        newest_step = stacked[:, -1] if has_axis else stacked[..., -self.layout.frame.shape[-1] :]
+        newest_first = self.layout.newest_first
+        newest_step = self._newest_step(stacked)
         if stacked.device.type != "cpu":
-            kept = stacked[:, 1:] if has_axis else stacked[..., newest_step.shape[-1] :]
+            size = newest_step.shape[-1]
+            kept = stacked[:, 1:] if has_axis else stacked[..., :-size] if newest_first else stacked[..., size:]
 
             def shift_on_device(newest: torch.Tensor) -> None:
-                last = newest.unsqueeze(1) if has_axis else newest
-                stacked.copy_(torch.cat([kept, last], dim=1 if has_axis else -1))
+                added = newest.unsqueeze(1) if has_axis else newest
+                parts = [added, kept] if newest_first else [kept, added]
+                stacked.copy_(torch.cat(parts, dim=1 if has_axis else -1))
 
             return shift_on_device
         numbers, target = stacked.view(-1).numpy(), newest_step.numpy()
@@ -183,8 +237,11 @@ class _History:
         one_by_one = not has_axis and target.ndim == IMAGE_AXES and target.shape[-1] <= MOST_CHANNELS
 
         def shift_on_host(newest: torch.Tensor) -> None:
-            # Shift the whole buffer with one copy. Values that spill into the next row are overwritten just below.
-            numbers[:-distance] = numbers[distance:]
+            # Shift the whole buffer with one copy. Values that spill into another row are overwritten just below.
+            if newest_first:
+                numbers[distance:] = numbers[:-distance]
+            else:
+                numbers[:-distance] = numbers[distance:]
             source = newest.numpy()
             if one_by_one:
                 for channel in range(target.shape[-1]):
@@ -216,36 +273,35 @@ class _History:
         if self._newest is not self._host:
             self._newest.copy_(self._host, non_blocking=True)
 
-    def step(self, restart: torch.Tensor | None, previous_action: torch.Tensor | None) -> torch.Tensor:
+    def step(self, restart: torch.Tensor | None) -> torch.Tensor:
         """Return the policy's observation `[robots, *space]` with the staged rows as its newest step.
 
         `restart` `[robots]` bool marks the robots whose steps start with this one; None: no robot.
         """
-        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        newest = self._newest if self._compose is None else self._compose(self._newest)
         stacked = newest if self._stacked is None else self._stacked
         if self._shift is not None:
-            if restart is not None and self._order is None:
+            if restart is not None and not self._repeats_first:
                 # Fill as bytes: not every dtype of observations can be assigned through a mask.
                 stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
             self._shift(newest)
-            if restart is not None and self._order is not None:
+            if restart is not None and self._repeats_first:
                 stacked.copy_(torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked))
         return self._arranged(stacked)
 
-    def begin_again(self, restart: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
+    def begin_again(self, restart: torch.Tensor) -> torch.Tensor:
         """Return the observation of the last step, with the staged rows as the first step of some robots.
 
         `restart` `[robots]` bool marks these robots; the steps of others stay unchanged.
         """
-        newest = self._newest if self._compose is None else self._compose(self._newest, previous_action)
+        newest = self._newest if self._compose is None else self._compose(self._newest)
         if self._stacked is None:
             return self._arranged(newest)
-        if self._order is not None:
+        if self._repeats_first:
             first = newest.repeat(1, self.layout.steps)
         else:
             first = torch.zeros_like(self._stacked)
-            size = self.layout.frame.shape[-1]
-            (first[:, -1] if self.layout.history else first[..., -size:]).copy_(newest)
+            self._newest_step(first).copy_(newest)
         # Copy as bytes: see `step`.
         self._stacked.view(torch.uint8)[restart] = first.view(torch.uint8)[restart]
         return self._arranged(self._stacked)
@@ -271,15 +327,11 @@ class ObservationBatch:
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
         self.layouts = layouts
-        self._histories = {key: _History(layout, robots, device) for key, layout in layouts.items()}
+        #: What terms take from the robots' episodes.
+        self.episode = Episode([term for layout in layouts.values() for term in layout.terms], robots, device)
+        self._histories = {key: _History(layout, robots, device, self.episode) for key, layout in layouts.items()}
         self._device = device
-        terms = [term for layout in layouts.values() for term in layout.terms]
-        sizes = [term.size for term in terms if term.configuration.kind == "previous_action"]
         self.latest: dict[str, torch.Tensor] = {}
-        # [robots, components]
-        self._previous_action: torch.Tensor | None = None
-        if sizes:
-            self._previous_action = torch.zeros((robots, sizes[0]), dtype=torch.float64, device=device)
 
     def is_like(self, other: ObservationBatch) -> bool:
         """Return whether both hold the same observations, so that a policy of the other can continue with this one."""
@@ -295,17 +347,11 @@ class ObservationBatch:
         """Return the array of each reading of a robot by the name of its source."""
         return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
 
-    def remember(self, actions: torch.Tensor) -> None:
-        """Keep the policy's actions `[robots, *action]` of this step for the terms of the previous action."""
-        if self._previous_action is not None:
-            self._previous_action.copy_(actions.reshape(self._previous_action.shape))
-
     def take_over(self, other: ObservationBatch) -> None:
         """Continue with the steps of another batch of the same layouts."""
         for key, history in self._histories.items():
             history.take_over(other._histories[key])
-        if self._previous_action is not None and other._previous_action is not None:
-            self._previous_action.copy_(other._previous_action)
+        self.episode.take_over(other.episode)
 
     def upload(self) -> None:
         """Start to copy the staged rows to the device; do not change them before the end of the step."""
@@ -318,29 +364,26 @@ class ObservationBatch:
         Parameters
         ----------
         restart
-            `[robots]` bool on the device: robots whose history starts with this step, after a previous action of zeros.
-            None: no robot.
+            `[robots]` bool on the device: robots whose episode starts with this step, see `Episode`. None: no robot.
 
         Returns
         -------
         dict
             Key to tensor `[robots, *space]` on the device, valid until the next step.
         """
-        if restart is not None and self._previous_action is not None:
-            self._previous_action.masked_fill_(restart[:, None], 0.0)
-        self.latest = {key: history.step(restart, self._previous_action) for key, history in self._histories.items()}
+        self.episode.advance(restart)
+        self.latest = {key: history.step(restart) for key, history in self._histories.items()}
         return self.latest
 
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the observations of the last step, with the staged rows as the first step of some robots.
 
-        `restart` `[robots]` bool marks these robots; their previous action is zeros.
+        `restart` `[robots]` bool marks these robots.
         """
         self.upload()
         rows = torch.from_numpy(restart).to(self._device)
-        if self._previous_action is not None:
-            self._previous_action.masked_fill_(rows[:, None], 0.0)
-        return {key: history.begin_again(rows, self._previous_action) for key, history in self._histories.items()}
+        self.episode.begin(rows)
+        return {key: history.begin_again(rows) for key, history in self._histories.items()}
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:
         """Upload the staged rows and append them as the next time step; `reset` is the `restart` of `step`."""

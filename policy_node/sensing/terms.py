@@ -8,9 +8,10 @@ follow one another as configured. Clipping before scaling is what Isaac Lab does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +19,16 @@ import torch
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.reading import Decode, UnusableReading
+from policy_node.sensing.motion import read_motion
 
 QUATERNION = 4
 # A quaternion that is further from length one is no orientation; sensors round theirs much less.
 QUATERNION_TOLERANCE = 0.01
+# Kinds of terms that follow from the time since the robot's episode began.
+OF_TIME = ("step", "phase", "motion")
+
+# Readings of a term `[robots, readings]` -> its numbers `[robots, numbers]`, before `default`, `clip` and `scale`.
+Source: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,29 +38,58 @@ class TermLayout:
     Attributes
     ----------
     reading
-        Count of the numbers that are read from messages; 0 for the previous action.
+        Count of the numbers that are read from messages; 0 for a term without topic.
     size
-        Count of its numbers in the observation.
+        Count of its numbers in one step of the observation.
+    steps
+        Steps of it in the stack.
+    period_steps
+        Control periods in a period of its clock; 0 for a term that is no phase.
+    rows
+        `[rows, size]` float64: the motion; None for a term that is none.
     """
 
     configuration: TermConfiguration
     reading: int
     size: int
+    steps: int = 1
+    period_steps: float = 0.0
+    rows: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class TermInputs:
+    """What the sizes of terms follow from.
+
+    Attributes
+    ----------
+    sizes
+        By name of the source: count of the numbers in its messages, None if each message chooses.
+    action_size
+        Components of the policy's action; 0 when it is not continuous.
+    outputs
+        Count of the numbers in each further output of the policy that it gives, by its name.
+    rate_hz
+        Control rate.
+    """
+
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
+    action_size: int = 0
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    rate_hz: float = 1.0
 
 
 def arrange_terms(
-    observation: ObservationConfiguration, wanted: ArraySpec, sizes: Mapping[str, int | None], action_size: int
+    observation: ObservationConfiguration, wanted: ArraySpec, inputs: TermInputs, counts: Sequence[int]
 ) -> tuple[TermLayout, ...]:
     """Find the size of each term of an observation.
 
     Parameters
     ----------
     wanted
-        One time step of it, `[numbers]`.
-    sizes
-        By name of the source: count of the numbers in its messages, None if each message chooses.
-    action_size
-        Components of the policy's action; 0 when it is not continuous.
+        What the terms give together, `[numbers]`.
+    counts
+        How often each term is in there.
 
     Raises
     ------
@@ -61,55 +97,121 @@ def arrange_terms(
         When the terms do not give the observation of the policy.
     """
     prefix = f"observations.{observation.key}"
-    if wanted.dtype.kind != "f":
-        raise ConfigurationError(
-            [f"{prefix}.terms: terms are real numbers, but the policy wants {wanted}; give the observation a topic"]
-        )
-    found = {term: _size(term, sizes, action_size) for term in observation.terms}
+    _check_dtype(observation, wanted)
+    motions = {term.name: _motion(term, inputs.rate_hz) for term in observation.terms if term.kind == "motion"}
+    found = {term: _size(term, inputs, motions) for term in observation.terms}
+    often = dict(zip(found, counts, strict=True))
     unknown = [term for term, size in found.items() if size is None]
-    total = sum(size or 0 for size in found.values())
+    total = sum((size or 0) * often[term] for term, size in found.items())
     if len(unknown) == 1 and total < wanted.shape[0]:
-        found[unknown.pop()] = wanted.shape[0] - total
-    listed = ", ".join(f"{term.term} {'?' if size is None else size}" for term, size in found.items())
+        found[unknown[0]] = (wanted.shape[0] - total) // often[unknown[0]]
+        unknown = []
+    listed = ", ".join(
+        f"{term.term} {'?' if size is None else size}{f' × {often[term]}' if often[term] > 1 else ''}"
+        for term, size in found.items()
+    )
     if unknown:
         names = ", ".join(f"observations.{term.name}" for term in unknown)
         problem = f"{prefix}.terms: the policy wants {wanted}, found are {listed}; say how many numbers {names} have: "
         raise ConfigurationError(problem + "name their joints, or give their default or scale a number for each")
     sizes_found = [size for size in found.values() if size is not None]
-    if sum(sizes_found) != wanted.shape[0]:
+    total = sum(size * count for size, count in zip(sizes_found, counts, strict=True))
+    if total != wanted.shape[0]:
         raise ConfigurationError(
-            f"{prefix}.terms: the policy wants {wanted}, but the terms give {sum(sizes_found)} numbers: {listed}"
+            f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"
         for term, size in zip(found, sizes_found, strict=True)
-        for name, numbers in (("default", term.default), ("scale", term.scale), ("offset", term.offset))
+        for name, numbers in _per_component(term)
         if len(numbers) not in (0, 1, size)
     ]
     if problems:
         raise ConfigurationError(problems)
-    readings = {"previous_action": 0, "projected_gravity": QUATERNION, "one_hot": 1}
     return tuple(
-        TermLayout(term, readings.get(term.kind, size), size) for term, size in zip(found, sizes_found, strict=True)
+        TermLayout(
+            term,
+            _reading(term, size, inputs),
+            size,
+            term.stack or observation.stack,
+            inputs.rate_hz * term.period_s,
+            motions.get(term.name),
+        )
+        for term, size in zip(found, sizes_found, strict=True)
     )
 
 
-def _size(term: TermConfiguration, sizes: Mapping[str, int | None], action_size: int) -> int | None:
-    """Return the count of a term's numbers in the observation, None if it is not known yet."""
-    if term.kind == "previous_action":
-        if not action_size:
-            problem = "found previous_action, but the policy's action is no vector of numbers; remove the term"
-            raise ConfigurationError(f"observations.{term.name}.kind: {problem}")
-        return action_size
-    if term.kind == "projected_gravity":
-        return 3
-    if term.kind == "one_hot":
-        return term.categories
-    known = sizes.get(term.name) or len(term.joints)
+def _per_component(term: TermConfiguration) -> list[tuple[str, tuple[float, ...]]]:
+    """Return the parameters that may have a number for each component; the offset of a phase has one per phase."""
+    found = [("default", term.default), ("scale", term.scale)]
+    return found if term.kind == "phase" else [*found, ("offset", term.offset)]
+
+
+def _check_dtype(observation: ObservationConfiguration, wanted: ArraySpec) -> None:
+    """Raise ConfigurationError where terms do not give numbers of this dtype: whole ones are those of `step`."""
+    if wanted.dtype.kind == "f":
+        return
+    whole = wanted.dtype.kind in "iu" and all(term.kind == "step" for term in observation.terms)
+    if not whole:
+        problem = f"terms are real numbers, but the policy wants {wanted}; give the observation a topic"
+        raise ConfigurationError([f"observations.{observation.key}.terms: {problem}"])
+    problems = [
+        f"observations.{term.name}.{name}: found {list(numbers)}, but the policy takes whole numbers: {wanted}"
+        for term in observation.terms
+        for name, numbers in (("clip", term.clip), ("scale", term.scale), ("offset", term.offset))
+        if any(number != int(number) for number in numbers)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _motion(term: TermConfiguration, rate_hz: float) -> np.ndarray:
+    try:
+        return read_motion(term.path, term.arrays, rate_hz)
+    except ValueError as error:
+        raise ConfigurationError(f"observations.{term.name}.path: {error}") from error
+
+
+def _size(term: TermConfiguration, inputs: TermInputs, motions: Mapping[str, np.ndarray]) -> int | None:
+    """Return the count of a term's numbers in one step, None if it is not known yet."""
+    if term.kind == "previous_action" and not inputs.action_size:
+        problem = "found previous_action, but the policy's action is no vector of numbers; remove the term"
+        raise ConfigurationError(f"observations.{term.name}.kind: {problem}")
+    if term.kind == "policy_output":
+        if term.output not in inputs.outputs:
+            given = f"has {sorted(inputs.outputs)}" if inputs.outputs else "gives its action only"
+            raise ConfigurationError(f"observations.{term.name}.output: found {term.output!r}, but the policy {given}")
+        return inputs.outputs[term.output]
+    if term.kind == "phase":
+        return len(term.offset or (0.0,)) * (2 if term.phase_as == "sin_cos" else 1)
+    known = {
+        "previous_action": inputs.action_size,
+        "projected_gravity": 3,
+        "one_hot": term.categories,
+        "step": 1,
+        "motion": motions[term.name].shape[1] if term.name in motions else 0,
+    }
+    if term.kind in known:
+        return known[term.kind]
     # Several numbers of one parameter give the count; a single one may stand for all.
-    return known or next(
+    return (inputs.sizes.get(term.name) or len(term.joints)) or next(
         (len(numbers) for numbers in (term.default, term.scale, term.offset) if len(numbers) > 1), None
     )
+
+
+def _reading(term: TermConfiguration, size: int, inputs: TermInputs) -> int:
+    """Return the count of the numbers that a term of `size` numbers reads from its messages."""
+    if not term.topic:
+        return 0
+    if term.kind == "phase":
+        known = inputs.sizes.get(term.name) or len(term.joints)
+        if not known:
+            problem = (
+                f"each {term.type} chooses how many numbers it has; take a type with a fixed velocity, or `fields`"
+            )
+            raise ConfigurationError(f"observations.{term.name}.stop_below: {problem}")
+        return known
+    return {"projected_gravity": QUATERNION, "one_hot": 1}.get(term.kind, size)
 
 
 def checked_decode(layout: TermLayout, decode: Decode) -> Decode:
@@ -149,47 +251,109 @@ class CategoryDecode:
             raise UnusableReading(f"category {out[0]:g} found, allowed are {allowed}")
 
 
-class TermComposer:
-    """Composes the observation of all robots from the readings of its terms, all of one dtype, on the device."""
+class Episode:
+    """What terms take from the robots' episodes, on the device; every buffer keeps its place.
 
-    def __init__(self, layouts: Sequence[TermLayout], dtype: torch.dtype, device: torch.device) -> None:
-        self._layouts = tuple(layouts)
+    Attributes
+    ----------
+    previous_action
+        `[robots, components]` float64: the policy's last action, zeros before the first; None if no term wants it.
+    step
+        `[robots, 1]` int64: ticks since the episode began, 0 at its first; None if no term wants it.
+    outputs
+        `[robots, numbers]` float64 by name: further outputs of the policy's last step.
+    """
+
+    def __init__(self, terms: Iterable[TermLayout], robots: int, device: torch.device) -> None:
+        sizes = [(term.configuration, term.size) for term in terms]
+        kinds = {term.kind for term, _ in sizes}
+
+        def buffer(size: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+            return torch.zeros((robots, size), dtype=dtype, device=device)
+
+        action_size = next((size for term, size in sizes if term.kind == "previous_action"), 0)
+        self.previous_action = buffer(action_size) if action_size else None
+        self.step = buffer(1, torch.int64) if kinds.intersection(OF_TIME) else None
+        self.outputs = {term.output: buffer(size) for term, size in sizes if term.kind == "policy_output"}
+        # What they are at the first step of an episode.
+        self._first = {name: torch.zeros_like(values) for name, values in self.outputs.items()}
+
+    def set_first_outputs(self, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Set what further outputs of the policy, by name, are at the first step of an episode."""
+        for name, first in self._first.items():
+            first.copy_(outputs[name].reshape(first.shape))
+
+    def advance(self, restart: torch.Tensor | None) -> None:
+        """Begin the next step; `restart` `[robots]` bool marks the robots whose episodes begin with it."""
+        if self.step is not None:
+            self.step += 1
+        if restart is not None:
+            self.begin(restart)
+
+    def begin(self, restart: torch.Tensor) -> None:
+        """Begin the episodes of the robots that `restart` `[robots]` bool marks."""
+        rows = restart[:, None]
+        if self.previous_action is not None:
+            self.previous_action.masked_fill_(rows, 0.0)
+        if self.step is not None:
+            self.step.masked_fill_(rows, 0)
+        for name, values in self.outputs.items():
+            values.copy_(torch.where(rows, self._first[name], values))
+
+    def remember(self, actions: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Keep the policy's actions `[robots, *action]` and further outputs of this step."""
+        if self.previous_action is not None:
+            self.previous_action.copy_(actions.reshape(self.previous_action.shape))
+        for name, values in self.outputs.items():
+            values.copy_(outputs[name].reshape(values.shape))
+
+    def take_over(self, other: Episode) -> None:
+        """Continue the episodes of another policy with the same terms."""
+        for mine, theirs in ((self.previous_action, other.previous_action), (self.step, other.step)):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
+        for name, values in self.outputs.items():
+            values.copy_(other.outputs[name])
+
+
+class TermComposer:
+    """Composes the observation of all robots from its terms, all of one dtype, on the device."""
+
+    def __init__(
+        self, layouts: Sequence[TermLayout], dtype: torch.dtype, device: torch.device, episode: Episode
+    ) -> None:
         self._readings = [layout.reading for layout in layouts]
+        self._sources = [_source(layout, episode, device) for layout in layouts]
         self._dtype = dtype
 
         def numbers(neutral: float, of: Callable[[TermConfiguration], Sequence[float]]) -> torch.Tensor | None:
             """Return one number per component, None if no term needs them."""
             rows = [np.broadcast_to(of(layout.configuration) or (neutral,), layout.size) for layout in layouts]
-            joined = torch.from_numpy(np.concatenate(rows)).to(device, dtype)
-            return None if bool((joined == neutral).all()) else joined
+            joined = np.concatenate(rows)
+            if (joined == neutral).all():
+                return None
+            if not dtype.is_floating_point:
+                limits = torch.iinfo(dtype)
+                whole = [
+                    limits.min if number == -np.inf else limits.max if number == np.inf else int(number)
+                    for number in joined
+                ]
+                return torch.tensor(whole, dtype=dtype, device=device)
+            return torch.from_numpy(joined).to(device, dtype)
 
         self._default = numbers(0.0, lambda term: term.default)
         self._low = numbers(-np.inf, lambda term: term.clip[:1])
         self._high = numbers(np.inf, lambda term: term.clip[1:])
         self._scale = numbers(1.0, lambda term: term.scale)
-        self._offset = numbers(0.0, lambda term: term.offset)
+        # That of a phase is in its source.
+        self._offset = numbers(0.0, lambda term: () if term.kind == "phase" else term.offset)
 
-    def __call__(self, readings: torch.Tensor, previous_action: torch.Tensor | None) -> torch.Tensor:
-        """Return the observation `[robots, numbers]`, a new tensor.
-
-        Parameters
-        ----------
-        readings
-            `[robots, readings]`, in the order of the terms.
-        previous_action
-            `[robots, components]`; None if no term wants it.
-        """
-        parts = []
-        for layout, values in zip(self._layouts, readings.split(self._readings, dim=1), strict=True):
-            kind = layout.configuration.kind
-            if kind == "projected_gravity":
-                values = projected_gravity(values)
-            elif kind == "one_hot":
-                values = values == torch.arange(layout.size, device=values.device)
-            elif kind == "previous_action":
-                assert previous_action is not None
-                values = previous_action
-            parts.append(values.to(self._dtype))
+    def __call__(self, readings: torch.Tensor) -> torch.Tensor:
+        """Return the observation `[robots, numbers]`, a new tensor; `readings` is `[robots, readings]`, term after term."""
+        parts = [
+            source(values).to(self._dtype)
+            for source, values in zip(self._sources, readings.split(self._readings, dim=1), strict=True)
+        ]
         observation = torch.cat(parts, dim=1)
         if self._default is not None:
             observation -= self._default
@@ -200,6 +364,54 @@ class TermComposer:
         if self._offset is not None:
             observation += self._offset
         return observation
+
+
+def _source(layout: TermLayout, episode: Episode, device: torch.device) -> Source:
+    """Return what gives the numbers of a term."""
+    term = layout.configuration
+    if term.kind == "projected_gravity":
+        return projected_gravity
+    if term.kind == "one_hot":
+        categories = torch.arange(layout.size, device=device)
+        return lambda values: values == categories
+    if term.kind == "phase":
+        return _Phase(layout, episode, device)
+    if term.kind == "motion":
+        rows = torch.tensor(layout.rows, device=device)
+        step, last = episode.step, len(rows) - 1
+        assert step is not None
+        return lambda _: rows[step[:, 0].clamp_max(last)]
+    if term.kind == "sensor":
+        return lambda values: values
+    of_episode = {"previous_action": episode.previous_action, "step": episode.step}
+    buffer = episode.outputs[term.output] if term.kind == "policy_output" else of_episode[term.kind]
+    assert buffer is not None
+    return lambda _: buffer
+
+
+class _Phase:
+    """Gives the phases of a gait clock by the robots' steps, computed in float64."""
+
+    def __init__(self, layout: TermLayout, episode: Episode, device: torch.device) -> None:
+        assert episode.step is not None
+        self._step = episode.step
+        self._period_steps = layout.period_steps
+        self._gives = layout.configuration.phase_as
+        self._stop_below = layout.configuration.stop_below
+        self._ahead = torch.tensor(layout.configuration.offset or (0.0,), dtype=torch.float64, device=device)
+
+    def __call__(self, velocity: torch.Tensor) -> torch.Tensor:
+        """Return `[robots, numbers]`; `velocity` `[robots, components]` is empty without `stop_below`."""
+        share = (self._step.double() / self._period_steps + self._ahead) % 1.0
+        if self._gives == "number":
+            values = share
+        else:
+            angle = 2.0 * math.pi * share
+            parts = {"sin": torch.sin, "cos": torch.cos}
+            values = torch.cat([parts[name](angle) for name in self._gives.split("_")], dim=1)
+        if self._stop_below:
+            values = torch.where(velocity.norm(dim=1, keepdim=True) < self._stop_below, 0.0, values)
+        return values
 
 
 def projected_gravity(orientation: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,7 @@ SPACES = {
     ),
     "vector": spaces.Dict({"touch": spaces.Box(-1.0, 1.0, (4 * STACK,), np.float32)}),
     "terms": spaces.Dict({"touch": spaces.Box(-np.inf, np.inf, (6 * STACK,), np.float32)}),
+    "clocks": spaces.Dict({"touch": spaces.Box(-np.inf, np.inf, (4 * STACK + 2 * 2 + 4 + 1,), np.float32)}),
 }
 IMAGE = {"topic": "camera", "type": "sensor_msgs/msg/Image", "stack": STACK}
 TOUCH = {"topic": "touch", "type": "sensor_msgs/msg/JointState", "stack": STACK}
@@ -58,10 +59,29 @@ TERMS = {
     "pressure": {"topic": "touch", "type": "sensor_msgs/msg/JointState", "kind": "sensor", "scale": [2.0]},
     "before": {"kind": "previous_action"},
 }
+# The newest step first, two previous actions, two gaits that stand still while little is pressed, and the step.
+CLOCKS = {
+    **TERMS,
+    "stack_as": "vecframestack",
+    "stack_order": "newest_first",
+    "terms": ["pressure", "before", "gait", "step"],
+    "before": {"kind": "previous_action", "stack": 2},
+    "gait": {
+        "kind": "phase",
+        "topic": "touch",
+        "type": "sensor_msgs/msg/JointState",
+        "period_s": 0.35,
+        "offset": [0.0, 0.5],
+        "stop_below": 0.8,
+        "stack": 1,
+    },
+    "step": {"kind": "step", "stack": 1, "scale": [0.1]},
+}
 OBSERVATIONS = {
     "images and touch": {"camera": IMAGE, "touch": TOUCH},
     "vector": {"touch": TOUCH},
     "terms": {"touch": TERMS},
+    "clocks": {"touch": CLOCKS},
 }
 
 
@@ -102,7 +122,7 @@ def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", see
 
 
 def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:
-    layouts = match_observations(configuration, source or policy, {"touch.pressure": 4})
+    layouts = match_observations(configuration, source or policy, {"touch.pressure": 4, "touch.gait": 2})
     inference = make_inference(configuration, policy, layouts)
     inference.warm_up()
     return inference
@@ -170,19 +190,22 @@ def test_histories_go_on_when_a_recorded_policy_takes_over(folder: Path, device:
             np.testing.assert_allclose(inferred, expected, rtol=0.0, atol=1e-5)
 
 
-def test_a_program_that_keeps_its_buffers_moves_none_of_them(folder: Path) -> None:
-    policy = CapturedPolicy(policy_of(folder, "images and touch", True), ROBOTS)
-    inference = inference_of(configuration_of("images and touch", LIMITS), policy)
+@pytest.mark.parametrize(("kind", "count"), [("images and touch", 4), ("clocks", 5)])
+def test_a_program_that_keeps_its_buffers_moves_none_of_them(folder: Path, kind: str, count: int) -> None:
+    policy = CapturedPolicy(policy_of(folder, kind, True), ROBOTS)
+    inference = inference_of(configuration_of(kind, LIMITS), policy)
 
     def places() -> list[int]:
         program, histories = inference._program, inference.batch._histories.values()
         stacks = [history._stacked for history in histories if history._stacked is not None]
-        return [part.data_ptr() for part in [*(program._memory or {}).values(), *stacks]]
+        episode = inference.batch.episode
+        kept = [each for each in (episode.previous_action, episode.step) if each is not None]
+        return [part.data_ptr() for part in [*(program._memory or {}).values(), *stacks, *kept]]
 
     before, state, rng = places(), new_state(), np.random.default_rng(6)
     for _ in range(3):
         tick(inference, rng, state)
-    assert places() == before and len(before) == 4
+    assert places() == before and len(before) == count
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -455,6 +455,43 @@ def test_an_interface_that_does_not_fit_is_refused(exported, kind, changes, mess
         load_trusted(exported(kind, "onnx"), interface=PolicyInterface(**{**interface, **changes}))
 
 
+class Dancer(nn.Module):
+    """Tracks a motion: gives the row of the step beside the action."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 2)
+        self.register_buffer("motion", torch.randn(7, 3))
+
+    def forward(self, obs: torch.Tensor, time_step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.head(obs), self.motion[time_step.long().squeeze(-1).clamp_max(6)]
+
+
+def test_a_further_output_is_kept_for_the_next_step(tmp_path):
+    torch.manual_seed(5)
+    module = Dancer().eval()
+    save_script(module, tmp_path / "policy.pt")
+    interface = PolicyInterface(
+        inputs={"joints": "obs", "step": "time_step"},
+        outputs=("joint_pos",),
+        shapes={"joints": (5,), "step": (1,)},
+    )
+    policy = load_trusted(tmp_path / "policy.pt", interface=interface)
+    assert policy.spec.memory["output.joint_pos"].shape == (3,)
+    state = policy.initial_state(2)
+    assert torch.equal(state["output.joint_pos"], module.motion[[0, 0]])
+    actions, state = policy({"joints": torch.ones(2, 5), "step": torch.tensor([[3.0], [9.0]])}, state)
+    assert torch.equal(state["output.joint_pos"], module.motion[[3, 6]])
+    assert actions.shape == (2, 2)
+    state = policy.reset(state, torch.tensor([True, False]))
+    assert torch.equal(state["output.joint_pos"], module.motion[[0, 6]])
+
+
+def test_a_further_output_that_is_not_there_is_refused(exported):
+    with pytest.raises(PolicyError, match="it has no output 'joint_pos'"):
+        load_trusted(exported(Walker, "onnx"), interface=PolicyInterface(outputs=("joint_pos",)))
+
+
 @pytest.mark.parametrize("file_format", ["torchscript", "exported"])
 def test_inputs_without_names_must_all_be_described(exported, file_format):
     with pytest.raises(PolicyError, match=r"takes 2 inputs, but 1 are described: \['observation'\]; describe them all"):

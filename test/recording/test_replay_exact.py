@@ -53,12 +53,24 @@ def parameters_of(policy: Path) -> dict[str, Any]:
             "keys": ["state"],
             "state": {
                 "stack": 2,
-                "terms": ["position", "speed", "contact", "goal", "before"],
+                "stack_order": "newest_first",
+                "terms": ["position", "speed", "contact", "goal", "before", "gait", "step", "reference"],
                 "position": {"topic": "joint_states", **joints},
                 "speed": {"topic": "joint_states", "field": "velocity", **joints},
                 "contact": {"topic": "contact", "when_silent": "zeros", **joints},
                 "goal": {"topic": "goal", "max_age_s": 1.0, **joints},
-                "before": {"kind": "previous_action"},
+                "before": {"kind": "previous_action", "stack": 3},
+                "gait": {
+                    "kind": "phase",
+                    "period_s": 0.35,
+                    "stop_below": 1.0,
+                    "stack": 1,
+                    "topic": "goal",
+                    "max_age_s": 1.0,
+                    **joints,
+                },
+                "step": {"kind": "step", "stack": 1, "scale": [0.1]},
+                "reference": {"kind": "motion", "path": str(write_motion(policy.with_suffix(".csv")))},
             },
         },
         "synchronisation": {"slop_s": 0.03, "max_age_s": 0.12},
@@ -73,6 +85,12 @@ def parameters_of(policy: Path) -> dict[str, Any]:
             "hold_s": 0.1,
         },
     }
+
+
+def write_motion(file: Path) -> Path:
+    """Write a motion of two joints, shorter than an episode may be."""
+    np.savetxt(file, np.random.default_rng(0).normal(size=(10, 2)), delimiter=",")
+    return file
 
 
 def reading(rng: np.random.Generator, stamp_ns: int, damaged: bool = False) -> bytes:
@@ -107,7 +125,7 @@ def make_policy(file: Path, seed: int) -> Path:
     """Save a policy whose commands depend strongly on its observations."""
     model = PPO(
         "MlpPolicy",
-        SpacesOnly(spaces.Box(-np.inf, np.inf, (20,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)),
+        SpacesOnly(spaces.Box(-np.inf, np.inf, (29,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)),
         n_steps=2,
         batch_size=2,
         seed=seed,

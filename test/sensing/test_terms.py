@@ -34,7 +34,7 @@ from policy_node.ros.deployment import deploy
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.sensing.batch import ObservationBatch, observation_layout
 from policy_node.sensing.synchroniser import RobotState
-from policy_node.sensing.terms import TermLayout, checked_decode, projected_gravity
+from policy_node.sensing.terms import TermInputs, TermLayout, checked_decode, projected_gravity
 
 WAITING, READY, STALE, REJECTED, FAULT, _ = RobotState
 CPU = torch.device("cpu")
@@ -75,11 +75,11 @@ def compose(
 ) -> np.ndarray:
     """Return the observation of one robot made of readings by term."""
     observation = observation_of(terms)
-    layout = observation_layout("policy", vector(size, **options), observation, {}, action_size=3)
+    layout = observation_layout("policy", vector(size, **options), observation, TermInputs(action_size=3))
     batch = ObservationBatch({"policy": layout}, 1, CPU)
     for name, row in batch.readings(0).items():
         row[...] = readings.get(name.removeprefix("policy."), np.zeros(row.shape))
-    batch.remember(torch.tensor([[1.0, -2.0, 3.0]]))
+    batch.episode.remember(torch.tensor([[1.0, -2.0, 3.0]]), {})
     return batch.push(np.array([False]))["policy"].numpy()[0]
 
 
@@ -170,11 +170,11 @@ def test_readings_that_mean_nothing_for_the_kind_are_refused(kind, numbers, reas
 def test_terms_that_do_not_fit_the_policy_are_named(terms, wanted, sizes, problem):
     observation = observation_of(terms)
     if problem is None:
-        layout = observation_layout("policy", wanted, observation, sizes, action_size=3)
+        layout = observation_layout("policy", wanted, observation, TermInputs(sizes, 3))
         assert [term.size for term in layout.terms] == [2, 3]
         return
     with pytest.raises(ConfigurationError) as error:
-        observation_layout("policy", wanted, observation, sizes, action_size=3)
+        observation_layout("policy", wanted, observation, TermInputs(sizes, 3))
     assert problem in str(error.value)
     assert str(error.value).startswith("observations.policy")
 
@@ -182,7 +182,7 @@ def test_terms_that_do_not_fit_the_policy_are_named(terms, wanted, sizes, proble
 def test_a_previous_action_needs_a_vector_of_numbers():
     observation = observation_of({"a": {"kind": "previous_action"}})
     with pytest.raises(ConfigurationError, match=r"observations.policy.a.kind: found previous_action, but"):
-        observation_layout("policy", vector(3), observation, {}, action_size=0)
+        observation_layout("policy", vector(3), observation)
 
 
 @pytest.mark.parametrize("own", [{"history": 4}, {"stack": 4}])
@@ -190,7 +190,9 @@ def test_histories_keep_their_axis_and_begin_with_zeros(own):
     """Three robots, one of which is reset on the way; oldest first, the newest last."""
     terms = {"a": {"scale": [2.0, 2.0]}, "action": {"kind": "previous_action"}}
     observation = observation_of(terms, **own)
-    layout = observation_layout("policy", vector(4, 5) if "history" in own else vector(20), observation, {}, 3)
+    layout = observation_layout(
+        "policy", vector(4, 5) if "history" in own else vector(20), observation, TermInputs({}, 3)
+    )
     batch = ObservationBatch({"policy": layout}, 3, CPU)
     rng = np.random.default_rng(0)
     expected = np.zeros((3, 4, 5), np.float32)
@@ -204,7 +206,7 @@ def test_histories_keep_their_axis_and_begin_with_zeros(own):
         expected = np.concatenate([expected[:, 1:], np.hstack([2 * readings, previous])[:, None]], axis=1)
         found = batch.push(reset)["policy"].numpy()
         np.testing.assert_array_equal(found, expected if "history" in own else expected.reshape(3, -1))
-        batch.remember(torch.from_numpy(actions))
+        batch.episode.remember(torch.from_numpy(actions), {})
         previous = actions
 
 
@@ -219,7 +221,7 @@ def test_isaac_lab_stacks_term_after_term_and_fills_with_the_first_step(terms):
         kept = {name: value for name, value in quadruped().items() if not name.startswith("observations.policy.")}
         plain |= {f"observations.policy.{name}": value for name, value in stacked.items()}
         (observation,) = parse_configuration({**kept, **plain}).observations
-    layout = observation_layout("policy", vector(20 if terms else 8), observation, {}, 3)
+    layout = observation_layout("policy", vector(20 if terms else 8), observation, TermInputs({}, 3))
     batch = ObservationBatch({"policy": layout}, 2, CPU)
     rng = np.random.default_rng(0)
     buffers: list[list[list[np.ndarray]]] = [[], []]
@@ -239,7 +241,7 @@ def test_isaac_lab_stacks_term_after_term_and_fills_with_the_first_step(terms):
         expected = [np.concatenate([part for buffer in buffers[robot] for part in buffer]) for robot in range(2)]
         np.testing.assert_array_equal(found, expected)
         previous = rng.normal(size=(2, 3)).astype(np.float32)
-        batch.remember(torch.from_numpy(previous))
+        batch.episode.remember(torch.from_numpy(previous), {})
 
 
 def test_isaac_lab_stacks_no_images():
@@ -256,7 +258,7 @@ def test_isaac_lab_stacks_no_images():
 def test_a_history_that_is_not_the_policys_is_named():
     observation = observation_of({"a": {}}, history=4)
     with pytest.raises(ConfigurationError, match=r"observations.policy.history: found 4, but the policy wants"):
-        observation_layout("policy", vector(5, 3), observation, {})
+        observation_layout("policy", vector(5, 3), observation)
 
 
 class Network:

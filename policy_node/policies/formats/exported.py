@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,10 @@ def _load(file: PolicyFile) -> Policy:
         arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
         return module(*arguments, **keywords)
 
-    def make_example(ports: Sequence[Port]) -> list[torch.Tensor] | None:
-        # Only a module with buffers can remember anything.
-        return _example(file, ports) if next(module.buffers(), None) is not None else None
-
-    return load_module(file, texts, "torch.export", module, call, ports, make_example)
+    written = list(dict.fromkeys(program.graph_signature.buffers_to_mutate.values()))
+    tensors_inside = [*module.named_parameters(), *module.named_buffers()]
+    watched = {name: tensor for name, tensor in tensors_inside if name not in written}
+    return load_module(file, texts, "torch.export", module, call, ports, partial(_example, file), written, watched)
 
 
 def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ import torch
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
+from policy_node.policies.module_memory import owner_of
 from policy_node.policies.module_network import SaveModule, load_module, write_module
-from policy_node.policies.pairing import Port
+from policy_node.policies.pairing import Port, described_inputs
+from policy_node.policies.script_graph import branches_on_values, read_tensors, written_attributes
 from policy_node.policies.traced import PolicyNetwork
 
 
@@ -33,10 +37,89 @@ def _load(file: PolicyFile) -> Policy:
             f"is no TorchScript file, or damaged ({str(error).splitlines()[0]}); give a file that torch.jit.save wrote"
         ) from error
     module.eval()
+    graph = module.inlined_graph
+    written = written_attributes(graph)
+    operation = branches_on_values(graph)
+    alone = f"its code reads numbers from tensors ({operation}), which those of another robot would change"
+    watched = {name: getattr(*owner_of(module, name)) for name in read_tensors(graph) if name not in written}
     # Without the module itself.
-    ports = [Port("", None, None)] * (len(module.forward.schema.arguments) - 1)
+    arguments = _Arguments(module.forward.schema.arguments[1:], described_inputs(file)[0])
+    ports = [Port("", None, None)] * arguments.count
     make_example = partial(_example, file)
-    return load_module(file, texts, "TorchScript", module, lambda inputs: module(*inputs), ports, make_example)
+    return load_module(
+        file,
+        texts,
+        "TorchScript",
+        module,
+        lambda inputs: module(*arguments.nested(inputs)),
+        ports,
+        make_example,
+        written,
+        watched,
+        alone if operation else "",
+    )
+
+
+class _Arguments:
+    """The arguments of a module, which may be nested, from tensors in order.
+
+    A dictionary or list takes the tensors that are left over from the other arguments, a dictionary by their names.
+    Arguments with a default value are left out where fewer inputs are described.
+
+    Attributes
+    ----------
+    count
+        Number of tensors.
+    """
+
+    def __init__(self, arguments: Sequence[Any], names: Sequence[str]) -> None:
+        arguments = list(arguments)
+        while arguments and arguments[-1].has_default_value() and self._least(arguments) > len(names):
+            arguments.pop()
+        self._types = [argument.type for argument in arguments]
+        self._names = names
+        least = self._least(arguments)
+        self._open = max(0, len(names) - least)
+        self.count = least + (self._open if any(map(_takes_rest, self._types)) else 0)
+
+    @staticmethod
+    def _least(arguments: Sequence[Any]) -> int:
+        return sum(_tensor_count(argument.type) for argument in arguments)
+
+    def nested(self, tensors: list[torch.Tensor]) -> list[Any]:
+        """Return the arguments."""
+        remaining = iter(zip(self._names, tensors, strict=True) if self._open else (("", part) for part in tensors))
+        return [self._nest(kind, remaining) for kind in self._types]
+
+    def _nest(self, kind: Any, remaining: Iterator[tuple[str, torch.Tensor]]) -> Any:
+        kind = _without_optional(kind)
+        if kind.kind() == "TupleType":
+            return tuple(self._nest(element, remaining) for element in kind.elements())
+        if kind.kind() == "DictType":
+            return dict(islice(remaining, self._open))
+        if kind.kind() == "ListType":
+            return [tensor for _, tensor in islice(remaining, self._open)]
+        return next(remaining)[1]
+
+
+def _without_optional(kind: Any) -> Any:
+    return kind.getElementType() if kind.kind() == "OptionalType" else kind
+
+
+def _takes_rest(kind: Any) -> bool:
+    """Return whether an argument has a dictionary or list, of any length."""
+    kind = _without_optional(kind)
+    if kind.kind() == "TupleType":
+        return any(map(_takes_rest, kind.elements()))
+    return kind.kind() in ("DictType", "ListType")
+
+
+def _tensor_count(kind: Any) -> int:
+    """Return the number of tensors in an argument, without those in dictionaries and lists."""
+    kind = _without_optional(kind)
+    if kind.kind() == "TupleType":
+        return sum(map(_tensor_count, kind.elements()))
+    return 0 if kind.kind() in ("DictType", "ListType") else 1
 
 
 def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:

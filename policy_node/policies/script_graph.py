@@ -1,0 +1,196 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read the code of a TorchScript module: what a call writes, and whether it branches on values.
+
+A run on examples cannot show this: a module may change its memory at every hundredth call only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+
+# Operations whose result says nothing about the numbers in a tensor.
+_SHAPES = {
+    "aten::size",
+    "aten::dim",
+    "aten::len",
+    "aten::numel",
+    "aten::is_floating_point",
+    "prim::Constant",
+    "prim::dtype",
+    "prim::device",
+    "prim::is_cuda",
+    "prim::layout",
+}
+# Operations from a tensor to a number, a text or a length that depends on the numbers in the tensor.
+_READS = {
+    "aten::Bool",
+    "aten::Float",
+    "aten::FloatImplicit",
+    "aten::Int",
+    "aten::IntImplicit",
+    "aten::ScalarImplicit",
+    "aten::allclose",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::item",
+    "aten::masked_select",
+    "aten::nonzero",
+    "aten::str",
+    "aten::tolist",
+    "aten::unique_consecutive",
+    "aten::_unique2",
+}
+# Calls of code that is not part of the graph.
+_UNSEEN = {"prim::CallMethod", "prim::CallFunction", "prim::fork", "prim::PythonOp"}
+_BUILDS = {"prim::TupleConstruct", "prim::ListConstruct", "prim::DictConstruct"}
+_TAKES = {
+    "prim::TupleUnpack",
+    "prim::TupleIndex",
+    "prim::ListUnpack",
+    "prim::unchecked_cast",
+    "aten::__getitem__",
+    "aten::get",
+    "aten::pop",
+    "aten::values",
+}
+
+
+def written_attributes(graph: Any) -> list[str]:
+    """Return the dotted names of the attributes that a call of a module may change, in the order of its code.
+
+    Parameters
+    ----------
+    graph
+        The inlined graph of a method.
+
+    Returns
+    -------
+    list of str
+        Attributes that are replaced, or whose tensors and lists are changed in place, and objects whose code is not
+        part of the graph. An empty name stands for a tensor that the code holds as a constant.
+    """
+    found: dict[str, None] = {}
+    for node in _nodes(graph):
+        if node.kind() == "prim::SetAttr":
+            owner = _path(next(iter(node.inputs())))
+            found[f"{owner}.{node.s('name')}".lstrip(".")] = None
+            continue
+        if node.kind() in _UNSEEN:
+            found |= dict.fromkeys(map(_path, list(node.inputs())[:1]))
+            continue
+        for value in _written_values(node):
+            found |= dict.fromkeys(_origins(value))
+    return list(found)
+
+
+def read_tensors(graph: Any) -> list[str]:
+    """Return the dotted names of the attributes of type Tensor that a call reads."""
+    values = [next(iter(node.outputs())) for node in _nodes(graph) if node.kind() == "prim::GetAttr"]
+    return list(dict.fromkeys(_path(value) for value in values if str(value.type()) == "Tensor"))
+
+
+def branches_on_values(graph: Any) -> str:
+    """Return the operation by which a call reads numbers from tensors, such as ``aten::Bool``; empty without one."""
+    for node in _nodes(graph):
+        if node.kind() in _READS and any(_is_data(value, set()) for value in node.inputs()):
+            return str(node.kind())
+    return ""
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """Yield all nodes that run in evaluation mode, those of inner blocks after their owner."""
+    for node in block.nodes():
+        yield node
+        blocks = list(node.blocks())
+        if node.kind() == "prim::If":
+            condition = next(iter(node.inputs())).node()
+            if condition.kind() == "prim::GetAttr" and condition.s("name") == "training":
+                blocks = blocks[1:]
+        for inner in blocks:
+            yield from _nodes(inner)
+
+
+def _path(value: Any) -> str:
+    """Return the dotted name of a module or attribute; empty for the module itself and for other values."""
+    node = value.node()
+    if node.kind() != "prim::GetAttr":
+        return ""
+    return f"{_path(next(iter(node.inputs())))}.{node.s('name')}".lstrip(".")
+
+
+def _written_values(node: Any) -> list[Any]:
+    """Return the inputs that an operation changes in place."""
+    written = _written_places(node.schema())
+    values = list(node.inputs())
+    return [values[place] for place in written if place < len(values)]
+
+
+@cache
+def _written_places(schema: str) -> tuple[int, ...]:
+    if "!" not in schema:
+        return ()
+    arguments = torch._C.parse_schema(schema).arguments
+    return tuple(
+        place
+        for place, argument in enumerate(arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+@cache
+def _gives_alias(schema: str) -> bool:
+    """Return whether the result of an operation may share memory with its first input."""
+    return "(a" in schema.rpartition("->")[2]
+
+
+def _origins(value: Any) -> Iterator[str]:
+    """Yield the attributes whose memory a value may share; an empty name for a constant."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if value.unique() in seen:
+            continue
+        seen.add(value.unique())
+        node = value.node()
+        kind, inputs = node.kind(), list(node.inputs())
+        if kind == "prim::GetAttr":
+            yield _path(value)
+        elif kind == "prim::Constant":
+            if str(value.type()) == "Tensor":
+                yield ""
+        elif list(node.blocks()):
+            waiting += [inner for block in node.blocks() for inner in block.outputs()]
+            waiting += inputs
+        elif kind in _BUILDS:
+            waiting += inputs
+        elif kind in _TAKES or _gives_alias(node.schema()):
+            waiting += inputs[:1]
+
+
+def _is_data(value: Any, seen: set[int]) -> bool:
+    """Return whether a value depends on the numbers in an input or attribute, not only on shapes and constants."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if value.unique() in seen:
+            continue
+        seen.add(value.unique())
+        node = value.node()
+        kind = node.kind()
+        if kind in _SHAPES:
+            continue
+        if kind == "prim::Param":
+            return True
+        if kind == "prim::GetAttr":
+            if str(value.type()) not in ("int", "float", "bool", "str", "Device"):
+                return True
+            continue
+        if list(node.blocks()):
+            waiting += [inner for block in node.blocks() for inner in block.outputs()]
+        waiting += list(node.inputs())
+    return False

@@ -1,0 +1,111 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read the rows of a motion file: columns of a CSV, or arrays of an NPZ side by side."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# Numbers in an NPZ, as of Isaac Lab's motion tracking, that say how many rows there are per second.
+RATE = "fps"
+RATE_TOLERANCE = 1e-3
+
+
+def read_motion(path: str, arrays: Sequence[str], rate_hz: float) -> np.ndarray:
+    """Return the rows of a motion.
+
+    Parameters
+    ----------
+    path
+        CSV file, with or without names in its first line, or NPZ file.
+    arrays
+        See the parameter of this name.
+    rate_hz
+        Control rate, which an NPZ that says its own must have.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[rows, numbers]` float64.
+
+    Raises
+    ------
+    ValueError
+        When the file cannot be read, has not these arrays, or has numbers that are not finite.
+    """
+    is_npz = Path(path).suffix.lower() == ".npz"
+    try:
+        rows = _read_npz(path, arrays, rate_hz) if is_npz else _read_csv(path, arrays)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if not rows.size:
+        raise ValueError(f"'{path}' has no rows")
+    if not np.isfinite(rows).all():
+        row, number = np.argwhere(~np.isfinite(rows))[0].tolist()
+        raise ValueError(f"'{path}' has {rows[row, number]} as number {number} of row {row}; correct the file")
+    return rows
+
+
+def _read_csv(path: str, arrays: Sequence[str]) -> np.ndarray:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = [cell.strip() for cell in file.readline().split(",")]
+    if first == [""]:
+        raise ValueError(f"'{path}' is empty")
+    names = [] if all(map(_is_number, first)) else first
+    try:
+        rows = np.loadtxt(path, np.float64, delimiter=",", skiprows=1 if names else 0, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no table of numbers: {error}") from error
+    count = rows.shape[1]
+    columns: list[int] = []
+    for name in arrays:
+        numbers = re.fullmatch(r"(\d+)(?::(\d+))?", name)
+        if name in names:
+            columns.append(names.index(name))
+        elif numbers:
+            begin = int(numbers[1])
+            columns += range(begin, int(numbers[2]) if numbers[2] else begin + 1)
+        else:
+            raise ValueError(f"'{path}' has no column '{name}', but {names or f'{count} columns without names'}")
+    if columns and max(columns) >= count:
+        raise ValueError(f"'{path}' has no column {max(columns)}, but {count} columns, counted from 0")
+    return rows[:, columns] if arrays else rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_npz(path: str, arrays: Sequence[str], rate_hz: float) -> np.ndarray:
+    try:
+        # NumPy would leave a file open that it cannot read.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            stored = {name: file[name] for name in file.files if name in (*arrays, RATE)}
+            found = ", ".join(sorted(file.files))
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{path}' is no NPZ file of numbers: {error}") from error
+    missing = [name for name in arrays if name not in stored]
+    if missing or not arrays:
+        what = f"has no array '{missing[0]}', but {found}" if missing else f"has the arrays {found}; name those to take"
+        raise ValueError(f"'{path}' {what}")
+    rate = stored[RATE].reshape(-1) if RATE in stored else np.zeros(0)
+    if rate.size == 1 and abs(float(rate[0]) - rate_hz) > RATE_TOLERANCE:
+        raise ValueError(
+            f"'{path}' has {rate[0]:g} rows per second, but control_rate_hz is {rate_hz:g}; resample it to that rate"
+        )
+    lengths = {name: stored[name].shape[:1] for name in arrays}
+    if len(set(lengths.values())) > 1 or () in lengths.values():
+        raise ValueError(f"'{path}' has arrays with different rows: {lengths}; take arrays of the same motion")
+    parts = [stored[name].reshape(len(stored[name]), -1) for name in arrays]
+    if any(part.dtype.kind not in "fiub" for part in parts):
+        raise ValueError(f"'{path}' has arrays that are no numbers")
+    return np.concatenate(parts, axis=1).astype(np.float64)
