@@ -200,6 +200,31 @@ def test_metadata_of_motion_tracking_give_the_step_and_the_motion_as_outputs_of_
     assert unknown.value is None and "MISSING: no topic is known for 'motion_anchor_ori_b'" in unknown.comment
 
 
+def test_metadata_of_motion_tracking_configure_the_node(tmp_path: Path) -> None:
+    metadata = {
+        **MJLAB,
+        "command_names": "motion",
+        "observation_names": "command,base_ang_vel,joint_pos,joint_vel,actions",
+        "observation_history_lengths": "1.000,2.000,3.000,3.000,1.000",
+    }
+    outputs = {"actions": 3, "joint_pos": 3, "joint_vel": 3}
+    path = write_onnx(tmp_path / "policy.onnx", {"obs": 6 + 6 + 18 + 3, "time_step": 1}, outputs, metadata)
+    deployment = deploy(configured(path))
+    assert deployment.pipeline.components == 3
+    assert deployment.policy.spec.observations["obs"].shape == (33,)
+
+
+def test_metadata_of_a_gait_ask_for_its_period(tmp_path: Path) -> None:
+    metadata = {**MJLAB, "obs_term_names_sorted": json.dumps(["cos_phase", "dof_pos", "sin_phase"])}
+    del metadata["observation_names"]
+    path = write_onnx(tmp_path / "policy.onnx", {"actor_obs": 7}, {"action": 3}, metadata)
+    found = described_parameters(read_description(path))
+    assert found["observations.actor_obs.cos_phase.phase_as"].value == "cos"
+    assert "MISSING: period_s" in found["observations.actor_obs.sin_phase.kind"].comment
+    with pytest.raises(ConfigurationError, match=r"observations\.actor_obs\.cos_phase\.period_s"):
+        configured(path)
+
+
 def test_metadata_of_holosoma_say_what_is_missing(tmp_path: Path) -> None:
     metadata = {
         "dof_names": json.dumps(JOINTS),
@@ -262,6 +287,14 @@ def test_histories_of_different_lengths_belong_to_the_terms(tmp_path: Path) -> N
     assert "observations.obs.stack" not in values
     assert values["observations.obs.stack_grouping"] == "by_time"
     assert values["observations.obs.last_action.stack"] == 1 and values["observations.obs.base_ang_vel.stack"] == 2
+
+
+def test_histories_of_different_lengths_configure_the_node(tmp_path: Path) -> None:
+    content = copy.deepcopy(DEPLOY)
+    content["observations"]["last_action"]["history_length"] = 1
+    content["observations"]["gait_phase"] = {"params": {"period": 0.8}, "clip": None, "history_length": 1}
+    deployment = deploy(configured(write_deploy(tmp_path, content, 2 * 45 - 12 + 2)))
+    assert deployment.policy.spec.observations["observation"].shape == (80,)
 
 
 def test_groups_of_deploy_yaml_are_inputs_of_the_policy(tmp_path: Path) -> None:

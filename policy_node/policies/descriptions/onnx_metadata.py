@@ -39,6 +39,8 @@ _QUANTITIES: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(("joint_pos", "joint_pos_rel", "dof_pos"), ("joint_position", {})),
     **dict.fromkeys(("joint_vel", "joint_vel_rel", "dof_vel"), ("joint_velocity", {})),
     **dict.fromkeys(("actions", "action", "last_action"), ("previous_action", {})),
+    "sin_phase": ("phase", {"phase_as": "sin", "offset": (0.0, 0.5)}),
+    "cos_phase": ("phase", {"phase_as": "cos", "offset": (0.0, 0.5)}),
 }
 
 
@@ -210,6 +212,8 @@ def _terms(
         if name == "command" and not any("vel" in one or one == "twist" for one in commands)
         else ""
     )
+    if quantity == "phase":
+        note = "MISSING: period_s, the period of the gait; ASSUMED: half a period between two feet"
     if quantity in ("joint_position", "joint_velocity"):
         values = {"joints": joints}
     if quantity == "joint_position":
