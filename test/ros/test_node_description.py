@@ -16,9 +16,8 @@ def test_a_node_configures_from_the_description_in_its_policy_file(
     peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["robots", 2]) for name in ("obs", "actions")]
-    model = helper.make_model(
-        helper.make_graph([helper.make_node("Identity", ["obs"], ["actions"])], "policy", ports[:1], ports[1:])
-    )
+    graph = helper.make_graph([helper.make_node("Identity", ["obs"], ["actions"])], "policy", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     metadata = {"joint_names": "hip,knee", "default_joint_pos": "0.1,-1.5", "observation_names": "joint_pos"}
     helper.set_model_props(model, metadata)
     file = tmp_path / "policy.onnx"
@@ -30,7 +29,7 @@ def test_a_node_configures_from_the_description_in_its_policy_file(
     assert not operator.change("configure")
     process.wait_for(r"action\.scale: MISSING: the factor of the action in training; .*policy\.onnx does not say it")
     assert operator.set(action__scale=[0.25], observations__obs__joint_pos__topic="encoders") == ""
-    assert operator.change("configure")
+    assert operator.change("configure"), process.text
     said = process.wait_for(r"policy\.description: filled in from metadata of an ONNX file, (.*?)configured in")[1]
     assert "observations.obs.joint_pos" in said and "action.offset: ASSUMED" in said
     assert "action.scale" not in said and "joint_pos.topic" not in said
