@@ -104,6 +104,11 @@ class PolicyConfiguration:
     format: str = parameter(
         "auto", "Format of the policy file; `auto`: by its content.", choices=("auto", *POLICY_FORMATS.names)
     )
+    description: str = parameter(
+        "",
+        "Description of the trainer that fills in what the parameters leave out: `auto` for that in the policy file "
+        "or beside it, or a path like `policy.path`; empty: none.",
+    )
     memory: tuple[str, ...] = parameter(
         (),
         "For a file that does not describe itself: each memory as `input=output`, fed back per robot, zeros at the "

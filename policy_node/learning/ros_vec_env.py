@@ -39,6 +39,7 @@ from policy_node.learning.resets import Resets
 from policy_node.learning.reward_signals import Signals
 from policy_node.policies import PolicyError, select_device
 from policy_node.policies import spaces as spaces_of
+from policy_node.policies.described_parameters import fill_in
 from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.control_loop import ControlLoop
@@ -564,7 +565,7 @@ def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) ->
     if isinstance(config, Configuration):
         return config, False
     values = flatten(config) if isinstance(config, Mapping) else read_parameter_file(Path(config))
-    values = with_resolved_paths({"policy.path": NO_POLICY, **values})
+    values, _ = fill_in(with_resolved_paths({"policy.path": NO_POLICY, **values}))
     return parse_configuration(values), uses_sim_time(values)
 
 

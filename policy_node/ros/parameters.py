@@ -23,11 +23,12 @@ from policy_node.config.schema import (
     observations_of,
     parameters_for,
 )
+from policy_node.policies.described_parameters import fill_in
 
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
 PACKAGE_SCHEME = "package://"
-POLICY_PATHS = ("policy.path", "policy.vecnormalize")
+POLICY_PATHS = ("policy.path", "policy.vecnormalize", "policy.description")
 # When a change takes effect, of parameters that are not read at configure alone.
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
@@ -85,7 +86,9 @@ def declare_parameters(node: Node) -> None:
 
 
 def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
-    """Return all parameters of the node by dotted name, with their paths resolved.
+    """Return all parameters of the node by dotted name, with their paths resolved and the trainer's description.
+
+    What the description fills in is logged.
 
     Parameters
     ----------
@@ -97,7 +100,8 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
     Raises
     ------
     ConfigurationError
-        When a `package://` path names an unknown package, or `use_sim_time` is not a boolean.
+        When a `package://` path names an unknown package, `use_sim_time` is not a boolean, or the description of the
+        trainer cannot be read.
     """
     values = _values(node, changes)
     simulated = values.get("use_sim_time")
@@ -105,7 +109,10 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError(f"use_sim_time: {found}; start the node again with true or false")
-    return with_resolved_paths(values, (*POLICY_PATHS, "record.path"))
+    filled, report = fill_in(with_resolved_paths(values, (*POLICY_PATHS, "record.path")))
+    if report:
+        node.get_logger().info(report)
+    return filled
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:

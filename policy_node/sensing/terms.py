@@ -18,12 +18,8 @@ import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
 from policy_node.config.specs import ArraySpec
-<<<<<<< HEAD
 from policy_node.messages.reading import Decode, UnusableReading, stack_hint
-=======
-from policy_node.messages.reading import Decode, UnusableReading
 from policy_node.sensing.motion import read_motion
->>>>>>> terms
 
 QUATERNION = 4
 # A quaternion that is further from length one is no orientation; sensors round theirs much less.
@@ -122,12 +118,8 @@ def arrange_terms(
     total = sum(size * count for size, count in zip(sizes_found, counts, strict=True))
     if total != wanted.shape[0]:
         raise ConfigurationError(
-<<<<<<< HEAD
-            f"{prefix}.terms: the policy wants {wanted}, but the terms give {sum(sizes_found)} numbers: {listed}"
-            f"{stack_hint(wanted.shape[0], sum(sizes_found))}"
-=======
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
->>>>>>> terms
+            f"{stack_hint(wanted.shape[0], total)}"
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"

@@ -26,6 +26,7 @@ from policy_node.config.schema import (
 )
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
+from policy_node.policies.described_parameters import fill_in
 from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY, RobotTick
 from policy_node.recording.format import Tick as RecordedTick
 from policy_node.recording.replay.bag import Arrival, Bag, BagError, WantedTopic, check_topics
@@ -85,7 +86,8 @@ def read_configuration(options: Options, custom: Mapping[str, str]) -> tuple[Con
     else:
         raise ConfigurationError("--params: missing, and the bag has no parameters; give the parameter file")
     values.update(options.overrides)
-    return parse_configuration(with_resolved_paths(values)), uses_sim_time(values)
+    filled, _ = fill_in(with_resolved_paths(values))
+    return parse_configuration(filled), uses_sim_time(values)
 
 
 def full_name(topic: str, remaps: Mapping[str, str] | None = None, node: str = NODE) -> str:

@@ -1,0 +1,231 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""`deploy.yaml`, as unitree_rl_lab and projects after it write it: motors of the joints, terms, scales, histories."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from policy_node.policies.descriptions import (
+    DescribedObservation,
+    DescribedTerm,
+    DescriptionKind,
+    TrainerDescription,
+    Value,
+    find_policy,
+    read_yaml,
+)
+
+TITLE = "deploy.yaml of Unitree"
+POLICIES = (
+    "policy.onnx",
+    "../exported/policy.onnx",
+    "exported/policy.onnx",
+    "policy.pt",
+    "../exported/policy.pt",
+    "exported/policy.pt",
+)
+_G1 = [
+    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
+      ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")),
+    *(f"waist_{part}_joint" for part in ("yaw", "roll", "pitch")),
+    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
+      ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow", "wrist_roll", "wrist_pitch", "wrist_yaw")),
+]  # fmt: skip
+_QUADRUPED = [f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")]
+# Robot and joints in the order of its motors, by their count; the file has neither.
+_ROBOTS = {29: ("G1", _G1), 12: ("Go2 (A1, Go1 and B2 alike)", _QUADRUPED)}
+# Quantity of each name of a term.
+_QUANTITIES = {
+    "base_ang_vel": "angular_velocity",
+    "base_lin_vel": "linear_velocity",
+    "projected_gravity": "projected_gravity",
+    "velocity_commands": "velocity_command",
+    "joint_pos": "joint_position",
+    "joint_pos_rel": "joint_position",
+    "joint_vel": "joint_velocity",
+    "joint_vel_rel": "joint_velocity",
+    "last_action": "previous_action",
+    "gait_phase": "phase",
+}
+# What an action commands, by a part of its name.
+_COMMANDED = {"Position": "position", "Velocity": "velocity", "Effort": "effort"}
+
+
+def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
+    """Return the description in a `deploy.yaml`; raises PolicyError if it is damaged."""
+    file = read_yaml(content, path)
+    joints, robot = _joints(file)
+    count = len(file["joint_ids_map"].entries())
+    default = file["default_joint_pos"].numbers(count)
+    action, action_joints = _action(file, joints, count)
+    policy = find_policy(path, POLICIES)
+    notes, missing = {}, {}
+    if robot:
+        notes["action.joints"] = f"names of the joints of a Unitree {robot}, whose number of motors this is"
+    if not joints:
+        missing["action.joints"] = "the file numbers the motors, but does not name the joints"
+    if policy is None:
+        missing["policy.path"] = f"found none of {', '.join(POLICIES)} beside the description"
+    if action["action.field"] == "velocity":
+        action["action.safe_command"] = (0.0,) * len(action_joints)
+    elif action["action.field"] == "position" and default:
+        action["action.safe_command"] = tuple(default[index] for index in action_joints)
+    values = {"control_rate_hz": _rate(file), **action}
+    return TrainerDescription(
+        path=path,
+        title=TITLE,
+        policy=policy,
+        observations=_observations(file, joints, default, count),
+        values={name: value for name, value in values.items() if value not in (None, ())},
+        notes=notes,
+        missing=missing,
+        facts=_facts(file, joints, count),
+    )
+
+
+def _rate(file: Value) -> float | None:
+    """Return the control rate, from `step_dt` or from `sim_dt` and `decimation`."""
+    step = file["step_dt"]
+    if step.content is None and file["sim_dt"].content is not None:
+        step = Value(file["sim_dt"].number() * file["decimation"].integer(), file.path, "sim_dt * decimation")
+    if step.content is None:
+        return None
+    if not 1e-6 <= step.number() <= 1e3:
+        raise step.error(str(step.content), "the seconds of a control step")
+    return round(1.0 / step.number(), 6)
+
+
+def _joints(file: Value) -> tuple[tuple[str, ...], str]:
+    """Return the names of the joints in the order of the policy, and the robot that they were assumed for."""
+    motors = file["joint_ids_map"]
+    if not motors.entries():
+        raise motors.error("none", "the motor of each joint of the policy")
+    if all(isinstance(entry.content, str) for entry in motors.entries()):
+        return motors.texts(), ""
+    indices = motors.integers()
+    robot, names = _ROBOTS.get(len(file["stiffness"].entries()), ("", []))
+    if any(index >= len(names) for index in indices):
+        return (), ""
+    return tuple(names[index] for index in indices), robot
+
+
+def _action(file: Value, joints: tuple[str, ...], count: int) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the parameters of the only action, and which of the joints it commands."""
+    actions = file["actions"].items()
+    if len(actions) != 1:
+        found = ", ".join(name for name, _ in actions) or "none"
+        raise file["actions"].error(found, "one action, as the node sends one command")
+    name, action = actions[0]
+    commanded = next((field for part, field in _COMMANDED.items() if part in name), "")
+    if not commanded:
+        raise action.error(repr(name), f"an action of joints, with {', '.join(_COMMANDED)} in its name")
+    indices = _chosen(action["joint_ids"], count)
+    clips = [clip.numbers(2) for clip in action["clip"].entries()]
+    if clips and not all(len(clip) == 2 for clip in clips):
+        raise action["clip"].error("other entries", "a lowest and a highest value for each joint")
+    return {
+        "action.field": commanded,
+        "action.joints": tuple(joints[index] for index in indices) if joints else (),
+        "action.scale": action["scale"].numbers(1, len(indices)),
+        "action.offset": action["offset"].numbers(1, len(indices)),
+        "action.low": tuple(clip[0] for clip in clips),
+        "action.high": tuple(clip[1] for clip in clips),
+    }, indices
+
+
+def _chosen(ids: Value, count: int) -> tuple[int, ...]:
+    """Return the chosen joints, by default all."""
+    if not isinstance(ids.content, list):
+        return tuple(range(count))
+    indices = ids.integers()
+    if any(index >= count for index in indices):
+        raise ids.error(str(list(indices)), f"indices below {count}")
+    return indices
+
+
+def _observations(
+    file: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int
+) -> tuple[DescribedObservation, ...]:
+    """Return the observations; with several groups, each is the input of its name."""
+    observed = file["observations"]
+    if not observed.items():
+        raise observed.error("none", "the terms of the observation")
+    is_flat = any(isinstance(value.content, dict) and "params" in value.content for _, value in observed.items())
+    groups = [("obs", observed)] if is_flat else observed.items()
+    return tuple(_observation(name, group, file, joints, default, count) for name, group in groups)
+
+
+def _observation(
+    key: str, group: Value, file: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int
+) -> DescribedObservation:
+    terms = [(name, term) for name, term in group.items() if name not in ("scale_first", "use_gym_history")]
+    scale_first = group["scale_first"].content is True
+    described = [_term(name, term, joints, default, count, scale_first) for name, term in terms]
+    steps = {name: max(1, term["history_length"].integer()) for name, term in terms if term["history_length"].content}
+    lengths = {steps.get(name, 1) for name, _ in terms}
+    values: dict[str, Any] = {}
+    if lengths != {1}:
+        values["stack_as"] = "isaac_lab"
+        if group["use_gym_history"].content is True:
+            values["stack_grouping"] = "by_time"
+        if len(lengths) == 1:
+            values["stack"] = lengths.pop()
+        else:
+            described = [
+                DescribedTerm(one.name, one.quantity, {**one.values, "stack": steps.get(name, 1)}, one.note)
+                for one, (name, _) in zip(described, terms, strict=True)
+            ]
+    return DescribedObservation(key, tuple(described), values)
+
+
+def _term(
+    name: str, term: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int, scale_first: bool
+) -> DescribedTerm:
+    quantity = _QUANTITIES.get(name, "")
+    values: dict[str, Any] = {}
+    note = ""
+    if quantity in ("joint_position", "joint_velocity"):
+        indices = _chosen(term["params"]["asset_cfg"]["joint_ids"], count)
+        if joints:
+            values["joints"] = tuple(joints[index] for index in indices)
+        else:
+            note = "MISSING: joints, the names of the joints in the order of the policy"
+        if name == "joint_pos_rel" and len(default) == count:
+            values["default"] = tuple(default[index] for index in indices)
+    if quantity == "phase":
+        values["period_s"] = term["params"]["period"].number()
+    clip, scale = term["clip"].numbers(2), term["scale"].numbers()
+    if clip and scale_first and scale:
+        if min(scale) != max(scale) or scale[0] <= 0.0:
+            raise term["scale"].error(str(list(scale)), "one positive number, because `scale_first` clips afterwards")
+        clip = tuple(bound / scale[0] for bound in clip)
+    if clip:
+        values["clip"] = clip
+    if any(factor != 1.0 for factor in scale):
+        values["scale"] = scale[:1] if min(scale) == max(scale) else scale
+    return DescribedTerm(name, quantity, values, note)
+
+
+def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Return the gains, in the order of the joints instead of the motors, and the ranges of the commands."""
+    facts = []
+    motors = file["joint_ids_map"].entries()
+    for name in ("stiffness", "damping"):
+        gains = file[name].numbers()
+        indices = [entry.content for entry in motors] if isinstance(motors[0].content, int) else range(count)
+        if gains and all(isinstance(index, int) and index < len(gains) for index in indices):
+            facts.append(f"{name} of the joints, for the robot's controllers: {[gains[index] for index in indices]}")
+    for name, command in file["commands"].items():
+        ranges = command["ranges"].items() if isinstance(command.content, dict) else []
+        limits = [f"{part} {limit.content}" for part, limit in ranges if limit.content]
+        if limits:
+            facts.append(f"{name} in training: {', '.join(limits)}")
+    return tuple(facts)
+
+
+DESCRIPTION = DescriptionKind(
+    TITLE, lambda content: re.search(rb"(?m)^joint_ids_map\s*:", content) is not None, read_deploy_yaml
+)
