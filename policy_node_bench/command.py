@@ -26,7 +26,7 @@ def option(default: Any, help: str, flag: str = "", **settings: Any) -> Any:
     """Return a dataclass field that is an option of the command line.
 
     `default` is parsed by `type`, if it is a text and there is one; the help shows it unless it is empty or False.
-    `flag` is by default the name of the field; `settings` are arguments of `argparse.ArgumentParser.add_argument`.
+    `flag` is by default the name of the field; without dashes the option is given by its place. `settings` are arguments of `argparse.ArgumentParser.add_argument`.
     """
     shown = "" if default in ("", False, ()) or settings.get("required") else " (default %(default)s)"
     settings |= {"help": help + shown, "default": [] if settings.get("action") == "append" else default}

@@ -22,7 +22,7 @@ from policy_node.policies.contract import (
     where_rows,
 )
 from policy_node.policies.formats import PolicyFile
-from policy_node.policies.pairing import Network, array_spec, misfit, pair_network
+from policy_node.policies.pairing import Network, array_spec, misfit, pair_network, reason_of
 from policy_node.policies.precision import full_precision
 
 STEPS = "steps_since_reset"
@@ -151,7 +151,7 @@ class ForeignPolicy(Policy):
                     outputs = self._run(inputs)
                     others = self._run(_among_others(inputs, self._probe_inputs(batch, seed=1)))
             except Exception as error:
-                reason = reason or f"it cannot be run on {batch} robots ({type(error).__name__}: {error})"
+                reason = reason or f"it cannot be run on {batch} robots ({reason_of(error)})"
                 continue
             problem = self._problem_of(batch, outputs, others)
             if problem:
@@ -177,7 +177,7 @@ class ForeignPolicy(Policy):
                         if _are_close(self._rollout(), expected):
                             return "one batch, opened"
             except Exception as error:
-                reason = reason or f"it cannot be opened for several robots ({type(error).__name__}: {error})"
+                reason = reason or f"it cannot be opened for several robots ({reason_of(error)})"
             self._network, self._batch = narrow, batch
         rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
         reason = reason or f"it was exported for a batch of {batch}"
