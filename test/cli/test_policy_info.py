@@ -112,6 +112,13 @@ def test_normalisation_and_stack_are_shown(
     assert exported["golden_vectors"] and exported["memory"][0]["name"] == "frames"
 
 
+def test_channels_of_images_hint_at_stacked_frames(model: Callable[[Case], tuple[Path, Path | None]]) -> None:
+    file, _ = model(Case("PPO", "image HWC", "stack"))
+    for trusted in (False, True):
+        found = policy_info(file, trusted=trusted)["stack"]
+        assert found == "not in the file; 9 = 3 × 3 channels of observation suggest `stack: 3`"
+
+
 @pytest.mark.parametrize("suffix", [".bundle", ".ts", pytest.param(".pt2", marks=pytest.mark.slow)])
 def test_exported_files_show_the_spaces_of_their_source(
     suffix: str, model: Callable[[Case], tuple[Path, Path | None]], tmp_path: Path

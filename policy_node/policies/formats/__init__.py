@@ -171,7 +171,10 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             raise PolicyError(f"the format is '{name}'; allowed are 'auto', {', '.join(map(repr, FORMATS.names))}")
         return FORMATS[name]
     if content is None:
-        content = Path(path).read_bytes() if Path(path).is_file() else b""
+        try:
+            content = Path(path).read_bytes()
+        except OSError:  # reading reports it when the policy is loaded
+            content = b""
     found, by_suffix = format_of_content(content), format_of_suffix(path)
     if found is None and (by_suffix is None or by_suffix.matches is not None):
         problem = why_unusable(content)
