@@ -83,6 +83,7 @@ def write_bundle(source: ExportSource, output: Path) -> None:
         parts: dict[str, Any] = {"layers": list(source.saved.layers)}
         tensors = {f"policy.{key}": part for key, part in source.saved.weights.items()}
     else:
+        assert isinstance(source.saved, SavedModel)
         parts, tensors = _describe_sb3(source.saved, source.statistics, source.path)
     spec = source.policy.spec
     members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(source.golden)}

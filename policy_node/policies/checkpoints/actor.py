@@ -165,7 +165,7 @@ class ActorPolicy(TorchPolicy):
         layers = [_make_layer(*pair) for pair in zip(self._names, groups, strict=True)]
         self.modules = [layer.to(file.device).eval().requires_grad_(False) for layer in layers]
         size = next(_input_size(layer) for layer in layers)
-        memory = {}
+        memory: dict[str, ArraySpec] = {}
         for layer in layers:
             if isinstance(layer, _Recurrent):
                 shape = (layer.layer.num_layers, layer.layer.hidden_size)

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -23,9 +23,7 @@ from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 
 if TYPE_CHECKING:
-    from policy_node.policies.checkpoints.actor import SavedActor
     from policy_node.policies.golden import GoldenVectors
-    from policy_node.policies.sb3 import SavedModel
     from policy_node.policies.vecnormalize import Statistics
 
 
@@ -58,6 +56,13 @@ class PolicyFile:
         return PolicyError(f"policy file '{self.path}' {text}")
 
 
+class SavedPolicy(Protocol):
+    """The parts that a policy is built from, as its file has them."""
+
+    def build(self, file: PolicyFile) -> TorchPolicy:
+        """Build the policy; raises PolicyError if the parts do not fit each other."""
+
+
 @dataclass(frozen=True, eq=False)
 class ExportSource:
     """A policy to be written in another format.
@@ -74,7 +79,7 @@ class ExportSource:
         Path of the policy's file, for errors.
     """
 
-    saved: SavedModel | SavedActor
+    saved: SavedPolicy
     statistics: Mapping[str, Statistics]
     policy: TorchPolicy
     golden: GoldenVectors
@@ -137,7 +142,7 @@ class PolicyFormat:
     takes_statistics: bool = False
     draws: bool = False
     is_ordered: bool = False
-    read: Callable[[PolicyFile], SavedModel | SavedActor] | None = None
+    read: Callable[[PolicyFile], SavedPolicy] | None = None
     write: Callable[[ExportSource, Path], None] | None = None
 
 

@@ -230,9 +230,7 @@ def _arguments(saved: dict[str, Any], path: str, same_python: bool) -> dict[str,
     return arguments
 
 
-def _restore(
-    saved: dict[str, Any], name: str, path: str, unpickle: Callable[[bytes], Any] = pickle.loads
-) -> Any:
+def _restore(saved: dict[str, Any], name: str, path: str, unpickle: Callable[[bytes], Any] = pickle.loads) -> Any:
     """Return one entry of the description, unpickled if need be."""
     try:
         value = saved[name]
