@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from policy_node.cli.export import add_checkpoint_options, interface_of
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
 from policy_node.policies.contract import warnings_to
 from policy_node.policies.description import spec_to_json
@@ -216,6 +218,7 @@ def make_info_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", action="append", default=[], metavar="INPUT=OUTPUT[:SHAPE]", help="as an entry of policy.memory"
     )
+    add_checkpoint_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -238,7 +241,9 @@ def parse_interface(shapes: Sequence[str], memories: Sequence[str]) -> PolicyInt
 
 def show_info(arguments: argparse.Namespace) -> int:
     """Print what `policy_export info` was asked for and return the exit status."""
-    interface = parse_interface(arguments.shape, arguments.memory)
+    interface, parsed = interface_of(arguments), parse_interface(arguments.shape, arguments.memory)
+    if parsed is not None:
+        interface = replace(interface, inputs=parsed.inputs, memory=parsed.memory, shapes=parsed.shapes)
     info = policy_info(arguments.path, arguments.format, arguments.trusted, arguments.vecnormalize, interface)
     print(json.dumps(info, indent=2) if arguments.json else info_text(info))
     return 0

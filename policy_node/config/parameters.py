@@ -16,6 +16,12 @@ from typing import Any
 from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, MESSAGE_TYPES
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
+# Functions between the layers of a training checkpoint, and after its last layer, by the names of PyTorch.
+ACTIVATIONS = (
+    *("identity", "elu", "relu", "tanh", "selu", "celu", "gelu", "silu", "mish", "leaky_relu", "sigmoid", "softplus"),
+)
+OUTPUT_ACTIVATIONS = ("identity", "tanh", "hardtanh")
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -123,6 +129,15 @@ class PolicyConfiguration:
     )
     high: tuple[float, ...] = parameter(
         (), "For such a file: highest action, clipped as in training; one number or one per component, empty: none."
+    )
+    activation: str = parameter(
+        "", "For a training checkpoint: function between its layers.", choices=("", *ACTIVATIONS)
+    )
+    output_activation: str = parameter(
+        "",
+        "For a training checkpoint: function after its last layer; `tanh` and `hardtanh` (clipping to -1..1) are "
+        "rescaled to `low` and `high`.",
+        choices=("", *OUTPUT_ACTIVATIONS),
     )
 
 

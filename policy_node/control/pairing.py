@@ -32,7 +32,8 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    given = (policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high)
+    given = [policy.memory, policy.lengths, policy.mask, policy.action, policy.discrete, policy.low, policy.high]
+    given += [policy.activation, policy.output_activation]
     if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
         return None
     # A policy with one observation takes it under any name.
@@ -54,6 +55,8 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         discrete=policy.discrete,
         low=_bound(policy.low, -np.inf),
         high=_bound(policy.high, np.inf),
+        activation=policy.activation,
+        output_activation=policy.output_activation,
         history={key: entry.history for key, entry in keyed.items() if entry.history},
         shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
         | {name: shape for name, _, shape in memories if shape is not None},

@@ -1,10 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles: policies of Stable-Baselines3 as data only, in one file whose loading runs nothing of it.
+"""Bundles: policies of Stable-Baselines3 and training checkpoints as data, in one file that loads without running code.
 
-A bundle is an uncompressed zip archive of ``policy.json`` (the policy class, chosen from a list, its arguments, its
-spaces, its spec and the hashes of the other members), ``weights.safetensors`` (the weights and the statistics of
-``VecNormalize``) and ``golden.safetensors`` (golden vectors).
+A bundle is an uncompressed zip archive of ``policy.json`` (the policy class, chosen from a list, its arguments and its
+spaces, or the layers of an actor; the spec and the hashes of the other members), ``weights.safetensors`` (the weights
+and the statistics of ``VecNormalize``) and ``golden.safetensors`` (golden vectors).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from policy_node.policies.archive import read_members
-from policy_node.policies.contract import PolicyError
-from policy_node.policies.description import spec_to_json
+from policy_node.policies.checkpoints.actor import SavedActor
+from policy_node.policies.contract import PolicyError, TorchPolicy
+from policy_node.policies.description import spec_from_json, spec_to_json
 from policy_node.policies.formats import ExportSource, PolicyFile
 from policy_node.policies.golden import check_golden, golden_from_bytes, golden_to_bytes
-from policy_node.policies.sb3 import SavedModel, build_sb3
-from policy_node.policies.sb3.policy import Sb3Policy
+from policy_node.policies.sb3 import SavedModel
 from policy_node.policies.spaces import space_from_json, space_to_json
 from policy_node.policies.vecnormalize import Statistics
 
@@ -79,31 +79,20 @@ def write_bundle(source: ExportSource, output: Path) -> None:
     """Write a policy as a bundle; raises PolicyError if it uses a class that data cannot describe."""
     from safetensors.torch import save
 
-    saved, spec, path = source.saved, source.policy.spec, source.path
-    name = f"{saved.policy_class.__module__}.{saved.policy_class.__qualname__}"
-    if name not in POLICY_CLASSES or _policy_class(name) is not saved.policy_class:
-        raise PolicyError(f"the policy class {name} of '{path}' cannot be described as data; {_ALTERNATIVES}")
-    tensors = {f"policy.{key}": part for key, part in _without_doubles(saved.weights).items()}
-    normalisation = {}
-    for key, part in source.statistics.items():
-        tensors[f"normalisation.{key}.mean"] = torch.from_numpy(part.mean.copy())
-        tensors[f"normalisation.{key}.deviation"] = torch.from_numpy(part.deviation.copy())
-        raw_dtype = None if part.raw_dtype is None else str(part.raw_dtype)
-        normalisation[key] = {"clip": _to_json("clip_obs", part.clip, path), "raw_dtype": raw_dtype}
+    if isinstance(source.saved, SavedActor):
+        parts: dict[str, Any] = {"layers": list(source.saved.layers)}
+        tensors = {f"policy.{key}": part for key, part in source.saved.weights.items()}
+    else:
+        assert isinstance(source.saved, SavedModel)
+        parts, tensors = _describe_sb3(source.saved, source.statistics, source.path)
+    spec = source.policy.spec
     members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(source.golden)}
-    arguments = {key: value for key, value in saved.arguments.items() if key not in _TRAINING_ONLY}
     data = {
         "format": FORMAT,
         "version": VERSION,
         "source_sha256": spec.sha256,
         "spec": spec_to_json(spec),
-        "policy_class": name,
-        "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
-        "use_sde": saved.use_sde,
-        "exploration_rate": saved.exploration_rate,
-        "observation_space": space_to_json(saved.observation_space),
-        "action_space": space_to_json(saved.action_space),
-        "normalisation": normalisation,
+        **parts,
         "sha256": {key: hashlib.sha256(content).hexdigest() for key, content in members.items()},
     }
     text = json.dumps({**data, "description_sha256": _description_hash(data)}, indent=1, allow_nan=False)
@@ -113,7 +102,34 @@ def write_bundle(source: ExportSource, output: Path) -> None:
             archive.writestr(zipfile.ZipInfo(member), content)
 
 
-def load_bundle(file: PolicyFile) -> Sb3Policy:
+def _describe_sb3(
+    saved: SavedModel, statistics: Mapping[str, Statistics], path: str
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the entries and the tensors of a policy of Stable-Baselines3."""
+    name = f"{saved.policy_class.__module__}.{saved.policy_class.__qualname__}"
+    if name not in POLICY_CLASSES or _policy_class(name) is not saved.policy_class:
+        raise PolicyError(f"the policy class {name} of '{path}' cannot be described as data; {_ALTERNATIVES}")
+    tensors = {f"policy.{key}": part for key, part in _without_doubles(saved.weights).items()}
+    normalisation = {}
+    for key, part in statistics.items():
+        tensors[f"normalisation.{key}.mean"] = torch.from_numpy(part.mean.copy())
+        tensors[f"normalisation.{key}.deviation"] = torch.from_numpy(part.deviation.copy())
+        raw_dtype = None if part.raw_dtype is None else str(part.raw_dtype)
+        normalisation[key] = {"clip": _to_json("clip_obs", part.clip, path), "raw_dtype": raw_dtype}
+    arguments = {key: value for key, value in saved.arguments.items() if key not in _TRAINING_ONLY}
+    parts = {
+        "policy_class": name,
+        "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
+        "use_sde": saved.use_sde,
+        "exploration_rate": saved.exploration_rate,
+        "observation_space": space_to_json(saved.observation_space),
+        "action_space": space_to_json(saved.action_space),
+        "normalisation": normalisation,
+    }
+    return parts, tensors
+
+
+def load_bundle(file: PolicyFile) -> TorchPolicy:
     """Make the policy of a bundle; nothing in it is run.
 
     Raises PolicyError if it is damaged, was changed, or does not act as it did when it was exported.
@@ -121,7 +137,7 @@ def load_bundle(file: PolicyFile) -> Sb3Policy:
     data, members = _read(file)
     golden = golden_from_bytes(members[GOLDEN], file.path)
     try:
-        saved, statistics = _saved_model(data, members[WEIGHTS])
+        saved, statistics = _saved_policy(data, members[WEIGHTS])
         spec = data["spec"]
     except PolicyError:
         raise
@@ -131,13 +147,13 @@ def load_bundle(file: PolicyFile) -> Sb3Policy:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
     file = replace(file, statistics=statistics)
     with _LimitedAllocation(2 * sum(part.numel() for part in saved.weights.values()) + _ALLOWED_ELEMENTS):
-        policy = build_sb3(saved, replace(file, deterministic=True))
+        policy = saved.build(replace(file, deterministic=True))
     if spec_to_json(policy.spec) != spec:
         raise _damaged(file, "its spec is not that of its policy")
     check_golden(policy, golden, file.path)
     policy.golden = golden
     # Drawn actions cannot be compared.
-    return policy if file.deterministic else build_sb3(saved, file)
+    return policy if file.deterministic else saved.build(file)
 
 
 def _read(file: PolicyFile) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -167,10 +183,14 @@ def _read(file: PolicyFile) -> tuple[dict[str, Any], dict[str, bytes]]:
     return data, members
 
 
-def _saved_model(data: Mapping[str, Any], weights: bytes) -> tuple[SavedModel, dict[str, Statistics]]:
+def _saved_policy(data: Mapping[str, Any], weights: bytes) -> tuple[SavedModel | SavedActor, dict[str, Statistics]]:
     from safetensors.torch import load
 
     tensors = load(weights)
+    parts = {name.removeprefix("policy."): part for name, part in tensors.items() if name.startswith("policy.")}
+    if "layers" in data:
+        spec = spec_from_json(data["spec"], "")
+        return SavedActor(spec.algorithm, tuple(map(str, data["layers"])), parts, spec.action), {}
     if data["policy_class"] not in POLICY_CLASSES:
         raise ValueError(f"its policy class {data['policy_class']!r} is not in the list of those that are known")
     statistics = {}
@@ -190,7 +210,7 @@ def _saved_model(data: Mapping[str, Any], weights: bytes) -> tuple[SavedModel, d
         space_from_json(data["action_space"]),
         str(data["spec"]["algorithm"]),
         float(data["exploration_rate"]),
-        {name.removeprefix("policy."): part for name, part in tensors.items() if name.startswith("policy.")},
+        parts,
     )
     return saved, statistics
 

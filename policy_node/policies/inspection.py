@@ -13,13 +13,15 @@ import importlib
 import json
 import pickletools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from policy_node.config.specs import PolicySpec
 from policy_node.policies.archive import member_names, read_members
 from policy_node.policies.description import spec_to_json
 from policy_node.policies.formats import PolicyFile
+from policy_node.policies.interface import PolicyInterface
 
 _INSIDE = "inside the network, if training normalised"
 # Number of a dtype in files of torch.export.
@@ -72,6 +74,8 @@ def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
 def inspect_bundle(file: PolicyFile) -> dict[str, Any]:
     """Describe a bundle by its member ``policy.json``."""
     data = json.loads(read_members(file.content, ("policy.json",), file.path)["policy.json"])
+    if "layers" in data:
+        return {**data["spec"], **_layers(data["layers"])}
     keys = sorted(data["normalisation"])
     return {
         **data["spec"],
@@ -79,6 +83,16 @@ def inspect_bundle(file: PolicyFile) -> dict[str, Any]:
         "normalisation": f"inside, of {', '.join(keys)}" if keys else "none",
         "packages": ["sb3-contrib"] if data["policy_class"].startswith("sb3_contrib.") else [],
     }
+
+
+def inspect_checkpoint(read: Callable[[PolicyFile], Any], file: PolicyFile) -> dict[str, Any]:
+    """Describe a training checkpoint, also where its activations are not given; `read` makes a `SavedActor`."""
+    saved = read(replace(file, interface=PolicyInterface(activation="identity", output_activation="identity")))
+    return {**spec_to_json(saved.build(file).spec), **_layers(saved.layers)}
+
+
+def _layers(names: Sequence[str]) -> dict[str, Any]:
+    return {"normalisation": "inside" if "normalise" in names else "none"}
 
 
 def inspect_onnx(file: PolicyFile) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from policy_node.config.parameters import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from policy_node.policies.contract import PolicyError
 
 
@@ -44,6 +45,11 @@ class PolicyInterface:
         Number of choices, which the output gives as logits or as an index; 0 for a continuous action.
     low, high
         Bounds to which a continuous action is clipped, one for all or one per component.
+    activation
+        Function between the layers of a training checkpoint, such as ``elu``; empty: not known.
+    output_activation
+        Function after the last layer of a training checkpoint: ``identity``, or one whose result is rescaled from
+        -1..1 to `low` and `high`: ``tanh``, or ``hardtanh``, which clips. Empty: not known.
     history
         Steps by the key of each observation `[robots, steps, ...]` that is a history.
     shapes
@@ -68,6 +74,8 @@ class PolicyInterface:
     discrete: int = 0
     low: Sequence[float] | float = -np.inf
     high: Sequence[float] | float = np.inf
+    activation: str = ""
+    output_activation: str = ""
     history: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +89,9 @@ class PolicyInterface:
                 raise PolicyError(f"the policy's {kind} '{doubled[0]}' is used twice; use it for one purpose")
         if self.padding not in ("start", "end"):
             raise PolicyError(f"padding is '{self.padding}'; allowed are 'start' and 'end'")
+        for name, allowed in (("activation", ACTIVATIONS), ("output_activation", OUTPUT_ACTIVATIONS)):
+            if getattr(self, name) not in ("", *allowed):
+                raise PolicyError(f"{name} is '{getattr(self, name)}'; allowed are {', '.join(map(repr, allowed))}")
         if self.discrete < 0:
             raise PolicyError(f"discrete is {self.discrete}; give the number of choices, or 0 for a continuous action")
         if (self.lengths or self.mask) and not self.history:

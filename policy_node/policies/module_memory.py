@@ -280,7 +280,10 @@ def owner_of(module: Any, name: str) -> tuple[Any, str]:
 
 
 def find_memory(
-    module: Any, names: Sequence[str], run: Callable[[list[torch.Tensor]], list[torch.Tensor]], example: list[torch.Tensor]
+    module: Any,
+    names: Sequence[str],
+    run: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    example: list[torch.Tensor],
 ) -> ModuleMemory:
     """Return the memory of a module in some attributes, which begins as its own reset leaves it.
 

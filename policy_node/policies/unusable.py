@@ -13,7 +13,7 @@ _EXPORT = "export the policy with its trainer, for example as ONNX (torch.onnx.e
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def _is_checkpoint(content: bytes) -> bool:
+def is_checkpoint(content: bytes) -> bool:
     """Return whether torch.save wrote the content; TorchScript has a folder `code` beside `data.pkl`."""
     inside = {name.partition("/")[2] for name in member_names(content)}
     is_archive = "data.pkl" in inside and not any(name.startswith("code/") for name in inside)
@@ -46,7 +46,7 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
         "is a Git LFS pointer in place of the file; run `git lfs pull` in its repository",
     ),
     (
-        _is_checkpoint,
+        is_checkpoint,
         f"is a training checkpoint of torch.save: weights or Python objects without a network to run; {_EXPORT}",
     ),
     (_is_safetensors, f"is a safetensors file: weights without a network to run; {_EXPORT}"),

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -24,7 +24,6 @@ from policy_node.policies.unusable import why_unusable
 
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
-    from policy_node.policies.sb3 import SavedModel
     from policy_node.policies.vecnormalize import Statistics
 
 
@@ -57,9 +56,16 @@ class PolicyFile:
         return PolicyError(f"policy file '{self.path}' {text}")
 
 
+class SavedPolicy(Protocol):
+    """The parts that a policy is built from, as its file has them."""
+
+    def build(self, file: PolicyFile) -> TorchPolicy:
+        """Build the policy; raises PolicyError if the parts do not fit each other."""
+
+
 @dataclass(frozen=True, eq=False)
 class ExportSource:
-    """A policy of Stable-Baselines3 to be written in another format.
+    """A policy to be written in another format.
 
     Attributes
     ----------
@@ -73,7 +79,7 @@ class ExportSource:
         Path of the policy's file, for errors.
     """
 
-    saved: SavedModel
+    saved: SavedPolicy
     statistics: Mapping[str, Statistics]
     policy: TorchPolicy
     golden: GoldenVectors
@@ -116,8 +122,10 @@ class PolicyFormat:
         Whether actions can be drawn as in training.
     is_ordered
         Whether inputs and outputs are known by their order alone.
+    read
+        Reads the parts that a policy is built from, to be exported; None: `policy_export` does not take such files.
     write
-        Writes a policy of Stable-Baselines3 in this format; None: `policy_export` does not offer it.
+        Writes a policy in this format; None: `policy_export` does not offer it.
     """
 
     name: str
@@ -134,6 +142,7 @@ class PolicyFormat:
     takes_statistics: bool = False
     draws: bool = False
     is_ordered: bool = False
+    read: Callable[[PolicyFile], SavedPolicy] | None = None
     write: Callable[[ExportSource, Path], None] | None = None
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The format `bundle`: a policy of Stable-Baselines3 as data only, with normalisation and golden vectors."""
+"""The format `bundle`: policies that `policy_export` wrote as data, with normalisation and golden vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policy_node.policies.formats import PolicyFormat, lazily
 FORMAT = PolicyFormat(
     name="bundle",
     title="a bundle",
-    description="Stable-Baselines3 as data only, with normalisation and golden vectors inside (`policy_export`)",
+    description="data only, with normalisation and golden vectors inside (`policy_export`)",
     suffixes=(".bundle",),
     load=lazily("bundle", "load_bundle"),
     matches=has_members("policy.json", "weights.safetensors"),

@@ -7,6 +7,9 @@ from __future__ import annotations
 from policy_node.policies.archive import has_members
 from policy_node.policies.formats import PolicyFormat, lazily
 
+_read_sb3 = lazily("sb3", "read_sb3")
+
+
 FORMAT = PolicyFormat(
     name="sb3",
     title="a .zip file of Stable-Baselines3",
@@ -19,4 +22,5 @@ FORMAT = PolicyFormat(
     without_trust="export it to a bundle with policy_export",
     takes_statistics=True,
     draws=True,
+    read=lambda file: _read_sb3(file.content, file.path),
 )

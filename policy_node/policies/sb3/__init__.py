@@ -86,6 +86,10 @@ class SavedModel:
     weights: Mapping[str, torch.Tensor]
     used_vecnormalize: bool = False
 
+    def build(self, file: PolicyFile) -> Sb3Policy:
+        """Build the policy, see `build_sb3`."""
+        return build_sb3(self, file)
+
 
 def read_sb3(content: bytes, path: str) -> SavedModel:
     """Read a file that ``model.save`` wrote; this unpickles the class and arguments of the policy, which may run code.
@@ -226,9 +230,7 @@ def _arguments(saved: dict[str, Any], path: str, same_python: bool) -> dict[str,
     return arguments
 
 
-def _restore(
-    saved: dict[str, Any], name: str, path: str, unpickle: Callable[[bytes], Any] = pickle.loads
-) -> Any:
+def _restore(saved: dict[str, Any], name: str, path: str, unpickle: Callable[[bytes], Any] = pickle.loads) -> Any:
     """Return one entry of the description, unpickled if need be."""
     try:
         value = saved[name]
