@@ -67,8 +67,6 @@ def policy_info(
         "notes": [],
         **_inspected(kind, file),
     }
-    if vecnormalize is not None:
-        info["normalisation"] = f"from {vecnormalize}"
     info.setdefault("stack", _stack(info.get("observations", ())))
     info["packages"] = [*kind.requires, *info.get("packages", ())]
     info["missing_packages"] = [name for name in info["packages"] if find_spec(name.replace("-", "_")) is None]
@@ -112,6 +110,7 @@ def _loaded(policy: Policy) -> dict[str, Any]:
         **spec_to_json(policy.spec),
         "engine": policy.engine_name,
         "runs": getattr(policy, "how_it_runs", "one batch"),
+        "normalisation": policy.normalisation,
         "golden_vectors": policy.golden is not None,
     }
     stack = "of frames that are normalised one by one, before they are stacked"
