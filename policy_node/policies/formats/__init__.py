@@ -10,7 +10,8 @@ libraries of a format only when they load one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -200,7 +201,7 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
         if problem:
             raise PolicyError(f"policy file '{path}' {problem}")
     if found is None and by_suffix is None:
-        known = ", ".join(sorted({suffix for one in FORMATS for suffix in one.suffixes}))
+        known = ", ".join(sorted({suffix for one in _importable() for suffix in one.suffixes}))
         raise PolicyError(
             f"policy file '{path}' has neither a content (it starts with {content[:8]!r}) nor a suffix that tells its "
             f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
@@ -210,10 +211,17 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
 
 def format_of_content(content: bytes) -> PolicyFormat | None:
     """Return the format that a content is of; None where none is known."""
-    return next((one for one in FORMATS if one.matches is not None and one.matches(content)), None)
+    return next((one for one in _importable() if one.matches is not None and one.matches(content)), None)
 
 
 def format_of_suffix(path: str) -> PolicyFormat | None:
     """Return the format of a path's suffix; None where none is known."""
     suffix = Path(path).suffix.lower()
-    return next((one for one in FORMATS if suffix in one.suffixes), None)
+    return next((one for one in _importable() if suffix in one.suffixes), None)
+
+
+def _importable() -> Iterator[PolicyFormat]:
+    """Yield the formats, without those of other packages that cannot be imported: the file may be of another format."""
+    for name in FORMATS.names:
+        with suppress(ImportError):
+            yield FORMATS[name]
