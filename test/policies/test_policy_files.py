@@ -124,6 +124,14 @@ def test_a_named_format_wins_and_its_error_names_the_content(tmp_path: Path) -> 
         load_policy(file, trusted=True, format="onnx")
 
 
+def test_a_content_that_can_run_code_needs_trust_under_any_suffix(tmp_path: Path) -> None:
+    for name in ("sb3", "torchscript", "exported"):
+        file = tmp_path / "policy.bundle"
+        file.write_bytes(CONTENTS[name]())
+        with pytest.raises(PolicyError, match="can run code when it is loaded and is not trusted"):
+            load_policy(file)
+
+
 def test_a_content_and_a_suffix_that_tell_nothing_are_shown(tmp_path: Path) -> None:
     file = tmp_path / "model.v1"
     file.write_bytes(b"something else")
