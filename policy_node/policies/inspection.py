@@ -25,7 +25,10 @@ from policy_node.policies.formats import PolicyFile
 from policy_node.policies.interface import PolicyInterface
 
 # Number of a dtype in files of torch.export.
-_EXPORTED_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
+_EXPORTED_DTYPES = {
+    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64"},
+    **{6: "float16", 7: "float32", 8: "float64", 12: "bool"},
+}
 # Attributes of TorchScript that every module has.
 _MODULE_ATTRIBUTES = ("training", "_is_full_backward_hook")
 
@@ -58,14 +61,15 @@ def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
     trained = ", but training used VecNormalize:" if wrapped else "; if training used VecNormalize,"
     found["normalisation"] = f"none in the file{trained} give its file (--vecnormalize, policy.vecnormalize)"
     found["runs"] = "one batch"
-    found |= {"policy_class": f"{module}.{name}", "saved_with": _text(members.get("_stable_baselines3_version", b""))}
+    policy_class = "a class that is pickled with its code" if package == "cloudpickle" else f"{module}.{name}"
+    found |= {"policy_class": policy_class, "saved_with": _text(members.get("_stable_baselines3_version", b""))}
     if package in ("stable_baselines3", "sb3_contrib"):
         try:
             found["algorithm"] = algorithm_of(saved, getattr(importlib.import_module(module), name))
         except ImportError:
             found["notes"] = [f"{module} is not installed"]
     else:
-        found["notes"] = [f"its policy class {module}.{name} is code of its author"]
+        found["notes"] = [f"its policy class is code of its author: {policy_class}"]
     if package == "sb3_contrib":
         found["packages"] = ["sb3-contrib"]
     return found

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import parity_cases as cases
 import pytest
 import torch
@@ -90,11 +91,20 @@ def test_a_zip_is_shown_without_trust_as_it_is_when_loaded(
     )
 
 
-def test_own_classes_are_named_and_not_imported(model: Callable[[Case], tuple[Path, Path | None]]) -> None:
-    file, _ = model(Case("SAC", "vector", option="own _predict", policy=cases.CautiousSac))
+def test_own_classes_are_named_and_not_imported(
+    model: Callable[[Case], tuple[Path, Path | None]], tmp_path: Path
+) -> None:
+    case = Case("SAC", "vector", option="own _predict", policy=cases.CautiousSac)
+    file, _ = model(case)
     info = policy_info(file)
     assert "algorithm" not in info and info["observations"][0]["shape"] == [5]
-    assert info["notes"] == ["its policy class parity_cases.CautiousSac is code of its author"]
+    assert info["notes"] == ["its policy class is code of its author: parity_cases.CautiousSac"]
+    cloudpickle.register_pickle_by_value(cases)
+    try:
+        cases.make_model(case, cases.make_environments(case, "Box")[1]).save(tmp_path / "script.zip")
+    finally:
+        cloudpickle.unregister_pickle_by_value(cases)
+    assert policy_info(tmp_path / "script.zip")["policy_class"] == "a class that is pickled with its code"
 
 
 def test_normalisation_and_stack_are_shown(model: Callable[[Case], tuple[Path, Path | None]], tmp_path: Path) -> None:
