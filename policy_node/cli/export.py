@@ -376,9 +376,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="policy_export",
         description="Write a policy of Stable-Baselines3 or a training checkpoint in another format, including its "
-        "normalisation, and verify the file. A MODEL of Stable-Baselines3 is trusted: it can run code, and modules in its "
-        "folder are found. Other commands, each with --help: policy_export verify (compare a file with its source), info "
-        "(show what a policy file is) and import (write a parameter file from a trainer's description).",
+        "normalisation, and verify the file. A MODEL of Stable-Baselines3 is trusted: it can run code, and modules in "
+        "its folder are found. Other commands, each with --help: policy_export verify (compare a file with its "
+        "source), info (show what a policy file is) and import (write a parameter file from a trainer's description).",
         epilog="A bundle is data only and supports stochastic actions, but takes the classes of Stable-Baselines3 and "
         "sb3-contrib only. The other formats take any class that PyTorch can trace.",
     )
