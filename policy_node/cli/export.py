@@ -36,6 +36,7 @@ from policy_node.policies.golden import GoldenVectors, golden_error, record_gold
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.loading import read_policy_file
 from policy_node.policies.precision import full_precision
+from policy_node.policies.sb3 import warn_of_normalisation
 from policy_node.policies.vecnormalize import read_vecnormalize
 
 # Suffixes of the formats that can be written.
@@ -86,6 +87,7 @@ def export_policy(
     report(f"reading {model}")
     saved, file = _read_source(model, vecnormalize, interface)
     policy = saved.build(file)
+    warn_of_normalisation(saved, file)
     report("recording golden vectors")
     golden = record_golden(policy)
     report(f"writing {output} as {format}")
@@ -95,7 +97,10 @@ def export_policy(
         output.parent.mkdir(parents=True, exist_ok=True)
         _write(FORMATS[format], ExportSource(saved, file.statistics, policy, golden, str(model)), unverified)
         report(f"verifying {output}")
-        written = load_policy(unverified, trusted=True)
+        with warnings.catch_warnings():
+            # Its source has said the same.
+            warnings.simplefilter("ignore")
+            written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
         _demand(errors, str(output))
         os.replace(unverified, output)
@@ -109,6 +114,7 @@ def export_policy(
         "bytes": output.stat().st_size,
         "sha256": written.spec.sha256,
         "algorithm": policy.spec.algorithm,
+        "normalisation": policy.normalisation,
         "source": str(model),
         "source_sha256": policy.spec.sha256,
         **errors,
@@ -208,9 +214,17 @@ def _read_source(
     if vecnormalize is not None and not kind.takes_statistics:
         raise PolicyError(f"'{model}' is {kind.title}, which has its normalisation inside; leave vecnormalize out")
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
+    used = "" if vecnormalize is None else str(vecnormalize)
     sha256 = hashlib.sha256(content).hexdigest()
-    interface = interface or PolicyInterface()
-    file = PolicyFile(content, str(model), sha256, torch.device("cpu"), interface=interface, statistics=statistics)
+    file = PolicyFile(
+        content,
+        str(model),
+        sha256,
+        torch.device("cpu"),
+        interface=interface or PolicyInterface(),
+        statistics=statistics,
+        vecnormalize=used,
+    )
     return kind.read(file), file
 
 
@@ -281,6 +295,7 @@ def verify_file(
         "file": str(path),
         "device": device,
         "algorithm": policy.spec.algorithm,
+        "normalisation": policy.normalisation,
         "sha256": policy.spec.sha256,
         **errors,
     }
@@ -359,7 +374,8 @@ def _report_verified(result: Mapping[str, Any], report: Path | None) -> int:
         if name in result
     ]
     print(
-        f"{result['file']}: {result['algorithm']}, verified, at most {' and '.join(shown)}; SHA-256 {result['sha256']}"
+        f"{result['file']}: {result['algorithm']}, normalisation: {result['normalisation']}, verified, at most "
+        f"{' and '.join(shown)}; SHA-256 {result['sha256']}"
     )
     if report:
         _write_json(report, {"verified": True, **result})

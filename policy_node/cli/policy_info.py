@@ -64,12 +64,10 @@ def policy_info(
         "needs_trust": kind.runs_code,
         "title": kind.title,
         "runs": "not known without loading it",
-        "stack": "not in the file; where training stacked frames, set the observation's `stack`",
         "notes": [],
         **_inspected(kind, file),
     }
-    if vecnormalize is not None:
-        info["normalisation"] = f"from {vecnormalize}"
+    info.setdefault("stack", _stack(info.get("observations", ())))
     info["packages"] = [*kind.requires, *info.get("packages", ())]
     info["missing_packages"] = [name for name in info["packages"] if find_spec(name.replace("-", "_")) is None]
     if kind.runs_code and not trusted:
@@ -93,17 +91,30 @@ def _inspected(kind: PolicyFormat, file: PolicyFile) -> dict[str, Any]:
         return {"notes": [f"its content cannot be described ({type(error).__name__}: {error})"]}
 
 
+def _stack(observations: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a file tells of stacked frames: only the channels of images hint at them."""
+    for array in observations:
+        channels = min(array["shape"]) if array["dtype"] == "uint8" and len(array["shape"]) == 3 else 0
+        colours = 3 if channels % 3 == 0 else 1
+        if channels > 3:
+            return (
+                f"not in the file; {channels} = {channels // colours} × {colours} channels of {array['name']} suggest "
+                f"`stack: {channels // colours}`"
+            )
+    return "not in the file; where training stacked frames, set the observation's `stack`"
+
+
 def _loaded(policy: Policy) -> dict[str, Any]:
     """Return what is known of a policy that was loaded."""
     found = {
         **spec_to_json(policy.spec),
         "engine": policy.engine_name,
         "runs": getattr(policy, "how_it_runs", "one batch"),
+        "normalisation": policy.normalisation,
         "golden_vectors": policy.golden is not None,
     }
-    if "frames" in policy.spec.memory:
-        found["stack"] = "of frames that are normalised one by one, before they are stacked"
-    return found
+    stack = "of frames that are normalised one by one, before they are stacked"
+    return {**found, "stack": stack if "frames" in policy.spec.memory else _stack(found["observations"])}
 
 
 def info_text(info: Mapping[str, Any]) -> str:

@@ -16,6 +16,13 @@ from numpy.typing import DTypeLike
 
 AnyArray = TypeVar("AnyArray", bound=np.ndarray)
 Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
+# Some environments write the largest number of float32 for infinity.
+LARGEST_BOUND = 1e30
+
+
+def is_unbounded(bound: np.ndarray) -> np.ndarray:
+    """Return where a bound is infinite or so large that no measured value and no network comes near it."""
+    return np.abs(bound.astype(np.float64)) > LARGEST_BOUND
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +91,7 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
+        A bound that `is_unbounded` counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
 
         Returns
         -------
@@ -97,8 +104,9 @@ class ArraySpec:
         if np.issubdtype(self.dtype, np.integer):
             return rng.integers(self.low, self.high, size, dtype=self.dtype, endpoint=True)
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
-        low_end = np.where(np.isinf(low), np.minimum(-1.0, np.where(np.isinf(high), 1.0, high) - 1.0), low)
-        high_end = np.where(np.isinf(high), np.maximum(1.0, low_end + 1.0), high)
+        no_low, no_high = is_unbounded(low), is_unbounded(high)
+        low_end = np.where(no_low, np.minimum(-1.0, np.where(no_high, 1.0, high) - 1.0), low)
+        high_end = np.where(no_high, np.maximum(1.0, low_end + 1.0), high)
         share = rng.random(size)
         # Weighted ends instead of low + share * (high - low): the difference of two large bounds overflows.
         drawn = ((1.0 - share) * low_end + share * high_end).astype(self.dtype)

@@ -31,7 +31,7 @@ from policy_node.policies.contract import PolicyError, TorchPolicy
 from policy_node.policies.description import spec_from_json, spec_to_json
 from policy_node.policies.formats import ExportSource, PolicyFile
 from policy_node.policies.golden import check_golden, golden_from_bytes, golden_to_bytes
-from policy_node.policies.sb3 import SavedModel
+from policy_node.policies.sb3 import SavedModel, warn_of_normalisation
 from policy_node.policies.spaces import space_from_json, space_to_json
 from policy_node.policies.vecnormalize import Statistics
 
@@ -121,6 +121,7 @@ def _describe_sb3(
         "policy_class": name,
         "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
         "use_sde": saved.use_sde,
+        "used_vecnormalize": saved.used_vecnormalize,
         "exploration_rate": saved.exploration_rate,
         "observation_space": space_to_json(saved.observation_space),
         "action_space": space_to_json(saved.action_space),
@@ -152,6 +153,7 @@ def load_bundle(file: PolicyFile) -> TorchPolicy:
         raise _damaged(file, "its spec is not that of its policy")
     check_golden(policy, golden, file.path)
     policy.golden = golden
+    warn_of_normalisation(saved, file)
     # Drawn actions cannot be compared.
     return policy if file.deterministic else saved.build(file)
 
@@ -211,6 +213,7 @@ def _saved_policy(data: Mapping[str, Any], weights: bytes) -> tuple[SavedModel |
         str(data["spec"]["algorithm"]),
         float(data["exploration_rate"]),
         parts,
+        data.get("used_vecnormalize"),
     )
     return saved, statistics
 

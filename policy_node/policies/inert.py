@@ -32,13 +32,14 @@ class Inert:
         self.state: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
+        """Keep the attributes."""
         # Objects with slots have a pair of states.
         state = state[0] if isinstance(state, tuple) and state else state
         if isinstance(state, Mapping):
             self.state = dict(state)
 
     def __setitem__(self, *item: Any) -> None:
-        pass
+        """Drop an item."""
 
     append = extend = __setitem__
 
@@ -60,6 +61,8 @@ class InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what replaces a class or function."""
+        # The name in protocols before 3.
+        module = "builtins" if module == "__builtin__" else module
         if (module, name) in _DATA:
             return _DATA[module, name]
         if module == "numpy" and issubclass(getattr(np, name, object), np.generic):
@@ -82,7 +85,7 @@ def _number(dtype: np.dtype, data: Any = None) -> Any:
     return np.frombuffer(data, dtype)[0] if isinstance(data, bytes) else data
 
 
-def _bytes(text: str, encoding: str) -> bytes:
+def _bytes(text: str = "", encoding: str = "") -> bytes:
     # Protocols before 3 have no bytes.
     return text.encode("latin1")
 
@@ -99,6 +102,7 @@ ARRAYS = {
 }
 _DATA = {
     ("_codecs", "encode"): _bytes,
+    ("builtins", "bytes"): _bytes,
     ("builtins", "frozenset"): frozenset,
     ("builtins", "set"): set,
     ("collections", "OrderedDict"): dict,

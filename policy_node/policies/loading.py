@@ -103,7 +103,7 @@ def load_policy(
     try:
         _check(file, kind, sha256, trusted, vecnormalize is not None)
         if vecnormalize is not None:
-            file = replace(file, statistics=read_vecnormalize(vecnormalize))
+            file = replace(file, statistics=read_vecnormalize(vecnormalize), vecnormalize=os.fspath(vecnormalize))
         policy = _load(file, kind)
     except PolicyError as error:
         note = _other_content(content, kind)

@@ -17,7 +17,7 @@ import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.reading import Decode, UnusableReading
+from policy_node.messages.reading import Decode, UnusableReading, stack_hint
 
 QUATERNION = 4
 # A quaternion that is further from length one is no orientation; sensors round theirs much less.
@@ -79,6 +79,7 @@ def arrange_terms(
     if sum(sizes_found) != wanted.shape[0]:
         raise ConfigurationError(
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {sum(sizes_found)} numbers: {listed}"
+            f"{stack_hint(wanted.shape[0], sum(sizes_found))}"
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"

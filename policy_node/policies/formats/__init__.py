@@ -10,7 +10,8 @@ libraries of a format only when they load one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +40,8 @@ class PolicyFile:
         Whether the user left the device open; a policy that `device` cannot run then runs on the CPU.
     statistics
         How to normalise observations, by key; empty: not at all.
+    vecnormalize
+        Path of the file that the statistics came from; empty if there is no such file.
     """
 
     content: bytes
@@ -50,6 +53,14 @@ class PolicyFile:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     deterministic: bool = True
     seed: int = 0
+    vecnormalize: str = ""
+
+    @property
+    def normalisation(self) -> str:
+        """How `statistics` normalise observations, see `Policy.normalisation`."""
+        if not self.statistics:
+            return "none"
+        return f"from {self.vecnormalize}" if self.vecnormalize else "inside"
 
     def error(self, text: str) -> PolicyError:
         """Return an error that names the file."""
@@ -180,14 +191,17 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             raise PolicyError(f"the format is '{name}'; allowed are 'auto', {', '.join(map(repr, FORMATS.names))}")
         return FORMATS[name]
     if content is None:
-        content = Path(path).read_bytes() if Path(path).is_file() else b""
+        try:
+            content = Path(path).read_bytes()
+        except OSError:  # reading reports it when the policy is loaded
+            content = b""
     found, by_suffix = format_of_content(content), format_of_suffix(path)
     if found is None and (by_suffix is None or by_suffix.matches is not None):
         problem = why_unusable(content)
         if problem:
             raise PolicyError(f"policy file '{path}' {problem}")
     if found is None and by_suffix is None:
-        known = ", ".join(sorted({suffix for one in FORMATS for suffix in one.suffixes}))
+        known = ", ".join(sorted({suffix for one in _importable() for suffix in one.suffixes}))
         raise PolicyError(
             f"policy file '{path}' has neither a content (it starts with {content[:8]!r}) nor a suffix that tells its "
             f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
@@ -197,10 +211,17 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
 
 def format_of_content(content: bytes) -> PolicyFormat | None:
     """Return the format that a content is of; None where none is known."""
-    return next((one for one in FORMATS if one.matches is not None and one.matches(content)), None)
+    return next((one for one in _importable() if one.matches is not None and one.matches(content)), None)
 
 
 def format_of_suffix(path: str) -> PolicyFormat | None:
     """Return the format of a path's suffix; None where none is known."""
     suffix = Path(path).suffix.lower()
-    return next((one for one in FORMATS if suffix in one.suffixes), None)
+    return next((one for one in _importable() if suffix in one.suffixes), None)
+
+
+def _importable() -> Iterator[PolicyFormat]:
+    """Yield the formats, without those of other packages that cannot be imported: the file may be of another format."""
+    for name in FORMATS.names:
+        with suppress(ImportError):
+            yield FORMATS[name]

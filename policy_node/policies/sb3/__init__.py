@@ -28,7 +28,7 @@ from stable_baselines3.common.policies import BasePolicy
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError, warn
-from policy_node.policies.formats import PolicyFile
+from policy_node.policies.formats import PolicyFile, SavedPolicy
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.observations import keyed_spaces, make_normalisers, observation_spec
 from policy_node.policies.sb3.pickles import find_inert, unpickle_arguments
@@ -73,7 +73,7 @@ class SavedModel:
     weights
         All parameters and buffers of the policy by name; of shared ones a single name is enough.
     used_vecnormalize
-        Whether the file shows that training ran in `VecNormalize`, which only on-policy algorithms do.
+        Whether training ran in `VecNormalize`; None where the file does not show it. Only on-policy algorithms do.
     """
 
     policy_class: Any
@@ -84,7 +84,7 @@ class SavedModel:
     algorithm: str
     exploration_rate: float
     weights: Mapping[str, torch.Tensor]
-    used_vecnormalize: bool = False
+    used_vecnormalize: bool | None = None
 
     def build(self, file: PolicyFile) -> Sb3Policy:
         """Build the policy, see `build_sb3`."""
@@ -118,14 +118,16 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
         algorithm,
         float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
         _renamed(weights, policy_class),
-        # The other algorithms keep the last observation there, normalised or not.
-        algorithm in _ON_POLICY and saved.get("_last_original_obs") is not None,
+        _used_vecnormalize(saved) if algorithm in _ON_POLICY else None,
     )
 
 
 def load_sb3(file: PolicyFile) -> Sb3Policy:
     """Make the policy of a file that ``model.save`` wrote; see `read_sb3` and `build_sb3`."""
-    return build_sb3(read_sb3(file.content, file.path), file)
+    saved = read_sb3(file.content, file.path)
+    policy = build_sb3(saved, file)
+    warn_of_normalisation(saved, file)
+    return policy
 
 
 def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
@@ -153,7 +155,26 @@ def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
     memory, fresh = _memory(model, normalisers, noise, generator, device)
     mask = _mask_length(saved.algorithm, action)
     spec = PolicySpec(observations, action, saved.algorithm, file.sha256, memory, mask)
-    return Sb3Policy(spec, device, normalisers, actor, modules, fresh)
+    policy = Sb3Policy(spec, device, normalisers, actor, modules, fresh)
+    policy.normalisation = file.normalisation
+    return policy
+
+
+def warn_of_normalisation(saved: SavedPolicy, file: PolicyFile) -> None:
+    """Warn if statistics are given and training did not normalise, or the other way round."""
+    if not isinstance(saved, SavedModel):
+        return
+    if saved.used_vecnormalize and not file.statistics and not file.vecnormalize:
+        warn(
+            f"policy file '{file.path}' was trained in VecNormalize, but runs without normalisation; give the file "
+            "that VecNormalize.save() wrote (policy.vecnormalize, or policy_export --vecnormalize), unless training "
+            "normalised rewards only"
+        )
+    if saved.used_vecnormalize is False and file.statistics:
+        warn(
+            f"policy file '{file.path}' was trained without VecNormalize, but observations are normalised "
+            f"{file.normalisation}; leave vecnormalize out, unless training normalised them in another way"
+        )
 
 
 def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes, bool]:
@@ -247,6 +268,13 @@ def _restore(saved: dict[str, Any], name: str, path: str, unpickle: Callable[[by
             "install the package that defines it, or save the model again with the versions of Python, NumPy, "
             "Gymnasium and Stable-Baselines3 that are installed here"
         ) from error
+
+
+def _used_vecnormalize(saved: dict[str, Any]) -> bool | None:
+    """Return whether an on-policy algorithm kept an observation from before `VecNormalize`; None if it never ran."""
+    if saved.get("_last_original_obs") is not None:
+        return True
+    return None if saved.get("_last_obs") is None else False
 
 
 def _renamed(weights: Mapping[str, torch.Tensor], policy_class: type) -> Mapping[str, torch.Tensor]:

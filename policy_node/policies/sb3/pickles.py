@@ -62,7 +62,7 @@ class _TolerantUnpickler(pickle.Unpickler):
         return found
 
     def _builtin_type(self, name: str) -> Any:
-        return self._make_code if name in _CODE else getattr(types, name)
+        return self._make_code if name in _CODE else getattr(types, name, inert_class("types", name))
 
     def _make_code(self, *arguments: Any) -> Any:
         if not self._same_python:
