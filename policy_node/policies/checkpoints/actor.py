@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
 }
 # Functions after the last layer whose results, from -1 to 1, are rescaled to the bounds of the action.
 SQUASHING: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "hardtanh": nn.Hardtanh}
