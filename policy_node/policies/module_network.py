@@ -19,7 +19,7 @@ from policy_node.policies.contract import Policy
 from policy_node.policies.described import DescribedPolicy, archive_sha256, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
-from policy_node.policies.module_memory import ModuleMemory, UnfitMemory, Watch, find_memory
+from policy_node.policies.module_memory import ModuleMemory, UnfitMemoryError, Watch, find_memory
 from policy_node.policies.pairing import Network, Port, ordered_names, reason_of
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import traceable
@@ -148,14 +148,14 @@ def load_module(
         with torch.inference_mode(), full_precision(file.device):
             run(example) if not written else None
             memory = find_memory(module, written, run, example) if written else None
-    except UnfitMemory as error:
+    except UnfitMemoryError as error:
         raise file.error(
             f"keeps memory that cannot be kept for each robot: {error}; export it with this memory as input and output"
         ) from error
     except Exception as error:
         raise file.error(
-            f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it again "
-            "with the robots and the steps of a history as its only open lengths"
+            f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it "
+            "again with the robots and the steps of a history as its only open lengths"
         ) from error
     return ForeignPolicy(ModuleNetwork(module, call, named, outputs, memory, Watch(watched), alone), algorithm, file)
 
