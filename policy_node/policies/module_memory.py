@@ -246,7 +246,6 @@ class ModuleMemory:
 
     def __init__(self, module: Any, layouts: Mapping[str, Layout], fresh: Mapping[str, torch.Tensor]) -> None:
         self.fresh = fresh
-        self._module = module
         self._layouts = layouts
         self._places = [(*owner_of(module, name), layout) for name, layout in layouts.items()]
 
@@ -260,8 +259,8 @@ class ModuleMemory:
         """Return copies of the attributes, in the order of `fresh`."""
         return [tensor for owner, name, layout in self._places for tensor in layout.pack(getattr(owner, name))]
 
-    def widened(self) -> Iterator[ModuleMemory]:
-        """Yield the memory for several robots at once, `[robots, *shape]`, with each robots axis that may be meant.
+    def widened(self, module: Any) -> Iterator[ModuleMemory]:
+        """Yield the memory of a module for several robots, `[robots, *shape]`, with each robots axis that may be meant.
 
         Nothing is yielded for memory that does not consist of tensors of one shape.
         """
@@ -270,7 +269,7 @@ class ModuleMemory:
             layouts = {name: layout.widened(choice) for name, layout in self._layouts.items()}
             found = {name: layout for name, layout in layouts.items() if layout is not None}
             if len(found) == len(layouts):
-                yield ModuleMemory(self._module, found, self.fresh)
+                yield ModuleMemory(module, found, self.fresh)
 
 
 def owner_of(module: Any, name: str) -> tuple[Any, str]:
@@ -363,14 +362,13 @@ class Watch:
 
     Parameters
     ----------
-    tensors
-        By name; those that a call may change are not among them.
+    names
+        Dotted names of the tensors that no call may change.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._watched = [
-            (tensor, tensor._version, name) for name, tensor in tensors.items() if not tensor.is_inference()
-        ]
+    def __init__(self, module: Any, names: Sequence[str]) -> None:
+        tensors = [(getattr(*owner_of(module, name)), name) for name in names]
+        self._watched = [(tensor, tensor._version, name) for tensor, name in tensors if not tensor.is_inference()]
 
     def check(self) -> None:
         """Raise PolicyError if one of the tensors was changed: it may have carried one robot's data to another one."""

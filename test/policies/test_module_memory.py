@@ -16,7 +16,6 @@ from policy_conformance import PolicyConformance, load_trusted
 from torch import nn
 
 from policy_node.policies import Policy, PolicyError, PolicyInterface
-from policy_node.policies.module_memory import Watch
 from policy_node.policies.module_network import ModuleNetwork
 from policy_node.policies.pairing import Port
 from policy_node.policies.script_graph import branches_on_values, code_of, written_attributes
@@ -358,14 +357,13 @@ def test_a_tensor_that_changes_undeclared_is_named():
     module = nn.Linear(SIZE, 2)
     calls = []
 
-    def call(inputs: list[torch.Tensor]) -> torch.Tensor:
+    def call(module: nn.Linear, inputs: list[torch.Tensor]) -> torch.Tensor:
         calls.append(inputs)
         if len(calls) == 3:
             module.bias += inputs[0].mean()
         return module(inputs[0])
 
-    watch = Watch(dict(module.named_parameters()))
-    network = ModuleNetwork(module, call, [Port("x", None, None)], ["action"], watch=watch)
+    network = ModuleNetwork(module, call, [Port("x", None, None)], ["action"], watched=["weight", "bias"])
     with torch.inference_mode():
         for _ in range(2):
             network([torch.ones(1, SIZE)])
@@ -406,6 +404,39 @@ def test_code_that_branches_on_numbers_takes_one_robot_at_a_time(tmp_path):
         policy = load_trusted(tmp_path / "policy.pt", interface=PolicyInterface(shapes={"observation": (SIZE,)}))
     actions, _ = policy(torch.tensor([[1.0] * SIZE, [40.0] * SIZE]), None)
     assert actions.tolist() == [[1.0] * SIZE, [0.0] * SIZE]
+
+
+class OneRobotShapes(nn.Module):
+    """Was written for one robot, and prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(2, UNITS)
+        self.register_buffer("h", torch.zeros(1, 1, UNITS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print(x)
+        seen = x.view([1, 3, 2])[:, 1]
+        latent, h = self.rnn(seen.view([2])[None] if seen.dim() == 1 else seen[None], self.h)
+        self.h[:] = h
+        return x.view([6]).view([1, 6])[:, :2] + latent[0, :, :2]
+
+
+def test_constant_shapes_for_one_robot_are_opened(tmp_path, capfd):
+    file = make(OneRobotShapes, tmp_path / "policy.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy = load_trusted(file, interface=PolicyInterface(shapes={"observation": (6,)}))
+    assert policy.how_it_runs == "one batch, opened"
+    modules, state = modules_alone(file, 3), policy.initial_state(3)
+    for _ in range(3):
+        observations = torch.randn(3, 6)
+        actions, state = policy(observations, state)
+        assert capfd.readouterr().out == ""
+        with torch.no_grad():
+            expected = torch.cat([module(observations[row, None]) for row, module in enumerate(modules)])
+        assert capfd.readouterr().out != ""
+        torch.testing.assert_close(actions, expected, rtol=0, atol=1e-6)
 
 
 class Nested(nn.Module):
