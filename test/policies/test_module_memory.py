@@ -503,6 +503,11 @@ KEPT = {
         "total = total + torch.stack(self.past).sum(0)",
     ),
     "count": Kept(0, "self.count += int(x[0, 0] > 0)", "total = total + float(self.count % 5)"),
+    "gate": Kept(
+        torch.zeros(1, 1),
+        "self.gate = self.gate + 1.0",
+        "total = total + torch.where(self.gate % 19 == 0, x.mean(0, keepdim=True), x)",
+    ),
     "clock": Kept(0, "self.clock += 1", "total = total + float(self.clock % 5)"),
     "mean": Kept(0.0, "self.mean = 0.5 * self.mean + float(x[0, 1])", "total = total * (1.0 + self.mean)"),
     "grown": Kept(
