@@ -13,6 +13,7 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import INTERRUPTED
+from policy_node.cli.output import warnings_as_lines
 from policy_node_bench import exported, fleet, pipeline, policy, train, zoo
 from policy_node_bench.chaos import cli as chaos
 from policy_node_bench.fuzz import cli as fuzz
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return given.run(given)
+        with warnings_as_lines("policy_bench", Console(stderr=True)):
+            return given.run(given)
     except ToolError as error:
         console.print(f"policy_bench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1

@@ -27,14 +27,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from policy_node.cli.output import warnings_as_lines
+from policy_node.config.parameters import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from policy_node.config.specs import PolicySpec
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, format_of
+from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, SavedPolicy, format_of
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
+from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.loading import read_policy_file
 from policy_node.policies.precision import full_precision
-from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3, warn_of_normalisation
+from policy_node.policies.sb3 import warn_of_normalisation
 from policy_node.policies.vecnormalize import read_vecnormalize
 
 # Suffixes of the formats that can be written.
@@ -51,13 +53,15 @@ def export_policy(
     output: Path,
     vecnormalize: Path | None = None,
     report: Callable[[str], None] = lambda step: None,
+    interface: PolicyInterface | None = None,
 ) -> dict[str, Any]:
     """Write a policy in another format, load the file and compare it with its source.
 
     Parameters
     ----------
     model
-        File of ``model.save``. It is trusted: its pickles are run, and modules in its folder are found.
+        File of ``model.save``, which is trusted: its pickles are run, and modules in its folder are found. Or a
+        training checkpoint, whose actor is data.
     format
         A key of `SUFFIXES`; None: that of the output's suffix.
     output
@@ -66,6 +70,8 @@ def export_policy(
         File of ``VecNormalize.save``, if there is one.
     report
         Called with the name of each step.
+    interface
+        What a training checkpoint does not say: its activations and the bounds of its action.
 
     Returns
     -------
@@ -79,8 +85,8 @@ def export_policy(
     """
     format = _format_of_output(output, format)
     report(f"reading {model}")
-    saved, file = _read_source(model, vecnormalize)
-    policy = build_sb3(saved, file)
+    saved, file = _read_source(model, vecnormalize, interface)
+    policy = saved.build(file)
     warn_of_normalisation(saved, file)
     report("recording golden vectors")
     golden = record_golden(policy)
@@ -197,16 +203,29 @@ def modules_beside(*paths: Path | None) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, PolicyFile]:
+def _read_source(
+    model: Path, vecnormalize: Path | None, interface: PolicyInterface | None
+) -> tuple[SavedPolicy, PolicyFile]:
     content = read_policy_file(str(model))
     kind = format_of(str(model), content=content)
-    if kind.name != "sb3":
-        raise PolicyError(f"'{model}' is {kind.title}; only files of model.save() of Stable-Baselines3 are exported")
+    if kind.read is None:
+        known = " or ".join(one.title for one in FORMATS if one.read is not None)
+        raise PolicyError(f"'{model}' is {kind.title}, which is not exported; give {known}")
+    if vecnormalize is not None and not kind.takes_statistics:
+        raise PolicyError(f"'{model}' is {kind.title}, which has its normalisation inside; leave vecnormalize out")
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
     used = "" if vecnormalize is None else str(vecnormalize)
     sha256 = hashlib.sha256(content).hexdigest()
-    file = PolicyFile(content, str(model), sha256, torch.device("cpu"), statistics=statistics, vecnormalize=used)
-    return read_sb3(content, str(model)), file
+    file = PolicyFile(
+        content,
+        str(model),
+        sha256,
+        torch.device("cpu"),
+        interface=interface or PolicyInterface(),
+        statistics=statistics,
+        vecnormalize=used,
+    )
+    return kind.read(file), file
 
 
 def _write(kind: PolicyFormat, source: ExportSource, output: Path) -> None:
@@ -245,6 +264,7 @@ def verify_file(
     vecnormalize: Path | None = None,
     device: str = "cpu",
     trusted: bool = True,
+    interface: PolicyInterface | None = None,
 ) -> dict[str, Any]:
     """Load a policy file of any format and compare it with its golden vectors and its source.
 
@@ -252,8 +272,8 @@ def verify_file(
     ----------
     path, device, trusted
         See `load_policy`.
-    against, vecnormalize
-        Source (``.zip``) to compare with, and its statistics; None: not compared.
+    against, vecnormalize, interface
+        Source to compare with, its statistics, and what it does not say, see `export_policy`; None: not compared.
 
     Raises
     ------
@@ -264,7 +284,10 @@ def verify_file(
     golden = policy.golden
     if golden is None and against is None:
         raise PolicyError(f"policy file '{path}' has no golden vectors; give its source with --against")
-    source = None if against is None else build_sb3(*_read_source(against, vecnormalize))
+    source = None
+    if against is not None:
+        saved, file = _read_source(against, vecnormalize, interface)
+        source = saved.build(file)
     errors = verify_policy(policy, golden, source)
     # A GPU sums in a different order.
     _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
@@ -301,6 +324,7 @@ def _run_export(words: Sequence[str], console: Console) -> int:
             arguments.output,
             arguments.vecnormalize,
             lambda step: progress.update(task, description=step),
+            interface_of(arguments),
         )
     return _report_verified(result, arguments.json)
 
@@ -311,7 +335,14 @@ def _run_verify(words: Sequence[str], console: Console) -> int:
     try:
         with _progress(console) as progress, modules_beside(arguments.against, arguments.path if trusted else None):
             progress.add_task(f"verifying {arguments.path}", total=None)
-            result = verify_file(arguments.path, arguments.against, arguments.vecnormalize, arguments.device, trusted)
+            result = verify_file(
+                arguments.path,
+                arguments.against,
+                arguments.vecnormalize,
+                arguments.device,
+                trusted,
+                interface_of(arguments),
+            )
     except PolicyError as error:
         if arguments.json:
             _write_json(arguments.json, {"file": str(arguments.path), "verified": False, "reason": str(error)})
@@ -360,19 +391,43 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `policy_export`."""
     parser = argparse.ArgumentParser(
         prog="policy_export",
-        description="Write a policy of Stable-Baselines3 in another format, including its normalisation, and verify "
-        "the file. MODEL is trusted: it can run code, and modules in its folder are found. Other commands, each with "
-        "--help: policy_export verify (compare a file with its source), info (show what a policy file is) and import "
-        "(write a parameter file from a trainer's description).",
+        description="Write a policy of Stable-Baselines3 or a training checkpoint in another format, including its "
+        "normalisation, and verify the file. A MODEL of Stable-Baselines3 is trusted: it can run code, and modules in "
+        "its folder are found. Other commands, each with --help: policy_export verify (compare a file with its "
+        "source), info (show what a policy file is) and import (write a parameter file from a trainer's description).",
         epilog="A bundle is data only and supports stochastic actions, but takes the classes of Stable-Baselines3 and "
         "sb3-contrib only. The other formats take any class that PyTorch can trace.",
     )
-    parser.add_argument("model", type=Path, help=".zip file of model.save()")
+    parser.add_argument("model", type=Path, help="file of model.save(), or training checkpoint")
+    add_checkpoint_options(parser)
     parser.add_argument("--format", choices=tuple(SUFFIXES), help="by default that of the output's suffix")
     parser.add_argument("--vecnormalize", type=Path, help="file of VecNormalize.save()")
     parser.add_argument("--output", type=Path, required=True, help="file to write, as policy.bundle or policy.onnx")
     parser.add_argument("--json", type=Path, help="JSON file for the result")
     return parser
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a training checkpoint does not."""
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="", help="as policy.activation")
+    parser.add_argument(
+        "--output-activation", choices=OUTPUT_ACTIVATIONS, default="", help="as policy.output_activation"
+    )
+    for name, default in (("low", -np.inf), ("high", np.inf)):
+        parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help=f"as policy.{name}")
+    parser.add_argument("--discrete", type=int, default=0, help="as policy.discrete")
+
+
+def interface_of(arguments: argparse.Namespace) -> PolicyInterface:
+    """Return what the options say of a training checkpoint."""
+    low, high = (bound if len(bound) > 1 else bound[0] for bound in (arguments.low, arguments.high))
+    return PolicyInterface(
+        low=low,
+        high=high,
+        activation=arguments.activation,
+        output_activation=arguments.output_activation,
+        discrete=arguments.discrete,
+    )
 
 
 def make_verify_parser() -> argparse.ArgumentParser:
@@ -382,7 +437,8 @@ def make_verify_parser() -> argparse.ArgumentParser:
         description="Compare the actions of a file with its golden vectors and, with --against, with its source.",
     )
     parser.add_argument("path", type=Path, help="policy file")
-    parser.add_argument("--against", type=Path, help=".zip file of its source; it is trusted")
+    parser.add_argument("--against", type=Path, help="file of its source; it is trusted")
+    add_checkpoint_options(parser)
     parser.add_argument("--vecnormalize", type=Path, help="statistics of that .zip file")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:<index> or auto (default cpu)")
     parser.add_argument("--untrusted", action="store_true", help="refuse a PATH that can run code")

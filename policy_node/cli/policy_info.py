@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from policy_node.cli.export import add_checkpoint_options, interface_of
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
 from policy_node.policies.contract import warnings_to
 from policy_node.policies.description import spec_to_json
@@ -62,12 +64,10 @@ def policy_info(
         "needs_trust": kind.runs_code,
         "title": kind.title,
         "runs": "not known without loading it",
-        "stack": "not in the file; where training stacked frames, set the observation's `stack`",
         "notes": [],
         **_inspected(kind, file),
     }
-    if vecnormalize is not None:
-        info["normalisation"] = f"from {vecnormalize}"
+    info.setdefault("stack", _stack(info.get("observations", ())))
     info["packages"] = [*kind.requires, *info.get("packages", ())]
     info["missing_packages"] = [name for name in info["packages"] if find_spec(name.replace("-", "_")) is None]
     if kind.runs_code and not trusted:
@@ -91,17 +91,30 @@ def _inspected(kind: PolicyFormat, file: PolicyFile) -> dict[str, Any]:
         return {"notes": [f"its content cannot be described ({type(error).__name__}: {error})"]}
 
 
+def _stack(observations: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a file tells of stacked frames: only the channels of images hint at them."""
+    for array in observations:
+        channels = min(array["shape"]) if array["dtype"] == "uint8" and len(array["shape"]) == 3 else 0
+        colours = 3 if channels % 3 == 0 else 1
+        if channels > 3:
+            return (
+                f"not in the file; {channels} = {channels // colours} × {colours} channels of {array['name']} suggest "
+                f"`stack: {channels // colours}`"
+            )
+    return "not in the file; where training stacked frames, set the observation's `stack`"
+
+
 def _loaded(policy: Policy) -> dict[str, Any]:
     """Return what is known of a policy that was loaded."""
     found = {
         **spec_to_json(policy.spec),
         "engine": policy.engine_name,
         "runs": getattr(policy, "how_it_runs", "one batch"),
+        "normalisation": policy.normalisation,
         "golden_vectors": policy.golden is not None,
     }
-    if "frames" in policy.spec.memory:
-        found["stack"] = "of frames that are normalised one by one, before they are stacked"
-    return found
+    stack = "of frames that are normalised one by one, before they are stacked"
+    return {**found, "stack": stack if "frames" in policy.spec.memory else _stack(found["observations"])}
 
 
 def info_text(info: Mapping[str, Any]) -> str:
@@ -204,6 +217,7 @@ def make_info_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", action="append", default=[], metavar="INPUT=OUTPUT[:SHAPE]", help="as an entry of policy.memory"
     )
+    add_checkpoint_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -226,7 +240,9 @@ def parse_interface(shapes: Sequence[str], memories: Sequence[str]) -> PolicyInt
 
 def show_info(arguments: argparse.Namespace) -> int:
     """Print what `policy_export info` was asked for and return the exit status."""
-    interface = parse_interface(arguments.shape, arguments.memory)
+    interface, parsed = interface_of(arguments), parse_interface(arguments.shape, arguments.memory)
+    if parsed is not None:
+        interface = replace(interface, inputs=parsed.inputs, memory=parsed.memory, shapes=parsed.shapes)
     info = policy_info(arguments.path, arguments.format, arguments.trusted, arguments.vecnormalize, interface)
     print(json.dumps(info, indent=2) if arguments.json else info_text(info))
     return 0

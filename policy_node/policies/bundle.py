@@ -83,6 +83,7 @@ def write_bundle(source: ExportSource, output: Path) -> None:
         parts: dict[str, Any] = {"layers": list(source.saved.layers)}
         tensors = {f"policy.{key}": part for key, part in source.saved.weights.items()}
     else:
+        assert isinstance(source.saved, SavedModel)
         parts, tensors = _describe_sb3(source.saved, source.statistics, source.path)
     spec = source.policy.spec
     members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(source.golden)}
@@ -120,6 +121,7 @@ def _describe_sb3(
         "policy_class": name,
         "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
         "use_sde": saved.use_sde,
+        "used_vecnormalize": saved.used_vecnormalize,
         "exploration_rate": saved.exploration_rate,
         "used_vecnormalize": saved.used_vecnormalize,
         "observation_space": space_to_json(saved.observation_space),

@@ -13,17 +13,22 @@ import importlib
 import json
 import pickletools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from policy_node.config.specs import PolicySpec
 from policy_node.policies.archive import member_names, read_members
+from policy_node.policies.contract import Policy
 from policy_node.policies.description import spec_to_json
 from policy_node.policies.formats import PolicyFile
+from policy_node.policies.interface import PolicyInterface
 
-_INSIDE = "inside the network, if training normalised"
 # Number of a dtype in files of torch.export.
-_EXPORTED_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
+_EXPORTED_DTYPES = {
+    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64"},
+    **{6: "float16", 7: "float32", 8: "float64", 12: "bool"},
+}
 # Attributes of TorchScript that every module has.
 _MODULE_ATTRIBUTES = ("training", "_is_full_backward_hook")
 
@@ -56,14 +61,15 @@ def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
     trained = ", but training used VecNormalize:" if wrapped else "; if training used VecNormalize,"
     found["normalisation"] = f"none in the file{trained} give its file (--vecnormalize, policy.vecnormalize)"
     found["runs"] = "one batch"
-    found |= {"policy_class": f"{module}.{name}", "saved_with": _text(members.get("_stable_baselines3_version", b""))}
+    policy_class = "a class that is pickled with its code" if package == "cloudpickle" else f"{module}.{name}"
+    found |= {"policy_class": policy_class, "saved_with": _text(members.get("_stable_baselines3_version", b""))}
     if package in ("stable_baselines3", "sb3_contrib"):
         try:
             found["algorithm"] = algorithm_of(saved, getattr(importlib.import_module(module), name))
         except ImportError:
             found["notes"] = [f"{module} is not installed"]
     else:
-        found["notes"] = [f"its policy class {module}.{name} is code of its author"]
+        found["notes"] = [f"its policy class is code of its author: {policy_class}"]
     if package == "sb3_contrib":
         found["packages"] = ["sb3-contrib"]
     return found
@@ -72,13 +78,24 @@ def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
 def inspect_bundle(file: PolicyFile) -> dict[str, Any]:
     """Describe a bundle by its member ``policy.json``."""
     data = json.loads(read_members(file.content, ("policy.json",), file.path)["policy.json"])
-    keys = sorted(data["normalisation"])
+    if "layers" in data:
+        return {**data["spec"], **_layers(data["layers"])}
     return {
         **data["spec"],
         "policy_class": data["policy_class"],
-        "normalisation": f"inside, of {', '.join(keys)}" if keys else "none",
+        "normalisation": "inside" if data["normalisation"] else "none",
         "packages": ["sb3-contrib"] if data["policy_class"].startswith("sb3_contrib.") else [],
     }
+
+
+def inspect_checkpoint(read: Callable[[PolicyFile], Any], file: PolicyFile) -> dict[str, Any]:
+    """Describe a training checkpoint, also where its activations are not given; `read` makes a `SavedActor`."""
+    saved = read(replace(file, interface=PolicyInterface(activation="identity", output_activation="identity")))
+    return {**spec_to_json(saved.build(file).spec), **_layers(saved.layers)}
+
+
+def _layers(names: Sequence[str]) -> dict[str, Any]:
+    return {"normalisation": "inside" if "normalise" in names else "none"}
 
 
 def inspect_onnx(file: PolicyFile) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def inspect_onnx(file: PolicyFile) -> dict[str, Any]:
         "outputs": [_onnx_array(value) for value in model.graph.output],
         "metadata": sorted(texts),
         "written_by": f"{model.producer_name} {model.producer_version}".strip(),
-        "normalisation": _INSIDE,
+        "normalisation": Policy.normalisation,
     }
     return found | _description(texts)
 
@@ -126,7 +143,7 @@ def inspect_torchscript(file: PolicyFile) -> dict[str, Any]:
         ],
         "attributes": own,
         "methods": sorted(methods.keys() - {"forward"}),
-        "normalisation": _INSIDE,
+        "normalisation": Policy.normalisation,
     }
     return found | _described_archive(file)
 
@@ -148,7 +165,7 @@ def inspect_exported(file: PolicyFile) -> dict[str, Any]:
             for part in parts
         ],
         "written_by": f"PyTorch {program.get('torch_version', '?')}",
-        "normalisation": _INSIDE,
+        "normalisation": Policy.normalisation,
     }
     return found | _described_archive(file)
 
@@ -166,7 +183,11 @@ def _described_archive(file: PolicyFile) -> dict[str, Any]:
 
 
 def _description(texts: Mapping[str, str]) -> dict[str, Any]:
-    return json.loads(texts["policy_node"])["spec"] if "policy_node" in texts else {}
+    """Return what a description of `policy_export` says; empty without one."""
+    if "policy_node" not in texts:
+        return {}
+    data = json.loads(texts["policy_node"])
+    return {**data["spec"], "normalisation": data.get("normalisation", Policy.normalisation)}
 
 
 def _class_name(content: bytes) -> tuple[str, str]:

@@ -28,6 +28,13 @@ def _is_keras(content: bytes) -> bool:
     return content.startswith(b"\x89HDF\r\n") or {"config.json", "model.weights.h5"} <= member_names(content)
 
 
+def _is_packed(content: bytes) -> bool:
+    """Return whether a content is an archive that somebody packed a policy file into."""
+    suffixes = (".onnx", ".pt", ".zip", ".bundle")
+    files = [name for name in member_names(content) if name.endswith(suffixes)]
+    return bool(files) or content.startswith(b"\x1f\x8b") or content[257:262] == b"ustar"
+
+
 def _is_safetensors(content: bytes) -> bool:
     return content[8:9] == b"{" and 8 + int.from_bytes(content[:8], "little") <= len(content)
 
@@ -48,6 +55,16 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
         lambda content: content[:1024].lstrip().lower().startswith((b"<!doctype html", b"<html")),
         "is a web page in place of the file; download the file itself (on GitHub the link 'raw')",
     ),
+    (
+        lambda content: any("/aotinductor/" in name for name in member_names(content)),
+        "is a package that AOTInductor compiled; give the file that torch.export.save wrote",
+    ),
+    (
+        lambda content: content[:4] in (b"ftrt", b"ptrt"),
+        "is an engine that TensorRT compiled for one GPU; give the ONNX file that it was compiled from",
+    ),
+    (lambda content: content[4:8] == b"TFL3", "is a TensorFlow Lite file; convert it to ONNX (tf2onnx --tflite)"),
+    (_is_packed, "is an archive that holds other files; unpack it and give the policy file inside"),
     (_is_keras, "is a file of Keras or HDF5; convert it to ONNX (tf2onnx)"),
 )
 

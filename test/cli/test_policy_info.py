@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import parity_cases as cases
 import pytest
 import torch
@@ -90,16 +91,23 @@ def test_a_zip_is_shown_without_trust_as_it_is_when_loaded(
     )
 
 
-def test_own_classes_are_named_and_not_imported(model: Callable[[Case], tuple[Path, Path | None]]) -> None:
-    file, _ = model(Case("SAC", "vector", option="own _predict", policy=cases.CautiousSac))
-    info = policy_info(file)
-    assert "algorithm" not in info and info["observations"][0]["shape"] == [5]
-    assert info["notes"] == ["its policy class parity_cases.CautiousSac is code of its author"]
-
-
-def test_normalisation_and_stack_are_shown(
+def test_own_classes_are_named_and_not_imported(
     model: Callable[[Case], tuple[Path, Path | None]], tmp_path: Path
 ) -> None:
+    case = Case("SAC", "vector", option="own _predict", policy=cases.CautiousSac)
+    file, _ = model(case)
+    info = policy_info(file)
+    assert "algorithm" not in info and info["observations"][0]["shape"] == [5]
+    assert info["notes"] == ["its policy class is code of its author: parity_cases.CautiousSac"]
+    cloudpickle.register_pickle_by_value(cases)
+    try:
+        cases.make_model(case, cases.make_environments(case, "Box")[1]).save(tmp_path / "script.zip")
+    finally:
+        cloudpickle.unregister_pickle_by_value(cases)
+    assert policy_info(tmp_path / "script.zip")["policy_class"] == "a class that is pickled with its code"
+
+
+def test_normalisation_and_stack_are_shown(model: Callable[[Case], tuple[Path, Path | None]], tmp_path: Path) -> None:
     case = Case("PPO", "vector", "normalise, stack")
     file, statistics = model(case)
     assert policy_info(file)["normalisation"].startswith("none in the file; if training used VecNormalize, give its")
@@ -108,8 +116,15 @@ def test_normalisation_and_stack_are_shown(
     assert loaded["stack"].startswith("of frames that are normalised one by one")
     export_policy(file, None, tmp_path / "policy.bundle", statistics)
     exported = policy_info(tmp_path / "policy.bundle")
-    assert exported["normalisation"] == "inside, of observation" and exported["stack"] == loaded["stack"]
+    assert exported["normalisation"] == "inside" and exported["stack"] == loaded["stack"]
     assert exported["golden_vectors"] and exported["memory"][0]["name"] == "frames"
+
+
+def test_channels_of_images_hint_at_stacked_frames(model: Callable[[Case], tuple[Path, Path | None]]) -> None:
+    file, _ = model(Case("PPO", "image HWC", "stack"))
+    for trusted in (False, True):
+        found = policy_info(file, trusted=trusted)["stack"]
+        assert found == "not in the file; 9 = 3 × 3 channels of observation suggest `stack: 3`"
 
 
 @pytest.mark.parametrize("suffix", [".bundle", ".ts", pytest.param(".pt2", marks=pytest.mark.slow)])
@@ -152,6 +167,20 @@ def test_what_is_missing_for_loading_is_said_beside_what_is_known(tmp_path: Path
     assert info["inputs"] == [{"name": "input", "type": "Tensor"}]
     loaded = policy_info(file, trusted=True, interface=parse_interface(["3"], []))
     assert loaded["loaded"] and loaded["observations"][0]["shape"] == [3] and loaded["runs"] == "one batch"
+
+
+def test_a_checkpoint_shows_its_spaces_and_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = {"actor.0": nn.Linear(6, 8), "actor.2": nn.Linear(8, 3)}
+    weights = {f"{name}.{key}": part for name, layer in layers.items() for key, part in layer.state_dict().items()}
+    file = tmp_path / "model_100.pt"
+    torch.save({"model_state_dict": {**weights, "std": torch.ones(3)}, "iter": 100}, file)
+    info = policy_info(file)
+    assert info["format"] == "rsl_rl" and not info["needs_trust"] and not info["loaded"]
+    assert info["observations"][0]["shape"] == [6] and info["action"]["shape"] == [3]
+    assert "without its activation function" in info["not_loaded"]
+    assert main(["info", str(file), "--activation", "elu", "--low", "-1", "--high", "1", "--json"]) == 0
+    loaded = json.loads(capsys.readouterr().out)
+    assert loaded["loaded"] and (loaded["action"]["low"], loaded["action"]["high"]) == (-1.0, 1.0)
 
 
 def test_torch_export_shows_its_shapes_without_trust(tmp_path: Path) -> None:

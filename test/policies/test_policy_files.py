@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The format of a policy file is seen by its content; files without a policy are named with what to do."""
 
+import gzip
 import io
 import json
 import pickle
@@ -47,7 +48,7 @@ def torchscript() -> bytes:
 
 
 def checkpoint(legacy: bool) -> bytes:
-    weights = {"model_state_dict": nn.Linear(3, 2).state_dict(), "iter": 100}
+    weights = {"network": nn.Linear(3, 2).state_dict(), "updates": 100}
     return saved(lambda stream: torch.save(weights, stream, _use_new_zipfile_serialization=not legacy))
 
 
@@ -73,6 +74,11 @@ UNUSABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "pickle": (lambda: pickle.dumps({"a": 1}), "is a Python pickle, which is no policy format; export the"),
     "web page": (lambda: b"\n<!DOCTYPE html>\n<html>", "is a web page in place of the file; download the file itself"),
     "Keras": (lambda: archive(**{"config.json": b"", "model.weights.h5": b""}), "is a file of Keras or HDF5; convert"),
+    "AOTInductor": (lambda: archive(a__data__aotinductor__model=b""), "is a package that AOTInductor compiled; give"),
+    "TensorRT": (lambda: b"ftrt" + bytes(90), "is an engine that TensorRT compiled for one GPU; give the ONNX file"),
+    "TensorFlow Lite": (lambda: bytes(4) + b"TFL3" + bytes(90), "is a TensorFlow Lite file; convert it to ONNX"),
+    "packed": (lambda: archive(**{"folder/policy.onnx": b""}), "is an archive that holds other files; unpack it"),
+    "gzip": (lambda: gzip.compress(b"policy"), "is an archive that holds other files; unpack it"),
     "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(90), "is a file of Keras or HDF5; convert it to ONNX"),
 }
 
@@ -116,6 +122,14 @@ def test_a_named_format_wins_and_its_error_names_the_content(tmp_path: Path) -> 
     file.write_bytes(LFS_POINTER)
     with pytest.raises(PolicyError, match="by its content, it is a Git LFS pointer"):
         load_policy(file, trusted=True, format="onnx")
+
+
+def test_a_content_that_can_run_code_needs_trust_under_any_suffix(tmp_path: Path) -> None:
+    for name in ("sb3", "torchscript", "exported"):
+        file = tmp_path / "policy.bundle"
+        file.write_bytes(CONTENTS[name]())
+        with pytest.raises(PolicyError, match="can run code when it is loaded and is not trusted"):
+            load_policy(file)
 
 
 def test_a_content_and_a_suffix_that_tell_nothing_are_shown(tmp_path: Path) -> None:

@@ -189,11 +189,12 @@ def test_the_fastest_engine_may_be_that_of_another_package(with_example: None, l
 class Distribution:
     """Entry points as they are installed."""
 
-    def __init__(self, *values: str) -> None:
+    def __init__(self, *values: str, group: str = "group") -> None:
+        self.group = group
         self.points = [registry.EntryPoint(*value.split(" = "), "group") for value in values]
 
     def __call__(self, group: str) -> list[Any]:
-        return self.points
+        return self.points if group == self.group else []
 
 
 def test_an_entry_point_with_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,11 +204,31 @@ def test_an_entry_point_with_a_name_that_is_taken_is_refused(monkeypatch: pytest
             _ = Registry[Any]("policy_node.policies.formats", "FORMAT", "group").names
 
 
+def test_a_broken_format_of_another_package_is_left_out_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    points = Distribution("broken = no_such_module:FORMAT", group="policy_node.policy_formats")
+    monkeypatch.setattr(registry, "entry_points", points)
+    (tmp_path / "unknown").write_bytes(b"unknown")
+    try:
+        for name in ("names", "_entry_points"):
+            vars(FORMATS).pop(name, None)
+        assert load_trusted(model).spec.algorithm == "PPO"
+        with pytest.raises(PolicyError, match="neither a content"):
+            load_trusted(tmp_path / "unknown")
+        with pytest.raises(ImportError, match="'broken' cannot be imported from no_such_module:FORMAT"):
+            load_trusted(model, format="broken")
+    finally:
+        for name in ("names", "_entry_points"):
+            vars(FORMATS).pop(name, None)
+
+
 def test_a_broken_engine_of_another_package_is_left_out_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(registry, "entry_points", Distribution("broken = no_such_module:ENGINE"))
+    points = Distribution("broken = no_such_module:ENGINE", group="policy_node.engines")
+    monkeypatch.setattr(registry, "entry_points", points)
     for name in ("names", "_entry_points"):
         monkeypatch.delitem(vars(ENGINES), name, raising=False)
     _, chosen = choose_engine(load_trusted(model), 4, EngineSettings())

@@ -8,7 +8,7 @@ They are read as tensors only, so they need no trust. A module for each trainer 
 from __future__ import annotations
 
 import io
-import pickle
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,10 +58,11 @@ def read_checkpoint(file: PolicyFile) -> dict[str, Any]:
     except PolicyError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] if isinstance(error, pickle.UnpicklingError) else [str(error)]
+        # PyTorch puts its advice around the reason.
+        found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = found[1] if found else f"{type(error).__name__}: {error}"
         raise file.error(
-            f"cannot be read as a training checkpoint ({type(error).__name__}: {''.join(reason)}); "
-            "give a file that the trainer saved"
+            f"cannot be read as a training checkpoint ({reason}); give a file that the trainer saved"
         ) from error
     if not isinstance(saved, dict):
         raise file.error(f"is no training checkpoint but holds a {type(saved).__name__}; give one that a trainer saved")

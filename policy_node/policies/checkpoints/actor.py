@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
 }
 # Functions after the last layer whose results, from -1 to 1, are rescaled to the bounds of the action.
 SQUASHING: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "hardtanh": nn.Hardtanh}
@@ -165,7 +166,7 @@ class ActorPolicy(TorchPolicy):
         layers = [_make_layer(*pair) for pair in zip(self._names, groups, strict=True)]
         self.modules = [layer.to(file.device).eval().requires_grad_(False) for layer in layers]
         size = next(_input_size(layer) for layer in layers)
-        memory = {}
+        memory: dict[str, ArraySpec] = {}
         for layer in layers:
             if isinstance(layer, _Recurrent):
                 shape = (layer.layer.num_layers, layer.layer.hidden_size)

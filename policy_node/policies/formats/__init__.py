@@ -10,10 +10,11 @@ libraries of a format only when they load one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -23,9 +24,7 @@ from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 
 if TYPE_CHECKING:
-    from policy_node.policies.checkpoints.actor import SavedActor
     from policy_node.policies.golden import GoldenVectors
-    from policy_node.policies.sb3 import SavedModel
     from policy_node.policies.vecnormalize import Statistics
 
 
@@ -68,6 +67,13 @@ class PolicyFile:
         return PolicyError(f"policy file '{self.path}' {text}")
 
 
+class SavedPolicy(Protocol):
+    """The parts that a policy is built from, as its file has them."""
+
+    def build(self, file: PolicyFile) -> TorchPolicy:
+        """Build the policy; raises PolicyError if the parts do not fit each other."""
+
+
 @dataclass(frozen=True, eq=False)
 class ExportSource:
     """A policy to be written in another format.
@@ -84,7 +90,7 @@ class ExportSource:
         Path of the policy's file, for errors.
     """
 
-    saved: SavedModel | SavedActor
+    saved: SavedPolicy
     statistics: Mapping[str, Statistics]
     policy: TorchPolicy
     golden: GoldenVectors
@@ -147,7 +153,7 @@ class PolicyFormat:
     takes_statistics: bool = False
     draws: bool = False
     is_ordered: bool = False
-    read: Callable[[PolicyFile], SavedModel | SavedActor] | None = None
+    read: Callable[[PolicyFile], SavedPolicy] | None = None
     write: Callable[[ExportSource, Path], None] | None = None
 
 
@@ -185,14 +191,17 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             raise PolicyError(f"the format is '{name}'; allowed are 'auto', {', '.join(map(repr, FORMATS.names))}")
         return FORMATS[name]
     if content is None:
-        content = Path(path).read_bytes() if Path(path).is_file() else b""
+        try:
+            content = Path(path).read_bytes()
+        except OSError:  # reading reports it when the policy is loaded
+            content = b""
     found, by_suffix = format_of_content(content), format_of_suffix(path)
     if found is None and (by_suffix is None or by_suffix.matches is not None):
         problem = why_unusable(content)
         if problem:
             raise PolicyError(f"policy file '{path}' {problem}")
     if found is None and by_suffix is None:
-        known = ", ".join(sorted({suffix for one in FORMATS for suffix in one.suffixes}))
+        known = ", ".join(sorted({suffix for one in _importable() for suffix in one.suffixes}))
         raise PolicyError(
             f"policy file '{path}' has neither a content (it starts with {content[:8]!r}) nor a suffix that tells its "
             f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
@@ -202,10 +211,17 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
 
 def format_of_content(content: bytes) -> PolicyFormat | None:
     """Return the format that a content is of; None where none is known."""
-    return next((one for one in FORMATS if one.matches is not None and one.matches(content)), None)
+    return next((one for one in _importable() if one.matches is not None and one.matches(content)), None)
 
 
 def format_of_suffix(path: str) -> PolicyFormat | None:
     """Return the format of a path's suffix; None where none is known."""
     suffix = Path(path).suffix.lower()
-    return next((one for one in FORMATS if suffix in one.suffixes), None)
+    return next((one for one in _importable() if suffix in one.suffixes), None)
+
+
+def _importable() -> Iterator[PolicyFormat]:
+    """Yield the formats, without those of other packages that cannot be imported: the file may be of another format."""
+    for name in FORMATS.names:
+        with suppress(ImportError):
+            yield FORMATS[name]

@@ -8,6 +8,7 @@ from policy_node.policies.checkpoints import has_names
 from policy_node.policies.formats import PolicyFormat, lazily
 
 _read = lazily("checkpoints.rl_games", "read_rl_games")
+_inspect = lazily("inspection", "inspect_checkpoint")
 
 FORMAT = PolicyFormat(
     name="rl_games",
@@ -16,6 +17,7 @@ FORMAT = PolicyFormat(
     suffixes=(".pth",),
     load=lambda file: _read(file).build(file),
     matches=has_names((b"a2c_network.",), (b"sac_network.",)),
+    inspect=lambda file: _inspect(_read, file),
     runs_code=False,
     read=_read,
 )

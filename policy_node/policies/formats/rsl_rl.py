@@ -8,6 +8,7 @@ from policy_node.policies.checkpoints import has_names
 from policy_node.policies.formats import PolicyFormat, lazily
 
 _read = lazily("checkpoints.rsl_rl", "read_rsl_rl")
+_inspect = lazily("inspection", "inspect_checkpoint")
 
 FORMAT = PolicyFormat(
     name="rsl_rl",
@@ -16,6 +17,7 @@ FORMAT = PolicyFormat(
     suffixes=(),
     load=lambda file: _read(file).build(file),
     matches=has_names((b"actor_state_dict",), (b"student_state_dict",), (b"model_state_dict",)),
+    inspect=lambda file: _inspect(_read, file),
     runs_code=False,
     read=_read,
 )

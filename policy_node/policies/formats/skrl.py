@@ -8,6 +8,7 @@ from policy_node.policies.checkpoints import has_names
 from policy_node.policies.formats import PolicyFormat, lazily
 
 _read = lazily("checkpoints.skrl", "read_skrl")
+_inspect = lazily("inspection", "inspect_checkpoint")
 
 FORMAT = PolicyFormat(
     name="skrl",
@@ -16,6 +17,7 @@ FORMAT = PolicyFormat(
     suffixes=(),
     load=lambda file: _read(file).build(file),
     matches=has_names((b"policy", b"log_std_parameter"), (b"policy", b"policy_layer."), (b"policy", b"_preprocessor")),
+    inspect=lambda file: _inspect(_read, file),
     runs_code=False,
     read=_read,
 )

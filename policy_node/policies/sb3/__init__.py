@@ -28,7 +28,7 @@ from stable_baselines3.common.policies import BasePolicy
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.archive import read_members
 from policy_node.policies.contract import PolicyError, warn
-from policy_node.policies.formats import PolicyFile
+from policy_node.policies.formats import PolicyFile, SavedPolicy
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.observations import keyed_spaces, make_normalisers, observation_spec
 from policy_node.policies.sb3.pickles import find_inert, unpickle_arguments
@@ -160,8 +160,10 @@ def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
     return policy
 
 
-def warn_of_normalisation(saved: SavedModel, file: PolicyFile) -> None:
+def warn_of_normalisation(saved: SavedPolicy, file: PolicyFile) -> None:
     """Warn if statistics are given and training did not normalise, or the other way round."""
+    if not isinstance(saved, SavedModel):
+        return
     if saved.used_vecnormalize and not file.statistics and not file.vecnormalize:
         warn(
             f"policy file '{file.path}' was trained in VecNormalize, but runs without normalisation; give the file "
