@@ -138,6 +138,34 @@ def test_a_phase_is_zeros_while_a_low_speed_is_commanded() -> None:
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_phase_stands_at_a_share_and_may_begin_again(device: str, restarts: bool) -> None:
+    """As the clocks of MuJoCo Playground, which go on, and of holosoma, which begin again."""
+    speed = {"topic": "speed", "type": "std_msgs/msg/Int32"}
+    term = {"kind": "phase", "period_s": 0.2, "offset": [0.0, 0.5], "phase_as": "number", **speed}
+    stop = {"stop_below": 0.5, "stop_at": [0.25], "stop_restarts": restarts}
+    layout = layout_of(2, np.float64, {"gait": {**term, **stop}}, sizes={"clock.gait": 1})
+    batch, robots = batch_of(layout, 2, device), range(2)
+    rng = np.random.default_rng(0)
+    clocks, steps = [0, 0], [0, 0]
+    for tick in range(30):
+        restart, stands = rng.random(2) < (1.0 if tick == 0 else 0.1), rng.random(2) < 0.3
+        for robot in robots:
+            batch.readings(robot)["clock.gait"][...] = 0.0 if stands[robot] else 1.0
+            steps[robot] = 0 if restart[robot] else steps[robot] + 1
+            clocks[robot] = 0 if restart[robot] or (restarts and stands[robot]) else clocks[robot] + 1
+            # The tick after a stop is the first of the new clock.
+            clocks[robot] = -1 if restarts and stands[robot] else clocks[robot]
+        shares = [(clocks if restarts else steps)[robot] / 10 for robot in robots]
+        expected = [
+            [0.25, 0.25] if stands[robot] else [shares[robot] % 1, (shares[robot] + 0.5) % 1] for robot in robots
+        ]
+        found = batch.push(restart)["clock"].cpu().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        batch.begin_again(np.array([False, False]))
+
+
 @pytest.fixture
 def motion(tmp_path: Path) -> dict[str, Any]:
     """Return the arrays of a motion, and the files that hold them."""
@@ -239,6 +267,13 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
         ({"kind": "phase", "period_s": 1.0, "topic": "a"}, "topic: given for a phase, which is read from a topic only"),
         ({"kind": "phase", "period_s": 1.0, "stop_below": 0.1}, "topic: missing; a term that is a phase needs"),
         ({"kind": "step", "stop_below": 0.1}, "stop_below: given for a step; only a phase has it; remove it"),
+        ({"kind": "phase", "period_s": 1.0, "stop_at": [0.5]}, "stop_at: given without stop_below; give the norm"),
+        ({"kind": "phase", "period_s": 1.0, "stop_restarts": True}, "stop_restarts: given without stop_below"),
+        ({"kind": "step", "stop_at": [0.5]}, "stop_at: given for a step; only a phase has it; remove it"),
+        (
+            {"kind": "phase", "period_s": 1.0, "stop_below": 0.1, "offset": [0.0] * 3, "stop_at": [0.5] * 2, **TOPIC},
+            "stop_at: found 2 numbers, but there are 3 phases in offset; give 1 or 3",
+        ),
         ({"kind": "step", "phase_as": "sin"}, "phase_as: given for a step; only a phase has it; remove it"),
         ({"kind": "phase", "phase_as": "tan", "period_s": 1.0}, "phase_as: found 'tan', but it must be one of"),
         ({"kind": "motion"}, "path: missing; a motion has a file"),
