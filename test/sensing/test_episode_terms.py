@@ -45,10 +45,10 @@ def observation_of(terms: dict[str, dict[str, Any]], **own: Any) -> ObservationC
     return parse_configuration(parameters_of(terms, **own)).observations[0]
 
 
-def layout_of(size: int, dtype: type, terms: dict[str, dict[str, Any]], **inputs: Any) -> ObservationLayout:
+def layout_of(size: int | None, dtype: type, terms: dict[str, dict[str, Any]], **inputs: Any) -> ObservationLayout:
     low, high = (-np.inf, np.inf) if np.dtype(dtype).kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     observation = observation_of(terms)
-    wanted = ArraySpec("clock", (size,), dtype, low, high)
+    wanted = ArraySpec("clock", () if size is None else (size,), dtype, low, high)
     return observation_layout("clock", wanted, observation, TermInputs(rate_hz=RATE_HZ, **inputs))
 
 
@@ -56,7 +56,7 @@ def batch_of(layout: ObservationLayout, robots: int, device: str = "cpu") -> Obs
     return ObservationBatch({"clock": layout}, robots, torch.device(device))
 
 
-def refusal_of(size: int, terms: dict[str, dict[str, Any]], dtype: type = np.float32, **inputs: Any) -> str:
+def refusal_of(size: int | None, terms: dict[str, dict[str, Any]], dtype: type = np.float32, **inputs: Any) -> str:
     with pytest.raises(ConfigurationError) as error:
         layout_of(size, dtype, terms, **inputs)
     return str(error.value)
@@ -75,6 +75,14 @@ def test_a_step_counts_the_ticks_of_each_robots_episode(device: str, dtype: type
         found = batch.push(restart)["clock"].cpu().numpy()
         assert found.dtype == dtype
         assert found.tolist() == [[min(count, 3) + 1] for count in expected]
+
+
+def test_a_step_feeds_an_input_without_an_axis() -> None:
+    batch = batch_of(layout_of(None, np.int64, {"step": {"kind": "step"}}), 2)
+    for tick in range(3):
+        assert batch.push(np.array([tick == 0] * 2))["clock"].tolist() == [tick, tick]
+    assert batch.begin_again(np.array([True, False]))["clock"].tolist() == [0, 2]
+    assert "the policy wants clock: float32 [1]" in refusal_of(None, {"a": {**TOPIC, "scale": [1.0, 1.0]}})
 
 
 def test_whole_numbers_are_steps_with_whole_parameters() -> None:
