@@ -34,24 +34,18 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         When the configuration contradicts itself.
     """
     policy, observations = configuration.policy, configuration.observations
-    terms = [term for entry in observations for term in entry.terms]
-    # Named once each, in the order of the terms.
-    outputs = tuple(dict.fromkeys(term.output for term in terms if term.output))
-    given = (
-        policy.memory,
-        policy.lengths,
-        policy.mask,
-        policy.action,
-        policy.discrete,
-        policy.low,
-        policy.high,
-        outputs,
-    )
-    if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
-        return None
     # A policy with one observation takes it under any name.
     alone = len(observations) == 1 and not observations[0].input
     keyed = {"observation" if alone else entry.key: entry for entry in observations}
+    # Named once each, in the order of the terms.
+    outputs = tuple(dict.fromkeys(term.output for entry in observations for term in entry.terms if term.output))
+    counters = tuple(
+        key for key, entry in keyed.items() if entry.terms and all(term.kind == "step" for term in entry.terms)
+    )
+    of_action = (policy.action, policy.discrete, policy.low, policy.high)
+    given = (policy.memory, policy.lengths, policy.mask, *of_action, outputs, counters)
+    if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
+        return None
     try:
         memories = [parse_memory(text) for text in policy.memory]
     except PolicyError as error:
@@ -72,6 +66,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         history={key: entry.history for key, entry in keyed.items() if entry.history},
         shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
         | {name: shape for name, _, shape in memories if shape is not None},
+        counters=counters,
         dtypes={key: _dtype_of_image(entry) for key, entry in keyed.items() if entry.is_image},
     )
 

@@ -104,7 +104,6 @@ class Inference:
         captured = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
         self._program = DeviceProgram(source, batch, command_map, limits, robots, captured)
-        batch.episode.set_first_outputs(_further_outputs(batch, source.initial_state(robots)))
 
     def warm_up(self) -> None:
         """Run the whole batch on example observations, so that the first tick takes as long as later ones.
@@ -168,11 +167,6 @@ class Inference:
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)
 
 
-def _further_outputs(batch: ObservationBatch, memory: State) -> dict[str, torch.Tensor]:
-    """Return what terms take of the memory: further outputs of the policy by name, `[robots, ...]`."""
-    return {name: memory[OUTPUT + name] for name in batch.episode.outputs} if memory is not None else {}
-
-
 class DeviceProgram:
     """The part of a tick between the staged rows and the commands.
 
@@ -197,6 +191,8 @@ class DeviceProgram:
         self._robots = robots
         self._captured = captured
         self._memory = policy.initial_state(robots)
+        self._outputs = batch.outputs
+        batch.set_first_outputs(self._further_outputs(self._memory))
         self._device = policy.device
         self._pinned = self._device.type == "cuda"
         self.has_transfers = captured or self._pinned
@@ -229,7 +225,7 @@ class DeviceProgram:
             memory = self._policy.reset(memory, restart)
         actions, memory = self._policy(observations, memory)
         self._keep(memory)
-        self._batch.episode.remember(actions, _further_outputs(self._batch, memory))
+        self._batch.remember(actions, self._further_outputs(memory))
         commands = self._command_map(actions)
         if commands.shape != previous.shape:
             # With another number of rows it is unknown which robot each belongs to.
@@ -261,6 +257,10 @@ class DeviceProgram:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
         # Only a contiguous tensor is downloaded without a copy that waits.
         return self(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
+
+    def _further_outputs(self, memory: State) -> dict[str, torch.Tensor]:
+        """Return what terms take of the memory: further outputs of the policy by name, `[robots, ...]`."""
+        return {name: memory[OUTPUT + name] for name in self._outputs} if memory is not None else {}
 
     def _keep(self, memory: State) -> None:
         if not self._captured:

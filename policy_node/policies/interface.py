@@ -49,6 +49,8 @@ class PolicyInterface:
     shapes
         Shape for one robot by observation key or memory input, where the file does not say it. For a memory whose
         robots axis is not the first one: the whole shape, with -1 for that axis.
+    counters
+        Observations that count the steps of an episode from 0, which the network may take as indices.
     dtypes
         Dtype by observation key or memory input, where the file does not say it; float32 by default.
 
@@ -70,6 +72,7 @@ class PolicyInterface:
     high: Sequence[float] | float = np.inf
     history: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    counters: tuple[str, ...] = ()
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

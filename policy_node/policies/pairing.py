@@ -218,7 +218,8 @@ def _observation(port: Port, key: str, file: PolicyFile) -> ArraySpec:
     if len(lengths) < len(shape):
         reason = f"it leaves the shape of observation '{key}' open: {list(shape)}"
         raise misfit(file, reason, "give the steps of its history, or its shape as its entry of shapes")
-    return array_spec(key, lengths, _dtype(port, key, file))
+    spec = array_spec(key, lengths, _dtype(port, key, file))
+    return ArraySpec(key, lengths, spec.dtype, 0, spec.high) if key in file.interface.counters else spec
 
 
 def _memory_layout(port: Port, robots: int | str | None, file: PolicyFile) -> tuple[int, tuple[int, ...]]:

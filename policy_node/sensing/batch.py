@@ -327,9 +327,8 @@ class ObservationBatch:
 
     def __init__(self, layouts: Mapping[str, ObservationLayout], robots: int, device: torch.device) -> None:
         self.layouts = layouts
-        #: What terms take from the robots' episodes.
-        self.episode = Episode([term for layout in layouts.values() for term in layout.terms], robots, device)
-        self._histories = {key: _History(layout, robots, device, self.episode) for key, layout in layouts.items()}
+        self._episode = Episode([term for layout in layouts.values() for term in layout.terms], robots, device)
+        self._histories = {key: _History(layout, robots, device, self._episode) for key, layout in layouts.items()}
         self._device = device
         self.latest: dict[str, torch.Tensor] = {}
 
@@ -347,11 +346,25 @@ class ObservationBatch:
         """Return the array of each reading of a robot by the name of its source."""
         return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the further outputs of the policy that terms take."""
+        return tuple(self._episode.outputs)
+
+    def set_first_outputs(self, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Set what `outputs` of the policy, by name, are at the first step of an episode."""
+        self._episode.set_first_outputs(outputs)
+
+    def remember(self, actions: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Keep the policy's actions `[robots, *action]` of this step, and its `outputs` by name, for the terms."""
+        if self._episode.is_used:
+            self._episode.remember(actions, outputs)
+
     def take_over(self, other: ObservationBatch) -> None:
         """Continue with the steps of another batch of the same layouts."""
         for key, history in self._histories.items():
             history.take_over(other._histories[key])
-        self.episode.take_over(other.episode)
+        self._episode.take_over(other._episode)
 
     def upload(self) -> None:
         """Start to copy the staged rows to the device; do not change them before the end of the step."""
@@ -371,7 +384,8 @@ class ObservationBatch:
         dict
             Key to tensor `[robots, *space]` on the device, valid until the next step.
         """
-        self.episode.advance(restart)
+        if self._episode.is_used:
+            self._episode.advance(restart)
         self.latest = {key: history.step(restart) for key, history in self._histories.items()}
         return self.latest
 
@@ -382,7 +396,7 @@ class ObservationBatch:
         """
         self.upload()
         rows = torch.from_numpy(restart).to(self._device)
-        self.episode.begin(rows)
+        self._episode.begin(rows)
         return {key: history.begin_again(rows) for key, history in self._histories.items()}
 
     def push(self, reset: np.ndarray) -> dict[str, torch.Tensor]:

@@ -262,6 +262,8 @@ class Episode:
         `[robots, 1]` int64: ticks since the episode began, 0 at its first; None if no term wants it.
     outputs
         `[robots, numbers]` float64 by name: further outputs of the policy's last step.
+    is_used
+        Whether a term wants any of them.
     """
 
     def __init__(self, terms: Iterable[TermLayout], robots: int, device: torch.device) -> None:
@@ -275,6 +277,7 @@ class Episode:
         self.previous_action = buffer(action_size) if action_size else None
         self.step = buffer(1, torch.int64) if kinds.intersection(OF_TIME) else None
         self.outputs = {term.output: buffer(size) for term, size in sizes if term.kind == "policy_output"}
+        self.is_used = self.previous_action is not None or self.step is not None or bool(self.outputs)
         # What they are at the first step of an episode.
         self._first = {name: torch.zeros_like(values) for name, values in self.outputs.items()}
 
@@ -349,7 +352,7 @@ class TermComposer:
         self._offset = numbers(0.0, lambda term: () if term.kind == "phase" else term.offset)
 
     def __call__(self, readings: torch.Tensor) -> torch.Tensor:
-        """Return the observation `[robots, numbers]`, a new tensor; `readings` is `[robots, readings]`, term after term."""
+        """Return the observation `[robots, numbers]`, a new tensor; `readings` has those of all terms in a row."""
         parts = [
             source(values).to(self._dtype)
             for source, values in zip(self._sources, readings.split(self._readings, dim=1), strict=True)

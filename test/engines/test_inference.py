@@ -198,7 +198,7 @@ def test_a_program_that_keeps_its_buffers_moves_none_of_them(folder: Path, kind:
     def places() -> list[int]:
         program, histories = inference._program, inference.batch._histories.values()
         stacks = [history._stacked for history in histories if history._stacked is not None]
-        episode = inference.batch.episode
+        episode = inference.batch._episode
         kept = [each for each in (episode.previous_action, episode.step) if each is not None]
         return [part.data_ptr() for part in [*(program._memory or {}).values(), *stacks, *kept]]
 

@@ -11,9 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
+from std_msgs.msg import Float64MultiArray
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, parse_configuration
 from policy_node.config.specs import ArraySpec
+from policy_node.ros.deployment import deploy
 from policy_node.ros.parameters import with_resolved_paths
 from policy_node.sensing.batch import ObservationBatch, ObservationLayout, observation_layout
 from policy_node.sensing.motion import read_motion
@@ -211,7 +214,7 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
     terms = {"reference": {"kind": "policy_output", "output": "joint_pos", "scale": [2.0]}, "step": {"kind": "step"}}
     batch = batch_of(layout_of(3, np.float32, terms, outputs={"joint_pos": 2}), 2, device)
     first = torch.tensor([[0.5, 1.0]] * 2, device=device)
-    batch.episode.set_first_outputs({"joint_pos": first})
+    batch.set_first_outputs({"joint_pos": first})
     rng = np.random.default_rng(0)
     outputs, steps = first.cpu().numpy(), np.array([-1, -1])
     for tick in range(6):
@@ -220,7 +223,7 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
         found = batch.push(restart)["clock"].cpu().numpy()
         np.testing.assert_array_equal(found, np.column_stack([2.0 * outputs, steps]))
         outputs = rng.normal(size=(2, 2)).astype(np.float32)
-        batch.episode.remember(torch.zeros(2, 1), {"joint_pos": torch.from_numpy(outputs).to(device)})
+        batch.remember(torch.zeros(2, 1), {"joint_pos": torch.from_numpy(outputs).to(device)})
     assert "clock.reference.output: found 'joint_pos', but the policy has ['joint_vel']" in refusal_of(
         3, terms, outputs={"joint_vel": 2}
     )
@@ -267,3 +270,53 @@ def test_stacks_that_contradict_the_history_are_refused(
     with pytest.raises(ConfigurationError) as error:
         observation_of({"t": {"kind": "step", **term}}, **own)
     assert any(found.startswith(f"observations.clock.{problem}") for found in error.value.problems)
+
+
+class Echo(torch.nn.Module):
+    """Acts as it observes."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Return the observation as the action."""
+        return observation * 1.0
+
+
+def test_the_clock_begins_with_the_robots_episode(tmp_path: Path) -> None:
+    """At the first tick, after stale data, `stop` and `resume`, `reset`, a safe command in between, and a pause."""
+    torch.jit.script(Echo()).save(str(tmp_path / "echo.pt"))
+    terms: dict[str, dict[str, Any]] = {"reading": {**TOPIC, "stack": 1}, "step": {"kind": "step"}}
+    parameters = parameters_of(terms, stack=2, stack_order="newest_first", shape=[3])
+    parameters["robots"] = ["a", "b"]
+    parameters["policy"] = {"path": str(tmp_path / "echo.pt"), "trusted": True, "device": "cpu"}
+    parameters["observations"]["keys"] = ["clock"]
+    del parameters["observations"]["other"]
+    parameters["action"]["safe_command"] = [9.0] * 3
+    parameters["synchronisation"] = {"max_age_s": 0.015}
+    pipeline = deploy(parse_configuration(parameters)).pipeline
+    now_ns, period_ns = 10**18, 20_000_000
+
+    def tick(silent: bool = False) -> list[list[float]]:
+        """Run a tick, in which robot b may be silent, and return the commands."""
+        nonlocal now_ns
+        now_ns += period_ns
+        for robot in range(1 if silent else 2):
+            pipeline.add(robot, 0, now_ns, serialize_message(Float64MultiArray(data=[0.5])))
+        return pipeline.step(now_ns).commands.tolist()
+
+    safe = [9.0, 9.0, 9.0]
+    assert tick() == [[0.5, 0, 0], [0.5, 0, 0]]
+    assert tick() == [[0.5, 1, 0], [0.5, 1, 0]]
+    assert tick(silent=True) == [[0.5, 2, 1], safe]
+    assert tick() == [[0.5, 3, 2], [0.5, 0, 0]]
+    pipeline.reset([1])
+    assert tick() == [[0.5, 4, 3], [0.5, 0, 0]]
+    assert tick() == [[0.5, 5, 4], [0.5, 1, 0]]
+    pipeline.stop()
+    assert tick() == [safe, safe]
+    pipeline.resume()
+    assert tick() == [[0.5, 0, 0], [0.5, 0, 0]]
+    pipeline.note_overruled([0])
+    assert tick() == [[0.5, 0, 0], [0.5, 1, 0]]
+    pipeline.adopt(deploy(parse_configuration(parameters)).pipeline)
+    assert tick() == [[0.5, 1, 0], [0.5, 2, 1]]
+    now_ns += 10 * period_ns
+    assert tick() == [[0.5, 0, 0], [0.5, 0, 0]]

@@ -116,7 +116,7 @@ def test_stacks_of_terms_are_those_of_a_plain_account(device: str, entry: dict[s
         found = batch.push(reset)["policy"].cpu().numpy()
         np.testing.assert_array_equal(found, [account(entry, steps) for steps in episodes])
         previous = rng.normal(size=(ROBOTS, ACTION)).astype(np.float32)
-        batch.episode.remember(torch.from_numpy(previous), {})
+        batch.remember(torch.from_numpy(previous), {})
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -79,7 +79,7 @@ def compose(
     batch = ObservationBatch({"policy": layout}, 1, CPU)
     for name, row in batch.readings(0).items():
         row[...] = readings.get(name.removeprefix("policy."), np.zeros(row.shape))
-    batch.episode.remember(torch.tensor([[1.0, -2.0, 3.0]]), {})
+    batch.remember(torch.tensor([[1.0, -2.0, 3.0]]), {})
     return batch.push(np.array([False]))["policy"].numpy()[0]
 
 
@@ -206,7 +206,7 @@ def test_histories_keep_their_axis_and_begin_with_zeros(own):
         expected = np.concatenate([expected[:, 1:], np.hstack([2 * readings, previous])[:, None]], axis=1)
         found = batch.push(reset)["policy"].numpy()
         np.testing.assert_array_equal(found, expected if "history" in own else expected.reshape(3, -1))
-        batch.episode.remember(torch.from_numpy(actions), {})
+        batch.remember(torch.from_numpy(actions), {})
         previous = actions
 
 
@@ -241,7 +241,7 @@ def test_isaac_lab_stacks_term_after_term_and_fills_with_the_first_step(terms):
         expected = [np.concatenate([part for buffer in buffers[robot] for part in buffer]) for robot in range(2)]
         np.testing.assert_array_equal(found, expected)
         previous = rng.normal(size=(2, 3)).astype(np.float32)
-        batch.episode.remember(torch.from_numpy(previous), {})
+        batch.remember(torch.from_numpy(previous), {})
 
 
 def test_isaac_lab_stacks_no_images():
