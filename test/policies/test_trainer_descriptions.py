@@ -189,7 +189,9 @@ def test_metadata_of_motion_tracking_give_the_step_and_the_motion_as_outputs_of_
     found = described_parameters(read_description(path))
     values = {name: entry.value for name, entry in found.items()}
     assert values["observations.keys"] == ("obs", "time_step")
+    # The outputs at this step are observed at the next one.
     assert values["observations.time_step.step.kind"] == "step"
+    assert values["observations.time_step.step.offset"] == (1.0,)
     assert values["observations.obs.terms"][:3] == ("command_joint_pos", "command_joint_vel", "motion_anchor_ori_b")
     assert values["observations.obs.command_joint_vel.kind"] == "policy_output"
     assert values["observations.obs.command_joint_vel.output"] == "joint_vel"
