@@ -320,6 +320,26 @@ def test_a_gait_and_bounds_of_deploy_yaml(tmp_path: Path) -> None:
     assert found["action.low"].value == (-1.0,) * 12 and found["action.high"].value == (2.0,) * 12
 
 
+@pytest.mark.parametrize(
+    ("gains", "motors", "joints"),
+    [
+        (16, [12, 3], ("FR_foot_joint", "FL_hip_joint")),
+        (20, [0, 8, 19], ("right_hip_roll_joint", "right_hip_yaw_joint", "left_elbow_joint")),
+        (23, [12, 26], ("waist_yaw_joint", "right_wrist_roll_joint")),
+        (27, [12, 26], ("torso_joint", "right_wrist_yaw_joint")),
+        (29, [0, 14, 28], ("left_hip_pitch_joint", "waist_pitch_joint", "right_wrist_yaw_joint")),
+    ],
+)
+def test_joints_follow_from_the_motors_of_a_robot(
+    tmp_path: Path, gains: int, motors: list[int], joints: tuple[str, ...]
+) -> None:
+    numbers = [0.0] * len(motors)
+    action = {"JointPositionAction": {"clip": None, "scale": numbers, "offset": numbers}}
+    content = {"joint_ids_map": motors, "stiffness": [1.0] * gains, "default_joint_pos": numbers, "actions": action}
+    found = described_parameters(read_description(write_deploy(tmp_path, {**DEPLOY, **content})))
+    assert found["action.joints"].value == joints
+
+
 def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     content = {**DEPLOY, "stiffness": [1.0] * 13}
     text = parameter_file(read_description(write_deploy(tmp_path, content)))

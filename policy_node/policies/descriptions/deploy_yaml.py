@@ -27,16 +27,46 @@ POLICIES = (
     "../exported/policy.pt",
     "exported/policy.pt",
 )
-_G1 = [
-    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
-      ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")),
-    *(f"waist_{part}_joint" for part in ("yaw", "roll", "pitch")),
-    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
-      ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow", "wrist_roll", "wrist_pitch", "wrist_yaw")),
-]  # fmt: skip
-_QUADRUPED = [f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")]
-# Robot and joints in the order of its motors, by their count; the file has neither.
-_ROBOTS = {29: ("G1", _G1), 12: ("Go2 (A1, Go1 and B2 alike)", _QUADRUPED)}
+
+
+def _names(*limbs: tuple[tuple[str, ...], str]) -> list[str]:
+    """Return names of joints: for each limb and each of its parts, separated by spaces; `-` is a motor without one."""
+    return [
+        "" if part == "-" else f"{limb}{part}_joint" for of, parts in limbs for limb in of for part in parts.split()
+    ]
+
+
+_SIDES, _MIRRORED = ("left_", "right_"), ("right_", "left_")
+_LEGS = ("FR_", "FL_", "RR_", "RL_")
+_ARM = "shoulder_pitch shoulder_roll shoulder_yaw elbow"
+_HAND_ARM = f"{_ARM} wrist_roll wrist_pitch wrist_yaw"
+_G1 = _names(
+    (_SIDES, "hip_pitch hip_roll hip_yaw knee ankle_pitch ankle_roll"),
+    (("waist_",), "yaw roll pitch"),
+    (_SIDES, _HAND_ARM),
+)
+# Robot and joints in the order of its motors, by the count of their gains; the file has neither.
+_ROBOTS = {
+    12: ("Go2 (A1, Go1 and B2 alike)", _names((_LEGS, "hip thigh calf"))),
+    16: ("Go2-W (B2-W alike)", _names((_LEGS, "hip thigh calf"), (_LEGS, "foot"))),
+    20: (
+        "H1",
+        _names(
+            (_MIRRORED, "hip_roll hip_pitch knee"),
+            (("",), "torso left_hip_yaw right_hip_yaw - left_ankle right_ankle"),
+            (_MIRRORED, _ARM),
+        ),
+    ),
+    # The motors have the numbers of the G1 with 29.
+    23: ("G1", _G1),
+    27: (
+        "H1-2",
+        _names(
+            (_SIDES, "hip_yaw hip_pitch hip_roll knee ankle_pitch ankle_roll"), (("",), "torso"), (_SIDES, _HAND_ARM)
+        ),
+    ),
+    29: ("G1", _G1),
+}
 # Quantity of each name of a term.
 _QUANTITIES = {
     "base_ang_vel": "angular_velocity",
@@ -107,7 +137,7 @@ def _joints(file: Value) -> tuple[tuple[str, ...], str]:
         return motors.texts(), ""
     indices = motors.integers()
     robot, names = _ROBOTS.get(len(file["stiffness"].entries()), ("", []))
-    if any(index >= len(names) for index in indices):
+    if any(index >= len(names) or not names[index] for index in indices):
         return (), ""
     return tuple(names[index] for index in indices), robot
 
@@ -215,8 +245,10 @@ def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
     motors = file["joint_ids_map"].entries()
     for name in ("stiffness", "damping"):
         gains = file[name].numbers()
-        indices = [entry.content for entry in motors] if isinstance(motors[0].content, int) else range(count)
-        if gains and all(isinstance(index, int) and index < len(gains) for index in indices):
+        numbered = [entry.content for entry in motors if isinstance(entry.content, int)]
+        by_motor = len(numbered) == count and all(index < len(gains) for index in numbered)
+        indices = numbered if by_motor else range(count)
+        if by_motor or len(gains) == count:
             facts.append(f"{name} of the joints, for the robot's controllers: {[gains[index] for index in indices]}")
     for name, command in file["commands"].items():
         ranges = command["ranges"].items() if isinstance(command.content, dict) else []
