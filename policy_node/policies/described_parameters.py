@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from policy_node.config.schema import ConfigurationError, observations_of, parameters_for
+from policy_node.config.schema import ConfigurationError, ObservationConfiguration, observations_of, parameters_for
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.descriptions import DescribedTerm, TrainerDescription, find_description, read_description
 
@@ -40,6 +40,7 @@ QUANTITIES: dict[str, dict[str, Any]] = {
     "policy_output": {"kind": "policy_output"},
 }
 NOT_SAID = "ASSUMED: the description does not say it"
+_OF_OBSERVATION = [part.name for part in fields(ObservationConfiguration)]
 # Parameters that exclude one of the same prefix: that one is not filled in where they are given.
 _EXCLUDED_BY = {
     "terms": ("topic",),
@@ -100,8 +101,8 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
 
 
 def _term_name(name: str) -> str:
-    """Return the name of a term without the dots, which would end it."""
-    return name.replace(".", "_")
+    """Return the name of a term without dots, which would end it, and other than parameters of an observation."""
+    return name.replace(".", "_") + ("_term" if name in _OF_OBSERVATION else "")
 
 
 def _term_parameters(term: DescribedTerm) -> dict[str, DescribedParameter]:

@@ -121,13 +121,12 @@ def write_onnx(
         weight = np.linspace(-1.0, 1.0, sum(inputs.values()) * size, dtype=np.float32).reshape(-1, size)
         weights.append(numpy_helper.from_array(weight, f"weight_{name}"))
         nodes.append(helper.make_node("MatMul", [everything, f"weight_{name}"], [name]))
-    ports = [
+    taken, given_out = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["robots", size]) for name, size in sizes.items()]
         for sizes in (inputs, outputs)
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "policy", *ports, weights), opset_imports=[helper.make_opsetid("", 17)]
     )
+    graph = helper.make_graph(nodes, "policy", taken, given_out, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     helper.set_model_props(model, dict(metadata or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,6 +296,13 @@ def test_histories_of_different_lengths_configure_the_node(tmp_path: Path) -> No
     content["observations"]["gait_phase"] = {"params": {"period": 0.8}, "clip": None, "history_length": 1}
     deployment = deploy(configured(write_deploy(tmp_path, content, 2 * 45 - 12 + 2)))
     assert deployment.policy.spec.observations["observation"].shape == (80,)
+
+
+def test_names_that_parameters_have_are_changed(tmp_path: Path) -> None:
+    terms = {name: DEPLOY["observations"]["last_action"] for name in ("topic", "my.term")}
+    found = described_parameters(read_description(write_deploy(tmp_path, {**DEPLOY, "observations": {"keys": terms}})))
+    assert found["observations.keys"].value == ("keys_",) and found["observations.keys_.input"].value == "keys"
+    assert found["observations.keys_.terms"].value == ("topic_term", "my_term")
 
 
 def test_groups_of_deploy_yaml_are_inputs_of_the_policy(tmp_path: Path) -> None:
@@ -524,7 +530,12 @@ def test_damaged_texts_give_policy_errors(tmp_path: Path, data: st.DataObject) -
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["obs", "walk/x"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["obs", "walk/x", "keys", "terms"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )

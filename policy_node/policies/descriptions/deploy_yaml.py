@@ -15,6 +15,7 @@ from policy_node.policies.descriptions import (
     TrainerDescription,
     Value,
     find_policy,
+    observation_key,
     read_yaml,
 )
 
@@ -196,7 +197,7 @@ def _observation(
     described = [_term(name, term, joints, default, count, scale_first) for name, term in terms]
     steps = {name: max(1, term["history_length"].integer()) for name, term in terms if term["history_length"].content}
     lengths = {steps.get(name, 1) for name, _ in terms}
-    values: dict[str, Any] = {}
+    key, values = observation_key(key)
     if lengths != {1}:
         values["stack_as"] = "isaac_lab"
         if group["use_gym_history"].content is True:

@@ -17,6 +17,7 @@ from policy_node.policies.descriptions import (
     TrainerDescription,
     Value,
     find_policy,
+    observation_key,
     read_yaml,
 )
 
@@ -122,9 +123,7 @@ def _action(model: Value, memory: set[str]) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _observation(port: Value) -> DescribedObservation:
-    name = port["name"].text()
-    key = name.replace(".", "_")
-    values: dict[str, Any] = {"input": name} if key != name else {}
+    key, values = observation_key(port["name"].text())
     return DescribedObservation(key, (_term(port, key),), values)
 
 

@@ -19,6 +19,7 @@ from policy_node.policies.descriptions import (
     DescriptionKind,
     TrainerDescription,
     Value,
+    observation_key,
 )
 
 TITLE = "metadata of an ONNX file"
@@ -148,8 +149,7 @@ def _observations(
     names = _first(metadata, _TERMS, path).texts()
     observed = next((name for name in network.inputs if name != STEP_INPUT), "")
     for name in network.inputs:
-        key = name.replace(".", "_")
-        values = {"input": name} if key != name else {}
+        key, values = observation_key(name)
         if name == observed:
             described.append(_observation(key, values, metadata, network, joints, default, path))
         elif name == STEP_INPUT:
