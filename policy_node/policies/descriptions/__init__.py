@@ -148,7 +148,8 @@ def find_description(policy: Path) -> TrainerDescription:
             return found
     found_instead = "".join(f"; {reason}" for reason in reasons)
     raise PolicyError(
-        f"policy file '{policy}' has no description inside, nor beside it{found_instead}; name the file of the description, or write the parameter file"
+        f"policy file '{policy}' has no description inside, nor beside it{found_instead}; name the file "
+        "of the description, or write the parameter file"
     )
 
 
