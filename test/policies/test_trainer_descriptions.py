@@ -171,6 +171,7 @@ def test_metadata_of_mjlab_configures_the_node(tmp_path: Path) -> None:
     assert (action.joints, action.scale, action.offset, action.safe_command) == (JOINTS, (0.5,), POSE, POSE)
     assert "# stiffness of the joints, for the robot's controllers: [20.0, 20.0, 40.0]" in text
     assert "topic: imu/data  # ASSUMED: topic of the Imu" in text
+    assert "command]  # ASSUMED: terms without scale and clip" in text
     assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 2)[2]
     assert deploy(configuration).pipeline.components == 3
 
@@ -221,7 +222,7 @@ def test_metadata_of_a_gait_ask_for_its_period(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "policy.onnx", {"actor_obs": 7}, {"action": 3}, metadata)
     found = described_parameters(read_description(path))
     assert found["observations.actor_obs.cos_phase.phase_as"].value == "cos"
-    assert "MISSING: period_s" in found["observations.actor_obs.sin_phase.kind"].comment
+    assert found["observations.actor_obs.sin_phase.period_s"].comment == "MISSING: the period of the gait"
     with pytest.raises(ConfigurationError, match=r"observations\.actor_obs\.cos_phase\.period_s"):
         configured(path)
 
@@ -350,7 +351,12 @@ def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     content = {**DEPLOY, "stiffness": [1.0] * 13}
     text = parameter_file(read_description(write_deploy(tmp_path, content)))
     assert "# joints:  MISSING: the file numbers the motors, but does not name the joints" in text
-    assert text.count("MISSING: joints, the names of the joints in the order of the policy") == 2
+    assert text.count("# joints:  MISSING: the names of the joints, in the order of the policy") == 2
+    # Readings in the order of the message would drive the robot wrongly.
+    values = {"policy.description": str(tmp_path / "params" / "deploy.yaml"), "action.joints": list(JOINTS)}
+    with pytest.raises(ConfigurationError, match=r"observations\.obs\.joint_pos_rel\.joints: MISSING") as raised:
+        fill_in(values)
+    assert len(raised.value.problems) == 2
 
 
 def test_names_of_joints_in_deploy_yaml_are_taken(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ class DescribedTerm:
     quantity
         Key of `policy_node.policies.described_parameters.QUANTITIES`; empty where it is not known how to observe it.
     values
-        Parameters that the description gives, by their names below the term.
+        Parameters that the description gives, by their names below the term; None for one that must be given.
     note
-        What the description does not say.
+        What was assumed.
     """
 
     name: str
@@ -38,12 +38,12 @@ class DescribedTerm:
 
 @dataclass(frozen=True)
 class DescribedObservation:
-    """One input of the policy; `values` are parameters of the observation, `missing` says why it has no terms."""
+    """One input of the policy; `values` are its parameters, `note` tells what was assumed or is missing."""
 
     key: str
     terms: tuple[DescribedTerm, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
-    missing: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

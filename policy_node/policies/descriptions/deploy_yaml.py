@@ -206,7 +206,7 @@ def _observation(
             values["stack"] = lengths.pop()
         else:
             described = [
-                DescribedTerm(one.name, one.quantity, {**one.values, "stack": steps.get(name, 1)}, one.note)
+                DescribedTerm(one.name, one.quantity, {**one.values, "stack": steps.get(name, 1)})
                 for one, (name, _) in zip(described, terms, strict=True)
             ]
     return DescribedObservation(key, tuple(described), values)
@@ -217,15 +217,12 @@ def _term(
 ) -> DescribedTerm:
     quantity = _QUANTITIES.get(name, "")
     values: dict[str, Any] = {}
-    note = ""
     if quantity in ("joint_position", "joint_velocity"):
         indices = _chosen(term["params"]["asset_cfg"]["joint_ids"], count)
         if joints:
             values["joints"] = tuple(joints[index] for index in indices)
-        else:
-            note = "MISSING: joints, the names of the joints in the order of the policy"
-        if name == "joint_pos_rel" and len(default) == count:
-            values["default"] = tuple(default[index] for index in indices)
+        if name == "joint_pos_rel":
+            values["default"] = tuple(default[index] for index in indices) if default else None
     if quantity == "phase":
         values["period_s"] = term["params"]["period"].number()
     clip, scale = term["clip"].numbers(2), term["scale"].numbers()
@@ -237,7 +234,7 @@ def _term(
         values["clip"] = clip
     if any(factor != 1.0 for factor in scale):
         values["scale"] = scale[:1] if min(scale) == max(scale) else scale
-    return DescribedTerm(name, quantity, values, note)
+    return DescribedTerm(name, quantity, values)
 
 
 def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:

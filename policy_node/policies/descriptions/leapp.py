@@ -138,7 +138,6 @@ def _term(port: Value, name: str) -> DescribedTerm:
     if source == "command" and not quantity and elements and set(elements) <= _FIELDS.keys():
         quantity = "velocity_command"
     if quantity.startswith("joint_"):
-        note = "" if elements else "MISSING: joints, the names of the joints in the order of the policy"
         values = {"joints": elements} if elements else {}
     elif quantity == "orientation":
         order = "".join(element[-1:].lower() for element in elements)

@@ -188,7 +188,7 @@ def _observation(
         values = {**values, "stack_as": "isaac_lab"}
         if len(set(steps)) == 1:
             values["stack"] = steps[0]
-    return DescribedObservation(key, tuple(terms), values)
+    return DescribedObservation(key, tuple(terms), values, "ASSUMED: terms without scale and clip")
 
 
 def _steps(metadata: Mapping[str, str], count: int, path: Path) -> tuple[int, ...]:
@@ -215,14 +215,11 @@ def _terms(
         else ""
     )
     if quantity == "phase":
-        note = "MISSING: period_s, the period of the gait; ASSUMED: half a period between two feet"
+        note = "ASSUMED: two feet, half a period apart"
     if quantity in ("joint_position", "joint_velocity"):
         values = {"joints": joints}
     if quantity == "joint_position":
-        if default:
-            values["default"] = default
-        else:
-            note = "MISSING: default, the default pose that is subtracted"
+        values["default"] = default or None
     return [DescribedTerm(name, quantity, values, note)]
 
 
@@ -233,7 +230,7 @@ def _motion_outputs(network: _Network) -> tuple[str, ...]:
 
 
 def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, ...]:
-    facts = ["ASSUMED: observations without scale and clip, which the metadata do not give"]
+    facts = []
     for title, keys in _GAINS.items():
         key = next((key for key in keys if key in metadata), keys[0])
         gains = _numbers(metadata, key, path).numbers()
