@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from policy_node.config.schema import ConfigurationError, observations_of, parameters_for
+from policy_node.config.schema import ConfigurationError, ObservationConfiguration, observations_of, parameters_for
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.descriptions import DescribedTerm, TrainerDescription, find_description, read_description
 
 IMU = {"topic": "imu/data", "type": "sensor_msgs/msg/Imu"}
 JOINTS = {"topic": "joint_states", "type": "sensor_msgs/msg/JointState"}
 ODOMETRY = {"topic": "odom", "type": "nav_msgs/msg/Odometry"}
-# Parameters of a term for each quantity; topics are the usual ones of ROS.
+# Parameters of a term for each quantity, None for one that must be given; topics are the usual ones of ROS.
 QUANTITIES: dict[str, dict[str, Any]] = {
     "angular_velocity": {**IMU, "field": "angular_velocity"},
     "projected_gravity": {**IMU, "field": "orientation", "kind": "projected_gravity"},
@@ -31,15 +31,21 @@ QUANTITIES: dict[str, dict[str, Any]] = {
         "fields": ("linear.x", "linear.y", "angular.z"),
         "max_age_s": 0.5,
     },
-    "joint_position": {**JOINTS, "field": "position"},
-    "joint_velocity": {**JOINTS, "field": "velocity"},
-    "joint_effort": {**JOINTS, "field": "effort"},
+    "joint_position": {**JOINTS, "field": "position", "joints": None},
+    "joint_velocity": {**JOINTS, "field": "velocity", "joints": None},
+    "joint_effort": {**JOINTS, "field": "effort", "joints": None},
     "previous_action": {"kind": "previous_action"},
-    "phase": {"kind": "phase", "phase_as": "sin_cos", "offset": (0.0,)},
+    "phase": {"kind": "phase", "phase_as": "sin_cos", "offset": (0.0,), "period_s": None},
     "step": {"kind": "step"},
     "policy_output": {"kind": "policy_output"},
 }
 NOT_SAID = "ASSUMED: the description does not say it"
+_MISSING = {
+    "joints": "the names of the joints, in the order of the policy",
+    "default": "the default pose, which is subtracted",
+    "period_s": "the period of the gait",
+}
+_OF_OBSERVATION = [part.name for part in fields(ObservationConfiguration)]
 # Parameters that exclude one of the same prefix: that one is not filled in where they are given.
 _EXCLUDED_BY = {
     "terms": ("topic",),
@@ -75,7 +81,7 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
     for observation in description.observations:
         prefix = f"observations.{observation.key}"
         names = tuple(_term_name(term.name) for term in observation.terms)
-        found[f"{prefix}.terms"] = DescribedParameter(names or None, observation.missing)
+        found[f"{prefix}.terms"] = DescribedParameter(names or None, observation.note)
         found |= {f"{prefix}.{name}": DescribedParameter(value) for name, value in observation.values.items()}
         for name, term in zip(names, observation.terms, strict=True):
             found |= {f"{prefix}.{name}.{part}": entry for part, entry in _term_parameters(term).items()}
@@ -100,13 +106,16 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
 
 
 def _term_name(name: str) -> str:
-    """Return the name of a term without the dots, which would end it."""
-    return name.replace(".", "_")
+    """Return the name of a term without dots, which would end it, and other than parameters of an observation."""
+    return name.replace(".", "_") + ("_term" if name in _OF_OBSERVATION else "")
 
 
 def _term_parameters(term: DescribedTerm) -> dict[str, DescribedParameter]:
     values = {**QUANTITIES.get(term.quantity, {}), **term.values}
-    found = {name: DescribedParameter(value) for name, value in values.items()}
+    found = {
+        name: DescribedParameter(value, "" if value is not None else f"MISSING: {_MISSING[name]}")
+        for name, value in values.items()
+    }
     if "topic" in found:
         found["topic"] = DescribedParameter(values["topic"], f"ASSUMED: topic of the {values['type'].split('/')[-1]}")
     if not term.quantity:

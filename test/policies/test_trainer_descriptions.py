@@ -121,13 +121,12 @@ def write_onnx(
         weight = np.linspace(-1.0, 1.0, sum(inputs.values()) * size, dtype=np.float32).reshape(-1, size)
         weights.append(numpy_helper.from_array(weight, f"weight_{name}"))
         nodes.append(helper.make_node("MatMul", [everything, f"weight_{name}"], [name]))
-    ports = [
+    taken, given_out = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["robots", size]) for name, size in sizes.items()]
         for sizes in (inputs, outputs)
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "policy", *ports, weights), opset_imports=[helper.make_opsetid("", 17)]
     )
+    graph = helper.make_graph(nodes, "policy", taken, given_out, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     helper.set_model_props(model, dict(metadata or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +171,7 @@ def test_metadata_of_mjlab_configures_the_node(tmp_path: Path) -> None:
     assert (action.joints, action.scale, action.offset, action.safe_command) == (JOINTS, (0.5,), POSE, POSE)
     assert "# stiffness of the joints, for the robot's controllers: [20.0, 20.0, 40.0]" in text
     assert "topic: imu/data  # ASSUMED: topic of the Imu" in text
+    assert "command]  # ASSUMED: terms without scale and clip" in text
     assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 2)[2]
     assert deploy(configuration).pipeline.components == 3
 
@@ -189,7 +189,9 @@ def test_metadata_of_motion_tracking_give_the_step_and_the_motion_as_outputs_of_
     found = described_parameters(read_description(path))
     values = {name: entry.value for name, entry in found.items()}
     assert values["observations.keys"] == ("obs", "time_step")
+    # The outputs at this step are observed at the next one.
     assert values["observations.time_step.step.kind"] == "step"
+    assert values["observations.time_step.step.offset"] == (1.0,)
     assert values["observations.obs.terms"][:3] == ("command_joint_pos", "command_joint_vel", "motion_anchor_ori_b")
     assert values["observations.obs.command_joint_vel.kind"] == "policy_output"
     assert values["observations.obs.command_joint_vel.output"] == "joint_vel"
@@ -220,7 +222,7 @@ def test_metadata_of_a_gait_ask_for_its_period(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "policy.onnx", {"actor_obs": 7}, {"action": 3}, metadata)
     found = described_parameters(read_description(path))
     assert found["observations.actor_obs.cos_phase.phase_as"].value == "cos"
-    assert "MISSING: period_s" in found["observations.actor_obs.sin_phase.kind"].comment
+    assert found["observations.actor_obs.sin_phase.period_s"].comment == "MISSING: the period of the gait"
     with pytest.raises(ConfigurationError, match=r"observations\.actor_obs\.cos_phase\.period_s"):
         configured(path)
 
@@ -297,6 +299,13 @@ def test_histories_of_different_lengths_configure_the_node(tmp_path: Path) -> No
     assert deployment.policy.spec.observations["observation"].shape == (80,)
 
 
+def test_names_that_parameters_have_are_changed(tmp_path: Path) -> None:
+    terms = {name: DEPLOY["observations"]["last_action"] for name in ("topic", "my.term")}
+    found = described_parameters(read_description(write_deploy(tmp_path, {**DEPLOY, "observations": {"keys": terms}})))
+    assert found["observations.keys"].value == ("keys_",) and found["observations.keys_.input"].value == "keys"
+    assert found["observations.keys_.terms"].value == ("topic_term", "my_term")
+
+
 def test_groups_of_deploy_yaml_are_inputs_of_the_policy(tmp_path: Path) -> None:
     terms = DEPLOY["observations"]
     groups = {"obs": {"base_ang_vel": terms["base_ang_vel"]}, "past": {"last_action": terms["last_action"]}}
@@ -318,11 +327,36 @@ def test_a_gait_and_bounds_of_deploy_yaml(tmp_path: Path) -> None:
     assert found["action.low"].value == (-1.0,) * 12 and found["action.high"].value == (2.0,) * 12
 
 
+@pytest.mark.parametrize(
+    ("gains", "motors", "joints"),
+    [
+        (16, [12, 3], ("FR_foot_joint", "FL_hip_joint")),
+        (20, [0, 8, 19], ("right_hip_roll_joint", "right_hip_yaw_joint", "left_elbow_joint")),
+        (23, [12, 26], ("waist_yaw_joint", "right_wrist_roll_joint")),
+        (27, [12, 26], ("torso_joint", "right_wrist_yaw_joint")),
+        (29, [0, 14, 28], ("left_hip_pitch_joint", "waist_pitch_joint", "right_wrist_yaw_joint")),
+    ],
+)
+def test_joints_follow_from_the_motors_of_a_robot(
+    tmp_path: Path, gains: int, motors: list[int], joints: tuple[str, ...]
+) -> None:
+    numbers = [0.0] * len(motors)
+    action = {"JointPositionAction": {"clip": None, "scale": numbers, "offset": numbers}}
+    content = {"joint_ids_map": motors, "stiffness": [1.0] * gains, "default_joint_pos": numbers, "actions": action}
+    found = described_parameters(read_description(write_deploy(tmp_path, {**DEPLOY, **content})))
+    assert found["action.joints"].value == joints
+
+
 def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     content = {**DEPLOY, "stiffness": [1.0] * 13}
     text = parameter_file(read_description(write_deploy(tmp_path, content)))
     assert "# joints:  MISSING: the file numbers the motors, but does not name the joints" in text
-    assert text.count("MISSING: joints, the names of the joints in the order of the policy") == 2
+    assert text.count("# joints:  MISSING: the names of the joints, in the order of the policy") == 2
+    # Readings in the order of the message would drive the robot wrongly.
+    values = {"policy.description": str(tmp_path / "params" / "deploy.yaml"), "action.joints": list(JOINTS)}
+    with pytest.raises(ConfigurationError, match=r"observations\.obs\.joint_pos_rel\.joints: MISSING") as raised:
+        fill_in(values)
+    assert len(raised.value.problems) == 2
 
 
 def test_names_of_joints_in_deploy_yaml_are_taken(tmp_path: Path) -> None:
@@ -502,7 +536,12 @@ def test_damaged_texts_give_policy_errors(tmp_path: Path, data: st.DataObject) -
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["obs", "walk/x"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["obs", "walk/x", "keys", "terms"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )

@@ -25,9 +25,9 @@ class DescribedTerm:
     quantity
         Key of `policy_node.policies.described_parameters.QUANTITIES`; empty where it is not known how to observe it.
     values
-        Parameters that the description gives, by their names below the term.
+        Parameters that the description gives, by their names below the term; None for one that must be given.
     note
-        What the description does not say.
+        What was assumed.
     """
 
     name: str
@@ -38,12 +38,12 @@ class DescribedTerm:
 
 @dataclass(frozen=True)
 class DescribedObservation:
-    """One input of the policy; `values` are parameters of the observation, `missing` says why it has no terms."""
+    """One input of the policy; `values` are its parameters, `note` tells what was assumed or is missing."""
 
     key: str
     terms: tuple[DescribedTerm, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
-    missing: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,22 @@ def read_description(path: Path) -> TrainerDescription:
     PolicyError
         If the file cannot be read, or has no description of a known kind, or a damaged one.
     """
+    description = _read_known(path)
+    if description is None:
+        known = ", ".join(kind.title for kind in DESCRIPTIONS)
+        raise PolicyError(f"'{path}' is no description of a known kind; known are {known}")
+    return description
+
+
+def _read_known(path: Path) -> TrainerDescription | None:
+    """Return the description in a file, None if it is of no known kind; raises as `read_description`."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise PolicyError(
             f"description '{path}' cannot be read: {error.strerror}; give the path of a description"
         ) from error
-    for kind in DESCRIPTIONS:
-        if kind.matches(content):
-            return kind.read(content, path)
-    known = ", ".join(kind.title for kind in DESCRIPTIONS)
-    raise PolicyError(f"'{path}' is no description of a known kind; known are {known}")
+    return next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
 
 
 def find_description(policy: Path) -> TrainerDescription:
@@ -135,15 +140,16 @@ def find_description(policy: Path) -> TrainerDescription:
     reasons = []
     for path in [policy, *filter(Path.is_file, beside)]:
         try:
-            found = read_description(path)
+            found = _read_known(path)
         except PolicyError as error:
             reasons.append(str(error))
             continue
-        if path == policy or found.policy is None or found.policy.resolve() == policy.resolve():
+        if found is not None and (path == policy or not found.policy or found.policy.resolve() == policy.resolve()):
             return found
+    found_instead = "".join(f"; {reason}" for reason in reasons)
     raise PolicyError(
-        f"policy file '{policy}' has no description inside, nor beside it ({'; '.join(reasons)}); name the file of the "
-        "description, or write the parameter file"
+        f"policy file '{policy}' has no description inside, nor beside it{found_instead}; name the file "
+        "of the description, or write the parameter file"
     )
 
 
@@ -240,6 +246,12 @@ class _InertLoader(yaml.SafeLoader):
 
 
 _InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+
+
+def observation_key(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the key of the observation of an input, and its `input` where a key cannot have that name."""
+    key = name.replace(".", "_") + ("_" if name == "keys" else "")
+    return key, {"input": name} if key != name else {}
 
 
 def find_policy(description: Path, names: Sequence[str]) -> Path | None:

@@ -15,6 +15,7 @@ from policy_node.policies.descriptions import (
     TrainerDescription,
     Value,
     find_policy,
+    observation_key,
     read_yaml,
 )
 
@@ -27,16 +28,46 @@ POLICIES = (
     "../exported/policy.pt",
     "exported/policy.pt",
 )
-_G1 = [
-    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
-      ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")),
-    *(f"waist_{part}_joint" for part in ("yaw", "roll", "pitch")),
-    *(f"{side}_{part}_joint" for side in ("left", "right") for part in
-      ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow", "wrist_roll", "wrist_pitch", "wrist_yaw")),
-]  # fmt: skip
-_QUADRUPED = [f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")]
-# Robot and joints in the order of its motors, by their count; the file has neither.
-_ROBOTS = {29: ("G1", _G1), 12: ("Go2 (A1, Go1 and B2 alike)", _QUADRUPED)}
+
+
+def _names(*limbs: tuple[tuple[str, ...], str]) -> list[str]:
+    """Return names of joints: for each limb and each of its parts, separated by spaces; `-` is a motor without one."""
+    return [
+        "" if part == "-" else f"{limb}{part}_joint" for of, parts in limbs for limb in of for part in parts.split()
+    ]
+
+
+_SIDES, _MIRRORED = ("left_", "right_"), ("right_", "left_")
+_LEGS = ("FR_", "FL_", "RR_", "RL_")
+_ARM = "shoulder_pitch shoulder_roll shoulder_yaw elbow"
+_HAND_ARM = f"{_ARM} wrist_roll wrist_pitch wrist_yaw"
+_G1 = _names(
+    (_SIDES, "hip_pitch hip_roll hip_yaw knee ankle_pitch ankle_roll"),
+    (("waist_",), "yaw roll pitch"),
+    (_SIDES, _HAND_ARM),
+)
+# Robot and joints in the order of its motors, by the count of their gains; the file has neither.
+_ROBOTS = {
+    12: ("Go2 (A1, Go1 and B2 alike)", _names((_LEGS, "hip thigh calf"))),
+    16: ("Go2-W (B2-W alike)", _names((_LEGS, "hip thigh calf"), (_LEGS, "foot"))),
+    20: (
+        "H1",
+        _names(
+            (_MIRRORED, "hip_roll hip_pitch knee"),
+            (("",), "torso left_hip_yaw right_hip_yaw - left_ankle right_ankle"),
+            (_MIRRORED, _ARM),
+        ),
+    ),
+    # The motors have the numbers of the G1 with 29.
+    23: ("G1", _G1),
+    27: (
+        "H1-2",
+        _names(
+            (_SIDES, "hip_yaw hip_pitch hip_roll knee ankle_pitch ankle_roll"), (("",), "torso"), (_SIDES, _HAND_ARM)
+        ),
+    ),
+    29: ("G1", _G1),
+}
 # Quantity of each name of a term.
 _QUANTITIES = {
     "base_ang_vel": "angular_velocity",
@@ -107,7 +138,7 @@ def _joints(file: Value) -> tuple[tuple[str, ...], str]:
         return motors.texts(), ""
     indices = motors.integers()
     robot, names = _ROBOTS.get(len(file["stiffness"].entries()), ("", []))
-    if any(index >= len(names) for index in indices):
+    if any(index >= len(names) or not names[index] for index in indices):
         return (), ""
     return tuple(names[index] for index in indices), robot
 
@@ -166,7 +197,7 @@ def _observation(
     described = [_term(name, term, joints, default, count, scale_first) for name, term in terms]
     steps = {name: max(1, term["history_length"].integer()) for name, term in terms if term["history_length"].content}
     lengths = {steps.get(name, 1) for name, _ in terms}
-    values: dict[str, Any] = {}
+    key, values = observation_key(key)
     if lengths != {1}:
         values["stack_as"] = "isaac_lab"
         if group["use_gym_history"].content is True:
@@ -175,7 +206,7 @@ def _observation(
             values["stack"] = lengths.pop()
         else:
             described = [
-                DescribedTerm(one.name, one.quantity, {**one.values, "stack": steps.get(name, 1)}, one.note)
+                DescribedTerm(one.name, one.quantity, {**one.values, "stack": steps.get(name, 1)})
                 for one, (name, _) in zip(described, terms, strict=True)
             ]
     return DescribedObservation(key, tuple(described), values)
@@ -186,15 +217,12 @@ def _term(
 ) -> DescribedTerm:
     quantity = _QUANTITIES.get(name, "")
     values: dict[str, Any] = {}
-    note = ""
     if quantity in ("joint_position", "joint_velocity"):
         indices = _chosen(term["params"]["asset_cfg"]["joint_ids"], count)
         if joints:
             values["joints"] = tuple(joints[index] for index in indices)
-        else:
-            note = "MISSING: joints, the names of the joints in the order of the policy"
-        if name == "joint_pos_rel" and len(default) == count:
-            values["default"] = tuple(default[index] for index in indices)
+        if name == "joint_pos_rel":
+            values["default"] = tuple(default[index] for index in indices) if default else None
     if quantity == "phase":
         values["period_s"] = term["params"]["period"].number()
     clip, scale = term["clip"].numbers(2), term["scale"].numbers()
@@ -206,7 +234,7 @@ def _term(
         values["clip"] = clip
     if any(factor != 1.0 for factor in scale):
         values["scale"] = scale[:1] if min(scale) == max(scale) else scale
-    return DescribedTerm(name, quantity, values, note)
+    return DescribedTerm(name, quantity, values)
 
 
 def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
@@ -215,8 +243,10 @@ def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
     motors = file["joint_ids_map"].entries()
     for name in ("stiffness", "damping"):
         gains = file[name].numbers()
-        indices = [entry.content for entry in motors] if isinstance(motors[0].content, int) else range(count)
-        if gains and all(isinstance(index, int) and index < len(gains) for index in indices):
+        numbered = [entry.content for entry in motors if isinstance(entry.content, int)]
+        by_motor = len(numbered) == count and all(index < len(gains) for index in numbered)
+        indices = numbered if by_motor else range(count)
+        if by_motor or len(gains) == count:
             facts.append(f"{name} of the joints, for the robot's controllers: {[gains[index] for index in indices]}")
     for name, command in file["commands"].items():
         ranges = command["ranges"].items() if isinstance(command.content, dict) else []

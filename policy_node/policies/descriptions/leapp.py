@@ -17,6 +17,7 @@ from policy_node.policies.descriptions import (
     TrainerDescription,
     Value,
     find_policy,
+    observation_key,
     read_yaml,
 )
 
@@ -122,9 +123,7 @@ def _action(model: Value, memory: set[str]) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _observation(port: Value) -> DescribedObservation:
-    name = port["name"].text()
-    key = name.replace(".", "_")
-    values: dict[str, Any] = {"input": name} if key != name else {}
+    key, values = observation_key(port["name"].text())
     return DescribedObservation(key, (_term(port, key),), values)
 
 
@@ -139,7 +138,6 @@ def _term(port: Value, name: str) -> DescribedTerm:
     if source == "command" and not quantity and elements and set(elements) <= _FIELDS.keys():
         quantity = "velocity_command"
     if quantity.startswith("joint_"):
-        note = "" if elements else "MISSING: joints, the names of the joints in the order of the policy"
         values = {"joints": elements} if elements else {}
     elif quantity == "orientation":
         order = "".join(element[-1:].lower() for element in elements)

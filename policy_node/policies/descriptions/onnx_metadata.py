@@ -19,6 +19,7 @@ from policy_node.policies.descriptions import (
     DescriptionKind,
     TrainerDescription,
     Value,
+    observation_key,
 )
 
 TITLE = "metadata of an ONNX file"
@@ -145,14 +146,16 @@ def _observations(
 ) -> tuple[DescribedObservation, ...]:
     """Return an observation for each input: the terms for the first, the step, and others without terms."""
     described = []
+    names = _first(metadata, _TERMS, path).texts()
     observed = next((name for name in network.inputs if name != STEP_INPUT), "")
     for name in network.inputs:
-        key = name.replace(".", "_")
-        values = {"input": name} if key != name else {}
+        key, values = observation_key(name)
         if name == observed:
             described.append(_observation(key, values, metadata, network, joints, default, path))
         elif name == STEP_INPUT:
-            described.append(DescribedObservation(key, (DescribedTerm("step", "step"),), values))
+            ahead = {"offset": (1.0,)} if _motion_outputs(network) and "command" in names else {}
+            note = "one ahead: the outputs of this step are observed at the next one" if ahead else ""
+            described.append(DescribedObservation(key, (DescribedTerm("step", "step", ahead, note),), values))
         else:
             described.append(DescribedObservation(key, (), values, f"MISSING: the terms of the input '{name}'"))
     return tuple(described)
@@ -185,7 +188,7 @@ def _observation(
         values = {**values, "stack_as": "isaac_lab"}
         if len(set(steps)) == 1:
             values["stack"] = steps[0]
-    return DescribedObservation(key, tuple(terms), values)
+    return DescribedObservation(key, tuple(terms), values, "ASSUMED: terms without scale and clip")
 
 
 def _steps(metadata: Mapping[str, str], count: int, path: Path) -> tuple[int, ...]:
@@ -203,8 +206,7 @@ def _terms(
     name: str, commands: tuple[str, ...], network: _Network, joints: tuple[str, ...], default: tuple[float, ...]
 ) -> list[DescribedTerm]:
     """Return the terms that a name of the trainer stands for; the command of a motion is two outputs of the policy."""
-    motion = [output for output in ("joint_pos", "joint_vel") if output in network.outputs]
-    if name == "command" and STEP_INPUT in network.inputs and len(motion) == 2:
+    if name == "command" and (motion := _motion_outputs(network)):
         return [DescribedTerm(f"{name}_{output}", "policy_output", {"output": output}) for output in motion]
     quantity, values = _QUANTITIES.get(name, ("", {}))
     note = (
@@ -213,19 +215,22 @@ def _terms(
         else ""
     )
     if quantity == "phase":
-        note = "MISSING: period_s, the period of the gait; ASSUMED: half a period between two feet"
+        note = "ASSUMED: two feet, half a period apart"
     if quantity in ("joint_position", "joint_velocity"):
         values = {"joints": joints}
     if quantity == "joint_position":
-        if default:
-            values["default"] = default
-        else:
-            note = "MISSING: default, the default pose that is subtracted"
+        values["default"] = default or None
     return [DescribedTerm(name, quantity, values, note)]
 
 
+def _motion_outputs(network: _Network) -> tuple[str, ...]:
+    """Return the outputs with the motion at the step that the network is given; empty without them."""
+    names = ("joint_pos", "joint_vel")
+    return names if STEP_INPUT in network.inputs and set(names) <= set(network.outputs) else ()
+
+
 def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, ...]:
-    facts = ["ASSUMED: observations without scale and clip, which the metadata do not give"]
+    facts = []
     for title, keys in _GAINS.items():
         key = next((key for key in keys if key in metadata), keys[0])
         gains = _numbers(metadata, key, path).numbers()
