@@ -93,9 +93,9 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        A bound that `is_unbounded` counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it. The
-        least and the greatest number of 32 bits or more count as 0 and 1: they are no bounds, and the number may be an
-        index.
+        A bound that `is_unbounded` counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
+        The least and the greatest number of 32 bits or more count as 0 and 1: they are no bounds, and the number may be
+        an index.
 
         Returns
         -------

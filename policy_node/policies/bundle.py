@@ -123,7 +123,6 @@ def _describe_sb3(
         "use_sde": saved.use_sde,
         "used_vecnormalize": saved.used_vecnormalize,
         "exploration_rate": saved.exploration_rate,
-        "used_vecnormalize": saved.used_vecnormalize,
         "observation_space": space_to_json(saved.observation_space),
         "action_space": space_to_json(saved.action_space),
         "normalisation": normalisation,
