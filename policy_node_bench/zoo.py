@@ -81,7 +81,7 @@ def measure(options: ZooOptions, console: Console) -> dict[str, Any]:
             if policy is not None:
                 files = {name: str(Path(place, f"{index}.{name}")) for name in ("npz", "npy")}
                 observations = draw(policy, row["vecnormalize"])
-                np.savez(files["npz"], **observations)
+                np.savez(files["npz"], allow_pickle=False, **observations)
                 actions[index] = act(policy, observations), policy.spec
                 job = {"algorithm": row["algorithm"], "model": str(model), "vecnormalize": row["vecnormalize"]}
                 jobs.append({**job, "observations": files["npz"], "actions": files["npy"]})
@@ -107,7 +107,7 @@ def load(model: Path, folder: Path) -> tuple[dict[str, Any], Policy | None]:
     """
     training = beside(model, "config.yml")
     settings = (yaml.load(Path(training).read_text(), _Loader) or {}) if training else {}
-    row = {
+    row: dict[str, Any] = {
         "file": str(model.relative_to(folder)),
         "version": version(model),
         "vecnormalize": beside(model, "vecnormalize.pkl"),

@@ -18,7 +18,8 @@ from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
 # Functions between the layers of a training checkpoint, and after its last layer, by the names of PyTorch.
 ACTIVATIONS = (
-    *("identity", "elu", "relu", "tanh", "selu", "celu", "gelu", "silu", "mish", "leaky_relu", "sigmoid", "softplus", "softsign"),
+    *("identity", "elu", "relu", "tanh", "selu", "celu", "gelu", "silu", "mish", "leaky_relu", "sigmoid", "softplus"),
+    "softsign",
 )
 OUTPUT_ACTIVATIONS = ("identity", "tanh", "hardtanh")
 

@@ -60,13 +60,21 @@ _TAKES = {
 }
 
 
+def code_of(module: Any) -> Any:
+    """Return the inlined graph of what a TorchScript module computes in evaluation mode, without unreachable code."""
+    graph = module.inlined_graph
+    torch._C._jit_pass_constant_propagation(graph)
+    torch._C._jit_pass_dce(graph)
+    return graph
+
+
 def written_attributes(graph: Any) -> list[str]:
     """Return the dotted names of the attributes that a call of a module may change, in the order of its code.
 
     Parameters
     ----------
     graph
-        The inlined graph of a method.
+        From `code_of`.
 
     Returns
     -------
@@ -100,6 +108,46 @@ def branches_on_values(graph: Any) -> str:
         if node.kind() in _READS and any(_is_data(value, set()) for value in node.inputs()):
             return str(node.kind())
     return ""
+
+
+def remove_prints(module: Any) -> None:
+    """Remove the prints from the code of a module that has not run yet; they would flood the log."""
+    for graph in _method_graphs(module):
+        for node in [node for node in _nodes(graph) if node.kind() == "prim::Print"]:
+            node.destroy()
+
+
+def open_shapes(module: Any) -> bool:
+    """Make the first length of constant shapes open in the code of a module for one robot that has not run yet.
+
+    A shape without an axis for one robot gets one in front. Whether the module then does the same for each robot is
+    left to a comparison.
+
+    Returns
+    -------
+    bool
+        Whether there were such shapes.
+    """
+    opened = False
+    for graph in _method_graphs(module):
+        for node in [node for node in _nodes(graph) if node.kind() in ("aten::view", "aten::reshape")]:
+            shape = list(node.inputs())[1].node()
+            lengths = (
+                [value.toIValue() for value in shape.inputs()] if shape.kind() == "prim::ListConstruct" else [None]
+            )
+            if None in lengths or -1 in lengths:
+                continue
+            constant = graph.insertConstant([-1, *lengths[lengths[:1] == [1] :]])
+            constant.node().moveBefore(node)
+            node.replaceInput(1, constant)
+            opened = True
+    return opened
+
+
+def _method_graphs(module: Any) -> Iterator[Any]:
+    for part in module.modules():
+        for name in part._c._method_names():
+            yield part._c._get_method(name).graph
 
 
 def _nodes(block: Any) -> Iterator[Any]:
