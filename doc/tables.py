@@ -37,7 +37,7 @@ def format_rows() -> list[list[str]]:
     return [
         [
             f"`{kind.name}`",
-            ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+            ", ".join(f"`{suffix}`" for suffix in kind.suffixes) or "any",
             kind.description,
             "yes: `policy.trusted: true`" if kind.runs_code else "no",
         ]

@@ -13,7 +13,7 @@ import importlib
 import json
 import pickletools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,7 @@ def inspect_bundle(file: PolicyFile) -> dict[str, Any]:
     """Describe a bundle by its member ``policy.json``."""
     data = json.loads(read_members(file.content, ("policy.json",), file.path)["policy.json"])
     if "layers" in data:
-        return {**data["spec"], **_layers(data["layers"])}
+        return {**data["spec"], "normalisation": "inside" if "normalise" in data["layers"] else "none"}
     return {
         **data["spec"],
         "policy_class": data["policy_class"],
@@ -91,11 +91,8 @@ def inspect_bundle(file: PolicyFile) -> dict[str, Any]:
 def inspect_checkpoint(read: Callable[[PolicyFile], Any], file: PolicyFile) -> dict[str, Any]:
     """Describe a training checkpoint, also where its activations are not given; `read` makes a `SavedActor`."""
     saved = read(replace(file, interface=PolicyInterface(activation="identity", output_activation="identity")))
-    return {**spec_to_json(saved.build(file).spec), **_layers(saved.layers)}
-
-
-def _layers(names: Sequence[str]) -> dict[str, Any]:
-    return {"normalisation": "inside" if "normalise" in names else "none"}
+    policy = saved.build(file)
+    return {**spec_to_json(policy.spec), "normalisation": policy.normalisation}
 
 
 def inspect_onnx(file: PolicyFile) -> dict[str, Any]:

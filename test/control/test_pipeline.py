@@ -806,6 +806,8 @@ def test_an_interface_holds_the_configured_inputs_and_outputs():
         "action": "mean",
         "low": [-1.0],
         "high": [1.0, 2.0],
+        "activation": "elu",
+        "output_activation": "tanh",
     }
     found = interface_of(policy, touch={**VECTOR_TOPIC, "input": "obs", "history": 8}, camera=IMAGE_TOPIC)
     assert found == PolicyInterface(
@@ -816,6 +818,8 @@ def test_an_interface_holds_the_configured_inputs_and_outputs():
         action="mean",
         low=-1.0,
         high=(1.0, 2.0),
+        activation="elu",
+        output_activation="tanh",
         history={"touch": 8},
         shapes={"c_in": (1, -1, 64)},
         dtypes={"camera": "uint8"},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from policy_conformance import PolicyConformance
+from test_bundle import describe, rewrite
 from torch import nn
 
 from policy_node.cli.export import export_policy, main
@@ -347,6 +348,19 @@ def test_layers_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
         made.load(tmp_path)
 
 
+def test_the_order_of_sequences_with_names_of_their_author_is_not_guessed(tmp_path: Path) -> None:
+    made = skrl()
+    made.saved["policy"] = named({"encoder": mlp(SIZE, SIZE), "net": mlp(SIZE, 8, ACTIONS)})
+    with pytest.raises(PolicyError, match="parts that are not known: encoder, net"):
+        made.load(tmp_path)
+
+
+def test_another_number_of_choices_is_refused(tmp_path: Path) -> None:
+    file = skrl(choices=4).save(tmp_path / "agent.pt")
+    with pytest.raises(PolicyError, match="has 4 choices, but discrete is 5"):
+        load_policy(file, interface=PolicyInterface(activation="relu", discrete=5))
+
+
 def test_a_preprocessor_without_its_variance_is_named(tmp_path: Path) -> None:
     made = skrl()
     del made.saved["state_preprocessor"]["running_variance"]
@@ -429,6 +443,21 @@ def test_an_exported_checkpoint_acts_as_it_does(name: str, suffix: str, tmp_path
     written = load_policy(tmp_path / f"policy{suffix}", trusted=suffix != ".bundle")
     source = load_policy(file, interface=made.interface)
     assert str(written.spec.action) == str(source.spec.action) and written.golden is not None
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [(["linear", "os.system", "linear"], "layers that do not fit each other"), (["linear"], "layers that do not fit")],
+)
+def test_a_bundle_with_other_layers_is_refused(layers: list[str], says: str, tmp_path: Path) -> None:
+    made = rsl_rl()
+    export_policy(made.save(tmp_path / "model.pt"), None, tmp_path / "policy.bundle", interface=made.interface)
+    changed = rewrite(tmp_path / "policy.bundle", tmp_path / "changed.bundle", describe(layers=layers))
+    with pytest.raises(PolicyError, match="was changed after the export"):
+        load_policy(changed)
+    signed = rewrite(tmp_path / "policy.bundle", tmp_path / "signed.bundle", describe(layers=layers), sign=True)
+    with pytest.raises(PolicyError, match=says):
+        load_policy(signed)
 
 
 def test_the_command_exports_and_verifies_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,9 @@ from policy_node.policies.formats import FORMATS, PolicyFormat, format_of
 ROOT = Path(__file__).parents[2]
 TABLES = runpy.run_path(str(ROOT / "doc" / "tables.py"))
 EXAMPLE = Path(__file__).parents[1] / "example_package"
-BUILT_IN = ("bundle", "exported", "onnx", "sb3", "torchscript")
+# No model of Stable-Baselines3 can be written as one of these; `test_checkpoints.py` has their conformance tests.
+CHECKPOINTS = ("rl_games", "rsl_rl", "skrl")
+BUILT_IN = ("bundle", "exported", "onnx", "sb3", "torchscript", *CHECKPOINTS)
 # Engines that need neither a compiler of minutes nor a GPU.
 TRIED = [engine.name for engine in ENGINES if engine.is_quick and engine.name != "cuda_graph"]
 # How to write a file of a format that `policy_export` does not offer.
@@ -85,7 +87,7 @@ def linear(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture(params=FORMATS.names, scope="module")
+@pytest.fixture(params=[name for name in FORMATS.names if name not in CHECKPOINTS], scope="module")
 def of_format(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """Return the model written in one of the formats, and loaded."""
     kind = FORMATS[request.param]

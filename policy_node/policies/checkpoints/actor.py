@@ -174,6 +174,7 @@ class ActorPolicy(TorchPolicy):
         observation = ArraySpec("observation", (size,), np.float32, -np.inf, np.inf)
         spec = PolicySpec({"observation": observation}, saved.action, saved.algorithm, file.sha256, memory)
         super().__init__(spec, file.device)
+        self.normalisation = "inside" if "normalise" in self._names else "none"
         self._finish = _make_finish(saved.action, file.device)
 
     def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:

@@ -100,14 +100,14 @@ class ActorBuilder:
         for key, part in self.take(prefix).items():
             index, _, name = key.partition(".")
             if not index.isdecimal() or name not in ("weight", "bias"):
-                raise self._unknown([f"{prefix}.{key}"])
+                raise self.unknown([f"{prefix}.{key}"])
             parts.setdefault(int(index), {})[name] = part
         numbers = sorted(parts)
         gaps = [after - before for before, after in pairwise(numbers)] + [1 if is_last else 2] * bool(numbers)
         for number, gap in zip(numbers, gaps, strict=True):
             weight = parts[number].get("weight")
             if weight is None or weight.ndim not in (1, 2) or gap > 2:
-                raise self._unknown([f"{prefix}.{number}"])
+                raise self.unknown([f"{prefix}.{number}"])
             self.add("linear" if weight.ndim == 2 else "layer_norm", parts[number])
             if gap == 2:
                 self.add(self.setting("activation"))
@@ -164,11 +164,12 @@ class ActorBuilder:
 
     def _finish(self, action: ActionSpec) -> SavedActor:
         if self.unused:
-            raise self._unknown(list(self.unused))
+            raise self.unknown(list(self.unused))
         weights = {name: part.detach().float().contiguous().clone() for name, part in self._weights.items()}
         return SavedActor(self._trainer, tuple(self._layers), weights, action)
 
-    def _unknown(self, names: list[str]) -> PolicyError:
+    def unknown(self, names: list[str]) -> PolicyError:
+        """Return the error of an actor with parts that cannot be rebuilt."""
         return self.file.error(
             f"is a training checkpoint of {self._trainer} whose actor has parts that are not known: "
             f"{', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}; known are linear layers, LSTM, GRU, "

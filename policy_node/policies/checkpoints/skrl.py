@@ -30,8 +30,9 @@ def read_skrl(file: PolicyFile) -> SavedActor:
             "give an agent_*.pt or best_agent.pt"
         )
     # Since skrl 2 the states are those of the critic, where there are observations.
-    normaliser = weights_of(saved, "observation_preprocessor") or weights_of(saved, "state_preprocessor")
-    if normaliser:
+    preprocessor = next((name for name in ("observation_preprocessor", "state_preprocessor") if name in saved), None)
+    if preprocessor is not None:
+        normaliser = weights_of(saved, preprocessor)
         for name in ("running_mean", "running_variance"):
             if name not in normaliser:
                 raise builder.error(
@@ -42,12 +43,22 @@ def read_skrl(file: PolicyFile) -> SavedActor:
     builder.drop(_TRAINING)
     is_gaussian = builder.unused.pop(_LOG_STD, None) is not None
     output = next((name for name in _OUTPUTS if builder.has(name)), None)
-    sequences = list(dict.fromkeys(name.rpartition(".")[0].rpartition(".")[0] for name in builder.unused))
-    sequences = [name for name in sequences if name]
+    sequences = _sequences(builder)
     for name in sequences:
         builder.add_sequence(name, is_last=output is None and name == sequences[-1])
     if output is not None:
         builder.add("linear", builder.take(output))
     if file.interface.discrete and not is_gaussian:
+        if builder.outputs != file.interface.discrete:
+            raise file.error(f"has {builder.outputs} choices, but discrete is {file.interface.discrete}; correct it")
         return builder.finish_choices(builder.outputs)
     return builder.finish_continuous()
+
+
+def _sequences(builder: ActorBuilder) -> list[str]:
+    """Return the names of the sequences in the order of their use, which several have in models of skrl only."""
+    names = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[0] for name in builder.unused)
+    sequences = [name for name in names if name]
+    if len(sequences) > 1 and not all(name.endswith("_container") for name in sequences):
+        raise builder.unknown(sequences)
+    return sequences
