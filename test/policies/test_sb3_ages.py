@@ -24,6 +24,7 @@ from parity_cases import Case
 from policy_conformance import example_observations, load_trusted
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from policy_node.cli.export import export_policy
 from policy_node.policies import PolicyError
 from policy_node.policies.inert import Inert, InertUnpickler
 from policy_node.policies.spaces import space_from_pickle
@@ -302,6 +303,41 @@ def test_a_lambda_of_the_same_python_is_used(ppo: tuple[BaseAlgorithm, Path]) ->
 def test_layers_of_versions_before_1_8_need_no_warning(ppo: tuple[BaseAlgorithm, Path]) -> None:
     model, file = ppo
     assert_same(rewritten(file, {"policy_kwargs": {"net_arch": [{"pi": [16, 8], "vf": [16, 8]}]}}), model)
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "layers", "shared"),
+    [
+        ([9, {"pi": [8], "vf": [7]}], {"pi": [9, 8], "vf": [9, 7]}, 1),
+        ([9, 8, {"vf": [7]}], {"pi": [9, 8], "vf": [9, 8, 7]}, 2),
+        ([9, 8], {"pi": [9, 8], "vf": [9, 8]}, 2),
+    ],
+)
+def test_layers_that_actor_and_critic_shared_are_kept(
+    models: Any, tmp_path: Path, net_arch: Any, layers: dict[str, list[int]], shared: int
+) -> None:
+    model, file = models(Case("PPO", "vector", arguments={"policy_kwargs": {"net_arch": layers}}))
+    # As before version 1.8: the first layers have one name, those behind them count from 0.
+    weights = {}
+    for name, part in model.policy.state_dict().items():
+        root, _, rest = name.rpartition("_net.")
+        if root in ("mlp_extractor.policy", "mlp_extractor.value"):
+            layer = int(rest[0])
+            name = (
+                f"mlp_extractor.shared_net.{rest}"
+                if layer < 2 * shared
+                else f"{root}_net.{layer - 2 * shared}.{rest[2:]}"
+            )
+        # The actor's come first.
+        weights.setdefault(name, part)
+    assert any("shared" in name for name in weights)
+    stream = io.BytesIO()
+    torch.save(weights, stream)
+    old = rewritten(
+        file, {"policy_kwargs": {"net_arch": net_arch, "sde_net_arch": None}}, {"policy.pth": stream.getvalue()}
+    )
+    assert_same(old, model)
+    export_policy(old, "bundle", tmp_path / "model.bundle")
 
 
 @pytest.mark.parametrize("package", [b"numpy.core", b"numpy._core"])

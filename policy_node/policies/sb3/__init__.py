@@ -45,8 +45,8 @@ from policy_node.policies.sb3.policy import (
 from policy_node.policies.spaces import space_from_pickle
 from policy_node.policies.vecnormalize import Normaliser
 
-# Arguments of the policy class that only training needs.
-_TRAINING_ONLY = ("device", "optimizer_class", "optimizer_kwargs")
+# Arguments of the policy class that only training needs, and one that was never used.
+_TRAINING_ONLY = ("device", "optimizer_class", "optimizer_kwargs", "sde_net_arch")
 _ON_POLICY = ("A2C", "ARS", "MaskablePPO", "PPO", "RecurrentPPO", "TRPO")
 # This module does what these stock methods do around `_predict`.
 _AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
@@ -108,16 +108,21 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
         weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
     except Exception as error:
         raise _not_built(path, error) from error
+<<<<<<< HEAD
     algorithm = algorithm_of(saved, policy_class)
+=======
+    algorithm = _algorithm(saved, policy_class)
+    arguments, weights = _unshared(_arguments(saved, path, same_python), _renamed(weights, policy_class))
+>>>>>>> sb3
     return SavedModel(
         policy_class,
-        _arguments(saved, path, same_python),
+        arguments,
         bool(_restore(saved, "use_sde", path)),
         observation_space,
         action_space,
         algorithm,
         float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
-        _renamed(weights, policy_class),
+        weights,
         _used_vecnormalize(saved) if algorithm in _ON_POLICY else None,
     )
 
@@ -283,6 +288,28 @@ def _renamed(weights: Mapping[str, torch.Tensor], policy_class: type) -> Mapping
         return weights
     # Before version 1.7 of sb3-contrib its network was a single layer.
     return {re.sub(r"^action_net\.(weight|bias)$", r"action_net.0.\1", name): part for name, part in weights.items()}
+
+
+def _unshared(
+    arguments: dict[str, Any], weights: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+    """Give the actor and the critic each the layers that they could share before version 1.8."""
+    found = re.compile(r"mlp_extractor\.(shared|policy|value)_net\.(\d+)(\..*)").fullmatch
+    if not any(name.startswith("mlp_extractor.shared_net.") for name in weights):
+        return arguments, weights
+    layers = list(arguments["net_arch"])
+    heads = layers.pop() if isinstance(layers[-1], dict) else {}
+    parts: dict[str, torch.Tensor] = {}
+    for name, part in weights.items():
+        if (match := found(name)) is None:
+            parts[name] = part
+        elif match[1] == "shared":
+            parts |= {f"mlp_extractor.{head}_net.{match[2]}{match[3]}": part.clone() for head in ("policy", "value")}
+        else:
+            # Each layer is followed by its activation.
+            parts[f"mlp_extractor.{match[1]}_net.{int(match[2]) + 2 * len(layers)}{match[3]}"] = part
+    net_arch = {head: [*layers, *heads.get(head, [])] for head in ("pi", "vf")}
+    return {**arguments, "net_arch": net_arch}, parts
 
 
 def _build(saved: SavedModel, path: str) -> Any:
