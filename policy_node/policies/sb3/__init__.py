@@ -108,12 +108,8 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
         weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
     except Exception as error:
         raise _not_built(path, error) from error
-<<<<<<< HEAD
     algorithm = algorithm_of(saved, policy_class)
-=======
-    algorithm = _algorithm(saved, policy_class)
     arguments, weights = _unshared(_arguments(saved, path, same_python), _renamed(weights, policy_class))
->>>>>>> sb3
     return SavedModel(
         policy_class,
         arguments,
