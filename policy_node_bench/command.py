@@ -68,7 +68,8 @@ class Command(NamedTuple):
         parser = subparsers.add_parser(self.name, help=self.help, description=self.description)
         for each in fields(self.options):
             flag = each.metadata["flag"] or "--" + each.name.replace("_", "-")
-            named = {"dest": each.name} if flag.startswith("-") else {}
+            # A flag without dashes is an argument by its position.
+            named: dict[str, Any] = {"dest": each.name} if flag.startswith("-") else {}
             parser.add_argument(flag, **named, **each.metadata["settings"])
         for name, (text, _) in {**_JSON, **self.writers}.items():
             parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (default: none)")

@@ -30,7 +30,7 @@ from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, Poli
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
 from policy_node.policies.precision import full_precision
-from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3
+from policy_node.policies.sb3 import SavedModel, build_sb3, read_sb3, warn_of_normalisation
 from policy_node.policies.vecnormalize import read_vecnormalize
 
 # Suffixes of the formats that can be written.
@@ -81,6 +81,7 @@ def export_policy(
     report(f"reading {model}")
     saved, file = _read_source(model, vecnormalize)
     policy = build_sb3(saved, file)
+    warn_of_normalisation(saved, file)
     report("recording golden vectors")
     golden = record_golden(policy)
     report(f"writing {output} as {format}")
@@ -90,7 +91,10 @@ def export_policy(
         output.parent.mkdir(parents=True, exist_ok=True)
         _write(FORMATS[format], ExportSource(saved, file.statistics, policy, golden, str(model)), unverified)
         report(f"verifying {output}")
-        written = load_policy(unverified, trusted=True)
+        with warnings.catch_warnings():
+            # Its source has said the same.
+            warnings.simplefilter("ignore")
+            written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
         _demand(errors, str(output))
         os.replace(unverified, output)
@@ -104,6 +108,7 @@ def export_policy(
         "bytes": output.stat().st_size,
         "sha256": written.spec.sha256,
         "algorithm": policy.spec.algorithm,
+        "normalisation": policy.normalisation,
         "source": str(model),
         "source_sha256": policy.spec.sha256,
         **errors,
@@ -183,8 +188,9 @@ def _read_source(model: Path, vecnormalize: Path | None) -> tuple[SavedModel, Po
             f"policy file '{model}' cannot be read: {error.strerror}; give the path of a .zip file"
         ) from error
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
+    used = "" if vecnormalize is None else str(vecnormalize)
     sha256 = hashlib.sha256(content).hexdigest()
-    file = PolicyFile(content, str(model), sha256, torch.device("cpu"), statistics=statistics)
+    file = PolicyFile(content, str(model), sha256, torch.device("cpu"), statistics=statistics, vecnormalize=used)
     return read_sb3(content, str(model)), file
 
 
@@ -251,6 +257,7 @@ def verify_file(
         "file": str(path),
         "device": device,
         "algorithm": policy.spec.algorithm,
+        "normalisation": policy.normalisation,
         "sha256": policy.spec.sha256,
         **errors,
     }
@@ -291,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in result
     ]
     print(
-        f"{result['file']}: {result['algorithm']}, verified, at most {' and '.join(shown)}; SHA-256 {result['sha256']}"
+        f"{result['file']}: {result['algorithm']}, normalisation: {result['normalisation']}, verified, at most "
+        f"{' and '.join(shown)}; SHA-256 {result['sha256']}"
     )
     if arguments.json:
         _write_json(arguments.json, {"verified": True, **result})

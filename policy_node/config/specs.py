@@ -18,6 +18,13 @@ from numpy.typing import DTypeLike
 WIDE_BYTES = 4
 AnyArray = TypeVar("AnyArray", bound=np.ndarray)
 Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
+# Some environments write the largest number of float32 for infinity.
+LARGEST_BOUND = 1e30
+
+
+def is_unbounded(bound: np.ndarray) -> np.ndarray:
+    """Return where a bound is infinite or so large that no measured value and no network comes near it."""
+    return np.abs(bound.astype(np.float64)) > LARGEST_BOUND
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +93,9 @@ class ArraySpec:
     def example(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Draw random arrays within the bounds, for warm-up and tests.
 
-        An infinite bound counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it. The least
-        and the greatest number of 32 bits or more count as 0 and 1: they are no bounds, and the number may be an index.
+        A bound that `is_unbounded` counts as -1 or +1; where the other bound lies beyond that, as 1 below or above it.
+        The least and the greatest number of 32 bits or more count as 0 and 1: they are no bounds, and the number may be
+        an index.
 
         Returns
         -------
@@ -105,8 +113,9 @@ class ArraySpec:
                 high_end = np.where(high_end == limits.max, np.maximum(1, low_end), high_end)
             return rng.integers(low_end, high_end, size, dtype=self.dtype, endpoint=True)
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
-        low_end = np.where(np.isinf(low), np.minimum(-1.0, np.where(np.isinf(high), 1.0, high) - 1.0), low)
-        high_end = np.where(np.isinf(high), np.maximum(1.0, low_end + 1.0), high)
+        no_low, no_high = is_unbounded(low), is_unbounded(high)
+        low_end = np.where(no_low, np.minimum(-1.0, np.where(no_high, 1.0, high) - 1.0), low)
+        high_end = np.where(no_high, np.maximum(1.0, low_end + 1.0), high)
         share = rng.random(size)
         # Weighted ends instead of low + share * (high - low): the difference of two large bounds overflows.
         drawn = ((1.0 - share) * low_end + share * high_end).astype(self.dtype)

@@ -18,11 +18,14 @@ from policy_node.config.schema import (
 )
 from policy_node.config.specs import ArraySpec
 from policy_node.policies import Policy, PolicyError, PolicyInterface
+from policy_node.policies.contract import warn
 from policy_node.policies.foreign import OUTPUT
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
 from policy_node.sensing.terms import TermInputs
+
+CHANNELS_WITH_ALPHA = 4
 
 
 def policy_interface(configuration: Configuration) -> PolicyInterface | None:
@@ -133,9 +136,21 @@ def match_observations(
                 layouts[key] = observation_layout(policy_key, wanted[key], observation, inputs)
             except ConfigurationError as error:
                 problems += error.problems
+            else:
+                _warn_of_channels(observation, layouts[key])
     if problems:
         raise ConfigurationError([*problems, side_by_side(configuration, policy)])
     return layouts
+
+
+def _warn_of_channels(observation: ObservationConfiguration, layout: ObservationLayout) -> None:
+    """Warn if four grey images may be taken for one with an alpha channel, which few policies see."""
+    if observation.is_image and not observation.encoding and layout.frame.shape[-1] == CHANNELS_WITH_ALPHA:
+        warn(
+            f"observations.{observation.key}: the policy wants {CHANNELS_WITH_ALPHA} channels, and images are "
+            "converted to colours with alpha; name their encoding, or, for 4 = 4 × 1, trained with VecFrameStack(4) on "
+            "grey images, set `stack: 4`"
+        )
 
 
 def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:

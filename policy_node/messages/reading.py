@@ -15,6 +15,14 @@ class UnusableReading(ValueError):  # noqa: N818  not an error of the program
     """A message that cannot be used; its text is the reason that the operator sees."""
 
 
+def stack_hint(wanted: int, found: int) -> str:
+    """Return the end of an error where a policy may want several steps of `found` numbers each; empty elsewhere."""
+    steps, rest = divmod(wanted, found) if found else (0, 1)
+    if rest or steps < 2:
+        return ""
+    return f"; {wanted} = {steps} × {found}: trained with VecFrameStack({steps})? set `stack: {steps}`"
+
+
 # Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
 Decode: TypeAlias = Callable[[Any, np.ndarray], None]
 

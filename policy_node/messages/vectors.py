@@ -14,7 +14,7 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import deserialise
 from policy_node.messages.fields import MessageClass, MessageTypeError
 from policy_node.messages.layouts import Layout, find_layout
-from policy_node.messages.reading import UnusableReading
+from policy_node.messages.reading import UnusableReading, stack_hint
 
 # Most shapes of messages that are remembered, of one size and in all; the frames of robots differ in length.
 MAX_LAYOUTS_OF_SIZE = 8
@@ -81,10 +81,11 @@ class VectorReader:
         self._size = spec.shape[0] if len(spec.shape) == 1 else 0
         found = " and ".join(sorted({dtype.name for dtype in source.dtypes}))
         if not self._size or source.size not in (None, self._size):
+            hint = stack_hint(self._size, source.size or 0)
             raise MessageTypeError(
                 f"the observation is {spec.dtype} {list(spec.shape)}, the message gives "
                 f"{'a vector' if source.size is None else f'{source.size} numbers'} of {found}; "
-                "choose the numbers with `field` or `joints`, or another type"
+                f"choose the numbers with `field` or `joints`, or another type{hint}"
             )
         if not all(np.can_cast(dtype, spec.dtype, "same_kind") for dtype in source.dtypes):
             raise MessageTypeError(
@@ -125,7 +126,9 @@ class VectorReader:
         with np.errstate(invalid="ignore"):
             numbers = self._source.numbers(message)
             if len(numbers) != self._size:
-                remedy = self._source.remedy(message) if len(numbers) > self._size else ""
+                remedy = (
+                    self._source.remedy(message) if len(numbers) > self._size else stack_hint(self._size, len(numbers))
+                )
                 raise UnusableReading(f"{len(numbers)} numbers found, the policy takes {self._size}{remedy}")
             # NaN compares as False, so this finds it too.
             usable = (numbers >= self._low) & (numbers <= self._high)

@@ -30,7 +30,7 @@ from policy_node.policies.contract import PolicyError
 from policy_node.policies.description import spec_to_json
 from policy_node.policies.formats import ExportSource, PolicyFile
 from policy_node.policies.golden import check_golden, golden_from_bytes, golden_to_bytes
-from policy_node.policies.sb3 import SavedModel, build_sb3
+from policy_node.policies.sb3 import SavedModel, build_sb3, warn_of_normalisation
 from policy_node.policies.sb3.policy import Sb3Policy
 from policy_node.policies.spaces import space_from_json, space_to_json
 from policy_node.policies.vecnormalize import Statistics
@@ -101,6 +101,7 @@ def write_bundle(source: ExportSource, output: Path) -> None:
         "arguments": {key: _to_json(key, value, path) for key, value in arguments.items()},
         "use_sde": saved.use_sde,
         "exploration_rate": saved.exploration_rate,
+        "used_vecnormalize": saved.used_vecnormalize,
         "observation_space": space_to_json(saved.observation_space),
         "action_space": space_to_json(saved.action_space),
         "normalisation": normalisation,
@@ -136,6 +137,7 @@ def load_bundle(file: PolicyFile) -> Sb3Policy:
         raise _damaged(file, "its spec is not that of its policy")
     check_golden(policy, golden, file.path)
     policy.golden = golden
+    warn_of_normalisation(saved, file)
     # Drawn actions cannot be compared.
     return policy if file.deterministic else build_sb3(saved, file)
 
@@ -191,6 +193,7 @@ def _saved_model(data: Mapping[str, Any], weights: bytes) -> tuple[SavedModel, d
         str(data["spec"]["algorithm"]),
         float(data["exploration_rate"]),
         {name.removeprefix("policy."): part for name, part in tensors.items() if name.startswith("policy.")},
+        data.get("used_vecnormalize"),
     )
     return saved, statistics
 

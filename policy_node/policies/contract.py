@@ -44,10 +44,14 @@ class Policy(ABC):
         Name of the engine that runs the policy, as in `policy.engine`.
     golden
         The golden vectors of the file; None for a file without.
+    normalisation
+        How observations are normalised, for people: ``none``, ``inside`` (the file does it), ``from FILE``, or that the
+        file does not say it.
     """
 
     engine_name = "direct"
     golden: GoldenVectors | None = None
+    normalisation = "inside or none, the file does not say"
 
     def __init__(self, spec: PolicySpec, device: torch.device) -> None:
         self.spec = spec
@@ -174,6 +178,7 @@ class WrappedPolicy(Policy):
         super().__init__(source.spec, source.device)
         self.source = source
         self.engine_name = source.engine_name
+        self.normalisation = source.normalisation
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet."""

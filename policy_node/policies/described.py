@@ -49,6 +49,8 @@ class FileDescription:
         Output that is the final action: within its bounds, or for choices int64, `[robots]` or `[robots, choices]`.
     source_sha256
         Hash of the file that was exported.
+    normalisation
+        See `Policy.normalisation`.
     """
 
     spec: PolicySpec
@@ -58,6 +60,7 @@ class FileDescription:
     action: str
     source_sha256: str
     golden: GoldenVectors
+    normalisation: str = Policy.normalisation
 
     @property
     def input_names(self) -> list[str]:
@@ -94,6 +97,7 @@ def description_to_texts(description: FileDescription, network_sha256: str) -> d
         "action_mask": description.action_mask,
         "action": description.action,
         "source_sha256": description.source_sha256,
+        "normalisation": description.normalisation,
         "network_sha256": network_sha256,
         "golden_sha256": hashlib.sha256(golden).hexdigest(),
     }
@@ -144,6 +148,8 @@ def read_description(
             str(data["action"]),
             str(data["source_sha256"]),
             golden_from_bytes(golden, file.path),
+            # Files of earlier versions lack it.
+            str(data.get("normalisation", Policy.normalisation)),
         )
     except PolicyError:
         raise
@@ -164,6 +170,7 @@ class DescribedPolicy(Policy):
         super().__init__(description.spec, file.device)
         self.engine_name = network.engine_name
         self.golden = description.golden
+        self.normalisation = description.normalisation
         self._network = network
         self._description = description
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
+from policy_node.config.specs import ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec, is_unbounded
 from policy_node.policies.contract import Policy, PolicyError
 
 # Changes the strides of an observation.
@@ -130,10 +130,11 @@ def action_error(spec: PolicySpec, found: np.ndarray, expected: np.ndarray) -> f
         same = found.dtype == expected.dtype and np.array_equal(found, expected)
         return 0.0 if same else np.inf
     rows = expected.reshape(-1, *spec.action.shape).astype(np.float64)
-    with np.errstate(over="ignore"):
-        span = spec.action.high.astype(np.float64) - spec.action.low.astype(np.float64)
+    low, high = spec.action.low.astype(np.float64), spec.action.high.astype(np.float64)
+    has_range = ~(is_unbounded(low) | is_unbounded(high)) & (high > low)
     largest = np.nanmax(np.abs(rows), axis=0, initial=1.0)
-    return _largest(found, expected, np.where(np.isfinite(span) & (span > 0), span, largest))
+    with np.errstate(over="ignore"):
+        return _largest(found, expected, np.where(has_range, high - low, largest))
 
 
 def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -185,10 +186,11 @@ def _candidates(spec: ArraySpec, count: int, rng: np.random.Generator) -> np.nda
     array = spec.example(count, rng)
     if np.issubdtype(spec.dtype, np.floating):
         # Without a bound, numbers larger than those of `example` occur too.
-        free = ~(np.isfinite(spec.low) & np.isfinite(spec.high))
+        no_low, no_high = is_unbounded(spec.low), is_unbounded(spec.high)
+        free = no_low | no_high
         scale = np.where(np.arange(count) % 2, 10.0, 1.0).reshape(-1, *[1] * len(spec.shape))
         array = np.clip(np.where(free, array * scale, array).astype(spec.dtype), spec.low, spec.high)
-        ends = (np.where(np.isfinite(end), end, side) for end, side in ((spec.low, -10.0), (spec.high, 10.0)))
+        ends = (np.where(no_low, -10.0, spec.low), np.where(no_high, 10.0, spec.high))
         array[0], array[1] = (np.clip(end, spec.low, spec.high) for end in ends)
     else:
         array[0], array[1] = spec.low, spec.high

@@ -101,7 +101,7 @@ def load_policy(
     )
     _check(file, kind, sha256, trusted, vecnormalize is not None)
     if vecnormalize is not None:
-        file = replace(file, statistics=read_vecnormalize(vecnormalize))
+        file = replace(file, statistics=read_vecnormalize(vecnormalize), vecnormalize=os.fspath(vecnormalize))
     try:
         policy = kind.load(file)
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spaces of Gymnasium: made from a spec, for learners and datasets, and as JSON, for bundles."""
+"""Spaces of Gymnasium: made from a spec, for learners and datasets, as JSON, for bundles, and read from pickles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from gymnasium import spaces
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.description import array_from_json, array_to_json, shape_from_json
+from policy_node.policies.inert import Inert, InertUnpickler
+
+# Spaces of these packages can be read. They hold objects of NumPy, and those of Stable-Baselines3 none.
+_PACKAGES = ("gym", "gymnasium", "numpy")
 
 
 def observation_space(spec: PolicySpec) -> spaces.Space:
@@ -67,6 +71,45 @@ def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
         shape = shape_from_json(data["shape"])
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
     raise ValueError(f"space type '{kind}' is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict")
+
+
+def space_from_pickle(content: bytes) -> spaces.Space:
+    """Return a space of Gymnasium or of its predecessor OpenAI gym, of any version, without running its pickle.
+
+    Neither gym nor the versions that wrote the pickle are needed. Generators of random numbers are dropped.
+
+    Raises
+    ------
+    Exception
+        If the pickle is damaged, or holds anything but a Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
+    """
+    return _space_from_state(InertUnpickler(content, _PACKAGES).load())
+
+
+def _space_from_state(found: Any) -> spaces.Space:
+    """Return the space that an inert object describes."""
+    package, _, kind = (found.origin if isinstance(found, Inert) else "").partition(".spaces.")
+    kind = kind.rpartition(".")[2]
+    if package not in ("gym", "gymnasium") or kind not in ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict"):
+        shown = found.origin if isinstance(found, Inert) else type(found).__name__
+        raise ValueError(f"found {shown}; allowed are Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these")
+    state = found.state
+    if kind == "Dict":
+        # Ordered: the features of the keys follow each other as in training.
+        return spaces.Dict(OrderedDict((str(key), _space_from_state(part)) for key, part in state["spaces"].items()))
+    if kind == "Discrete":
+        # Older versions begin at 0.
+        return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)))
+    if kind == "MultiDiscrete":
+        choices = np.asarray(state["nvec"]).astype(np.int64)
+        return spaces.MultiDiscrete(choices, start=np.broadcast_to(state.get("start", 0), choices.shape))
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(state["n"])
+    dtype, low = np.dtype(state["dtype"]), np.asarray(state["low"])
+    # Older versions call the attribute `shape`.
+    shape = shape_from_json(state.get("_shape") or state.get("shape") or low.shape)
+    low, high = (np.broadcast_to(bound, shape).astype(dtype) for bound in (low, state["high"]))
+    return spaces.Box(low, high, shape, dtype.type)  # type: ignore[type-var]
 
 
 def _box(array: ArraySpec) -> spaces.Box:

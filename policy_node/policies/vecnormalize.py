@@ -7,9 +7,7 @@ The numbers are those of ``VecNormalize.normalize_obs``: computed in float64, re
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,12 @@ import torch
 from torch import nn
 
 from policy_node.policies.contract import PolicyError
+from policy_node.policies.inert import InertUnpickler
 
 MAX_BYTES = 2**30
 _REMEDY = "give the file that VecNormalize.save() wrote"
 # The pickle holds objects of these packages beside the statistics; none of them is made.
-_INERT_PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
+_PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,62 +44,6 @@ class Statistics:
     deviation: np.ndarray
     clip: float
     raw_dtype: np.dtype | None
-
-
-class _Inert:
-    """Replaces an object of the pickle: to make it, to set its state and to add items runs nothing."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        self.state: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.state = state
-
-    def __setitem__(self, *item: Any) -> None:
-        pass
-
-    append = extend = __setitem__
-
-
-def _empty_array(*arguments: Any) -> np.ndarray:
-    # The data bring the length: here an absurd one would be allocated, there it fits no data.
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
-
-
-def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _number(dtype: np.dtype, data: Any = None) -> Any:
-    return np.frombuffer(data, dtype)[0] if isinstance(data, bytes) else data
-
-
-_ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): dict,
-    **{
-        (module, name): function
-        for package in ("numpy.core", "numpy._core")
-        for module, name, function in (
-            (f"{package}.multiarray", "_reconstruct", _empty_array),
-            (f"{package}.multiarray", "scalar", _number),
-            (f"{package}.numeric", "_frombuffer", _array_of_buffer),
-        )
-    },
-}
-
-
-class _StatisticsUnpickler(pickle.Unpickler):
-    """Makes arrays and numbers, and inert objects of the other classes that belong in the file."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if module.split(".")[0] in _INERT_PACKAGES:
-            return _Inert
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which does not belong there")
 
 
 def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
@@ -124,7 +67,7 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
     except OSError as error:
         raise PolicyError(f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}") from error
     try:
-        state = _StatisticsUnpickler(io.BytesIO(content)).load().state
+        state = InertUnpickler(content, _PACKAGES).load().state
         if not state["norm_obs"]:
             return {}
         found, last = state["obs_rms"], state.get("old_obs")

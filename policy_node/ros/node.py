@@ -140,7 +140,8 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(
                 f"configured in {time.perf_counter() - started:.1f} s: {policy.spec.algorithm} policy "
                 f"{configuration.policy.path} on {policy.device}, "
-                f"{len(configuration.robots)} robots at {configuration.control_rate_hz:g} Hz"
+                f"{len(configuration.robots)} robots at {configuration.control_rate_hz:g} Hz; "
+                f"normalisation: {policy.normalisation}"
             )
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE

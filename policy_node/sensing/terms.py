@@ -18,7 +18,7 @@ import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.reading import Decode, UnusableReading
+from policy_node.messages.reading import Decode, UnusableReading, stack_hint
 from policy_node.sensing.motion import read_motion
 
 QUATERNION = 4
@@ -119,6 +119,7 @@ def arrange_terms(
     if total != wanted.shape[0]:
         raise ConfigurationError(
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
+            f"{stack_hint(wanted.shape[0], total) if max(counts) == 1 else ''}"
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"

@@ -72,7 +72,9 @@ def test_validate_refuses_values_outside_the_bounds(value: float) -> None:
         (np.float64, -np.inf, np.inf, -1.0, 1.0),
         (np.float32, 5.0, np.inf, 5.0, 6.0),
         (np.float32, -np.inf, -5.0, -6.0, -5.0),
-        (np.float64, np.finfo(np.float64).min, np.finfo(np.float64).max, -np.inf, np.inf),
+        # The largest number of float32 or float64 stands for infinity in many environments.
+        (np.float64, np.finfo(np.float64).min, np.finfo(np.float64).max, -1.0, 1.0),
+        (np.float32, [np.finfo(np.float32).min, 0.0], [0.5, np.finfo(np.float32).max], -1.0, 1.0),
         (np.uint8, 0, 255, 0, 255),
         (np.int64, np.iinfo(np.int64).min, np.iinfo(np.int64).max, np.iinfo(np.int64).min, np.iinfo(np.int64).max),
         (np.bool_, False, True, False, True),

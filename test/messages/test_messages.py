@@ -519,6 +519,16 @@ def test_joints_that_a_message_names_can_be_chosen(names: list[str], remedy: str
         decode(JOINT_STATE, JointState(name=names, position=[1.0, 2.0, 3.0]), (2,), "float32")
 
 
+@pytest.mark.parametrize(("count", "hint"), [(4, r"; 12 = 3 × 4: .*`stack: 3`"), (5, ""), (0, ""), (12, None)])
+def test_a_vector_of_a_third_of_the_numbers_proposes_a_stack(count: int, hint: str | None) -> None:
+    message = JointState(position=[1.0] * count)
+    if hint is None:
+        assert decode(JOINT_STATE, message, (12,), "float32").tolist() == [1.0] * 12
+        return
+    with pytest.raises(UnusableReading, match=f"{count} numbers found, the policy takes 12{hint}$"):
+        decode(JOINT_STATE, message, (12,), "float32")
+
+
 @pytest.mark.parametrize("limits", [(0.0, 0.0), (5.0, 1.0), (0.0, math.inf), (math.nan, 5.0), (0.0, math.nan)])
 def test_distances_without_usable_limits_are_unusable(limits: tuple[float, float]) -> None:
     scan = LaserScan(range_min=limits[0], range_max=limits[1], ranges=[1.0])
@@ -577,6 +587,14 @@ def test_a_signalling_nan_is_refused_without_a_warning() -> None:
         ("sensor_msgs/msg/Imu", (3,), "float32", {"field": "orientation."}, r"orientation has x \(double\), y"),
         ("sensor_msgs/msg/Imu", (3,), "float32", {"field": "header"}, "'header.frame_id' is string, not numbers"),
         ("nav_msgs/msg/Path", (3,), "float32", {"field": "poses"}, "'poses' is sequence.*, not numbers"),
+        # A policy that was trained with frames joined.
+        (IMAGE, (5, 7, 12), "uint8", {}, r"12 = 4 × 3: trained with VecFrameStack\(4\)\? set `stack: 4`"),
+        (IMAGE, (5, 7, 5), "uint8", {}, r"5 = 5 × 1: trained with VecFrameStack\(5\)\? set `stack: 5`"),
+        (IMAGE, (5, 7, 12), "uint8", {"encoding": "mono8"}, r"12 = 12 × 1: trained .* set `stack: 12`"),
+        (IMAGE, (5, 7, 4), "uint8", {"encoding": "mono8"}, r"4 = 4 × 1: trained .* set `stack: 4`"),
+        (IMAGE, (5, 7, 4), "uint8", {"encoding": "rgb8"}, r"of all: [^=]*$"),
+        ("sensor_msgs/msg/Imu", (30,), "float32", {}, r"30 = 3 × 10: trained with VecFrameStack\(3\)\? set `stack: 3`"),
+        ("sensor_msgs/msg/Imu", (31,), "float32", {}, "or another type$"),
         ("nav_msgs/msg/Path", (3,), "float32", {}, r"`field` is missing.*header \(std_msgs/Header\), poses"),
     ],
 )

@@ -161,6 +161,12 @@ def test_readings_that_mean_nothing_for_the_kind_are_refused(kind, numbers, reas
         ({"a": {}, "b": {}}, vector(3), {}, "say how many numbers observations.policy.a, observations.policy.b have"),
         ({"a": {}, "b": {}}, vector(3), {"policy.a": 3}, "say how many numbers observations.policy.b have"),
         ({"a": {}, "b": {}}, vector(3), {"policy.a": 2, "policy.b": 2}, "the terms give 4 numbers: a 2, b 2"),
+        (
+            {"a": {}, "b": {}},
+            vector(12),
+            {"policy.a": 2, "policy.b": 2},
+            "; 12 = 3 × 4: trained with VecFrameStack(3)?",
+        ),
         ({"a": {"scale": [1.0, 2.0]}}, vector(3), {"policy.a": 3}, "observations.policy.a.scale: found 2 numbers, but"),
         ({"a": {}, "b": {"kind": "previous_action"}}, vector(5), {}, None),
         ({"a": {}}, vector(2, 3), {}, "terms give one vector"),

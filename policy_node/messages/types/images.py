@@ -14,7 +14,7 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
 from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP
 from policy_node.messages.fields import MessageTypeError
-from policy_node.messages.reading import UnusableReading
+from policy_node.messages.reading import UnusableReading, stack_hint
 from policy_node.messages.types import MessageType
 
 _LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
@@ -127,14 +127,23 @@ def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> s
     if 0 in spec.shape or not fitting:
         raise MessageTypeError(
             f"an image cannot give {spec.dtype} {list(spec.shape)}; allowed are [height, width, channels] of {listed}; "
-            "train the policy on such images, or feed this observation from another type"
+            f"train the policy on such images, or feed this observation from another type{_stack_hint(spec, encoding)}"
         )
     if encoding and encoding not in fitting:
         raise MessageTypeError(
             f"encoding '{encoding}' does not give the observation's {spec.dtype} {list(spec.shape)}; "
-            f"allowed here: {', '.join(fitting)}; of all: {listed}"
+            f"allowed here: {', '.join(fitting)}; of all: {listed}{_stack_hint(spec, encoding)}"
         )
     return encoding or next((name for name in fitting if IMAGE_ENCODINGS[name].is_default), fitting[0])
+
+
+def _stack_hint(spec: ArraySpec, encoding: str) -> str:
+    """Return `stack_hint` of an image with several times the channels of an encoding, without one of RGB or grey."""
+    if len(spec.shape) != 3:
+        return ""
+    known = IMAGE_ENCODINGS.get(encoding)
+    hints = (stack_hint(spec.shape[2], channels) for channels in ((known.channels,) if known else (3, 1)))
+    return next((hint for hint in hints if hint), "")
 
 
 class RawImageReader:

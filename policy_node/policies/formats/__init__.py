@@ -39,6 +39,8 @@ class PolicyFile:
         Whether the user left the device open; a policy that `device` cannot run then runs on the CPU.
     statistics
         How to normalise observations, by key; empty: not at all.
+    vecnormalize
+        Path of the file that the statistics came from; empty if there is no such file.
     """
 
     content: bytes
@@ -50,6 +52,14 @@ class PolicyFile:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     deterministic: bool = True
     seed: int = 0
+    vecnormalize: str = ""
+
+    @property
+    def normalisation(self) -> str:
+        """How `statistics` normalise observations, see `Policy.normalisation`."""
+        if not self.statistics:
+            return "none"
+        return f"from {self.vecnormalize}" if self.vecnormalize else "inside"
 
     def error(self, text: str) -> PolicyError:
         """Return an error that names the file."""

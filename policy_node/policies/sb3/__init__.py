@@ -12,8 +12,11 @@ import base64
 import io
 import json
 import pickle
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from policy_node.policies.contract import PolicyError, warn
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.observations import keyed_spaces, make_normalisers, observation_spec
+from policy_node.policies.sb3.pickles import find_inert, unpickle_arguments
 from policy_node.policies.sb3.policy import (
     Family,
     Fresh,
@@ -38,10 +42,12 @@ from policy_node.policies.sb3.policy import (
     predict_actor,
     replaced_methods,
 )
+from policy_node.policies.spaces import space_from_pickle
 from policy_node.policies.vecnormalize import Normaliser
 
-# Entries that building the network needs; everything else in the file stays unread.
-_NEEDED = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space")
+# Arguments of the policy class that only training needs.
+_TRAINING_ONLY = ("device", "optimizer_class", "optimizer_kwargs")
+_ON_POLICY = ("A2C", "ARS", "MaskablePPO", "PPO", "RecurrentPPO", "TRPO")
 # This module does what these stock methods do around `_predict`.
 _AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
 
@@ -66,6 +72,8 @@ class SavedModel:
         Share of arbitrary actions of an algorithm that explores by chance.
     weights
         All parameters and buffers of the policy by name; of shared ones a single name is enough.
+    used_vecnormalize
+        Whether training ran in `VecNormalize`; None where the file does not show it. Only on-policy algorithms do.
     """
 
     policy_class: Any
@@ -76,41 +84,46 @@ class SavedModel:
     algorithm: str
     exploration_rate: float
     weights: Mapping[str, torch.Tensor]
+    used_vecnormalize: bool | None = None
 
 
 def read_sb3(content: bytes, path: str) -> SavedModel:
-    """Read a file that ``model.save`` wrote; this unpickles the spaces and arguments of the policy.
+    """Read a file that ``model.save`` wrote; this unpickles the class and arguments of the policy, which may run code.
 
-    Raises PolicyError if `content` is empty, damaged or of another format.
+    Everything that only training needs stays unread. Raises PolicyError if `content` is empty, damaged or of another
+    format.
     """
-    saved, serialised = _read(content, path)
-    parts = {name: _restore(saved, name, path) for name in _NEEDED}
-    policy_class = parts["policy_class"]
+    saved, serialised, same_python = _read(content, path)
+    observation_space, action_space = (_space(saved, name, path) for name in ("observation_space", "action_space"))
+    policy_class = _restore(saved, "policy_class", path)
     if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
         raise PolicyError(f"the policy class of '{path}' is {policy_class}; supported are classes of BasePolicy")
     family = family_of(policy_class)
     explores = family is not None and family.noise == "epsilon"
     try:
         weights = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
-        # The device of the training is not the device of the use.
-        arguments = {name: value for name, value in parts["policy_kwargs"].items() if name != "device"}
     except Exception as error:
         raise _not_built(path, error) from error
+    algorithm = _algorithm(saved, policy_class)
     return SavedModel(
         policy_class,
-        arguments,
-        bool(parts["use_sde"]),
-        parts["observation_space"],
-        parts["action_space"],
-        _algorithm(saved, policy_class),
+        _arguments(saved, path, same_python),
+        bool(_restore(saved, "use_sde", path)),
+        observation_space,
+        action_space,
+        algorithm,
         float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
-        weights,
+        _renamed(weights, policy_class),
+        _used_vecnormalize(saved) if algorithm in _ON_POLICY else None,
     )
 
 
 def load_sb3(file: PolicyFile) -> Sb3Policy:
     """Make the policy of a file that ``model.save`` wrote; see `read_sb3` and `build_sb3`."""
-    return build_sb3(read_sb3(file.content, file.path), file)
+    saved = read_sb3(file.content, file.path)
+    policy = build_sb3(saved, file)
+    warn_of_normalisation(saved, file)
+    return policy
 
 
 def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
@@ -138,12 +151,29 @@ def build_sb3(saved: SavedModel, file: PolicyFile) -> Sb3Policy:
     memory, fresh = _memory(model, normalisers, noise, generator, device)
     mask = _mask_length(saved.algorithm, action)
     spec = PolicySpec(observations, action, saved.algorithm, file.sha256, memory, mask)
-    return Sb3Policy(spec, device, normalisers, actor, modules, fresh)
+    policy = Sb3Policy(spec, device, normalisers, actor, modules, fresh)
+    policy.normalisation = file.normalisation
+    return policy
 
 
-def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
-    """Return the description of the model and the serialised weights of its policy."""
-    members = read_members(content, ("data", "policy.pth"), path)
+def warn_of_normalisation(saved: SavedModel, file: PolicyFile) -> None:
+    """Warn if statistics are given and training did not normalise, or the other way round."""
+    if saved.used_vecnormalize and not file.statistics and not file.vecnormalize:
+        warn(
+            f"policy file '{file.path}' was trained in VecNormalize, but runs without normalisation; give the file "
+            "that VecNormalize.save() wrote (policy.vecnormalize, or policy_export --vecnormalize), unless training "
+            "normalised rewards only"
+        )
+    if saved.used_vecnormalize is False and file.statistics:
+        warn(
+            f"policy file '{file.path}' was trained without VecNormalize, but observations are normalised "
+            f"{file.normalisation}; leave vecnormalize out, unless training normalised them in another way"
+        )
+
+
+def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes, bool]:
+    """Return the description of the model, the serialised weights of its policy, and whether this Python wrote it."""
+    members = read_members(content, ("data", "policy.pth", "system_info.txt"), path)
     try:
         saved = json.loads(members["data"])
         complete = {"policy_class", "observation_space", "action_space"} <= saved.keys()
@@ -158,7 +188,9 @@ def _read(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
     if weights.startswith(b"PK"):
         # The weights are an archive themselves: of its limits torch knows nothing.
         read_members(weights, (), f"{path}/policy.pth")
-    return saved, weights
+    # Versions before 1.5 do not say which Python wrote the file.
+    python = re.search(rb"Python: (\d+)\.(\d+)", members.get("system_info.txt", b""))
+    return saved, weights, python is None or (int(python[1]), int(python[2])) == sys.version_info[:2]
 
 
 def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
@@ -183,12 +215,42 @@ def _algorithm(saved: dict[str, Any], policy_class: type) -> str:
     return next((names[package] for package in packages if package in names), policy_class.__qualname__)
 
 
-def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
+def _space(saved: dict[str, Any], name: str, path: str) -> spaces.Space:
+    """Return a space of the description; nothing of its pickle is run."""
+    try:
+        return space_from_pickle(base64.b64decode(saved[name][":serialized:"]))
+    except Exception as error:
+        raise PolicyError(
+            f"'{name}' in policy file '{path}' cannot be read ({type(error).__name__}: {error}); supported are "
+            "the spaces of Gymnasium and OpenAI gym, which are read as data: save the model again with these"
+        ) from error
+
+
+def _arguments(saved: dict[str, Any], path: str, same_python: bool) -> dict[str, Any]:
+    """Return the arguments of the policy class without those that only training needs."""
+    arguments = _restore(saved, "policy_kwargs", path, partial(unpickle_arguments, same_python=same_python))
+    arguments = {name: value for name, value in dict(arguments).items() if name not in _TRAINING_ONLY}
+    # A list of one dictionary is the way of versions before 1.8.
+    layers = arguments.get("net_arch")
+    if isinstance(layers, list) and len(layers) == 1 and isinstance(layers[0], dict):
+        arguments["net_arch"] = layers[0]
+    for name, value in arguments.items():
+        found = find_inert(name, value)
+        if found is not None:
+            raise PolicyError(
+                f"the argument '{found[0]}' in policy_kwargs of policy file '{path}' cannot be restored: it is "
+                f"{found[1]}; install the package that defines it, or load and save the model with the Python that "
+                f"wrote it after replacing it by a class of a module"
+            )
+    return arguments
+
+
+def _restore(saved: dict[str, Any], name: str, path: str, unpickle: Callable[[bytes], Any] = pickle.loads) -> Any:
     """Return one entry of the description, unpickled if need be."""
     try:
         value = saved[name]
         if isinstance(value, dict) and ":serialized:" in value:
-            return pickle.loads(base64.b64decode(value[":serialized:"]))
+            return unpickle(base64.b64decode(value[":serialized:"]))
         return value
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "sb3_contrib":
@@ -200,6 +262,21 @@ def _restore(saved: dict[str, Any], name: str, path: str) -> Any:
             "install the package that defines it, or save the model again with the versions of Python, NumPy, "
             "Gymnasium and Stable-Baselines3 that are installed here"
         ) from error
+
+
+def _used_vecnormalize(saved: dict[str, Any]) -> bool | None:
+    """Return whether an on-policy algorithm kept an observation from before `VecNormalize`; None if it never ran."""
+    if saved.get("_last_original_obs") is not None:
+        return True
+    return None if saved.get("_last_obs") is None else False
+
+
+def _renamed(weights: Mapping[str, torch.Tensor], policy_class: type) -> Mapping[str, torch.Tensor]:
+    """Return weights with the names of today."""
+    if not any(base.__qualname__ == "ARSLinearPolicy" for base in policy_class.__mro__):
+        return weights
+    # Before version 1.7 of sb3-contrib its network was a single layer.
+    return {re.sub(r"^action_net\.(weight|bias)$", r"action_net.0.\1", name): part for name, part in weights.items()}
 
 
 def _build(saved: SavedModel, path: str) -> Any:
