@@ -234,7 +234,7 @@ def markdown(figures: Figures) -> str:
         if "refused" in row:
             cells += [f"refused: {row['refused']}", "", "", ""]
         else:
-            cells += [row["how"], f"{row["error"]:.0e}", f"{row['alone_ms']:.2f} ms", f"{row['batch_ms']:.2f} ms"]
+            cells += [row["how"], f"{row['error']:.0e}", f"{row['alone_ms']:.2f} ms", f"{row['batch_ms']:.2f} ms"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
