@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import time
 import timeit
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from policy_node_bench.command import Command, Figures, option
 SUFFIXES = {".onnx": "ONNX", ".pt": "TorchScript", ".jit": "TorchScript", ".ts": "TorchScript", ".pt2": "torch.export"}
 STEPS = 20
 # The shortest of so many runs counts, as other load only makes them longer.
-RUNS = 15
+RUNS = 20
 # Robots whose actions are compared with those of a copy of the file for each.
 JUDGED = 6
 # Largest difference, in shares of the largest action, that still counts as equal.
@@ -37,7 +38,7 @@ TOLERANCE = 1e-4
 class ExportedOptions:
     """The options of `policy_bench exported`."""
 
-    folder: Path = option(None, "folder with exported policies; they are trusted and can run code", "folder", type=Path)
+    folder: str = option("", "folder with exported policies; they are trusted and can run code", "folder")
     shape: Sequence[str] = option(
         (), "shape of the observation of files whose path contains TEXT, such as himloco=270", action="append",
         metavar="TEXT=N,…",
@@ -50,21 +51,22 @@ class ExportedOptions:
 def run_exported(options: ExportedOptions, console: Console) -> dict[str, Any]:
     """Load, compare and measure all files and return the figures."""
     torch.set_num_threads(options.threads)
+    folder = Path(options.folder)
     shapes = dict(map(_parse_shape, options.shape))
-    files = sorted(file for file in options.folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not files:
-        raise ToolError(f"{options.folder} has no file with the suffix {', '.join(SUFFIXES)}")
+        raise ToolError(f"{folder} has no file with the suffix {', '.join(SUFFIXES)}")
     rows = []
     with progress_bar(console) as bar:
         task = bar.add_task("exported", total=len(files), doing="")
         for file in files:
-            name = str(file.relative_to(options.folder))
+            name = str(file.relative_to(folder))
             bar.update(task, doing=file.name)
             given = next((shape for text, shape in shapes.items() if text in name), None)
             rows.append({"file": name, "format": SUFFIXES[file.suffix]} | measure_file(file, options, given))
             bar.advance(task)
     return {
-        "options": asdict(options) | {"folder": str(options.folder)},
+        "options": asdict(options),
         "machine": machine(torch.device(options.device)),
         "rows": rows,
         "violations": sum(row.get("error", 0.0) > TOLERANCE for row in rows),
@@ -80,7 +82,8 @@ def measure_file(file: Path, options: ExportedOptions, shape: tuple[int, ...] | 
     except PolicyError as error:
         return {"refused": str(error)}
     steps = _observations(policy, options.robots)
-    found, expected = _rollout(policy, steps)[:, :JUDGED], _judge(file, policy, steps)
+    found = _rollout(policy, steps)[:, :JUDGED]
+    expected = _judge(file, policy, steps).reshape(found.shape)
     figures = {
         "how": policy.how_it_runs,
         "observations": {key: list(spec.shape) for key, spec in policy.spec.observations.items()},
@@ -168,7 +171,7 @@ def _rollout(policy: Policy, steps: Sequence[Mapping[str, torch.Tensor]]) -> np.
 
 def _judge(file: Path, policy: Policy, steps: Sequence[Mapping[str, torch.Tensor]]) -> np.ndarray:
     """Return the actions of some robots `[steps, robots, ...]`, each by a copy of the file that nothing else runs."""
-    robots = [_alone(file, policy) for _ in range(JUDGED)]
+    robots = [_alone(file, policy) for _ in range(min(JUDGED, len(next(iter(steps[0].values())))))]
     return np.stack(
         [
             np.concatenate(
@@ -191,7 +194,9 @@ def _alone(file: Path, policy: Policy) -> Callable[[list[torch.Tensor]], np.ndar
         program = torch.export.load(str(file)).module()
         return lambda inputs: program(*inputs).detach().numpy()
     module = _script(file).eval()
-    memory = [torch.zeros(1, *spec.shape).movedim(0, 1) for name, spec in policy.spec.memory.items() if "memory_" in name]
+    memory = [
+        torch.zeros(1, *spec.shape).movedim(0, 1) for name, spec in policy.spec.memory.items() if "memory_" in name
+    ]
 
     def run(inputs: list[torch.Tensor]) -> np.ndarray:
         nonlocal memory
@@ -211,8 +216,10 @@ def _shortest_ms(policy: Policy, observations: Mapping[str, torch.Tensor]) -> fl
         if policy.device.type == "cuda":
             torch.cuda.synchronize(policy.device)
 
+    # On a CPU its time counts, which other load of the machine hardly changes.
+    timer = time.process_time if policy.device.type == "cpu" else time.perf_counter
     timeit.timeit(call, number=5)
-    return 1e3 * min(timeit.repeat(call, repeat=RUNS, number=1))
+    return 1e3 * min(timeit.repeat(call, repeat=RUNS, number=1, timer=timer))
 
 
 def markdown(figures: Figures) -> str:
@@ -232,6 +239,10 @@ def markdown(figures: Figures) -> str:
     return "\n".join(lines)
 
 
+def _write_markdown(figures: Figures, file: Path) -> None:
+    file.write_text(markdown(figures) + "\n")
+
+
 COMMAND = Command(
     "exported",
     "how the exported policies in a folder run: as one batch or robot after robot",
@@ -240,5 +251,5 @@ COMMAND = Command(
     ExportedOptions,
     run_exported,
     lambda figures: [markdown(figures)],
-    {"markdown": ("write the table into this Markdown file", lambda figures, file: file.write_text(markdown(figures)))},
+    {"markdown": ("write the table into this Markdown file", _write_markdown)},
 )

@@ -29,9 +29,10 @@ STEPS = "steps_since_reset"
 # Before the name of a further output, `PolicyInterface.outputs`, among the memory.
 OUTPUT = "output."
 
-# A network with an opened robots axis is compared with the file on so many robots, on observations of these scales.
-_COMPARED_ROBOTS = 3
+# A network with an opened robots axis is compared with the file on observations of these scales, in turn.
 _COMPARED_SCALES = (1.0, 0.1, 5.0, 1.0, -1.0, 20.0)
+# So many steps, as memory may act rarely. A second number of robots, as the first may equal a length by chance.
+_COMPARED_STEPS = {3: 60, 7: 6}
 
 
 class ForeignPolicy(Policy):
@@ -184,40 +185,53 @@ class ForeignPolicy(Policy):
         batch = self.batch
         if batch is None:
             return "one batch"
-        narrow, opened_differs = self._network, ""
+        narrow, tried = self._network, ""
         if batch == 1 and not narrow.alone:
-            axes = {port.name: self._axes.get(port.name, 0) for port in narrow.inputs}
-            expected = self._rollout()
-            for opened in narrow.opened(axes):
-                self._network, self.batch = opened, None
-                # It may fail in any way: it is only tried.
-                with contextlib.suppress(Exception):
-                    if _are_close(self._rollout(), expected):
-                        return "one batch, opened"
-                opened_differs = ", and opened for several robots it acts differently"
+            try:
+                if self._opens():
+                    return "one batch, opened"
+                tried = ", and opened for several robots it acts differently" if self._network is not narrow else ""
+            except Exception as error:
+                tried = f", and example observations cannot be compared ({reason_of(error)})"
             self._network, self.batch = narrow, batch
         rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
         kept = ", ".join(f"'{name}'" for name in narrow.carried)
         made = f"it keeps {kept} for one robot" if kept else f"it was exported for a batch of {batch}"
-        reason = reason or made + opened_differs
+        reason = reason or made + tried
         warn(
             f"policy file '{file.path}' is run {rows}: {reason}; "
             "export it with a robots axis of any length to run all at once"
         )
         return f"{rows}: {reason}"
 
-    def _rollout(self) -> list[torch.Tensor]:
+    def _opens(self) -> bool:
+        """Run all robots with an opened network that acts as the network does robot by robot; return whether it can."""
+        narrow, expected = self._network, self._rollouts()
+        for opened in narrow.opened({port.name: self._axes.get(port.name, 0) for port in narrow.inputs}):
+            self._network, self.batch = opened, None
+            # It may fail in any way: it is only tried.
+            with contextlib.suppress(Exception):
+                if _are_close(self._rollouts(), expected):
+                    return True
+        return False
+
+    def _rollouts(self) -> list[torch.Tensor]:
         """Return the outputs for some robots over some steps, with resets in between, to compare networks."""
-        pairing, robots, found = self._pairing, _COMPARED_ROBOTS, []
+        steps = _COMPARED_STEPS if self._pairing.memories else dict.fromkeys(_COMPARED_STEPS, len(_COMPARED_SCALES))
+        return [output for robots, count in steps.items() for output in self._rollout(robots, count)]
+
+    def _rollout(self, robots: int, steps: int) -> list[torch.Tensor]:
+        pairing, found = self._pairing, []
         fresh = {part.input: part.fresh.expand(robots, *part.fresh.shape) for part in pairing.memories}
         kept = fresh
         with torch.inference_mode(), full_precision(self.device):
-            for step, scale in enumerate(_COMPARED_SCALES):
+            for step in range(steps):
+                scale = _COMPARED_SCALES[step % len(_COMPARED_SCALES)]
                 inputs = {**self._probe_inputs(robots, seed=step, scale=scale), **kept}
                 outputs = self._run_in_parts(inputs, robots)
                 found += [outputs[name] for name in (pairing.action, *self._interface.outputs)]
                 # One robot after the other begins again, so that they are not all at the same step.
-                restarted = torch.arange(robots, device=self.device) == step % (robots + 1)
+                restarted = torch.arange(robots, device=self.device) == (step if step < robots else -1)
                 kept = {
                     part.input: where_rows(restarted, fresh[part.input], outputs[part.output])
                     for part in pairing.memories

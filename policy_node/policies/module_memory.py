@@ -23,7 +23,7 @@ _FACTORS = (1.0, -1.0, 0.1, 3.0)
 _RESETS = ("reset_memory", "reset", "reset_hidden_states", "reset_hidden_state", "reset_state")
 
 
-class UnfitMemory(PolicyError):
+class UnfitMemoryError(PolicyError):
     """A module keeps memory that cannot be kept for each robot; the text names the attribute."""
 
 
@@ -162,7 +162,9 @@ class OptionalLayout(Layout):
 class ItemsLayout(Layout):
     """A tuple or a list; a list that `varies` has at most so many items."""
 
-    def __init__(self, name: str, items: Sequence[Layout], kind: type, varies: bool) -> None:
+    def __init__(
+        self, name: str, items: Sequence[Layout], kind: type[tuple[Any, ...]] | type[list[Any]], varies: bool
+    ) -> None:
         super().__init__(name)
         self._items = items
         self._kind = kind
@@ -199,32 +201,32 @@ class ItemsLayout(Layout):
 
 
 def layout_of(name: str, values: Sequence[Any]) -> Layout:
-    """Return the layout of a value from those that it took one after the other; raises UnfitMemory without one."""
+    """Return the layout of a value from those that it took one after the other; raises UnfitMemoryError without one."""
     present = [value for value in values if value is not None]
     if not present:
-        raise UnfitMemory(f"'{name}', which stays None on example inputs")
+        raise UnfitMemoryError(f"'{name}', which stays None on example inputs")
     if len(present) < len(values):
         return OptionalLayout(layout_of(name, present))
     first = present[0]
     if isinstance(first, torch.Tensor):
         for value in present:
             if (value.shape, value.dtype) != (first.shape, first.dtype):
-                raise UnfitMemory(f"'{name}', whose shape changes from {list(first.shape)} to {list(value.shape)}")
+                raise UnfitMemoryError(f"'{name}', whose shape changes from {list(first.shape)} to {list(value.shape)}")
         return TensorLayout(name, first)
     if type(first) in (bool, int, float):
         return NumberLayout(name, type(first))
     if isinstance(first, (tuple, list)):
         return _layout_of_items(name, present)
-    raise UnfitMemory(f"'{name}' of the type {type(first).__name__}")
+    raise UnfitMemoryError(f"'{name}' of the type {type(first).__name__}")
 
 
 def _layout_of_items(name: str, values: Sequence[Any]) -> Layout:
     lengths = [len(value) for value in values]
     most = max(lengths)
     if not most:
-        raise UnfitMemory(f"'{name}', which stays empty on example inputs")
+        raise UnfitMemoryError(f"'{name}', which stays empty on example inputs")
     if min(lengths) < most and lengths.index(most) == len(lengths) - 1:
-        raise UnfitMemory(f"'{name}', which still grows after {len(values) - 1} example runs")
+        raise UnfitMemoryError(f"'{name}', which still grows after {len(values) - 1} example runs")
     items = [
         layout_of(f"{name}.{place}", [value[place] for value in values if place < len(value)]) for place in range(most)
     ]
@@ -244,7 +246,6 @@ class ModuleMemory:
 
     def __init__(self, module: Any, layouts: Mapping[str, Layout], fresh: Mapping[str, torch.Tensor]) -> None:
         self.fresh = fresh
-        self._module = module
         self._layouts = layouts
         self._places = [(*owner_of(module, name), layout) for name, layout in layouts.items()]
 
@@ -258,8 +259,8 @@ class ModuleMemory:
         """Return copies of the attributes, in the order of `fresh`."""
         return [tensor for owner, name, layout in self._places for tensor in layout.pack(getattr(owner, name))]
 
-    def widened(self) -> Iterator[ModuleMemory]:
-        """Yield the memory for several robots at once, `[robots, *shape]`, with each robots axis that may be meant.
+    def widened(self, module: Any) -> Iterator[ModuleMemory]:
+        """Yield the memory of a module for several robots, `[robots, *shape]`, with each robots axis that may be meant.
 
         Nothing is yielded for memory that does not consist of tensors of one shape.
         """
@@ -268,7 +269,7 @@ class ModuleMemory:
             layouts = {name: layout.widened(choice) for name, layout in self._layouts.items()}
             found = {name: layout for name, layout in layouts.items() if layout is not None}
             if len(found) == len(layouts):
-                yield ModuleMemory(self._module, found, self.fresh)
+                yield ModuleMemory(module, found, self.fresh)
 
 
 def owner_of(module: Any, name: str) -> tuple[Any, str]:
@@ -280,7 +281,10 @@ def owner_of(module: Any, name: str) -> tuple[Any, str]:
 
 
 def find_memory(
-    module: Any, names: Sequence[str], run: Callable[[list[torch.Tensor]], list[torch.Tensor]], example: list[torch.Tensor]
+    module: Any,
+    names: Sequence[str],
+    run: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    example: list[torch.Tensor],
 ) -> ModuleMemory:
     """Return the memory of a module in some attributes, which begins as its own reset leaves it.
 
@@ -295,12 +299,12 @@ def find_memory(
 
     Raises
     ------
-    UnfitMemory
+    UnfitMemoryError
         If it cannot be kept for each robot: an attribute is of a type or changes in a way that tensors of fixed shapes
         cannot hold, or copies of the attributes do not act as the attributes do.
     """
     if "" in names:
-        raise UnfitMemory("a constant of its code, or code that is not in the file")
+        raise UnfitMemoryError("a constant of its code, or code that is not in the file")
     owners = {name: owner_of(module, name) for name in names}
     values: dict[str, list[Any]] = {name: [_copied(getattr(*place))] for name, place in owners.items()}
     steps = [_scaled(example, _FACTORS[step % len(_FACTORS)]) for step in range(EXAMPLE_RUNS)]
@@ -326,7 +330,9 @@ def find_memory(
         found = run(inputs)
         if not all(torch.allclose(*pair, equal_nan=True) for pair in zip(found, outputs, strict=True)):
             listed = ", ".join(f"'{name}'" for name in names)
-            raise UnfitMemory(f"{listed}: with copies it acts differently, so attributes share memory or it is random")
+            raise UnfitMemoryError(
+                f"{listed}: with copies it acts differently, so attributes share memory or it is random"
+            )
         kept = memory.read()
     return memory
 
@@ -356,14 +362,13 @@ class Watch:
 
     Parameters
     ----------
-    tensors
-        By name; those that a call may change are not among them.
+    names
+        Dotted names of the tensors that no call may change.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._watched = [
-            (tensor, tensor._version, name) for name, tensor in tensors.items() if not tensor.is_inference()
-        ]
+    def __init__(self, module: Any, names: Sequence[str]) -> None:
+        tensors = [(getattr(*owner_of(module, name)), name) for name in names]
+        self._watched = [(tensor, tensor._version, name) for tensor, name in tensors if not tensor.is_inference()]
 
     def check(self) -> None:
         """Raise PolicyError if one of the tensors was changed: it may have carried one robot's data to another one."""

@@ -19,7 +19,7 @@ from policy_node.policies.contract import Policy
 from policy_node.policies.described import DescribedPolicy, archive_sha256, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
-from policy_node.policies.module_memory import ModuleMemory, UnfitMemory, Watch, find_memory
+from policy_node.policies.module_memory import ModuleMemory, UnfitMemoryError, Watch, find_memory
 from policy_node.policies.pairing import Network, Port, ordered_names, reason_of
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import traceable
@@ -34,27 +34,30 @@ class ModuleNetwork:
     Parameters
     ----------
     call
-        Calls the module with the inputs.
+        Calls a module with the inputs.
     memory
         The attributes of the module that a call changes; None for a module without any.
-    watch
-        Checks the others after each call.
+    watched
+        Dotted names of tensors that no call may change; they are checked after each call.
     alone
         Why the module takes one robot at a time; empty where it may take several.
     is_wide
         Whether the module's memory takes several robots.
+    open_shapes
+        Returns the module with open shapes in its code, which may then take several robots; None without such shapes.
     """
 
     def __init__(
         self,
         module: Any,
-        call: Callable[[list[torch.Tensor]], Any],
+        call: Callable[[Any, list[torch.Tensor]], Any],
         inputs: Sequence[Port],
         outputs: Sequence[str],
         memory: ModuleMemory | None = None,
-        watch: Watch | None = None,
+        watched: Sequence[str] = (),
         alone: str = "",
         is_wide: bool = False,
+        open_shapes: Callable[[], Any] = lambda: None,
     ) -> None:
         self.engine_name = "torchscript" if isinstance(module, torch.jit.ScriptModule) else "direct"
         self.alone = alone
@@ -63,8 +66,10 @@ class ModuleNetwork:
         self._given = list(inputs)
         self._returned = list(outputs)
         self._memory = memory
-        self._watch = watch
+        self._watched = watched
+        self._watch = Watch(module, watched)
         self._is_wide = is_wide
+        self._open_shapes = open_shapes
         taken = {*(port.name for port in inputs), *outputs}
         fresh = memory.fresh if memory else {}
         self.carried: Mapping[str, torch.Tensor] = {
@@ -80,21 +85,25 @@ class ModuleNetwork:
         """Run the module."""
         memory, given = self._memory, len(self._given)
         if memory is None:
-            result = _flat_outputs(self._call(inputs), self._returned)
+            result = _flat_outputs(self._call(self._module, inputs), self._returned)
         else:
             memory.write(inputs[given:] if self._is_wide else [part[0] for part in inputs[given:]])
-            result = _flat_outputs(self._call(inputs[:given]), self._returned)
+            result = _flat_outputs(self._call(self._module, inputs[:given]), self._returned)
             result += memory.read() if self._is_wide else [part[None] for part in memory.read()]
-        if self._watch is not None:
-            self._watch.check()
+        self._watch.check()
         return result
 
     def opened(self, axes: Mapping[str, int]) -> Iterator[Network]:
-        """Yield networks for any number of robots: with memory whose tensors are widened."""
-        if self._memory is not None and not self.alone:
-            for memory in self._memory.widened():
-                parts = (self._module, self._call, self._given, self._returned, memory, self._watch)
-                yield ModuleNetwork(*parts, is_wide=True)
+        """Yield networks for any number of robots: with memory whose tensors are widened, with open shapes, or both."""
+        if self.alone:
+            return
+        memory = self._memory
+        for module in (self._module, self._open_shapes()):
+            if module is None:
+                continue
+            parts = (module, self._call, self._given, self._returned)
+            for wide in memory.widened(module) if memory else ([None] if module is not self._module else []):
+                yield ModuleNetwork(*parts, wide, self._watched, is_wide=True)
 
 
 def load_module(
@@ -102,12 +111,13 @@ def load_module(
     texts: Mapping[str, Any],
     algorithm: str,
     module: Any,
-    call: Callable[[list[torch.Tensor]], Any],
+    call: Callable[[Any, list[torch.Tensor]], Any],
     ports: Sequence[Port],
     make_example: Callable[[Sequence[Port]], list[torch.Tensor]],
     written: Sequence[str],
-    watched: Mapping[str, torch.Tensor],
+    watched: Sequence[str],
     alone: str = "",
+    open_shapes: Callable[[], Any] = lambda: None,
 ) -> Policy:
     """Make the policy of a module whose inputs and outputs are known by their order.
 
@@ -124,9 +134,11 @@ def load_module(
     written
         Dotted names of the buffers and attributes that a call may change.
     watched
-        Tensors that no call may change.
+        Dotted names of the tensors that no call may change.
     alone
         Why the module takes one robot at a time; empty where it may take several.
+    open_shapes
+        Returns the module with open shapes in its code; None without such shapes.
 
     Raises
     ------
@@ -142,22 +154,23 @@ def load_module(
     example = make_example(named)
 
     def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        return _flat_outputs(call(inputs), outputs)
+        return _flat_outputs(call(module, inputs), outputs)
 
     try:
         with torch.inference_mode(), full_precision(file.device):
             run(example) if not written else None
             memory = find_memory(module, written, run, example) if written else None
-    except UnfitMemory as error:
+    except UnfitMemoryError as error:
         raise file.error(
             f"keeps memory that cannot be kept for each robot: {error}; export it with this memory as input and output"
         ) from error
     except Exception as error:
         raise file.error(
-            f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it again "
-            "with the robots and the steps of a history as its only open lengths"
+            f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it "
+            "again with the robots and the steps of a history as its only open lengths"
         ) from error
-    return ForeignPolicy(ModuleNetwork(module, call, named, outputs, memory, Watch(watched), alone), algorithm, file)
+    network = ModuleNetwork(module, call, named, outputs, memory, watched, alone, open_shapes=open_shapes)
+    return ForeignPolicy(network, algorithm, file)
 
 
 def write_module(source: ExportSource, output: Path, make_save: Callable[..., SaveModule]) -> None:

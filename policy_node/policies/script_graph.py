@@ -110,6 +110,46 @@ def branches_on_values(graph: Any) -> str:
     return ""
 
 
+def remove_prints(module: Any) -> None:
+    """Remove the prints from the code of a module that has not run yet; they would flood the log."""
+    for graph in _method_graphs(module):
+        for node in [node for node in _nodes(graph) if node.kind() == "prim::Print"]:
+            node.destroy()
+
+
+def open_shapes(module: Any) -> bool:
+    """Make the first length of constant shapes open in the code of a module for one robot that has not run yet.
+
+    A shape without an axis for one robot gets one in front. Whether the module then does the same for each robot is
+    left to a comparison.
+
+    Returns
+    -------
+    bool
+        Whether there were such shapes.
+    """
+    opened = False
+    for graph in _method_graphs(module):
+        for node in [node for node in _nodes(graph) if node.kind() in ("aten::view", "aten::reshape")]:
+            shape = list(node.inputs())[1].node()
+            lengths = (
+                [value.toIValue() for value in shape.inputs()] if shape.kind() == "prim::ListConstruct" else [None]
+            )
+            if None in lengths or -1 in lengths:
+                continue
+            constant = graph.insertConstant([-1, *lengths[lengths[:1] == [1] :]])
+            constant.node().moveBefore(node)
+            node.replaceInput(1, constant)
+            opened = True
+    return opened
+
+
+def _method_graphs(module: Any) -> Iterator[Any]:
+    for part in module.modules():
+        for name in part._c._method_names():
+            yield part._c._get_method(name).graph
+
+
 def _nodes(block: Any) -> Iterator[Any]:
     """Yield all nodes that run in evaluation mode, those of inner blocks after their owner."""
     for node in block.nodes():

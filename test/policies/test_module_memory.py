@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple  # noqa: UP035  TorchScript
+from typing import Any, NamedTuple, Optional
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from policy_conformance import PolicyConformance, load_trusted
 from torch import nn
 
 from policy_node.policies import Policy, PolicyError, PolicyInterface
-from policy_node.policies.module_memory import Watch
 from policy_node.policies.module_network import ModuleNetwork
 from policy_node.policies.pairing import Port
 from policy_node.policies.script_graph import branches_on_values, code_of, written_attributes
@@ -56,7 +55,7 @@ class InTensor(Recurrent):
 class InTuple(Recurrent):
     def __init__(self) -> None:
         super().__init__()
-        self.state: Tuple[torch.Tensor, torch.Tensor] = (torch.zeros(1, UNITS), torch.zeros(1, 2))
+        self.state: tuple[torch.Tensor, torch.Tensor] = (torch.zeros(1, UNITS), torch.zeros(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.cell(x, self.state[0])
@@ -66,7 +65,7 @@ class InTuple(Recurrent):
 
 
 class InOptional(Recurrent):
-    h: Optional[torch.Tensor]
+    h: torch.Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +81,7 @@ class InOptional(Recurrent):
 
 
 class InList(Recurrent):
-    past: List[torch.Tensor]
+    past: list[torch.Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +191,9 @@ def load_kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[nn.Mod
     return cache(lambda kind: load_quietly(make(kind, tmp_path_factory.mktemp("memory") / "policy.pt")))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in (InTuple, InList) else pytest.mark.slow) for kind in KINDS]
+)
 class TestConformance(PolicyConformance):
     @pytest.fixture
     def policy(self, load_kind: Callable[[type[nn.Module]], Policy], kind: type[nn.Module]) -> Policy:
@@ -237,7 +238,7 @@ def test_memory_begins_as_the_reset_of_the_module_leaves_it(tmp_path):
 
 
 class Growing(Recurrent):
-    all: List[torch.Tensor]
+    all: list[torch.Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +250,7 @@ class Growing(Recurrent):
 
 
 class NeverSet(Recurrent):
-    h: Optional[torch.Tensor]
+    h: torch.Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,7 +267,7 @@ class NeverSet(Recurrent):
 class InDictionary(Recurrent):
     def __init__(self) -> None:
         super().__init__()
-        self.kept: Dict[str, torch.Tensor] = {"h": torch.zeros(1, UNITS)}
+        self.kept: dict[str, torch.Tensor] = {"h": torch.zeros(1, UNITS)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.kept["h"] = self.cell(x, self.kept["h"])
@@ -298,6 +299,23 @@ class Shared(Recurrent):
         return action
 
 
+class TwoRobots(Recurrent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("h", torch.zeros(2, UNITS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.h.copy_(self.cell(x, self.h))
+        return self.head(self.h)
+
+
+def test_memory_for_two_robots_is_refused(tmp_path):
+    with pytest.raises(
+        PolicyError, match=r"cannot be run on example inputs .*size 1 doesn't match hidden0 batch size 2"
+    ):
+        load_quietly(make(TwoRobots, tmp_path / "policy.pt"))
+
+
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
@@ -318,7 +336,7 @@ def test_an_attribute_that_changes_its_layout_while_driving_is_named(tmp_path):
     class Forgetful(Recurrent):
         def __init__(self) -> None:
             super().__init__()
-            self.past: List[torch.Tensor] = [torch.zeros(1, SIZE)]
+            self.past = [torch.zeros(1, SIZE)]
             self.calls = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -339,14 +357,13 @@ def test_a_tensor_that_changes_undeclared_is_named():
     module = nn.Linear(SIZE, 2)
     calls = []
 
-    def call(inputs: list[torch.Tensor]) -> torch.Tensor:
+    def call(module: nn.Linear, inputs: list[torch.Tensor]) -> torch.Tensor:
         calls.append(inputs)
         if len(calls) == 3:
             module.bias += inputs[0].mean()
         return module(inputs[0])
 
-    watch = Watch(dict(module.named_parameters()))
-    network = ModuleNetwork(module, call, [Port("x", None, None)], ["action"], watch=watch)
+    network = ModuleNetwork(module, call, [Port("x", None, None)], ["action"], watched=["weight", "bias"])
     with torch.inference_mode():
         for _ in range(2):
             network([torch.ones(1, SIZE)])
@@ -389,6 +406,39 @@ def test_code_that_branches_on_numbers_takes_one_robot_at_a_time(tmp_path):
     assert actions.tolist() == [[1.0] * SIZE, [0.0] * SIZE]
 
 
+class OneRobotShapes(nn.Module):
+    """Was written for one robot, and prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(2, UNITS)
+        self.register_buffer("h", torch.zeros(1, 1, UNITS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print(x)
+        seen = x.view([1, 3, 2])[:, 1]
+        latent, h = self.rnn(seen.view([2])[None] if seen.dim() == 1 else seen[None], self.h)
+        self.h[:] = h
+        return x.view([6]).view([1, 6])[:, :2] + latent[0, :, :2]
+
+
+def test_constant_shapes_for_one_robot_are_opened(tmp_path, capfd):
+    file = make(OneRobotShapes, tmp_path / "policy.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy = load_trusted(file, interface=PolicyInterface(shapes={"observation": (6,)}))
+    assert policy.how_it_runs == "one batch, opened"
+    modules, state = modules_alone(file, 3), policy.initial_state(3)
+    for _ in range(3):
+        observations = torch.randn(3, 6)
+        actions, state = policy(observations, state)
+        assert capfd.readouterr().out == ""
+        with torch.no_grad():
+            expected = torch.cat([module(observations[row, None]) for row, module in enumerate(modules)])
+        assert capfd.readouterr().out != ""
+        torch.testing.assert_close(actions, expected, rtol=0, atol=1e-6)
+
+
 class Nested(nn.Module):
     """Takes and gives nested tuples and dictionaries."""
 
@@ -398,8 +448,8 @@ class Nested(nn.Module):
         self.head = nn.Linear(UNITS, 2)
 
     def forward(
-        self, seen: Dict[str, torch.Tensor], state: Tuple[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]
-    ) -> Tuple[Dict[str, torch.Tensor], Tuple[torch.Tensor, torch.Tensor]]:
+        self, seen: dict[str, torch.Tensor], state: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         command, hc = state
         h, c = self.rnn(torch.cat([seen["joints"], seen["height"]], 1), hc)
         return {"other": h, "action": self.head(h) + command}, (h, c)
@@ -443,29 +493,38 @@ KEPT = {
         "total = total + 0.1 * self.pair[0] + self.pair[1]",
     ),
     "maybe": Kept(
-        torch.jit.Attribute(None, Optional[torch.Tensor]),
+        torch.jit.Attribute(None, Optional[torch.Tensor]),  # noqa: UP045  TorchScript
         "self.maybe = x if self.maybe is None else torch.neg(x)",
         "maybe = self.maybe\n    if maybe is not None:\n        total = total + maybe",
     ),
     "past": Kept(
-        torch.jit.Attribute([torch.zeros(1, 2)], List[torch.Tensor]),
+        torch.jit.Attribute([torch.zeros(1, 2)], list[torch.Tensor]),
         "self.past.append(x)\n        self.past = self.past[-3:]",
         "total = total + torch.stack(self.past).sum(0)",
     ),
     "count": Kept(0, "self.count += int(x[0, 0] > 0)", "total = total + float(self.count % 5)"),
+    "gate": Kept(
+        torch.zeros(1, 1),
+        "self.gate = self.gate + 1.0",
+        "total = total + torch.where(self.gate % 19 == 0, x.mean(0, keepdim=True), x)",
+    ),
     "clock": Kept(0, "self.clock += 1", "total = total + float(self.clock % 5)"),
     "mean": Kept(0.0, "self.mean = 0.5 * self.mean + float(x[0, 1])", "total = total * (1.0 + self.mean)"),
     "grown": Kept(
-        torch.jit.Attribute([], List[torch.Tensor]), "self.grown.append(x)", "total = total + len(self.grown)"
+        torch.jit.Attribute([], list[torch.Tensor]), "self.grown.append(x)", "total = total + len(self.grown)"
     ),
     "named": Kept(
-        torch.jit.Attribute({"h": torch.zeros(1, 2)}, Dict[str, torch.Tensor]),
+        torch.jit.Attribute({"h": torch.zeros(1, 2)}, dict[str, torch.Tensor]),
         'self.named["h"] = x',
         'total = total + self.named["h"]',
     ),
 }
 # What a module may do beside: nothing, branch on a number, or mix the rows of a batch.
-BESIDE = ["total = total * 2.0", "if bool(total.sum() > 1.0):\n        total = total * 0.5", "total = total - total.mean(0)"]
+BESIDE = [
+    "total = total * 2.0",
+    "if bool(total.sum() > 1.0):\n        total = total * 0.5",
+    "total = total - total.mean(0)",
+]
 
 
 # Each example is compiled, which takes a third of a second.
@@ -505,14 +564,14 @@ def test_robots_never_act_by_what_others_observed(tmp_path_factory, kept, every,
         return
     observations = torch.randn(40, 2, 2, generator=torch.Generator().manual_seed(seed))
     modules, states = modules_alone(file, 2), [policy.initial_state(2), policy.initial_state(2)]
-    for step, given in enumerate(observations):
+    for step, seen in enumerate(observations):
         if step == 9:
             modules[1:] = modules_alone(file, 1)
             for order in range(2):
                 states[order] = policy.reset(states[order], torch.arange(2) == 1 - order)
-        actions, states[0] = policy(given, states[0])
-        exchanged, states[1] = policy(given.flip(0), states[1])
+        actions, states[0] = policy(seen, states[0])
+        exchanged, states[1] = policy(seen.flip(0), states[1])
         with torch.no_grad():
-            expected = torch.cat([module(given[row, None]) for row, module in enumerate(modules)])
+            expected = torch.cat([module(seen[row, None]) for row, module in enumerate(modules)])
         torch.testing.assert_close(actions, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(exchanged.flip(0), expected, rtol=1e-5, atol=1e-5)

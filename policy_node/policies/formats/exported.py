@@ -40,14 +40,14 @@ def _load(file: PolicyFile) -> Policy:
     ports = [Port("", tuple(n if isinstance(n, int) else str(n) for n in part.shape), part.dtype) for part in tensors]
     module, in_spec = program.module(), program.call_spec.in_spec
 
-    def call(inputs: list[torch.Tensor]) -> Any:
+    def call(module: Any, inputs: list[torch.Tensor]) -> Any:
         # Dictionaries and keyword arguments are passed as the exported module took them.
         arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
         return module(*arguments, **keywords)
 
     written = _written_buffers(program)
     tensors_inside = [*module.named_parameters(), *module.named_buffers()]
-    watched = {name: tensor for name, tensor in tensors_inside if name not in written}
+    watched = [name for name, _ in tensors_inside if name not in written]
     return load_module(file, texts, "torch.export", module, call, ports, partial(_example, file), written, watched)
 
 

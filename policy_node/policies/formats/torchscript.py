@@ -18,46 +18,62 @@ import torch
 from policy_node.policies.contract import Policy
 from policy_node.policies.described import empty_texts
 from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
-from policy_node.policies.module_memory import owner_of
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port, described_inputs
-from policy_node.policies.script_graph import branches_on_values, code_of, read_tensors, written_attributes
+from policy_node.policies.script_graph import (
+    branches_on_values,
+    code_of,
+    open_shapes,
+    read_tensors,
+    remove_prints,
+    written_attributes,
+)
 from policy_node.policies.traced import PolicyNetwork
 
 
 def _load(file: PolicyFile) -> Policy:
     texts = empty_texts()
     try:
-        with warnings.catch_warnings():
-            # The format is deprecated for new files; those that exist stay.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(io.BytesIO(file.content), map_location=file.device, _extra_files=texts)
+        module = _read(file, texts)
     except Exception as error:
         raise file.error(
             f"is no TorchScript file, or damaged ({str(error).splitlines()[0]}); give a file that torch.jit.save wrote"
         ) from error
-    module.eval()
     graph = code_of(module)
     written = written_attributes(graph)
     operation = branches_on_values(graph)
     alone = f"its code reads numbers from tensors ({operation}), which those of another robot would change"
-    watched = {name: getattr(*owner_of(module, name)) for name in read_tensors(graph) if name not in written}
+    watched = [name for name in read_tensors(graph) if name not in written]
     # Without the module itself.
     arguments = _Arguments(module.forward.schema.arguments[1:], described_inputs(file)[0])
-    ports = [Port("", None, None)] * arguments.count
-    make_example = partial(_example, file)
+
+    def open_module() -> Any:
+        opened = _read(file, empty_texts())
+        return opened if open_shapes(opened) else None
+
     return load_module(
         file,
         texts,
         "TorchScript",
         module,
-        lambda inputs: module(*arguments.nested(inputs)),
-        ports,
-        make_example,
+        lambda module, inputs: module(*arguments.nested(inputs)),
+        [Port("", None, None)] * arguments.count,
+        partial(_example, file),
         written,
         watched,
         alone if operation else "",
+        open_module,
     )
+
+
+def _read(file: PolicyFile, texts: dict[str, Any]) -> Any:
+    """Return the module of a file in evaluation mode, without its prints, and fill in the texts."""
+    with warnings.catch_warnings():
+        # The format is deprecated for new files; those that exist stay.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(io.BytesIO(file.content), map_location=file.device, _extra_files=texts)
+    remove_prints(module)
+    return module.eval()
 
 
 class _Arguments:
