@@ -185,27 +185,35 @@ class ForeignPolicy(Policy):
         batch = self.batch
         if batch is None:
             return "one batch"
-        narrow, opened_differs = self._network, ""
+        narrow, tried = self._network, ""
         if batch == 1 and not narrow.alone:
-            axes = {port.name: self._axes.get(port.name, 0) for port in narrow.inputs}
-            expected = self._rollouts()
-            for opened in narrow.opened(axes):
-                self._network, self.batch = opened, None
-                # It may fail in any way: it is only tried.
-                with contextlib.suppress(Exception):
-                    if _are_close(self._rollouts(), expected):
-                        return "one batch, opened"
-                opened_differs = ", and opened for several robots it acts differently"
+            try:
+                if self._opens():
+                    return "one batch, opened"
+                tried = ", and opened for several robots it acts differently" if self._network is not narrow else ""
+            except Exception as error:
+                tried = f", and example observations cannot be compared ({reason_of(error)})"
             self._network, self.batch = narrow, batch
         rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
         kept = ", ".join(f"'{name}'" for name in narrow.carried)
         made = f"it keeps {kept} for one robot" if kept else f"it was exported for a batch of {batch}"
-        reason = reason or made + opened_differs
+        reason = reason or made + tried
         warn(
             f"policy file '{file.path}' is run {rows}: {reason}; "
             "export it with a robots axis of any length to run all at once"
         )
         return f"{rows}: {reason}"
+
+    def _opens(self) -> bool:
+        """Run all robots with an opened network that acts as the network does robot by robot; return whether it can."""
+        narrow, expected = self._network, self._rollouts()
+        for opened in narrow.opened({port.name: self._axes.get(port.name, 0) for port in narrow.inputs}):
+            self._network, self.batch = opened, None
+            # It may fail in any way: it is only tried.
+            with contextlib.suppress(Exception):
+                if _are_close(self._rollouts(), expected):
+                    return True
+        return False
 
     def _rollouts(self) -> list[torch.Tensor]:
         """Return the outputs for some robots over some steps, with resets in between, to compare networks."""

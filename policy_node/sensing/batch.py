@@ -90,47 +90,38 @@ def observation_layout(
     ConfigurationError
         When no frame of this sensor gives the policy's shape.
     """
-    prefix = f"observations.{observation.key}"
-    shape, steps = spec.shape, observation.stack
-    if not shape and steps == 1 and not (observation.history or observation.terms or observation.is_image):
-        frame = ArraySpec(observation.key, (), spec.dtype, spec.low, spec.high)
+    shape, bounds = spec.shape, (spec.low, spec.high)
+    if not (shape or observation.stack > 1 or observation.history or observation.terms or observation.is_image):
+        frame = ArraySpec(observation.key, (), spec.dtype, *bounds)
         return ObservationLayout(key, frame, steps=1, channels_first=False)
-    spec_low, spec_high = spec.low, spec.high
     if observation.history:
         if len(shape) < 2 or shape[0] != observation.history:
-            raise ConfigurationError(
-                [f"{prefix}.history: found {observation.history}, but the policy wants {spec}; give its first axis"]
-            )
-        shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
+            problem = f"found {observation.history}, but the policy wants {spec}; give its first axis"
+            raise ConfigurationError(f"observations.{observation.key}.history: {problem}")
+        shape, bounds = shape[1:], (spec.low[-1], spec.high[-1])
     is_scalar = bool(observation.terms) and not shape
     if is_scalar:
-        shape, spec_low, spec_high = (1,), spec_low.reshape(1), spec_high.reshape(1)
+        shape, bounds = (1,), (spec.low.reshape(1), spec.high.reshape(1))
     _check_kind(observation, spec, shape)
     # The smallest axis is the channels, the same rule as in SB3.
     channels_first = observation.is_image and int(np.argmin(shape)) == 0
     if channels_first:
         shape = (shape[1], shape[2], shape[0])
-    stacks = [term.stack or steps for term in observation.terms]
-    terms: tuple[TermLayout, ...] = ()
-    if len(set(stacks)) > 1 or (stacks and stacks[0] != steps):
-        whole = ArraySpec(observation.key, shape, spec.dtype, spec_low, spec_high)
+    # The policy's observation with its channels last, without its history.
+    whole = ArraySpec(observation.key, shape, spec.dtype, *(_channels_last(b, channels_first) for b in bounds))
+    stacks = [term.stack or observation.stack for term in observation.terms]
+    if any(stack != observation.stack for stack in stacks):
         terms = arrange_terms(observation, whole, inputs or TermInputs(), stacks)
-        steps = max(stacks)
         # The numbers of terms have no bounds.
         frame = _unbounded(observation.key, (sum(term.size for term in terms),), spec.dtype)
     else:
-        if not shape or shape[-1] % steps:
-            problem = f"found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"
-            raise ConfigurationError([f"{prefix}.stack: {problem}"])
-        low, high = (_frame_bound(bound, channels_first, steps) for bound in (spec_low, spec_high))
-        frame = ArraySpec(observation.key, (*shape[:-1], shape[-1] // steps), spec.dtype, low, high)
-        if stacks:
-            terms = arrange_terms(observation, frame, inputs or TermInputs(), [1] * len(stacks))
+        frame = _frame(observation, whole, spec)
+        terms = arrange_terms(observation, frame, inputs or TermInputs(), [1] * len(stacks)) if stacks else ()
     isaac_lab = observation.stack_as == "isaac_lab"
     return ObservationLayout(
         key,
         frame,
-        steps,
+        max(stacks, default=observation.stack),
         channels_first,
         observation.history,
         terms,
@@ -163,9 +154,22 @@ def _check_kind(observation: ObservationConfiguration, spec: ArraySpec, shape: t
     raise ConfigurationError(f"observations.{observation.key}.{problem}")
 
 
-def _frame_bound(bound: np.ndarray, channels_first: bool, steps: int) -> np.ndarray:
+def _frame(observation: ObservationConfiguration, whole: ArraySpec, spec: ArraySpec) -> ArraySpec:
+    """Return one step of a stack `whole`, which is that of the policy's `spec`; raises ConfigurationError."""
+    shape, steps = whole.shape, observation.stack
+    if not shape or shape[-1] % steps:
+        problem = f"found {steps}, but the policy wants {spec}, whose stacked axis is not a multiple of it"
+        raise ConfigurationError(f"observations.{observation.key}.stack: {problem}")
+    bounds = (_frame_bound(bound, steps) for bound in (whole.low, whole.high))
+    return ArraySpec(observation.key, (*shape[:-1], shape[-1] // steps), spec.dtype, *bounds)
+
+
+def _channels_last(bound: np.ndarray, channels_first: bool) -> np.ndarray:
+    return np.moveaxis(bound, 0, -1) if channels_first else bound
+
+
+def _frame_bound(last: np.ndarray, steps: int) -> np.ndarray:
     """Return the bound of one frame from that of the stack."""
-    last = np.moveaxis(bound, 0, -1) if channels_first else bound
     # SB3's VecFrameStack builds bounds with np.repeat, so bounds are interleaved while frames are concatenated.
     frame = last[..., ::steps]
     return frame if np.array_equal(np.repeat(frame, steps, axis=-1), last) else last[..., -frame.shape[-1] :]

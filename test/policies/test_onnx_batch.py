@@ -148,3 +148,14 @@ def test_a_model_that_branches_on_numbers_runs_one_after_another(tmp_path):
     policy, said = load_saying(file)
     assert "is run robot after robot: its 'If' depends on numbers in its inputs" in said
     assert_equal_alone(policy)
+
+
+def test_a_model_that_fails_on_large_observations_runs_one_after_another(tmp_path):
+    nodes = [
+        node("Reshape", "x s", "f"),
+        node("Cast", "f", "i", to=TensorProto.INT64),
+        node("Gather", "w i", "action"),
+    ]
+    policy, said = load_saying(write(tmp_path / "policy.onnx", nodes, s=[1, 6]))
+    assert "robot after robot: it was exported for a batch of 1, and example observations cannot be compared" in said
+    assert_equal_alone(policy)
