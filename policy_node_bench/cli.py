@@ -13,10 +13,7 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import INTERRUPTED
-<<<<<<< HEAD
 from policy_node.cli.output import warnings_as_lines
-=======
->>>>>>> terms
 from policy_node_bench import exported, fleet, pipeline, policy, train, zoo
 from policy_node_bench.chaos import cli as chaos
 from policy_node_bench.fuzz import cli as fuzz

@@ -69,10 +69,7 @@ class Command(NamedTuple):
         parser = subparsers.add_parser(self.name, help=self.help, description=self.description)
         for each in fields(self.options):
             flag = each.metadata["flag"] or "--" + each.name.replace("_", "-")
-<<<<<<< HEAD
             # A flag without dashes is an argument by its position.
-=======
->>>>>>> terms
             settings = each.metadata["settings"] | ({"dest": each.name} if flag.startswith("-") else {})
             parser.add_argument(flag, **settings)
         for name, (text, _) in {**_JSON, **self.writers}.items():

@@ -119,11 +119,7 @@ def arrange_terms(
     if total != wanted.shape[0]:
         raise ConfigurationError(
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
-<<<<<<< HEAD
-            f"{stack_hint(wanted.shape[0], total)}"
-=======
             f"{stack_hint(wanted.shape[0], total) if max(counts) == 1 else ''}"
->>>>>>> terms
         )
     problems = [
         f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"
