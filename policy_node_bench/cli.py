@@ -13,7 +13,7 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import INTERRUPTED
-from policy_node_bench import fleet, pipeline, policy, train
+from policy_node_bench import exported, fleet, pipeline, policy, train
 from policy_node_bench.chaos import cli as chaos
 from policy_node_bench.fuzz import cli as fuzz
 
@@ -21,6 +21,7 @@ COMMANDS = (
     fleet.COMMAND,
     pipeline.COMMAND,
     policy.COMMAND,
+    exported.COMMAND,
     fleet.SCALE,
     train.COMMAND,
     chaos.COMMAND,

@@ -26,7 +26,7 @@ def option(default: Any, help: str, flag: str = "", **settings: Any) -> Any:
     """Return a dataclass field that is an option of the command line.
 
     `default` is parsed by `type`, if it is a text and there is one; the help shows it unless it is empty or False.
-    `flag` is by default the name of the field; `settings` are arguments of `argparse.ArgumentParser.add_argument`.
+    `flag` is by default the name of the field; without dashes the option is given by its place. `settings` are arguments of `argparse.ArgumentParser.add_argument`.
     """
     shown = "" if default in ("", False, ()) or settings.get("required") else " (default %(default)s)"
     settings |= {"help": help + shown, "default": [] if settings.get("action") == "append" else default}
@@ -68,7 +68,8 @@ class Command(NamedTuple):
         parser = subparsers.add_parser(self.name, help=self.help, description=self.description)
         for each in fields(self.options):
             flag = each.metadata["flag"] or "--" + each.name.replace("_", "-")
-            parser.add_argument(flag, dest=each.name, **each.metadata["settings"])
+            named = {"dest": each.name} if flag.startswith("-") else {}
+            parser.add_argument(flag, **named, **each.metadata["settings"])
         for name, (text, _) in {**_JSON, **self.writers}.items():
             parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text} (default: none)")
         parser.set_defaults(run=self.run)

@@ -229,9 +229,17 @@ class TermConfiguration(SourceConfiguration):
     )
     stop_below: float = parameter(
         0.0,
-        "For `phase`: norm of the commanded velocity below which all its numbers are 0, while the clock goes on; "
-        "`topic`, `type` and `field` or `fields` tell where the velocity is read. 0: never, and there is no topic.",
+        "For `phase`: norm of the commanded velocity below which the clock stands, see `stop_at`; `topic`, `type` and "
+        "`field` or `fields` tell where the velocity is read. 0: never, and there is no topic.",
         limits=(0.0, math.inf),
+    )
+    stop_at: tuple[float, ...] = parameter(
+        (),
+        "For `phase` with `stop_below`: share of the period at which the phases stand meanwhile, one number or one per "
+        "phase; empty: all numbers of the term are 0.",
+    )
+    stop_restarts: bool = parameter(
+        False, "For `phase` with `stop_below`: whether the clock begins again after a stop; else it goes on meanwhile."
     )
     path: str = parameter(
         "", "For `motion`: CSV or NPZ file with a row per step, a path like `policy.path`; its last row stays."

@@ -349,6 +349,8 @@ _OF_KIND = {
     "output": ("policy_output", True, "a policy_output names an output of the network, any other kind has none"),
     "period_s": ("phase", True, "a phase has more than 0, any other kind has none"),
     "stop_below": ("phase", False, "only a phase has it"),
+    "stop_at": ("phase", False, "only a phase has it"),
+    "stop_restarts": ("phase", False, "only a phase has it"),
     "path": ("motion", True, "a motion has a file, any other kind has none"),
     "arrays": ("motion", False, "only a motion has them"),
 }
@@ -373,8 +375,20 @@ def _check_kind(checked: Values, prefix: str) -> Problems:
             yield f"{prefix}{name}: given for a {kind}; {rule}; remove it"
         elif is_needed and not is_given and kind == owner:
             yield f"{prefix}{name}: missing; {rule}"
+    if kind == "phase":
+        yield from _check_stop(checked, prefix)
     if kind != "phase" and checked[prefix + "phase_as"] != "sin_cos":
         yield f"{prefix}phase_as: given for a {kind}; only a phase has it; remove it"
+
+
+def _check_stop(checked: Values, prefix: str) -> Problems:
+    """Check what a phase does while a low speed is commanded."""
+    for name in ("stop_at", "stop_restarts"):
+        if checked[prefix + name] and not checked[prefix + "stop_below"]:
+            yield f"{prefix}{name}: given without stop_below; give the norm below which the clock stands"
+    shares, phases = len(checked[prefix + "stop_at"]), max(1, len(checked[prefix + "offset"]))
+    if shares not in (0, 1, phases):
+        yield f"{prefix}stop_at: found {shares} numbers, but there are {phases} phases in offset; give 1 or {phases}"
 
 
 def _check_term_values(checked: Values, prefix: str) -> Problems:

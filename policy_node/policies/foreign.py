@@ -22,7 +22,7 @@ from policy_node.policies.contract import (
     where_rows,
 )
 from policy_node.policies.formats import PolicyFile
-from policy_node.policies.pairing import Network, array_spec, misfit, pair_network
+from policy_node.policies.pairing import Network, array_spec, misfit, pair_network, reason_of
 from policy_node.policies.precision import full_precision
 
 STEPS = "steps_since_reset"
@@ -39,6 +39,8 @@ class ForeignPolicy(Policy):
 
     Attributes
     ----------
+    batch
+        Robots in one run of the network; None: all.
     how_it_runs
         How many robots are run at once, and why not all, such as "one batch" or "robot after robot: ...".
 
@@ -57,7 +59,8 @@ class ForeignPolicy(Policy):
         self._steps = next(iter(tracked.values()), 0)
         self._dtypes = {port.name: port.dtype for port in network.inputs}
         self._axes = {part.input: part.axis for part in pairing.memories}
-        self._batch, output, reason = self._probe(file)
+        self._least = 1
+        self.batch, output, reason = self._probe(file)
         self.how_it_runs = self._open_batch(file, reason)
         action = _action_spec(output, pairing.action, file)
         self._finish = _make_finish(action, file.device)
@@ -120,8 +123,8 @@ class ForeignPolicy(Policy):
 
     def _run_in_parts(self, inputs: Tensors, robots: int) -> dict[str, torch.Tensor]:
         """Run the network on as many robots at once as it takes."""
-        batch = self._batch
-        if batch is None or batch == robots:
+        batch = self.batch or max(robots, self._least)
+        if batch == robots:
             return self._run(inputs)
         parts = []
         for first in range(0, robots, batch):
@@ -151,36 +154,52 @@ class ForeignPolicy(Policy):
                     outputs = self._run(inputs)
                     others = self._run(_among_others(inputs, self._probe_inputs(batch, seed=1)))
             except Exception as error:
-                reason = reason or f"it cannot be run on {batch} robots ({type(error).__name__}: {error})"
+                reason = reason or f"it cannot be run on {batch} robots ({reason_of(error)})"
                 continue
             problem = self._problem_of(batch, outputs, others)
             if problem:
                 reason = reason or problem
                 continue
-            return None if fixed is None and batch > 1 else batch, outputs[self._pairing.action], reason
+            if fixed is not None or batch == 1:
+                return batch, outputs[self._pairing.action], reason
+            # Some drop the robots axis of one robot, or were exported for at least two.
+            self._least = 1 if self._takes_one(inputs, outputs) else 2
+            return None, outputs[self._pairing.action], reason
         raise misfit(
             file, reason, "check memory and shapes, and export it in evaluation mode with robots as the first axis"
         )
 
+    def _takes_one(self, inputs: Tensors, outputs: Tensors) -> bool:
+        """Return whether one robot gives what it gives as the first of several."""
+        names = [*(part.output for part in self._pairing.memories), *self._interface.outputs, self._pairing.action]
+        try:
+            with torch.inference_mode(), full_precision(self.device):
+                alone = self._run({name: tensor[:1] for name, tensor in inputs.items()})
+        except Exception:
+            return False
+        return _are_close([alone[name] for name in names], [outputs[name][:1] for name in names])
+
     def _open_batch(self, file: PolicyFile, reason: str) -> str:
         """Run all robots at once where the network allows it, and return how they are run; warn where they are not."""
-        batch = self._batch
+        batch = self.batch
         if batch is None:
             return "one batch"
-        if batch == 1 and not self._network.alone:
-            narrow, expected = self._network, self._rollout()
+        narrow, opened_differs = self._network, ""
+        if batch == 1 and not narrow.alone:
             axes = {port.name: self._axes.get(port.name, 0) for port in narrow.inputs}
-            try:
-                for opened in narrow.opened(axes):
-                    self._network, self._batch = opened, None
-                    with contextlib.suppress(Exception):
-                        if _are_close(self._rollout(), expected):
-                            return "one batch, opened"
-            except Exception as error:
-                reason = reason or f"it cannot be opened for several robots ({type(error).__name__}: {error})"
-            self._network, self._batch = narrow, batch
+            expected = self._rollout()
+            for opened in narrow.opened(axes):
+                self._network, self.batch = opened, None
+                # It may fail in any way: it is only tried.
+                with contextlib.suppress(Exception):
+                    if _are_close(self._rollout(), expected):
+                        return "one batch, opened"
+                opened_differs = ", and opened for several robots it acts differently"
+            self._network, self.batch = narrow, batch
         rows = "robot after robot" if batch == 1 else f"{batch} robots at a time"
-        reason = reason or f"it was exported for a batch of {batch}"
+        kept = ", ".join(f"'{name}'" for name in narrow.carried)
+        made = f"it keeps {kept} for one robot" if kept else f"it was exported for a batch of {batch}"
+        reason = reason or made + opened_differs
         warn(
             f"policy file '{file.path}' is run {rows}: {reason}; "
             "export it with a robots axis of any length to run all at once"

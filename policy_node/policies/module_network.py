@@ -20,7 +20,7 @@ from policy_node.policies.described import DescribedPolicy, archive_sha256, desc
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.policies.formats import ExportSource, PolicyFile
 from policy_node.policies.module_memory import ModuleMemory, UnfitMemory, Watch, find_memory
-from policy_node.policies.pairing import Network, Port, ordered_names
+from policy_node.policies.pairing import Network, Port, ordered_names, reason_of
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import traceable
 
@@ -153,9 +153,8 @@ def load_module(
             f"keeps memory that cannot be kept for each robot: {error}; export it with this memory as input and output"
         ) from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise file.error(
-            f"cannot be run on example inputs ({reason[0]}); correct the shapes that are given, or export it again "
+            f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it again "
             "with the robots and the steps of a history as its only open lengths"
         ) from error
     return ForeignPolicy(ModuleNetwork(module, call, named, outputs, memory, Watch(watched), alone), algorithm, file)
@@ -172,15 +171,16 @@ def write_module(source: ExportSource, output: Path, make_save: Callable[..., Sa
 def _flat_outputs(result: Any, names: Sequence[str]) -> list[torch.Tensor]:
     """Return the outputs of a module, however they are nested, without those that are not named.
 
-    Outputs in dictionaries are found by their names if these are all there, else all are taken in order.
+    Those in dictionaries are found by their names, if one of these is there, and the others are taken in order.
     """
     found = list(_tensors("", result))
-    named = {name: tensor for name, tensor in found if name}
-    if all(name in named for name in names):
-        return [named[name] for name in names]
-    if len(found) < len(names):
+    named = {name: tensor for name, tensor in found if name in names}
+    others = [tensor for name, tensor in found if not (named and name)]
+    missing = [name for name in names if name not in named]
+    if len(others) < len(missing):
         raise ValueError(f"it gives {len(found)} outputs, described are {list(names)}")
-    return [tensor for _, tensor in found[: len(names)]]
+    named |= zip(missing, others, strict=False)
+    return [named[name] for name in names]
 
 
 def _tensors(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:

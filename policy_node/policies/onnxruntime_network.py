@@ -89,8 +89,13 @@ class OnnxruntimeNetwork:
     def opened(self, axes: Mapping[str, int]) -> Iterator[Network]:
         """Yield the network with an open robots axis."""
         content = None if self.alone else self._open_batch(axes)
-        if content is not None:
-            yield OnnxruntimeNetwork(make_session(content, self._device, GPU_PROVIDERS), self._device)
+        if content is None:
+            return
+        try:
+            session = make_session(content, self._device, GPU_PROVIDERS)
+        except Exception:  # its shapes do not fit each other any more
+            return
+        yield OnnxruntimeNetwork(session, self._device)
 
     def _bind(self, bind: Any, name: str, tensor: torch.Tensor) -> None:
         kind = np.dtype(str(tensor.dtype).removeprefix("torch."))

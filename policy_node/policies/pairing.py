@@ -110,6 +110,12 @@ def misfit(file: PolicyFile, reason: str, remedy: str) -> PolicyError:
     return file.error(f"does not fit its description: {reason}; {remedy}")
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a network cannot be run, in one line; TorchScript begins with the place in its code."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if isinstance(error, RuntimeError) else f"{type(error).__name__}: {lines[0]}"
+
+
 def pair_network(network: Network, file: PolicyFile) -> Pairing:
     """Give every input and output its role; raises PolicyError if network and interface do not fit each other."""
     interface = file.interface

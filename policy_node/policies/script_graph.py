@@ -60,13 +60,21 @@ _TAKES = {
 }
 
 
+def code_of(module: Any) -> Any:
+    """Return the inlined graph of what a TorchScript module computes in evaluation mode, without unreachable code."""
+    graph = module.inlined_graph
+    torch._C._jit_pass_constant_propagation(graph)
+    torch._C._jit_pass_dce(graph)
+    return graph
+
+
 def written_attributes(graph: Any) -> list[str]:
     """Return the dotted names of the attributes that a call of a module may change, in the order of its code.
 
     Parameters
     ----------
     graph
-        The inlined graph of a method.
+        From `code_of`.
 
     Returns
     -------

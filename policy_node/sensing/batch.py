@@ -46,6 +46,8 @@ class ObservationLayout:
         Order and grouping of the stack.
     repeats_first
         Whether the steps before a reset are the first one after it; else zeros.
+    is_scalar
+        Whether the policy takes the one number of terms without an axis.
     """
 
     key: str
@@ -57,6 +59,7 @@ class ObservationLayout:
     newest_first: bool = False
     by_term: bool = False
     repeats_first: bool = False
+    is_scalar: bool = False
 
     def is_like(self, other: ObservationLayout) -> bool:
         """Return whether both layouts are identical apart from bounds, so buffers can be carried over."""
@@ -99,6 +102,9 @@ def observation_layout(
                 [f"{prefix}.history: found {observation.history}, but the policy wants {spec}; give its first axis"]
             )
         shape, spec_low, spec_high = shape[1:], spec.low[-1], spec.high[-1]
+    is_scalar = bool(observation.terms) and not shape
+    if is_scalar:
+        shape, spec_low, spec_high = (1,), spec_low.reshape(1), spec_high.reshape(1)
     _check_kind(observation, spec, shape)
     # The smallest axis is the channels, the same rule as in SB3.
     channels_first = observation.is_image and int(np.argmin(shape)) == 0
@@ -131,6 +137,7 @@ def observation_layout(
         newest_first=observation.stack_order == "newest_first",
         by_term=observation.stack_grouping == "by_term" or (isaac_lab and not observation.stack_grouping),
         repeats_first=isaac_lab,
+        is_scalar=is_scalar,
     )
 
 
@@ -310,6 +317,8 @@ class _History:
         """Return the stack in the order of the policy's axes and numbers."""
         if self._order is not None:
             return stacked[:, self._order]
+        if self.layout.is_scalar:
+            return stacked[:, 0]
         return stacked.movedim(-1, -3) if self.layout.channels_first else stacked
 
 

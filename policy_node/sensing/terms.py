@@ -262,6 +262,8 @@ class Episode:
         `[robots, 1]` int64: ticks since the episode began, 0 at its first; None if no term wants it.
     outputs
         `[robots, numbers]` float64 by name: further outputs of the policy's last step.
+    clocks
+        `[robots, 1]` int64 by name of a term: step at which its clock began again after a stop.
     is_used
         Whether a term wants any of them.
     """
@@ -277,6 +279,7 @@ class Episode:
         self.previous_action = buffer(action_size) if action_size else None
         self.step = buffer(1, torch.int64) if kinds.intersection(OF_TIME) else None
         self.outputs = {term.output: buffer(size) for term, size in sizes if term.kind == "policy_output"}
+        self.clocks = {term.name: buffer(1, torch.int64) for term, _ in sizes if term.stop_restarts}
         self.is_used = self.previous_action is not None or self.step is not None or bool(self.outputs)
         # What they are at the first step of an episode.
         self._first = {name: torch.zeros_like(values) for name, values in self.outputs.items()}
@@ -315,8 +318,9 @@ class Episode:
         for mine, theirs in ((self.previous_action, other.previous_action), (self.step, other.step)):
             if mine is not None and theirs is not None:
                 mine.copy_(theirs)
-        for name, values in self.outputs.items():
-            values.copy_(other.outputs[name])
+        for buffers, others in ((self.outputs, other.outputs), (self.clocks, other.clocks)):
+            for name, values in buffers.items():
+                values.copy_(others[name])
 
 
 class TermComposer:
@@ -397,24 +401,46 @@ class _Phase:
 
     def __init__(self, layout: TermLayout, episode: Episode, device: torch.device) -> None:
         assert episode.step is not None
+        term = layout.configuration
         self._step = episode.step
         self._period_steps = layout.period_steps
-        self._gives = layout.configuration.phase_as
-        self._stop_below = layout.configuration.stop_below
-        self._ahead = torch.tensor(layout.configuration.offset or (0.0,), dtype=torch.float64, device=device)
+        self._gives = term.phase_as
+        self._stop_below = term.stop_below
+        self._began = episode.clocks.get(term.name)
+
+        def numbers(values: Sequence[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device)
+
+        self._ahead = numbers(term.offset or (0.0,))
+        self._stop_at = numbers(term.stop_at) if term.stop_at else None
 
     def __call__(self, velocity: torch.Tensor) -> torch.Tensor:
         """Return `[robots, numbers]`; `velocity` `[robots, components]` is empty without `stop_below`."""
-        share = (self._step.double() / self._period_steps + self._ahead) % 1.0
+        if not self._stop_below:
+            return self._numbers(self._share(self._step))
+        stands = velocity.norm(dim=1, keepdim=True) < self._stop_below
+        clock = self._step
+        if self._began is not None:
+            # An episode begins with a new clock.
+            self._began.masked_fill_(clock == 0, 0)
+            self._began.copy_(torch.where(stands, clock + 1, self._began))
+            clock = clock - self._began
+        share = self._share(clock)
+        if self._stop_at is not None:
+            return self._numbers(torch.where(stands, self._stop_at, share))
+        return torch.where(stands, 0.0, self._numbers(share))
+
+    def _share(self, clock: torch.Tensor) -> torch.Tensor:
+        """Return the share of the period that has passed, `[robots, phases]`."""
+        return (clock.double() / self._period_steps + self._ahead) % 1.0
+
+    def _numbers(self, share: torch.Tensor) -> torch.Tensor:
+        """Return what the term gives of its phases."""
         if self._gives == "number":
-            values = share
-        else:
-            angle = 2.0 * math.pi * share
-            parts = {"sin": torch.sin, "cos": torch.cos}
-            values = torch.cat([parts[name](angle) for name in self._gives.split("_")], dim=1)
-        if self._stop_below:
-            values = torch.where(velocity.norm(dim=1, keepdim=True) < self._stop_below, 0.0, values)
-        return values
+            return share
+        angle = 2.0 * math.pi * share
+        parts = {"sin": torch.sin, "cos": torch.cos}
+        return torch.cat([parts[name](angle) for name in self._gives.split("_")], dim=1)
 
 
 def projected_gravity(orientation: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,8 @@ CLOCKS = {
         "period_s": 0.35,
         "offset": [0.0, 0.5],
         "stop_below": 0.8,
+        "stop_at": [0.5],
+        "stop_restarts": True,
         "stack": 1,
     },
     "step": {"kind": "step", "stack": 1, "scale": [0.1]},

@@ -227,8 +227,17 @@ class TestConformance(PolicyConformance):
         return load(exported, kind, file_format)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("file_format", ["exported", "onnx"])
+class TestConformanceOfOpenedBatches(PolicyConformance):
+    @pytest.fixture
+    def policy(self, exported: Callable[..., Path]) -> Policy:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            policy = load_trusted(exported(Rememberer, "onnx", 1), interface=REMEMBERER)
+        assert policy.how_it_runs == "one batch, opened"
+        return policy
+
+
+@pytest.mark.parametrize(("file_format", "rows"), [("exported", 1), ("exported", 2), ("onnx", 2)])
 class TestConformanceOfFixedBatches(PolicyConformance):
     @pytest.fixture
     def policy(self, exported: Callable[..., Path], file_format: str, rows: int) -> Policy:
@@ -364,8 +373,11 @@ class TestConformanceOfMemoryInBuffers(PolicyConformance):
     @pytest.fixture
     def policy(self, inner_memory: Path) -> Policy:
         interface = PolicyInterface(shapes={"observation": (4,)}, low=-1, high=1)
-        with pytest.warns(UserWarning, match="is run robot after robot"):
-            return load_trusted(inner_memory, interface=interface)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            policy = load_trusted(inner_memory, interface=interface)
+        assert policy.how_it_runs.startswith("one batch" if inner_memory.suffix == ".pt" else "robot after robot")
+        return policy
 
     def test_buffers_are_memory_of_each_robot(self, policy: Policy) -> None:
         assert policy.spec.memory["hidden_state"].shape == (1, 1, 8)

@@ -132,11 +132,14 @@ def test_an_lstm_with_a_gait_clock_drives_robots(peer: Peer, start_node: Callabl
     assert largest < 1e-5
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["time_step float32", "time_step int64"])
+@pytest.mark.parametrize(
+    "integer",
+    [pytest.param(False, id="time_step float32"), pytest.param(True, id="time_step int64", marks=pytest.mark.slow)],
+)
 def test_a_tracker_of_a_motion_drives_robots(
-    integer: bool, peer: Peer, start_node: Callable[..., Any], tmp_path: Path
+    integer: bool, peer: Peer, start_node: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The drive is recorded, too: its replay gives the same commands."""
+    """The drive is recorded, too: its replay gives the same commands, and its dataset the same observations."""
     module = exported_motion(tmp_path / "motion.onnx", integer)
     layers = layers_of(weights_of(module), "actor.")
     motion = [part.double().numpy() for part in (module.joint_pos, module.joint_vel)]
@@ -152,3 +155,20 @@ def test_a_tracker_of_a_motion_drives_robots(
     assert main([str(bag), "--json", str(tmp_path / "report.json")]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert {robot["compare"]["largest"] for robot in report["robots"].values()} == {0.0}
+    # `to-dataset` sets it for its own process.
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    output = tmp_path / "datasets" / "tracker-v0"
+    assert main(["to-dataset", str(bag), "--output", str(output)]) == 0
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
+    import minari
+
+    episodes = list(minari.load_dataset("tracker-v0"))
+    # That of the silent robot was interrupted.
+    assert len(episodes) == len(ROBOTS) + 1
+    for episode in episodes:
+        steps = episode.observations["time_step"]
+        assert steps.dtype == (np.int64 if integer else np.float32)
+        assert steps[:, 0].tolist() == list(range(len(steps)))
+        reference = episode.observations["obs"][:, : 2 * JOINTS]
+        rows = np.hstack(motion)[np.minimum(np.maximum(np.arange(len(steps)) - 1, 0), len(motion[0]) - 1)]
+        np.testing.assert_array_equal(reference, rows.astype(np.float32))

@@ -45,10 +45,10 @@ def observation_of(terms: dict[str, dict[str, Any]], **own: Any) -> ObservationC
     return parse_configuration(parameters_of(terms, **own)).observations[0]
 
 
-def layout_of(size: int, dtype: type, terms: dict[str, dict[str, Any]], **inputs: Any) -> ObservationLayout:
+def layout_of(size: int | None, dtype: type, terms: dict[str, dict[str, Any]], **inputs: Any) -> ObservationLayout:
     low, high = (-np.inf, np.inf) if np.dtype(dtype).kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     observation = observation_of(terms)
-    wanted = ArraySpec("clock", (size,), dtype, low, high)
+    wanted = ArraySpec("clock", () if size is None else (size,), dtype, low, high)
     return observation_layout("clock", wanted, observation, TermInputs(rate_hz=RATE_HZ, **inputs))
 
 
@@ -56,7 +56,7 @@ def batch_of(layout: ObservationLayout, robots: int, device: str = "cpu") -> Obs
     return ObservationBatch({"clock": layout}, robots, torch.device(device))
 
 
-def refusal_of(size: int, terms: dict[str, dict[str, Any]], dtype: type = np.float32, **inputs: Any) -> str:
+def refusal_of(size: int | None, terms: dict[str, dict[str, Any]], dtype: type = np.float32, **inputs: Any) -> str:
     with pytest.raises(ConfigurationError) as error:
         layout_of(size, dtype, terms, **inputs)
     return str(error.value)
@@ -75,6 +75,14 @@ def test_a_step_counts_the_ticks_of_each_robots_episode(device: str, dtype: type
         found = batch.push(restart)["clock"].cpu().numpy()
         assert found.dtype == dtype
         assert found.tolist() == [[min(count, 3) + 1] for count in expected]
+
+
+def test_a_step_feeds_an_input_without_an_axis() -> None:
+    batch = batch_of(layout_of(None, np.int64, {"step": {"kind": "step"}}), 2)
+    for tick in range(3):
+        assert batch.push(np.array([tick == 0] * 2))["clock"].tolist() == [tick, tick]
+    assert batch.begin_again(np.array([True, False]))["clock"].tolist() == [0, 2]
+    assert "the policy wants clock: float32 [1]" in refusal_of(None, {"a": {**TOPIC, "scale": [1.0, 1.0]}})
 
 
 def test_whole_numbers_are_steps_with_whole_parameters() -> None:
@@ -136,6 +144,34 @@ def test_a_phase_is_zeros_while_a_low_speed_is_commanded() -> None:
     assert "clock.gait.stop_below: each std_msgs/msg/Float64MultiArray chooses how many numbers" in refusal_of(
         2, {"gait": changing}
     )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_phase_stands_at_a_share_and_may_begin_again(device: str, restarts: bool) -> None:
+    """As the clocks of MuJoCo Playground, which go on, and of holosoma, which begin again."""
+    speed = {"topic": "speed", "type": "std_msgs/msg/Int32"}
+    term = {"kind": "phase", "period_s": 0.2, "offset": [0.0, 0.5], "phase_as": "number", **speed}
+    stop = {"stop_below": 0.5, "stop_at": [0.25], "stop_restarts": restarts}
+    layout = layout_of(2, np.float64, {"gait": {**term, **stop}}, sizes={"clock.gait": 1})
+    batch, robots = batch_of(layout, 2, device), range(2)
+    rng = np.random.default_rng(0)
+    clocks, steps = [0, 0], [0, 0]
+    for tick in range(30):
+        restart, stands = rng.random(2) < (1.0 if tick == 0 else 0.1), rng.random(2) < 0.3
+        for robot in robots:
+            batch.readings(robot)["clock.gait"][...] = 0.0 if stands[robot] else 1.0
+            steps[robot] = 0 if restart[robot] else steps[robot] + 1
+            clocks[robot] = 0 if restart[robot] or (restarts and stands[robot]) else clocks[robot] + 1
+            # The tick after a stop is the first of the new clock.
+            clocks[robot] = -1 if restarts and stands[robot] else clocks[robot]
+        shares = [(clocks if restarts else steps)[robot] / 10 for robot in robots]
+        expected = [
+            [0.25, 0.25] if stands[robot] else [shares[robot] % 1, (shares[robot] + 0.5) % 1] for robot in robots
+        ]
+        found = batch.push(restart)["clock"].cpu().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        batch.begin_again(np.array([False, False]))
 
 
 @pytest.fixture
@@ -239,6 +275,13 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
         ({"kind": "phase", "period_s": 1.0, "topic": "a"}, "topic: given for a phase, which is read from a topic only"),
         ({"kind": "phase", "period_s": 1.0, "stop_below": 0.1}, "topic: missing; a term that is a phase needs"),
         ({"kind": "step", "stop_below": 0.1}, "stop_below: given for a step; only a phase has it; remove it"),
+        ({"kind": "phase", "period_s": 1.0, "stop_at": [0.5]}, "stop_at: given without stop_below; give the norm"),
+        ({"kind": "phase", "period_s": 1.0, "stop_restarts": True}, "stop_restarts: given without stop_below"),
+        ({"kind": "step", "stop_at": [0.5]}, "stop_at: given for a step; only a phase has it; remove it"),
+        (
+            {"kind": "phase", "period_s": 1.0, "stop_below": 0.1, "offset": [0.0] * 3, "stop_at": [0.5] * 2, **TOPIC},
+            "stop_at: found 2 numbers, but there are 3 phases in offset; give 1 or 3",
+        ),
         ({"kind": "step", "phase_as": "sin"}, "phase_as: given for a step; only a phase has it; remove it"),
         ({"kind": "phase", "phase_as": "tan", "period_s": 1.0}, "phase_as: found 'tan', but it must be one of"),
         ({"kind": "motion"}, "path: missing; a motion has a file"),

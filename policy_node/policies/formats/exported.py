@@ -45,10 +45,31 @@ def _load(file: PolicyFile) -> Policy:
         arguments, keywords = _pytree.tree_unflatten(inputs, in_spec)
         return module(*arguments, **keywords)
 
-    written = list(dict.fromkeys(program.graph_signature.buffers_to_mutate.values()))
+    written = _written_buffers(program)
     tensors_inside = [*module.named_parameters(), *module.named_buffers()]
     watched = {name: tensor for name, tensor in tensors_inside if name not in written}
     return load_module(file, texts, "torch.export", module, call, ports, partial(_example, file), written, watched)
+
+
+def _written_buffers(program: Any) -> list[str]:
+    """Return the names of the buffers that a call may change, in the order of the code."""
+    signature = program.graph_signature
+    buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    found = dict.fromkeys(signature.buffers_to_mutate.values())
+    for node in program.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        for place, argument in enumerate(node.target._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+            # Views share the memory of their first argument.
+            while isinstance(value, torch.fx.Node) and isinstance(value.target, torch._ops.OpOverload):
+                is_view = any(result.alias_info is not None for result in value.target._schema.returns)
+                value = value.args[0] if is_view and value.args else None
+            if isinstance(value, torch.fx.Node) and value.name in buffers:
+                found[buffers[value.name]] = None
+    return list(found)
 
 
 def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ from policy_node.policies.formats import ExportSource, PolicyFile, PolicyFormat
 from policy_node.policies.module_memory import owner_of
 from policy_node.policies.module_network import SaveModule, load_module, write_module
 from policy_node.policies.pairing import Port, described_inputs
-from policy_node.policies.script_graph import branches_on_values, read_tensors, written_attributes
+from policy_node.policies.script_graph import branches_on_values, code_of, read_tensors, written_attributes
 from policy_node.policies.traced import PolicyNetwork
 
 
@@ -37,7 +37,7 @@ def _load(file: PolicyFile) -> Policy:
             f"is no TorchScript file, or damaged ({str(error).splitlines()[0]}); give a file that torch.jit.save wrote"
         ) from error
     module.eval()
-    graph = module.inlined_graph
+    graph = code_of(module)
     written = written_attributes(graph)
     operation = branches_on_values(graph)
     alone = f"its code reads numbers from tensors ({operation}), which those of another robot would change"
