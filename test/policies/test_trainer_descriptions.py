@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -277,6 +278,18 @@ def test_deploy_yaml_configures_the_node(tmp_path: Path) -> None:
     assert "# stiffness of the joints, for the robot's controllers: [3.0, 4.0, 5.0, 0.0, 1.0, 2.0, 9.0" in text
     assert "# base_velocity in training: lin_vel_x [-0.5, 1.0]" in text
     assert "# ASSUMED: names of the joints of a Unitree Go2" in text
+    assert deploy(configuration).pipeline.components == 12
+
+
+def test_torchscript_beside_deploy_yaml_gets_its_shape_and_asks_for_trust(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path)
+    (tmp_path / "exported" / "policy.onnx").unlink()
+    torch.jit.script(torch.nn.Linear(90, 12)).save(str(tmp_path / "exported" / "policy.pt"))
+    values = {"robots": ["dog"], "policy.description": str(path)}
+    with pytest.raises(ConfigurationError, match=r"policy\.trusted: MISSING: true, if you trust the file"):
+        fill_in(values)
+    configuration = parse_configuration(fill_in({**values, "policy.trusted": True})[0])
+    assert configuration.observations[0].shape == (90,)
     assert deploy(configuration).pipeline.components == 12
 
 
