@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -280,6 +281,18 @@ def test_deploy_yaml_configures_the_node(tmp_path: Path) -> None:
     assert deploy(configuration).pipeline.components == 12
 
 
+def test_torchscript_beside_deploy_yaml_gets_its_shape_and_asks_for_trust(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path)
+    (tmp_path / "exported" / "policy.onnx").unlink()
+    torch.jit.script(torch.nn.Linear(90, 12)).save(str(tmp_path / "exported" / "policy.pt"))
+    values = {"robots": ["dog"], "policy.description": str(path)}
+    with pytest.raises(ConfigurationError, match=r"policy\.trusted: MISSING: true, if you trust the file"):
+        fill_in(values)
+    configuration = parse_configuration(fill_in({**values, "policy.trusted": True})[0])
+    assert configuration.observations[0].shape == (90,)
+    assert deploy(configuration).pipeline.components == 12
+
+
 def test_histories_of_different_lengths_belong_to_the_terms(tmp_path: Path) -> None:
     content = copy.deepcopy(DEPLOY)
     content["observations"]["last_action"]["history_length"] = 0
@@ -535,16 +548,15 @@ def test_damaged_texts_give_policy_errors(tmp_path: Path, data: st.DataObject) -
     as_read((content[:first] + piece + content[first + length :]).encode("utf-8", "replace"), tmp_path / "x.yaml")
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=6)
-    | st.sampled_from(["obs", "walk/x", "keys", "terms"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(["obs", "walk/x", "keys", "terms"]),
 )
+VALUES = st.one_of(LEAVES, st.lists(LEAVES, max_size=3), st.dictionaries(st.text(max_size=6), LEAVES, max_size=3))
 
 
 def paths_of(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -575,7 +587,7 @@ def test_wrong_metadata_give_policy_errors(tmp_path: Path, changes: dict[str, st
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_damaged_onnx_files_give_policy_errors(tmp_path: Path, data: st.DataObject) -> None:
-    path = write_onnx(tmp_path / "policy.onnx", {"obs": 21}, {"actions": 3}, MJLAB)
+    path = write_onnx(tmp_path / "policy.onnx", {"obs": 1}, {"actions": 1}, MJLAB)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

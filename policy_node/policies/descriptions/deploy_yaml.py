@@ -109,7 +109,7 @@ def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
         path=path,
         title=TITLE,
         policy=policy,
-        observations=_observations(file, joints, default, count),
+        observations=_observations(file, joints, default, count, policy),
         values={name: value for name, value in values.items() if value not in (None, ())},
         notes=notes,
         missing=missing,
@@ -178,7 +178,7 @@ def _chosen(ids: Value, count: int) -> tuple[int, ...]:
 
 
 def _observations(
-    file: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int
+    file: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int, policy: Path | None
 ) -> tuple[DescribedObservation, ...]:
     """Return the observations; with several groups, each is the input of its name."""
     observed = file["observations"]
@@ -186,11 +186,13 @@ def _observations(
         raise observed.error("none", "the terms of the observation")
     is_flat = any(isinstance(value.content, dict) and "params" in value.content for _, value in observed.items())
     groups = [("obs", observed)] if is_flat else observed.items()
-    return tuple(_observation(name, group, file, joints, default, count) for name, group in groups)
+    # TorchScript does not say the shapes of its inputs.
+    with_shape = policy is not None and policy.suffix != ".onnx"
+    return tuple(_observation(name, group, joints, default, count, with_shape) for name, group in groups)
 
 
 def _observation(
-    key: str, group: Value, file: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int
+    key: str, group: Value, joints: tuple[str, ...], default: tuple[float, ...], count: int, with_shape: bool
 ) -> DescribedObservation:
     terms = [(name, term) for name, term in group.items() if name not in ("scale_first", "use_gym_history")]
     scale_first = group["scale_first"].content is True
@@ -198,6 +200,9 @@ def _observation(
     steps = {name: max(1, term["history_length"].integer()) for name, term in terms if term["history_length"].content}
     lengths = {steps.get(name, 1) for name, _ in terms}
     key, values = observation_key(key)
+    sizes = [len(term["scale"].numbers()) * steps.get(name, 1) for name, term in terms]
+    if with_shape and all(sizes):
+        values["shape"] = (sum(sizes),)
     if lengths != {1}:
         values["stack_as"] = "isaac_lab"
         if group["use_gym_history"].content is True:

@@ -58,16 +58,22 @@ def read_onnx_metadata(content: bytes, path: Path) -> TrainerDescription:
     """Return the description in the metadata of an ONNX file; raises PolicyError if it has none."""
     try:
         model = onnx.load_model_from_string(content)
+        metadata = {_text(entry.key): _text(entry.value) for entry in model.metadata_props}
+        network = _network(model)
     except Exception as error:
         raise PolicyError(f"'{path}' is no ONNX file, or damaged ({error}); export it again") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return describe_network(metadata, _network(model), path)
+    return describe_network(metadata, network, path)
+
+
+def _text(text: str | bytes) -> str:
+    """Return a text of a file; one that is damaged comes as bytes."""
+    return text if isinstance(text, str) else text.decode()
 
 
 def _network(model: onnx.ModelProto) -> _Network:
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(port.name for port in model.graph.input if port.name not in weights)
-    outputs = tuple(port.name for port in model.graph.output)
+    inputs = tuple(_text(port.name) for port in model.graph.input if port.name not in weights)
+    outputs = tuple(_text(port.name) for port in model.graph.output)
     shape = list(model.graph.output[0].type.tensor_type.shape.dim) if outputs else []
     return _Network(inputs, outputs, shape[-1].dim_value if shape else 0)
 
