@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,24 +66,53 @@ class InertUnpickler(pickle.Unpickler):
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in _DATA:
             return _DATA[module, name]
-        if module == "numpy" and issubclass(getattr(np, name, object), np.generic):
-            return getattr(np, name)
+        number = getattr(np, name, None) if module == "numpy" else None
+        if isinstance(number, type) and issubclass(number, (np.number, np.bool_)):
+            return number
         if module.split(".")[0] in self._packages:
             return inert_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which does not belong there")
 
 
-def _empty_array(*arguments: Any) -> np.ndarray:
+class _Dtype:
+    """A dtype of numbers or texts, which `np.dtype` takes; with objects or fields it could make addresses of data."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.dtype = np.dtype(name if isinstance(name, str) else "O")
+        if self.dtype.kind not in "biufcSU":
+            raise pickle.UnpicklingError(f"it holds an array of {self.dtype}; allowed are numbers and texts")
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose dtype is a `_Dtype`."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take shape, dtype, order and data."""
+        _, shape, dtype, is_fortran, data = state
+        super().__setstate__((1, shape, _checked(dtype), is_fortran, data))
+
+
+def _checked(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError(f"it holds an array of {type(dtype).__name__}; allowed are numbers and texts")
+    return dtype.dtype
+
+
+def _empty(*arguments: Any, kind: type[np.ndarray] = np.ndarray) -> np.ndarray:
     # The data bring the length: here an absurd one would be allocated, there it fits no data.
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+    return kind.__new__(kind, (0,), "b")
 
 
-def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(buffer, np.dtype(dtype)).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
-def _number(dtype: np.dtype, data: Any = None) -> Any:
-    return np.frombuffer(data, dtype)[0] if isinstance(data, bytes) else data
+def _number(dtype: Any, data: Any = None) -> Any:
+    return np.frombuffer(data, np.dtype(dtype))[0] if isinstance(data, bytes) else data
 
 
 def _bytes(text: str = "", encoding: str = "") -> bytes:
@@ -95,7 +125,7 @@ ARRAYS = {
     (f"{package}.{module}", name): function
     for package in ("numpy.core", "numpy._core")
     for module, name, function in (
-        ("multiarray", "_reconstruct", _empty_array),
+        ("multiarray", "_reconstruct", _empty),
         ("multiarray", "scalar", _number),
         ("numeric", "_frombuffer", _array_of_buffer),
     )
@@ -106,7 +136,9 @@ _DATA = {
     ("builtins", "frozenset"): frozenset,
     ("builtins", "set"): set,
     ("collections", "OrderedDict"): dict,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
     **ARRAYS,
+    **{key: partial(_empty, kind=_Array) for key in ARRAYS if key[1] == "_reconstruct"},
+    ("numpy", "dtype"): _Dtype,
+    # Pickles name it as an argument; called, it would make an array of any memory.
+    ("numpy", "ndarray"): inert_class("numpy", "ndarray"),
 }

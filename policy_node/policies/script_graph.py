@@ -47,17 +47,8 @@ _READS = {
 }
 # Calls of code that is not part of the graph.
 _UNSEEN = {"prim::CallMethod", "prim::CallFunction", "prim::fork", "prim::PythonOp"}
-_BUILDS = {"prim::TupleConstruct", "prim::ListConstruct", "prim::DictConstruct"}
-_TAKES = {
-    "prim::TupleUnpack",
-    "prim::TupleIndex",
-    "prim::ListUnpack",
-    "prim::unchecked_cast",
-    "aten::__getitem__",
-    "aten::get",
-    "aten::pop",
-    "aten::values",
-}
+_CONTAINERS = {"TupleType", "ListType", "DictType"}
+_TAKES = {"prim::TupleUnpack", "prim::TupleIndex", "prim::ListUnpack", "prim::unchecked_cast"}
 
 
 def code_of(module: Any) -> Any:
@@ -193,7 +184,8 @@ def _written_places(schema: str) -> tuple[int, ...]:
 @cache
 def _gives_alias(schema: str) -> bool:
     """Return whether the result of an operation may share memory with its first input."""
-    return "(a" in schema.rpartition("->")[2]
+    result = schema.rpartition("->")[2]
+    return "(a" in result or "(*" in result
 
 
 def _origins(value: Any) -> Iterator[str]:
@@ -214,7 +206,12 @@ def _origins(value: Any) -> Iterator[str]:
         elif list(node.blocks()):
             waiting += [inner for block in node.blocks() for inner in block.outputs()]
             waiting += inputs
-        elif kind in _BUILDS:
+        elif kind == "prim::Param":
+            # What a round of a loop leaves to the next one begins with an input of the loop.
+            loop = node.owningBlock().owningNode()
+            waiting += [] if loop is None else loop.inputs()
+        elif value.type().kind() in _CONTAINERS:
+            # Its items may be those of any input.
             waiting += inputs
         elif kind in _TAKES or _gives_alias(node.schema()):
             waiting += inputs[:1]

@@ -102,17 +102,16 @@ _WEIGHTED: dict[str, Callable[[Tensors], nn.Module]] = {
 
 def _make_layer(name: str, parts: Tensors) -> nn.Module:
     """Make a layer; raises an error of any kind if it does not have these weights."""
-    if name == APPEND:
-        layer: nn.Module = nn.Identity()
-    elif name in MEMORIES:
-        recurrent = _Recurrent(name, parts)
-        recurrent.layer.load_state_dict(dict(parts))
-        return recurrent
-    elif name in _WEIGHTED:
-        layer = _WEIGHTED[name](parts)
-    else:
-        layer = {**ACTIVATIONS, **SQUASHING}[name]()
-    layer.load_state_dict(dict(parts))
+    # Without memory until the weights fit: their lengths may ask for any amount.
+    with torch.device("meta"):
+        if name in MEMORIES:
+            layer: nn.Module = _Recurrent(name, parts)
+        elif name in _WEIGHTED:
+            layer = _WEIGHTED[name](parts)
+        else:
+            layer = {**ACTIVATIONS, **SQUASHING, APPEND: nn.Identity}[name]()
+    target = layer.layer if isinstance(layer, _Recurrent) else layer
+    target.load_state_dict(dict(parts), assign=True)
     return layer
 
 

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ class Value:
                     return float(self.content)
             except OverflowError:  # an integer beyond the floats
                 pass
-        raise self.error(_shown(self.content), "a finite number")
+        raise self.error(reprlib.repr(self.content), "a finite number")
 
     def integers(self) -> tuple[int, ...]:
         """Return a list of integers that are 0 or more."""
@@ -201,7 +202,7 @@ class Value:
         """Return an integer that is 0 or more."""
         if isinstance(self.content, int) and not isinstance(self.content, bool) and 0 <= self.content < 2**31:
             return self.content
-        raise self.error(_shown(self.content), "an integer of 0 or more")
+        raise self.error(reprlib.repr(self.content), "an integer of 0 or more")
 
     def texts(self) -> tuple[str, ...]:
         """Return a list of texts."""
@@ -211,7 +212,7 @@ class Value:
         """Return a text that is not empty."""
         if isinstance(self.content, str) and self.content.isprintable() and self.content:
             return self.content
-        raise self.error(_shown(self.content), "a text")
+        raise self.error(reprlib.repr(self.content), "a text")
 
     def error(self, found: str, allowed: str) -> PolicyError:
         """Return the error of a value that is not allowed."""
@@ -224,7 +225,7 @@ class Value:
         if self.content is None:
             return {}
         if not isinstance(self.content, dict):
-            raise self.error(_shown(self.content), "a mapping")
+            raise self.error(reprlib.repr(self.content), "a mapping")
         return self.content
 
     def _below(self, key: Any) -> str:
@@ -244,6 +245,9 @@ def read_yaml(content: bytes, path: Path) -> Value:
 class _InertLoader(yaml.SafeLoader):
     """Reads what a trainer dumped of Python's objects, such as slices, as None."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave merge keys, which no trainer writes and which can fill the memory, to be refused as unknown."""
+
 
 _InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
 
@@ -254,12 +258,9 @@ def observation_key(name: str) -> tuple[str, dict[str, Any]]:
     return key, {"input": name} if key != name else {}
 
 
-def find_policy(description: Path, names: Sequence[str]) -> Path | None:
-    """Return the first policy file of these names, relative to the folder of a description, that is there."""
-    paths = (description.parent / name for name in names)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _shown(content: Any) -> str:
-    text = repr(content)
-    return text if len(text) < 80 else f"{text[:77]}..."
+def file_beside(name: Value) -> Path:
+    """Return the path of a file that a description names; raises PolicyError if it lies outside of its folder."""
+    path = Path(name.text())
+    if path.is_absolute() or ".." in path.parts:
+        raise name.error(repr(name.text()), "a file in the folder of the description")
+    return name.path.parent / path

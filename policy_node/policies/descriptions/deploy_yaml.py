@@ -14,7 +14,6 @@ from policy_node.policies.descriptions import (
     DescriptionKind,
     TrainerDescription,
     Value,
-    find_policy,
     observation_key,
     read_yaml,
 )
@@ -92,7 +91,7 @@ def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
     count = len(file["joint_ids_map"].entries())
     default = file["default_joint_pos"].numbers(count)
     action, action_joints = _action(file, joints, count)
-    policy = find_policy(path, POLICIES)
+    policy = next((file for name in POLICIES if (file := path.parent / name).is_file()), None)
     notes, missing = {}, {}
     if robot:
         notes["action.joints"] = f"names of the joints of a Unitree {robot}, whose number of motors this is"
@@ -255,7 +254,7 @@ def _facts(file: Value, joints: tuple[str, ...], count: int) -> tuple[str, ...]:
             facts.append(f"{name} of the joints, for the robot's controllers: {[gains[index] for index in indices]}")
     for name, command in file["commands"].items():
         ranges = command["ranges"].items() if isinstance(command.content, dict) else []
-        limits = [f"{part} {limit.content}" for part, limit in ranges if limit.content]
+        limits = [f"{part} {list(limit.numbers())}" for part, limit in ranges if limit.content]
         if limits:
             facts.append(f"{name} in training: {', '.join(limits)}")
     return tuple(facts)

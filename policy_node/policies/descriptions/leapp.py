@@ -16,7 +16,7 @@ from policy_node.policies.descriptions import (
     DescriptionKind,
     TrainerDescription,
     Value,
-    find_policy,
+    file_beside,
     observation_key,
     read_yaml,
 )
@@ -73,13 +73,13 @@ def read_leapp(content: bytes, path: Path) -> TrainerDescription:
     if not ports:
         raise model["inputs"].error("none", "the inputs of the network")
     action, facts, missing = _action(model, {output for _, output in memory})
-    name = model["parameters"]["model_path"].text()
-    policy = find_policy(path, (name,))
+    named = file_beside(model["parameters"]["model_path"])
+    policy = named if named.is_file() else None
     if policy is None:
-        missing["policy.path"] = f"there is no {name} beside the description"
-    if not name.endswith(".onnx") and not _is_in_order(model, memory):
+        missing["policy.path"] = f"there is no {named.name} beside the description"
+    if named.suffix != ".onnx" and not _is_in_order(model, memory):
         missing["policy.path"] = "the node takes inputs after their memory from ONNX only; export it as ONNX"
-    if memory and not _begins_with_zeros(pipeline["initial_values"], path):
+    if memory and not _begins_with_zeros(pipeline["initial_values"]):
         missing["policy.memory"] = "the memory begins with values other than zeros, which the node cannot set"
     elif memory:
         action["policy.memory"] = tuple(f"{before}={after}" for before, after in memory)
@@ -164,11 +164,11 @@ def _elements(port: Value) -> tuple[str, ...]:
     return axes[-1].texts()
 
 
-def _begins_with_zeros(initial: Value, path: Path) -> bool:
+def _begins_with_zeros(initial: Value) -> bool:
     """Whether all values of a safetensors file are zeros, as the memory of the node at its start."""
     if initial.content is None:
         return True
-    file = path.parent / initial.text()
+    file = file_beside(initial)
     try:
         content = file.read_bytes()
         size = int.from_bytes(content[:8], "little")
