@@ -238,8 +238,8 @@ def _arguments(saved: dict[str, Any], path: str, same_python: bool) -> dict[str,
     arguments = _restore(saved, "policy_kwargs", path, partial(unpickle_arguments, same_python=same_python))
     if not isinstance(arguments, dict):
         raise PolicyError(
-            f"'policy_kwargs' in policy file '{path}' is a {type(arguments).__name__}, allowed is a dict; save the model "
-            "again"
+            f"'policy_kwargs' in policy file '{path}' is a {type(arguments).__name__}, allowed is a dict; "
+            "save the model again"
         )
     arguments = {name: value for name, value in arguments.items() if name not in _TRAINING_ONLY}
     # A list of one dictionary is the way of versions before 1.8.
