@@ -315,13 +315,14 @@ class Episode:
             values.copy_(outputs[name].reshape(values.shape))
 
     def take_over(self, other: Episode) -> None:
-        """Continue the episodes of another policy with the same terms."""
+        """Continue the episodes of another policy with the same terms; the outputs begin as at a first step."""
         for mine, theirs in ((self.previous_action, other.previous_action), (self.step, other.step)):
             if mine is not None and theirs is not None:
                 mine.copy_(theirs)
-        for buffers, others in ((self.outputs, other.outputs), (self.clocks, other.clocks)):
-            for name, values in buffers.items():
-                values.copy_(others[name])
+        for name, values in self.clocks.items():
+            values.copy_(other.clocks[name])
+        for name, values in self.outputs.items():
+            values.copy_(self._first[name])
 
 
 class TermComposer:

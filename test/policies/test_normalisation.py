@@ -60,7 +60,10 @@ def load(model: Path, statistics: Path | None, warned: str = "") -> Policy:
         return load_trusted(model, vecnormalize=statistics)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO", "RecurrentPPO", "ARS"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["PPO", "ARS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("A2C", "TRPO", "RecurrentPPO"))],
+)
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_file_of_an_on_policy_algorithm_shows_the_wrapper(
     trained: Callable[[str, bool], Trained], algorithm: str, wrapped: bool

@@ -192,6 +192,8 @@ KINDS: dict[type[nn.Module], PolicyInterface] = {
     Summer: SUMMER,
 }
 FORMATS = list(SUFFIXES)
+# The exporter of PyTorch takes seconds.
+EXPORTED_SLOWLY = [pytest.param(name, marks=pytest.mark.slow) if name == "exported" else name for name in FORMATS]
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +302,7 @@ def push(history: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:
     return torch.cat([history[:, 1:], newest[:, None]], dim=1)
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", EXPORTED_SLOWLY)
 def test_robots_with_histories_of_different_length_get_what_the_unpadded_model_gives(exported, file_format):
     policy = load(exported, Attender, file_format)
     module = make_module(Attender)
@@ -323,7 +325,7 @@ def test_robots_with_histories_of_different_length_get_what_the_unpadded_model_g
     assert state["steps_since_reset"].tolist() == [STEPS, 2, STEPS]
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", EXPORTED_SLOWLY)
 def test_padding_at_the_end_moves_the_data_to_the_front(exported, file_format):
     policy = load(exported, Summer, file_format)
     module = make_module(Summer)

@@ -30,8 +30,6 @@ from policy_node.policies.inert import Inert, InertUnpickler
 from policy_node.policies.spaces import space_from_pickle
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-pytestmark = pytest.mark.both_distributions
-
 Rewrite = Callable[[dict[str, Any]], None]
 
 

@@ -214,6 +214,7 @@ def test_each_activation_records_a_new_bag(model: Model, peer: Peer, start_node:
     assert len(ticks) > 10 and [tick.number for tick in ticks] == list(range(len(ticks)))
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_a_full_disk_ends_the_recording_while_the_node_drives_on(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path

@@ -82,6 +82,7 @@ def parameters() -> dict[str, Any]:
 
 
 @pytest.mark.both_distributions
+@pytest.mark.slow
 def test_two_drives_with_one_seed_are_bitwise_equal(peer: Peer, start_node: Callable[..., NodeProcess]) -> None:
     parts: list[list[Values]] = []
     for _ in range(2):

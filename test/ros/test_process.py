@@ -144,6 +144,7 @@ def driving(
     return drive
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_a_cleanup_that_hangs_in_the_middleware_ends_the_process(
     peer: Peer, driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]]

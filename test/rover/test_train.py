@@ -55,7 +55,7 @@ def test_restored_seeds_continue_with_the_running_episodes():
 @pytest.mark.parametrize(
     ("variant", "kind", "shapes"),
     [
-        ([], PPO, {"image": (3, 64, 64), "touch": (8,)}),
+        pytest.param([], PPO, {"image": (3, 64, 64), "touch": (8,)}, marks=pytest.mark.slow),
         pytest.param(["--observations", "image"], PPO, {"image": (3, 64, 64)}, marks=pytest.mark.slow),
         pytest.param(["--stack", "2"], PPO, {"image": (6, 64, 64), "touch": (16,)}, marks=pytest.mark.slow),
         pytest.param(["--recurrent"], RecurrentPPO, {"image": (3, 64, 64), "touch": (8,)}, marks=pytest.mark.slow),

@@ -260,6 +260,11 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
         np.testing.assert_array_equal(found, np.column_stack([2.0 * outputs, steps]))
         outputs = rng.normal(size=(2, 2)).astype(np.float32)
         batch.remember(torch.zeros(2, 1), {"joint_pos": torch.from_numpy(outputs).to(device)})
+    other = batch_of(layout_of(3, np.float32, terms, outputs={"joint_pos": 2}), 2, device)
+    other.set_first_outputs({"joint_pos": 3.0 * first})
+    other.take_over(batch)
+    found = other.push(np.array([False, False]))["clock"].cpu().numpy()
+    np.testing.assert_array_equal(found, np.column_stack([[[3.0, 6.0]] * 2, steps + 1]))
     assert "clock.reference.output: found 'joint_pos', but the policy has ['joint_vel']" in refusal_of(
         3, terms, outputs={"joint_vel": 2}
     )

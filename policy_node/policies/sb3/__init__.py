@@ -236,7 +236,12 @@ def _space(saved: dict[str, Any], name: str, path: str) -> spaces.Space:
 def _arguments(saved: dict[str, Any], path: str, same_python: bool) -> dict[str, Any]:
     """Return the arguments of the policy class without those that only training needs."""
     arguments = _restore(saved, "policy_kwargs", path, partial(unpickle_arguments, same_python=same_python))
-    arguments = {name: value for name, value in dict(arguments).items() if name not in _TRAINING_ONLY}
+    if not isinstance(arguments, dict):
+        raise PolicyError(
+            f"'policy_kwargs' in policy file '{path}' is a {type(arguments).__name__}, allowed is a dict; "
+            "save the model again"
+        )
+    arguments = {name: value for name, value in arguments.items() if name not in _TRAINING_ONLY}
     # A list of one dictionary is the way of versions before 1.8.
     layers = arguments.get("net_arch")
     if isinstance(layers, list) and len(layers) == 1 and isinstance(layers[0], dict):
