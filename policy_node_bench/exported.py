@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import time
 import timeit
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
+from policy_node.policies.contract import warnings_to
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.report.figures import machine, progress_bar
 from policy_node_bench.command import Command, Figures, option
@@ -76,8 +76,8 @@ def run_exported(options: ExportedOptions, console: Console) -> dict[str, Any]:
 def measure_file(file: Path, options: ExportedOptions, shape: tuple[int, ...] | None) -> dict[str, Any]:
     """Return how a file runs, its error and its times; or why it is refused."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # How it runs stands in its row.
+        with warnings_to(lambda text: None):
             policy = load(file, options.device, shape)
     except PolicyError as error:
         return {"refused": str(error)}

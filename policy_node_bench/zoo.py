@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from rich.console import Console, RenderableType
 
 from policy_node.cli.child_process import ToolError
 from policy_node.policies import Policy, PolicyError, load_policy
+from policy_node.policies.contract import warnings_to
 from policy_node.policies.golden import action_error, extreme_examples
 from policy_node.policies.vecnormalize import read_vecnormalize
 from policy_node.report.figures import machine, progress_bar
@@ -70,9 +70,7 @@ def measure(options: ZooOptions, console: Console) -> dict[str, Any]:
     if not models:
         raise ToolError(f"folder '{folder}' has no .zip files; give a folder of models of Stable-Baselines3")
     rows, jobs, actions = [], [], {}
-    with tempfile.TemporaryDirectory() as place, progress_bar(console) as bar, warnings.catch_warnings():
-        # Warnings of single models stand in their rows.
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as place, progress_bar(console) as bar, warnings_to(lambda text: None):
         task = bar.add_task("zoo", total=len(models) + 1, doing="")
         for index, model in enumerate(models):
             bar.update(task, doing=str(model.relative_to(folder)), advance=1)

@@ -30,6 +30,7 @@ from policy_node.cli.output import warnings_as_lines
 from policy_node.config.parameters import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from policy_node.config.specs import PolicySpec
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.policies.contract import warnings_to
 from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, SavedPolicy, format_of
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
@@ -97,9 +98,8 @@ def export_policy(
         output.parent.mkdir(parents=True, exist_ok=True)
         _write(FORMATS[format], ExportSource(saved, file.statistics, policy, golden, str(model)), unverified)
         report(f"verifying {output}")
-        with warnings.catch_warnings():
-            # Its source has said the same.
-            warnings.simplefilter("ignore")
+        # Its source has said the same.
+        with warnings_to(lambda text: None):
             written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
         _demand(errors, str(output))

@@ -18,6 +18,8 @@ from numpy.typing import DTypeLike
 WIDE_BYTES = 4
 AnyArray = TypeVar("AnyArray", bound=np.ndarray)
 Bound: TypeAlias = "np.ndarray | Sequence[float] | float"
+# Before the name of a further output of the network among the memory of a policy.
+OUTPUT = "output."
 # Some environments write the largest number of float32 for infinity.
 LARGEST_BOUND = 1e30
 

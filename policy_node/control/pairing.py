@@ -16,10 +16,9 @@ from policy_node.config.schema import (
     ObservationConfiguration,
     SourceConfiguration,
 )
-from policy_node.config.specs import ArraySpec
+from policy_node.config.specs import OUTPUT, ArraySpec
 from policy_node.policies import Policy, PolicyError, PolicyInterface
 from policy_node.policies.contract import warn
-from policy_node.policies.foreign import OUTPUT
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout

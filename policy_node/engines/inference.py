@@ -13,7 +13,6 @@ import torch
 from policy_node.config.schema import ConfigurationError
 from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
-from policy_node.policies.foreign import OUTPUT
 from policy_node.sensing.batch import ObservationBatch
 
 WARM_UP_RUNS = 3
@@ -191,8 +190,7 @@ class DeviceProgram:
         self._robots = robots
         self._captured = captured
         self._memory = policy.initial_state(robots)
-        self._outputs = batch.outputs
-        batch.set_first_outputs(self._further_outputs(self._memory))
+        batch.set_first_outputs(self._memory or {})
         self._device = policy.device
         self._pinned = self._device.type == "cuda"
         self.has_transfers = captured or self._pinned
@@ -225,7 +223,7 @@ class DeviceProgram:
             memory = self._policy.reset(memory, restart)
         actions, memory = self._policy(observations, memory)
         self._keep(memory)
-        self._batch.remember(actions, self._further_outputs(memory))
+        self._batch.remember(actions, memory or {})
         commands = self._command_map(actions)
         if commands.shape != previous.shape:
             # With another number of rows it is unknown which robot each belongs to.
@@ -257,10 +255,6 @@ class DeviceProgram:
         previous, start, ramp, restart = self._controls.tensor_split(self._columns.tolist(), dim=1)
         # Only a contiguous tensor is downloaded without a copy that waits.
         return self(restart[:, 0] != 0.0, previous, start, ramp[:, 0]).double().contiguous()
-
-    def _further_outputs(self, memory: State) -> dict[str, torch.Tensor]:
-        """Return what terms take of the memory: further outputs of the policy by name, `[robots, ...]`."""
-        return {name: memory[OUTPUT + name] for name in self._outputs} if memory is not None else {}
 
     def _keep(self, memory: State) -> None:
         if not self._captured:

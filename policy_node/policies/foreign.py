@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.config.specs import OUTPUT, ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.contract import (
     Policy,
     PolicyError,
@@ -26,9 +26,6 @@ from policy_node.policies.pairing import Network, array_spec, misfit, pair_netwo
 from policy_node.policies.precision import full_precision
 
 STEPS = "steps_since_reset"
-# Before the name of a further output, `PolicyInterface.outputs`, among the memory.
-OUTPUT = "output."
-
 # A network with an opened robots axis is compared with the file on observations of these scales, in turn.
 _COMPARED_SCALES = (1.0, 0.1, 5.0, 1.0, -1.0, 20.0)
 # So many steps, as memory may act rarely. A second number of robots, as the first may equal a length by chance.

@@ -89,7 +89,9 @@ class ModuleNetwork:
         else:
             memory.write(inputs[given:] if self._is_wide else [part[0] for part in inputs[given:]])
             result = _flat_outputs(self._call(self._module, inputs[:given]), self._returned)
-            result += memory.read() if self._is_wide else [part[None] for part in memory.read()]
+            # Numbers of the module are on the CPU.
+            kept = [part.to(tensor.device) for part, tensor in zip(memory.read(), inputs[given:], strict=True)]
+            result += kept if self._is_wide else [part[None] for part in kept]
         self._watch.check()
         return result
 

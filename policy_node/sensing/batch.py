@@ -359,19 +359,14 @@ class ObservationBatch:
         """Return the array of each reading of a robot by the name of its source."""
         return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the further outputs of the policy that terms take."""
-        return tuple(self._episode.outputs)
+    def set_first_outputs(self, memory: Mapping[str, torch.Tensor]) -> None:
+        """Take what further outputs of the policy are at the first step of an episode, from its memory then."""
+        self._episode.set_first_outputs(memory)
 
-    def set_first_outputs(self, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Set what `outputs` of the policy, by name, are at the first step of an episode."""
-        self._episode.set_first_outputs(outputs)
-
-    def remember(self, actions: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Keep the policy's actions `[robots, *action]` of this step, and its `outputs` by name, for the terms."""
+    def remember(self, actions: torch.Tensor, memory: Mapping[str, torch.Tensor]) -> None:
+        """Keep the policy's actions `[robots, *action]` of this step, and further outputs in its memory, for terms."""
         if self._episode.is_used:
-            self._episode.remember(actions, outputs)
+            self._episode.remember(actions, memory)
 
     def take_over(self, other: ObservationBatch) -> None:
         """Continue with the steps of another batch of the same layouts."""

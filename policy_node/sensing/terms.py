@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, TermConfiguration
-from policy_node.config.specs import ArraySpec
+from policy_node.config.specs import OUTPUT, ArraySpec
 from policy_node.messages.reading import Decode, UnusableReading, stack_hint
 from policy_node.sensing.motion import read_motion
 
@@ -262,7 +262,7 @@ class Episode:
     step
         `[robots, 1]` int64: ticks since the episode began, 0 at its first; None if no term wants it.
     outputs
-        `[robots, numbers]` float64 by name: further outputs of the policy's last step.
+        `[robots, numbers]` float64 by name in the policy's memory: further outputs of its last step.
     clocks
         `[robots, 1]` int64 by name of a term: step at which its clock began again after a stop.
     is_used
@@ -279,16 +279,16 @@ class Episode:
         action_size = next((size for term, size in sizes if term.kind == "previous_action"), 0)
         self.previous_action = buffer(action_size) if action_size else None
         self.step = buffer(1, torch.int64) if kinds.intersection(OF_TIME) else None
-        self.outputs = {term.output: buffer(size) for term, size in sizes if term.kind == "policy_output"}
+        self.outputs = {OUTPUT + term.output: buffer(size) for term, size in sizes if term.kind == "policy_output"}
         self.clocks = {term.name: buffer(1, torch.int64) for term, _ in sizes if term.stop_restarts}
         self.is_used = self.previous_action is not None or self.step is not None or bool(self.outputs)
         # What they are at the first step of an episode.
         self._first = {name: torch.zeros_like(values) for name, values in self.outputs.items()}
 
-    def set_first_outputs(self, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Set what further outputs of the policy, by name, are at the first step of an episode."""
+    def set_first_outputs(self, memory: Mapping[str, torch.Tensor]) -> None:
+        """Take what further outputs of the policy are at the first step of an episode, from its memory then."""
         for name, first in self._first.items():
-            first.copy_(outputs[name].reshape(first.shape))
+            first.copy_(memory[name].reshape(first.shape))
 
     def advance(self, restart: torch.Tensor | None) -> None:
         """Begin the next step; `restart` `[robots]` bool marks the robots whose episodes begin with it."""
@@ -307,12 +307,12 @@ class Episode:
         for name, values in self.outputs.items():
             values.copy_(torch.where(rows, self._first[name], values))
 
-    def remember(self, actions: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Keep the policy's actions `[robots, *action]` and further outputs of this step."""
+    def remember(self, actions: torch.Tensor, memory: Mapping[str, torch.Tensor]) -> None:
+        """Keep the policy's actions `[robots, *action]` of this step, and further outputs in its memory."""
         if self.previous_action is not None:
             self.previous_action.copy_(actions.reshape(self.previous_action.shape))
         for name, values in self.outputs.items():
-            values.copy_(outputs[name].reshape(values.shape))
+            values.copy_(memory[name].reshape(values.shape))
 
     def take_over(self, other: Episode) -> None:
         """Continue the episodes of another policy with the same terms; the outputs begin as at a first step."""
@@ -393,7 +393,7 @@ def _source(layout: TermLayout, episode: Episode, device: torch.device) -> Sourc
     if term.kind == "sensor":
         return lambda values: values
     of_episode = {"previous_action": episode.previous_action, "step": episode.step}
-    buffer = episode.outputs[term.output] if term.kind == "policy_output" else of_episode[term.kind]
+    buffer = episode.outputs[OUTPUT + term.output] if term.kind == "policy_output" else of_episode[term.kind]
     assert buffer is not None
     return lambda _: buffer
 

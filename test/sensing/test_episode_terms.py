@@ -250,7 +250,7 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
     terms = {"reference": {"kind": "policy_output", "output": "joint_pos", "scale": [2.0]}, "step": {"kind": "step"}}
     batch = batch_of(layout_of(3, np.float32, terms, outputs={"joint_pos": 2}), 2, device)
     first = torch.tensor([[0.5, 1.0]] * 2, device=device)
-    batch.set_first_outputs({"joint_pos": first})
+    batch.set_first_outputs({"output.joint_pos": first})
     rng = np.random.default_rng(0)
     outputs, steps = first.cpu().numpy(), np.array([-1, -1])
     for tick in range(6):
@@ -259,9 +259,9 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
         found = batch.push(restart)["clock"].cpu().numpy()
         np.testing.assert_array_equal(found, np.column_stack([2.0 * outputs, steps]))
         outputs = rng.normal(size=(2, 2)).astype(np.float32)
-        batch.remember(torch.zeros(2, 1), {"joint_pos": torch.from_numpy(outputs).to(device)})
+        batch.remember(torch.zeros(2, 1), {"output.joint_pos": torch.from_numpy(outputs).to(device)})
     other = batch_of(layout_of(3, np.float32, terms, outputs={"joint_pos": 2}), 2, device)
-    other.set_first_outputs({"joint_pos": 3.0 * first})
+    other.set_first_outputs({"output.joint_pos": 3.0 * first})
     other.take_over(batch)
     found = other.push(np.array([False, False]))["clock"].cpu().numpy()
     np.testing.assert_array_equal(found, np.column_stack([[[3.0, 6.0]] * 2, steps + 1]))

@@ -91,7 +91,7 @@ def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
     count = len(file["joint_ids_map"].entries())
     default = file["default_joint_pos"].numbers(count)
     action, action_joints = _action(file, joints, count)
-    policy = next((file for name in POLICIES if (file := path.parent / name).is_file()), None)
+    policy = next(filter(Path.is_file, (path.parent / name for name in POLICIES)), None)
     notes, missing = {}, {}
     if robot:
         notes["action.joints"] = f"names of the joints of a Unitree {robot}, whose number of motors this is"
