@@ -348,6 +348,22 @@ def test_layers_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
         made.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        (torch.zeros(1).expand(10**7, 10**7), "has data of 4"),
+        (torch.zeros(4, 10**7), "layers that do not fit each other"),
+    ],
+    ids=["repeated", "long"],
+)
+def test_lengths_in_a_checkpoint_take_no_memory(weight: torch.Tensor, says: str, tmp_path: Path) -> None:
+    made = rsl_rl()
+    memory = {"weight_ih_l0": torch.zeros(4, 8), "weight_hh_l0": weight}
+    made.saved["model_state_dict"] |= {f"memory_a.rnn.{name}": part for name, part in memory.items()}
+    with pytest.raises(PolicyError, match=says):
+        made.load(tmp_path)
+
+
 def test_the_order_of_sequences_with_names_of_their_author_is_not_guessed(tmp_path: Path) -> None:
     made = skrl()
     made.saved["policy"] = named({"encoder": mlp(SIZE, SIZE), "net": mlp(SIZE, 8, ACTIONS)})

@@ -394,6 +394,33 @@ def test_code_shows_what_it_writes():
     assert branches_on_values(code_of(module)) == ""
 
 
+def test_code_shows_what_it_writes_through_copies_of_lists_and_in_loops():
+    class Writer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("sliced", "copied", "joined", "reversed"):
+                setattr(self, name, [torch.zeros(1), torch.zeros(1)])
+            self.named = {"a": torch.zeros(1)}
+            self.register_buffer("summed", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.sliced[1:][0].add_(x)
+            for part in list(self.copied):
+                part.add_(x)
+            (self.joined + [x])[0].add_(x)
+            for _, part in self.named.items():
+                part.add_(x)
+            parts, summed = self.reversed, self.summed
+            for index in range(2):
+                parts[index].add_(x)
+                parts = parts[::-1]
+                summed = summed.add_(x)
+            return summed * 1.0
+
+    written = written_attributes(code_of(torch.jit.script(Writer().eval())))
+    assert sorted(written) == ["copied", "joined", "named", "reversed", "sliced", "summed"]
+
+
 def test_code_that_branches_on_numbers_takes_one_robot_at_a_time(tmp_path):
     class Brancher(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -365,3 +365,34 @@ def test_statistics_of_version_1_0_normalise_all_keys(tmp_path: Path, protocol: 
     for key, part in expected.items():
         np.testing.assert_array_equal(found[key].mean, part.mean)
         np.testing.assert_array_equal(found[key].deviation, part.deviation)
+
+
+class Call:
+    """Is pickled as a call."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Call(np.ndarray, (1,), "O", b"\1" * 8),
+        Call(np.ndarray, (10**15,), "b"),
+        Call(np.void, b"\1" * 8, [("a", "O")]),
+        Call(np.void, 10**15),
+        np.array([None]),
+        np.zeros(1, [("a", np.float32)]),
+    ],
+    ids=["objects", "length", "fields", "bytes", "array of objects", "array of fields"],
+)
+def test_no_array_is_made_of_addresses_or_without_data(found: Any) -> None:
+    try:
+        made = InertUnpickler(pickle.dumps(found), ("numpy",)).load()
+    except pickle.UnpicklingError as error:
+        assert "allowed are numbers and texts" in str(error)
+    else:
+        assert isinstance(made, Inert)

@@ -4,7 +4,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +389,33 @@ def test_objects_of_python_in_deploy_yaml_are_not_run(tmp_path: Path) -> None:
     path.write_text(text + f'extra: !!python/object/apply:os.mkdir ["{mark}"]\n')
     assert len(configured(path).action.joints) == 12
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{name}: &{name} [*{before}, *{before}]", "{name}: &{name} {{<<: [*{before}, *{before}]}}"],
+    ids=["aliases", "merges"],
+)
+def test_a_description_that_grows_without_end_is_refused(tmp_path: Path, line: str) -> None:
+    path = write_deploy(tmp_path)
+    names = [f"a{index}" for index in range(40)]
+    lines = [line.format(name=name, before=before) for before, name in pairwise(names)]
+    text = "\n".join(["a0: &a0 {x: 1}", *lines, f"commands: {{base: {{ranges: {{x: *{names[-1]}}}}}}}", ""])
+    path.write_text(re.sub(r"(?m)^commands:(\n .*)*$", "", path.read_text()) + text)
+    with pytest.raises(PolicyError, match=r"deploy\.yaml'"):
+        read_description(path)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../secret.onnx"])
+def test_leapp_names_no_files_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    content = copy.deepcopy(LEAPP)
+    content["models"]["walk"]["parameters"]["model_path"] = name
+    with pytest.raises(PolicyError, match=r"must be a file in the folder of the description"):
+        read_description(write_leapp(tmp_path, content))
+    content = copy.deepcopy(LEAPP)
+    content["pipeline"]["initial_values"] = name
+    with pytest.raises(PolicyError, match=r"must be a file in the folder of the description"):
+        read_description(write_leapp(tmp_path, content))
 
 
 def test_leapp_configures_the_node(tmp_path: Path) -> None:

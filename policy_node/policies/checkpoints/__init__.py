@@ -69,9 +69,18 @@ def read_checkpoint(file: PolicyFile) -> dict[str, Any]:
     return saved
 
 
-def weights_of(saved: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a module by their names, without the prefix of compiled modules; empty if missing."""
+def weights_of(file: PolicyFile, saved: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a module by their names, without the prefix of compiled modules; empty if missing.
+
+    Raises PolicyError if one of them repeats its numbers, as a small file could then fill the memory.
+    """
     part = saved.get(name)
-    if not isinstance(part, Mapping):
-        return {}
-    return {str(key).replace("_orig_mod.", ""): value for key, value in part.items() if isinstance(value, torch.Tensor)}
+    found = part.items() if isinstance(part, Mapping) else ()
+    weights = {str(key).replace("_orig_mod.", ""): value for key, value in found if isinstance(value, torch.Tensor)}
+    for key, value in weights.items():
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise file.error(
+                f"is refused: its tensor '{key}' of {value.nbytes} bytes has data of {value.untyped_storage().nbytes()}"
+                "; give a file that the trainer saved"
+            )
+    return weights

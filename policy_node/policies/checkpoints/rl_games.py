@@ -21,7 +21,7 @@ _TRAINING = ("value", "critic_mlp", "c_rnn", "c_layer_norm", "sigma")
 def read_rl_games(file: PolicyFile) -> SavedActor:
     """Read the actor of a checkpoint; raises PolicyError if it is damaged or says too little."""
     saved = read_checkpoint(file)
-    builder = ActorBuilder(file, "rl_games", weights_of(saved, "model"), _ACTIVATION, _OUTPUT)
+    builder = ActorBuilder(file, "rl_games", weights_of(file, saved, "model"), _ACTIVATION, _OUTPUT)
     if not builder.has(_NETWORK):
         raise file.error(
             f"is no training checkpoint of PPO or A2C of rl_games; it has the entries {sorted(map(str, saved))} and "
@@ -29,7 +29,7 @@ def read_rl_games(file: PolicyFile) -> SavedActor:
             "policy as ONNX with its trainer"
         )
     builder.drop([*(f"{_NETWORK}.{name}" for name in _TRAINING), "value_mean_std"])
-    normaliser = builder.take(_NORMALISER) or weights_of(saved, _NORMALISER)
+    normaliser = builder.take(_NORMALISER) or weights_of(file, saved, _NORMALISER)
     if normaliser:
         if not {"running_mean", "running_var"} <= normaliser.keys():
             raise builder.error("the mean and variance of one observation", "save it without dictionaries")

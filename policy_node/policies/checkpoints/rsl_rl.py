@@ -38,7 +38,9 @@ _TRAINING = ("critic", "memory_c", "critic_obs_normalizer", "teacher", "memory_t
 def read_rsl_rl(file: PolicyFile) -> SavedActor:
     """Read the actor of a checkpoint; raises PolicyError if it is damaged or says too little."""
     saved = read_checkpoint(file)
-    parts = {name: weights_of(saved, name) for name in ("actor_state_dict", "student_state_dict", "model_state_dict")}
+    parts = {
+        name: weights_of(file, saved, name) for name in ("actor_state_dict", "student_state_dict", "model_state_dict")
+    }
     layouts = [
         (entry, names) for entry, names in _LAYOUTS if any(key.startswith(f"{names.actor}.") for key in parts[entry])
     ]
@@ -50,7 +52,7 @@ def read_rsl_rl(file: PolicyFile) -> SavedActor:
     entry, names = layouts[0]
     builder = ActorBuilder(file, "rsl_rl", parts[entry], _ACTIVATION)
     builder.drop(_TRAINING)
-    normaliser = builder.take(names.normaliser) or weights_of(saved, "obs_norm_state_dict")
+    normaliser = builder.take(names.normaliser) or weights_of(file, saved, "obs_norm_state_dict")
     if normaliser:
         if not {"_mean", "_std"} <= normaliser.keys():
             raise builder.error("the mean and deviation of its normalisation", "save it again")

@@ -23,7 +23,7 @@ _TRAINING = ("value_layer",)
 def read_skrl(file: PolicyFile) -> SavedActor:
     """Read the policy of a checkpoint; raises PolicyError if it is damaged or says too little."""
     saved = read_checkpoint(file)
-    builder = ActorBuilder(file, "skrl", weights_of(saved, "policy"), _ACTIVATION, _OUTPUT)
+    builder = ActorBuilder(file, "skrl", weights_of(file, saved, "policy"), _ACTIVATION, _OUTPUT)
     if not builder.unused:
         raise file.error(
             f"is no training checkpoint of skrl with a policy; it has the entries {sorted(map(str, saved))}; "
@@ -32,7 +32,7 @@ def read_skrl(file: PolicyFile) -> SavedActor:
     # Since skrl 2 the states are those of the critic, where there are observations.
     preprocessor = next((name for name in ("observation_preprocessor", "state_preprocessor") if name in saved), None)
     if preprocessor is not None:
-        normaliser = weights_of(saved, preprocessor)
+        normaliser = weights_of(file, saved, preprocessor)
         for name in ("running_mean", "running_variance"):
             if name not in normaliser:
                 raise builder.error(
