@@ -154,14 +154,25 @@ def load_module(
     names, outputs = ordered_names(len(ports), file)
     named = [Port(name, *port[1:]) for name, port in zip(names, ports, strict=True)]
     example = make_example(named)
+    memory = _memory_of(file, module, lambda inputs: _flat_outputs(call(module, inputs), outputs), example, written)
+    network = ModuleNetwork(module, call, named, outputs, memory, watched, alone, open_shapes=open_shapes)
+    return ForeignPolicy(network, algorithm, file)
 
-    def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        return _flat_outputs(call(module, inputs), outputs)
 
+def _memory_of(
+    file: PolicyFile,
+    module: Any,
+    run: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    example: list[torch.Tensor],
+    written: Sequence[str],
+) -> ModuleMemory | None:
+    """Return what `find_memory` does, None if calls change nothing; raises PolicyError if the module cannot be run."""
     try:
         with torch.inference_mode(), full_precision(file.device):
-            run(example) if not written else None
-            memory = find_memory(module, written, run, example) if written else None
+            if written:
+                return find_memory(module, written, run, example)
+            run(example)
+            return None
     except UnfitMemoryError as error:
         raise file.error(
             f"keeps memory that cannot be kept for each robot: {error}; export it with this memory as input and output"
@@ -171,8 +182,6 @@ def load_module(
             f"cannot be run on example inputs ({reason_of(error)}); correct the shapes that are given, or export it "
             "again with the robots and the steps of a history as its only open lengths"
         ) from error
-    network = ModuleNetwork(module, call, named, outputs, memory, watched, alone, open_shapes=open_shapes)
-    return ForeignPolicy(network, algorithm, file)
 
 
 def write_module(source: ExportSource, output: Path, make_save: Callable[..., SaveModule]) -> None:

@@ -121,14 +121,7 @@ def arrange_terms(
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
             f"{stack_hint(wanted.shape[0], total) if max(counts) == 1 else ''}"
         )
-    problems = [
-        f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"
-        for term, size in zip(found, sizes_found, strict=True)
-        for name, numbers in _per_component(term)
-        if len(numbers) not in (0, 1, size)
-    ]
-    if problems:
-        raise ConfigurationError(problems)
+    _check_components(dict(zip(found, sizes_found, strict=True)))
     return tuple(
         TermLayout(
             term,
@@ -142,10 +135,17 @@ def arrange_terms(
     )
 
 
-def _per_component(term: TermConfiguration) -> list[tuple[str, tuple[float, ...]]]:
-    """Return the parameters that may have a number for each component; the offset of a phase has one per phase."""
-    found = [("default", term.default), ("scale", term.scale)]
-    return found if term.kind == "phase" else [*found, ("offset", term.offset)]
+def _check_components(sizes: Mapping[TermConfiguration, int]) -> None:
+    """Raise ConfigurationError where a parameter has neither one number nor one for each component of its term."""
+    problems = [
+        f"observations.{term.name}.{name}: found {len(numbers)} numbers, but the term has {size}; give 1 or {size}"
+        for term, size in sizes.items()
+        for name, numbers in (("default", term.default), ("scale", term.scale), ("offset", term.offset))
+        # The offset of a phase has one per phase.
+        if len(numbers) not in (0, 1, size) and (term.kind, name) != ("phase", "offset")
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def _check_dtype(observation: ObservationConfiguration, wanted: ArraySpec) -> None:

@@ -407,7 +407,7 @@ def test_code_shows_what_it_writes_through_copies_of_lists_and_in_loops():
             self.sliced[1:][0].add_(x)
             for part in list(self.copied):
                 part.add_(x)
-            (self.joined + [x])[0].add_(x)
+            (self.joined + [x])[0].add_(x)  # noqa: RUF005  another operation of TorchScript
             for _, part in self.named.items():
                 part.add_(x)
             parts, summed = self.reversed, self.summed

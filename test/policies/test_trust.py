@@ -181,7 +181,7 @@ def test_an_absurd_shape_in_the_statistics_allocates_nothing(tmp_path: Path) -> 
     file = tmp_path / "vecnormalize.pkl"
     file.write_bytes(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L1125899906842624L\ntVb\ntR.")
     # Not a MemoryError.
-    with pytest.raises(PolicyError, match="AttributeError: 'numpy"):
+    with pytest.raises(PolicyError, match="AttributeError: '_Array'"):
         read_vecnormalize(file)
 
 
