@@ -173,7 +173,7 @@ def test_metadata_of_mjlab_configures_the_node(tmp_path: Path) -> None:
     assert "# stiffness of the joints, for the robot's controllers: [20.0, 20.0, 40.0]" in text
     assert "topic: imu/data  # ASSUMED: topic of the Imu" in text
     assert "command]  # ASSUMED: terms without scale and clip" in text
-    assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 2)[2]
+    assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 3)[3]
     assert deploy(configuration).pipeline.components == 3
 
 
@@ -240,13 +240,30 @@ def test_metadata_of_holosoma_say_what_is_missing(tmp_path: Path) -> None:
     for line in (
         "# stiffness of the joints, for the robot's controllers: [40.0, 99.0, 28.0]",
         "# commands in training: lin_vel_x [-1.0, 1.0]",
-        "# terms:  MISSING: terms, their order and scales; the metadata have no observation_names",
-        "# scale:  MISSING: the factor of the action in training",
-        "# offset:  MISSING: the default pose, to which the action is added",
+        "terms: 'MISSING: terms, their order and scales; the metadata have no observation_names'",
+        "scale: 'MISSING: the factor of the action in training'",
+        "offset: 'MISSING: the default pose, to which the action is added'",
     ):
         assert line in text
-    with pytest.raises(ConfigurationError, match=r"observations\.actor_obs\.topic: missing"):
+    with pytest.raises(ConfigurationError) as raised:
         configured(path)
+    problems = dict(problem.split(": ", 1) for problem in raised.value.problems)
+    assert list(problems) == ["observations.actor_obs.terms", "action.scale", "action.offset"]
+    assert "MISSING: terms, their order" in problems["observations.actor_obs.terms"]
+    assert "give a list of doubles: Factor" in problems["action.scale"]
+    # Terms alone do not make the node drive with a scale that nobody gave.
+    values = parse_parameters(text, "the file")
+    given = {
+        "terms": ["gyro"],
+        "gyro.topic": "imu",
+        "gyro.type": "sensor_msgs/msg/Imu",
+        "gyro.field": "angular_velocity",
+    }
+    values |= {f"observations.actor_obs.{name}": value for name, value in given.items()}
+    with pytest.raises(ConfigurationError, match=r"(?s)^action\.scale: MISSING.*\naction\.offset: MISSING"):
+        parse_configuration(values)
+    values |= {"action.scale": [0.25], "action.offset": [0.0]}
+    assert parse_configuration(values).action.scale == (0.25,)
     with pytest.raises(ConfigurationError, match=r"action\.scale: MISSING.*policy\.onnx does not say it"):
         fill_in({"policy.path": str(path), "policy.description": "auto"})
 
@@ -363,8 +380,8 @@ def test_joints_follow_from_the_motors_of_a_robot(
 def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     content = {**DEPLOY, "stiffness": [1.0] * 13}
     text = parameter_file(read_description(write_deploy(tmp_path, content)))
-    assert "# joints:  MISSING: the file numbers the motors, but does not name the joints" in text
-    assert text.count("# joints:  MISSING: the names of the joints, in the order of the policy") == 2
+    assert "joints: 'MISSING: the file numbers the motors, but does not name the joints'" in text
+    assert text.count("joints: 'MISSING: the names of the joints, in the order of the policy'") == 2
     # Readings in the order of the message would drive the robot wrongly.
     values = {"policy.description": str(tmp_path / "params" / "deploy.yaml"), "action.joints": list(JOINTS)}
     with pytest.raises(ConfigurationError, match=r"observations\.obs\.joint_pos_rel\.joints: MISSING") as raised:
