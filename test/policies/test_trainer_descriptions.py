@@ -389,6 +389,12 @@ def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     assert len(raised.value.problems) == 2
 
 
+def test_an_action_of_deploy_yaml_without_scale_and_offset_asks_for_them(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path, {**DEPLOY, "actions": {"JointPositionAction": {"clip": None}}})
+    with pytest.raises(ConfigurationError, match=r"(?s)^action\.scale: MISSING.*\naction\.offset: MISSING"):
+        configured(path)
+
+
 def test_names_of_joints_in_deploy_yaml_are_taken(tmp_path: Path) -> None:
     names = [f"joint_{index}" for index in range(12)]
     content = {**DEPLOY, "joint_ids_map": names, "step_dt": None, "sim_dt": 0.005, "decimation": 4}
@@ -446,8 +452,9 @@ def test_a_description_is_found_inside_or_beside_the_policy_file(tmp_path: Path)
     leapp = write_leapp(tmp_path / "one")
     assert find_description(tmp_path / "one" / "walk.onnx").path == leapp
     bare = write_onnx(tmp_path / "one" / "other.onnx", {"obs": 21}, {"actions": 3}, {"author": "me"})
-    with pytest.raises(PolicyError, match=r"other\.onnx' has no description.*found author"):
+    with pytest.raises(PolicyError, match=r"other\.onnx' has no description.*found author; name the file") as raised:
         find_description(bare)
+    assert str(raised.value).count("write the parameter file") == 1
 
 
 def test_explicit_parameters_win(tmp_path: Path) -> None:
