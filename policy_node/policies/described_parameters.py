@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,39 @@ class DescribedParameter:
 
     value: Any
     comment: str = ""
+
+
+@dataclass(frozen=True)
+class FilledIn:
+    """What a description filled in: nothing without a description.
+
+    Attributes
+    ----------
+    path
+        File of the description; None without one.
+    names
+        Names of the parameters.
+    report
+        What was filled in, for the log.
+    """
+
+    path: Path | None = None
+    names: tuple[str, ...] = ()
+    report: str = ""
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Add the file of the description to problems of values that the configuration does not give."""
+        try:
+            yield
+        except ConfigurationError as error:
+            raise ConfigurationError([self._with_source(problem) for problem in error.problems]) from error
+
+    def _with_source(self, problem: str) -> str:
+        found = problem.partition(":")[0]
+        if not any(name == found or name.startswith(f"{found}.") for name in self.names):
+            return problem
+        return f"{problem} (filled in from the description '{self.path}'; check that it belongs to this policy)"
 
 
 def described_parameters(description: TrainerDescription) -> dict[str, DescribedParameter]:
@@ -164,7 +198,7 @@ def parameter_file(description: TrainerDescription) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], FilledIn]:
     """Fill in what a configuration leaves out from the description that its `policy.description` names.
 
     A parameter is left out where it is not given or has its default. `policy.description` is empty afterwards.
@@ -178,8 +212,8 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     -------
     dict
         Parameters by dotted name.
-    str
-        What was filled in, for the log; empty without a description.
+    FilledIn
+        What was filled in.
 
     Raises
     ------
@@ -188,7 +222,7 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """
     source = values.get("policy.description")
     if not isinstance(source, str) or not source:
-        return dict(values), ""
+        return dict(values), FilledIn()
     policy = values.get("policy.path")
     if source == "auto" and not isinstance(policy, str):
         raise ConfigurationError("policy.path: missing; with policy.description: auto it says where the description is")
@@ -213,7 +247,7 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if lacking:
         raise ConfigurationError(lacking)
     kept = {name: value for name, value in merged.items() if name not in filled or name in used}
-    return kept, _report(description, described, used)
+    return kept, FilledIn(description.path, tuple(used), _report(description, described, used))
 
 
 def _default(parameter: Any) -> Any:

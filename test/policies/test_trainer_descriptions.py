@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from policy_node.config.parameter_file import parse_parameters
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.policies import PolicyError
-from policy_node.policies.described_parameters import described_parameters, fill_in, parameter_file
+from policy_node.policies.described_parameters import FilledIn, described_parameters, fill_in, parameter_file
 from policy_node.policies.descriptions import DESCRIPTIONS, find_description, read_description
 from policy_node.ros.deployment import deploy
 
@@ -471,7 +471,8 @@ def test_explicit_parameters_win(tmp_path: Path) -> None:
         "action.safe_position_topic": "joints",
         "action.scale": [0.1],
     }
-    filled, report = fill_in(values)
+    filled, described = fill_in(values)
+    report = described.report
     configuration = parse_configuration(filled)
     terms = {term.term: term for term in configuration.observations[0].terms}
     assert (terms["joint_pos"].topic, terms["joint_pos"].scale) == ("/dog/joints", (2.0,))
@@ -482,6 +483,26 @@ def test_explicit_parameters_win(tmp_path: Path) -> None:
     assert f"policy.description: filled in from metadata of an ONNX file, {path}: control_rate_hz" in report
     assert "observations.obs.joint_vel.topic: ASSUMED" in report and "joint_pos.topic: ASSUMED" not in report
     assert "action.scale" not in report
+
+
+def test_the_description_of_another_policy_is_named_in_errors(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path)
+    other = write_onnx(tmp_path / "other.onnx", {"obs": 45}, {"actions": 12})
+    values = {
+        "robots": ["dog"],
+        "policy.path": str(other),
+        "policy.description": str(path),
+        "synchronisation.slop_s": 1,
+    }
+    filled, described = fill_in(values)
+    filled_in = f"filled in from the description '{path}'; check that it belongs to this policy"
+    with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
+        deploy(parse_configuration({**filled, "synchronisation.slop_s": 1.0}))
+    assert any("obs.stack: found 2" in problem and filled_in in problem for problem in raised.value.problems)
+    # Values of the user are the user's.
+    with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
+        parse_configuration(filled)
+    assert "synchronisation.slop_s: found 1" in str(raised.value) and filled_in not in str(raised.value)
 
 
 def test_terms_that_the_configuration_names_replace_those_of_the_description(tmp_path: Path) -> None:
@@ -501,7 +522,7 @@ def test_terms_that_the_configuration_names_replace_those_of_the_description(tmp
 
 def test_without_a_description_nothing_changes() -> None:
     values = {"policy.path": "policy.onnx", "policy.description": ""}
-    assert fill_in(values) == (values, "")
+    assert fill_in(values) == (values, FilledIn())
 
 
 @pytest.mark.parametrize(
