@@ -15,6 +15,8 @@ from policy_node.config.parameters import SOURCE_PARAMETERS, Parameter, is_image
 
 # An error lists the types that take a parameter only if there are at most this many.
 MOST_NAMED = 3
+# Begins a text that stands for the value of a parameter, which a parameter file made from a description lacks.
+MISSING = "MISSING: "
 
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
@@ -87,10 +89,17 @@ def check_value(name: str, parameter: Parameter, flat: Values) -> Problems:
     """Check that a parameter is given, has its type and is within its range."""
     required, wanted = parameter.default is None, _TYPE_NAMES[parameter.type]
     if name not in flat:
-        if required:
+        # An observation whose terms are missing is made of terms: it has no topic.
+        if required and not _is_missing(flat.get(f"{name.rpartition('.')[0]}.terms")):
             yield f"{name}: missing; give {wanted}: {parameter.description}"
         return
     value = flat[name]
+    if _is_missing(value):
+        yield (
+            f"{name}: {value}; the description that the parameter file was made from does not say it, give {wanted}: "
+            f"{parameter.description}"
+        )
+        return
     if not has_type(value, parameter.type):
         remedy = ""
         if parameter.type == "float" and type(value) is int:
@@ -109,6 +118,10 @@ def check_value(name: str, parameter: Parameter, flat: Values) -> Problems:
         yield f"{name}: found {value!r}, but it must be {parameter.range_text}"
     if required and isinstance(value, Sequence) and not value:
         yield f"{name}: empty; give {wanted}: {parameter.description}"
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(MISSING)
 
 
 def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]:

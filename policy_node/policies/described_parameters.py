@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from policy_node.config.rules import MISSING
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, observations_of, parameters_for
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.descriptions import DescribedTerm, TrainerDescription, find_description, read_description
@@ -60,10 +62,46 @@ _EXCLUDED_BY = {
 
 @dataclass(frozen=True)
 class DescribedParameter:
-    """The value of a parameter, None if it must be given, and a comment, empty if the value is the trainer's."""
+    """The value of a parameter, None if it must be given, and a comment, empty if the value is the trainer's.
+
+    The comment of a value that must be given begins with `MISSING`.
+    """
 
     value: Any
     comment: str = ""
+
+
+@dataclass(frozen=True)
+class FilledIn:
+    """What a description filled in: nothing without a description.
+
+    Attributes
+    ----------
+    path
+        File of the description; None without one.
+    names
+        Names of the parameters.
+    report
+        What was filled in, for the log.
+    """
+
+    path: Path | None = None
+    names: tuple[str, ...] = ()
+    report: str = ""
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Add the file of the description to problems of values that the configuration does not give."""
+        try:
+            yield
+        except ConfigurationError as error:
+            raise ConfigurationError([self._with_source(problem) for problem in error.problems]) from error
+
+    def _with_source(self, problem: str) -> str:
+        found = problem.partition(":")[0]
+        if not any(name == found or name.startswith(f"{found}.") for name in self.names):
+            return problem
+        return f"{problem} (filled in from the description '{self.path}'; check that it belongs to this policy)"
 
 
 def described_parameters(description: TrainerDescription) -> dict[str, DescribedParameter]:
@@ -74,14 +112,15 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
         "policy.path": DescribedParameter(None if description.policy is None else str(description.policy.resolve())),
     }
     if description.policy is not None and description.policy.suffix != ".onnx":
-        found["policy.trusted"] = DescribedParameter(None, "MISSING: true, if you trust the file; it can run code")
+        found["policy.trusted"] = DescribedParameter(None, f"{MISSING}true, if you trust the file; it can run code")
     given = {name: DescribedParameter(value) for name, value in description.values.items() if name not in found}
     found |= {name: entry for name, entry in given.items() if name.startswith("policy.")}
     found["observations.keys"] = DescribedParameter(tuple(entry.key for entry in description.observations))
     for observation in description.observations:
         prefix = f"observations.{observation.key}"
         names = tuple(_term_name(term.name) for term in observation.terms)
-        found[f"{prefix}.terms"] = DescribedParameter(names or None, observation.note)
+        note = observation.note or ("" if names else f"{MISSING}the terms, their order and scales")
+        found[f"{prefix}.terms"] = DescribedParameter(names or None, note)
         found |= {f"{prefix}.{name}": DescribedParameter(value) for name, value in observation.values.items()}
         for name, term in zip(names, observation.terms, strict=True):
             found |= {f"{prefix}.{name}.{part}": entry for part, entry in _term_parameters(term).items()}
@@ -101,7 +140,7 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
     for name, text in description.notes.items():
         found[name] = DescribedParameter(found[name].value, f"ASSUMED: {text}")
     for name, text in description.missing.items():
-        found[name] = DescribedParameter(None, f"MISSING: {text}")
+        found[name] = DescribedParameter(None, f"{MISSING}{text}")
     return found
 
 
@@ -113,14 +152,14 @@ def _term_name(name: str) -> str:
 def _term_parameters(term: DescribedTerm) -> dict[str, DescribedParameter]:
     values = {**QUANTITIES.get(term.quantity, {}), **term.values}
     found = {
-        name: DescribedParameter(value, "" if value is not None else f"MISSING: {_MISSING[name]}")
+        name: DescribedParameter(value, "" if value is not None else f"{MISSING}{_MISSING[name]}")
         for name, value in values.items()
     }
     if "topic" in found:
         found["topic"] = DescribedParameter(values["topic"], f"ASSUMED: topic of the {values['type'].split('/')[-1]}")
     if not term.quantity:
         found = {
-            "topic": DescribedParameter(None, f"MISSING: no topic is known for '{term.name}'; give topic and type"),
+            "topic": DescribedParameter(None, f"{MISSING}no topic is known for '{term.name}'; give topic and type"),
             **found,
         }
     if term.note:
@@ -131,7 +170,10 @@ def _term_parameters(term: DescribedTerm) -> dict[str, DescribedParameter]:
 
 
 def parameter_file(description: TrainerDescription) -> str:
-    """Return the text of a parameter file, with a comment at everything that the description does not say."""
+    """Return the text of a parameter file, with a comment at everything that the description does not say.
+
+    The text in place of a value that must be given is refused by the checks of the parameters.
+    """
     found = {
         "control_rate_hz": DescribedParameter(None),
         "robots": DescribedParameter(("robot_0",), "ASSUMED: namespaces of the robots"),
@@ -139,7 +181,8 @@ def parameter_file(description: TrainerDescription) -> str:
     }
     lines = [
         _comment(f"From {description.title}: {description.path.name}."),
-        "# ASSUMED: not in the description, check it. MISSING: not in the description, give it.",
+        "# ASSUMED: not in the description, check it.",
+        "# MISSING: not in the description, give it; the node does not configure before.",
         *(_comment(fact) for fact in description.facts),
         "/**:  # node of any name",
         "  ros__parameters:",
@@ -155,7 +198,7 @@ def parameter_file(description: TrainerDescription) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], FilledIn]:
     """Fill in what a configuration leaves out from the description that its `policy.description` names.
 
     A parameter is left out where it is not given or has its default. `policy.description` is empty afterwards.
@@ -169,8 +212,8 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     -------
     dict
         Parameters by dotted name.
-    str
-        What was filled in, for the log; empty without a description.
+    FilledIn
+        What was filled in.
 
     Raises
     ------
@@ -179,7 +222,7 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """
     source = values.get("policy.description")
     if not isinstance(source, str) or not source:
-        return dict(values), ""
+        return dict(values), FilledIn()
     policy = values.get("policy.path")
     if source == "auto" and not isinstance(policy, str):
         raise ConfigurationError("policy.path: missing; with policy.description: auto it says where the description is")
@@ -204,7 +247,7 @@ def fill_in(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if lacking:
         raise ConfigurationError(lacking)
     kept = {name: value for name, value in merged.items() if name not in filled or name in used}
-    return kept, _report(description, described, used)
+    return kept, FilledIn(description.path, tuple(used), _report(description, described, used))
 
 
 def _default(parameter: Any) -> Any:
@@ -243,12 +286,9 @@ def _lines(tree: Mapping[str, Any], indent: int) -> list[str]:
     for name, entry in tree.items():
         start = " " * indent + _written(name)
         if isinstance(entry, Mapping):
-            inside = _lines(entry, indent + 2)
-            # A mapping of comments alone would be null.
-            has_values = any(not line.lstrip().startswith("#") for line in inside)
-            lines += [f"{start}:" if has_values else f"{' ' * indent}# {_written(name)}:", *inside]
+            lines += [f"{start}:", *_lines(entry, indent + 2)]
         elif entry.value is None:
-            lines.append(" " * indent + _comment(f"{_written(name)}:  {entry.comment}"))
+            lines.append(f"{start}: {_written(_printable(entry.comment))}")
         else:
             lines.append(
                 f"{start}: {_written(entry.value)}" + (f"  {_comment(entry.comment)}" if entry.comment else "")
@@ -257,8 +297,12 @@ def _lines(tree: Mapping[str, Any], indent: int) -> list[str]:
 
 
 def _comment(text: str) -> str:
-    """Return a comment in one line; texts of the trainer may hold anything."""
-    return "# " + "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"# {_printable(text)}"
+
+
+def _printable(text: str) -> str:
+    """Return a text in one line; texts of the trainer may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _written(value: Any) -> str:

@@ -154,7 +154,12 @@ class PolicyNode(LifecycleNode):
     def _configure(self) -> None:
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
-        parameters = read_parameters(self)
+        parameters, described = read_parameters(self)
+        with described.named_in_errors():
+            self._configure_from(parameters)
+
+    def _configure_from(self, parameters: dict[str, Any]) -> None:
+        """Configure with parameters by dotted name."""
         configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
@@ -348,7 +353,9 @@ class PolicyNode(LifecycleNode):
         if self._deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return self.set_parameters_atomically(parameters)
         try:
-            configuration = parse_configuration(read_parameters(self, parameters))
+            values, described = read_parameters(self, parameters)
+            with described.named_in_errors():
+                configuration = parse_configuration(values)
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         loop = self._loop

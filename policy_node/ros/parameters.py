@@ -23,7 +23,7 @@ from policy_node.config.schema import (
     observations_of,
     parameters_for,
 )
-from policy_node.policies.described_parameters import fill_in
+from policy_node.policies.described_parameters import FilledIn, fill_in
 
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
@@ -85,8 +85,8 @@ def declare_parameters(node: Node) -> None:
             node.set_descriptor(name, ParameterDescriptor(dynamic_typing=True))
 
 
-def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
-    """Return all parameters of the node by dotted name, with their paths resolved and the trainer's description.
+def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> tuple[dict[str, Any], FilledIn]:
+    """Return all parameters of the node by dotted name, with their paths resolved, and what a description filled in.
 
     What the description fills in is logged.
 
@@ -109,10 +109,10 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> dict[st
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError(f"use_sim_time: {found}; start the node again with true or false")
-    filled, report = fill_in(with_resolved_paths(values, (*POLICY_PATHS, "record.path")))
-    if report:
-        node.get_logger().info(report)
-    return filled
+    filled, described = fill_in(with_resolved_paths(values, (*POLICY_PATHS, "record.path")))
+    if described.report:
+        node.get_logger().info(described.report)
+    return filled, described
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:

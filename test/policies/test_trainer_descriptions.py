@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from policy_node.config.parameter_file import parse_parameters
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.policies import PolicyError
-from policy_node.policies.described_parameters import described_parameters, fill_in, parameter_file
+from policy_node.policies.described_parameters import FilledIn, described_parameters, fill_in, parameter_file
 from policy_node.policies.descriptions import DESCRIPTIONS, find_description, read_description
 from policy_node.ros.deployment import deploy
 
@@ -175,7 +175,7 @@ def test_metadata_of_mjlab_configures_the_node(tmp_path: Path) -> None:
     assert "# stiffness of the joints, for the robot's controllers: [20.0, 20.0, 40.0]" in text
     assert "topic: imu/data  # ASSUMED: topic of the Imu" in text
     assert "command]  # ASSUMED: terms without scale and clip" in text
-    assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 2)[2]
+    assert "control_rate_hz: 50.0  # ASSUMED" in text and "MISSING:" not in text.split("\n", 3)[3]
     assert deploy(configuration).pipeline.components == 3
 
 
@@ -242,13 +242,30 @@ def test_metadata_of_holosoma_say_what_is_missing(tmp_path: Path) -> None:
     for line in (
         "# stiffness of the joints, for the robot's controllers: [40.0, 99.0, 28.0]",
         "# commands in training: lin_vel_x [-1.0, 1.0]",
-        "# terms:  MISSING: terms, their order and scales; the metadata have no observation_names",
-        "# scale:  MISSING: the factor of the action in training",
-        "# offset:  MISSING: the default pose, to which the action is added",
+        "terms: 'MISSING: terms, their order and scales; the metadata have no observation_names'",
+        "scale: 'MISSING: the factor of the action in training'",
+        "offset: 'MISSING: the default pose, to which the action is added'",
     ):
         assert line in text
-    with pytest.raises(ConfigurationError, match=r"observations\.actor_obs\.topic: missing"):
+    with pytest.raises(ConfigurationError) as raised:
         configured(path)
+    problems = dict(problem.split(": ", 1) for problem in raised.value.problems)
+    assert list(problems) == ["observations.actor_obs.terms", "action.scale", "action.offset"]
+    assert "MISSING: terms, their order" in problems["observations.actor_obs.terms"]
+    assert "give a list of doubles: Factor" in problems["action.scale"]
+    # Terms alone do not make the node drive with a scale that nobody gave.
+    values = parse_parameters(text, "the file")
+    given = {
+        "terms": ["gyro"],
+        "gyro.topic": "imu",
+        "gyro.type": "sensor_msgs/msg/Imu",
+        "gyro.field": "angular_velocity",
+    }
+    values |= {f"observations.actor_obs.{name}": value for name, value in given.items()}
+    with pytest.raises(ConfigurationError, match=r"(?s)^action\.scale: MISSING.*\naction\.offset: MISSING"):
+        parse_configuration(values)
+    values |= {"action.scale": [0.25], "action.offset": [0.0]}
+    assert parse_configuration(values).action.scale == (0.25,)
     with pytest.raises(ConfigurationError, match=r"action\.scale: MISSING.*policy\.onnx does not say it"):
         fill_in({"policy.path": str(path), "policy.description": "auto"})
 
@@ -365,13 +382,19 @@ def test_joints_follow_from_the_motors_of_a_robot(
 def test_motors_without_known_names_ask_for_the_joints(tmp_path: Path) -> None:
     content = {**DEPLOY, "stiffness": [1.0] * 13}
     text = parameter_file(read_description(write_deploy(tmp_path, content)))
-    assert "# joints:  MISSING: the file numbers the motors, but does not name the joints" in text
-    assert text.count("# joints:  MISSING: the names of the joints, in the order of the policy") == 2
+    assert "joints: 'MISSING: the file numbers the motors, but does not name the joints'" in text
+    assert text.count("joints: 'MISSING: the names of the joints, in the order of the policy'") == 2
     # Readings in the order of the message would drive the robot wrongly.
     values = {"policy.description": str(tmp_path / "params" / "deploy.yaml"), "action.joints": list(JOINTS)}
     with pytest.raises(ConfigurationError, match=r"observations\.obs\.joint_pos_rel\.joints: MISSING") as raised:
         fill_in(values)
     assert len(raised.value.problems) == 2
+
+
+def test_an_action_of_deploy_yaml_without_scale_and_offset_asks_for_them(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path, {**DEPLOY, "actions": {"JointPositionAction": {"clip": None}}})
+    with pytest.raises(ConfigurationError, match=r"(?s)^action\.scale: MISSING.*\naction\.offset: MISSING"):
+        configured(path)
 
 
 def test_names_of_joints_in_deploy_yaml_are_taken(tmp_path: Path) -> None:
@@ -458,8 +481,9 @@ def test_a_description_is_found_inside_or_beside_the_policy_file(tmp_path: Path)
     leapp = write_leapp(tmp_path / "one")
     assert find_description(tmp_path / "one" / "walk.onnx").path == leapp
     bare = write_onnx(tmp_path / "one" / "other.onnx", {"obs": 21}, {"actions": 3}, {"author": "me"})
-    with pytest.raises(PolicyError, match=r"other\.onnx' has no description.*found author"):
+    with pytest.raises(PolicyError, match=r"other\.onnx' has no description.*found author; name the file") as raised:
         find_description(bare)
+    assert str(raised.value).count("write the parameter file") == 1
 
 
 def test_explicit_parameters_win(tmp_path: Path) -> None:
@@ -476,7 +500,8 @@ def test_explicit_parameters_win(tmp_path: Path) -> None:
         "action.safe_position_topic": "joints",
         "action.scale": [0.1],
     }
-    filled, report = fill_in(values)
+    filled, described = fill_in(values)
+    report = described.report
     configuration = parse_configuration(filled)
     terms = {term.term: term for term in configuration.observations[0].terms}
     assert (terms["joint_pos"].topic, terms["joint_pos"].scale) == ("/dog/joints", (2.0,))
@@ -487,6 +512,26 @@ def test_explicit_parameters_win(tmp_path: Path) -> None:
     assert f"policy.description: filled in from metadata of an ONNX file, {path}: control_rate_hz" in report
     assert "observations.obs.joint_vel.topic: ASSUMED" in report and "joint_pos.topic: ASSUMED" not in report
     assert "action.scale" not in report
+
+
+def test_the_description_of_another_policy_is_named_in_errors(tmp_path: Path) -> None:
+    path = write_deploy(tmp_path)
+    other = write_onnx(tmp_path / "other.onnx", {"obs": 45}, {"actions": 12})
+    values = {
+        "robots": ["dog"],
+        "policy.path": str(other),
+        "policy.description": str(path),
+        "synchronisation.slop_s": 1,
+    }
+    filled, described = fill_in(values)
+    filled_in = f"filled in from the description '{path}'; check that it belongs to this policy"
+    with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
+        deploy(parse_configuration({**filled, "synchronisation.slop_s": 1.0}))
+    assert any("obs.stack: found 2" in problem and filled_in in problem for problem in raised.value.problems)
+    # Values of the user are the user's.
+    with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
+        parse_configuration(filled)
+    assert "synchronisation.slop_s: found 1" in str(raised.value) and filled_in not in str(raised.value)
 
 
 def test_terms_that_the_configuration_names_replace_those_of_the_description(tmp_path: Path) -> None:
@@ -506,7 +551,7 @@ def test_terms_that_the_configuration_names_replace_those_of_the_description(tmp
 
 def test_without_a_description_nothing_changes() -> None:
     values = {"policy.path": "policy.onnx", "policy.description": ""}
-    assert fill_in(values) == (values, "")
+    assert fill_in(values) == (values, FilledIn())
 
 
 @pytest.mark.parametrize(

@@ -634,7 +634,7 @@ def test_parameters_of_terms_come_and_go_with_their_names(ros: None) -> None:
             kind = Parameter.Type.NOT_SET if terms is None else None
             node.set_parameters([Parameter("observations.a.terms", kind, terms)])
             declare_parameters(node)
-            parts = [name.split(".") for name in read_parameters(node) if name.startswith("observations.a.")]
+            parts = [name.split(".") for name in read_parameters(node)[0] if name.startswith("observations.a.")]
             seen.append({part[2] for part in parts if len(part) == 4 or part[2] == "encoding"})
             seen[-1] |= {".".join(part[2:]) for part in parts if part[2:] == ["t", "scale"]}
         assert seen == [{"t", "u", "t.scale"}, {"t", "u", "t.scale"}, {"t", "encoding", "t.scale"}]

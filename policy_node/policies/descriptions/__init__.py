@@ -101,6 +101,10 @@ DESCRIPTIONS: Registry[DescriptionKind] = Registry(
 )
 
 
+# What to do without a description.
+REMEDY = "; name the file of the description, or write the parameter file"
+
+
 def read_description(path: Path) -> TrainerDescription:
     """Return the description in a file.
 
@@ -112,7 +116,7 @@ def read_description(path: Path) -> TrainerDescription:
     description = _read_known(path)
     if description is None:
         known = ", ".join(kind.title for kind in DESCRIPTIONS)
-        raise PolicyError(f"'{path}' is no description of a known kind; known are {known}")
+        raise PolicyError(f"'{path}' is no description of a known kind; known are {known}{REMEDY}")
     return description
 
 
@@ -143,15 +147,12 @@ def find_description(policy: Path) -> TrainerDescription:
         try:
             found = _read_known(path)
         except PolicyError as error:
-            reasons.append(str(error))
+            reasons.append(str(error).removesuffix(REMEDY))
             continue
         if found is not None and (path == policy or not found.policy or found.policy.resolve() == policy.resolve()):
             return found
     found_instead = "".join(f"; {reason}" for reason in reasons)
-    raise PolicyError(
-        f"policy file '{policy}' has no description inside, nor beside it{found_instead}; name the file "
-        "of the description, or write the parameter file"
-    )
+    raise PolicyError(f"policy file '{policy}' has no description inside, nor beside it{found_instead}{REMEDY}")
 
 
 @dataclass(frozen=True)

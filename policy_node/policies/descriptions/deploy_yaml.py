@@ -99,6 +99,10 @@ def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
         missing["action.joints"] = "the file numbers the motors, but does not name the joints"
     if policy is None:
         missing["policy.path"] = f"found none of {', '.join(POLICIES)} beside the description"
+    if not action["action.scale"]:
+        missing["action.scale"] = "the factor of the action in training"
+    if not action["action.offset"] and action["action.field"] == "position":
+        missing["action.offset"] = "what is added to the action, mostly the default pose"
     if action["action.field"] == "velocity":
         action["action.safe_command"] = (0.0,) * len(action_joints)
     elif action["action.field"] == "position" and default:

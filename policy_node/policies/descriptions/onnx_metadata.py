@@ -14,6 +14,7 @@ import onnx
 
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.descriptions import (
+    REMEDY,
     DescribedObservation,
     DescribedTerm,
     DescriptionKind,
@@ -84,8 +85,7 @@ def describe_network(metadata: Mapping[str, str], network: _Network, path: Path)
     if not joints:
         found = ", ".join(sorted(metadata)) or "none"
         raise PolicyError(
-            f"ONNX file '{path}' has no description: its metadata have no {' or '.join(_JOINTS)}, found {found}; "
-            "give the description that lies beside it, or write the parameter file"
+            f"ONNX file '{path}' has no description: its metadata have no {' or '.join(_JOINTS)}, found {found}{REMEDY}"
         )
     default = _numbers(metadata, "default_joint_pos", path).numbers(len(joints))
     values, notes, missing = _action(metadata, network, joints, default, path)
