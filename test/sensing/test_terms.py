@@ -185,6 +185,27 @@ def test_terms_that_do_not_fit_the_policy_are_named(terms, wanted, sizes, proble
     assert str(error.value).startswith("observations.policy")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "stack", "sizes", "problem"),
+    [
+        (270, 5, [3, 42], "but the terms give 225 numbers: a 3 × 5, b 42 × 5; "),
+        (270, 5, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 5"),
+        (270, 7, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 7"),
+        (48, 4, [3, 45], "; 48 = 1 × 48: remove `stack`; found 4"),
+        (48, 4, [3, 44], "but the terms give 188 numbers: a 3 × 4, b 44 × 4"),
+        (48, 4, [50, None], "name their joints, or give their default or scale a number for each; or correct `stack`"),
+        (50, 4, [3, None], "; or correct `stack`, found 4"),
+    ],
+)
+def test_another_stack_is_proposed_where_it_gives_the_observation(
+    wanted: int, stack: int, sizes: list[int | None], problem: str
+) -> None:
+    inputs = TermInputs({"policy.a": sizes[0], "policy.b": sizes[1]})
+    with pytest.raises(ConfigurationError) as error:
+        observation_layout("policy", vector(wanted), observation_of({"a": {}, "b": {}}, stack=stack), inputs)
+    assert problem in str(error.value)
+
+
 def test_a_previous_action_needs_a_vector_of_numbers():
     observation = observation_of({"a": {"kind": "previous_action"}})
     with pytest.raises(ConfigurationError, match=r"observations.policy.a.kind: found previous_action, but"):
