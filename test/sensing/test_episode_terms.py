@@ -275,8 +275,9 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
     ("term", "problem"),
     [
         ({"kind": "step", "topic": "a"}, "topic: given for a step, which comes from no topic; remove it"),
-        ({"kind": "phase"}, "period_s: missing; a phase has more than 0"),
-        ({"kind": "step", "period_s": 1.0}, "period_s: given for a step; a phase has more than 0, any other kind"),
+        ({"kind": "phase"}, "period_s: missing or 0; a phase has a period in seconds, more than 0.0"),
+        ({"kind": "phase", "period_s": 0.0}, "period_s: missing or 0; a phase has a period in seconds, more than 0.0"),
+        ({"kind": "step", "period_s": 1.0}, "period_s: given for a step; a phase has a period in seconds, more than"),
         ({"kind": "phase", "period_s": 1.0, "topic": "a"}, "topic: given for a phase, which is read from a topic only"),
         ({"kind": "phase", "period_s": 1.0, "stop_below": 0.1}, "topic: missing; a term that is a phase needs"),
         ({"kind": "step", "stop_below": 0.1}, "stop_below: given for a step; only a phase has it; remove it"),
@@ -302,6 +303,23 @@ def test_parameters_of_other_kinds_are_refused(term: dict[str, Any], problem: st
     with pytest.raises(ConfigurationError) as error:
         observation_of({"t": term})
     assert any(found.startswith(f"observations.clock.t.{problem}") for found in error.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("term", "kind"),
+    [
+        ({"period_s": 0.8}, "phase"),
+        ({"phase_as": "sin"}, "phase"),
+        ({"path": "walk.csv", "arrays": ["0"]}, "motion"),
+        ({"output": "joint_pos"}, "policy_output"),
+    ],
+)
+def test_a_forgotten_kind_is_one_problem(term: dict[str, Any], kind: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        observation_of({"t": term})
+    (problem,) = error.value.problems
+    assert problem.startswith(f"observations.clock.t.{next(iter(term))}: given for a sensor; ")
+    assert problem.endswith(f"; did you mean `kind: {kind}`? Else remove it")
 
 
 @pytest.mark.parametrize(
