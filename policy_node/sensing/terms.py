@@ -31,6 +31,10 @@ OF_TIME = ("step", "phase", "motion")
 Source: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+class MotionError(ConfigurationError):
+    """A motion file cannot be used; the policy's observation space says nothing about it."""
+
+
 @dataclass(frozen=True)
 class TermLayout:
     """The size of one term.
@@ -184,7 +188,7 @@ def _motion(term: TermConfiguration, rate_hz: float) -> np.ndarray:
     try:
         return read_motion(term.path, term.arrays, rate_hz)
     except ValueError as error:
-        raise ConfigurationError(f"observations.{term.name}.path: {error}") from error
+        raise MotionError(f"observations.{term.name}.path: {error}") from error
 
 
 def _size(term: TermConfiguration, inputs: TermInputs, motions: Mapping[str, np.ndarray]) -> int | None:

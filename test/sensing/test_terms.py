@@ -474,6 +474,14 @@ def test_what_does_not_fit_is_shown_side_by_side(file):
         error.value
     )
     assert "terms angular_velocity, gravity, velocity_command, joint_position" in str(error.value)
+    terms = [*quadruped()["observations.policy.terms"], "walk"]
+    walk = {"observations.policy.walk.kind": "motion", "observations.policy.walk.path": "/no/walk.npz"}
+    with pytest.raises(ConfigurationError) as error:
+        deploy(configured(file, **{"observations.policy.terms": terms, **walk}))
+    # The table of the policy and its sensors says nothing about a file.
+    assert error.value.problems == (
+        "observations.policy.walk.path: '/no/walk.npz' cannot be read: No such file or directory",
+    )
     with pytest.raises(ConfigurationError, match=r"observations.policy.gravity: .*has no field 'attitude'"):
         deploy(configured(file, **{"observations.policy.gravity.field": "attitude"}))
     with pytest.raises(ConfigurationError, match=r"observations.policy.gravity: .*the message gives 3 numbers"):
