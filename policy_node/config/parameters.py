@@ -236,7 +236,7 @@ class TermConfiguration(SourceConfiguration):
         0, "For `one_hot`: how many categories there are, 0 to `categories` - 1.", limits=(0, 100_000)
     )
     output: str = parameter("", "For `policy_output`: name of the output of the network.")
-    period_s: float = parameter(0.0, "For `phase`: period of the clock.", limits=(0.0, 3600.0))
+    period_s: float = parameter(0.0, "For `phase`: period of the clock, more than 0.", limits=(0.0, 3600.0))
     phase_as: str = parameter(
         "sin_cos",
         "For `phase`: what it gives of every phase: all sines, then all cosines, one of the two, or the share of the "

@@ -85,6 +85,23 @@ def merge_misspelt_keys(problems: list[str], flat: Values, keys: Sequence[str]) 
     return problems
 
 
+def merge_misspelt_terms(problems: list[str], flat: Values, terms: Terms) -> list[str]:
+    """Replace all problems that follow from a misspelt term of an observation by one."""
+    for key, named in terms.items():
+        prefix = f"observations.{key}."
+        described = {name.split(".")[2] for name in flat if name.startswith(prefix) and name.count(".") > 2}
+        unnamed = sorted(described - set(named))
+        for term in named:
+            own = f"{prefix}{term}."
+            is_given = flat.get(f"{own}kind", "sensor") != "sensor" or flat.get(f"{own}topic") or flat.get(f"{own}type")
+            for close in [] if is_given else difflib.get_close_matches(term, unnamed, n=1):
+                follow = (own, f"{prefix}{close}.")
+                problems = [problem for problem in problems if not problem.startswith(follow)]
+                problems.append(f"{prefix}terms: found {term!r}, of which nothing is given; did you mean {close!r}?")
+                unnamed.remove(close)
+    return problems
+
+
 def check_value(name: str, parameter: Parameter, flat: Values) -> Problems:
     """Check that a parameter is given, has its type and is within its range."""
     required, wanted = parameter.default is None, _TYPE_NAMES[parameter.type]
@@ -341,6 +358,12 @@ def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
             yield f"observations.{key}.terms: found {term!r}, but a term is a name without dots; rename it"
         prefix = f"observations.{key}.{term}."
         kind = checked[prefix + "kind"]
+        if kind == "sensor" and not (checked[prefix + "topic"] or checked[prefix + "type"]):
+            # Without a topic it is probably of the kind that has these parameters.
+            misplaced = list(_check_kind(checked, prefix))
+            if misplaced:
+                yield misplaced[0]
+                continue
         if kind in _READS or (kind == "phase" and checked[prefix + "stop_below"]):
             for name in ("topic", "type"):
                 if not checked[prefix + name]:
@@ -360,7 +383,7 @@ _READS = ("sensor", "projected_gravity", "one_hot")
 _OF_KIND = {
     "categories": ("one_hot", True, "a one_hot has 1 or more, any other kind has none"),
     "output": ("policy_output", True, "a policy_output names an output of the network, any other kind has none"),
-    "period_s": ("phase", True, "a phase has more than 0, any other kind has none"),
+    "period_s": ("phase", True, "a phase has a period in seconds, more than 0.0, any other kind has none"),
     "stop_below": ("phase", False, "only a phase has it"),
     "stop_at": ("phase", False, "only a phase has it"),
     "stop_restarts": ("phase", False, "only a phase has it"),
@@ -385,13 +408,18 @@ def _check_kind(checked: Values, prefix: str) -> Problems:
     for name, (owner, is_needed, rule) in _OF_KIND.items():
         is_given = bool(checked[prefix + name])
         if is_given and kind != owner:
-            yield f"{prefix}{name}: given for a {kind}; {rule}; remove it"
+            yield f"{prefix}{name}: given for a {kind}; {rule}; {_kind_remedy(kind, owner)}"
         elif is_needed and not is_given and kind == owner:
-            yield f"{prefix}{name}: missing; {rule}"
+            yield f"{prefix}{name}: {'missing' if checked[prefix + name] == '' else 'missing or 0'}; {rule}"
     if kind == "phase":
         yield from _check_stop(checked, prefix)
     if kind != "phase" and checked[prefix + "phase_as"] != "sin_cos":
-        yield f"{prefix}phase_as: given for a {kind}; only a phase has it; remove it"
+        yield f"{prefix}phase_as: given for a {kind}; only a phase has it; {_kind_remedy(kind, 'phase')}"
+
+
+def _kind_remedy(kind: str, owner: str) -> str:
+    """Return what to do about a parameter of another kind; a sensor may have been given no kind."""
+    return f"did you mean `kind: {owner}`? Else remove it" if kind == "sensor" else "remove it"
 
 
 def _check_stop(checked: Values, prefix: str) -> Problems:

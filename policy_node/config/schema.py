@@ -27,7 +27,14 @@ from policy_node.config.parameters import (
     SynchronisationConfiguration,
     TermConfiguration,
 )
-from policy_node.config.rules import check_rules, check_value, has_type, merge_misspelt_keys, unknown_parameter
+from policy_node.config.rules import (
+    check_rules,
+    check_value,
+    has_type,
+    merge_misspelt_keys,
+    merge_misspelt_terms,
+    unknown_parameter,
+)
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 # Name in errors and diagnostics of the sensor that reads `action.safe_position_topic`.
@@ -200,7 +207,7 @@ def _check(flat: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], di
         if name not in known and name not in ROS_PARAMETERS and not name.startswith(ROS_PARAMETER_PREFIXES)
     ]
     problems += [problem for name in known for problem in check_value(name, known[name], flat)]
-    problems = merge_misspelt_keys(problems, flat, keys)
+    problems = merge_misspelt_terms(merge_misspelt_keys(problems, flat, keys), flat, terms)
     if not any(name in flat for name, parameter in known.items() if parameter.default is None):
         problems = [
             "no parameter has arrived: start the node with --ros-args --params-file FILE, and let the file begin with "

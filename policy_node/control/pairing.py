@@ -22,7 +22,7 @@ from policy_node.policies.contract import warn
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout
-from policy_node.sensing.terms import TermInputs
+from policy_node.sensing.terms import MotionError, TermInputs
 
 CHANNELS_WITH_ALPHA = 4
 
@@ -111,6 +111,11 @@ def match_observations(
     """
     wanted = _wanted(configuration, policy)
     configured = {observation.key: observation for observation in configuration.observations}
+    if list(wanted) == ["observation"] and len(configured) > 1:
+        problem = (
+            f"observations.keys: found {list(configured)}, but the policy has one observation; keep one of the keys"
+        )
+        raise ConfigurationError([problem, side_by_side(configuration, policy)])
     problems = [
         f"observations.keys: '{key}' is not in the policy's observation space"
         for key in configured
@@ -131,17 +136,22 @@ def match_observations(
         configuration.control_rate_hz,
     )
     layouts = {}
+    motion_problems: list[str] = []
     for key, observation in configured.items():
         if key in wanted:
             policy_key = key if key in policy.spec.observations else "observation"
             try:
                 layouts[key] = observation_layout(policy_key, wanted[key], observation, inputs)
+            except MotionError as error:
+                motion_problems += error.problems
             except ConfigurationError as error:
                 problems += error.problems
             else:
                 _warn_of_channels(observation, layouts[key])
     if problems:
-        raise ConfigurationError([*problems, side_by_side(configuration, policy)])
+        raise ConfigurationError([*motion_problems, *problems, side_by_side(configuration, policy)])
+    if motion_problems:
+        raise ConfigurationError(motion_problems)
     return layouts
 
 

@@ -138,10 +138,11 @@ class PolicyNode(LifecycleNode):
         else:
             assert self._deployment is not None
             configuration, policy = self._deployment.configuration, self._deployment.policy
+            robots = len(configuration.robots)
             self.get_logger().info(
                 f"configured in {time.perf_counter() - started:.1f} s: {policy.spec.algorithm} policy "
                 f"{configuration.policy.path} on {policy.device}, "
-                f"{len(configuration.robots)} robots at {configuration.control_rate_hz:g} Hz; "
+                f"{robots} {'robot' if robots == 1 else 'robots'} at {configuration.control_rate_hz:g} Hz; "
                 f"normalisation: {policy.normalisation}"
             )
             return TransitionCallbackReturn.SUCCESS

@@ -92,7 +92,7 @@ class Watchdog:
             now_s = time.monotonic()
             if hanging_s is not None and began_s != hanging_s:
                 if not reason:
-                    self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s; the policy drives again")
+                    self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s")
                 hanging_s = None
             # A tick that begins after this check has ended, or is seen in time, at the next one.
             age_s = 0.0 if began_s is None else now_s - began_s

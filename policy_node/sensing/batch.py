@@ -109,19 +109,18 @@ def observation_layout(
         shape = (shape[1], shape[2], shape[0])
     # The policy's observation with its channels last, without its history.
     whole = ArraySpec(observation.key, shape, spec.dtype, *(_channels_last(b, channels_first) for b in bounds))
-    stacks = [term.stack or observation.stack for term in observation.terms]
-    if any(stack != observation.stack for stack in stacks):
-        terms = arrange_terms(observation, whole, inputs or TermInputs(), stacks)
+    terms: tuple[TermLayout, ...] = ()
+    if observation.terms:
+        terms = arrange_terms(observation, whole, inputs or TermInputs())
         # The numbers of terms have no bounds.
         frame = _unbounded(observation.key, (sum(term.size for term in terms),), spec.dtype)
     else:
         frame = _frame(observation, whole, spec)
-        terms = arrange_terms(observation, frame, inputs or TermInputs(), [1] * len(stacks)) if stacks else ()
     isaac_lab = observation.stack_as == "isaac_lab"
     return ObservationLayout(
         key,
         frame,
-        max(stacks, default=observation.stack),
+        max((term.steps for term in terms), default=observation.stack),
         channels_first,
         observation.history,
         terms,

@@ -59,7 +59,7 @@ def _read_csv(path: str, arrays: Sequence[str]) -> np.ndarray:
     try:
         rows = np.loadtxt(path, np.float64, delimiter=",", skiprows=1 if names else 0, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"'{path}' is no table of numbers: {error}") from error
+        raise ValueError(f"'{path}' is no table of numbers: {_first_fault(path, bool(names)) or error}") from error
     count = rows.shape[1]
     columns: list[int] = []
     for name in arrays:
@@ -74,6 +74,24 @@ def _read_csv(path: str, arrays: Sequence[str]) -> np.ndarray:
     if columns and max(columns) >= count:
         raise ValueError(f"'{path}' has no column {max(columns)}, but {count} columns, counted from 0")
     return rows[:, columns] if arrays else rows
+
+
+def _first_fault(path: str, has_names: bool) -> str:
+    """Return what is wrong with the first line of a CSV that is no row of numbers; empty if nothing is found."""
+    count = 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            cells = line.partition("#")[0].strip().split(",")
+            if (number == 1 and has_names) or cells == [""]:
+                continue
+            wrong = next((cell.strip() for cell in cells if not _is_number(cell)), None)
+            if wrong is not None:
+                remedy = "; separate numbers with commas" if len(re.split(r"[;\s]+", wrong)) > 1 else "; correct it"
+                return f"line {number} has '{wrong}' instead of a number{remedy}"
+            count = count or len(cells)
+            if len(cells) != count:
+                return f"line {number} has {len(cells)} numbers, but the lines before it have {count}; correct it"
+    return ""
 
 
 def _is_number(cell: str) -> bool:

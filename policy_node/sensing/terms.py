@@ -31,6 +31,10 @@ OF_TIME = ("step", "phase", "motion")
 Source: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+class MotionError(ConfigurationError):
+    """A motion file cannot be used; the policy's observation space says nothing about it."""
+
+
 @dataclass(frozen=True)
 class TermLayout:
     """The size of one term.
@@ -80,16 +84,14 @@ class TermInputs:
 
 
 def arrange_terms(
-    observation: ObservationConfiguration, wanted: ArraySpec, inputs: TermInputs, counts: Sequence[int]
+    observation: ObservationConfiguration, wanted: ArraySpec, inputs: TermInputs
 ) -> tuple[TermLayout, ...]:
     """Find the size of each term of an observation.
 
     Parameters
     ----------
     wanted
-        What the terms give together, `[numbers]`.
-    counts
-        How often each term is in there.
+        What the terms give together, with their stacks, `[numbers]`.
 
     Raises
     ------
@@ -100,26 +102,29 @@ def arrange_terms(
     _check_dtype(observation, wanted)
     motions = {term.name: _motion(term, inputs.rate_hz) for term in observation.terms if term.kind == "motion"}
     found = {term: _size(term, inputs, motions) for term in observation.terms}
-    often = dict(zip(found, counts, strict=True))
+    steps = {term: term.stack or observation.stack for term in observation.terms}
     unknown = [term for term, size in found.items() if size is None]
-    total = sum((size or 0) * often[term] for term, size in found.items())
-    if len(unknown) == 1 and total < wanted.shape[0]:
-        found[unknown[0]] = (wanted.shape[0] - total) // often[unknown[0]]
+    rest = wanted.shape[0] - sum((size or 0) * steps[term] for term, size in found.items())
+    if len(unknown) == 1 and rest > 0 and rest % steps[unknown[0]] == 0:
+        found[unknown[0]] = rest // steps[unknown[0]]
         unknown = []
     listed = ", ".join(
-        f"{term.term} {'?' if size is None else size}{f' × {often[term]}' if often[term] > 1 else ''}"
+        f"{term.term} {'?' if size is None else size}{f' × {steps[term]}' if steps[term] > 1 else ''}"
         for term, size in found.items()
     )
     if unknown:
         names = ", ".join(f"observations.{term.name}" for term in unknown)
         problem = f"{prefix}.terms: the policy wants {wanted}, found are {listed}; say how many numbers {names} have: "
-        raise ConfigurationError(problem + "name their joints, or give their default or scale a number for each")
+        problem += "name their joints, or give their default or scale a number for each"
+        if len(unknown) == 1 and observation.stack > 1:
+            problem += f"; or correct `stack`, found {observation.stack}"
+        raise ConfigurationError(problem)
     sizes_found = [size for size in found.values() if size is not None]
-    total = sum(size * count for size, count in zip(sizes_found, counts, strict=True))
+    total = sum(size * count for size, count in zip(sizes_found, steps.values(), strict=True))
     if total != wanted.shape[0]:
         raise ConfigurationError(
             f"{prefix}.terms: the policy wants {wanted}, but the terms give {total} numbers: {listed}"
-            f"{stack_hint(wanted.shape[0], total) if max(counts) == 1 else ''}"
+            f"{_stack_remedy(observation, wanted.shape[0], sum(sizes_found))}"
         )
     _check_components(dict(zip(found, sizes_found, strict=True)))
     return tuple(
@@ -127,12 +132,25 @@ def arrange_terms(
             term,
             _reading(term, size, inputs),
             size,
-            term.stack or observation.stack,
+            steps[term],
             inputs.rate_hz * term.period_s,
             motions.get(term.name),
         )
         for term, size in zip(found, sizes_found, strict=True)
     )
+
+
+def _stack_remedy(observation: ObservationConfiguration, wanted: int, found: int) -> str:
+    """Return the end of an error where another stack of `found` numbers gives those wanted; empty elsewhere."""
+    if not found or observation.history or any(term.stack for term in observation.terms):
+        return ""
+    if observation.stack == 1:
+        return stack_hint(wanted, found)
+    steps, rest = divmod(wanted, found)
+    if rest or not steps:
+        return ""
+    remedy = f"set `stack: {steps}`" if steps > 1 else "remove `stack`"
+    return f"; {wanted} = {steps} × {found}: {remedy}; found {observation.stack}"
 
 
 def _check_components(sizes: Mapping[TermConfiguration, int]) -> None:
@@ -170,7 +188,7 @@ def _motion(term: TermConfiguration, rate_hz: float) -> np.ndarray:
     try:
         return read_motion(term.path, term.arrays, rate_hz)
     except ValueError as error:
-        raise ConfigurationError(f"observations.{term.name}.path: {error}") from error
+        raise MotionError(f"observations.{term.name}.path: {error}") from error
 
 
 def _size(term: TermConfiguration, inputs: TermInputs, motions: Mapping[str, np.ndarray]) -> int | None:

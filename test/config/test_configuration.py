@@ -267,6 +267,16 @@ def test_a_misspelt_key_is_one_problem(values: dict[str, Any], found: str, meant
     )
 
 
+# The second is as ROS returns it, with the declared defaults.
+@pytest.mark.parametrize("declared", [{}, {"topic": "", "type": "", "kind": "sensor", "scale": []}])
+def test_a_misspelt_term_is_one_problem(declared: dict[str, Any]) -> None:
+    named = ["gravty" if term == "gravity" else term for term in TERMS[f"{STATE}.terms"]]
+    defaults = {f"{STATE}.gravty.{name}": value for name, value in declared.items()}
+    assert problems_of(walkers({f"{STATE}.terms": named, **defaults})) == (
+        f"{STATE}.terms: found 'gravty', of which nothing is given; did you mean 'gravity'?",
+    )
+
+
 @pytest.mark.parametrize("name", [p.name.replace("<key>", "image") for p in PARAMETERS if p.default is None])
 def test_a_missing_parameter_is_named(name):
     assert any(problem.startswith(f"{name}: missing; give a") for problem in problems_of(rovers(without=(name,))))
@@ -383,8 +393,12 @@ def test_observations_of_one_topic_do_not_share_it():
         ({f"{STATE}.gear.topic": None}, f"{STATE}.gear.topic: missing; a term that is a one_hot needs"),
         ({f"{STATE}.gear.type": None}, f"{STATE}.gear.type: missing; a term that is a one_hot needs"),
         ({f"{STATE}.action.topic": "a"}, f"{STATE}.action.topic: given for a previous_action"),
-        ({f"{STATE}.gear.categories": None}, f"{STATE}.gear.categories: missing; a one_hot has 1 or more"),
-        ({f"{STATE}.wish.categories": 2}, f"{STATE}.wish.categories: given for a sensor"),
+        ({f"{STATE}.gear.categories": None}, f"{STATE}.gear.categories: missing or 0; a one_hot has 1 or more"),
+        (
+            {f"{STATE}.wish.categories": 2},
+            f"{STATE}.wish.categories: given for a sensor; a one_hot has 1 or more, any other kind has none; did you "
+            "mean `kind: one_hot`? Else remove it",
+        ),
         ({f"{STATE}.gravity.default": [0.0]}, f"{STATE}.gravity.default: given for a projected_gravity"),
         ({f"{STATE}.wish.clip": [1.0]}, f"{STATE}.wish.clip: found [1.0], but it is the lowest and the highest"),
         ({f"{STATE}.wish.clip": [1.0, -1.0]}, f"{STATE}.wish.clip: found [1.0, -1.0], but"),

@@ -747,7 +747,7 @@ def test_a_dict_space_of_one_key_works(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "names", "stack", "problems"),
     [
-        ("vector", {"touch": ("a", "b")}, 1, ["'a' is not in the policy's observation space", "'b' is not in"]),
+        ("vector", {"touch": ("a", "b")}, 1, ["found ['a', 'b'], but the policy has one observation; keep one of"]),
         ("image and vector", {"touch": ("bump",)}, 1, ["'bump' is not in the policy's", "'touch' is missing"]),
         ("image and vector", {"touch": ()}, 1, ["'touch' is missing, the policy needs it"]),
         ("image and vector", {}, 7, ["camera.stack: found 7", "touch.stack: found 7"]),

@@ -59,7 +59,7 @@ def test_robots_are_safe_while_a_tick_hangs_and_are_driven_afterwards(
     sent_while_hanging = fleet.number
     process.wait_for(r"the tick hangs: it takes longer than watchdog\.timeout_s, 0\.250 s.*raise watchdog\.timeout_s")
     fleet.live(fleet.is_driven, "commands of the policy")
-    process.wait_for(r"the tick returned after \d+\.\d s; the policy drives again")
+    process.wait_for(r"the tick returned after \d+\.\d s")
     assert process.text.count("the tick hangs:") == 1
     for robot in ROBOTS:
         values = [tuple(command_values(command)) for command in fleet.commands[robot]]

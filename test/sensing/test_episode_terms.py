@@ -215,6 +215,10 @@ def test_a_motion_is_read_from_columns_or_arrays(motion: dict[str, Any]) -> None
 def test_a_motion_that_cannot_be_used_is_named(motion: dict[str, Any]) -> None:
     folder = motion["folder"]
     (folder / "text.csv").write_text("a,b\n1,2\n3,x\n")
+    (folder / "semicolons.csv").write_text("0.1;0.2;0.3\n0.4;0.5;0.6\n")
+    (folder / "named_semicolons.csv").write_text("a;b\n1;2\n")
+    (folder / "spaces.csv").write_text("1 2\n3 4\n")
+    (folder / "short.csv").write_text("a,b\n\n1,2\n# half\n3\n")
     (folder / "empty.csv").write_text("")
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04")
     (folder / "hole.csv").write_text("1,2\n3,nan\n")
@@ -222,7 +226,11 @@ def test_a_motion_that_cannot_be_used_is_named(motion: dict[str, Any]) -> None:
     np.savez(folder / "uneven.npz", a=np.zeros(3), b=np.zeros(4))
     for name, arrays, rate_hz, problem in (
         ("missing.csv", [], RATE_HZ, "missing.csv' cannot be read: No such file"),
-        ("text.csv", [], RATE_HZ, "text.csv' is no table of numbers: "),
+        ("text.csv", [], RATE_HZ, "text.csv' is no table of numbers: line 3 has 'x' instead of a number; correct it"),
+        ("semicolons.csv", [], RATE_HZ, ": line 2 has '0.4;0.5;0.6' instead of a number; separate numbers with commas"),
+        ("named_semicolons.csv", [], RATE_HZ, ": line 2 has '1;2' instead of a number; separate numbers with commas"),
+        ("spaces.csv", [], RATE_HZ, ": line 2 has '3 4' instead of a number; separate numbers with commas"),
+        ("short.csv", [], RATE_HZ, ": line 5 has 1 numbers, but the lines before it have 2; correct it"),
         ("empty.csv", [], RATE_HZ, "empty.csv' is empty"),
         ("hole.csv", [], RATE_HZ, "hole.csv' has nan as number 1 of row 1; correct the file"),
         ("named.csv", ["toe"], RATE_HZ, "named.csv' has no column 'toe', but ['hip', 'knee', 'ankle']"),
@@ -275,8 +283,9 @@ def test_outputs_of_the_policy_are_those_of_the_last_step(device: str) -> None:
     ("term", "problem"),
     [
         ({"kind": "step", "topic": "a"}, "topic: given for a step, which comes from no topic; remove it"),
-        ({"kind": "phase"}, "period_s: missing; a phase has more than 0"),
-        ({"kind": "step", "period_s": 1.0}, "period_s: given for a step; a phase has more than 0, any other kind"),
+        ({"kind": "phase"}, "period_s: missing or 0; a phase has a period in seconds, more than 0.0"),
+        ({"kind": "phase", "period_s": 0.0}, "period_s: missing or 0; a phase has a period in seconds, more than 0.0"),
+        ({"kind": "step", "period_s": 1.0}, "period_s: given for a step; a phase has a period in seconds, more than"),
         ({"kind": "phase", "period_s": 1.0, "topic": "a"}, "topic: given for a phase, which is read from a topic only"),
         ({"kind": "phase", "period_s": 1.0, "stop_below": 0.1}, "topic: missing; a term that is a phase needs"),
         ({"kind": "step", "stop_below": 0.1}, "stop_below: given for a step; only a phase has it; remove it"),
@@ -302,6 +311,23 @@ def test_parameters_of_other_kinds_are_refused(term: dict[str, Any], problem: st
     with pytest.raises(ConfigurationError) as error:
         observation_of({"t": term})
     assert any(found.startswith(f"observations.clock.t.{problem}") for found in error.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("term", "kind"),
+    [
+        ({"period_s": 0.8}, "phase"),
+        ({"phase_as": "sin"}, "phase"),
+        ({"path": "walk.csv", "arrays": ["0"]}, "motion"),
+        ({"output": "joint_pos"}, "policy_output"),
+    ],
+)
+def test_a_forgotten_kind_is_one_problem(term: dict[str, Any], kind: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        observation_of({"t": term})
+    (problem,) = error.value.problems
+    assert problem.startswith(f"observations.clock.t.{next(iter(term))}: given for a sensor; ")
+    assert problem.endswith(f"; did you mean `kind: {kind}`? Else remove it")
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,27 @@ def test_terms_that_do_not_fit_the_policy_are_named(terms, wanted, sizes, proble
     assert str(error.value).startswith("observations.policy")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "stack", "sizes", "problem"),
+    [
+        (270, 5, [3, 42], "but the terms give 225 numbers: a 3 × 5, b 42 × 5; "),
+        (270, 5, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 5"),
+        (270, 7, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 7"),
+        (48, 4, [3, 45], "; 48 = 1 × 48: remove `stack`; found 4"),
+        (48, 4, [3, 44], "but the terms give 188 numbers: a 3 × 4, b 44 × 4"),
+        (48, 4, [50, None], "name their joints, or give their default or scale a number for each; or correct `stack`"),
+        (50, 4, [3, None], "; or correct `stack`, found 4"),
+    ],
+)
+def test_another_stack_is_proposed_where_it_gives_the_observation(
+    wanted: int, stack: int, sizes: list[int | None], problem: str
+) -> None:
+    inputs = TermInputs({"policy.a": sizes[0], "policy.b": sizes[1]})
+    with pytest.raises(ConfigurationError) as error:
+        observation_layout("policy", vector(wanted), observation_of({"a": {}, "b": {}}, stack=stack), inputs)
+    assert problem in str(error.value)
+
+
 def test_a_previous_action_needs_a_vector_of_numbers():
     observation = observation_of({"a": {"kind": "previous_action"}})
     with pytest.raises(ConfigurationError, match=r"observations.policy.a.kind: found previous_action, but"):
@@ -453,6 +474,14 @@ def test_what_does_not_fit_is_shown_side_by_side(file):
         error.value
     )
     assert "terms angular_velocity, gravity, velocity_command, joint_position" in str(error.value)
+    terms = [*quadruped()["observations.policy.terms"], "walk"]
+    walk = {"observations.policy.walk.kind": "motion", "observations.policy.walk.path": "/no/walk.npz"}
+    with pytest.raises(ConfigurationError) as error:
+        deploy(configured(file, **{"observations.policy.terms": terms, **walk}))
+    # The table of the policy and its sensors says nothing about a file.
+    assert error.value.problems == (
+        "observations.policy.walk.path: '/no/walk.npz' cannot be read: No such file or directory",
+    )
     with pytest.raises(ConfigurationError, match=r"observations.policy.gravity: .*has no field 'attitude'"):
         deploy(configured(file, **{"observations.policy.gravity.field": "attitude"}))
     with pytest.raises(ConfigurationError, match=r"observations.policy.gravity: .*the message gives 3 numbers"):
