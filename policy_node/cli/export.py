@@ -35,7 +35,7 @@ from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, Poli
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
 from policy_node.policies.interface import PolicyInterface
-from policy_node.policies.loading import read_policy_file
+from policy_node.policies.loading import NO_STATISTICS, read_policy_file
 from policy_node.policies.precision import full_precision
 from policy_node.policies.sb3 import warn_of_normalisation
 from policy_node.policies.vecnormalize import read_vecnormalize
@@ -98,7 +98,7 @@ def export_policy(
         output.parent.mkdir(parents=True, exist_ok=True)
         _write(FORMATS[format], ExportSource(saved, file.statistics, policy, golden, str(model)), unverified)
         report(f"verifying {output}")
-        # Its source has said the same.
+        # Its source has given the same warnings.
         with warnings_to(lambda text: None):
             written = load_policy(unverified, trusted=True)
         errors = verify_policy(written, golden, policy)
@@ -212,7 +212,7 @@ def _read_source(
         known = " or ".join(one.title for one in FORMATS if one.read is not None)
         raise PolicyError(f"'{model}' is {kind.title}, which is not exported; give {known}")
     if vecnormalize is not None and not kind.takes_statistics:
-        raise PolicyError(f"'{model}' is {kind.title}, which has its normalisation inside; leave vecnormalize out")
+        raise PolicyError(f"'{model}' is {kind.title}, which {NO_STATISTICS}")
     statistics = {} if vecnormalize is None else read_vecnormalize(vecnormalize)
     used = "" if vecnormalize is None else str(vecnormalize)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -289,8 +289,16 @@ def verify_file(
         saved, file = _read_source(against, vecnormalize, interface)
         source = saved.build(file)
     errors = verify_policy(policy, golden, source)
-    # A GPU sums in a different order.
-    _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
+    try:
+        # A GPU sums in a different order.
+        _demand(errors, str(path), TOLERANCE if select_device(device).type == "cpu" else GOLDEN_TOLERANCE)
+    except PolicyError as error:
+        if source is None or {source.normalisation, policy.normalisation} != {"none", "inside"}:
+            raise
+        raise PolicyError(
+            f"{error}; its normalisation is {policy.normalisation}, that of the source {source.normalisation}: give "
+            "the statistics of the source with --vecnormalize"
+        ) from error
     return {
         "file": str(path),
         "device": device,

@@ -26,6 +26,7 @@ from policy_node.policies.loading import read_policy_file
 
 # Numbers of a bound that are shown.
 _SHOWN_NUMBERS = 8
+_NOT_DESCRIBED = "its content cannot be described"
 
 
 def policy_info(
@@ -46,7 +47,7 @@ def policy_info(
     -------
     dict
         As JSON. Arrays are described as in `policy_node.policies.description`; ``loaded`` says whether the policy was
-        loaded, ``not_loaded`` why not.
+        loaded, ``not_loaded`` why not, ``failed`` whether that is more than missing trust or a missing parameter.
 
     Raises
     ------
@@ -72,14 +73,26 @@ def policy_info(
     info["missing_packages"] = [name for name in info["packages"] if find_spec(name.replace("-", "_")) is None]
     if kind.runs_code and not trusted:
         reason = "it can run code when it is loaded; give --trusted if you know where it comes from"
-        return {**info, "loaded": False, "not_loaded": reason}
+        return {**info, "loaded": False, "not_loaded": reason, "failed": False}
     try:
         with warnings_to(info["notes"].append):
             policy = load_policy(path, trusted=trusted, vecnormalize=vecnormalize, format=format, interface=interface)
     except Exception as error:  # such as a ModuleNotFoundError of a module of the user
-        reason = str(error) if isinstance(error, PolicyError) else f"{type(error).__name__}: {error}"
-        return {**info, "loaded": False, "not_loaded": reason}
-    return {**info, **_loaded(policy), "loaded": True}
+        # Says why the content cannot be described, too.
+        info["notes"] = [note for note in info["notes"] if not note.startswith(_NOT_DESCRIBED)]
+        is_missing = isinstance(error, PolicyError) and error.is_missing
+        return {**info, "loaded": False, "not_loaded": _reason(error), "failed": not is_missing}
+    return {**info, **_loaded(policy), "loaded": True, "failed": False}
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be loaded, with the option for a missing shape."""
+    if not isinstance(error, PolicyError):
+        return f"{type(error).__name__}: {error}"
+    if not (error.is_missing and error.parameter.endswith(".shape")):
+        return str(error)
+    key = error.parameter.removeprefix("observations.").removesuffix(".shape")
+    return f"{error} (--shape {'' if key == 'observation' else f'{key}='}47)"
 
 
 def _inspected(kind: PolicyFormat, file: PolicyFile) -> dict[str, Any]:
@@ -88,7 +101,8 @@ def _inspected(kind: PolicyFormat, file: PolicyFile) -> dict[str, Any]:
     try:
         return dict(kind.inspect(file))
     except Exception as error:
-        return {"notes": [f"its content cannot be described ({type(error).__name__}: {error})"]}
+        reason = str(error) if isinstance(error, PolicyError) else f"{type(error).__name__}: {error}"
+        return {"notes": [f"{_NOT_DESCRIBED} ({reason})"]}
 
 
 def _stack(observations: Sequence[Mapping[str, Any]]) -> str:
@@ -230,7 +244,7 @@ def parse_interface(shapes: Sequence[str], memories: Sequence[str]) -> PolicyInt
     for text in shapes:
         name, _, lengths = text.rpartition("=")
         if not all(length.isdecimal() for length in lengths.split(",")):
-            raise PolicyError(f"--shape: found '{text}', allowed is a text as observation=45 or image=3,64,64")
+            raise PolicyError(f"--shape is '{text}'; give its lengths, such as 45, or image=3,64,64 for one of several")
         parsed[name or "observation"] = tuple(int(length) for length in lengths.split(","))
     pairs = [parse_memory(text) for text in memories]
     named = {} if list(parsed) == ["observation"] else {name: name for name in parsed}
@@ -245,4 +259,4 @@ def show_info(arguments: argparse.Namespace) -> int:
         interface = replace(interface, inputs=parsed.inputs, memory=parsed.memory, shapes=parsed.shapes)
     info = policy_info(arguments.path, arguments.format, arguments.trusted, arguments.vecnormalize, interface)
     print(json.dumps(info, indent=2) if arguments.json else info_text(info))
-    return 0
+    return int(info["failed"])

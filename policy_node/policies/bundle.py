@@ -155,8 +155,11 @@ def load_bundle(file: PolicyFile) -> TorchPolicy:
     policy.golden = golden
     if isinstance(saved, SavedModel):
         warn_of_normalisation(saved, file)
-    # Drawn actions cannot be compared.
-    return policy if file.deterministic else saved.build(file)
+    if not file.deterministic:
+        # Drawn actions cannot be compared.
+        policy = saved.build(file)
+    policy.interface_fields = ()
+    return policy
 
 
 def _read(file: PolicyFile) -> tuple[dict[str, Any], dict[str, bytes]]:

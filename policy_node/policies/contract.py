@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,20 @@ State: TypeAlias = Tensors | None
 
 
 class PolicyError(ValueError):
-    """A policy cannot be loaded or called; the text says what was found, what is allowed and what to do."""
+    """A policy cannot be loaded or called; the text says what was found, what is allowed and what to do.
+
+    Attributes
+    ----------
+    parameter
+        The parameter of the node to correct.
+    is_missing
+        Whether this parameter is missing and nothing else is known to be wrong.
+    """
+
+    def __init__(self, text: str, parameter: str = "policy.path", is_missing: bool = False) -> None:
+        super().__init__(text)
+        self.parameter = parameter
+        self.is_missing = is_missing
 
 
 class Policy(ABC):
@@ -48,9 +61,12 @@ class Policy(ABC):
     normalisation
         How observations are normalised, for people: ``none``, ``inside`` (the file does it), ``from FILE``, or that the
         file does not say it.
+    interface_fields
+        Fields of `PolicyInterface` that the policy was made with; None: not known. `load_policy` refuses others.
     """
 
     engine_name = "direct"
+    interface_fields: Collection[str] | None = None
     golden: GoldenVectors | None = None
     normalisation = "inside or none, the file does not say"
 

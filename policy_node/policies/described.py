@@ -166,6 +166,8 @@ class DescribedPolicy(Policy):
     Raises PolicyError if the network cannot be run or does not act as it did when it was exported.
     """
 
+    interface_fields = ()
+
     def __init__(self, network: Network, description: FileDescription, file: PolicyFile) -> None:
         super().__init__(description.spec, file.device)
         self.engine_name = network.engine_name

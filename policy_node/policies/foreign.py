@@ -45,6 +45,8 @@ class ForeignPolicy(Policy):
     Raises PolicyError if the network and the interface of the file do not fit each other, or it cannot be run.
     """
 
+    interface_fields = ("action", "discrete", "low", "high", "memory", "lengths", "mask", "shapes")
+
     def __init__(self, network: Network, algorithm: str, file: PolicyFile) -> None:
         self.device = file.device
         self.engine_name = network.engine_name
@@ -306,7 +308,8 @@ def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpe
     if choices := interface.discrete:
         is_index = not output.is_floating_point() and shape in ((), (1,))
         if not is_index and shape != (choices,):
-            raise misfit(file, f"its output '{name}' is {list(shape)} for {choices} choices", "correct discrete")
+            reason = f"its output '{name}' is {list(shape)} for {choices} choices"
+            raise misfit(file, reason, "correct discrete", "policy.discrete")
         return DiscreteSpec("action", choices)
     if not output.is_floating_point():
         reason = f"its output '{name}' is {output.dtype}, no continuous action"
@@ -315,7 +318,9 @@ def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpe
     try:
         return ArraySpec("action", shape, dtype, interface.low, interface.high)
     except ValueError as error:
-        raise PolicyError(f"the bounds do not fit policy file '{file.path}': {error}") from error
+        # The error names the bound.
+        bound = "high" if np.ndim(interface.high) and np.shape(interface.high) != shape else "low"
+        raise PolicyError(f"the bounds do not fit policy file '{file.path}': {error}", f"policy.{bound}") from error
 
 
 def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

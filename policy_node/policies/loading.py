@@ -17,6 +17,13 @@ from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 from policy_node.policies.vecnormalize import read_vecnormalize
 
+_OF_OUTPUT = ("action", "discrete", "low", "high", "activation", "output_activation")
+# Why a format does not take the file of `VecNormalize.save`.
+NO_STATISTICS = (
+    "takes no vecnormalize: export it with its normalisation inside (policy_export MODEL.zip --vecnormalize FILE), or "
+    "leave vecnormalize out if that is done or training did not normalise"
+)
+
 
 def select_device(device: str) -> torch.device:
     """Return the device of a name, with its index if it is a GPU; `load_policy` describes the names.
@@ -109,7 +116,8 @@ def load_policy(
         note = _other_content(content, kind)
         if not note:
             raise
-        raise PolicyError(f"{error}; {note}") from error
+        raise PolicyError(f"{error}; {note}", error.parameter) from error
+    _check_interface(file.interface, policy, kind)
     if sha256 is not None and policy.spec.sha256 != file.sha256:
         raise file.error(
             "has weights in other files, which its SHA-256 does not cover; save it as one file, or leave sha256 out"
@@ -126,6 +134,27 @@ def _load(file: PolicyFile, kind: PolicyFormat) -> Policy:
         raise file.error(
             f"is {kind.title}, for which {error.name} is not installed; pip install {' '.join(kind.requires)}"
         ) from error
+
+
+def _check_interface(interface: PolicyInterface, policy: Policy, kind: PolicyFormat) -> None:
+    """Refuse values of an interface that a policy does not use, and would ignore."""
+    if policy.interface_fields is None:
+        return
+    default = PolicyInterface()
+    for name in (*_OF_OUTPUT, "memory", "lengths", "mask"):
+        if name not in policy.interface_fields and getattr(interface, name) != getattr(default, name):
+            used = "which describes itself" if not policy.interface_fields else "which does not need it"
+            raise PolicyError(f"policy.{name} does not apply to {kind.title}, {used}; remove it", f"policy.{name}")
+    if "shapes" in policy.interface_fields:
+        return
+    for key, shape in interface.shapes.items():
+        spec = policy.spec.observations.get(key)
+        if spec is not None and spec.shape != shape:
+            raise PolicyError(
+                f"the shape is {list(shape)}, but the policy wants {list(spec.shape)}; {kind.title} describes itself: "
+                "remove the shape",
+                f"observations.{key}.shape",
+            )
 
 
 def _other_content(content: bytes, kind: PolicyFormat) -> str:
@@ -168,6 +197,6 @@ def _check(file: PolicyFile, kind: PolicyFormat, sha256: str | None, trusted: bo
             "trusted (in the node's configuration `policy.trusted: true`) if you know where it comes from"
         )
     if has_statistics and not kind.takes_statistics:
-        raise file.error(f"is {kind.title}, which has its normalisation inside; leave vecnormalize out")
+        raise file.error(f"is {kind.title}, which {NO_STATISTICS}", "policy.vecnormalize")
     if not file.deterministic and not kind.draws:
         raise file.error(f"is {kind.title}, which acts as it was exported; use deterministic=True")

@@ -55,7 +55,9 @@ def load_onnx(file: PolicyFile) -> Policy:
     try:
         model = onnx.load_model_from_string(file.content)
     except DecodeError as error:
-        raise _damaged(file, error) from error
+        raise file.error(
+            f"is no ONNX file, or cut off or damaged after {len(file.content)} bytes; copy or export it again"
+        ) from error
     if not model.graph.node:
         raise _damaged(file, "it holds no network")
     file = _with_external_data(file, model)

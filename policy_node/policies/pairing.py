@@ -18,6 +18,9 @@ from policy_node.policies.formats import PolicyFile
 # A length that the file leaves open is its symbol.
 Shape: TypeAlias = tuple["int | str", ...]
 
+_GIVE_SHAPE = "give it for one robot, such as [47]"
+_GIVE_MEMORY = "give it behind the names, with -1 for the robots, such as input=output:1,-1,64"
+
 
 class Port(NamedTuple):
     """One input of a network.
@@ -105,15 +108,21 @@ class Pairing:
     fixed: dict[str, int] = field(default_factory=dict)
 
 
-def misfit(file: PolicyFile, reason: str, remedy: str) -> PolicyError:
-    """Return the error of a file that does not fit its interface."""
-    return file.error(f"does not fit its description: {reason}; {remedy}")
+def misfit(
+    file: PolicyFile, reason: str, remedy: str, parameter: str = "policy.path", is_missing: bool = False
+) -> PolicyError:
+    """Return the error of a file that does not fit its interface; see `PolicyError`."""
+    return file.error(f"does not fit the configured inputs and outputs: {reason}; {remedy}", parameter, is_missing)
 
 
 def reason_of(error: Exception) -> str:
     """Return why a network cannot be run, in one line; TorchScript begins with the place in its code."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if isinstance(error, RuntimeError) else f"{type(error).__name__}: {lines[0]}"
+    if "Please fix either" in lines[-1]:  # advice of onnxruntime, after the lengths
+        return " ".join(line.strip() for line in lines[:-1])
+    if isinstance(error, RuntimeError) or "TorchScript" in lines[0]:
+        return lines[-1].removeprefix("RuntimeError: ")
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def pair_network(network: Network, file: PolicyFile) -> Pairing:
@@ -167,7 +176,8 @@ def ordered_names(count: int, file: PolicyFile) -> tuple[list[str], list[str]]:
     if len(names) != count:
         raise file.error(
             f"takes {count} inputs, but {len(names)} are described: {names}; describe them all, in order: "
-            "observations, memory, lengths, mask"
+            "observations, memory, lengths, mask",
+            is_missing=len(names) < count,
         )
     return names, outputs
 
@@ -213,7 +223,14 @@ def _observation(port: Port, key: str, file: PolicyFile) -> ArraySpec:
     if port.shape:
         shape = shape or port.shape[1:]
     if shape is None:
-        raise misfit(file, f"it does not say the shape of observation '{key}'", "give it as its entry of shapes")
+        reason = f"it does not say the shape of observation '{key}'"
+        raise misfit(file, reason, _GIVE_SHAPE, f"observations.{key}.shape", True)
+    declared = port.shape[1:] if port.shape else shape
+    if len(declared) != len(shape) or any(
+        one != other for one, other in zip(declared, shape, strict=True) if isinstance(one, int)
+    ):
+        reason = f"the shape of observation '{key}' is given as {list(shape)}, but the file takes {list(declared)}"
+        raise misfit(file, reason, "correct it, or leave it out", f"observations.{key}.shape")
     steps = file.interface.history.get(key)
     if steps is not None:
         if not shape or (isinstance(shape[0], int) and shape[0] != steps):
@@ -223,7 +240,8 @@ def _observation(port: Port, key: str, file: PolicyFile) -> ArraySpec:
     lengths = tuple(length for length in shape if isinstance(length, int))
     if len(lengths) < len(shape):
         reason = f"it leaves the shape of observation '{key}' open: {list(shape)}"
-        raise misfit(file, reason, "give the steps of its history, or its shape as its entry of shapes")
+        remedy = f"for a history give its steps, else {_GIVE_SHAPE}"
+        raise misfit(file, reason, remedy, f"observations.{key}.shape", True)
     spec = array_spec(key, lengths, _dtype(port, key, file))
     return ArraySpec(key, lengths, spec.dtype, 0, spec.high) if key in file.interface.counters else spec
 
@@ -238,11 +256,12 @@ def _memory_layout(port: Port, robots: int | str | None, file: PolicyFile) -> tu
         shape = port.shape
         axis = _robots_axis(shape, robots)
     else:
-        raise misfit(file, f"it does not say the shape of memory '{port.name}'", "give it as its entry of shapes")
+        reason = f"it does not say the shape of memory '{port.name}'"
+        raise misfit(file, reason, _GIVE_MEMORY, "policy.memory", True)
     lengths = tuple(length for index, length in enumerate(shape) if index != axis and isinstance(length, int))
     if len(lengths) != len(shape) - 1:
         reason = f"it leaves the shape of memory '{port.name}' open: {list(shape)}"
-        raise misfit(file, reason, "give it as its entry of shapes, with -1 for the robots")
+        raise misfit(file, reason, _GIVE_MEMORY, "policy.memory", True)
     return axis, lengths
 
 

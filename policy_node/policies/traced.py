@@ -102,7 +102,7 @@ def traceable(source: ExportSource) -> tuple[PolicyNetwork, tuple[torch.Tensor, 
         action="action",
         source_sha256=spec.sha256,
         golden=source.golden,
-        normalisation="inside" if source.statistics else "none",
+        normalisation="inside" if source.statistics else policy.normalisation,
     )
     return PolicyNetwork(policy, masked=bool(spec.mask)).eval(), example, description
 

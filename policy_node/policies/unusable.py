@@ -24,6 +24,19 @@ def _is_pickle(content: bytes) -> bool:
     return content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5") and content.endswith(b".")
 
 
+def _is_cut_off(content: bytes) -> bool:
+    return content.startswith(b"PK") and not member_names(content)
+
+
+def is_text(content: bytes) -> bool:
+    """Return whether the beginning is printed text; a cut may split its last letter."""
+    try:
+        text = content[:1024].decode("utf-8", "strict" if len(content) <= 1024 else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return len(text) > 1 and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+
+
 def _is_keras(content: bytes) -> bool:
     return content.startswith(b"\x89HDF\r\n") or {"config.json", "model.weights.h5"} <= member_names(content)
 
@@ -50,6 +63,11 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
         f"is a training checkpoint of torch.save: weights or Python objects without a network to run; {_EXPORT}",
     ),
     (_is_safetensors, f"is a safetensors file: weights without a network to run; {_EXPORT}"),
+    (
+        lambda content: _is_pickle(content) and b"stable_baselines3.common.vec_env.vec_normalize" in content,
+        "is the file of VecNormalize.save(), which holds no policy; give it as policy.vecnormalize (--vecnormalize), "
+        "and the .zip file of model.save() as the policy",
+    ),
     (_is_pickle, f"is a Python pickle, which is no policy format; {_EXPORT}"),
     (
         lambda content: content[:1024].lstrip().lower().startswith((b"<!doctype html", b"<html")),
@@ -66,9 +84,11 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda content: content[4:8] == b"TFL3", "is a TensorFlow Lite file; convert it to ONNX (tf2onnx --tflite)"),
     (_is_packed, "is an archive that holds other files; unpack it and give the policy file inside"),
     (_is_keras, "is a file of Keras or HDF5; convert it to ONNX (tf2onnx)"),
+    (_is_cut_off, "is cut off or damaged after {bytes} bytes; copy or save it again"),
 )
 
 
 def why_unusable(content: bytes) -> str:
     """Return what a content without a policy is and what to do, for errors; empty where its kind is not known."""
-    return next((text for is_kind, text in _KINDS if is_kind(content)), "")
+    text = next((text for is_kind, text in _KINDS if is_kind(content)), "")
+    return text.replace("{bytes}", str(len(content)))

@@ -21,6 +21,7 @@ from policy_node.policies.contract import PolicyError
 from policy_node.policies.inert import InertUnpickler
 
 MAX_BYTES = 2**30
+_PARAMETER = "policy.vecnormalize"
 _REMEDY = "give the file that VecNormalize.save() wrote"
 # The pickle holds objects of these packages beside the statistics; none of them is made.
 _PACKAGES = ("collections", "gym", "gymnasium", "numpy", "stable_baselines3")
@@ -62,10 +63,12 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
-            raise PolicyError(f"VecNormalize file '{path}' has more than {MAX_BYTES} bytes; {_REMEDY}")
+            raise PolicyError(f"VecNormalize file '{path}' has more than {MAX_BYTES} bytes; {_REMEDY}", _PARAMETER)
         content = Path(path).read_bytes()
     except OSError as error:
-        raise PolicyError(f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}") from error
+        raise PolicyError(
+            f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}", _PARAMETER
+        ) from error
     try:
         state = InertUnpickler(content, _PACKAGES).load().state
         if not state["norm_obs"]:
@@ -82,7 +85,8 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
         }
     except Exception as error:
         raise PolicyError(
-            f"VecNormalize file '{path}' cannot be read ({type(error).__name__}: {error}); {_REMEDY}"
+            f"VecNormalize file '{path}' cannot be read ({type(error).__name__}: {error}); {_REMEDY}",
+            _PARAMETER,
         ) from error
 
 

@@ -232,7 +232,15 @@ def load_configured(configuration: Configuration) -> Policy:
             interface=policy_interface(configuration),
         )
     except PolicyError as error:
-        raise ConfigurationError(f"policy.path: {error}") from error
+        raise ConfigurationError(_named(error, configuration)) from error
+
+
+def _named(error: PolicyError, configuration: Configuration) -> str:
+    """Return the text of an error behind the parameter to correct, with the configured key of the observation."""
+    parameter, observations = error.parameter, configuration.observations
+    if len(observations) == 1:
+        parameter = parameter.replace("observations.observation.", f"observations.{observations[0].key}.")
+    return str(error) if str(error).startswith(parameter) else f"{parameter}: {error}"
 
 
 def reading_sizes(configuration: Configuration) -> dict[str, int | None]:

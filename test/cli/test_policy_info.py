@@ -224,7 +224,7 @@ def test_options_describe_the_inputs() -> None:
         shapes={"image": (3, 64, 64), "touch": (8,), "h_in": (2, -1, 64)},
     )
     for text in ("touch=", "touch=a", "touch=-1"):
-        with pytest.raises(PolicyError, match=rf"--shape: found '{text}', allowed is"):
+        with pytest.raises(PolicyError, match=rf"--shape is '{text}'; give its lengths"):
             parse_interface([text], [])
 
 

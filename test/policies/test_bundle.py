@@ -157,7 +157,7 @@ def test_what_is_cut_off_or_missing_is_refused(bundle: Path, tmp_path: Path) -> 
 
 
 def test_statistics_beside_a_bundle_are_refused(bundle: Path) -> None:
-    with pytest.raises(PolicyError, match="has its normalisation inside; leave vecnormalize out"):
+    with pytest.raises(PolicyError, match="takes no vecnormalize: export it with its normalisation inside"):
         load_policy(bundle, vecnormalize="vecnormalize.pkl")
 
 

@@ -489,7 +489,7 @@ def test_the_command_exports_and_verifies_a_checkpoint(tmp_path: Path, capsys: p
 def test_statistics_of_a_checkpoint_are_inside(tmp_path: Path) -> None:
     made = rl_games()
     file = made.save(tmp_path / "model.pth")
-    with pytest.raises(PolicyError, match="has its normalisation inside; leave vecnormalize out"):
+    with pytest.raises(PolicyError, match="takes no vecnormalize: export it with its normalisation inside"):
         export_policy(file, "bundle", tmp_path / "policy.bundle", tmp_path / "statistics.pkl", interface=made.interface)
 
 

@@ -276,7 +276,8 @@ def test_training_settings_are_not_unpickled(model_file: Callable[[str], Path], 
     ("content", "message"),
     [
         (b"", r"is empty \(0 bytes\); give a \.zip file"),
-        (b"weights: 1\n", r"is no zip archive \(it starts with b'weights:'\); give a \.zip file"),
+        (b"weights: 1\n", r"is text \(it starts with b'weights:'\), not a \.zip file of Stable-Baselines3; give"),
+        (b"\1\2\3\4", r"is no zip archive \(it starts with b'\\x01.*'\); give a \.zip file"),
     ],
 )
 def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:

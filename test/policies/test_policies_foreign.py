@@ -431,7 +431,7 @@ def test_the_format_may_be_named(exported, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vecnormalize": "file.pkl"}, "has its normalisation inside; leave vecnormalize out"),
+        ({"vecnormalize": "file.pkl"}, "takes no vecnormalize: export it with its normalisation inside"),
         ({"deterministic": False}, "acts as it was exported; use deterministic=True"),
         ({"sha256": "0" * 64}, "has the SHA-256 .*, but 0000"),
     ],

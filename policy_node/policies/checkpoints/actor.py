@@ -156,6 +156,8 @@ class SavedActor:
 class ActorPolicy(TorchPolicy):
     """The actor of a training checkpoint."""
 
+    interface_fields = ("discrete", "low", "high", "activation", "output_activation")
+
     def __init__(self, saved: SavedActor, file: PolicyFile) -> None:
         groups: list[dict[str, torch.Tensor]] = [{} for _ in saved.layers]
         for key, part in saved.weights.items():

@@ -54,9 +54,10 @@ class ActorBuilder:
         self._layers: list[str] = []
         self._weights: dict[str, torch.Tensor] = {}
 
-    def error(self, without: str, remedy: str) -> PolicyError:
-        """Return the error of a checkpoint that says too little."""
-        return self.file.error(f"is a training checkpoint of {self._trainer} without {without}; {remedy}, {_EXPORT}")
+    def error(self, without: str, remedy: str, parameter: str = "policy.path", is_missing: bool = False) -> PolicyError:
+        """Return the error of a checkpoint that says too little; see `PolicyError`."""
+        text = f"is a training checkpoint of {self._trainer} without {without}; {remedy}, {_EXPORT}"
+        return self.file.error(text, parameter, is_missing)
 
     def has(self, prefix: str) -> bool:
         """Return whether there are unused weights of a module."""
@@ -160,6 +161,8 @@ class ActorBuilder:
                 f"{key} (`policy.{key}`: {', '.join(allowed)}; the training has it as {where})"
                 for key, (_, allowed, where) in missing.items()
             ),
+            f"policy.{next(iter(missing))}",
+            is_missing=True,
         )
 
     def _finish(self, action: ActionSpec) -> SavedActor:

@@ -21,7 +21,7 @@ import torch
 from policy_node.config.registry import POLICY_FORMATS, Registry
 from policy_node.policies.contract import Policy, PolicyError, TorchPolicy
 from policy_node.policies.interface import PolicyInterface
-from policy_node.policies.unusable import why_unusable
+from policy_node.policies.unusable import is_text, why_unusable
 
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
@@ -62,9 +62,9 @@ class PolicyFile:
             return "none"
         return f"from {self.vecnormalize}" if self.vecnormalize else "inside"
 
-    def error(self, text: str) -> PolicyError:
-        """Return an error that names the file."""
-        return PolicyError(f"policy file '{self.path}' {text}")
+    def error(self, text: str, parameter: str = "policy.path", is_missing: bool = False) -> PolicyError:
+        """Return an error that names the file; see `PolicyError`."""
+        return PolicyError(f"policy file '{self.path}' {text}", parameter, is_missing)
 
 
 class SavedPolicy(Protocol):
@@ -200,6 +200,11 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
         problem = why_unusable(content)
         if problem:
             raise PolicyError(f"policy file '{path}' {problem}")
+        if by_suffix is not None and is_text(content):
+            raise PolicyError(
+                f"policy file '{path}' is text (it starts with {content[:8]!r}), not {by_suffix.title}; give "
+                f"{by_suffix.title}"
+            )
     if found is None and by_suffix is None:
         known = ", ".join(sorted({suffix for one in _importable() for suffix in one.suffixes}))
         raise PolicyError(

@@ -42,6 +42,8 @@ def _load(file: PolicyFile) -> Policy:
     try:
         module = _read(file, texts)
     except Exception as error:
+        if "PytorchStreamReader" in str(error):
+            raise file.error(f"is cut off or damaged after {len(file.content)} bytes; copy or save it again") from error
         raise file.error(
             f"is no TorchScript file, or damaged ({str(error).splitlines()[0]}); give a file that torch.jit.save wrote"
         ) from error
@@ -157,9 +159,12 @@ def _example(file: PolicyFile, ports: Sequence[Port]) -> list[torch.Tensor]:
         elif port.name == interface.mask:
             tensor = torch.ones(1, steps, dtype=torch.bool)
         elif key not in interface.shapes:
+            is_memory = key in dict(interface.memory)
+            give = "behind its names, such as input=output:1,-1,64" if is_memory else "for one robot, such as [47]"
             raise file.error(
-                f"is TorchScript, which says no shapes, and that of '{key}' is not given; "
-                "give it as its entry of shapes"
+                f"is TorchScript, which says no shapes, and that of '{key}' is not given; give it {give}",
+                "policy.memory" if is_memory else f"observations.{key}.shape",
+                is_missing=True,
             )
         else:
             shape = interface.shapes[key]

@@ -245,6 +245,8 @@ class Sb3Policy(TorchPolicy):
         By entry of the memory.
     """
 
+    interface_fields = ()
+
     def __init__(
         self,
         spec: PolicySpec,
