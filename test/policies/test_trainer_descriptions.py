@@ -527,7 +527,7 @@ def test_the_description_of_another_policy_is_named_in_errors(tmp_path: Path) ->
     filled_in = f"filled in from the description '{path}'; check that it belongs to this policy"
     with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
         deploy(parse_configuration({**filled, "synchronisation.slop_s": 1.0}))
-    assert any("obs.stack: found 2" in problem and filled_in in problem for problem in raised.value.problems)
+    assert any("obs.terms: the policy wants" in problem and filled_in in problem for problem in raised.value.problems)
     # Values of the user are the user's.
     with pytest.raises(ConfigurationError) as raised, described.named_in_errors():
         parse_configuration(filled)
