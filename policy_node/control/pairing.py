@@ -52,7 +52,7 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
     try:
         memories = [parse_memory(text) for text in policy.memory]
     except PolicyError as error:
-        raise PolicyError(f"policy.memory: {error}") from error
+        raise PolicyError(f"policy.memory: {error}", "policy.memory") from error
     in_order = format_of(policy.path, policy.format).is_ordered
     return PolicyInterface(
         # Inputs that are known by their order only are all named.

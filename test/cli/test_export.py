@@ -205,7 +205,8 @@ def test_the_command_exports_and_verifies(
     assert json.loads(report.read_text())["verified"] is True
     # Against a source without its statistics, which acts differently.
     assert main(["verify", str(output), "--against", str(model), "--json", str(report)]) == 1
-    assert "its source" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "its source" in printed and "give the statistics of the source with --vecnormalize" in printed
     assert json.loads(report.read_text())["verified"] is False
     assert main(["verify", str(model)]) == 1
     assert "has no golden vectors; give its source with --against" in capsys.readouterr().err

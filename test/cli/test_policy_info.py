@@ -169,6 +169,34 @@ def test_what_is_missing_for_loading_is_said_beside_what_is_known(tmp_path: Path
     assert loaded["loaded"] and loaded["observations"][0]["shape"] == [3] and loaded["runs"] == "one batch"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "status", "says"),
+    [
+        ("policy.pt", lambda: _script(), [], 0, "give --trusted"),
+        ("policy.pt", lambda: _script(), ["--trusted"], 0, "(--shape 47)"),
+        ("policy.pt", lambda: _script(), ["--trusted", "--shape", "7"], 1, "(mat1 and mat2 shapes cannot be mult"),
+        ("policy.pt", lambda: _script()[:-200], [], 1, "is cut off or damaged after"),
+        ("policy.onnx", lambda: ONNX.read_bytes()[:-200], [], 1, "cut off or damaged after"),
+        ("policy.onnx", lambda: b"a: 1\n", [], 1, "is text (it starts with b'a: 1"),
+        ("policy.onnx", ONNX.read_bytes, ["--shape", "45"], 1, "is given as [45], but the file takes [4]"),
+        ("policy.onnx", ONNX.read_bytes, ["--vecnormalize", "v.pkl"], 1, "takes no vecnormalize: export it"),
+    ],
+)
+def test_the_status_is_1_for_a_file_that_does_not_load(
+    name: str,
+    content: Callable[[], bytes],
+    options: list[str],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / name).write_bytes(content())
+    assert main(["info", str(tmp_path / name), *options]) == status
+    printed = "".join(capsys.readouterr())
+    assert says in printed and printed.count("cut off or damaged") <= 1
+
+
 def test_a_checkpoint_shows_its_spaces_and_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = {"actor.0": nn.Linear(6, 8), "actor.2": nn.Linear(8, 3)}
     weights = {f"{name}.{key}": part for name, layer in layers.items() for key, part in layer.state_dict().items()}

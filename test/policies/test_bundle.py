@@ -20,7 +20,7 @@ from policy_conformance import example_observations, load_trusted
 from safetensors.numpy import load, save
 
 from policy_node.cli.export import export_policy
-from policy_node.policies import PolicyError, load_policy
+from policy_node.policies import PolicyError, PolicyInterface, load_policy
 from policy_node.policies.bundle import DESCRIPTION, GOLDEN, WEIGHTS, _description_hash
 from policy_node.policies.spaces import space_from_json
 
@@ -159,6 +159,24 @@ def test_what_is_cut_off_or_missing_is_refused(bundle: Path, tmp_path: Path) -> 
 def test_statistics_beside_a_bundle_are_refused(bundle: Path) -> None:
     with pytest.raises(PolicyError, match="takes no vecnormalize: export it with its normalisation inside"):
         load_policy(bundle, vecnormalize="vecnormalize.pkl")
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "parameter"),
+    [
+        ({"low": (-0.5,)}, "policy.low does not apply to a bundle, which describes itself; remove it", "policy.low"),
+        ({"memory": (("h", "h_out"),)}, "policy.memory does not apply to a bundle", "policy.memory"),
+        ({"discrete": 3}, "policy.discrete does not apply", "policy.discrete"),
+        ({"activation": "elu"}, "policy.activation does not apply", "policy.activation"),
+        ({"shapes": {"observation": (99,)}}, r"the shape is \[99\], but the policy", "observations.observation.shape"),
+    ],
+)
+def test_values_that_a_bundle_ignores_are_refused(
+    given: dict[str, Any], message: str, parameter: str, bundle: Path
+) -> None:
+    with pytest.raises(PolicyError, match=message) as caught:
+        load_policy(bundle, interface=PolicyInterface(**given))
+    assert caught.value.parameter == parameter
 
 
 def test_a_long_word_among_the_bounds_takes_no_more_memory_than_its_length() -> None:

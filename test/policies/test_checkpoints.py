@@ -458,6 +458,7 @@ def test_an_exported_checkpoint_acts_as_it_does(name: str, suffix: str, tmp_path
     assert result["source_error"] <= 1e-5
     written = load_policy(tmp_path / f"policy{suffix}", trusted=suffix != ".bundle")
     source = load_policy(file, interface=made.interface)
+    assert written.normalisation == source.normalisation == result["normalisation"]
     assert str(written.spec.action) == str(source.spec.action) and written.golden is not None
 
 

@@ -120,6 +120,8 @@ def test_the_command_line_prints_it(
 ) -> None:
     model, statistics, _ = trained("PPO", True)
     output = tmp_path / "policy.bundle"
+    assert main([str(model), "--output", str(output)]) == 0
+    assert capsys.readouterr().err.count("was trained in VecNormalize") == 1
     assert main([str(model), "--vecnormalize", str(statistics), "--output", str(output)]) == 0
     assert f"PPO, normalisation: from {statistics}, verified" in capsys.readouterr().out
     assert main(["verify", str(output)]) == 0

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies of other trainers: ONNX, TorchScript and torch.export, judged by the module that was exported."""
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -506,6 +507,17 @@ def test_a_further_output_that_is_not_there_is_refused(exported):
         load_trusted(exported(Walker, "onnx"), interface=PolicyInterface(outputs=("joint_pos",)))
 
 
+@pytest.mark.parametrize("name", ["activation", "output_activation"])
+def test_an_activation_for_a_whole_network_is_refused(exported, name):
+    with pytest.raises(PolicyError, match=f"policy.{name} does not apply to an ONNX file"):
+        load_trusted(exported(Walker, "onnx"), interface=dataclasses.replace(WALKER, **{name: "tanh"}))
+
+
+def test_a_shape_that_the_file_contradicts_is_refused(exported):
+    with pytest.raises(PolicyError, match=r"is given as \[7\], but the file takes \[\d+\]"):
+        load_trusted(exported(Walker, "onnx"), interface=PolicyInterface(shapes={"observation": (7,)}))
+
+
 @pytest.mark.parametrize("file_format", ["torchscript", "exported"])
 def test_inputs_without_names_must_all_be_described(exported, file_format):
     with pytest.raises(PolicyError, match=r"takes 2 inputs, but 1 are described: \['observation'\]; describe them all"):
@@ -515,7 +527,7 @@ def test_inputs_without_names_must_all_be_described(exported, file_format):
 def test_torchscript_needs_shapes(exported):
     with pytest.raises(PolicyError, match="says no shapes, and that of 'observation' is not given"):
         load_trusted(exported(Walker, "torchscript"))
-    with pytest.raises(PolicyError, match=r"cannot be run on example inputs .*; correct the shapes"):
+    with pytest.raises(PolicyError, match=r"cannot be run on example inputs \(mat1 and mat2 .*; correct the"):
         load_trusted(exported(Walker, "torchscript"), interface=PolicyInterface(shapes={"observation": (7,)}))
 
 

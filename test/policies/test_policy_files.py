@@ -72,6 +72,11 @@ UNUSABLE: dict[str, tuple[Callable[[], bytes], str]] = {
         r"is a safetensors file: weights without a network to run; export the policy .* ONNX \(torch\.onnx\.export\)",
     ),
     "pickle": (lambda: pickle.dumps({"a": 1}), "is a Python pickle, which is no policy format; export the"),
+    "VecNormalize": (
+        lambda: b"\x80\x04cstable_baselines3.common.vec_env.vec_normalize\nVecNormalize\n.",
+        r"is the file of VecNormalize\.save\(\), which holds no policy; give it as policy\.vecnormalize",
+    ),
+    "cut off": (lambda: torchscript()[:-200], r"is cut off or damaged after \d+ bytes"),
     "web page": (lambda: b"\n<!DOCTYPE html>\n<html>", "is a web page in place of the file; download the file itself"),
     "Keras": (lambda: archive(**{"config.json": b"", "model.weights.h5": b""}), "is a file of Keras or HDF5; convert"),
     "AOTInductor": (lambda: archive(a__data__aotinductor__model=b""), "is a package that AOTInductor compiled; give"),
