@@ -153,7 +153,7 @@ def test_the_tables_of_the_documentation_are_those_of_the_records(page: str) -> 
 
 def test_a_missing_package_of_a_format_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "policy_node.policies.onnx", None)
-    (tmp_path / "policy.onnx").write_bytes(b"some")
+    (tmp_path / "policy.onnx").write_bytes(b"\x08\x08some")
     with pytest.raises(
         PolicyError, match=r"is an ONNX file, for which .* is not installed; pip install onnx onnxruntime"
     ):
