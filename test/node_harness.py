@@ -237,6 +237,17 @@ def kill(process: Any) -> None:
     _killed_s = time.monotonic()
 
 
+def end(process: Any) -> None:
+    """End a process that publishes or subscribes, if it still runs: politely, then for good, see `kill`."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            process.wait()
+
+
 class Peer:
     """The ROS node of the test process, spun only while something is waited for."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from forked import ForkedProcess
-from node_harness import PATIENCE_S
+from node_harness import PATIENCE_S, end
 
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
@@ -41,7 +41,7 @@ def rover_sim(*arguments: str) -> Iterator[ForkedProcess]:
         assert process.returncode == 0, text
         assert "Traceback" not in text, text
     finally:
-        process.kill()
+        end(process)
         process.communicate()
 
 

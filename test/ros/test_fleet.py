@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_harness import PATIENCE_S, ScriptedFleet, parameters_of
+from node_harness import PATIENCE_S, ScriptedFleet, end, parameters_of
 
 from policy_node.cli.process_environment import transport_environment
 from policy_node.config.package_files import share_path
@@ -135,12 +135,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
     yield start_there
     for name, process, log in reversed(started):
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
         print(f"--- {name}\n{log.read_text(errors='replace')}")
 
 

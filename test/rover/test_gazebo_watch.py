@@ -17,7 +17,7 @@ from builtin_interfaces.msg import Time
 from forked import ForkedProcess
 from gazebo_contacts import contact, contacts_message
 from geometry_msgs.msg import Twist, Vector3
-from node_harness import PATIENCE_S, Peer
+from node_harness import PATIENCE_S, Peer, end
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -48,9 +48,7 @@ def watched(ros: None) -> Iterator[ForkedProcess]:
     options = ["--robots", "2", "--ros-args", "-p", "use_sim_time:=true"]
     process = ForkedProcess(main, options, capture=False)
     yield process
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    end(process)
 
 
 class Gazebo:

@@ -15,7 +15,7 @@ import yaml
 from forked import ForkedProcess
 from geometry_msgs.msg import Twist, Vector3
 from nav_msgs.msg import Odometry
-from node_harness import PATIENCE_S, NodeProcess, Peer
+from node_harness import PATIENCE_S, NodeProcess, Peer, end
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -49,8 +49,7 @@ def start_sim() -> Iterator[Callable[..., Simulation]]:
 
     yield start
     for process in processes:
-        if process.poll() is None:
-            process.kill()
+        end(process)
         process.communicate()
 
 
