@@ -15,6 +15,8 @@ DURATION_S ?= 30
 PYTEST_FLAGS ?=
 # One process more than cores, as tests over DDS wait for each other; each takes a gigabyte.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
+# Nearly all tests that run with Jazzy, too, are over DDS.
+JAZZY_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
 
 VENV := .venv
 JAZZY_VENV := .venv-jazzy
@@ -46,7 +48,7 @@ test-kilted: $(VENV)/test.stamp
 	$(VENV)/bin/$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
 test-jazzy: $(JAZZY_VENV)/test.stamp
-	$(JAZZY_VENV)/bin/$(PYTEST) -m "both_distributions and not slow" $(PYTEST_FLAGS)
+	$(JAZZY_VENV)/bin/$(PYTEST) --numprocesses $(JAZZY_WORKERS) -m "both_distributions and not slow" $(PYTEST_FLAGS)
 
 # What `make test` leaves out. The plugin of Hypothesis marks its tests.
 test-slow: $(VENV)/test.stamp $(JAZZY_VENV)/test.stamp

@@ -136,6 +136,7 @@ def test_the_error_names_a_missing_model(tmp_path):
     assert "--model" in said and "missing.zip" in said
 
 
+@pytest.mark.slow
 def test_the_error_names_an_unknown_parameter():
     run = ForkedProcess(main, ["fleet", "--robots", "1", "--set", "realtime.priorty:=50"])
     said, _ = run.communicate(PATIENCE_S)

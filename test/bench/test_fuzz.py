@@ -39,6 +39,7 @@ def test_every_message_type_is_fuzzed() -> None:
     assert installed <= {case.type_name for case in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of the process")
 def test_an_input_that_crashes_the_process_is_saved_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -245,6 +245,7 @@ def test_in_lockstep_everything_is_subscribed_reliably(make_env: Callable[..., R
         env.close()
 
 
+@pytest.mark.slow
 def test_the_program_of_the_documentation_runs(peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[2] / "doc" / "ros_environment.md").read_text()
     (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "lockstep=True" in block)

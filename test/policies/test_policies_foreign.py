@@ -193,8 +193,10 @@ KINDS: dict[type[nn.Module], PolicyInterface] = {
     Summer: SUMMER,
 }
 FORMATS = list(SUFFIXES)
-# The exporter of PyTorch takes seconds.
-EXPORTED_SLOWLY = [pytest.param(name, marks=pytest.mark.slow) if name == "exported" else name for name in FORMATS]
+# The exporters of PyTorch take seconds.
+EXPORTED_SLOWLY = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("exported", "onnx") else name for name in FORMATS
+]
 
 
 @pytest.fixture(scope="module")

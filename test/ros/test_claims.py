@@ -111,6 +111,7 @@ def test_the_claim_of_a_node_that_died_expires(pair: Pair) -> None:
     second.wait_for("/first no longer commands /shared")
 
 
+@pytest.mark.slow
 @pytest.mark.both_distributions
 def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(pair: Pair) -> None:
     first = pair.start_first()

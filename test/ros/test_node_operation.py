@@ -131,7 +131,9 @@ def test_robots_are_reset_by_name(moody: Path, peer: Peer, start_node: StartNode
     fleet.live(fleet.is_driven, "commands of the policy")
 
 
-@pytest.mark.parametrize("when_stale", ["stop", "hold", "silent"])
+@pytest.mark.parametrize(
+    "when_stale", ["stop", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hold", "silent"))]
+)
 def test_out_of_memory_ends_the_loop_and_the_node_can_be_configured_again(
     when_stale: str, moody: Path, peer: Peer, start_node: StartNode
 ) -> None:

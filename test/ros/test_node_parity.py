@@ -61,7 +61,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", [*CASES[:-1], pytest.param(CASES[-1], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "case", [*CASES[:-2], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[-2:])], ids=str
+)
 def test_every_command_equals_predict(
     case: Case, model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: Callable[..., Any]
 ) -> None:

@@ -102,6 +102,7 @@ def test_the_summary_has_the_figures_of_the_recording() -> None:
     assert summary["node_cpu_percent"] == 7.5
 
 
+@pytest.mark.slow
 def test_the_animation_shows_every_frame_and_missing_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     camera = rng.integers(0, 255, (64, 64, 3), np.uint8)

@@ -153,7 +153,7 @@ def test_speed_zero_runs_a_duration_as_fast_as_possible(start_sim: Callable[...,
     assert "ended after 3.0 s" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_rover_sim_cleanly(
     peer: Peer, start_sim: Callable[..., Simulation], number: signal.Signals
 ) -> None:

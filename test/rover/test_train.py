@@ -335,6 +335,7 @@ def test_steps_that_would_not_change_the_policy_are_refused(tmp_path, steps):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_in_one_line_and_leaves_no_half_file(tmp_path, monkeypatch, capfd):
     def interrupted_save(self: PPO, path: Path) -> None:
         path.write_bytes(b"half a model")

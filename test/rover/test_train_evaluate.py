@@ -182,6 +182,7 @@ def test_blanking_an_unused_observation_is_refused(tmp_path):
         main(["evaluate", str(tmp_path / "model.zip"), "--blank", "touch", *SMALL])
 
 
+@pytest.mark.slow
 def test_progress_goes_to_standard_error_and_the_result_to_standard_output(capsys, monkeypatch):
     # No further lines, however slow the machine is.
     monkeypatch.setattr("policy_node_rover.evaluation.evaluate.LINE_PERIOD_S", math.inf)

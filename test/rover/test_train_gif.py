@@ -54,6 +54,7 @@ def test_episodes_are_recorded_from_start_to_end(recorders):
     assert recorder.episodes[1002].frames[-1].touch_n.max() > 1.0
 
 
+@pytest.mark.slow
 def test_a_blanked_observation_is_shown_as_zeros(recorders):
     seeing, blanked = recorders[0][0].episodes[1002].frames, recorders[1][0].episodes[1002].frames
     assert any(frame.touch_n.any() for frame in seeing) and not any(frame.touch_n.any() for frame in blanked)
