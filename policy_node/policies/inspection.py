@@ -35,7 +35,7 @@ _MODULE_ATTRIBUTES = ("training", "_is_full_backward_hook")
 
 def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
     """Describe a file of ``model.save``: spaces and algorithm, if the policy class is a known one."""
-    from policy_node.policies.sb3 import actions, algorithm_of
+    from policy_node.policies.sb3 import actions, algorithm_of, used_vecnormalize
     from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
     from policy_node.policies.spaces import space_from_pickle
 
@@ -57,8 +57,7 @@ def inspect_sb3(file: PolicyFile) -> dict[str, Any]:
     found: dict[str, Any] = spec_to_json(spec)
     # Which memory and masks there are is known when the policy is built.
     del found["algorithm"], found["memory"], found["mask"]
-    wrapped = saved.get("_last_original_obs") is not None and ("gae_lambda" in saved or "n_delta" in saved)
-    trained = ", but training used VecNormalize:" if wrapped else "; if training used VecNormalize,"
+    trained = ", but training used VecNormalize:" if used_vecnormalize(saved) else "; if training used VecNormalize,"
     found["normalisation"] = f"none in the file{trained} give its file (--vecnormalize, policy.vecnormalize)"
     found["runs"] = "one batch"
     policy_class = "a class that is pickled with its code" if package == "cloudpickle" else f"{module}.{name}"

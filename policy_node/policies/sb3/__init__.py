@@ -47,7 +47,6 @@ from policy_node.policies.vecnormalize import Normaliser
 
 # Arguments of the policy class that only training needs, and one that was never used.
 _TRAINING_ONLY = ("device", "optimizer_class", "optimizer_kwargs", "sde_net_arch")
-_ON_POLICY = ("A2C", "ARS", "MaskablePPO", "PPO", "RecurrentPPO", "TRPO")
 # This module does what these stock methods do around `_predict`.
 _AROUND_PREDICT = ("predict", "obs_to_tensor", "unscale_action")
 
@@ -119,7 +118,7 @@ def read_sb3(content: bytes, path: str) -> SavedModel:
         algorithm,
         float(_restore(saved, "exploration_rate", path)) if explores else 0.0,
         weights,
-        _used_vecnormalize(saved) if algorithm in _ON_POLICY else None,
+        used_vecnormalize(saved),
     )
 
 
@@ -276,8 +275,13 @@ def _restore(saved: dict[str, Any], name: str, path: str, unpickle: Callable[[by
         ) from error
 
 
-def _used_vecnormalize(saved: dict[str, Any]) -> bool | None:
-    """Return whether an on-policy algorithm kept an observation from before `VecNormalize`; None if it never ran."""
+def used_vecnormalize(saved: dict[str, Any]) -> bool | None:
+    """Return whether training kept an observation from before `VecNormalize`.
+
+    None if it never ran, or the algorithm is not on-policy, so that the file does not show it.
+    """
+    if not {"gae_lambda", "n_delta"} & saved.keys():
+        return None
     if saved.get("_last_original_obs") is not None:
         return True
     return None if saved.get("_last_obs") is None else False
