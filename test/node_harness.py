@@ -213,14 +213,8 @@ class NodeProcess:
 
     def end(self) -> None:
         """End the process if it still runs: politely, then for good."""
-        if self.alive:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(20.0)
-            except subprocess.TimeoutExpired:
-                kill(self._process)
-                self._process.wait()
-                raise AssertionError(f"the node did not end on SIGINT and was killed:\n{self.text}") from None
+        if not end(self._process):
+            raise AssertionError(f"the node did not end on SIGINT and was killed:\n{self.text}")
         self._reader.join(5.0)
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -237,8 +231,11 @@ def kill(process: Any) -> None:
     _killed_s = time.monotonic()
 
 
-def end(process: Any) -> None:
-    """End a process that publishes or subscribes, if it still runs: politely, then for good, see `kill`."""
+def end(process: Any) -> bool:
+    """End a process that publishes or subscribes, if it still runs: politely, then for good, see `kill`.
+
+    Returns whether it ended politely, or had ended before.
+    """
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -246,6 +243,8 @@ def end(process: Any) -> None:
         except subprocess.TimeoutExpired:
             kill(process)
             process.wait()
+            return False
+    return True
 
 
 class Peer:
