@@ -15,12 +15,10 @@ DURATION_S ?= 30
 PYTEST_FLAGS ?=
 # One process more than cores, as tests over DDS wait for each other; each takes a gigabyte.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
-# Nearly all tests that run with Jazzy, too, are over DDS.
-JAZZY_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
 
 VENV := .venv
 JAZZY_VENV := .venv-jazzy
-PYTEST := pytest --numprocesses $(WORKERS) --dist worksteal --rerun-show-tracebacks
+PYTEST = pytest --numprocesses $(WORKERS) --dist worksteal --rerun-show-tracebacks
 PIP_INSTALL := pip install --quiet --progress-bar off --disable-pip-version-check
 
 # Robots of the demonstration and of the tests stay on this machine; both choose a ROS domain that is free.
@@ -47,8 +45,10 @@ test-all:
 test-kilted: $(VENV)/test.stamp
 	$(VENV)/bin/$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
+# Nearly all of these tests are over DDS.
+test-jazzy: WORKERS := $(shell echo $$(($(WORKERS) + 1)))
 test-jazzy: $(JAZZY_VENV)/test.stamp
-	$(JAZZY_VENV)/bin/$(PYTEST) --numprocesses $(JAZZY_WORKERS) -m "both_distributions and not slow" $(PYTEST_FLAGS)
+	$(JAZZY_VENV)/bin/$(PYTEST) -m "both_distributions and not slow" $(PYTEST_FLAGS)
 
 # What `make test` leaves out. The plugin of Hypothesis marks its tests.
 test-slow: $(VENV)/test.stamp $(JAZZY_VENV)/test.stamp
