@@ -300,16 +300,16 @@ def node_parameters(parameters: dict[str, Any], joints: int) -> dict[str, Any]:
 
 
 class Herd:
-    """The topics of the robots, for `Lockstep`."""
+    """The topics of legged robots, for `Lockstep`."""
 
-    def __init__(self, peer: Peer, topics: Sequence[str]) -> None:
+    def __init__(self, peer: Peer, robots: Sequence[str], topics: Sequence[str]) -> None:
         self._peer = peer
-        self.commands: dict[str, list[Any]] = {robot: [] for robot in ROBOTS}
+        self.commands: dict[str, list[Any]] = {robot: [] for robot in robots}
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         types = {"imu": Imu, "joint_states": JointState, "cmd_vel": Twist, "anchor": Float64MultiArray}
         self._publishers = {
             (robot, topic): peer.node.create_publisher(types[topic], f"/{robot}/{topic}", qos)
-            for robot in ROBOTS
+            for robot in robots
             for topic in topics
         }
         for robot, commands in self.commands.items():
@@ -326,31 +326,34 @@ class Herd:
             lambda: all(publisher.get_subscription_count() for publisher in self._publishers.values()), "subscriptions"
         )
 
-    def publish(self, robot: str, readings: Readings, stamp_ns: int) -> None:
-        """Publish the readings of a robot."""
-        stamp = Time(nanoseconds=stamp_ns).to_msg()
-        imu = Imu(
-            angular_velocity=Vector3(**dict(zip("xyz", readings.turning.tolist(), strict=True))),
-            orientation=Quaternion(**dict(zip("xyzw", readings.orientation.tolist(), strict=True))),
-        )
-        joints = JointState(
-            name=[f"joint_{index}" for index in reversed(range(len(readings.position)))],
-            position=readings.position[::-1].tolist(),
-            velocity=readings.velocity[::-1].tolist(),
-        )
-        imu.header.stamp = joints.header.stamp = stamp
-        forward, left, turn = readings.command.tolist()
-        messages = {
-            "imu": imu,
-            "joint_states": joints,
-            "cmd_vel": Twist(linear=Vector3(x=forward, y=left), angular=Vector3(z=turn)),
-            "anchor": Float64MultiArray(data=readings.anchor.tolist()),
-        }
-        mine = {topic: publisher for (name, topic), publisher in self._publishers.items() if name == robot}
-        for topic, publisher in mine.items():
-            publisher.publish(messages[topic])
-        for publisher in mine.values():
-            assert publisher.wait_for_all_acked(Duration(seconds=30))
+    def publish(self, robot: str, **messages: Any) -> None:
+        """Publish messages of a robot by topic and wait until the node has them."""
+        for topic, message in messages.items():
+            self._publishers[robot, topic].publish(message)
+        for topic in messages:
+            assert self._publishers[robot, topic].wait_for_all_acked(Duration(seconds=30))
+
+
+def messages_of(readings: Readings, stamp_ns: int) -> dict[str, Any]:
+    """Return the readings of a robot as messages by topic."""
+    stamp = Time(nanoseconds=stamp_ns).to_msg()
+    imu = Imu(
+        angular_velocity=Vector3(**dict(zip("xyz", readings.turning.tolist(), strict=True))),
+        orientation=Quaternion(**dict(zip("xyzw", readings.orientation.tolist(), strict=True))),
+    )
+    joints = JointState(
+        name=[f"joint_{index}" for index in reversed(range(len(readings.position)))],
+        position=readings.position[::-1].tolist(),
+        velocity=readings.velocity[::-1].tolist(),
+    )
+    imu.header.stamp = joints.header.stamp = stamp
+    forward, left, turn = readings.command.tolist()
+    return {
+        "imu": imu,
+        "joint_states": joints,
+        "cmd_vel": Twist(linear=Vector3(x=forward, y=left), angular=Vector3(z=turn)),
+        "anchor": Float64MultiArray(data=readings.anchor.tolist()),
+    }
 
 
 def drive(
@@ -367,7 +370,7 @@ def drive(
     """
     joints = len(parameters["action"]["offset"])
     process = start_node(node_parameters(parameters, joints))
-    herd = Herd(peer, topics)
+    herd = Herd(peer, ROBOTS, topics)
     process.wait_for("active: driving")
     herd.wait_until_heard()
     lockstep = Lockstep(peer, herd, PERIOD_NS)  # type: ignore[arg-type]
@@ -382,7 +385,8 @@ def drive(
                 account.reset()
                 expected[robot] = np.full(joints, 9.0)
                 continue
-            herd.publish(robot, readings, lockstep.next_ns)
+            messages = messages_of(readings, lockstep.next_ns)
+            herd.publish(robot, **{topic: messages[topic] for topic in topics})
             expected[robot] = account.step(readings)
             range_ = max(range_, float(np.abs(expected[robot]).max()))
         for robot, command in lockstep.tick().items():

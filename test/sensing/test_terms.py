@@ -15,11 +15,10 @@ import torch
 import yaml
 from geometry_msgs.msg import Quaternion, Twist, Vector3
 from gymnasium import spaces
+from legged_robots import Herd
 from node_harness import Lockstep, Peer
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import Imu, JointState
@@ -584,39 +583,6 @@ def test_categories_are_fed_from_whole_numbers(space, numbers, no_choice, tmp_pa
         assert (result.states, result.commands.tolist()) == ((FAULT,), [[9.0, 9.0]])
 
 
-class Dogs:
-    """The topics of the robots, for `Lockstep`."""
-
-    def __init__(self, peer: Peer, robots: list[str]) -> None:
-        self._peer = peer
-        self.commands: dict[str, list[Any]] = {robot: [] for robot in robots}
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-        self._publishers = {}
-        for robot in robots:
-            for topic, message_type in (("imu", Imu), ("joint_states", JointState), ("cmd_vel", Twist)):
-                self._publishers[robot, topic] = peer.node.create_publisher(message_type, f"/{robot}/{topic}", qos)
-            commands = self.commands[robot]
-            peer.node.create_subscription(Float64MultiArray, f"/{robot}/joint_commands", commands.append, 100)
-
-    def clear(self) -> None:
-        """Forget the commands so far."""
-        for commands in self.commands.values():
-            commands.clear()
-
-    def wait_until_heard(self) -> None:
-        """Wait until the node has subscribed to every topic."""
-        self._peer.spin_until(
-            lambda: all(publisher.get_subscription_count() for publisher in self._publishers.values()), "subscriptions"
-        )
-
-    def publish(self, robot: str, **messages: Any) -> None:
-        """Publish messages of a robot by topic and wait until the node has them."""
-        for topic, message in messages.items():
-            self._publishers[robot, topic].publish(message)
-        for topic in messages:
-            assert self._publishers[robot, topic].wait_for_all_acked(Duration(seconds=30))
-
-
 def test_the_node_drives_quadrupeds(network: Network, file: Path, peer: Peer, start_node: Callable[..., Any]) -> None:
     """The whole example over DDS, in simulated time; a Twist has no stamp and counts from its tick."""
     robots = ["quadruped_0", "quadruped_1"]
@@ -632,7 +598,7 @@ def test_the_node_drives_quadrupeds(network: Network, file: Path, peer: Peer, st
             }
         )
     )
-    dogs = Dogs(peer, robots)
+    dogs = Herd(peer, robots, ["imu", "joint_states", "cmd_vel"])
     dogs.wait_until_heard()
     process.wait_for("active: driving")
     lockstep = Lockstep(peer, dogs, PERIOD_NS)  # type: ignore[arg-type]
