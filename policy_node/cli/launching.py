@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from policy_node.cli.process_environment import memory_environment, transport_environment
+from policy_node.config.parameter_file import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -233,8 +232,8 @@ def whole_number(given: Mapping[str, str], name: str, minimum: int, maximum: int
 def listed(given: Mapping[str, str], name: str, kind: type, example: str) -> list[Any]:
     """Return the value of an argument that is a list of `kind`; raise ValueError for any other, and an empty one."""
     try:
-        values = yaml.safe_load(given[name])
-    except yaml.YAMLError:
+        values = parse_yaml(given[name])
+    except ValueError:
         values = None
     if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
         raise ValueError(f"{name}:={given[name]}: give a list such as {example}, without spaces")

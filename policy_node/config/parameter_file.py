@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,8 +16,17 @@ from policy_node.config.schema import ConfigurationError, flatten
 _PARAMETERS = "ros__parameters"
 
 
+_TAG = "tag:yaml.org,2002:"
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp")
+
+
 class _RosLoader(yaml.SafeLoader):
-    """Accepts `1e-3` as a number, where YAML 1.1 wants a point before the exponent, and no aliases, both as in ROS."""
+    """Reads numbers as ROS does (`1e-3` is one; `1_000`, `1:30` and dates are texts), and no aliases."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [resolver for resolver in resolvers if resolver[0] not in _NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -26,8 +35,21 @@ class _RosLoader(yaml.SafeLoader):
 
 
 _RosLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789")
+    f"{_TAG}int", re.compile(r"[-+]?(0|[1-9][0-9]*|0[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
 )
+_RosLoader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML text as ROS reads it; raise ValueError, which says why, where it is damaged."""
+    try:
+        return yaml.load(text, _RosLoader)
+    except Exception as error:  # PyYAML raises more than YAMLError, as for `!!int x`
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any]:
@@ -50,8 +72,8 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
 def parse_parameters(text: str, source: str, node: str = "/policy_node") -> dict[str, Any]:
     """Return the parameters in a text as `read_parameter_file` does; `source` is named in errors."""
     try:
-        content = yaml.load(text, _RosLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        content = parse_yaml(text)
+    except ValueError as error:
         raise ConfigurationError(f"{source} is no YAML that ROS can read: {error}") from error
     sections = list(_sections(content, "")) if isinstance(content, Mapping) else []
     matching = [parameters for pattern, parameters in sections if _matches(pattern, node)]
@@ -72,8 +94,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not name:
         raise ValueError(f"found '{text}', but a parameter is given as NAME:=VALUE, such as policy.path:=my.bundle")
     try:
-        return name, yaml.load(value, _RosLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        return name, parse_yaml(value)
+    except ValueError as error:
         raise ValueError(f"found '{text}', whose value is no YAML") from error
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.process_environment import MALLOC_VARIABLES
+from policy_node.config.parameter_file import parse_yaml
 from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration
 
 IMAGE_TOPIC = "camera/image_raw"
@@ -49,8 +49,8 @@ def parse_settings(text: str) -> Settings:
             )
         elif name.endswith(":"):
             try:
-                parameters[name[:-1]] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
+                parameters[name[:-1]] = parse_yaml(value)
+            except ValueError as error:
                 raise argparse.ArgumentTypeError(f"found '{part}', whose value is not YAML") from error
         else:
             environment[name] = value
