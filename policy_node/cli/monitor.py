@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import number
+from policy_node.ros.polling import poll_topic
 from policy_node.ros.process import destroy_last_node, ros_process
 
 LOOK_PERIOD_S = 0.25
@@ -86,14 +87,12 @@ class DiagnosticsView:
         self._node = node
         self._wanted = wanted.strip("/")
         self.nodes: dict[str, NodeView] = {}
-        self._subscription = node.create_subscription(
-            DiagnosticArray, "/diagnostics", _never_called, QoSProfile(depth=100)
-        )
+        _, self._take = poll_topic(node, DiagnosticArray, "/diagnostics", QoSProfile(depth=100))
 
     def take(self) -> None:
         """Take all messages that have arrived."""
-        while (taken := self._subscription.handle.take_message(DiagnosticArray, False)) is not None:
-            for status in taken[0].status:
+        for message, _ in iter(self._take, None):
+            for status in message.status:
                 self._keep(status)
 
     def _keep(self, status: DiagnosticStatus) -> None:
@@ -122,10 +121,6 @@ class DiagnosticsView:
             silent + f"no node does with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: start the "
             "node and activate it, or set both variables here as for the node"
         )
-
-
-def _never_called(message: object) -> None:
-    raise AssertionError("the monitor takes messages itself, without an executor")
 
 
 def as_json(view: DiagnosticsView) -> dict[str, Any]:

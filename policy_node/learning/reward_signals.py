@@ -16,7 +16,8 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
 from policy_node.ros.graph import why_silent
-from policy_node.ros.subscriptions import TakenAtTheTick, never_called, sensor_qos
+from policy_node.ros.polling import Take, poll_topic
+from policy_node.ros.subscriptions import sensor_qos
 
 
 class Signals:
@@ -36,8 +37,7 @@ class Signals:
         self._node = node
         self._robots = tuple(robots)
         self._values: dict[str, np.ndarray] = {}
-        self._takes: list[tuple[str, int, int, Any, ReadingDecoder]] = []
-        group = TakenAtTheTick()
+        self._takes: list[tuple[str, int, int, Take, ReadingDecoder]] = []
         own = {name: {key: given.get(key) for key in ("latched", "size")} for name, given in signals.items()}
         self._sources = _parse(robots, signals)
         for source in self._sources:
@@ -47,18 +47,15 @@ class Signals:
             if own[source.key]["latched"]:
                 qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             for robot, name in enumerate(robots):
-                topic = topic_of(name, source.topic)
-                subscription = node.create_subscription(
-                    decoder.message_type, topic, never_called, qos, callback_group=group, raw=True
-                )
-                self._takes.append((source.key, robot, qos.depth, subscription.handle.take_message, decoder))
+                _, take = poll_topic(node, decoder.message_type, topic_of(name, source.topic), qos, raw=True)
+                self._takes.append((source.key, robot, qos.depth, take, decoder))
 
     def take(self) -> dict[str, np.ndarray]:
         """Take new messages and return by name the newest values `[robots, numbers]` float64, NaN without a value."""
-        for name, robot, depth, take_message, decoder in self._takes:
+        for name, robot, depth, take, decoder in self._takes:
             newest = None
             for _ in range(depth):
-                taken = take_message(decoder.message_type, True)
+                taken = take()
                 if taken is None:
                     break
                 newest = taken[0]

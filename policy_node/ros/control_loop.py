@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from rclpy.clock import Clock
-from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.logging import RcutilsLogger
 
 from policy_node.config.schema import Configuration
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to

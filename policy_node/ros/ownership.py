@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -18,6 +19,8 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from policy_node.ros.polling import direct_take
 
 # One topic for all nodes in all namespaces.
 TOPIC = "/policy_node/claims"
@@ -120,6 +123,7 @@ class Claims:
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
         self._publisher = node.create_publisher(DiagnosticArray, TOPIC, _qos(1))
         self._subscription = node.create_subscription(DiagnosticArray, TOPIC, self._on_message, _qos(MOST_NODES))
+        self._take = direct_take(self._subscription, self._logger)
         # Real time: simulated time may stand still.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
@@ -234,11 +238,9 @@ class Claims:
         if self._on_change is None:
             return
         # The executor may have been blocked, such as by an activation: claims that arrived meanwhile have not expired.
-        for _ in range(MOST_NODES):
-            taken = self._subscription.handle.take_message(DiagnosticArray, False)
-            if taken is None:
-                break
-            self._note(taken[0])
+        if self._take is not None:
+            for message, _ in islice(iter(self._take, None), MOST_NODES):
+                self._note(message)
         oldest_s = _now_s() - EXPIRY_S
         rivals = [claim for claim, heard_s in self._heard.values() if claim.activated_ns and heard_s > oldest_s]
         conflicts: dict[tuple[str, bool], list[int]] = {}

@@ -141,8 +141,7 @@ class CommandPublishers:
                 late.append(robot)
                 continue
             try:
-                # `Publisher.publish` without its checks, which cost as much as sending.
-                self._publishers[robot].handle.publish_raw(message)
+                self._publishers[robot].publish(message)
                 sent[robot] = message
             except Exception as error:  # the other robots still get their commands
                 first_error = first_error or error

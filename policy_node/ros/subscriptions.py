@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
@@ -21,6 +20,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
 from policy_node.messages.codecs import ReadingDecoder
+from policy_node.ros.polling import Take, poll_topic
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
 # Images: keep 2, because the newest may arrive before the other sensors of the same time.
@@ -30,27 +30,10 @@ VECTOR_DEPTH = 10
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
 
-# A serialised message and its information from the middleware.
-Taken: TypeAlias = tuple[bytes, Mapping[str, Any]]
 # Robots and sensors, by their index.
 _Readers: TypeAlias = list[tuple[int, int]]
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
-
-
-class TakenAtTheTick(CallbackGroup):
-    """Keeps its subscriptions out of the wait set of executors, because the tick thread takes their messages."""
-
-    def can_execute(self, entity: object) -> bool:
-        """Return False: no executor takes messages."""
-        return False
-
-    def beginning_execution(self, entity: object) -> bool:
-        """Return False: no executor takes messages."""
-        return False
-
-    def ending_execution(self, entity: object) -> None:
-        """Do nothing."""
 
 
 def sensor_qos(source: SourceConfiguration) -> QoSProfile:
@@ -102,6 +85,8 @@ class _Topic(NamedTuple):
     ----------
     subscription
         The subscription in rclpy.
+    take
+        Takes the next message.
     depth
         Messages that its queue holds.
     decoder
@@ -113,6 +98,7 @@ class _Topic(NamedTuple):
     """
 
     subscription: Subscription
+    take: Take
     depth: int
     decoder: ReadingDecoder
     readers: _Readers
@@ -142,7 +128,6 @@ class SensorSubscriptions:
 
     def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
         self._node = node
-        group = TakenAtTheTick()
         sources = [sources[0] for sources in configuration.sensors]
         names = [
             [node.resolve_topic_name(topic_of(robot, source.topic)) for source in sources]
@@ -152,7 +137,7 @@ class SensorSubscriptions:
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
         # Attributes of each topic that `take` needs, looked up once.
-        self._takes: list[tuple[int, Callable[..., Taken | None], ReadingDecoder, _Readers, list[Stream]]] = []
+        self._takes: list[tuple[int, Take, ReadingDecoder, _Readers, list[Stream]]] = []
         # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
         self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
         try:
@@ -161,15 +146,9 @@ class SensorSubscriptions:
                 key = (names[robot][sensor], source.type, qos.depth, qos.reliability)
                 topic = topics.get(key)
                 if topic is None:
-                    subscription = node.create_subscription(
-                        decoder.message_type,
-                        topic_of(configuration.robots[robot], source.topic),
-                        never_called,
-                        qos,
-                        callback_group=group,
-                        raw=True,
-                    )
-                    topics[key] = topic = _Topic(subscription, qos.depth, decoder, [], [])
+                    name = topic_of(configuration.robots[robot], source.topic)
+                    subscription, take = poll_topic(node, decoder.message_type, name, qos, raw=True)
+                    topics[key] = topic = _Topic(subscription, take, qos.depth, decoder, [], [])
                     self._topics.append(topic)
                 topic.readers.append((robot, sensor))
                 stream = self.reception.streams[robot][sensor]
@@ -181,13 +160,10 @@ class SensorSubscriptions:
         for topic in self._topics:
             silent = [reader for reader in topic.readers if sources[reader[1]].may_be_silent]
             if silent:
-                self._silent.append((silent, topic.subscription.handle.get_publisher_count))
+                self._silent.append((silent, topic.subscription.get_publisher_count))
         self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
         self._asked = min(len(self._silent), self._asked)
-        self._takes = [
-            (topic.depth, topic.subscription.handle.take_message, topic.decoder, topic.readers, topic.streams)
-            for topic in self._topics
-        ]
+        self._takes = [(topic.depth, topic.take, topic.decoder, topic.readers, topic.streams) for topic in self._topics]
 
     def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
         """Take all messages that have arrived and hand them to the pipeline; called by the tick thread alone.
@@ -201,11 +177,10 @@ class SensorSubscriptions:
             at which they were published.
         """
         add = pipeline.add
-        for depth, take_message, decoder, readers, streams in self._takes:
-            message_type = decoder.message_type
+        for depth, take, decoder, readers, streams in self._takes:
             # At most the depth of the queue: a publisher faster than this loop must not keep the tick here.
             for _ in range(depth):
-                taken = take_message(message_type, True)
+                taken = take()
                 if taken is None:
                     break
                 raw, info = taken
@@ -257,8 +232,3 @@ def _publisher_of(info: Mapping[str, Any]) -> bytes:
     """Return the identity of the publisher of a message; empty if rclpy does not tell it."""
     publisher = info.get("publisher_gid")
     return publisher["data"] if publisher else b""
-
-
-def never_called(message: object) -> None:
-    """Replace the callback of a subscription whose messages the tick takes."""
-    raise AssertionError("sensor subscriptions are drained by the tick thread, never by an executor")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.logging import RcutilsLogger
 
 # How long `end` waits for commands that the watchdog is sending.
 END_S = 1.0

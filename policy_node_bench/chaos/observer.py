@@ -17,10 +17,10 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.cli.child_process import ToolError
+from policy_node.ros.polling import poll_topic
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 
@@ -38,10 +38,9 @@ class Observer:
         self._node = rclpy.create_node("policy_chaos")
         qos = QoSProfile(depth=max(10, round(_QUEUE_S * rate_hz)), reliability=ReliabilityPolicy.RELIABLE)
         self._commands = [
-            self._node.create_subscription(Float64MultiArray, f"{name}/{COMMAND_TOPIC}", _ignore, qos)
-            for name in self._indices
+            poll_topic(self._node, Float64MultiArray, f"{name}/{COMMAND_TOPIC}", qos)[1] for name in self._indices
         ]
-        self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", _ignore, 100)
+        _, self._diagnostics = poll_topic(self._node, DiagnosticArray, "/diagnostics", QoSProfile(depth=100))
 
     def close(self) -> None:
         """Leave ROS."""
@@ -57,13 +56,13 @@ class Observer:
         The middleware stamps it in the node's process when it is sent, on the system clock.
         """
         offset_ns = time.monotonic_ns() - time.time_ns() - self._begin_ns
-        for robot, subscription in enumerate(self._commands):
-            for message, info in _taken(subscription, Float64MultiArray):
+        for robot, take in enumerate(self._commands):
+            for message, info in iter(take, None):
                 yield robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data)
 
     def reports(self) -> Iterator[list[int]]:
         """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
-        for message, _ in _taken(self._diagnostics, DiagnosticArray):
+        for message, _ in iter(self._diagnostics, None):
             robots = {self._indices.get(status.name.removeprefix(self._prefix)): status for status in message.status}
             yield [robot for robot, status in robots.items() if robot is not None and not _is_ready(status)]
 
@@ -105,14 +104,8 @@ def observed_deadlines(robots: int, deadline_s: float) -> Iterator[tuple[np.ndar
 
 
 def _ignore(message: object) -> None:
-    """Ignore a message; `Observer` takes its messages without callbacks."""
+    """Ignore a message: its deadline alone is of interest."""
 
 
 def _is_ready(status: Any) -> bool:
     return any(pair.key == "state" and pair.value == RobotState.READY.name for pair in status.values)
-
-
-def _taken(subscription: Subscription, message_type: type) -> Iterator[Any]:
-    # Messages are taken without an executor, to get the time when they were sent.
-    while (taken := subscription.handle.take_message(message_type, False)) is not None:
-        yield taken

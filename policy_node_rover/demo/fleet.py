@@ -17,12 +17,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray, Int32
 
 from policy_node.cli.child_process import Child, ToolError
 from policy_node.cli.process_environment import memory_environment, transport_environment
+from policy_node.ros.polling import poll_topic
 from policy_node_rover.demo.report import Frame, Recording
 
 NODE_NAME = "policy_node"
@@ -55,20 +55,20 @@ class NodeMonitor:
         self.robot_values: dict[str, dict[str, str]] = {robot: {} for robot in robots}
         self.timing_ms: list[np.ndarray] = []
         qos = QoSProfile(depth=20)
-        self._diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", no_callback, qos)
-        self._timing = node.create_subscription(Float64MultiArray, f"{NODE_NAME}/timing", no_callback, qos)
+        self._diagnostics = messages_of(node, DiagnosticArray, "/diagnostics", qos)
+        self._timing = messages_of(node, Float64MultiArray, f"{NODE_NAME}/timing", qos)
 
     def poll(self) -> bool:
         """Take all messages; return whether the node has reported."""
         reported = False
-        while (message := take(self._diagnostics)) is not None:
+        for message in iter(self._diagnostics, None):
             parts = {status.name: {pair.key: pair.value for pair in status.values} for status in message.status}
             if (control := parts.get(f"{NODE_NAME}: control")) is not None:
                 self.control, reported = control, True
                 self.reported_s = message.header.stamp.sec + message.header.stamp.nanosec / 1e9
             for robot, values in self.robot_values.items():
                 self.robot_values[robot] = parts.get(f"{NODE_NAME}: {robot}", values)
-        while (message := take(self._timing)) is not None:
+        for message in iter(self._timing, None):
             self.timing_ms.append(np.array(message.data).reshape([dimension.size for dimension in message.layout.dim]))
         return reported
 
@@ -144,15 +144,10 @@ class FleetProcesses:
         return False
 
 
-def take(subscription: Subscription) -> Any:
-    """Return the next message of a subscription; None if there is none."""
-    taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-    return None if taken is None else taken[0]
-
-
-def no_callback(message: object) -> None:
-    """Stand in for the callback of a subscription that is polled."""
-    raise AssertionError("policy_demo polls its subscriptions and must not be spun by an executor")
+def messages_of(node: Node, message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> Callable[[], Any]:
+    """Subscribe a topic; the function returned takes its next message, None if there is none."""
+    _, take = poll_topic(node, message_type, topic, qos, raw)
+    return lambda: None if (taken := take()) is None else taken[0]
 
 
 class Counters(NamedTuple):
@@ -176,24 +171,23 @@ class FleetMonitor(NodeMonitor):
         newest_image = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-        def subscribe(message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> Subscription:
-            return node.create_subscription(message_type, topic, no_callback, qos, raw=raw)
-
-        self._presses = [subscribe(Int32, f"{robot}/presses", latched) for robot in robots]
-        self._cameras = [subscribe(Image, f"{robot}/camera/image_raw", newest_image, raw=True) for robot in robots]
-        self._overview = subscribe(Image, "overview/image_raw", newest, raw=True)
+        self._presses = [messages_of(node, Int32, f"{robot}/presses", latched) for robot in robots]
+        self._cameras = [
+            messages_of(node, Image, f"{robot}/camera/image_raw", newest_image, raw=True) for robot in robots
+        ]
+        self._overview = messages_of(node, Image, "overview/image_raw", newest, raw=True)
         self._raw_cameras: list[bytes | None] = [None] * len(self.robots)
         self._raw_overview: bytes | None = None
 
     def poll(self) -> bool:
         """Take all messages; return whether the node has reported."""
         reported = super().poll()
-        for robot, subscription in enumerate(self._presses):
-            if (message := take(subscription)) is not None:
+        for robot, take in enumerate(self._presses):
+            if (message := take()) is not None:
                 self.presses[robot] = message.data
-        for robot, subscription in enumerate(self._cameras):
-            self._raw_cameras[robot] = take(subscription) or self._raw_cameras[robot]
-        self._raw_overview = take(self._overview) or self._raw_overview
+        for robot, take in enumerate(self._cameras):
+            self._raw_cameras[robot] = take() or self._raw_cameras[robot]
+        self._raw_overview = self._overview() or self._raw_overview
         return reported
 
     def frame(self, time_s: float) -> Frame[bytes]:

@@ -30,7 +30,7 @@ from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.control.timing import percentiles
-from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetProcesses, NodeMonitor, no_callback, take
+from policy_node_rover.demo.fleet import SENSOR_RATE_HZ, FleetProcesses, NodeMonitor, messages_of
 from policy_node_rover.evaluation.progress import EpisodeProgress
 from policy_node_rover.evaluation.results import EpisodeResult, RecordedCommands
 from policy_node_rover.mujoco.environment import EPISODE_S
@@ -163,9 +163,7 @@ class EpisodeClient:
         self._scheduler = scheduler
         self._resets = [node.create_publisher(Int64, f"{robot}/reset", QoSProfile(depth=10)) for robot in robots]
         qos = QoSProfile(depth=STATUS_QUEUE)
-        self._statuses = [
-            node.create_subscription(Float64MultiArray, f"{robot}/episode", no_callback, qos) for robot in robots
-        ]
+        self._statuses = [messages_of(node, Float64MultiArray, f"{robot}/episode", qos) for robot in robots]
         # Seed and time of the latest reset by index of the rover.
         self._requested: dict[int, tuple[int, float]] = {}
         self._received_s = time.monotonic()
@@ -177,8 +175,8 @@ class EpisodeClient:
 
     def poll(self) -> None:
         """Take all statuses, and reset the rovers that have a new episode."""
-        for robot, subscription in enumerate(self._statuses):
-            while (message := take(subscription)) is not None:
+        for robot, take in enumerate(self._statuses):
+            for message in iter(take, None):
                 self._received_s = time.monotonic()
                 self._scheduler.update(robot, EpisodeStatus(*message.data))
         for robot, seed in self._scheduler.running.items():
@@ -209,7 +207,7 @@ def run_over_dds(
             # In lockstep time waits for a subscriber.
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
             for robot in setup.robots:
-                node.create_subscription(JointState, f"{robot}/touch", no_callback, qos)
+                messages_of(node, JointState, f"{robot}/touch", qos)
         with FleetProcesses(setup.simulation_options(), ["--params-file", str(file)], setup.folder) as fleet:
             fleet.wait_until_driving(monitor, stopping)
             monitor.timing_ms.clear()

@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 
 from policy_node.cli.options import number
 from policy_node.control.timing import SteadyClock
+from policy_node.ros.polling import spinning
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA
 from policy_node_rover.mujoco.arena import Arena
@@ -199,7 +200,7 @@ class Lockstep:
 def simulate(
     node: Node, options: argparse.Namespace, renderer: Renderer, model: ArenaModel, stopping: threading.Event
 ) -> None:
-    """Simulate the fleet until it is stopped or its duration is over; the node needs no executor."""
+    """Simulate the fleet until it is stopped or its duration is over, while another thread spins the node."""
     sensor_qos = RELIABLE_QOS if options.lockstep else qos_profile_sensor_data
     rovers = []
     for robot in range(options.robots):
@@ -332,12 +333,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv if arguments is None else ["rover_sim", *arguments]
     options = parse_options(remove_ros_args(arguments)[1:])
     with ros_process(arguments) as stopping:
-        # Parameter services would need an executor.
         node = Node("rover_sim", start_parameter_services=False)
         options.clock |= node.get_parameter("use_sim_time").value
         try:
             model = ArenaModel()
-            with closing(make_renderer(model, options.renderer)) as renderer:
+            with closing(make_renderer(model, options.renderer)) as renderer, spinning(node):
                 simulate(node, options, renderer, model, stopping)
         except RendererError as error:
             node.get_logger().fatal(str(error))

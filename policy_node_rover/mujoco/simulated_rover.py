@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,16 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
-from rclpy.event_handler import QoSSubscriptionEventType
-from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
+from policy_node.ros.polling import poll_topic
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
@@ -40,7 +42,7 @@ RELIABLE_QOS = QoSProfile(depth=1)
 
 
 class DeadlineMonitor:
-    """Detect publishers of a topic that miss their deadline or die, without an executor.
+    """Detect publishers of a topic that miss their deadline or die; the node must be spun.
 
     This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
     nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
@@ -56,32 +58,34 @@ class DeadlineMonitor:
             liveliness=LivelinessPolicy.AUTOMATIC,
             liveliness_lease_duration=deadline,
         )
-        self._message_type = message_type
-        self._is_commanded = False
-        self._subscription = node.create_subscription(message_type, topic, _no_callback, qos, raw=True)
-        handle, kinds = self._subscription.handle, QoSSubscriptionEventType
-        self._deadline: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED)
-        self._liveliness: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
+        self._is_commanded = self._has_event = False
+        events = SubscriptionEventCallbacks(
+            deadline=self._on_missed, liveliness=self._on_liveliness, use_default_callbacks=False
+        )
+        _, self._take = poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)
+
+    def _on_missed(self, missed: Any) -> None:
+        self._has_event = self._has_event or missed.total_count_change > 0
+
+    def _on_liveliness(self, changed: Any) -> None:
+        self._has_event = self._has_event or changed.not_alive_count_change > 0
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
-        if self._subscription.handle.take_message(self._message_type, True) is not None:
+        if self._take() is not None:
             self._is_commanded = True
-        missed, changed = self._deadline.take_event(), self._liveliness.take_event()
-        event = (missed is not None and missed.total_count_change > 0) or (
-            changed is not None and changed.not_alive_count_change > 0
-        )
-        lost = self._is_commanded and event
+        has_event, self._has_event = self._has_event, False
+        lost = self._is_commanded and has_event
         # Deadline events repeat; a publisher that is not monitored may command in the meantime.
         self._is_commanded = self._is_commanded and not lost
         return lost
 
 
 class SimulatedRover:
-    """One rover in its arena with its topics; no executor is needed, as messages are taken between physics steps.
+    """One rover in its arena with its topics. Messages are taken between physics steps.
 
-    `monitor_deadlines` stops the rover when a publisher of commands misses its deadline, which is in wall time;
-    `sensor_qos` is for camera and touch. After a reset the rover stands still and is silent for `reset_pause_s`.
+    Another thread must spin the node, for its services and the events of deadlines. `monitor_deadlines` stops the rover
+    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch. After a reset the rover stands still and is silent for `reset_pause_s`.
     """
 
     def __init__(
@@ -120,11 +124,13 @@ class SimulatedRover:
         status = (self._presses_publisher, self._episode_publisher)
         self.publishers = (*self.observation_publishers, *ground_truth, *status)
         command_topic = f"{name}/cmd_vel"
-        self._commands = node.create_subscription(Twist, command_topic, _no_callback, RELIABLE_QOS)
+        self._commands, self._take_command = poll_topic(node, Twist, command_topic, RELIABLE_QOS)
         self._deadlines = DeadlineMonitor(node, Twist, command_topic, COMMAND_DEADLINE_S) if monitor_deadlines else None
-        self._resets = node.create_subscription(Int64, f"{name}/reset", _no_callback, QoSProfile(depth=10))
-        self._reset_service = node.create_service(Trigger, f"{name}/reset", _no_callback)
-        self._unanswered_requests: list[Any] = []
+        _, self._take_reset = poll_topic(node, Int64, f"{name}/reset", QoSProfile(depth=10))
+        node.create_service(Trigger, f"{name}/reset", self._on_reset_request)
+        # Requests of the service that have not been seen, and those that have not been answered.
+        self._requests: deque[Future[None]] = deque()
+        self._unanswered: list[Future[None]] = []
         size = ROVER.camera_size_px
         self._image = Image(height=size, width=size, encoding="rgb8", step=3 * size)
         self._image.header.frame_id = f"{name}/camera"
@@ -161,7 +167,7 @@ class SimulatedRover:
 
     def take_command(self) -> bool:
         """Apply the newest command; return whether there was one. A command that is not finite stops the rover."""
-        taken = self._commands.handle.take_message(Twist, False)
+        taken = self._take_command()
         if taken is None:
             return False
         linear, angular = taken[0].linear.x, taken[0].angular.z
@@ -179,11 +185,11 @@ class SimulatedRover:
         A negative seed, as that of the service, continues the random sequence of the arena.
         """
         seeds: list[int] = []
-        while (taken := self._resets.handle.take_message(Int64, False)) is not None:
-            seeds.append(taken[0].data)
-        while (taken := self._reset_service.handle.service_take_request(Trigger.Request))[0] is not None:
+        for message, _ in iter(self._take_reset, None):
+            seeds.append(message.data)
+        while self._requests:
             seeds.append(-1)
-            self._unanswered_requests.append(taken[1])
+            self._unanswered.append(self._requests.popleft())
         for seed in seeds:
             self._seed = seed
             self.arena.reset(seed if seed >= 0 else None)
@@ -194,9 +200,21 @@ class SimulatedRover:
 
     def answer_resets(self) -> None:
         """Answer the requests of the reset service: later stamps belong to the new episode."""
-        for header in self._unanswered_requests:
-            self._reset_service.send_response(Trigger.Response(success=True, message="a new episode"), header)
-        self._unanswered_requests.clear()
+        if not self._unanswered:
+            return
+        for answered in self._unanswered:
+            answered.set_result(None)
+        self._unanswered.clear()
+        if self._node.executor is not None:
+            self._node.executor.wake()
+
+    async def _on_reset_request(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Hand a request over to the simulation, and answer it when that has reset the rover."""
+        answered: Future[None] = Future(executor=self._node.executor)
+        self._requests.append(answered)
+        await answered
+        response.success, response.message = True, "a new episode"
+        return response
 
     def publish_presses(self, now_s: float) -> None:
         """Publish the number of presses when it has changed, and periodically."""
@@ -286,7 +304,3 @@ class Overview:
                 self._image.header.stamp = stamp
                 self._image.data = array.array("B", self._canvas.tobytes())
                 self._publisher.publish(self._image)
-
-
-def _no_callback(*message: object) -> Any:
-    raise AssertionError("rover_sim takes messages between physics steps and must not be spun by an executor")

@@ -34,16 +34,15 @@ class TroubledPublisher:
     """A publisher that takes too long while `held` is set, as where another process keeps a lock, or fails once."""
 
     def __init__(self, publisher: Publisher) -> None:
-        self._handle = publisher.handle
-        self.handle = self
+        self._publisher = publisher
         self.wait_for_all_acked = publisher.wait_for_all_acked
         self.held, self.holds, self.fails = threading.Event(), threading.Event(), threading.Event()
 
-    def publish_raw(self, message: bytes) -> None:
+    def publish(self, message: bytes) -> None:
         if self.fails.is_set():
             self.fails.clear()
             raise RuntimeError("nobody foresaw this")
-        self._handle.publish_raw(message)
+        self._publisher.publish(message)
         if self.held.is_set():
             self.holds.set()
             time.sleep(MAX_AGE_S)

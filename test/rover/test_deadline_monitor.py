@@ -13,6 +13,7 @@ from geometry_msgs.msg import Twist
 from node_harness import NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
+from policy_node.ros.polling import spinning
 from policy_node.ros.publishers import command_qos
 from policy_node_rover.mujoco.simulated_rover import DeadlineMonitor
 
@@ -23,9 +24,10 @@ WITHIN_S = 0.5
 
 @pytest.fixture
 def watcher(ros: None) -> Iterator[Node]:
-    """Return a node without executor."""
+    """Return a node that another thread spins, as in rover_sim."""
     node = rclpy.create_node("watcher")
-    yield node
+    with spinning(node):
+        yield node
     node.destroy_node()
 
 

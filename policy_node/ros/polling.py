@@ -1,0 +1,177 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Poll subscriptions: take their messages when the caller wants them, not when an executor finds them.
+
+The only module that uses a function of rclpy without documentation: `take_message`, which its executors call
+themselves. rclpy has no public way to take a message. Each subscription tries the function once. Where it is missing
+or has changed, an executor's callback puts the messages into a queue, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any, TypeAlias
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.logging import RcutilsLogger
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+
+# A message, serialised or not, and its information from the middleware.
+Taken: TypeAlias = tuple[Any, Mapping[str, Any]]
+# Returns the next message of a subscription, None without one.
+Take: TypeAlias = Callable[[], Taken | None]
+
+# Most calls of callbacks after the end of `spinning`.
+LAST_CALLS = 100
+
+# Executors of nodes that nobody else spins; they end with their nodes.
+_executors: weakref.WeakKeyDictionary[Node, Executor] = weakref.WeakKeyDictionary()
+
+
+class EventsOnly(CallbackGroup):
+    """Keeps its subscriptions out of the wait set of executors, which call the handlers of their events alone."""
+
+    def can_execute(self, entity: object) -> bool:
+        """Return whether an entity is anything but a subscription."""
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: object) -> bool:
+        """Return whether an entity is anything but a subscription."""
+        return not isinstance(entity, Subscription)
+
+    def ending_execution(self, entity: object) -> None:
+        """Do nothing."""
+
+
+def poll_topic(
+    node: Node,
+    message_type: Any,
+    topic: str,
+    qos: QoSProfile,
+    raw: bool = False,
+    event_callbacks: SubscriptionEventCallbacks | None = None,
+) -> tuple[Subscription, Take]:
+    """Subscribe a topic without a callback.
+
+    Parameters
+    ----------
+    node
+        Owner of the subscription; `node.destroy_subscription` ends it.
+    message_type, topic, qos
+        As for `Node.create_subscription`.
+    raw
+        Whether messages are taken as serialised bytes.
+    event_callbacks
+        Called by the executor of the node.
+
+    Returns
+    -------
+    subscription
+        The subscription.
+    take
+        Returns the next message and its information; None if there is none. Call it from one thread at a time.
+    """
+    events = event_callbacks or SubscriptionEventCallbacks(use_default_callbacks=False)
+    subscription = node.create_subscription(
+        message_type, topic, _never_called, qos, callback_group=EventsOnly(), raw=raw, event_callbacks=events
+    )
+    take = direct_take(subscription, node.get_logger())
+    if take is not None:
+        return subscription, take
+    node.destroy_subscription(subscription)
+    return _queued(node, message_type, topic, qos, raw, events)
+
+
+def direct_take(subscription: Subscription, logger: RcutilsLogger) -> Take | None:
+    """Return the function that takes the next message of a subscription, None where rclpy has no usable one.
+
+    A warning says so once.
+    """
+    try:
+        take: Take = partial(subscription.handle.take_message, subscription.msg_type, subscription.raw)
+        first = take()
+        if first is None:
+            return take
+        _, information = first
+        information["source_timestamp"], information["received_timestamp"]
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        logger.warning(
+            f"rclpy has no usable take_message here ({type(error).__name__}: {error}): callbacks of an executor take "
+            "the messages, which costs several times the CPU time; use a tested distribution of ROS 2 (README.md)",
+            once=True,
+        )
+        return None
+    # A message that was there already comes first.
+    return partial(next, chain([first], iter(take, object())))
+
+
+def _queued(
+    node: Node, message_type: Any, topic: str, qos: QoSProfile, raw: bool, events: SubscriptionEventCallbacks
+) -> tuple[Subscription, Take]:
+    """Subscribe a topic with a callback into a queue: the public way."""
+    queue: deque[Taken] = deque(maxlen=qos.depth)
+
+    def keep(message: Any, information: Mapping[str, Any]) -> None:
+        queue.append((message, information))
+
+    def take() -> Taken | None:
+        if not queue:
+            _spin_if_nobody_does(node)
+        return queue.popleft() if queue else None
+
+    return node.create_subscription(message_type, topic, keep, qos, raw=raw, event_callbacks=events), take
+
+
+def _spin_if_nobody_does(node: Node) -> None:
+    """Run one callback of a node that has no executor."""
+    if node.executor is None:
+        _executors[node] = SingleThreadedExecutor(context=node.context)
+        _executors[node].add_node(node)
+    executor = _executors.get(node)
+    if executor is not None and executor is node.executor:
+        executor.spin_once(timeout_sec=0.0)
+
+
+@contextmanager
+def spinning(node: Node) -> Iterator[None]:
+    """Call the services and event handlers of a node from another thread; calls that wait at the end are made."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    ended = threading.Event()
+
+    def spin(timeout_s: float | None) -> None:
+        try:
+            executor.spin_once(timeout_sec=timeout_s)
+        except Exception as error:  # the other callbacks go on
+            node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+
+    def run() -> None:
+        while not ended.is_set():
+            spin(None)
+
+    thread = threading.Thread(target=run, name="executor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        # `wake` alone does not end `spin_once`.
+        executor.create_task(lambda: None)
+        thread.join()
+        for _ in range(LAST_CALLS):
+            spin(0.0)
+        executor.shutdown()
+
+
+def _never_called(message: object) -> None:
+    raise AssertionError("the messages of this subscription are polled; no executor takes them")
