@@ -18,8 +18,6 @@ import cv2
 import rclpy
 import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rcl_interfaces.srv import SetParameters, SetParametersAtomically
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -36,7 +34,9 @@ from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
+from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
+from policy_node.ros.polling import check_executor
 from policy_node.ros.process import (
     EventThreadMonitor,
     destroy_last_node,
@@ -78,6 +78,7 @@ class PolicyNode(LifecycleNode):
             "policy_node",
             allow_undeclared_parameters=True,
             automatically_declare_parameters_from_overrides=True,
+            start_parameter_services=False,
             **node_arguments,
         )
         self._deployment: Deployment | None = None
@@ -96,7 +97,7 @@ class PolicyNode(LifecycleNode):
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._serve_parameters()
+        ParameterServices(self, self._set)
 
     @property
     def is_configured(self) -> bool:
@@ -153,6 +154,7 @@ class PolicyNode(LifecycleNode):
         self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
+        check_executor(self)
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
         parameters, described = read_parameters(self)
@@ -324,29 +326,6 @@ class PolicyNode(LifecycleNode):
         unsafe = [robot for robot in without if robot not in yielded]
         safe = f"no safe command is known for {', '.join(unsafe)}; every other robot got one" if unsafe else SAFE
         return safe + (f", but for {', '.join(yielded)}, left to another node" if yielded else "")
-
-    def _serve_parameters(self) -> None:
-        """Serve requests to set parameters here: rclpy would block the executor while a policy loads."""
-        callbacks = {SetParameters: self._on_set_request, SetParametersAtomically: self._on_set_atomically_request}
-        group = MutuallyExclusiveCallbackGroup()
-        # Second services of the same names would compete with those of rclpy.
-        for service in self.services:
-            if service.srv_type in callbacks:
-                service.callback = callbacks[service.srv_type]
-                service.callback_group = group
-                group.add_entity(service)
-
-    async def _on_set_request(
-        self, request: SetParameters.Request, response: SetParameters.Response
-    ) -> SetParameters.Response:
-        response.results = [await self._set([Parameter.from_parameter_msg(each)]) for each in request.parameters]
-        return response
-
-    async def _on_set_atomically_request(
-        self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
-    ) -> SetParametersAtomically.Response:
-        response.result = await self._set([Parameter.from_parameter_msg(each) for each in request.parameters])
-        return response
 
     async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none; load a new policy first, while the executor serves other callbacks."""

@@ -26,6 +26,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
+from policy_node.config.schema import ConfigurationError
+
 # A message, serialised or not, and its information from the middleware.
 Taken: TypeAlias = tuple[Any, Mapping[str, Any]]
 # Returns the next message of a subscription, None without one.
@@ -51,6 +53,22 @@ class EventsOnly(CallbackGroup):
 
     def ending_execution(self, entity: object) -> None:
         """Do nothing."""
+
+
+def check_executor(node: Node) -> None:
+    """Check that the executor of a node leaves polled subscriptions alone.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is an EventsExecutor, which ignores callback groups and takes the messages itself.
+    """
+    found = type(node.executor).__name__
+    if "EventsExecutor" in found:
+        raise ConfigurationError(
+            f"executor: found {found}, which takes the messages of sensors itself, so that the tick gets none; spin "
+            "the node with rclpy.executors.SingleThreadedExecutor, as the executable policy_node does"
+        )
 
 
 def poll_topic(

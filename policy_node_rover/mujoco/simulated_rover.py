@@ -85,7 +85,8 @@ class SimulatedRover:
     """One rover in its arena with its topics. Messages are taken between physics steps.
 
     Another thread must spin the node, for its services and the events of deadlines. `monitor_deadlines` stops the rover
-    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch. After a reset the rover stands still and is silent for `reset_pause_s`.
+    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch. After
+    a reset the rover stands still and is silent for `reset_pause_s`.
     """
 
     def __init__(
