@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
-import rclpy
 import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
@@ -35,6 +34,7 @@ from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.loading import Loading
+from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
 from policy_node.ros.process import (
@@ -164,6 +164,8 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
+        if lacks := lacking(middleware()):
+            self.get_logger().warning(lacks)
         self._plan = plan_recording(self.get_fully_qualified_name(), self.resolve_topic_name, configuration, parameters)
         # The claims of others arrive while the policy is being loaded.
         self._claims = Claims(
@@ -250,7 +252,7 @@ class PolicyNode(LifecycleNode):
             "algorithm": policy.spec.algorithm,
             "device": str(policy.device),
             **self._deployment.engine.description,
-            "rmw": rclpy.get_rmw_implementation_identifier(),
+            "rmw": middleware(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
 

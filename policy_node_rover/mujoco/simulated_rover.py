@@ -14,7 +14,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
-from rclpy.event_handler import QoSSubscriptionEventType
+from rclpy.event_handler import QoSSubscriptionEventType, UnsupportedEventTypeError
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
+from policy_node.ros.middleware import middleware
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
@@ -44,7 +45,8 @@ class DeadlineMonitor:
 
     This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
     nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
-    a longer deadline or liveliness lease than `deadline_s`, are not monitored.
+    a longer deadline or liveliness lease than `deadline_s`, are not monitored. Without these events in the middleware,
+    as with rmw_zenoh_cpp, nothing is monitored; the process logs it once.
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
@@ -60,14 +62,26 @@ class DeadlineMonitor:
         self._is_commanded = False
         self._subscription = node.create_subscription(message_type, topic, _no_callback, qos, raw=True)
         handle, kinds = self._subscription.handle, QoSSubscriptionEventType
-        self._deadline: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED)
-        self._liveliness: Any = _rclpy.EventHandle(handle, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
+        self._events: list[Any] = []
+        try:
+            for kind in (kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED):
+                self._events.append(_rclpy.EventHandle(handle, kind))
+        except UnsupportedEventTypeError as error:
+            self._events.clear()
+            node.destroy_subscription(self._subscription)
+            node.get_logger().warning(
+                f"{middleware()} reports no deadline and no liveliness ({error}): "
+                f"rovers stop {COMMAND_TIMEOUT_S:g} s after their last command",
+                once=True,
+            )
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
+        if not self._events:
+            return False
         if self._subscription.handle.take_message(self._message_type, True) is not None:
             self._is_commanded = True
-        missed, changed = self._deadline.take_event(), self._liveliness.take_event()
+        missed, changed = (event.take_event() for event in self._events)
         event = (missed is not None and missed.total_count_change > 0) or (
             changed is not None and changed.not_alive_count_change > 0
         )
