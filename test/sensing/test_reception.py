@@ -104,7 +104,9 @@ def test_two_publishers_that_take_turns_are_named() -> None:
     assert "two publishers take turns on camera/image_raw (three)" in finding.text
 
 
-@pytest.mark.parametrize("starts", [(1000, 5), (5, 1000), (12, 10), (10, 12), (7, 7), (7, 8), (500, 3, 10_000), (3, 500, 10_000)])
+@pytest.mark.parametrize(
+    "starts", [(1000, 5), (5, 1000), (12, 10), (10, 12), (7, 7), (7, 8), (500, 3, 10_000), (3, 500, 10_000)]
+)
 @pytest.mark.parametrize("per_tick", [1, 2, 5])
 def test_publishers_without_identity_that_take_turns_are_named_and_lose_nothing(
     starts: tuple[int, ...], per_tick: int
