@@ -37,8 +37,8 @@ def body_end(raw: bytes) -> int:
     if len(raw) <= BODY_START or raw[0] != 0 or raw[1] > 1:
         if len(raw) > BODY_START and raw[0] == 0 and raw[1] in _XCDR2:
             raise UnusableReading(
-                f"the message is in XCDR2 (it starts with '{raw[:BODY_START].hex(' ')}'), but ROS 2 uses XCDR1; set the "
-                "data representation of its publisher to XCDR1"
+                f"the message is in XCDR2 (it starts with '{raw[:BODY_START].hex(' ')}'), but ROS 2 uses XCDR1; set "
+                "the data representation of its publisher to XCDR1"
             )
         raise UnusableReading(f"{len(raw)} bytes that start with '{raw[:BODY_START].hex(' ')}' are not a CDR message")
     end = len(raw) - (raw[3] & 3)

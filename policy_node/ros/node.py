@@ -30,6 +30,7 @@ from policy_node.control.realtime import check_realtime, frozen_garbage, switch_
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
+from policy_node.ros.bond import bond, check_bond
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
@@ -164,6 +165,7 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
+        check_bond(configuration.bond_period_s)
         if lacks := lacking(middleware()):
             self.get_logger().warning(lacks)
         self._plan = plan_recording(self.get_fully_qualified_name(), self.resolve_topic_name, configuration, parameters)
@@ -240,6 +242,7 @@ class PolicyNode(LifecycleNode):
         if configuration.realtime.freeze_gc:
             self._activated.enter_context(frozen_garbage())
         self._loop.start()
+        self._activated.enter_context(bond(self, configuration.bond_period_s))
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
 
     def _description(self) -> dict[str, str]:

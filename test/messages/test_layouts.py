@@ -63,7 +63,7 @@ def test_xcdr2_is_refused_with_the_remedy(case: Case, encapsulation: int) -> Non
     decoder, out = case.decoder(), np.zeros(case.shape, case.dtype)
     # Before and after its shape is known.
     for _ in range(2):
-        with pytest.raises(UnusableReading, match="in XCDR2.* but ROS 2 uses XCDR1; set the data representation"):
+        with pytest.raises(UnusableReading, match=r"in XCDR2.* but ROS 2 uses XCDR1; set the data representation"):
             decoder.decode(bytes([0, encapsulation]) + raw[2:], out)
         decoder.decode(raw, out)
 
