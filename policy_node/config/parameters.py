@@ -463,6 +463,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "`i/K`: this node drives the i-th of K parts of `robots`, counted from 0; empty: all of them.",
     ),
     Parameter("autostart", "bool", True, "Configure and activate by itself at start."),
+    Parameter(
+        "bond_period_s",
+        "float",
+        0.0,
+        "Period of the heartbeats of a bond with Nav2's lifecycle_manager while the node is active; 0: no bond. Needs "
+        "bondpy.",
+        limits=(0.0, 10.0),
+    ),
     *_parameters(PolicyConfiguration, "policy."),
     Parameter(
         "observations.keys",

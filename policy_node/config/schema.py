@@ -61,6 +61,7 @@ class Configuration:
     robots: tuple[str, ...]
     shard: str
     autostart: bool
+    bond_period_s: float
     policy: PolicyConfiguration
     observations: tuple[ObservationConfiguration, ...]
     synchronisation: SynchronisationConfiguration
@@ -187,6 +188,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         robots=_shard_of(checked["robots"], checked["shard"]),
         shard=checked["shard"],
         autostart=checked["autostart"],
+        bond_period_s=checked["bond_period_s"],
         policy=PolicyConfiguration(**_group(checked, "policy.")),
         observations=tuple(_observation(checked, key, terms.get(key, ())) for key in keys),
         synchronisation=SynchronisationConfiguration(**_group(checked, "synchronisation.")),

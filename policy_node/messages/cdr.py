@@ -1,9 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Serialised ROS 2 messages (plain CDR), read without trust in their content.
+"""Serialised ROS 2 messages (plain CDR, also called XCDR1), read without trust in their content.
 
 Four bytes of encapsulation come first: 0, then 0 for big-endian or 1 for little-endian, then two of options whose
-last two bits count padding bytes at the end. Numbers of four bytes lie at multiples of four.
+last two bits count padding bytes at the end. Some middlewares pad without counting it, as rmw_cyclonedds_cpp. Numbers
+of four bytes lie at multiples of four. In XCDR2, which DDS applications without ROS may send, numbers of eight bytes
+lie elsewhere, so it is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ FRAME_START = 12  # of a std_msgs/Header: two numbers of the stamp, then the fra
 ONE_UINT32 = (Struct(">I"), Struct("<I"))
 TWO_UINT32 = (Struct(">II"), Struct("<II"))
 THREE_UINT32 = (Struct(">III"), Struct("<III"))
+# The second byte of messages in XCDR2: plain, delimited, and with a list of parameters.
+_XCDR2 = range(6, 12)
 _STAMP = (Struct(">iI"), Struct("<iI"))
 
 
@@ -31,6 +35,11 @@ def body_end(raw: bytes) -> int:
     So call this before every use of a message.
     """
     if len(raw) <= BODY_START or raw[0] != 0 or raw[1] > 1:
+        if len(raw) > BODY_START and raw[0] == 0 and raw[1] in _XCDR2:
+            raise UnusableReading(
+                f"the message is in XCDR2 (it starts with '{raw[:BODY_START].hex(' ')}'), but ROS 2 uses XCDR1; set "
+                "the data representation of its publisher to XCDR1"
+            )
         raise UnusableReading(f"{len(raw)} bytes that start with '{raw[:BODY_START].hex(' ')}' are not a CDR message")
     end = len(raw) - (raw[3] & 3)
     if end <= BODY_START:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
-import rclpy
 import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
@@ -29,10 +28,12 @@ from policy_node.control.realtime import check_realtime, frozen_garbage, switch_
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
+from policy_node.ros.bond import bond, check_bond
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
 from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.loading import Loading
+from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
@@ -166,6 +167,9 @@ class PolicyNode(LifecycleNode):
         configuration = parse_configuration(parameters)
         check_topics(self, configuration)
         check_realtime(configuration.realtime)
+        check_bond(configuration.bond_period_s)
+        if lacks := lacking(middleware()):
+            self.get_logger().warning(lacks)
         self._plan = plan_recording(self.get_fully_qualified_name(), self.resolve_topic_name, configuration, parameters)
         # The claims of others arrive while the policy is being loaded.
         self._claims = Claims(
@@ -240,6 +244,7 @@ class PolicyNode(LifecycleNode):
         if configuration.realtime.freeze_gc:
             self._activated.enter_context(frozen_garbage())
         self._loop.start()
+        self._activated.enter_context(bond(self, configuration.bond_period_s))
         self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
 
     def _description(self) -> dict[str, str]:
@@ -252,7 +257,7 @@ class PolicyNode(LifecycleNode):
             "algorithm": policy.spec.algorithm,
             "device": str(policy.device),
             **self._deployment.engine.description,
-            "rmw": rclpy.get_rmw_implementation_identifier(),
+            "rmw": middleware(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
 

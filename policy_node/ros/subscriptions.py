@@ -20,6 +20,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
 from policy_node.messages.codecs import ReadingDecoder
+from policy_node.ros.middleware import CYCLONE, middleware
 from policy_node.ros.polling import Take, poll_topic
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
@@ -133,7 +134,9 @@ class SensorSubscriptions:
             [node.resolve_topic_name(topic_of(robot, source.topic)) for source in sources]
             for robot in configuration.robots
         ]
-        self.reception = Reception(configuration.robots, [_kind(configuration, source) for source in sources], names)
+        kinds = [_kind(configuration, source) for source in sources]
+        waits_s = configuration.period_ns / 1e9 if middleware() == CYCLONE else 0.0
+        self.reception = Reception(configuration.robots, kinds, names, waits_s)
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
         # Attributes of each topic that `take` needs, looked up once.

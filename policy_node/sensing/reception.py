@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find messages that are lost, arrive too late, or come from two publishers of one topic.
 
-The tick thread counts; the thread that reports compares the counts of a few seconds. They share only monotonic
-counters, so no lock is needed.
+The tick thread counts; the thread that reports compares the counts of a few seconds. They share only counters, so no
+lock is needed.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,9 +82,12 @@ class Stream:
     def __init__(self, depth: int, max_age_ns: int) -> None:
         self._depth = depth
         self._max_age_ns = max_age_ns
-        # Publisher -> sequence number of its last message.
-        self._last: dict[bytes, int] = {}
-        self._publisher = b""
+        # Publisher -> sequence number of its last message. Publishers that the middleware does not name are numbered.
+        self._last: dict[bytes | int, int] = {}
+        self._publisher: bytes | int = b""
+        self._named = 0
+        # The largest gaps, as size and sequence number before it: they may hide publishers that are not named.
+        self._gaps: list[tuple[int, int]] = []
         self._taken = 0
         self._first_gap = 0
         self._received = self._lost = self._late = self._ticks = self._fresh_ticks = self._changes = 0
@@ -97,30 +101,62 @@ class Stream:
         sequence
             Number of the message at its publisher; None if the middleware does not tell.
         publisher
-            Identifies the publisher.
+            Identifies the publisher; empty if the middleware does not tell, as with Jazzy.
         age_ns
             Age of the message when it arrived.
         """
-        if sequence is not None:
-            last = self._last.get(publisher)
-            if last is None:
-                if len(self._last) == _MAX_PUBLISHERS:
-                    self._last.clear()
-            else:
-                gap = sequence - last - 1
-                if gap > 0:
-                    if self._taken:
-                        self._lost += gap
-                    else:
-                        self._first_gap = gap
-                # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
-                self._changes += publisher != self._publisher
-            self._last[publisher] = sequence
-            self._publisher = publisher
+        if publisher or sequence is not None:
+            self._count(sequence, publisher)
         if age_ns > self._max_age_ns:
             self._late += 1
             self._late_ages_ns += age_ns
         self._taken += 1
+
+    def _count(self, sequence: int | None, identity: bytes) -> None:
+        """Count the messages that the publisher has sent since its last one, and changes of the publisher."""
+        publisher = identity or self._publisher_that_continues(sequence or 0)
+        last = self._last.get(publisher)
+        if last is None:
+            if len(self._last) == _MAX_PUBLISHERS:
+                self._last.clear()
+        else:
+            gap = 0 if sequence is None else sequence - last - 1
+            if gap > 0:
+                if self._taken:
+                    self._lost += gap
+                else:
+                    self._first_gap = gap
+                if not identity:
+                    self._gaps = sorted([*self._gaps, (gap, last)])[-_MAX_PUBLISHERS:]
+            # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
+            self._changes += publisher != self._publisher
+        self._last[publisher] = sequence or 0
+        self._publisher = publisher
+
+    def _publisher_that_continues(self, sequence: int) -> int:
+        """Return the publisher whose last number is the nearest below that of the message, or a new publisher."""
+        if isinstance(self._publisher, int) and self._last[self._publisher] == sequence - 1:
+            return self._publisher
+        below = [
+            (sequence - last, publisher != self._publisher, publisher)
+            for publisher, last in self._last.items()
+            if isinstance(publisher, int) and last < sequence
+        ]
+        nearest = min(below, default=(math.inf, False, 0))
+        for gap, before in self._gaps:
+            if 0 < sequence - before < min(gap + 1, nearest[0]):
+                # The number lies in this gap: another publisher sent what came after it, and nothing was lost.
+                self._gaps.remove((gap, before))
+                if self._first_gap == gap:
+                    self._first_gap = 0
+                else:
+                    self._lost -= gap
+                nearest = (math.inf, False, 0)
+                break
+        if nearest[2]:
+            return nearest[2]
+        self._named += 1
+        return self._named
 
     def tick_ended(self) -> None:
         """Note that all messages that had arrived were taken."""
@@ -131,6 +167,8 @@ class Stream:
             # A full queue drops its oldest messages by design: those before the first one that was taken.
             if self._taken < self._depth:
                 self._lost += self._first_gap
+            elif self._first_gap:
+                self._gaps = [gap for gap in self._gaps if gap[0] != self._first_gap]
             self._taken = self._first_gap = 0
 
     def counts(self) -> Counts:
@@ -155,6 +193,9 @@ class Reception:
         Properties of each sensor, in the order of their index.
     topics
         `[robots][sensors]`: the topic that each sensor of each robot reads.
+    waits_s
+        Longest time that a message has waited when the middleware notes its arrival: a control period if that is done
+        when the message is taken.
 
     Attributes
     ----------
@@ -162,13 +203,19 @@ class Reception:
         `[robots][sensors]`; robots that read a sensor from the same topic share its stream.
     """
 
-    def __init__(self, robots: Sequence[str], sensors: Sequence[SensorKind], topics: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        robots: Sequence[str],
+        sensors: Sequence[SensorKind],
+        topics: Sequence[Sequence[str]],
+        waits_s: float = 0.0,
+    ) -> None:
         self._robots = tuple(robots)
         self._sensors = tuple(sensors)
         streams: dict[tuple[int, str], Stream] = {}
         self.streams = [
             [
-                streams.setdefault((sensor, topic), Stream(kind.depth, round(kind.max_age_s * 1e9)))
+                streams.setdefault((sensor, topic), Stream(kind.depth, round((kind.max_age_s + waits_s) * 1e9)))
                 for sensor, (kind, topic) in enumerate(zip(sensors, of_robot, strict=True))
             ]
             for of_robot in topics
@@ -232,8 +279,8 @@ def _describe_lost(sensor: SensorKind, total: Counts, robots: str, elapsed_s: fl
     if sensor.is_image:
         profile = share_path("config", "fastdds.xml")
         remedy = (
-            "where the images are published, start the publishers with "
-            f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (the default settings of Fast DDS lose large messages), "
+            "where the images are published with Fast DDS, start the publishers with "
+            f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (its default settings lose large messages), "
             "or publish compressed or smaller images, or fewer of them"
         )
     return (

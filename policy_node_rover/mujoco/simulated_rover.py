@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
@@ -24,7 +24,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
-from policy_node.ros.polling import poll_topic
+from policy_node.ros.middleware import middleware
+from policy_node.ros.polling import Take, poll_topic
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
@@ -46,7 +47,8 @@ class DeadlineMonitor:
 
     This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
     nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
-    a longer deadline or liveliness lease than `deadline_s`, are not monitored.
+    a longer deadline or liveliness lease than `deadline_s`, are not monitored. Without these events in the middleware,
+    as with rmw_zenoh_cpp, nothing is monitored; the process logs it once.
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
@@ -62,7 +64,15 @@ class DeadlineMonitor:
         events = SubscriptionEventCallbacks(
             deadline=self._on_missed, liveliness=self._on_liveliness, use_default_callbacks=False
         )
-        _, self._take = poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)
+        self._take: Take | None = None
+        try:
+            _, self._take = poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)
+        except UnsupportedEventTypeError as error:
+            node.get_logger().warning(
+                f"{middleware()} reports no deadline and no liveliness ({error}): "
+                f"rovers stop {COMMAND_TIMEOUT_S:g} s after their last command",
+                once=True,
+            )
 
     def _on_missed(self, missed: Any) -> None:
         self._has_event = self._has_event or missed.total_count_change > 0
@@ -72,6 +82,8 @@ class DeadlineMonitor:
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
+        if self._take is None:
+            return False
         if self._take() is not None:
             self._is_commanded = True
         has_event, self._has_event = self._has_event, False

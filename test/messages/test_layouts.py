@@ -41,6 +41,33 @@ def test_valid_messages_of_both_byte_orders_give_what_the_typed_ones_give(case: 
     assert any(accepted[0]) and accepted[0] == accepted[1]
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_padding_that_no_option_counts_changes_nothing(case: Case) -> None:
+    # As rmw_cyclonedds_cpp sends it.
+    decoder = case.decoder()
+    for _ in range(2):
+        for raw in case.seeds():
+            unpadded, padded = np.zeros(case.shape, case.dtype), np.zeros(case.shape, case.dtype)
+            try:
+                decoder.decode(raw, unpadded)
+            except UnusableReading:
+                continue
+            decoder.decode(raw + bytes(-len(raw) % 4), padded)
+            assert padded.tobytes() == unpadded.tobytes()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("encapsulation", range(6, 12))
+def test_xcdr2_is_refused_with_the_remedy(case: Case, encapsulation: int) -> None:
+    raw = case.seeds()[0]
+    decoder, out = case.decoder(), np.zeros(case.shape, case.dtype)
+    # Before and after its shape is known.
+    for _ in range(2):
+        with pytest.raises(UnusableReading, match=r"in XCDR2.* but ROS 2 uses XCDR1; set the data representation"):
+            decoder.decode(bytes([0, encapsulation]) + raw[2:], out)
+        decoder.decode(raw, out)
+
+
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: case.name)
 def test_a_shape_is_learned_from_its_first_message(case: Case) -> None:
     decoder = case.decoder()

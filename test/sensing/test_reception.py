@@ -26,6 +26,14 @@ def tick(reception: Reception, sequences: Iterable[int], robot: int = 0, sensor:
     stream.tick_ended()
 
 
+def unnamed(reception: Reception, sequences: Iterable[int]) -> None:
+    """Execute a tick with messages whose publishers the middleware does not name."""
+    stream = reception.streams[0][0]
+    for sequence in sequences:
+        stream.arrived(sequence, b"", 0)
+    stream.tick_ended()
+
+
 def test_a_sensor_that_loses_nothing_is_not_mentioned() -> None:
     reception = reception_of(CAMERA)
     for sequence in range(40):
@@ -94,6 +102,82 @@ def test_two_publishers_that_take_turns_are_named() -> None:
     (finding,) = reception.findings()
     assert (finding.kind, finding.robots) == ("mixed", ("three",))
     assert "two publishers take turns on camera/image_raw (three)" in finding.text
+
+
+@pytest.mark.parametrize(
+    "starts", [(1000, 5), (5, 1000), (12, 10), (10, 12), (7, 7), (7, 8), (500, 3, 10_000), (3, 500, 10_000)]
+)
+@pytest.mark.parametrize("per_tick", [1, 2, 5])
+def test_publishers_without_identity_that_take_turns_are_named_and_lose_nothing(
+    starts: tuple[int, ...], per_tick: int
+) -> None:
+    reception = reception_of(TOUCH)
+    messages = [start + index for index in range(40) for start in starts]
+    for first in range(0, len(messages), per_tick):
+        unnamed(reception, messages[first : first + per_tick])
+    assert [finding.kind for finding in reception.findings()] == ["mixed"]
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.lists(st.booleans(), max_size=60), st.integers(1, 4))
+def test_publishers_without_identity_lose_nothing_in_any_order(
+    first: int, second: int, turns: list[bool], per_tick: int
+) -> None:
+    reception = reception_of(TOUCH)
+    starts, messages = {False: first, True: second}, []
+    for turn in turns:
+        starts[turn] += 1
+        messages.append(starts[turn])
+    # Both send again, so that a gap at the end is known to be none.
+    last = (starts[False], starts[True])
+    messages += [number + again for again in (1, 2) for number in last]
+    for start in range(0, len(messages), per_tick):
+        unnamed(reception, messages[start : start + per_tick])
+    assert reception.streams[0][0].counts().lost == 0
+
+
+def test_losses_without_identity_are_counted() -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(0, 40, 4):
+        unnamed(reception, [sequence])
+    (finding,) = reception.findings()
+    assert (finding.kind, finding.fraction) == ("lost", pytest.approx(27 / 37))
+
+
+def test_losses_of_one_of_two_publishers_without_identity_are_counted() -> None:
+    reception = reception_of(TOUCH)
+    for index in range(20):
+        unnamed(reception, [5 + index, 1000 + 2 * index])
+    assert {finding.kind for finding in reception.findings()} == {"lost", "mixed"}
+    assert reception.streams[0][0].counts().lost == 19
+
+
+def test_a_publisher_without_identity_that_starts_again_loses_nothing() -> None:
+    reception = reception_of(TOUCH)
+    for start in (1000, 1, 500):
+        for sequence in range(start, start + 20):
+            unnamed(reception, [sequence])
+    # From 20 to 500 is a gap: only a return to 21 would show that it is none.
+    assert reception.streams[0][0].counts().changes == 0
+    assert reception.streams[0][0].counts().lost == 500 - 20 - 1
+
+
+def test_publishers_are_told_apart_by_identity_alone() -> None:
+    reception = reception_of(TOUCH)
+    for _ in range(10):
+        for publisher in (b"left", b"right"):
+            reception.streams[0][0].arrived(None, publisher, 0)
+        reception.streams[0][0].tick_ended()
+    assert [finding.kind for finding in reception.findings()] == ["mixed"]
+
+
+def test_messages_that_wait_until_they_are_taken_are_late_only_beyond_a_period() -> None:
+    reception = Reception(ROBOTS, [TOUCH], [[f"{robot}/touch"] for robot in ROBOTS], waits_s=0.5)
+    for sequence in range(20):
+        tick(reception, [sequence], age_s=0.69)
+    assert reception.findings() == []
+    for sequence in range(20, 40):
+        tick(reception, [sequence], age_s=0.71)
+    assert [finding.kind for finding in reception.findings()] == ["late"]
 
 
 def test_messages_that_arrive_too_late_are_told_with_their_age() -> None:
