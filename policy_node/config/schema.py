@@ -118,6 +118,25 @@ class Configuration:
         return round(1e9 / self.control_rate_hz)
 
 
+def check_same_sensors(current: Configuration, wanted: Configuration) -> None:
+    """Check that other largest ages leave the sensors, and how each is used, as they are.
+
+    Raises
+    ------
+    ConfigurationError
+        When they do not.
+    """
+    uses = [
+        [[(source.name, source.is_synchronised) for source in sources] for sources in configuration.sensors]
+        for configuration in (current, wanted)
+    ]
+    if uses[0] != uses[1]:
+        raise ConfigurationError(
+            "observations: the max_age_s of a topic may be changed while the node is configured, but neither from nor "
+            "to 0.0, and terms that share a topic need the same; deactivate and clean up the node first"
+        )
+
+
 def topic_of(robot: str, topic: str) -> str:
     """Return the topic of a robot: below its namespace if relative, unchanged if absolute."""
     return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"

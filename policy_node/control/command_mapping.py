@@ -118,6 +118,13 @@ class CommandLimiter:
     beyond one, as a safe command may, the bound replaces it. Without a configured limit, `is_needed` is False and a
     command is what the policy gives.
 
+    Parameters
+    ----------
+    configuration, components, period_s, device
+        The limits, the numbers of a command, the control period, and where commands are.
+    captured
+        Whether the computation is captured: `change` may then change numbers, but not add a kind of limit.
+
     Raises
     ------
     ConfigurationError
@@ -125,20 +132,56 @@ class CommandLimiter:
     """
 
     def __init__(
-        self, configuration: ActionConfiguration, components: int, period_s: float, device: torch.device
+        self,
+        configuration: ActionConfiguration,
+        components: int,
+        period_s: float,
+        device: torch.device,
+        captured: bool = False,
     ) -> None:
-        _check_counts({"max_rate": configuration.max_rate}, components)
-        self._low, self._high, self._max_change = (
-            torch.tensor(numbers, dtype=torch.float64, device=device) if numbers else None
-            for numbers in (
-                configuration.low,
-                configuration.high,
-                tuple(rate * period_s for rate in configuration.max_rate),
-            )
-        )
+        self._components = components
+        self._period_s = period_s
+        self._captured = False
+        # They stay at their place in memory, as a captured computation needs it.
+        self._low, self._high, self._max_change = torch.empty((3, components), dtype=torch.float64, device=device)
         self._ramps = configuration.ramp_s > 0.0
-        limits = (self._low, self._high, self._max_change)
-        self.is_needed = self._ramps or any(limit is not None for limit in limits)
+        self._bounds = self._limits_change = False
+        self.change(configuration)
+        self._captured = captured
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything is limited."""
+        return self._ramps or self._bounds or self._limits_change
+
+    def check(self, configuration: ActionConfiguration) -> None:
+        """Check that `change` can set these limits.
+
+        Raises
+        ------
+        ConfigurationError
+            When it cannot.
+        """
+        limits = {name: getattr(configuration, name) for name in ("low", "high", "max_rate")}
+        _check_counts(limits, self._components)
+        for name, numbers in limits.items():
+            is_computed = self._limits_change if name == "max_rate" else self._bounds
+            if numbers and self._captured and not is_computed:
+                raise ConfigurationError(
+                    f"action.{name}: found {list(numbers)}, but this policy was captured as a CUDA graph without such "
+                    f"a limit; deactivate and clean up the node, set it, then configure the node again"
+                )
+
+    def change(self, configuration: ActionConfiguration) -> None:
+        """Apply the bounds and the largest change of a configuration from the next command on; see `check`."""
+        self.check(configuration)
+        max_change = tuple(rate * self._period_s for rate in configuration.max_rate)
+        limits = ((self._low, configuration.low, -math.inf), (self._high, configuration.high, math.inf))
+        for tensor, numbers, nothing in (*limits, (self._max_change, max_change, math.inf)):
+            tensor.copy_(torch.tensor(numbers or (nothing,), dtype=torch.float64))
+        if not self._captured:
+            self._bounds = bool(configuration.low or configuration.high)
+            self._limits_change = bool(configuration.max_rate)
 
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
@@ -152,7 +195,7 @@ class CommandLimiter:
             # Rounding may move the sum beyond a bound.
             ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
             slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
-        if self._max_change is not None:
+        if self._limits_change:
             sent = self._clip(previous)
             limited = slowed.clamp(sent - self._max_change, sent + self._max_change)
             slowed = slowed.where(previous.isnan(), limited)
@@ -162,5 +205,4 @@ class CommandLimiter:
         return torch.cat([slowed, *acted], dim=1)
 
     def _clip(self, commands: torch.Tensor) -> torch.Tensor:
-        bounds = self._low is not None or self._high is not None
-        return commands.clamp(self._low, self._high) if bounds else commands
+        return commands.clamp(self._low, self._high) if self._bounds else commands

@@ -25,7 +25,8 @@ class Guard:
     """
 
     def __init__(self, configuration: Configuration) -> None:
-        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        #: Largest age of the synchronised readings behind a command.
+        self.max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         self._when_stale = configuration.action.when_stale
         self._no_robots = np.zeros(len(configuration.robots), bool)
@@ -83,7 +84,7 @@ class Guard:
             ready=ready,
             held=held,
             faulty=faulty,
-            max_age_s=self._max_age_ns / 1e9,
+            max_age_s=self.max_age_ns / 1e9,
             guard_s=time.perf_counter() - started_s,
         )
 
@@ -98,12 +99,12 @@ class Guard:
         if elapsed_ns < 0:  # the clock was set back
             elapsed_ns = round((time.perf_counter() - observed.started_s) * 1e9)
         # NaN where a robot has no readings: those are not ready.
-        outdated = ready & (observed.ages_s * 1e9 + elapsed_ns > self._max_age_ns)
+        outdated = ready & (observed.ages_s * 1e9 + elapsed_ns > self.max_age_ns)
         return {
             robot: (
                 f"its readings became too old while the tick took {elapsed_ns / 1e9:.3f} s: they are "
                 f"{observed.ages_s[robot] + elapsed_ns / 1e9:.3f} s old, synchronisation.max_age_s allows "
-                f"{self._max_age_ns / 1e9:.3f} s"
+                f"{self.max_age_ns / 1e9:.3f} s"
             )
             for robot in np.flatnonzero(outdated).tolist()
         }

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from policy_node.control.safe_commands import MeasuredPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
+from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.messages.reading import Decode
 from policy_node.policies import Policy
 from policy_node.sensing.batch import ObservationBatch, ObservationLayout
@@ -43,9 +44,16 @@ def make_inference(configuration: Configuration, policy: Policy, layouts: Mappin
     """
     robots, action, device = len(configuration.robots), configuration.action, policy.device
     mapper = CommandMapper(policy.spec.action, action, device)
-    limiter = CommandLimiter(action, mapper.components, 1.0 / configuration.control_rate_hz, device)
+    captured = isinstance(policy, CapturedPolicy)
+    limiter = CommandLimiter(action, mapper.components, 1.0 / configuration.control_rate_hz, device, captured)
     batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, robots, device)
     return Inference(policy, batch, mapper, limiter, robots)
+
+
+def _longest_gap_ns(configuration: Configuration) -> int:
+    """Return the longest time between two ticks that is no pause; without missed ticks it is less than two periods."""
+    max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+    return configuration.period_ns + max(configuration.period_ns, max_age_ns)
 
 
 def yielded_to(owner: str) -> str:
@@ -84,9 +92,7 @@ class Pipeline:
         #: Names of the robots.
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
-        max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        # Unless ticks are missed, two consecutive ticks are less than two periods apart; a longer gap is a pause.
-        self._gap_ns = configuration.period_ns + max(configuration.period_ns, max_age_ns)
+        self._gap_ns = _longest_gap_ns(configuration)
         self._samples = FleetSamples(configuration)
         #: Names of the sensors.
         self.keys = self._samples.names
@@ -95,13 +101,14 @@ class Pipeline:
         self.components = self._inference.components
         self._rejections = Rejections(len(self.robots))
         self._staging = self._make_staging(layouts, decoders)
-        self._safe = self._make_safe_commands(configuration, decoders, max_age_ns)
+        self._safe = self._make_safe_commands(configuration, decoders)
         self._guard = Guard(configuration)
         self._memory = FleetMemory(configuration, self.components)
         #: The observation of the current tick, for `observe_again`; None before the first.
         self.observed: Observed | None = None
         self._last_tick_ns = NEVER_NS
-        self._is_stopped = False
+        # Robots that an operator has stopped, by their index.
+        self._halted: frozenset[int] = frozenset()
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
@@ -122,9 +129,7 @@ class Pipeline:
         rows = [self._inference.batch.readings(robot) for robot in self._everyone]
         return Staging(names, rows, checked, self._rejections)
 
-    def _make_safe_commands(
-        self, configuration: Configuration, decoders: Mapping[str, Decode], max_age_ns: int
-    ) -> SafeCommands:
+    def _make_safe_commands(self, configuration: Configuration, decoders: Mapping[str, Decode]) -> SafeCommands:
         position = configuration.safe_position
         if position is None:
             return SafeCommands(len(self.robots), self.components, self._inference.safe_command)
@@ -134,9 +139,8 @@ class Pipeline:
                 f"components; give the joint of each"
             )
             raise ConfigurationError(problem)
-        rings = self._samples.of_sensor(-1)
         decode = decoders[position.name]
-        return MeasuredPositions(self.components, position.name, rings, decode, max_age_ns, self._rejections)
+        return MeasuredPositions(self.components, self._samples.positions, decode, self._rejections)
 
     @property
     def safe_commands(self) -> np.ndarray:
@@ -164,15 +168,34 @@ class Pipeline:
         """Set whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._samples.set_present(robot, sensor, present)
 
-    def stop(self) -> None:
-        """Send every robot its safe command until `resume`."""
-        self._is_stopped = True
+    def check_limits(self, configuration: Configuration) -> None:
+        """Check that `change_limits` can use a configuration; may be called from any thread.
+
+        Raises
+        ------
+        ConfigurationError
+            When it cannot.
+        """
+        self._inference.limits.check(configuration.action)
+
+    def change_limits(self, configuration: Configuration) -> None:
+        """Use the bounds, the largest change and the largest ages of another configuration, with the same sensors."""
+        self._inference.limits.change(configuration.action)
+        self._gap_ns = _longest_gap_ns(configuration)
+        self._guard.max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        self._samples.change_limits(configuration)
+
+    def stop(self, robots: Iterable[int] | None = None) -> None:
+        """Send these robots, by their index (None: all), their safe command until `resume`; drive all others.
+
+        The episode of a robot that is driven again restarts.
+        """
+        self._halted = frozenset(self._everyone if robots is None else robots)
         self._note_stops()
 
     def resume(self) -> None:
-        """Drive again after `stop`; every robot's episode restarts."""
-        self._is_stopped = False
-        self._note_stops()
+        """Drive all robots again after `stop`."""
+        self.stop(())
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
         """Yield robots to other nodes, `owners`: robot index -> name of the node; drive all others."""
@@ -181,7 +204,7 @@ class Pipeline:
         self._note_stops()
 
     def _note_stops(self) -> None:
-        self._stop_reasons = dict.fromkeys(self._everyone, STOPPED_REASON) if self._is_stopped else {}
+        self._stop_reasons = dict.fromkeys(sorted(self._halted), STOPPED_REASON)
         self._stop_reasons.update({robot: yielded_to(owner) for robot, owner in self._owners.items()})
         self._stopped = np.array([robot in self._stop_reasons for robot in self._everyone])
 
@@ -210,11 +233,8 @@ class Pipeline:
         Their episodes restart. A robot keeps the position that its safe command holds.
         """
         chosen = list(robots)
-        commands = self.safe_commands[chosen]
-        self._memory.overrule(chosen, commands)
-        frozen = self._safe.frozen.copy()
-        frozen[chosen] = ~np.isnan(commands).any(axis=1)
-        self._safe.freeze(frozen)
+        self._memory.overrule(chosen, self.safe_commands[chosen])
+        self._safe.freeze_known(chosen)
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """Observe some robots again, at the time of the tick, after `reset` restarted their episodes.
@@ -308,7 +328,8 @@ class Pipeline:
             # Earlier samples would seem newer than they are.
             self.forget_samples()
             self._memory.restart(self._everyone)
-        without_safe_command = self._safe.update(now_ns, self._memory.last_commands)
+            self._safe.freeze_known(self._everyone)
+        without_safe_command = self._safe.update(now_ns)
         if selections is None:
             selections = self._select(now_ns, previous_ns)
         states, reasons = self._states(selections, without_safe_command)
@@ -424,7 +445,7 @@ class Pipeline:
             samples=tuple([each if is_given else () for each, is_given in zip(observed.samples, given, strict=True)]),
             positions=observed.positions,
             before=observed.before,
-            stopped=self._is_stopped,
+            stopped=len(self._halted) == len(self.robots),
             owners=self._owners,
             policy_sha256=self.policy.spec.sha256,
             rejected=self._rejections.count.copy(),

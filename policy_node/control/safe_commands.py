@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from policy_node.messages.reading import Decode
-from policy_node.sensing.samples import Sample, SampleRing
+from policy_node.sensing.arrivals import Arrivals
+from policy_node.sensing.samples import Sample
 from policy_node.sensing.staging import Rejections
-from policy_node.sensing.synchroniser import RobotState, newest_usable
+from policy_node.sensing.synchroniser import RobotState
 
 
 class SafeCommands:
@@ -38,15 +41,13 @@ class SafeCommands:
         commands[self._yielded] = np.nan
         self.commands = commands
 
-    def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
+    def update(self, now_ns: int) -> Mapping[int, tuple[RobotState, str]]:
         """Update the safe commands before a tick.
 
         Parameters
         ----------
         now_ns
             The time of the tick.
-        last_commands
-            `[robots, components]`: commands sent at the last tick, NaN if none was.
 
         Returns
         -------
@@ -59,6 +60,12 @@ class SafeCommands:
         """Keep the safe commands of these robots, `[robots]` bool; update those of all others."""
         self.frozen = robots
 
+    def freeze_known(self, robots: Sequence[int]) -> None:
+        """Keep the safe commands of some robots, by their index, that have one."""
+        frozen = self.frozen.copy()
+        frozen[robots] = ~np.isnan(self.commands[robots]).any(axis=1)
+        self.frozen = frozen
+
     def forget(self, robots: Iterable[int]) -> None:
         """Forget the positions of some robots."""
 
@@ -66,19 +73,17 @@ class SafeCommands:
 class MeasuredPositions(SafeCommands):
     """The position at which each robot was stopped.
 
-    While driven: the measured position, or the last command if unknown. Once stopped: fixed, so a sagging arm is not
-    followed down.
+    While driven: the measured position. Without one a robot has no safe command and is not driven: a command that was
+    sent is a target, not where the robot is. Once stopped: fixed, so a sagging arm is not followed down.
 
     Parameters
     ----------
     components
         Number of components of a command.
-    name, rings
-        Name of the sensor, and its samples by robot.
+    arrivals
+        Messages with the position, by robot.
     decode
         Writes a message into `[components]` float64.
-    max_age_ns
-        Largest age of a position.
     rejections
         Counts messages that cannot be used.
     """
@@ -86,48 +91,35 @@ class MeasuredPositions(SafeCommands):
     def __init__(
         self,
         components: int,
-        name: str,
-        rings: Sequence[SampleRing],
+        arrivals: Sequence[Arrivals],
         decode: Decode,
-        max_age_ns: int,
         rejections: Rejections,
     ) -> None:
-        super().__init__(len(rings), components, None)
-        self._name = name
-        self._rings = rings
+        super().__init__(len(arrivals), components, None)
+        self._arrivals = arrivals
         self._decode = decode
-        self._max_age_ns = max_age_ns
         self._rejections = rejections
         self._position = np.empty(components)
 
-    def update(self, now_ns: int, last_commands: np.ndarray) -> Mapping[int, tuple[RobotState, str]]:
+    def update(self, now_ns: int) -> Mapping[int, tuple[RobotState, str]]:
         """Read the positions before a tick, see `SafeCommands.update`."""
         problems = {}
-        readings: list[Sample | None] = [None] * len(self._rings)
+        readings: list[Sample | None] = [None] * len(self._arrivals)
         for robot in np.flatnonzero(~self.frozen).tolist():
-            found = self._read(robot, now_ns)
+            found = self._arrivals[robot].newest_usable(now_ns, self._read, partial(self._refuse, robot))
             if isinstance(found, Sample):
                 self._rows[robot], readings[robot] = self._position, found
-            elif not np.isnan(last_commands[robot]).any():
-                self._rows[robot] = last_commands[robot]
-            elif np.isnan(self._rows[robot]).any():
-                problems[robot] = found
+            else:
+                self._rows[robot], problems[robot] = np.nan, found
         self.readings = tuple(readings)
         self._offer()
         return problems
 
-    def _read(self, robot: int, now_ns: int) -> Sample | tuple[RobotState, str]:
-        """Read the current position of a robot and return the reading, or why it is not known."""
-        found = newest_usable(self._rings[robot], now_ns, self._max_age_ns, self._max_age_ns)
-        self._rejections.count[robot] += found.refused
-        if found.state is not RobotState.READY:
-            return found.state, found.reason
-        sample = found.samples[0]
-        try:
-            self._decode(sample.message, self._position)
-        except Exception as error:  # a broken message must not stop the robots
-            return RobotState.REJECTED, self._rejections.note(robot, self._name, sample.message, error)
-        return sample
+    def _read(self, message: Any) -> None:
+        self._decode(message, self._position)
+
+    def _refuse(self, robot: int, message: Any, error: Exception) -> str:
+        return self._rejections.note(robot, self._arrivals[robot].name, message, error)
 
     def forget(self, robots: Iterable[int]) -> None:
         """Forget the positions of some robots."""

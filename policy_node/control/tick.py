@@ -164,7 +164,7 @@ class FleetTick(NamedTuple):
     #: By robot why its episode restarted since the last tick: empty, `reset` (`Pipeline.reset`), or `overruled` (a
     #: safe command replaced the policy's, `Pipeline.note_overruled`).
     before: tuple[str, ...]
-    #: Whether an operator has stopped the robots.
+    #: Whether an operator has stopped all robots.
     stopped: bool
     #: Robot index -> name of the node that the robot is yielded to.
     owners: Mapping[int, str]

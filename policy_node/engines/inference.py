@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from policy_node.config.schema import ConfigurationError
+from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
 from policy_node.sensing.batch import ObservationBatch
@@ -41,7 +41,15 @@ class CommandMap(Protocol):
 class CommandLimits(Protocol):
     """Limits commands, if `is_needed`, and adds two columns: whether a bound, or a limit of the change, acted."""
 
-    is_needed: bool
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything is limited; may change between two ticks."""
+
+    def check(self, configuration: ActionConfiguration) -> None:
+        """Check that `change` can set the limits of a configuration; raises ConfigurationError."""
+
+    def change(self, configuration: ActionConfiguration) -> None:
+        """Set the limits of a configuration; called between two ticks."""
 
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
@@ -89,6 +97,8 @@ class Inference:
         Numbers of one command.
     safe_command
         `[components]` float64, None when the configuration names none.
+    limits
+        Limits of the commands.
     """
 
     def __init__(
@@ -99,7 +109,7 @@ class Inference:
         self.batch = batch
         self.components = command_map.components
         self.safe_command = command_map.safe_command
-        self._is_limited = limits.is_needed
+        self.limits = limits
         captured = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
         self._program = DeviceProgram(source, batch, command_map, limits, robots, captured)
@@ -144,7 +154,7 @@ class Inference:
             with torch.inference_mode():
                 other.batch.take_over(self.batch)
         self.policy, self.batch, self.safe_command = other.policy, other.batch, other.safe_command
-        self._program, self._is_limited = other._program, other._is_limited
+        self._program, self.limits = other._program, other.limits
         return continues
 
     def __call__(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> Inferred:
@@ -160,7 +170,7 @@ class Inference:
             else:
                 restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
                 numbers = self._program(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
-        if not self._is_limited:
+        if not self.limits.is_needed:
             nothing = np.zeros(self._robots, bool)
             return Inferred(numbers, nothing, nothing)
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)
@@ -244,7 +254,7 @@ class DeviceProgram:
         if self._repeat is None:
             self._repeat = capture(self._on_controls, self._device) if self._captured else self._on_controls
         result = self._repeat()
-        if self._host_result is None:
+        if self._host_result is None or self._host_result.shape != result.shape:
             self._host_result = torch.empty(result.shape, dtype=result.dtype, pin_memory=self._pinned)
         self._host_result.copy_(result, non_blocking=True)
         if self._pinned:

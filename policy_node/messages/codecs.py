@@ -58,7 +58,7 @@ class ReadingDecoder:
         try:
             self._read(raw, out)
         except UnusableReading as error:
-            raise UnusableReading(f"{self._topic}: {error}") from error
+            raise type(error)(f"{self._topic}: {error}") from error
 
 
 def type_named(name: str) -> MessageType:

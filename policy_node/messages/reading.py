@@ -15,6 +15,10 @@ class UnusableReading(ValueError):  # noqa: N818  not an error of the program
     """A message that cannot be used; its text is the reason that the operator sees."""
 
 
+class MissingJointsError(UnusableReading):
+    """A message without the joints that are read: one of other joints, on the same topic."""
+
+
 def stack_hint(wanted: int, found: int) -> str:
     """Return the end of an error where a policy may want several steps of `found` numbers each; empty elsewhere."""
     steps, rest = divmod(wanted, found) if found else (0, 1)

@@ -70,7 +70,7 @@ class Tick:
     number: int  #: Number since activation, from 0; dropped ticks count.
     missed: int  #: Number of ticks that the node missed just before.
     dropped: int  #: Number of ticks that were not recorded so far, as the disk was too slow.
-    stopped: bool  #: Whether an operator stopped the robots.
+    stopped: bool  #: Whether an operator stopped all robots.
     policy_sha256: str  #: Hash of the policy.
     robots: Mapping[str, RobotTick]  #: By name, in the order of the configuration.
 

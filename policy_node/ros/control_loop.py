@@ -7,8 +7,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ HUNG = (RobotState.FAULT, "the tick took longer than watchdog.timeout_s; its saf
 STOPPED = (RobotState.STOPPED, STOPPED_REASON)
 NOT_CLAIMED = (RobotState.STOPPED, "the claim of this node does not hold, as after a pause; nothing is sent meanwhile")
 NOT_SENT = (RobotState.FAULT, "its command could not be sent")
+LATE = "its readings became too old while commands were sent: synchronisation.max_age_s allows {:.3f} s"
 ENDED = (RobotState.STOPPED, "the node stops driving")
 
 
@@ -121,11 +123,9 @@ class ControlLoop:
         # Safe commands that were sent since the last tick was committed, NaN if none was.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
         self._owners: Mapping[int, str] = {}
-        max_age_s = configuration.synchronisation.max_age_s
-        self._late = (
-            RobotState.STALE,
-            f"its readings became too old while commands were sent: synchronisation.max_age_s allows {max_age_s:.3f} s",
-        )
+        # Robots that an operator has stopped, and those stopped since the pipeline was last told, by their index.
+        self._halted: frozenset[int] = frozenset()
+        self._just_halted: set[int] = set()
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
 
@@ -165,13 +165,25 @@ class ControlLoop:
         finally:
             self._ticking.release()
 
-    def stop_robots(self) -> int:
-        """Send every robot its safe command at once, also while the tick hangs, and until `request_stop(False)`.
+    def change_limits(self, configuration: Configuration) -> None:
+        """Use the limits of another configuration from the next tick on, see `Pipeline.change_limits`."""
+        with self._sending:
+            self._requests["limits"] = partial(self._pipeline.change_limits, configuration)
+        self._configuration = configuration
+        self._watchdog.change_timeout(configuration.watchdog_timeout_s)
+
+    def stop_robots(self, robots: Collection[int] | None = None) -> int:
+        """Send robots their safe command at once, also while the tick hangs, and until `resume_robots`.
+
+        Parameters
+        ----------
+        robots
+            Indices of the robots; None: all of them.
 
         Returns
         -------
         int
-            Number of robots that have a safe command.
+            Number of these robots that have a safe command.
 
         Raises
         ------
@@ -179,13 +191,29 @@ class ControlLoop:
             The first error of a publisher; the robots are stopped nevertheless.
         """
         with self._sending:
-            self._requests["drive"] = self._pipeline.stop
-            return self._overrule(STOPPED)
+            if robots is None:
+                self._request_halt(range(len(self.changes)))
+                return self._overrule(STOPPED)
+            self._request_halt(self._halted.union(robots))
+            self._just_halted.update(robots)
+            commands = self._safe_commands(robots)
+            self._send_safe(commands)
+            return int(np.isfinite(commands).all(axis=1).sum())
 
-    def request_stop(self, stopped: bool) -> None:
-        """Stop the robots from the next tick on, or let the policy drive again; send nothing before it."""
+    def request_stop(self, robots: Iterable[int]) -> None:
+        """Stop exactly these robots, by their index, from the next tick on; send nothing before it."""
         with self._sending:
-            self._requests["drive"] = self._pipeline.stop if stopped else self._pipeline.resume
+            self._request_halt(robots)
+
+    def resume_robots(self, robots: Iterable[int]) -> None:
+        """Let the policy drive these robots, by their index, again from the next tick on."""
+        with self._sending:
+            self._request_halt(self._halted.difference(robots))
+
+    def _request_halt(self, robots: Iterable[int]) -> None:
+        """Stop exactly these robots at the next tick; `_sending` must be held."""
+        self._halted = frozenset(robots)
+        self._requests["drive"] = partial(self._pipeline.stop, self._halted)
 
     def reset_robots(self, robots: Sequence[int] | None = None) -> None:
         """Forget samples, histories and memories of some robots, by their index, or of all at the next tick."""
@@ -240,7 +268,7 @@ class ControlLoop:
         if delivery.error is not None:
             raise delivery.error
 
-    def _safe_commands(self, robots: Sequence[int] | None = None) -> np.ndarray:
+    def _safe_commands(self, robots: Collection[int] | None = None) -> np.ndarray:
         """Return the safe commands `[robots, components]`, NaN for robots without one and those of other nodes.
 
         `robots` are the indices of the only robots to make safe, with NaN for all others; None: all of them.
@@ -350,6 +378,7 @@ class ControlLoop:
             for request in self._requests.values():
                 request()
             self._requests.clear()
+            self._just_halted.clear()
 
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
         """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.
@@ -359,9 +388,10 @@ class ControlLoop:
         if self._overruled is not None:
             sent = _nothing_sent(decided, self._overruled)
             return sent._replace(commands=self._safe_sent.copy(), overruled=True), None
-        not_sent = {robot: (RobotState.STOPPED, yielded_to(owner)) for robot, owner in self._owners.items()}
+        not_sent = dict.fromkeys(self._just_halted, STOPPED)
+        not_sent |= {robot: (RobotState.STOPPED, yielded_to(owner)) for robot, owner in self._owners.items()}
         publish = decided.publish.copy()
-        publish[list(self._owners)] = False
+        publish[list(not_sent)] = False
         # Simulated time may pause while commands are sent.
         until_s = decided.expires_s if self._simulated is None else None
         delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
@@ -369,7 +399,7 @@ class ControlLoop:
         why = ENDED if error is None else NOT_SENT
         not_sent |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)
         if delivery.late:
-            not_sent |= dict.fromkeys(delivery.late, self._late)
+            not_sent |= dict.fromkeys(delivery.late, (RobotState.STALE, LATE.format(decided.max_age_s)))
             try:
                 self._send_safe(self._safe_commands(delivery.late))
             except Exception as late_error:

@@ -23,7 +23,13 @@ from rclpy.parameter import Parameter
 from rclpy.utilities import remove_ros_args
 
 from policy_node.config.package_files import share_path
-from policy_node.config.schema import ConfigurationError, parse_configuration, topic_of
+from policy_node.config.schema import (
+    Configuration,
+    ConfigurationError,
+    check_same_sensors,
+    parse_configuration,
+    topic_of,
+)
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
@@ -36,7 +42,14 @@ from policy_node.ros.loading import Loading
 from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_services import ParameterServices
-from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
+from policy_node.ros.parameters import (
+    LIMITS,
+    SWAP_PARAMETERS,
+    declare_parameters,
+    is_limit,
+    read_parameters,
+    wrong_type,
+)
 from policy_node.ros.polling import check_executor
 from policy_node.ros.process import (
     EventThreadMonitor,
@@ -338,9 +351,7 @@ class PolicyNode(LifecycleNode):
         if self._deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return self.set_parameters_atomically(parameters)
         try:
-            values, described = read_parameters(self, parameters)
-            with described.named_in_errors():
-                configuration = parse_configuration(values)
+            configuration = self._parse(parameters)
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         loop = self._loop
@@ -369,7 +380,7 @@ class PolicyNode(LifecycleNode):
         names = ", ".join(parameter.name for parameter in parameters)
         if self._loaded is not None:
             try:
-                self._swap(self._loaded)
+                self._swap(self._loaded, parameters)
             except ConfigurationError as error:
                 reason = str(error)
             except Exception as error:  # the current policy goes on
@@ -377,26 +388,70 @@ class PolicyNode(LifecycleNode):
             else:
                 return SetParametersResult(successful=True)
             return SetParametersResult(successful=False, reason=f"{reason}\nThe present policy goes on.")
-        # Also use_sim_time: the tick keeps the clock that it was started with.
-        if self._deployment is not None:
-            reason = (
-                f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
-                f"then configure it again. Only {', '.join(SWAP_PARAMETERS)} may be set meanwhile, through the services"
-            )
-            return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        try:
+            reason = wrong_type(self, parameters)
+            if not reason and self._deployment is not None:
+                reason = self._change_limits(parameters)
+        except ConfigurationError as error:
+            reason = str(error)
+        return SetParametersResult(successful=not reason, reason=reason)
 
-    def _swap(self, loading: Loading) -> None:
+    def _change_limits(self, parameters: Sequence[Parameter]) -> str:
+        """Use other limits from the next tick on; return why the parameters cannot be set.
+
+        Raises
+        ------
+        ConfigurationError
+            When the parameters do not fit all others; nothing is changed then.
+        """
+        names = ", ".join(parameter.name for parameter in parameters)
+        # Also use_sim_time: the tick keeps the clock that it was started with.
+        if not all(is_limit(parameter.name) for parameter in parameters):
+            return (
+                f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
+                f"then configure it again. Only limits ({', '.join(LIMITS)}, the max_age_s of a topic) may be set "
+                f"meanwhile, and {', '.join(SWAP_PARAMETERS)} through the services"
+            )
+        self._use_limits(self._parse(parameters))
+        values = (each.value if isinstance(each.value, float) else list(each.value or ()) for each in parameters)
+        changes = ", ".join(f"{each.name} {value}" for each, value in zip(parameters, values, strict=True))
+        self.get_logger().info(f"limits from the next tick on: {changes}")
+        return ""
+
+    def _parse(self, changes: Sequence[Parameter]) -> Configuration:
+        """Return the configuration with parameters that are about to be set; raises ConfigurationError."""
+        values, described = read_parameters(self, changes)
+        with described.named_in_errors():
+            return parse_configuration(values)
+
+    def _use_limits(self, configuration: Configuration) -> None:
+        """Use the limits of a configuration from the next tick on; raises ConfigurationError, and changes nothing."""
+        assert self._deployment is not None and self._sensors is not None
+        check_same_sensors(self._deployment.configuration, configuration)
+        pipeline = self._deployment.pipeline
+        pipeline.check_limits(configuration)
+        if self._loop is not None:
+            self._loop.change_limits(configuration)
+        else:
+            pipeline.change_limits(configuration)
+        self._sensors.change_limits(configuration)
+        self._deployment = replace(self._deployment, configuration=configuration)
+
+    def _swap(self, loading: Loading, parameters: Sequence[Parameter]) -> None:
         """Replace the policy by the loaded one; an exception changes nothing."""
         deployment = loading.result()
         if self._deployment is None or self._deployment.pipeline is not loading.replaced:
             raise ConfigurationError("policy.path: the node was cleaned up while the policy was loading; set it again")
+        # Limits may have been changed while the policy was loading.
+        configuration = self._parse(parameters)
+        deployment.pipeline.check_limits(configuration)
         if self._loop is not None:
             self._loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
         # The pipeline stays: it has the samples and the last commands.
         self._deployment = replace(deployment, pipeline=loading.replaced)
+        self._use_limits(configuration)
         if self._reporter is not None:
             self._reporter.description = self._description()
 

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from policy_node.config.package_files import share_path
+from policy_node.config.rules import check_value, has_type
 from policy_node.config.schema import (
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
@@ -28,8 +29,11 @@ from policy_node.policies.described_parameters import FilledIn, fill_in
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
 PACKAGE_SCHEME = "package://"
+# Limits, which may be set while the node is configured, too.
+LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
 POLICY_PATHS = ("policy.path", "policy.vecnormalize", "policy.description")
 # When a change takes effect, of parameters that are not read at configure alone.
+_LIMIT = "may be changed while the node is configured, acts at the next tick"
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
     "autostart": "read at the start of the process",
@@ -39,6 +43,21 @@ _LIST_TYPES = {
     "list[int]": RosParameter.Type.INTEGER_ARRAY,
     "list[float]": RosParameter.Type.DOUBLE_ARRAY,
 }
+
+
+def is_limit(name: str) -> bool:
+    """Return whether a parameter is a limit, which may be set while the node is configured."""
+    return name in LIMITS or (name.startswith("observations.") and name.endswith(".max_age_s"))
+
+
+def wrong_type(node: Node, changes: Sequence[RosParameter]) -> str:
+    """Return why the types of parameters that are about to be set are wrong; empty where they are right."""
+    known = parameters_for(*observations_of(_values(node, changes)))
+    for change in changes:
+        name, value = change.name, change.value
+        if name in known and value is not None and not has_type(value, known[name].type):
+            return next(check_value(name, known[name], {name: value}), "")
+    return ""
 
 
 def declare_parameters(node: Node) -> None:
@@ -183,7 +202,8 @@ def _default(parameter: Parameter) -> Any:
 def _descriptor(name: str, parameter: Parameter) -> ParameterDescriptor:
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     # Not read-only in ROS: it must be correctable before the node is configured again.
-    when = _READ.get(name, "read at configure: cannot be changed while the node is configured")
+    live = _LIMIT if is_limit(name) else "read at configure: cannot be changed while the node is configured"
+    when = _READ.get(name, live)
     descriptor = ParameterDescriptor(
         name=name,
         description=parameter.description + unit,

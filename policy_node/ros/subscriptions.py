@@ -134,9 +134,8 @@ class SensorSubscriptions:
             [node.resolve_topic_name(topic_of(robot, source.topic)) for source in sources]
             for robot in configuration.robots
         ]
-        kinds = [_kind(configuration, source) for source in sources]
         waits_s = configuration.period_ns / 1e9 if middleware() == CYCLONE else 0.0
-        self.reception = Reception(configuration.robots, kinds, names, waits_s)
+        self.reception = Reception(configuration.robots, _kinds(configuration), names, waits_s)
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
         # Attributes of each topic that `take` needs, looked up once.
@@ -217,6 +216,10 @@ class SensorSubscriptions:
                 pipeline.set_present(robot, sensor, is_present)
         self._silent.rotate(-self._asked)
 
+    def change_limits(self, configuration: Configuration) -> None:
+        """Judge late messages by the largest ages of another configuration, with the same sensors."""
+        self.reception.change_limits(_kinds(configuration))
+
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
         for topic in self._topics:
@@ -226,9 +229,12 @@ class SensorSubscriptions:
         self._silent.clear()
 
 
-def _kind(configuration: Configuration, source: SourceConfiguration) -> SensorKind:
-    max_age_s = source.max_age_s or configuration.synchronisation.max_age_s
-    return SensorKind(source.name, source.topic, source.is_image, sensor_qos(source).depth, max_age_s)
+def _kinds(configuration: Configuration) -> list[SensorKind]:
+    default_s = configuration.synchronisation.max_age_s
+    return [
+        SensorKind(source.name, source.topic, source.is_image, sensor_qos(source).depth, source.max_age_s or default_s)
+        for source, *_ in configuration.sensors
+    ]
 
 
 def _publisher_of(info: Mapping[str, Any]) -> bytes:

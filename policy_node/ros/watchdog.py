@@ -55,7 +55,9 @@ class Watchdog:
         self._prepare = prepare
         self._slow_tick_reason = slow_tick_reason
         self._began_s: float | None = None
-        self._ended = threading.Event()
+        self._ended = False
+        # Set when the thread is to end, or to use another timeout.
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     @property
@@ -68,6 +70,11 @@ class Watchdog:
         """Start the thread."""
         self._thread.start()
 
+    def change_timeout(self, timeout_s: float) -> None:
+        """Use another timeout from now on, also for the current tick."""
+        self._timeout_s = timeout_s
+        self._woken.set()
+
     def begin_tick(self) -> None:
         """Start to watch a tick; called by the tick thread."""
         self._began_s = time.monotonic()
@@ -78,7 +85,8 @@ class Watchdog:
 
     def end(self) -> None:
         """End the thread; `act` is not called after this returns, unless it hangs."""
-        self._ended.set()
+        self._ended = True
+        self._woken.set()
         if self._thread.is_alive():
             self._thread.join(END_S)
 
@@ -87,7 +95,11 @@ class Watchdog:
         hanging_s: float | None = None
         reason = ""
         wait_s = self._timeout_s
-        while not self._ended.wait(wait_s):
+        while True:
+            self._woken.wait(wait_s)
+            self._woken.clear()
+            if self._ended:
+                return
             began_s = self._began_s
             now_s = time.monotonic()
             if hanging_s is not None and began_s != hanging_s:

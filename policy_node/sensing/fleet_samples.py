@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from policy_node.config.schema import Configuration
+from policy_node.sensing.arrivals import Arrivals
 from policy_node.sensing.samples import SampleRing
 from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
 
@@ -29,6 +30,8 @@ class FleetSamples:
         Names of the sensors.
     observed
         The sources of each sensor that is observed.
+    positions
+        Messages of the safe position by robot; empty without one.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -38,8 +41,18 @@ class FleetSamples:
         self._robots = configuration.robots
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        kinds = [(max(RING_LENGTH, first.depth), first.name, round(first.max_age_s * 1e9)) for first, *_ in sensors]
-        self._rings = [[SampleRing(*kind) for kind in kinds] for _ in self._robots]
+        kinds = [
+            (max(RING_LENGTH, first.depth), first.name, round(first.max_age_s * 1e9)) for first, *_ in self.observed
+        ]
+        rings_by_robot = [[SampleRing(*kind) for kind in kinds] for _ in self._robots]
+        position = configuration.safe_position
+        self.positions = [
+            Arrivals(RING_LENGTH, position.name, self._max_age_ns) for _ in self._robots if position is not None
+        ]
+        # By robot and sensor.
+        self._buffers: list[list[SampleRing | Arrivals]] = [
+            [*rings, *self.positions[robot : robot + 1]] for robot, rings in enumerate(rings_by_robot)
+        ]
         self._heard = np.zeros((len(self._robots), len(sensors)), bool)
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
         self._present = [[False] * len(sensors) for _ in self._robots]
@@ -47,23 +60,27 @@ class FleetSamples:
         silent = sum(sources[0].may_be_silent for sources in self.observed)
         newest = slice(synchronised, len(self.observed) - silent)
         self._silent = slice(newest.stop, len(self.observed))
-        self._synchronised_rings = [rings[:synchronised] for rings in self._rings]
-        self._newest_rings = [rings[newest] for rings in self._rings]
-        self._silent_rings = [rings[self._silent] for rings in self._rings]
+        self._synchronised_rings = [rings[:synchronised] for rings in rings_by_robot]
+        self._newest_rings = [rings[newest] for rings in rings_by_robot]
+        self._silent_rings = [rings[self._silent] for rings in rings_by_robot]
         self._has_newest, self._has_silent = newest.start < newest.stop, silent > 0
+
+    def change_limits(self, configuration: Configuration) -> None:
+        """Judge ages by the limits of another configuration, with the same sensors."""
+        self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
+        ages_ns = [round(first.max_age_s * 1e9) for first, *_ in configuration.sensors]
+        for buffers in self._buffers:
+            for buffer, age_ns in zip(buffers, ages_ns, strict=True):
+                buffer.max_age_ns = age_ns
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Add a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
-        self._rings[robot][sensor].append(stamp_ns, message)
+        self._buffers[robot][sensor].append(stamp_ns, message)
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         """Note whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._present[robot][sensor] = present
-
-    def of_sensor(self, sensor: int) -> list[SampleRing]:
-        """Return the samples of one sensor by robot."""
-        return [rings[sensor] for rings in self._rings]
 
     def unheard(self) -> dict[str, list[str]]:
         """Return the robots with sensors that were never heard and are not merely silent, with those sensors."""
@@ -80,8 +97,8 @@ class FleetSamples:
     def forget(self, robots: Iterable[int]) -> None:
         """Drop all samples of some robots, by their index."""
         for robot in robots:
-            for ring in self._rings[robot]:
-                ring.clear()
+            for buffer in self._buffers[robot]:
+                buffer.clear()
 
     def select(self, now_ns: int, previous_ns: int) -> list[Selection]:
         """Choose the readings of every robot; the tick before was at `previous_ns`."""

@@ -81,7 +81,8 @@ class Stream:
 
     def __init__(self, depth: int, max_age_ns: int) -> None:
         self._depth = depth
-        self._max_age_ns = max_age_ns
+        #: Messages that are older when they arrive are late.
+        self.max_age_ns = max_age_ns
         # Publisher -> sequence number of its last message. Publishers that the middleware does not name are numbered.
         self._last: dict[bytes | int, int] = {}
         self._publisher: bytes | int = b""
@@ -107,7 +108,7 @@ class Stream:
         """
         if publisher or sequence is not None:
             self._count(sequence, publisher)
-        if age_ns > self._max_age_ns:
+        if age_ns > self.max_age_ns:
             self._late += 1
             self._late_ages_ns += age_ns
         self._taken += 1
@@ -223,6 +224,13 @@ class Reception:
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
+
+    def change_limits(self, sensors: Sequence[SensorKind]) -> None:
+        """Use the largest ages of these sensors from now on, which are the same sensors otherwise."""
+        self._sensors = tuple(sensors)
+        for streams in self.streams:
+            for stream, kind in zip(streams, sensors, strict=True):
+                stream.max_age_ns = round(kind.max_age_s * 1e9)
 
     def _counts(self) -> list[list[Counts]]:
         return [[stream.counts() for stream in streams] for streams in self.streams]

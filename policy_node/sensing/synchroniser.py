@@ -100,7 +100,7 @@ def _select_carefully(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, ma
         if ring.is_ahead and not (ring.stamps and ring.counts_from(ring.stamps[-1]) >= oldest_usable_ns)
     ]
     if ahead:
-        return Selection(RobotState.REJECTED, (), None, _ahead_reason(ahead, max_age_ns), refused)
+        return Selection(RobotState.REJECTED, (), None, ahead_reason(ahead, max_age_ns), refused)
     unheard = [ring.name for ring in rings if not ring.stamps]
     if unheard:
         return Selection(RobotState.WAITING, (), None, f"no message on {', '.join(unheard)}", refused)
@@ -111,7 +111,7 @@ def _select_carefully(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, ma
     age_ns = now_ns - min(counted)
     if age_ns > max_age_ns:
         oldest = counted.index(min(counted))
-        reason = _old_reason(rings[oldest], stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
+        reason = old_reason(rings[oldest].name, stamps[oldest], age_ns, "synchronisation.max_age_s", max_age_ns)
         return Selection(RobotState.STALE, samples, age_ns, reason, refused)
     oldest_ns, newest_ns = min(stamps), max(stamps)
     if newest_ns - oldest_ns > slop_ns:
@@ -124,8 +124,8 @@ def _select_carefully(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, ma
     return Selection(RobotState.READY, samples, age_ns, "", refused)
 
 
-def _old_reason(ring: SampleRing, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
-    name = ring.name
+def old_reason(name: str, stamp_ns: int, age_ns: int, limit: str, max_age_ns: int) -> str:
+    """Return why a reading of a sensor is too old; `limit` names the parameter with `max_age_ns`."""
     if stamp_ns == 0:
         return f"{name}: its header stamp is zero; the publisher must set it to the time of the measurement"
     if stamp_ns < _LONGEST_SIMULATION_NS and stamp_ns + age_ns > _EARLIEST_REAL_NS:
@@ -136,7 +136,8 @@ def _old_reason(ring: SampleRing, stamp_ns: int, age_ns: int, limit: str, max_ag
     return f"{name}: is {age_ns / 1e9:.3f} s old, {limit} allows {max_age_ns / 1e9:.3f} s"
 
 
-def _ahead_reason(names: Sequence[str], max_ahead_ns: int) -> str:
+def ahead_reason(names: Sequence[str], max_ahead_ns: int) -> str:
+    """Return why readings of some sensors are refused, whose stamps lie in the future."""
     return f"{', '.join(names)}: stamp lies more than {max_ahead_ns / 1e9:.3f} s in the future; synchronise the clocks"
 
 
@@ -197,10 +198,10 @@ def with_silent(
             samples += (sample,)
         # A sensor whose messages arrive is not silent: if no tick can use them, their stamps are wrong.
         elif refused_now:
-            found, problem = RobotState.REJECTED, _ahead_reason([ring.name], max_age_ns)
+            found, problem = RobotState.REJECTED, ahead_reason([ring.name], max_age_ns)
         elif newest_ns < previous_ns - allowed_ns:
             limit = "its max_age_s" if own_age_ns else "synchronisation.max_age_s"
-            found, problem = RobotState.STALE, _old_reason(ring, newest_ns, now_ns - newest_ns, limit, allowed_ns)
+            found, problem = RobotState.STALE, old_reason(ring.name, newest_ns, now_ns - newest_ns, limit, allowed_ns)
         elif is_present:
             samples += (Sample(target_ns, None),)
         else:
@@ -226,13 +227,13 @@ def newest_usable(ring: SampleRing, now_ns: int, max_ahead_ns: int, max_age_ns: 
     refused = ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:
         if ring.is_ahead:
-            return Selection(RobotState.REJECTED, (), None, _ahead_reason([ring.name], max_ahead_ns), refused)
+            return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)
         return Selection(RobotState.WAITING, (), None, f"no message on {ring.name}", refused)
     sample = ring.advance_to(ring.stamps[-1])
     age_ns = now_ns - ring.counts_from(sample.stamp_ns)
     if age_ns <= max_age_ns:
         return Selection(RobotState.READY, (sample,), age_ns, "", refused)
     if ring.is_ahead:
-        return Selection(RobotState.REJECTED, (), None, _ahead_reason([ring.name], max_ahead_ns), refused)
-    reason = _old_reason(ring, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
+        return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)
+    reason = old_reason(ring.name, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
     return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)

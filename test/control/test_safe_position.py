@@ -26,6 +26,7 @@ from policy_node.config.schema import ConfigurationError
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick, Sent
+from policy_node.messages.reading import MissingJointsError
 
 ARM = {
     "type": "sensor_msgs/msg/JointState",
@@ -40,8 +41,11 @@ RNG = np.random.default_rng(0)
 class Arms(Rig):
     """Robots whose position can be sent like any reading."""
 
-    def __init__(self, folder: Path, robots: int = 1, **action: Any) -> None:
-        super().__init__(folder, FRAMES["vector"], robots=robots, action={**ARM, **action})
+    def __init__(
+        self, folder: Path, robots: int = 1, synchronisation: dict[str, float] | None = None, **action: Any
+    ) -> None:
+        action = {**ARM, **action}
+        super().__init__(folder, FRAMES["vector"], robots=robots, action=action, synchronisation=synchronisation)
 
     def new_pipeline(self) -> Pipeline:
         layouts = match_observations(self.configuration, self.policy)
@@ -100,14 +104,79 @@ def test_a_stopped_robot_stays_where_it_was_stopped(tmp_path, stopped):
     assert rig.drive("silent").commands.tolist() == [[0.3, 2.0]]
 
 
-def test_without_a_new_position_the_last_command_holds_the_robot(tmp_path):
+def test_a_robot_whose_position_is_lost_is_left_alone(tmp_path):
     rig = Arms(tmp_path)
     rig.at(0.5, -1.0)
-    driven = rig.drive().commands
+    assert rig.drive().publish.tolist() == [True]
+    # Its readings are good, but what it was last commanded is a target, not where it is.
     result = rig.drive()
-    assert result.states == (READY,)  # its position is late, its readings are not
-    assert rig.pipeline.safe_commands.tolist() == driven.tolist()
-    assert rig.drive("silent").commands.tolist() == result.commands.tolist()
+    assert result.states == (STALE,)
+    assert result.reasons[0].startswith("action.safe_position: is 0.060 s old, synchronisation.max_age_s allows 0.040")
+    assert not result.publish.any() and np.isnan(rig.pipeline.safe_commands).all()
+    assert not rig.drive("silent").publish.any()
+    rig.at(0.25, 1.0)
+    assert rig.drive("silent").commands.tolist() == [[0.25, 1.0]]
+
+
+OTHER_JOINTS = MissingJointsError("joint 'shoulder' occurs 0 times, not once; joints found: gripper")
+
+
+@pytest.mark.parametrize("other", [OTHER_JOINTS, ZeroDivisionError("in the decoder"), np.zeros(3)], ids=str)
+@pytest.mark.parametrize("age_ns", [0, LATENCY_NS, OLD_NS, 10**15, -(10**15)])
+def test_messages_that_cannot_be_used_do_not_displace_the_position(tmp_path, other, age_ns):
+    rig = Arms(tmp_path, synchronisation={"max_age_s": 0.12})
+    rig.at(0.5, -1.0)
+    rig.drive()
+    rig.at(0.75, -1.0)
+    for _ in range(9):
+        rig.add(0, "action.safe_position", other, age_ns)
+    assert rig.drive().states == (READY,)
+    assert rig.pipeline.safe_commands.tolist() == [[0.75, -1.0]]
+    rig.add(0, "action.safe_position", other, age_ns)
+    rig.pipeline.stop()
+    assert rig.drive().commands.tolist() == [[0.75, -1.0]]
+
+
+def test_messages_of_other_joints_are_no_fault(tmp_path):
+    rig = Arms(tmp_path)
+    rig.add(0, "action.safe_position", OTHER_JOINTS)
+    for _ in range(2):
+        result = rig.drive()
+        assert result.states == (WAITING,)
+        assert result.reasons == (f"action.safe_position: {OTHER_JOINTS}",)
+        assert result.rejected.tolist() == [0]
+
+
+@pytest.mark.parametrize("other", [OTHER_JOINTS, np.zeros(3)], ids=str)
+def test_a_position_gets_no_younger_by_messages_that_cannot_be_used(tmp_path, other):
+    rig = Arms(tmp_path, synchronisation={"max_age_s": 0.12})
+    rig.at(0.5, -1.0)
+    states = []
+    for _ in range(4):
+        states.append(rig.drive().states[0])
+        rig.add(0, "action.safe_position", other)
+    assert states == [READY, READY, READY, WAITING if other is OTHER_JOINTS else REJECTED]
+
+
+def test_a_position_in_the_future_does_not_stay_usable_for_longer(tmp_path):
+    rig = Arms(tmp_path, synchronisation={"max_age_s": 0.12})
+    states, stamp_ns = [], rig.now_ns + PERIOD_NS + 100_000_000
+    for _ in range(5):
+        rig.add(0, "action.safe_position", np.array([0.5, -1.0]), rig.now_ns + PERIOD_NS - stamp_ns)
+        states.append(rig.drive().states[0])
+    # Sent again with the same stamp, it is as old as when it was first seen.
+    assert states == [READY, READY, READY, STALE, STALE]
+
+
+def test_a_robot_keeps_its_position_when_the_clock_is_set_back(tmp_path):
+    rig = Arms(tmp_path)
+    rig.at(0.5, -1.0)
+    rig.drive()
+    rig.now_ns -= 10**9
+    for _ in range(2):
+        result = rig.step()
+        assert result.publish.tolist() == [True]
+        assert result.commands.tolist() == [[0.5, -1.0]]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +245,7 @@ def test_an_overruled_robot_stays_at_its_safe_command(tmp_path, when_stale):
     assert result.states == (WAITING,)
     assert result.publish.tolist() == [when_stale != "silent"]
     assert result.commands.tolist() == [[0.5, -1.0]]
+    rig.at(0.5, -1.0)
     assert rig.drive().states == (READY,)
 
 
@@ -195,6 +265,7 @@ def test_the_position_of_a_robot_that_another_node_commands_is_followed(tmp_path
     rig.drive()
     rig.pipeline.yield_robots({1: "/other"})
     for position in (1.0, 2.0), (3.0, 4.0):
+        rig.at(0.5, 0.0, robot=0)
         rig.at(*position, robot=1)
         assert rig.drive().publish.tolist() == [True, False]
     rig.pipeline.yield_robots({})

@@ -216,7 +216,8 @@ def test_requests_do_not_accumulate_while_ticks_pause(rig: Rig, peer: Peer) -> N
         rig.loop.reset_robots()
         rig.loop.reset_robots([0])
         rig.loop.yield_robots({})
-        rig.loop.request_stop(False)
+        rig.loop.request_stop(())
+        rig.loop.resume_robots([0])
         rig.loop.stop_robots()
     assert len(rig.loop._requests) <= 4
     # The newest request holds.

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from moody import EXHAUST, HANG, RAISE, SAFE, MoodyFleet, moody_parameters, save_moody
@@ -14,6 +15,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 ROBOTS = ("robot_0", "robot_1")
+OPERATIONS = ("stop", "resume", "reset")
 
 StartNode = Callable[..., NodeProcess]
 
@@ -93,6 +95,55 @@ def test_an_operator_stops_robots_while_the_tick_hangs(moody: Path, peer: Peer, 
     fleet.live(fleet.is_driven, "commands of the policy")
 
 
+def test_one_robot_is_stopped_by_name(moody: Path, peer: Peer, start_node: StartNode) -> None:
+    parameters = moody_parameters(moody, ROBOTS, watchdog__timeout_s=60.0, synchronisation__max_age_s=60.0)
+    process = start_node({**parameters, "autostart": False})
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    publishers = {name: peer.node.create_publisher(String, f"{process.full_name}/{name}", 10) for name in OPERATIONS}
+
+    def send(operation: str, robot: str) -> None:
+        peer.spin_until(publishers[operation].get_subscription_count, "the node's subscription")
+        publishers[operation].publish(String(data=robot))
+
+    def expect(driven: str, safe: str) -> None:
+        for _ in range(2):
+            fleet.clear()
+            fleet.live(lambda: len(fleet.commands[driven]) > 5 and len(fleet.commands[safe]) > 5, "commands")
+        assert all(command_values(command)[0] > 0.0 for command in fleet.commands[driven])
+        assert {tuple(command_values(command)) for command in fleet.commands[safe]} == {SAFE}
+
+    # A stop of one robot holds over transitions, as one of all does.
+    send("stop", "/robot_1")
+    process.wait_for("~/stop: robot_1 is stopped: it will not be driven after activation, until it is resumed")
+    send("stop", "robot_9")
+    process.wait_for("~/stop: found 'robot_9', which is no robot of this node; driven are robot_0, robot_1")
+    assert operator.change("configure") and operator.change("activate")
+    process.wait_for("1 of 2 robots stay stopped until ~/resume is called")
+    fleet.live(lambda: fleet.is_driven("robot_0"), "commands of the policy")
+    expect(driven="robot_0", safe="robot_1")
+    send("resume", "robot_1")
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    # Also while the tick hangs; the command of the tick that hung goes to the other robot only.
+    fleet.send(moods={"robot_0": (HANG, 3.0)})
+    fleet.wait_for_silence()
+    send("stop", "robot_0")
+    peer.spin_until(lambda: fleet.commands["robot_0"], "the safe command")
+    assert not fleet.commands["robot_1"]
+    fleet.live(lambda: len(fleet.commands["robot_1"]) > 10, "commands after the tick")
+    assert {tuple(command_values(command)) for command in fleet.commands["robot_0"]} == {SAFE}
+    assert all(command_values(command)[0] > 0.0 for command in fleet.commands["robot_1"])
+
+    # Of all robots that are stopped, one is resumed.
+    operator.ask("stop")
+    send("resume", "robot_0")
+    fleet.live(lambda: fleet.is_driven("robot_0"), "commands of the policy")
+    expect(driven="robot_0", safe="robot_1")
+    assert operator.ask("resume") == "resumed; the policy drives each of the 2 robots whose data are good"
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+
 def test_an_operator_stops_robots_while_a_policy_loads(
     moody: Path, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
@@ -109,6 +160,60 @@ def test_an_operator_stops_robots_while_a_policy_loads(
     assert {tuple(command_values(command)) for command in fleet.commands["robot_0"]} == {SAFE}
     operator.ask("resume")
     fleet.live(fleet.is_driven, "commands of the policy")
+
+
+def test_limits_are_changed_while_the_robots_are_driven(
+    moody: Path, peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
+    operator = Operator(peer, process.full_name)
+    fleet = MoodyFleet(peer, ROBOTS)
+    refused = operator.set(control_rate_hz=20)
+    assert refused == "control_rate_hz: found 20 (int), but it must be a double; write 20.0"
+    assert operator.change("configure") and operator.change("activate")
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    def values() -> list[tuple[float, float]]:
+        fleet.clear()
+        fleet.live(lambda: len(fleet.commands["robot_0"]) > 5, "commands")
+        return [tuple(command_values(command)) for command in fleet.commands["robot_0"]]
+
+    def is_at(*command: float) -> bool:
+        return tuple(fleet.newest("robot_0")) == command
+
+    # The policy commands the number of the reading.
+    assert operator.set(action__high=[0.5, 0.25]) == ""
+    fleet.live(lambda: is_at(0.5, 0.25), "commands at the bounds")
+    assert set(values()) == {(0.5, 0.25)}
+    # All parameters are checked together; what is refused changes nothing.
+    assert "action.low: found [1.0], but the upper bounds are [0.5, 0.25]" in operator.set(action__low=[1.0])
+    assert "a command has 2 components; give 1 or 2" in operator.set(action__high=[1.0, 1.0, 1.0])
+    assert "action.max_rate: found (0.0,)" in operator.set(action__max_rate=[0.0])
+    assert "action.high: found" in operator.set(action__high=[1])
+    assert "may be set meanwhile" in operator.set_atomically(action__high=[0.75], action__ramp_s=1.0)
+    assert "no topic is synchronised" in operator.set(observations__touch__max_age_s=1.0)
+    assert set(values()) == {(0.5, 0.25)} and operator.get("action.high") == [[0.5, 0.25]]
+    assert operator.set_atomically(action__low=[1.0, 2.0], action__high=None) == ""
+    fleet.live(lambda: fleet.newest("robot_0")[0] > 1.0, "commands beyond the former bound")
+    assert operator.set_atomically(action__low=[-1.0], action__high=[1000.0], action__max_rate=[1.0]) == ""
+    before = fleet.number
+    fleet.number = 900
+    steps = np.diff([first for first, _ in values()])
+    assert before < 900 and steps.max() == pytest.approx(0.05)
+
+    # Readings are sent just before they are used, but longer than a millisecond.
+    assert operator.set(synchronisation__max_age_s=0.001) == ""
+    fleet.live(fleet.is_safe, "safe commands")
+    assert operator.set(synchronisation__max_age_s=0.5) == ""
+    fleet.live(fleet.is_driven, "commands of the policy")
+
+    # They hold for another policy, and after deactivation.
+    assert operator.set(action__high=[0.5], action__max_rate=None) == ""
+    assert operator.set(policy__path=str(save_moody(tmp_path / "another.pt"))) == ""
+    fleet.live(lambda: is_at(0.5, 0.5), "commands at the bounds")
+    assert operator.change("deactivate") and operator.set(action__high=[0.25]) == "" and operator.change("activate")
+    fleet.live(fleet.is_driven, "commands of the policy")
+    assert set(values()) == {(0.25, 0.25)}
 
 
 @pytest.mark.both_distributions

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A robot whose safe command is its position: driven, stopped there, and ramped up from there."""
 
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of
+from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
@@ -75,3 +78,56 @@ def test_an_arm_stops_at_its_position_and_ramps_up_from_there(model: Model, peer
         publish_more=lambda: publish_position(0.4, 0.1),
     )
     assert {tuple(message.data) for message in fleet.commands[ROBOT][count:]} == {(0.5, 0.125)}
+
+
+def test_an_arm_that_shares_its_topic_stops_where_it_is(model: Model, peer: Peer, start_node: StartNode) -> None:
+    position = (0.25, -0.75)
+    changes = {
+        "action.type": "std_msgs/msg/Float64MultiArray",
+        "action.fields": None,
+        "action.safe_position_topic": "joint_states",
+        "action.safe_position_joints": ["shoulder", "elbow"],
+    }
+    start_node(parameters_of(model()[0], [ROBOT], changes))
+    fleet = ScriptedFleet(peer, [ROBOT], Float64MultiArray)
+    commands, name = fleet.commands[ROBOT], f"policy_node: {ROBOT}"
+    diagnostics = Diagnostics(peer)
+    joints = peer.node.create_publisher(JointState, f"{ROBOT}/joint_states", 10)
+
+    def publish(name: list[str], values: list[float], earlier_s: float = 0.0) -> None:
+        message = JointState(name=name, position=values)
+        message.header.stamp = (peer.node.get_clock().now() - Duration(seconds=earlier_s)).to_msg()
+        joints.publish(message)
+
+    def publish_gripper() -> None:
+        # Not all clocks agree, and one joint has no number.
+        publish(["gripper"], [9.0], earlier_s=0.01)
+        publish(["shoulder", "elbow"], [math.nan, 0.0], earlier_s=0.02)
+        joints.publish(b"\0\1\0\0" + bytes(40))
+
+    def publish_both() -> None:
+        publish(["elbow", "shoulder"], [position[1], position[0]])
+        publish_gripper()
+
+    for _ in range(2):
+        commands.clear()
+        fleet.drive(lambda: len(commands) > 10, "commands", publish_more=publish_both)
+        assert not np.array_equal(fleet.newest(ROBOT), position)
+        fleet.drive(
+            lambda: np.array_equal(fleet.newest(ROBOT), position), "the position", robots=[], publish_more=publish_both
+        )
+        commands.clear()
+        fleet.drive(lambda: len(commands) > 10, "more commands", robots=[], publish_more=publish_both)
+        assert {tuple(message.data) for message in commands} == {position}
+
+    # Without a position it is left alone, although its readings are good.
+    fleet.drive(lambda: not np.array_equal(fleet.newest(ROBOT), position), "commands", publish_more=publish_both)
+    fleet.drive(
+        lambda: "action.safe_position: " in diagnostics.values(name)["reason"],
+        "the reason",
+        publish_more=publish_gripper,
+    )
+    commands.clear()
+    readings = itertools.count()
+    fleet.drive(lambda: next(readings) > 20, "more readings", publish_more=publish_gripper)
+    assert not commands

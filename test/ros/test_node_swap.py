@@ -161,7 +161,7 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_keeps_driving(
         ({"policy.vecnormalize": str(tmp_path / "missing.pkl")}, ["missing.pkl", "No such file or directory"]),
         (
             {"policy.path": str(model(STACK, seed=5)[0]), "control_rate_hz": 10.0},
-            ["policy.path, control_rate_hz: parameters are read at configure", "Only policy.path"],
+            ["policy.path, control_rate_hz: parameters are read at configure", "policy.path, policy.format"],
         ),
     ]
     for values, reasons in refusals:

@@ -12,7 +12,7 @@ import numpy as np
 
 from policy_node.messages.fields import MessageTypeError, require_unique
 from policy_node.messages.layouts import Layout, number_run
-from policy_node.messages.reading import UnusableReading
+from policy_node.messages.reading import MissingJointsError, UnusableReading
 from policy_node.messages.types import vector_type
 from policy_node.messages.vectors import NumberSource, ReadNumbers
 
@@ -74,9 +74,11 @@ def check_joint_field(field: str) -> None:
 
 def position_of(names: Sequence[str], joint: str) -> int:
     """Return the index of a joint; raises UnusableReading unless the joint occurs once."""
-    if names.count(joint) != 1:
+    count = names.count(joint)
+    if count != 1:
         found = ", ".join(names[:20]) or "none"
-        raise UnusableReading(f"joint '{joint}' occurs {names.count(joint)} times, not once; joints found: {found}")
+        problem = MissingJointsError if count == 0 else UnusableReading
+        raise problem(f"joint '{joint}' occurs {count} times, not once; joints found: {found}")
     return names.index(joint)
 
 

@@ -24,6 +24,7 @@ from policy_node.config.schema import (
     parse_configuration,
     topic_of,
 )
+from policy_node.control.pipeline import STOPPED_REASON
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
 from policy_node.policies.described_parameters import fill_in
@@ -294,10 +295,8 @@ class Replay:
             self.pipeline.reset()
         else:
             self.pipeline.reset([index for index, event in enumerate(before) if event == "reset"])
-        if stopped:
-            self.pipeline.stop()
-        else:
-            self.pipeline.resume()
+        halted = [index for index, robot in enumerate(robots) if robot.sent and robot.reason == STOPPED_REASON]
+        self.pipeline.stop(None if stopped else halted)
         self.pipeline.yield_robots({index: robot.left_to for index, robot in enumerate(robots) if robot.left_to})
 
     def _note_gaps(self, recorded: RecordedTick) -> None:

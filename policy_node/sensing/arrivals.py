@@ -1,0 +1,117 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Find the newest usable message of a sensor, whatever else arrives on its topic."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from policy_node.messages.reading import MissingJointsError
+from policy_node.sensing.samples import Sample
+from policy_node.sensing.synchroniser import RobotState, ahead_reason, old_reason
+
+# The problem that keeps a robot from being driven.
+Problem = tuple[RobotState, str]
+
+
+class Arrivals:
+    """The newest messages of one sensor of one robot, in the order of their arrival.
+
+    Other publishers may share the topic, as an arm and a gripper share `joint_states`. Unlike in a `SampleRing`, a
+    message that cannot be used therefore never displaces one that can, whatever its stamp is.
+
+    Parameters
+    ----------
+    length
+        Most messages kept between two ticks.
+    name
+        Name of the sensor.
+    max_age_ns
+        Largest age of a usable message; its stamp may lie as far in the future.
+    """
+
+    __slots__ = ("_counts_from_ns", "_kept", "_new", "_problem", "max_age_ns", "name")
+
+    def __init__(self, length: int, name: str, max_age_ns: int) -> None:
+        self.name = name
+        self.max_age_ns = max_age_ns
+        self._new: deque[Sample] = deque(maxlen=length)
+        # The newest usable message so far, and the time from which its age counts.
+        self._kept: Sample | None = None
+        self._counts_from_ns = 0
+        # Why the newest message since then cannot be used.
+        self._problem: Problem | None = None
+
+    def append(self, stamp_ns: int, message: Any) -> None:
+        """Add a message."""
+        self._new.append(Sample(stamp_ns, message))
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._new.clear()
+        self._kept = self._problem = None
+
+    def newest_usable(
+        self, now_ns: int, decode: Callable[[Any], None], refuse: Callable[[Any, Exception], str]
+    ) -> Sample | Problem:
+        """Decode the newest usable message, and return it, or why there is none.
+
+        Parameters
+        ----------
+        now_ns
+            Time of the tick, on the clock of the stamps.
+        decode
+            Decodes a message, or raises an exception.
+        refuse
+            Counts a message that cannot be used, and returns the reason in words.
+        """
+        problem: Problem | None = None
+        while self._new:
+            sample = self._new.pop()
+            counts_from_ns = min(sample.stamp_ns, now_ns)
+            if self._kept is not None and sample.stamp_ns == self._kept.stamp_ns:
+                # Sending a measurement again does not make it newer.
+                counts_from_ns = self._counts_from_ns
+            found = self._try(sample, now_ns, now_ns - counts_from_ns, decode, refuse)
+            if found is None:
+                self._new.clear()
+                self._kept, self._counts_from_ns, self._problem = sample, counts_from_ns, None
+                return sample
+            problem = problem or found
+        self._problem = problem or self._problem
+        if self._kept is None:
+            return self._problem or (RobotState.WAITING, f"no message on {self.name}")
+        age_ns = now_ns - self._counts_from_ns
+        if age_ns > self.max_age_ns:
+            return self._problem or (RobotState.STALE, self._old(self._kept, age_ns))
+        decode(self._kept.message)
+        return self._kept
+
+    def _try(
+        self,
+        sample: Sample,
+        now_ns: int,
+        age_ns: int,
+        decode: Callable[[Any], None],
+        refuse: Callable[[Any, Exception], str],
+    ) -> Problem | None:
+        """Decode a message of this age; return why it cannot be used."""
+        if sample.stamp_ns - now_ns > self.max_age_ns:
+            reason = ahead_reason([self.name], self.max_age_ns)
+            refuse(sample.message, ValueError(reason))
+            return RobotState.REJECTED, reason
+        if age_ns > self.max_age_ns:
+            return RobotState.STALE, self._old(sample, age_ns)
+        try:
+            decode(sample.message)
+        except MissingJointsError as error:
+            # Not a fault of the message: it belongs to other joints.
+            return RobotState.WAITING, f"{self.name}: {error}"
+        except Exception as error:  # a broken message must not stop the robots
+            return RobotState.REJECTED, refuse(sample.message, error)
+        return None
+
+    def _old(self, sample: Sample, age_ns: int) -> str:
+        return old_reason(self.name, sample.stamp_ns, age_ns, "synchronisation.max_age_s", self.max_age_ns)
