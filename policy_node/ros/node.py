@@ -33,7 +33,7 @@ from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment, configured_encoder, deploy
-from policy_node.ros.diagnostics import Reporter
+from policy_node.ros.diagnostics import LifecycleDiagnostics, Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
@@ -92,6 +92,7 @@ class PolicyNode(LifecycleNode):
         # Frees what configure and activate made, in the reverse order.
         self._configured = ExitStack()
         self._activated = ExitStack()
+        self._diagnostics = LifecycleDiagnostics(self)
         self._operation = Operation(self)
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
@@ -127,6 +128,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
         started = time.perf_counter()
+        self._diagnostics.note("configuring")
         try:
             self._configure()
         except ConfigurationError as error:
@@ -145,11 +147,13 @@ class PolicyNode(LifecycleNode):
                 f"{robots} {'robot' if robots == 1 else 'robots'} at {configuration.control_rate_hz:g} Hz; "
                 f"normalisation: {policy.normalisation}"
             )
+            self._diagnostics.note("inactive")
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
 
     def _fail(self, text: str) -> None:
         self._cleanup()
+        self._diagnostics.note("unconfigured", text)
         self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
@@ -200,8 +204,11 @@ class PolicyNode(LifecycleNode):
         try:
             act()
         except Exception as error:
-            self.get_logger().error(f"{name} failed: {type(error).__name__}: {error}; configure the node again")
+            failure = f"{name} failed: {type(error).__name__}: {error}"
+            self._diagnostics.note("unconfigured", self._diagnostics.failure or failure)
+            self.get_logger().error(f"{failure}; configure the node again")
             return TransitionCallbackReturn.ERROR
+        self._diagnostics.note(_STATE_AFTER[name], None)
         return TransitionCallbackReturn.SUCCESS
 
     def _activate(self) -> None:
@@ -229,7 +236,15 @@ class PolicyNode(LifecycleNode):
             may_command=lambda: claims.holds,
             recording=recording,
         )
-        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
+        self._reporter = Reporter(
+            self,
+            configuration,
+            self._loop,
+            self._sensors,
+            self._description(),
+            self._diagnostics.publisher,
+            recording,
+        )
         self._activated.callback(self._reporter.report_end)
         self._operation.attach(self._loop, configuration.robots)
         self._activated.callback(claims.end)
@@ -306,9 +321,9 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_loop_failure(self, error: Exception) -> None:
+        self._diagnostics.failure = f"the control loop ended: {type(error).__name__}: {error}"
         self.get_logger().fatal(
-            f"the control loop ended: {type(error).__name__}: {error}; {self._safety()}. "
-            f"Configure and activate the node to go on."
+            f"{self._diagnostics.failure}; {self._safety()}. Configure and activate the node to go on."
         )
         self._loop_failed.trigger()
 
@@ -417,6 +432,14 @@ class PolicyNode(LifecycleNode):
             self._reporter.description = self._description()
 
 
+# State of the lifecycle after each transition.
+_STATE_AFTER = {
+    "activate": "active",
+    "deactivate": "inactive",
+    "cleanup": "unconfigured",
+    "shutdown": "finalized",
+    "stopping after an error": "unconfigured",
+}
 # Remedies by the text of the error for arguments and parameter files that ROS cannot read.
 _START_REMEDIES = {
     "Error opening YAML file": "give --params-file the path of a file that exists",
