@@ -143,6 +143,9 @@ class LifecycleDiagnostics:
         else:
             self._timer.reset()
             self._publish()
+            if self.failure:
+                # The process may end now.
+                self.publisher.wait_until_heard()
 
     def _publish(self) -> None:
         level, text = DiagnosticStatus.WARN, "no robot is driven"

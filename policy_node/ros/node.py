@@ -22,6 +22,7 @@ from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.utilities import remove_ros_args
 
@@ -32,11 +33,17 @@ from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment, configured_encoder, deploy
+from policy_node.ros.deployment import Deployment, configured_encoder, deploy, slowness
 from policy_node.ros.diagnostics import LifecycleDiagnostics, Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
-from policy_node.ros.parameters import SWAP_PARAMETERS, declare_parameters, read_parameters
+from policy_node.ros.parameters import (
+    ANYTIME_PARAMETERS,
+    SWAP_PARAMETERS,
+    check_anytime,
+    declare_parameters,
+    read_parameters,
+)
 from policy_node.ros.process import (
     EventThreadMonitor,
     destroy_last_node,
@@ -55,6 +62,7 @@ REMEDY = (
     "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
+EXITS = "exit_on_failure is true: the process ends with status 1."
 SAFE = "every robot got the safe command"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
@@ -96,6 +104,7 @@ class PolicyNode(LifecycleNode):
         self._operation = Operation(self)
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
+        self._set_log_level(self.get_parameter("log_level").value)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._serve_parameters()
 
@@ -108,6 +117,16 @@ class PolicyNode(LifecycleNode):
     def autostart(self) -> bool:
         """Whether the node configures and activates by itself; a wrong type counts as yes, configure reports it."""
         return self.get_parameter("autostart").value is not False
+
+    @property
+    def exit_on_failure(self) -> bool:
+        """Whether the process ends when something failed; a wrong type counts as no, configure reports it."""
+        return self.get_parameter("exit_on_failure").value is True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the node is unconfigured because something failed."""
+        return bool(self._diagnostics.failure) and not self.is_configured
 
     def declare_parameters(self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False) -> Any:
         """Declare parameters as `rclpy.node.Node` does, also those that a file leaves empty, such as `robots: []`."""
@@ -154,7 +173,8 @@ class PolicyNode(LifecycleNode):
     def _fail(self, text: str) -> None:
         self._cleanup()
         self._diagnostics.note("unconfigured", text)
-        self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
+        end = EXITS if self.exit_on_failure else f"The node stays alive: {REMEDY}."
+        self.get_logger().error(f"{text}\n{end}")
 
     def _configure(self) -> None:
         # Values may have been set, or keys named, since the node was created.
@@ -186,6 +206,8 @@ class PolicyNode(LifecycleNode):
                 "take choices that were forbidden in training"
             )
         self.get_logger().info(f"{deployment.engine}")
+        if text := slowness(deployment):
+            self.get_logger().warning(text)
         self._deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoder)
         self._configured.callback(self._commands.destroy)
@@ -398,6 +420,8 @@ class PolicyNode(LifecycleNode):
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         names = ", ".join(parameter.name for parameter in parameters)
+        if parameters and all(parameter.name in ANYTIME_PARAMETERS for parameter in parameters):
+            return self._set_anytime(parameters)
         if self._loaded is not None:
             try:
                 self._swap(self._loaded)
@@ -417,6 +441,20 @@ class PolicyNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
+    def _set_anytime(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        if problems := check_anytime(parameters):
+            return SetParametersResult(successful=False, reason="\n".join(problems))
+        for parameter in parameters:
+            if parameter.name == "log_level":
+                self._set_log_level(parameter.value or "unset")
+        return SetParametersResult(successful=True)
+
+    def _set_log_level(self, level: object) -> None:
+        """Set the lowest severity of this node's logger only; an unknown one changes nothing, configure reports it."""
+        severity = getattr(LoggingSeverity, str(level).upper(), None)
+        if severity is not None:
+            self.get_logger().set_level(severity)
+
     def _swap(self, loading: Loading) -> None:
         """Replace the policy by the loaded one; an exception changes nothing."""
         deployment = loading.result()
@@ -426,6 +464,8 @@ class PolicyNode(LifecycleNode):
             self._loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
+        if text := slowness(deployment):
+            self.get_logger().warning(text)
         # The pipeline stays: it has the samples and the last commands.
         self._deployment = replace(deployment, pipeline=loading.replaced)
         if self._reporter is not None:
@@ -502,6 +542,9 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             node.trigger_activate()
     while not stopping.is_set():
         _serve(executor, node)
+        if node.has_failed and node.exit_on_failure:
+            node.get_logger().fatal(EXITS)
+            return 1
         if node.is_configured and event_thread.has_stopped():
             node.get_logger().fatal(EVENT_THREAD_STOPPED)
             return 1
