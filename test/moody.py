@@ -63,8 +63,8 @@ def moody_parameters(file: Path, robots: Sequence[str], **changes: Any) -> dict[
 class MoodyFleet(ScriptedFleet):
     """Robots that publish touch with their mood; the command to a reading is its number, twice."""
 
-    def __init__(self, peer: Peer, robots: Sequence[str]) -> None:
-        super().__init__(peer, robots)
+    def __init__(self, peer: Peer, robots: Sequence[str], namespace: str = "") -> None:
+        super().__init__(peer, robots, namespace=namespace)
         self.number = 0
 
     def send(self, robots: Sequence[str] | None = None, moods: Mapping[str, tuple[float, float]] | None = None) -> None:

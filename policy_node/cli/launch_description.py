@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,8 @@ def _action(started: NodeProcess | IncludedFile) -> Node | IncludeLaunchDescript
 
 
 def _node(process: NodeProcess) -> Node:
+    # A log file or a service gets no colour codes.
+    has_terminal = sys.stdout.isatty()
     options: dict[str, Any] = {}
     if process.respawn_delay_s is not None:
         options |= {"respawn": True, "respawn_delay": float(process.respawn_delay_s)}
@@ -80,9 +83,9 @@ def _node(process: NodeProcess) -> Node:
         namespace=process.namespace or None,
         parameters=list(process.parameters),
         arguments=process.arguments,
-        ros_arguments=["--log-level", process.log_level] if process.log_level else None,
-        additional_env=dict(process.environment),
+        # Without a terminal to emulate, Python would keep back what it prints until its buffer is full.
+        additional_env={**({} if has_terminal else {"PYTHONUNBUFFERED": "1"}), **process.environment},
         output="screen",
-        emulate_tty=True,
+        emulate_tty=has_terminal,
         **options,
     )

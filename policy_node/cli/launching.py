@@ -17,6 +17,7 @@ from typing import Any
 
 from policy_node.cli.process_environment import memory_environment, transport_environment
 from policy_node.config.parameter_file import parse_yaml
+from policy_node.config.parameters import LOG_LEVELS
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,6 @@ class NodeProcess:
     parameters: tuple[str | dict[str, Any], ...] = ()
     #: Command line, without the arguments for ROS.
     arguments: tuple[str, ...] = ()
-    #: Lowest severity that is logged; empty: that of ROS.
-    log_level: str = ""
     #: Variables added to the environment.
     environment: Mapping[str, str] = field(default_factory=dict)
     #: Seconds after which an ended process is started again; None: never.
@@ -78,7 +77,11 @@ AUTOSTART = Argument(
     "parameter file",
 )
 MALLOC = Argument("malloc", "Let glibc keep freed memory, which makes ticks with large messages faster", "true")
-LOG_LEVEL = Argument("log_level", "Lowest severity that is logged: debug, info, warn, error; empty: info")
+LOG_LEVEL = Argument(
+    "log_level",
+    "Lowest severity that the node logs; empty: log_level of the parameter file",
+    choices=("", *LOG_LEVELS),
+)
 COMMON = (AUTOSTART, MALLOC, LOG_LEVEL)
 
 POLICY_ARGUMENTS = (PARAMS_FILE, NAMESPACE, USE_SIM_TIME, *COMMON)
@@ -186,13 +189,13 @@ def policy_process(
         Name of the node; empty: policy_node.
     """
     truths = {each: truth(given, each) for each in ("use_sim_time", "autostart") if given.get(each)}
+    parameters = {"log_level": given["log_level"], **parameters}
     overrides = truths | {parameter: value for parameter, value in parameters.items() if value != ""}
     return NodeProcess(
         "policy_node",
         name=name,
         namespace=given.get("namespace", ""),
         parameters=(str(parameter_file(given)), *([overrides] if overrides else [])),
-        log_level=given["log_level"],
         environment={
             **transport_environment(),
             **(memory_environment() if truth(given, "malloc") else {}),

@@ -79,6 +79,11 @@ class NodeView:
         robots, ticks = (_figure(self.control.values, key, 0) for key in ("robots", "ticks"))
         return ticks in ("0", NOTHING) or str(len(self.robots)) == robots
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the node drives robots, so that it reports figures."""
+        return self.control.values.get("lifecycle_state") == "active"
+
 
 class DiagnosticsView:
     """Collects the newest diagnostics of policy nodes, or only of the node with the full name `wanted`."""
@@ -101,9 +106,11 @@ class DiagnosticsView:
             return
         values = {pair.key: pair.value for pair in status.values}
         part = Part(_LEVELS.get(status.level, "STALE"), status.message, values)
-        if name == "control" and "control_rate_hz" in values:
+        if name == "control" and "lifecycle_state" in values:
             view = self.nodes.setdefault(owner, NodeView(part))
             view.control, view.heard_s = part, time.monotonic()
+            if not view.is_active:
+                view.robots.clear()
         elif owner in self.nodes and "state" in values:
             self.nodes[owner].robots[name] = part
 
@@ -114,12 +121,12 @@ class DiagnosticsView:
         wanted = f"/{self._wanted}" if self._wanted else "a policy node"
         silent = f"{wanted} does not publish on /diagnostics; "
         if names:
-            return silent + f"others do: {', '.join(names)}; a policy node publishes while it is active"
+            return silent + f"others do: {', '.join(names)}; a policy node publishes from its start on"
         domain = os.environ.get("ROS_DOMAIN_ID", "0 (not set)")
         reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)")
         return (
             silent + f"no node does with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: start the "
-            "node and activate it, or set both variables here as for the node"
+            "node, or set both variables here as for the node"
         )
 
 
@@ -164,6 +171,8 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     if silent_s > SILENT_S:
         level, message = "ERROR", f"no message for {silent_s:.0f} s; {message}"
     title = Text.assemble((f"/{name} ", "bold"), (level, _COLOURS[level]), f" {message}")
+    if not node.is_active:
+        return [title]
     problems = [
         value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
     ]
@@ -203,7 +212,8 @@ def _robots_table(node: NodeView) -> Table:
     table = Table()
     table.add_column("robot", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("age ms", justify="right")
+    for figure in ("driven %", "changes", "age ms"):
+        table.add_column(figure, justify="right")
     for sensor in sensors:
         table.add_column(f"{sensor.removesuffix('_hz')} Hz", justify="right")
     for counted in ("rejected", "bounded", "slowed"):
@@ -214,7 +224,12 @@ def _robots_table(node: NodeView) -> Table:
         state = values.get("state", NOTHING)
         table.add_row(
             Text(robot),
-            Text(state, style=_STATE_COLOURS.get(state, "")),
+            Text(
+                state,
+                style=_COLOURS["WARN"] if state == "READY" and part.level == "WARN" else _STATE_COLOURS.get(state, ""),
+            ),
+            _figure(values, "driven_percent", 0),
+            _figure(values, "state_changes", 0),
             _figure(values, "age_at_command_ms"),
             *(_figure(values, sensor) for sensor in sensors),
             *(Text(values.get(counted, NOTHING)) for counted in ("rejected", "bounded", "slowed")),

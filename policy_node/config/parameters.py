@@ -21,6 +21,8 @@ ACTIVATIONS = (
     *("identity", "elu", "relu", "tanh", "selu", "celu", "gelu", "silu", "mish", "leaky_relu", "sigmoid", "softplus"),
     "softsign",
 )
+# Severities of the log.
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 OUTPUT_ACTIVATIONS = ("identity", "tanh", "hardtanh")
 
 
@@ -470,6 +472,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Period of the heartbeats of a bond with Nav2's lifecycle_manager while the node is active; 0: no bond. Needs "
         "bondpy.",
         limits=(0.0, 10.0),
+    ),
+    Parameter(
+        "exit_on_failure",
+        "bool",
+        False,
+        "End the process with status 1 when a transition or the control loop fails, so that respawn or systemd starts "
+        "it again; else it stays alive, to be configured again.",
+    ),
+    Parameter(
+        "log_level",
+        "str",
+        "",
+        "Lowest severity that this node logs, without the other loggers of its process; empty: that of ROS.",
+        choices=("", *LOG_LEVELS),
     ),
     *_parameters(PolicyConfiguration, "policy."),
     Parameter(

@@ -153,6 +153,11 @@ class Pipeline:
         return self._inference.policy
 
     @property
+    def inference_s(self) -> float:
+        """Shortest time of one inference for all robots at the warm-up."""
+        return self._inference.duration_s
+
+    @property
     def observations(self) -> Mapping[str, torch.Tensor]:
         """Inputs of the policy at the last tick, `[robots, *space]` by key, valid until the next one.
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -99,12 +100,15 @@ class Inference:
         `[components]` float64, None when the configuration names none.
     limits
         Limits of the commands.
+    duration_s
+        Shortest time of a run at the warm-up; 0 before it.
     """
 
     def __init__(
         self, policy: Policy, batch: ObservationBatch, command_map: CommandMap, limits: CommandLimits, robots: int
     ) -> None:
         self._robots = robots
+        self.duration_s = 0.0
         self.policy = policy
         self.batch = batch
         self.components = command_map.components
@@ -122,11 +126,15 @@ class Inference:
         rng = np.random.default_rng(0)
         everything = np.ones(self._robots, bool)
         start = np.full((self._robots, self.components), np.nan)
+        durations_s = []
         for _ in range(WARM_UP_RUNS):
             for key, spec in self.policy.spec.observations.items():
                 frame = self.batch.row(key, 0)
                 frame[...] = np.resize(spec.example(1, rng), frame.shape)
+            began_s = time.perf_counter()
             self(everything, start, start, np.ones(self._robots))
+            durations_s.append(time.perf_counter() - began_s)
+        self.duration_s = min(durations_s)
         with torch.inference_mode():
             self._program.forget()
 
@@ -155,6 +163,7 @@ class Inference:
                 other.batch.take_over(self.batch)
         self.policy, self.batch, self.safe_command = other.policy, other.batch, other.safe_command
         self._program, self.limits = other._program, other.limits
+        self.duration_s = other.duration_s
         return continues
 
     def __call__(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> Inferred:

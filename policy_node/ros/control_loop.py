@@ -47,7 +47,7 @@ class ControlLoop:
     """Runs the pipeline at the control rate in another thread.
 
     Only that thread uses samples, batch and policy; `replace_policy` does so between two ticks. Other threads may read
-    `statistics`, `latest` and `changes` while it runs.
+    `statistics`, `latest`, `changes` and `interruptions` while it runs.
 
     Parameters
     ----------
@@ -114,6 +114,8 @@ class ControlLoop:
         self.failure: Exception | None = None
         #: Number of changes of each robot's state; all are WAITING before the first tick.
         self.changes = [0] * len(pipeline.robots)
+        #: State and reason of each robot before it was last READY again; None: it always was.
+        self.interruptions: list[tuple[RobotState, str] | None] = [None] * len(pipeline.robots)
         # Requests to the pipeline, served by the tick thread at its next tick; the newest of each kind.
         self._requests: dict[Hashable, Callable[[], None]] = {}
         # Held while commands are sent and requests are made: no command that was decided earlier may follow a safe one.
@@ -412,9 +414,15 @@ class ControlLoop:
         """Commit the sent commands, and publish the snapshot of the tick; `_sending` must be held."""
         tick = self._pipeline.commit(decided, sent)
         self._safe_sent[:] = np.nan
-        before = self.latest.states if self.latest is not None else (RobotState.WAITING,) * len(tick.states)
-        for robot, state in enumerate(tick.states):
-            self.changes[robot] += state is not before[robot]
+        if self.latest is None:
+            states, reasons = (RobotState.WAITING,) * len(tick.states), ("",) * len(tick.states)
+        else:
+            states, reasons = self.latest.states, self.latest.reasons
+        if tick.states != states:
+            for robot, (state, before) in enumerate(zip(tick.states, states, strict=True)):
+                self.changes[robot] += state is not before
+                if state is RobotState.READY and before is not RobotState.READY:
+                    self.interruptions[robot] = (before, reasons[robot])
         self.latest = tick
 
     def _yield_to_others(self) -> Exception | None:

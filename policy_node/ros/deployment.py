@@ -78,6 +78,26 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     return Deployment(configuration, policy, decoders, pipeline, engine)
 
 
+def slowness(deployment: Deployment) -> str:
+    """Return what follows from a policy whose inference takes longer than the control period; empty if none does."""
+    configuration, inference_s = deployment.configuration, deployment.pipeline.inference_s
+    if inference_s * configuration.control_rate_hz <= 1.0:
+        return ""
+    limits_s = {
+        "synchronisation.max_age_s": configuration.synchronisation.max_age_s,
+        "watchdog.timeout_s": configuration.watchdog_timeout_s,
+    }
+    beyond = [f"{name} ({limit_s:.3g} s)" for name, limit_s in limits_s.items() if inference_s > limit_s]
+    follows = f"at most {1 / inference_s:.3g} of {configuration.control_rate_hz:g} commands a second can be sent"
+    if beyond:
+        follows = f"that is also longer than {' and '.join(beyond)}, so the robots will only get their safe commands"
+    return (
+        f"policy.path: one inference takes {inference_s * 1e3:.1f} ms at configure (engine {deployment.engine.name} on "
+        f"{deployment.policy.device}), the control period is {1e3 / configuration.control_rate_hz:.1f} ms: {follows}; "
+        f"lower control_rate_hz below {1 / inference_s:.3g}, or choose a faster policy, policy.engine or policy.device"
+    )
+
+
 def pair(
     configuration: Configuration, policy: Policy
 ) -> tuple[dict[str, ObservationLayout], dict[str, ReadingDecoder]]:

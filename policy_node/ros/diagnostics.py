@@ -1,14 +1,14 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Report on the node: `/diagnostics`, `~/timing`, changes of robots' states, topics without messages."""
+"""Report on the node: `/diagnostics`, `~/timing`, and the lines of the log that are not about one event."""
 
 from __future__ import annotations
 
 import array
 import math
+import platform
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
+from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
@@ -27,6 +28,7 @@ from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import several_publishers, why_silent
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
+from policy_node.ros.state_log import FINDING_PERIOD_S, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.sensing.synchroniser import RobotState
 
@@ -37,11 +39,10 @@ CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
 # Longest wait for the arrival of the last report.
 ACKNOWLEDGE_S = 0.2
-# Most log lines about a robot in a period, for one whose state changes often.
-LINES_PER_ROBOT = 20
-LINES_PERIOD_S = 20.0
-# Least period of log lines about one finding, such as lost messages of a sensor.
-FINDING_PERIOD_S = 60.0
+# Most robots in the account of a tick in the debug log.
+ACCOUNT_ROBOTS = 16
+# Part of the diagnostics that is about the node itself.
+CONTROL = "control"
 
 _LEVELS = {
     RobotState.READY: DiagnosticStatus.OK,
@@ -74,6 +75,10 @@ class _Report:
     hangs: bool
     #: `[robots]`: number of ticks in which the robot was sent a command of the policy.
     driven_ticks: np.ndarray
+    #: `[robots]`: part of the ticks in which it was; NaN without ticks.
+    driven_shares: np.ndarray
+    #: `[robots]`: changes of its state.
+    changes: np.ndarray
     #: `[robots]`: age of the synchronised readings behind these commands; NaN without any.
     p50_ms: np.ndarray
     p99_ms: np.ndarray
@@ -81,6 +86,73 @@ class _Report:
     ages_ms: np.ndarray
     #: `[robots, sensors]`: rate of the messages that arrived.
     rates_hz: np.ndarray
+
+
+class StatusPublisher:
+    """Publishes on `/diagnostics` for a node. The hardware of the node is its computer, that of a robot the robot."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._prefix = node.get_fully_qualified_name().lstrip("/")
+        self._hardware = {CONTROL: platform.node()}
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def status(self, part: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
+        """Return the status of a part of the node: `CONTROL` or a robot."""
+        if part not in self._hardware:
+            self._hardware[part] = self._node.resolve_topic_name(part.rstrip("/")).lstrip("/")
+        pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]
+        name, hardware = f"{self._prefix}: {part}", self._hardware[part]
+        return DiagnosticStatus(level=level, name=name, message=text, hardware_id=hardware, values=pairs)
+
+    def publish(self, statuses: list[DiagnosticStatus]) -> None:
+        """Publish statuses with the present time."""
+        message = DiagnosticArray(status=statuses)
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def wait_until_heard(self) -> None:
+        """Wait for a moment until the subscribers have the last message."""
+        self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+
+
+class LifecycleDiagnostics:
+    """Publishes the state of the lifecycle on `/diagnostics` from the construction of the node on.
+
+    While the node drives, a `Reporter` publishes in its place.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.publisher = StatusPublisher(node)
+        #: What failed; empty if nothing did.
+        self.failure = ""
+        self._state = "unconfigured"
+        steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S, self._publish, clock=steady_clock)
+
+    def note(self, state: str, failure: str | None = "") -> None:
+        """Publish a new state of the lifecycle and what failed, or None to keep the failure.
+
+        It is published at once, because a transition keeps the timer from running.
+        """
+        self._state = state
+        if failure is not None:
+            self.failure = failure
+        if state == "active":
+            self._timer.cancel()
+        else:
+            self._timer.reset()
+            self._publish()
+            if self.failure:
+                # The process may end now.
+                self.publisher.wait_until_heard()
+
+    def _publish(self) -> None:
+        level, text = DiagnosticStatus.WARN, "no robot is driven"
+        if self.failure:
+            level, text = DiagnosticStatus.ERROR, self.failure
+        values = {"lifecycle_state": self._state}
+        self.publisher.publish([self.publisher.status(CONTROL, level, f"{self._state}: {text}", values)])
 
 
 class Reporter:
@@ -97,6 +169,7 @@ class Reporter:
         loop: ControlLoop,
         sensors: SensorSubscriptions,
         description: dict[str, str],
+        publisher: StatusPublisher,
         recording: Recording | None = None,
     ) -> None:
         self._node = node
@@ -108,7 +181,6 @@ class Reporter:
         self._dropped = 0
         self._sensors = tuple(sources[0].name for sources in configuration.sensors)
         self._logger = node.get_logger()
-        self._name = node.get_fully_qualified_name().lstrip("/")
         robots = len(configuration.robots)
         self._reported_at_s = self._last_tick_s = time.monotonic()
         self._reported_at_ns = node.get_clock().now().nanoseconds
@@ -118,12 +190,11 @@ class Reporter:
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0
         self._current: _Report | None = None
-        # For each robot: logged changes of its state, that state and reason, and the times of the last log lines.
-        self._logged_changes = [0] * robots
-        self._logged: list[tuple[RobotState, str]] = [(RobotState.WAITING, "")] * robots
-        self._logged_at_s = [deque([-math.inf] * LINES_PER_ROBOT, maxlen=LINES_PER_ROBOT) for _ in range(robots)]
+        self._changes = np.zeros(robots, np.int64)
+        self._state_log = StateLog(configuration.robots, configuration.action.when_stale)
+        self._overload_log = OverloadLog(configuration.control_rate_hz)
         self._found_at_s: dict[tuple[str, str], float] = {}
-        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
         # Real time, also in simulation: reports go on while simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -143,13 +214,12 @@ class Reporter:
             self._next_part = 0
             for _ in range(self._parts):
                 self._guarded(self._report)()
-            self._diagnostics.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+            self._publisher.wait_until_heard()
 
     def destroy(self) -> None:
         """Remove timers and publishers from the node."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
-        self._node.destroy_publisher(self._diagnostics)
         self._node.destroy_publisher(self._timing)
 
     def _guarded(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -164,35 +234,22 @@ class Reporter:
         return guarded
 
     def _log_changes(self) -> None:
-        """Log robots whose state or reason has changed, one line per state."""
+        """Log robots whose state or reason has changed."""
         latest = self._loop.latest
         if latest is None:
             return
-        now_s = time.monotonic()
-        lines: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
-        for robot, (changes, state, reason) in enumerate(
-            zip(self._loop.changes, latest.states, latest.reasons, strict=True)
-        ):
-            unlogged = changes - self._logged_changes[robot]
-            # Ages differ from tick to tick and robot to robot: compare only state and sensor name.
-            now_in = (state, _without_digits(reason))
-            same = not unlogged and (now_in == self._logged[robot] or not changes)
-            if same or now_s - self._logged_at_s[robot][0] < LINES_PERIOD_S:
-                continue
-            self._logged_changes[robot], self._logged[robot] = changes, now_in
-            self._logged_at_s[robot].append(now_s)
-            names, _ = lines.setdefault(now_in, ([], reason))
-            names.append(self._configuration.robots[robot] + (f" (after {unlogged} changes)" if unlogged > 1 else ""))
-        for (state, _), (names, reason) in lines.items():
-            robots = ", ".join(names)
-            if state is RobotState.READY:
-                self._logger.info(f"{robots}: READY, driven by the policy")
-            elif state is RobotState.STOPPED:
-                self._logger.warning(f"{robots}: STOPPED, {reason}")
+        shares = self._current.driven_shares if self._current is not None else np.full(len(latest.states), np.nan)
+        lines = self._state_log.lines(
+            time.monotonic(), latest.states, latest.reasons, self._loop.changes, self._loop.interruptions, shares
+        )
+        self._log(lines)
+
+    def _log(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if line.is_warning:
+                self._logger.warning(line.text)
             else:
-                self._logger.warning(
-                    f"{robots}: {state.name}, {reason}; when_stale: {self._configuration.action.when_stale}"
-                )
+                self._logger.info(line.text)
 
     def _log_unheard(self) -> None:
         if self._loop.waits_for_clock:
@@ -236,15 +293,16 @@ class Reporter:
             statuses.append(self._node_status(report))
             if report.records:
                 self._timing.publish(timing_message(report.records))
+            self._log(self._overload_log.lines(time.monotonic(), report.records, report.elapsed_s))
+            if report.latest is not None and self._logger.is_enabled_for(LoggingSeverity.DEBUG):
+                self._logger.debug(tick_account(report.latest, self._configuration.robots))
         if self._current.latest is not None:
             first = self._next_part * ROBOTS_PER_PART
             robots = range(first, min(first + ROBOTS_PER_PART, len(self._configuration.robots)))
             statuses += [self._robot_status(robot, self._current, self._current.latest) for robot in robots]
         self._next_part = (self._next_part + 1) % self._parts
         if statuses:
-            message = DiagnosticArray(status=statuses)
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            self._diagnostics.publish(message)
+            self._publisher.publish(statuses)
 
     def _begin_report(self) -> _Report:
         records, ticks, missed = self._loop.statistics.collect()
@@ -267,6 +325,9 @@ class Reporter:
         robots = len(self._configuration.robots)
         ages_ms = np.array([record.command_ages_s for record in records]).reshape(-1, robots) * 1e3
         p50_ms, p99_ms = column_percentiles(ages_ms)
+        driven_ticks = np.isfinite(ages_ms).sum(axis=0)
+        changes = np.array(self._loop.changes)
+        before_changes, self._changes = self._changes, changes
         newest_ms = ages_ms[-1] if records else np.full(robots, np.nan)
         if latest is not None:
             # A robot that is not ready has no command: its age is that of its readings at the tick.
@@ -281,7 +342,9 @@ class Reporter:
             silence=silence,
             failed=failure is not None,
             hangs=hanging_since_s is not None,
-            driven_ticks=np.isfinite(ages_ms).sum(axis=0),
+            driven_ticks=driven_ticks,
+            driven_shares=driven_ticks / len(records) if records else np.full(robots, np.nan),
+            changes=changes - before_changes,
             p50_ms=p50_ms,
             p99_ms=p99_ms,
             ages_ms=newest_ms,
@@ -298,22 +361,28 @@ class Reporter:
         missed_now = sum(record.missed for record in records)
         driven = latest is not None and not report.silence
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
+        interrupted = int((report.driven_shares < 1.0).sum())
         level, text = DiagnosticStatus.OK, f"{ready} of {robots} robots ready"
+        if interrupted:
+            text += f", {interrupted} not driven at every tick"
         if report.silence:
             level = DiagnosticStatus.ERROR if report.failed or report.hangs else DiagnosticStatus.WARN
             text = report.silence
         elif missed_now:
-            level, text = DiagnosticStatus.WARN, f"ticks missed in the last second: {missed_now}; {text}"
-        elif ready < robots or findings:
+            level = DiagnosticStatus.WARN
+            text = f"{text}; overload: {self._overload_log.text(records, report.elapsed_s)}"
+        elif ready < robots or interrupted or findings:
             level = DiagnosticStatus.WARN
         inferences = int(report.driven_ticks.sum())
         values: dict[str, object] = {
+            "lifecycle_state": "active",
             "rate_hz": len(records) / report.elapsed_s,
             "control_rate_hz": self._configuration.control_rate_hz,
             "ticks": report.ticks,
             "missed_ticks": report.missed,
             "robots": robots,
             "robots_ready": ready,
+            "robots_interrupted": interrupted,
             "inferences_per_s": inferences / report.elapsed_s,
         }
         if self._loop.simulated:
@@ -329,7 +398,7 @@ class Reporter:
             values |= {"recorded_ticks": self._recording.recorded, "record_dropped": self._recording.dropped}
         if self._configuration.shard:
             values["shard"] = self._configuration.shard
-        return self._status("control", level, text, {**values, **findings, **self.description})
+        return self._publisher.status(CONTROL, level, text, {**values, **findings, **self.description})
 
     def _findings(self) -> dict[str, str]:
         """Return the problems of the reception of sensors; log each once in a period."""
@@ -354,6 +423,13 @@ class Reporter:
     def _robot_status(self, robot: int, report: _Report, latest: FleetTick) -> DiagnosticStatus:
         state = RobotState.FAULT if report.hangs else latest.states[robot]
         reason = report.silence or latest.reasons[robot]
+        level = DiagnosticStatus.STALE if report.silence and not report.hangs else _LEVELS[state]
+        text = reason or "driven by the policy"
+        share = float(report.driven_shares[robot])
+        if state is RobotState.READY and not report.silence and share < 1.0:
+            before = self._loop.interruptions[robot]
+            reason = f"{before[0].name}: {before[1]}" if before is not None else "not driven yet"
+            level, text = DiagnosticStatus.WARN, f"driven in {share:.0%} of the ticks; before: {reason}"
         ages_ms = {
             "age_at_command_ms": report.ages_ms[robot],
             "stamp_to_command_ms_p50": report.p50_ms[robot],
@@ -363,18 +439,32 @@ class Reporter:
         values: dict[str, object] = {
             "state": state.name,
             "reason": reason,
+            **({"driven_percent": share * 100.0} if math.isfinite(share) else {}),
+            "state_changes": int(report.changes[robot]),
             **{name: float(age_ms) for name, age_ms in ages_ms.items() if math.isfinite(age_ms)},
             **{f"{sensor}_hz": rate_hz for sensor, rate_hz in rates_hz},
             "rejected": int(latest.rejected[robot]),
             "bounded": int(latest.bounded[robot]),
             "slowed": int(latest.slowed[robot]),
         }
-        level = DiagnosticStatus.STALE if report.silence and not report.hangs else _LEVELS[state]
-        return self._status(self._configuration.robots[robot], level, reason or "driven by the policy", values)
+        return self._publisher.status(self._configuration.robots[robot], level, text, values)
 
-    def _status(self, part: str, level: bytes, text: str, values: dict[str, object]) -> DiagnosticStatus:
-        pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]
-        return DiagnosticStatus(level=level, name=f"{self._name}: {part}", message=text, hardware_id=part, values=pairs)
+
+def tick_account(tick: FleetTick, robots: Sequence[str]) -> str:
+    """Describe one tick for the debug log: its stages, and of the first robots state, age and command."""
+    stages = ", ".join(f"{stage} {seconds * 1e3:.2f}" for stage, seconds in tick.stages_s.items())
+    parts = [
+        f"{robot} {state.name}"
+        + (f" ({reason})" if reason else "")
+        + (f", age {age_s * 1e3:.0f} ms" if math.isfinite(age_s) else "")
+        + f", sent {np.array2string(sent, precision=4, threshold=20) if np.isfinite(sent).all() else 'nothing'}"
+        for robot, state, reason, age_s, sent in zip(
+            robots[:ACCOUNT_ROBOTS], tick.states, tick.reasons, tick.ages_s.tolist(), tick.sent, strict=False
+        )
+    ]
+    if len(robots) > ACCOUNT_ROBOTS:
+        parts.append(f"and {len(robots) - ACCOUNT_ROBOTS} more")
+    return f"tick at {tick.time_ns / 1e9:.3f} s, stages in ms: {stages}; {'; '.join(parts)}"
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:
@@ -406,7 +496,3 @@ def _timing_values(records: Sequence[TickRecord]) -> dict[str, float]:
     if math.isfinite(low):
         values |= {"stamp_to_command_ms_p50": low, "stamp_to_command_ms_p99": high}
     return values
-
-
-def _without_digits(text: str) -> str:
-    return "".join(character for character in text if not character.isdigit())

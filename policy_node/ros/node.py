@@ -19,6 +19,7 @@ import torch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.utilities import remove_ros_args
 
@@ -36,15 +37,17 @@ from policy_node.policies.contract import warnings_to
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.bond import bond, check_bond
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment, configured_encoder, deploy
-from policy_node.ros.diagnostics import Reporter
+from policy_node.ros.deployment import Deployment, configured_encoder, deploy, slowness
+from policy_node.ros.diagnostics import LifecycleDiagnostics, Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import (
+    ANYTIME_PARAMETERS,
     LIMITS,
     SWAP_PARAMETERS,
+    check_anytime,
     declare_parameters,
     is_limit,
     read_parameters,
@@ -69,6 +72,7 @@ REMEDY = (
     "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
+EXITS = "exit_on_failure is true: the process ends with status 1."
 SAFE = "every robot got the safe command"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
@@ -107,9 +111,11 @@ class PolicyNode(LifecycleNode):
         # Frees what configure and activate made, in the reverse order.
         self._configured = ExitStack()
         self._activated = ExitStack()
+        self._diagnostics = LifecycleDiagnostics(self)
         self._operation = Operation(self)
         self._loop_failed = self.create_guard_condition(self._leave_failed_loop)
         declare_parameters(self)
+        self._set_log_level(self.get_parameter("log_level").value)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         ParameterServices(self, self._set)
 
@@ -122,6 +128,16 @@ class PolicyNode(LifecycleNode):
     def autostart(self) -> bool:
         """Whether the node configures and activates by itself; a wrong type counts as yes, configure reports it."""
         return self.get_parameter("autostart").value is not False
+
+    @property
+    def exit_on_failure(self) -> bool:
+        """Whether the process ends when something failed; a wrong type counts as no, configure reports it."""
+        return self.get_parameter("exit_on_failure").value is True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the node is unconfigured because something failed."""
+        return bool(self._diagnostics.failure) and not self.is_configured
 
     def declare_parameters(self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False) -> Any:
         """Declare parameters as `rclpy.node.Node` does, also those that a file leaves empty, such as `robots: []`."""
@@ -142,6 +158,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
         started = time.perf_counter()
+        self._diagnostics.note("configuring")
         try:
             self._configure()
         except ConfigurationError as error:
@@ -160,12 +177,15 @@ class PolicyNode(LifecycleNode):
                 f"{robots} {'robot' if robots == 1 else 'robots'} at {configuration.control_rate_hz:g} Hz; "
                 f"normalisation: {policy.normalisation}"
             )
+            self._diagnostics.note("inactive")
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
 
     def _fail(self, text: str) -> None:
         self._cleanup()
-        self.get_logger().error(f"{text}\nThe node stays alive: {REMEDY}.")
+        self._diagnostics.note("unconfigured", text)
+        end = EXITS if self.exit_on_failure else f"The node stays alive: {REMEDY}."
+        self.get_logger().error(f"{text}\n{end}")
 
     def _configure(self) -> None:
         check_executor(self)
@@ -201,6 +221,8 @@ class PolicyNode(LifecycleNode):
                 "take choices that were forbidden in training"
             )
         self.get_logger().info(f"{deployment.engine}")
+        if text := slowness(deployment):
+            self.get_logger().warning(text)
         self._deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoder)
         self._configured.callback(self._commands.destroy)
@@ -219,8 +241,11 @@ class PolicyNode(LifecycleNode):
         try:
             act()
         except Exception as error:
-            self.get_logger().error(f"{name} failed: {type(error).__name__}: {error}; configure the node again")
+            failure = f"{name} failed: {type(error).__name__}: {error}"
+            self._diagnostics.note("unconfigured", self._diagnostics.failure or failure)
+            self.get_logger().error(f"{failure}; configure the node again")
             return TransitionCallbackReturn.ERROR
+        self._diagnostics.note(_STATE_AFTER[name], None)
         return TransitionCallbackReturn.SUCCESS
 
     def _activate(self) -> None:
@@ -248,7 +273,15 @@ class PolicyNode(LifecycleNode):
             may_command=lambda: claims.holds,
             recording=recording,
         )
-        self._reporter = Reporter(self, configuration, self._loop, self._sensors, self._description(), recording)
+        self._reporter = Reporter(
+            self,
+            configuration,
+            self._loop,
+            self._sensors,
+            self._description(),
+            self._diagnostics.publisher,
+            recording,
+        )
         self._activated.callback(self._reporter.report_end)
         self._operation.attach(self._loop, configuration.robots)
         self._activated.callback(claims.end)
@@ -326,9 +359,9 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_loop_failure(self, error: Exception) -> None:
+        self._diagnostics.failure = f"the control loop ended: {type(error).__name__}: {error}"
         self.get_logger().fatal(
-            f"the control loop ended: {type(error).__name__}: {error}; {self._safety()}. "
-            f"Configure and activate the node to go on."
+            f"{self._diagnostics.failure}; {self._safety()}. Configure and activate the node to go on."
         )
         self._loop_failed.trigger()
 
@@ -378,6 +411,8 @@ class PolicyNode(LifecycleNode):
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         names = ", ".join(parameter.name for parameter in parameters)
+        if parameters and all(parameter.name in ANYTIME_PARAMETERS for parameter in parameters):
+            return self._set_anytime(parameters)
         if self._loaded is not None:
             try:
                 self._swap(self._loaded, parameters)
@@ -437,6 +472,20 @@ class PolicyNode(LifecycleNode):
         self._sensors.change_limits(configuration)
         self._deployment = replace(self._deployment, configuration=configuration)
 
+    def _set_anytime(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        if problems := check_anytime(parameters):
+            return SetParametersResult(successful=False, reason="\n".join(problems))
+        for parameter in parameters:
+            if parameter.name == "log_level":
+                self._set_log_level(parameter.value or "unset")
+        return SetParametersResult(successful=True)
+
+    def _set_log_level(self, level: object) -> None:
+        """Set the lowest severity of this node's logger only; an unknown one changes nothing, configure reports it."""
+        severity = getattr(LoggingSeverity, str(level).upper(), None)
+        if severity is not None:
+            self.get_logger().set_level(severity)
+
     def _swap(self, loading: Loading, parameters: Sequence[Parameter]) -> None:
         """Replace the policy by the loaded one; an exception changes nothing."""
         deployment = loading.result()
@@ -449,6 +498,8 @@ class PolicyNode(LifecycleNode):
             self._loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
+        if text := slowness(deployment):
+            self.get_logger().warning(text)
         # The pipeline stays: it has the samples and the last commands.
         self._deployment = replace(deployment, pipeline=loading.replaced)
         self._use_limits(configuration)
@@ -456,6 +507,14 @@ class PolicyNode(LifecycleNode):
             self._reporter.description = self._description()
 
 
+# State of the lifecycle after each transition.
+_STATE_AFTER = {
+    "activate": "active",
+    "deactivate": "inactive",
+    "cleanup": "unconfigured",
+    "shutdown": "finalized",
+    "stopping after an error": "unconfigured",
+}
 # Remedies by the text of the error for arguments and parameter files that ROS cannot read.
 _START_REMEDIES = {
     "Error opening YAML file": "give --params-file the path of a file that exists",
@@ -518,6 +577,9 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             node.trigger_activate()
     while not stopping.is_set():
         _serve(executor, node)
+        if node.has_failed and node.exit_on_failure:
+            node.get_logger().fatal(EXITS)
+            return 1
         if node.is_configured and event_thread.has_stopped():
             node.get_logger().fatal(EVENT_THREAD_STOPPED)
             return 1

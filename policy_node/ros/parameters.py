@@ -28,6 +28,8 @@ from policy_node.policies.described_parameters import FilledIn, fill_in
 
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
+# Parameters that may be set at any time.
+ANYTIME_PARAMETERS = ("exit_on_failure", "log_level")
 PACKAGE_SCHEME = "package://"
 # Limits, which may be set while the node is configured, too.
 LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
@@ -36,6 +38,7 @@ POLICY_PATHS = ("policy.path", "policy.vecnormalize", "policy.description")
 _LIMIT = "may be changed while the node is configured, acts at the next tick"
 _READ = {
     **dict.fromkeys(SWAP_PARAMETERS, "may be changed while the node is configured, also while it drives"),
+    **dict.fromkeys(ANYTIME_PARAMETERS, "may be changed at any time"),
     "autostart": "read at the start of the process",
 }
 _LIST_TYPES = {
@@ -102,6 +105,13 @@ def declare_parameters(node: Node) -> None:
         else:
             # A parameter of static type could not be removed by an operator.
             node.set_descriptor(name, ParameterDescriptor(dynamic_typing=True))
+
+
+def check_anytime(parameters: Sequence[RosParameter]) -> list[str]:
+    """Return the problems of new values of `ANYTIME_PARAMETERS`; a removed one has its default."""
+    known = parameters_for((), {})
+    values = {parameter.name: parameter.value for parameter in parameters if parameter.value is not None}
+    return [problem for name in values for problem in check_value(name, known[name], values)]
 
 
 def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> tuple[dict[str, Any], FilledIn]:

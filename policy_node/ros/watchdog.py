@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
 from rclpy.logging import RcutilsLogger
 
+# After one line about a tick that hangs, others within so long are counted, unless they hang for so long.
+REPEAT_S = 60.0
+LONG_S = 5.0
 # How long `end` waits for commands that the watchdog is sending.
 END_S = 1.0
 
@@ -55,6 +59,10 @@ class Watchdog:
         self._prepare = prepare
         self._slow_tick_reason = slow_tick_reason
         self._began_s: float | None = None
+        # Start of the last tick that was logged to hang, the time of that line, and the hanging ticks since.
+        self._logged_began_s: float | None = None
+        self._logged_s = -math.inf
+        self._unlogged = 0
         self._ended = False
         # Set when the thread is to end, or to use another timeout.
         self._woken = threading.Event()
@@ -104,7 +112,7 @@ class Watchdog:
             now_s = time.monotonic()
             if hanging_s is not None and began_s != hanging_s:
                 if not reason:
-                    self._logger.warning(f"the tick returned after {now_s - hanging_s:.1f} s")
+                    self._note_return(now_s, hanging_s)
                 hanging_s = None
             # A tick that begins after this check has ended, or is seen in time, at the next one.
             age_s = 0.0 if began_s is None else now_s - began_s
@@ -117,12 +125,8 @@ class Watchdog:
                 reason = self._slow_tick_reason()
                 if reason:
                     self._logger.warning(reason, once=True)
-                else:
-                    self._logger.error(
-                        f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots "
-                        f"get their safe commands until it returns; if that happens often, relieve the machine, choose "
-                        f"a faster policy, or raise watchdog.timeout_s"
-                    )
+            if not reason and began_s is not None:
+                self._log_hang(now_s, began_s)
             try:
                 self._act()
             except Exception as error:  # the next attempt may succeed
@@ -130,3 +134,22 @@ class Watchdog:
                     f"the watchdog failed to send safe commands: {type(error).__name__}: {error}",
                     throttle_duration_sec=END_S,
                 )
+
+    def _log_hang(self, now_s: float, began_s: float) -> None:
+        """Log that the tick hangs, once for a tick, and once in `REPEAT_S` unless it hangs for `LONG_S`."""
+        if began_s == self._logged_began_s or (now_s - self._logged_s < REPEAT_S and now_s - began_s < LONG_S):
+            return
+        others = f"; {self._unlogged} other ticks hung since the last such line" if self._unlogged else ""
+        self._logged_began_s, self._logged_s, self._unlogged = began_s, now_s, 0
+        self._logger.error(
+            f"the tick hangs: it takes longer than watchdog.timeout_s, {self._timeout_s:.3f} s; the robots get their "
+            f"safe commands until it returns; if that happens often, relieve the machine, choose a faster policy, or "
+            f"raise watchdog.timeout_s{others}"
+        )
+
+    def _note_return(self, now_s: float, began_s: float) -> None:
+        """Log that a tick returned if it was logged to hang, and count it otherwise."""
+        if began_s == self._logged_began_s:
+            self._logger.warning(f"the tick returned after {now_s - began_s:.1f} s")
+        else:
+            self._unlogged += 1

@@ -89,6 +89,8 @@ def observing(name: str, child: Child) -> Iterator[Observer]:
         for status in message.status:
             if status.name == f"{name}: control":
                 values = {pair.key: pair.value for pair in status.values}
+                if "ticks" not in values:  # the node is not active
+                    continue
                 ticks, missed = int(values["ticks"]), int(values["missed_ticks"])
                 observer.counts.append(TickCount(time.monotonic(), ticks, missed, values))
 

@@ -63,7 +63,8 @@ class NodeMonitor:
         reported = False
         for message in iter(self._diagnostics, None):
             parts = {status.name: {pair.key: pair.value for pair in status.values} for status in message.status}
-            if (control := parts.get(f"{NODE_NAME}: control")) is not None:
+            # Before the node is active it reports its lifecycle only.
+            if "ticks" in (control := parts.get(f"{NODE_NAME}: control", {})):
                 self.control, reported = control, True
                 self.reported_s = message.header.stamp.sec + message.header.stamp.nanosec / 1e9
             for robot, values in self.robot_values.items():

@@ -3,6 +3,7 @@
 """Contents of /diagnostics and of the log."""
 
 import itertools
+import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_harness import Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of, random_reading
+from moody import MoodyFleet, moody_parameters, save_moody
+from node_harness import CELLS, Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of, random_reading
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
@@ -29,6 +31,8 @@ CONTROL = {
     "missed_ticks",
     "robots",
     "robots_ready",
+    "robots_interrupted",
+    "lifecycle_state",
     "inferences_per_s",
     "batch_occupancy",
     "cpu_percent",
@@ -46,6 +50,8 @@ CONTROL = {
 ROBOT = {
     "state",
     "reason",
+    "driven_percent",
+    "state_changes",
     "age_at_command_ms",
     "stamp_to_command_ms_p50",
     "image_hz",
@@ -75,6 +81,13 @@ def test_diagnostics_describe_the_node_and_every_robot(model: Model, peer: Peer,
     assert control["robots"] == str(len(ROBOTS))
     assert 0.0 < float(control["batch_occupancy"]) <= 1.0
     assert "real_time_factor" not in control
+    assert control["lifecycle_state"] == "active"
+    # The hardware of a robot is the robot, that of the node its computer.
+    hardware = {name: status.hardware_id for name, status in diagnostics.newest.items()}
+    assert hardware == {
+        "policy_node: control": platform.node(),
+        **{f"policy_node: {robot}": robot for robot in ROBOTS},
+    }
     fleet.drive(
         lambda: float(diagnostics.values(f"policy_node: {ROBOTS[-1]}")["image_hz"]) > 0.0, "the rate of the images"
     )
@@ -123,6 +136,48 @@ def test_a_new_reason_within_a_state_is_logged_once(model: Model, peer: Peer, st
         enough = len(sent) + 20
         fleet.drive(lambda: len(sent) >= enough, "twenty more of them", [], bad_image)  # noqa: B023
         assert len(re.findall(rf"robot[^\n]*: REJECTED, [^\n]*{encoding}", process.text)) == 1
+
+
+def test_a_robot_that_is_driven_at_some_ticks_only_is_a_warning(
+    peer: Peer, start_node: StartNode, tmp_path: Path
+) -> None:
+    process = start_node(moody_parameters(save_moody(tmp_path / "moody.pt"), ["left", "right"]), namespace="/north")
+    fleet = MoodyFleet(peer, ["left", "right"], namespace="/north")
+    diagnostics = Diagnostics(peer)
+    fleet.live(fleet.is_driven, "commands of the policy")
+    full_name = "north/policy_node"
+
+    def values(part: str) -> dict[str, str]:
+        return diagnostics.values(f"{full_name}: {part}")
+
+    fleet.live(lambda: float(values("left").get("driven_percent", 0)) == 100.0, "a robot that is always driven")
+    assert diagnostics.newest[f"{full_name}: left"].level == DiagnosticStatus.OK
+    assert diagnostics.newest[f"{full_name}: left"].hardware_id == "north/left"
+
+    def send() -> None:
+        # Every reading is good for one tick and bad for the next: a missing joint.
+        fleet.send()
+        if fleet.number % 2:
+            fleet.publish_touch("left", peer.node.get_clock().now().nanoseconds, np.zeros(CELLS - 1))
+
+    def flaps() -> bool:
+        share = float(values("left").get("driven_percent", 0))
+        return 10.0 < share < 90.0 and values("left")["state"] == "READY" and int(values("left")["state_changes"]) > 3
+
+    fleet.drive(flaps, "a robot that is READY, but not at every tick", [], send)
+    status = diagnostics.newest[f"{full_name}: left"]
+    assert status.level == DiagnosticStatus.WARN
+    assert re.fullmatch(r"driven in \d+% of the ticks; before: REJECTED: touch: .*", status.message)
+    assert values("left")["reason"].startswith("REJECTED: touch")
+    assert diagnostics.newest[f"{full_name}: control"].level == DiagnosticStatus.WARN
+    assert values("control")["robots_interrupted"] == "1"
+    assert values("right")["driven_percent"] == "100.000"
+    line = "left .driven in .*% of the ticks, .* changes in 5 s.: changing between states; REJECTED, touch"
+    fleet.drive(lambda: re.search(line, process.text), "the line about it", [], send)
+    logged = len(re.findall(r"left[^\n]*: (REJECTED|READY|changing)", process.text))
+    enough = fleet.number + 60
+    fleet.drive(lambda: fleet.number > enough, "three more seconds of it", [], send)
+    assert len(re.findall(r"left[^\n]*: (REJECTED|READY|changing)", process.text)) == logged
 
 
 def test_diagnostics_contain_the_resource_usage() -> None:

@@ -30,7 +30,7 @@ def test_no_command_is_sent_while_simulated_time_is_paused(peer: Peer, start_nod
 
     # It starts late.
     process.wait_for("waiting for the first message of /clock, as use_sim_time is set")
-    peer.spin_until(lambda: "policy_node: control" in diagnostics.newest, "diagnostics")
+    peer.spin_until(lambda: "ticks" in diagnostics.values("policy_node: control"), "diagnostics")
     assert diagnostics.newest["policy_node: control"].level == DiagnosticStatus.WARN
     assert not fleet.commands[ROBOT]
     lockstep = Lockstep(peer, fleet, PERIOD_NS)

@@ -4,6 +4,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from moody import HANG, SAFE, MoodyFleet, moody_parameters, save_moody
 from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, command_values
 from rclpy.logging import get_logger
 
+from policy_node.ros import watchdog as watchdog_module
 from policy_node.ros.watchdog import Watchdog
 
 pytestmark = pytest.mark.timing
@@ -122,6 +124,38 @@ def test_it_keeps_acting_while_a_tick_hangs_although_acting_fails(acts: Acts) ->
     count = acts.count
     acts.acted.clear()
     assert not acts.acted.wait(0.2) and acts.count == count
+
+
+def test_ticks_that_hang_again_and_again_are_logged_once_a_minute(
+    acts: Acts, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog_module, "LONG_S", PATIENCE_S)
+    watchdog = make_watchdog(acts, timeout_s=0.05)
+
+    def hang(minimum_s: float = 0.0) -> None:
+        acts.acted.clear()
+        watchdog.begin_tick()
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < minimum_s or not acts.acted.is_set():
+            assert acts.acted.wait(PATIENCE_S)
+            time.sleep(0.01)
+        watchdog.end_tick()
+        # Longer than the watchdog needs to see the end of the tick.
+        time.sleep(0.1)
+
+    for _ in range(4):
+        hang()
+    assert capfd.readouterr().err.count("the tick hangs") == 1
+    # One that hangs for long is logged, whenever that is.
+    monkeypatch.setattr(watchdog_module, "LONG_S", 0.2)
+    hang(0.4)
+    said = capfd.readouterr().err
+    assert said.count("the tick hangs") == 1 and said.count("the tick returned after") == 1
+    assert "other ticks hung since the last such line" in said
+    monkeypatch.setattr(watchdog_module, "REPEAT_S", 0.0)
+    hang()
+    assert capfd.readouterr().err.count("the tick hangs") == 1
+    watchdog.end()
 
 
 def test_a_long_tick_with_an_excuse_is_a_single_warning(acts: Acts, capfd: pytest.CaptureFixture[str]) -> None:
