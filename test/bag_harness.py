@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +158,41 @@ def _write_split(path: Path, messages: Sequence[tuple[int, str, Any]], storage: 
     for name in part["relative_file_paths"]:
         shutil.move(second / name, path / name)
     (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return path
+
+
+def write_mixed_mcap(path: Path, bag: Path, indexed: bool) -> Path:
+    """Copy a bag of ROS messages into an MCAP file with channels of JSON and Protobuf beside them.
+
+    `indexed` tells whether the file has a summary.
+    """
+    rest: list[bytes] = []
+    head, times, counts = [], [], {}
+    texts = lambda *parts: b"".join(struct.pack("<I", len(part)) + part for part in parts)  # noqa: E731
+    record = lambda code, data: struct.pack("<BQ", code, len(data)) + data  # noqa: E731
+    others = [(b"jsonschema", b"{}", b"json"), (b"protobuf", bytes(range(128, 256)), b"protobuf")]
+    with Reader(bag) as reader:
+        connections = list(reader.connections)
+        for number, (schema, data, encoding) in enumerate(others, 900):
+            head.append(record(3, struct.pack("<H", number) + texts(b"other.Type", schema, data)))
+            head.append(record(4, struct.pack("<HH", number, number) + texts(b"/other", encoding, b"")))
+            rest.append(record(5, struct.pack("<HIQQ", number, 0, reader.start_time, reader.start_time) + b"{}"))
+        for each in connections:
+            name, definition = each.msgtype.encode(), each.msgdef.data.encode()
+            head.append(record(3, struct.pack("<H", each.id) + texts(name, b"ros2msg", definition)))
+            head.append(record(4, struct.pack("<HH", each.id, each.id) + texts(each.topic.encode(), b"cdr", b"")))
+            counts[each.id] = each.msgcount
+        for connection, time_ns, raw in reader.messages():
+            times.append(time_ns)
+            rest.append(record(5, struct.pack("<HIQQ", connection.id, 0, time_ns, time_ns) + raw))
+    data = b"\x89MCAP0\r\n" + record(1, texts(b"ros2", b"")) + b"".join(head + rest) + record(15, bytes(4))
+    summary = b""
+    if indexed:
+        statistics = (len(times) + 2, len(head) // 2, len(head) // 2, 0, 0, 0, times[0], times[-1])
+        by_channel = b"".join(struct.pack("<HQ", *count) for count in counts.items())
+        summary = b"".join(head) + record(11, struct.pack("<QHIIIIQQ", *statistics) + texts(by_channel))
+    footer = record(2, struct.pack("<QQI", len(data) if indexed else 0, 0, 0))
+    path.write_bytes(data + summary + footer + b"\x89MCAP0\r\n")
     return path
 
 

@@ -11,8 +11,11 @@ from typing import Any, ClassVar
 
 import yaml
 
+from policy_node.config.files import read_file
 from policy_node.config.schema import ConfigurationError, flatten
 
+# Parsed YAML takes many times as much memory as its text.
+MAX_BYTES = 2**24
 _PARAMETERS = "ros__parameters"
 
 
@@ -63,9 +66,10 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
         When the file cannot be read, or has nothing for the node.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"parameter file '{path}' cannot be read: {error}; give the path of one") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"parameter file '{path}' cannot be read: {reason}; give the path of one") from error
     return parse_parameters(text, f"parameter file '{path}'", node)
 
 

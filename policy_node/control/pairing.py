@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 
@@ -122,7 +123,9 @@ def match_observations(
         if key not in wanted
     ]
     problems += [
-        f"observations.keys: '{key}' is missing, the policy needs it" for key in wanted if key not in configured
+        f"observations.keys: '{key}' is missing, the policy needs it{_memory_hint(key, policy)}"
+        for key in wanted
+        if key not in configured
     ]
     action = policy.spec.action
     inputs = TermInputs(
@@ -153,6 +156,12 @@ def match_observations(
     if motion_problems:
         raise ConfigurationError(motion_problems)
     return layouts
+
+
+def _memory_hint(key: str, policy: Policy) -> str:
+    """Return how to name an input as memory, if an output of the network may give its next value; else nothing."""
+    close = difflib.get_close_matches(key, policy.unused_outputs, n=1, cutoff=0.0)
+    return f"; if it is memory of the network, give policy.memory: ['{key}={close[0]}']" if close else ""
 
 
 def _warn_of_channels(observation: ObservationConfiguration, layout: ObservationLayout) -> None:

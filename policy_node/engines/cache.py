@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from policy_node.config.files import read_file
 from policy_node.engines.backends import EngineSettings
 from policy_node.policies.contract import Policy
 
+MAX_ENTRY_BYTES = 2**20
 _PACKAGES = ("policy_node", "torch", "onnxruntime", "numpy", "stable-baselines3", "sb3-contrib")
 
 
@@ -63,7 +65,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the entry of a key, None without one that can be read."""
     try:
-        entry = json.loads(_entry_file(key).read_text())
+        entry = json.loads(read_file(_entry_file(key), MAX_ENTRY_BYTES))
         return entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError):
         return None

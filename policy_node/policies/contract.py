@@ -63,11 +63,14 @@ class Policy(ABC):
         file does not say it.
     interface_fields
         Fields of `PolicyInterface` that the policy was made with; None: not known. `load_policy` refuses others.
+    unused_outputs
+        Names of the outputs of a network that are neither action nor memory, as far as they are known.
     """
 
     engine_name = "direct"
     interface_fields: Collection[str] | None = None
     golden: GoldenVectors | None = None
+    unused_outputs: Sequence[str] = ()
     normalisation = "inside or none, the file does not say"
 
     def __init__(self, spec: PolicySpec, device: torch.device) -> None:

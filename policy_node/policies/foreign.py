@@ -57,6 +57,8 @@ class ForeignPolicy(Policy):
         # Inputs that are histories whose length since the reset the network is told.
         self._tracked = [name for name, key in pairing.keys.items() if key in tracked]
         self._steps = next(iter(tracked.values()), 0)
+        used = [pairing.action, *(part.output for part in pairing.memories), *interface.outputs]
+        self.unused_outputs = [name for name in network.outputs if name not in used]
         self._dtypes = {port.name: port.dtype for port in network.inputs}
         self._axes = {part.input: part.axis for part in pairing.memories}
         self._least = 1

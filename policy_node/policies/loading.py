@@ -11,8 +11,17 @@ from dataclasses import replace
 
 import torch
 
+from policy_node.config.files import read_file
 from policy_node.policies.contract import Policy, PolicyError
-from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of, format_of_content, format_of_suffix
+from policy_node.policies.formats import (
+    MAX_POLICY_BYTES,
+    PolicyFile,
+    PolicyFormat,
+    check_head,
+    format_of,
+    format_of_content,
+    format_of_suffix,
+)
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 from policy_node.policies.vecnormalize import read_vecnormalize
@@ -173,8 +182,7 @@ def read_policy_file(path: str, format: str = "auto") -> bytes:
     kind = format_of_suffix(path) if format == "auto" else format_of(path, format)
     title = "a policy file" if kind is None else kind.title
     try:
-        with open(path, "rb") as stream:
-            content = stream.read()
+        content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, format))
     except OSError as error:
         raise PolicyError(f"policy file '{path}' cannot be read: {error.strerror}; give the path of {title}") from error
     if not content:

@@ -20,10 +20,11 @@ import torch
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
+from policy_node.config.files import read_file
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
-from policy_node.policies.formats import ExportSource, PolicyFile
+from policy_node.policies.formats import MAX_POLICY_BYTES, ExportSource, PolicyFile
 from policy_node.policies.onnx_batch import branches_on_values, open_batch
 from policy_node.policies.onnxruntime_network import (
     DTYPES,
@@ -127,8 +128,9 @@ def _with_external_data(file: PolicyFile, model: onnx.ModelProto) -> PolicyFile:
     if not external:
         return file
     digest = hashlib.sha256(file.content)
+    contents: dict[Path, bytes] = {}
     for tensor in external:
-        _read_external(tensor, file)
+        _read_external(tensor, file, contents)
         digest.update(tensor.raw_data)
     try:
         return replace(file, content=model.SerializeToString(), sha256=digest.hexdigest())
@@ -136,8 +138,10 @@ def _with_external_data(file: PolicyFile, model: onnx.ModelProto) -> PolicyFile:
         raise file.error("with its weights exceeds 2 GiB; export a smaller network") from error
 
 
-def _read_external(tensor: Any, file: PolicyFile) -> None:
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+def _read_external(tensor: Any, file: PolicyFile, contents: dict[Path, bytes]) -> None:
+    """Copy the weights of a tensor from another file, whose content is then in `contents`."""
+    found = {entry.key: entry.value for entry in tensor.external_data}
+    location = found.get("location", "")
     folder = Path(file.path).resolve().parent
     inside = PurePosixPath(location.replace("\\", "/"))
     source = folder / inside
@@ -147,12 +151,18 @@ def _read_external(tensor: Any, file: PolicyFile) -> None:
             "get it again from somebody whom you trust, or save it as one file"
         )
     try:
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-    except Exception as error:
+        if source not in contents:
+            contents[source] = read_file(source, MAX_POLICY_BYTES - sum(map(len, contents.values())))
+        offset = int(found.get("offset", 0))
+        length = int(found.get("length", len(contents[source]) - offset))
+        if offset < 0 or length < 0 or offset + length > len(contents[source]):
+            raise ValueError(f"bytes {offset} to {offset + length} of {len(contents[source])} are wanted")
+    except (OSError, ValueError) as error:
         raise PolicyError(
-            f"the weights '{tensor.name}' of policy file '{file.path}' cannot be read from '{source}' ({error}); "
-            "copy that file too, or save the policy as one file"
+            f"the weights '{tensor.name}' of policy file '{file.path}' cannot be read from '{source}' "
+            f"({getattr(error, 'strerror', None) or error}); copy that file too, or save the policy as one file"
         ) from error
+    tensor.raw_data = contents[source][offset : offset + length]
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
 

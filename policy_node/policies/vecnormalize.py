@@ -7,20 +7,23 @@ The numbers are those of ``VecNormalize.normalize_obs``: computed in float64, re
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from policy_node.config.files import read_file
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.inert import InertUnpickler
 
 MAX_BYTES = 2**30
+# First bytes of a pickle: of protocol 2 and later, and of an object in protocols 0 and 1.
+_BEGINNINGS = (b"\x80", b"c")
 _PARAMETER = "policy.vecnormalize"
 _REMEDY = "give the file that VecNormalize.save() wrote"
 # The pickle holds objects of these packages beside the statistics; none of them is made.
@@ -62,9 +65,7 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
         If the file cannot be read, is no such pickle or holds objects that do not belong there.
     """
     try:
-        if Path(path).stat().st_size > MAX_BYTES:
-            raise PolicyError(f"VecNormalize file '{path}' has more than {MAX_BYTES} bytes; {_REMEDY}", _PARAMETER)
-        content = Path(path).read_bytes()
+        content = read_file(path, MAX_BYTES, _check_head)
     except OSError as error:
         raise PolicyError(
             f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}", _PARAMETER
@@ -88,6 +89,12 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
             f"VecNormalize file '{path}' cannot be read ({type(error).__name__}: {error}); {_REMEDY}",
             _PARAMETER,
         ) from error
+
+
+def _check_head(head: bytes, size: int) -> None:
+    """Refuse a large file that does not begin as a pickle, before the rest is read; raises OSError."""
+    if size > len(head) and head[:1] not in _BEGINNINGS:
+        raise OSError(errno.EINVAL, f"it is no pickle (it starts with {head[:8]!r})")
 
 
 def _statistics(moments: Mapping[str, Any], epsilon: float, clip: float, last: Any) -> Statistics:

@@ -79,7 +79,7 @@ def typestore_of(types: Iterable[str]) -> Typestore:
             definitions[name] = known[name]
         else:
             raise UnknownType(f"{name}: its definition was not found; source the workspace that has {package}")
-        wanted += [part for _, field in definitions[name][1] for part in _message_types(field)]
+        wanted += [part for _, field in definitions[name][1] for part in message_types(field)]
     store = get_typestore(Stores.EMPTY)
     store.register(definitions)
     return store
@@ -95,14 +95,14 @@ def _installed_definition(name: str) -> str | None:
     return None
 
 
-def _message_types(field: Any) -> Iterator[str]:
+def message_types(field: Any) -> Iterator[str]:
     """Find the message types in the nested tuples with which rosbags describes a field."""
     if isinstance(field, str):
         if _SEPARATOR in field:
             yield field
     elif isinstance(field, Sequence):
         for part in field:
-            yield from _message_types(part)
+            yield from message_types(part)
 
 
 class _UncopiedMcap(McapWriter):

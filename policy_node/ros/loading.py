@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from rclpy.executors import Executor
 from rclpy.task import Future
@@ -25,32 +26,32 @@ class Loading:
 
     Parameters
     ----------
-    configuration
-        The configuration to deploy.
+    read
+        Reads the configuration to deploy, in the other thread: its files may be slow.
     replaced
         The pipeline whose policy is to be replaced.
     executor
         Woken at the end, so that it resumes the coroutine that awaits `ended`.
     """
 
-    def __init__(self, configuration: Configuration, replaced: Pipeline, executor: Executor) -> None:
+    def __init__(self, read: Callable[[], Configuration], replaced: Pipeline, executor: Executor) -> None:
         self.replaced = replaced
         #: Awaitable, done when the thread has ended.
         self.ended: Future[None] = Future(executor=executor)
         #: Seconds that loading took.
         self.duration_s = 0.0
-        self._configuration = configuration
+        self._read = read
         self._beside = replaced.policy.engine_name
         self._executor = executor
         self._outcome: Deployment | Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
+        self.thread.start()
 
     def _run(self) -> None:
         started = time.perf_counter()
         try:
             with switch_interval(SWITCH_INTERVAL_S):
-                self._outcome = deploy(self._configuration, self._beside)
+                self._outcome = deploy(self._read(), self._beside)
         except Exception as error:  # `result` raises it
             self._outcome = error
         except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
@@ -59,10 +60,6 @@ class Loading:
             self.duration_s = time.perf_counter() - started
             self.ended.set_result(None)
             self._executor.wake()
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until the thread has ended, at most for a timeout."""
-        self._thread.join(timeout_s)
 
     def result(self) -> Deployment:
         """Return the deployment, or raise the error that prevented it; only after `ended`."""

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -23,7 +25,9 @@ from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.utilities import remove_ros_args
 
+from policy_node.config.files import check_file
 from policy_node.config.package_files import share_path
+from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
@@ -56,9 +60,12 @@ from policy_node.ros.parameters import (
 from policy_node.ros.polling import check_executor
 from policy_node.ros.process import (
     EventThreadMonitor,
+    Interrupted,
     destroy_last_node,
     end_process_if_destruction_hangs,
+    exit_without,
     ros_process,
+    run_interruptibly,
 )
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import Operation
@@ -78,8 +85,6 @@ EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
     "1; start it again, as respawn:=true of the launch files does"
 )
-# Longest wait at the end of the node for a policy that is being loaded.
-LOADING_END_S = 5.0
 
 
 class PolicyNode(LifecycleNode):
@@ -87,11 +92,13 @@ class PolicyNode(LifecycleNode):
 
     Parameters
     ----------
+    stopping
+        Set when the process is to end, which ends a configure that waits for a file or computes.
     **node_arguments
         Passed to `rclpy.node.Node`, such as `namespace` or `parameter_overrides`.
     """
 
-    def __init__(self, **node_arguments: Any) -> None:
+    def __init__(self, stopping: threading.Event | None = None, **node_arguments: Any) -> None:
         super().__init__(
             "policy_node",
             allow_undeclared_parameters=True,
@@ -99,6 +106,7 @@ class PolicyNode(LifecycleNode):
             start_parameter_services=False,
             **node_arguments,
         )
+        self._stopping = stopping or threading.Event()
         self._deployment: Deployment | None = None
         self._sensors: SensorSubscriptions | None = None
         self._commands: CommandPublishers | None = None
@@ -151,9 +159,11 @@ class PolicyNode(LifecycleNode):
             self._deactivate()
         finally:
             self._cleanup()
-        if self._loading is not None:
-            # Ending the process while a library runs in a thread may crash it.
-            self._loading.wait(LOADING_END_S)
+
+    @property
+    def loading_threads(self) -> list[threading.Thread]:
+        """Threads that load a policy, see `exit_without`."""
+        return [self._loading.thread] if self._loading is not None else []
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read and check the configuration, load the policy, open the topics and warm up."""
@@ -161,6 +171,9 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.note("configuring")
         try:
             self._configure()
+        except Interrupted:
+            self._cleanup()
+            self.get_logger().warning("configure was interrupted by a signal")
         except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")
         except Exception as error:  # the process stays alive: the node can be configured again
@@ -191,7 +204,8 @@ class PolicyNode(LifecycleNode):
         check_executor(self)
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
-        parameters, described = read_parameters(self)
+        # Files may be slow, and policies compute for long: a signal ends the wait for them.
+        parameters, described = run_interruptibly(lambda: read_parameters(self), self._stopping)
         with described.named_in_errors():
             self._configure_from(parameters)
 
@@ -203,7 +217,10 @@ class PolicyNode(LifecycleNode):
         check_bond(configuration.bond_period_s)
         if lacks := lacking(middleware()):
             self.get_logger().warning(lacks)
-        self._plan = plan_recording(self.get_fully_qualified_name(), self.resolve_topic_name, configuration, parameters)
+        name = self.get_fully_qualified_name()
+        self._plan = run_interruptibly(
+            lambda: plan_recording(name, self.resolve_topic_name, configuration, parameters), self._stopping
+        )
         # The claims of others arrive while the policy is being loaded.
         self._claims = Claims(
             self,
@@ -213,7 +230,7 @@ class PolicyNode(LifecycleNode):
             },
         )
         self._configured.callback(self._claims.destroy)
-        deployment = deploy(configuration)
+        deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)
         encoder = configured_encoder(configuration, deployment.pipeline.components)
         if deployment.policy.spec.mask:
             self.get_logger().warning(
@@ -383,14 +400,13 @@ class PolicyNode(LifecycleNode):
         names = {parameter.name for parameter in parameters}
         if self._deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return self.set_parameters_atomically(parameters)
-        try:
-            configuration = self._parse(parameters)
-        except ConfigurationError as error:
-            return SetParametersResult(successful=False, reason=str(error))
         loop = self._loop
         missed = loop.statistics.missed if loop is not None else 0
         assert self.executor is not None  # a service is being answered
-        loading = self._loading = Loading(configuration, self._deployment.pipeline, self.executor)
+        try:
+            loading = self._loading = Loading(lambda: self._parse(parameters), self._deployment.pipeline, self.executor)
+        except RuntimeError as error:  # no memory for a thread
+            return SetParametersResult(successful=False, reason=f"the policy cannot be loaded: {error}; free memory")
         await loading.ended
         # Nothing else runs in this thread from here on: the callback of the parameters uses it.
         self._loaded = loading
@@ -403,9 +419,9 @@ class PolicyNode(LifecycleNode):
             if loop is not None and loop is self._loop:
                 count = loop.statistics.missed - missed
                 driving = f", swapped between two ticks; {count or 'no'} tick{'s were' if count > 1 else ' was'} missed"
+            path, sha256 = self._deployment.configuration.policy.path, self._description()["policy_sha256"]
             self.get_logger().info(
-                f"the policy is now {configuration.policy.path}, SHA-256 {self._description()['policy_sha256']}: "
-                f"loaded in {loading.duration_s:.2f} s{driving}"
+                f"the policy is now {path}, SHA-256 {sha256}: loaded in {loading.duration_s:.2f} s{driving}"
             )
         return result
 
@@ -549,8 +565,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         try:
             parser.parse_args(remove_ros_args(arguments)[1:])
+            _check_parameter_files(arguments)
             stopping = stack.enter_context(ros_process(arguments))
-            node = PolicyNode()
+            node = PolicyNode(stopping)
         except Exception as error:
             # ROS reads the file before there is a node that could stay alive.
             remedies = (remedy for text, remedy in _START_REMEDIES.items() if text in str(error))
@@ -562,7 +579,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.callback(executor.shutdown)
         stack.callback(node.stop)
         executor.add_node(node)
-        return _drive(executor, node, stopping)
+        status = _drive(executor, node, stopping)
+    exit_without(node.loading_threads, status)
+    return status
+
+
+def _check_parameter_files(arguments: Sequence[str]) -> None:
+    """Refuse parameter files that would block ROS, which reads them before there is a node; raises OSError."""
+    for option, path in pairwise(arguments):
+        # ROS says that a file does not exist.
+        if option == "--params-file" and os.path.exists(path):
+            try:
+                check_file(path, MAX_BYTES)
+            except OSError as error:
+                raise OSError(f"--params-file {path}: {error.strerror}") from error
 
 
 def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> int:

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, TimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from typing import TypeVar
 
 import rclpy
 from rclpy.node import Node
@@ -23,6 +25,12 @@ from rclpy.signals import SignalHandlerOptions
 DESTROY_S = 10.0
 # Checks, 1 s apart, before the thread counts as dead; peers drop us after 20 s.
 STILL_CHECKS = 30
+# Longest delay of a signal while a step runs in another thread.
+POLL_S = 0.1
+# Time that a step may take to end after a signal, before the process ends without it.
+ABANDON_S = 0.5
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -57,19 +65,78 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     Yields
     ------
     threading.Event
-        Set by SIGINT and SIGTERM; ask it now and then, as a handler runs between two steps of the main thread.
+        Set by SIGINT and SIGTERM, also while the main thread is in a library that does not return.
     """
     stopping = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
 
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        # Set it from another thread: the interrupted one may hold the lock of the event, in `wait`.
-        threading.Thread(target=stopping.set, name="stop").start()
+    def stop_on_signals() -> None:
+        # Not by a handler: the main thread may hold the lock of the event, in `wait`. And not by a thread that starts
+        # at the signal: there may be no memory for it.
+        while os.read(reading, 1):
+            stopping.set()
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.
     with open_ros(arguments):
+        threading.Thread(target=stop_on_signals, name="signals", daemon=True).start()
         for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, stop)
+            signal.signal(signal_number, lambda number, frame: None)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         yield stopping
+
+
+class Interrupted(Exception):  # noqa: N818  as KeyboardInterrupt
+    """A signal came while a step was run in another thread."""
+
+
+# Threads of steps that were given up.
+_abandoned: list[threading.Thread] = []
+
+
+def run_interruptibly(act: Callable[[], T], stopping: threading.Event) -> T:
+    """Run a step that may take long in another thread, and return its result.
+
+    Raises
+    ------
+    Interrupted
+        When `stopping` is set meanwhile; the step goes on in its thread, see `exit_without`.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(act())
+        except BaseException as error:  # raised by `result`
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="configure", daemon=True)
+    if not stopping.is_set():
+        thread.start()
+    while not stopping.is_set():
+        try:
+            return outcome.result(POLL_S)
+        except TimeoutError:
+            # The step may have raised it.
+            if outcome.done():
+                return outcome.result()
+    if thread.is_alive():
+        _abandoned.append(thread)
+    raise Interrupted("a signal ended the wait")
+
+
+def exit_without(threads: Sequence[threading.Thread], status: int) -> None:
+    """End the process at once if one of some threads or of the steps that were given up does not end in time.
+
+    Python waits for no such thread, but stops it in the middle of a library, which may crash.
+    """
+    until_s = time.monotonic() + ABANDON_S
+    for thread in (*threads, *_abandoned):
+        thread.join(max(0.0, until_s - time.monotonic()))
+        if thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
 
 @contextmanager

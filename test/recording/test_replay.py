@@ -9,18 +9,36 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bag_harness import DELAY_NS, PERIOD_NS, START_NS, Readings, read_bag, twist, write_bag, write_parameters
+from bag_harness import (
+    DELAY_NS,
+    PERIOD_NS,
+    START_NS,
+    Readings,
+    read_bag,
+    twist,
+    write_bag,
+    write_mixed_mcap,
+    write_parameters,
+)
 from geometry_msgs.msg import TwistStamped
 from node_harness import ACTION_SPACE, PATIENCE_S, command_values, parameters_of
+from rclpy.serialization import deserialize_message
 from rich.console import Console
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState, Range
 
 from policy_node.cli.replay import main
+from policy_node.recording.replay.bag import Bag
+from policy_node.recording.replay.definitions import conversion_of
 from policy_node.recording.replay.run import Options
 from policy_node.recording.replay.session import open_replay, run
 
@@ -314,3 +332,129 @@ def test_a_replay_uses_no_node_and_no_network(model: Model, tmp_path: Path) -> N
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     assert "robot_0: 23 ticks, READY 100.0%" in ended.stdout
+
+
+def test_topics_of_a_bag_without_a_leading_slash_are_those_of_the_root(model: Model, tmp_path: Path) -> None:
+    messages = Readings(ROBOTS).messages()
+    parameters = parameters_for(model(STACK)[0])
+    absolute = replay(tmp_path, write_bag(tmp_path / "absolute", messages), parameters)
+    bare = [(time_ns, topic.removeprefix("/"), message) for time_ns, topic, message in messages]
+    relative = write_bag(tmp_path / "relative", bare)
+    assert replay(tmp_path, relative, parameters)["robots"] == absolute["robots"]
+    # Both ways to write the name of a topic of the bag mean it.
+    renamed = [(time_ns, f"recorded/{topic}", message) for time_ns, topic, message in bare]
+    bag = write_bag(tmp_path / "renamed", renamed)
+    for slash in ("", "/"):
+        remaps = [
+            word
+            for robot in ROBOTS
+            for topic in ("touch", "camera/image_raw")
+            for word in ("--remap", f"/{robot}/{topic}:={slash}recorded/{robot}/{topic}")
+        ]
+        assert replay(tmp_path, bag, parameters, *remaps)["robots"] == absolute["robots"]
+
+
+@pytest.mark.parametrize("summary", [True, False], ids=["indexed", "without an index"])
+def test_channels_in_other_encodings_are_left_out(summary: bool, model: Model, tmp_path: Path) -> None:
+    """A file as the writers of Foxglove make it."""
+    parameters = parameters_for(model(STACK)[0])
+    messages = Readings(ROBOTS).messages()
+    bag = write_bag(tmp_path / "bag", messages, "mcap file")
+    expected = replay(tmp_path, bag, parameters)["robots"]
+    mixed = write_mixed_mcap(tmp_path / "mixed.mcap", bag, summary)
+    with closing(Bag(mixed)) as opened:
+        assert {topic.rpartition("/")[2] for topic in opened.topics} == {"touch", "image_raw"}
+    assert replay(tmp_path, mixed, parameters)["robots"] == expected
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite"])
+def test_a_file_that_was_compressed_as_a_whole_is_read_by_itself(storage: str, model: Model, tmp_path: Path) -> None:
+    parameters = parameters_for(model(STACK)[0])
+    bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages(), f"{storage} zstd file")
+    (file,) = bag.glob("*.zstd")
+    expected = replay(tmp_path, bag, parameters)["robots"]
+    assert replay(tmp_path, file, parameters)["robots"] == expected
+    # The folder without its metadata.
+    (bag / "metadata.yaml").unlink()
+    report = replay(tmp_path, bag, parameters)
+    assert report["robots"] == expected
+    assert any("has no metadata.yaml: its file" in note for note in report["notes"])
+
+
+def test_a_folder_of_several_files_without_metadata_is_refused_with_the_remedy(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / "bag", Readings(ROBOTS).messages(), "mcap split")
+    (bag / "metadata.yaml").unlink()
+    error = refused(tmp_path, capsys, bag, parameters_for(model(STACK)[0]))
+    assert f"make it with `ros2 bag reindex {bag}`, or give one of its files: bag.mcap, bag_1.mcap" in error
+
+
+def test_files_that_could_block_are_no_bags(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = parameters_for(model(STACK)[0])
+    os.mkfifo(tmp_path / "pipe.mcap")
+    assert "it is a named pipe, not a regular file" in refused(tmp_path, capsys, tmp_path / "pipe.mcap", parameters)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "metadata.yaml")
+    assert "it is a named pipe, not a regular file" in refused(tmp_path, capsys, folder, parameters)
+
+
+RANGE = """std_msgs/Header header
+uint8 ULTRASOUND=0
+uint8 INFRARED=1
+uint8 radiation_type
+float32 field_of_view
+float32 min_range
+float32 max_range
+float32 range
+"""
+HEADER = "builtin_interfaces/Time stamp\nstring frame_id\n"
+
+
+def test_messages_with_an_older_definition_are_converted(tmp_path: Path) -> None:
+    """Range had no variance before Iron."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    folder = tmp_path / "bag"
+    values = np.linspace(0.5, 1.0, 5, dtype=np.float32).tolist()
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/sonar", "sensor_msgs/msg/Range", typestore=store)
+        types = store.types
+        for index, value in enumerate(values):
+            stamp = types["builtin_interfaces/msg/Time"](sec=7, nanosec=index)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="sonar")
+            message = types["sensor_msgs/msg/Range"](header, 1, 0.1, 0.2, 4.0, value)
+            writer.write(connection, START_NS + index, store.serialize_cdr(message, "sensor_msgs/msg/Range"))
+    with closing(Bag(folder)) as bag:
+        found = [deserialize_message(arrival.raw, Range) for arrival in bag.messages(["/sonar"])]
+        assert [message.range for message in found] == values
+        assert all(message.header.frame_id == "sonar" and message.header.stamp.sec == 7 for message in found)
+        assert all(message.radiation_type == 1 and message.variance == 0.0 for message in found)
+        assert bag.notes == [
+            "/sonar: sensor_msgs/msg/Range in the bag lacks variance (sensor_msgs/msg/Range); its fields are read by "
+            "their names"
+        ]
+
+
+def test_lists_and_nested_messages_are_converted() -> None:
+    rule = "=" * 80
+    definition = f"std_msgs/Header header\nstring[] name\nfloat64[] position\n{rule}\nMSG: std_msgs/Header\n{HEADER}"
+    definition += f"{rule}\nMSG: builtin_interfaces/Time\nint32 sec\nuint32 nanosec\n"
+    conversion = conversion_of("sensor_msgs/msg/JointState", MessageDefinition(MessageDefinitionFormat.MSG, definition))
+    assert conversion is not None and "lacks velocity, effort" in conversion.difference
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(definition, "sensor_msgs/msg/JointState"))
+    names = ("builtin_interfaces/msg/Time", "std_msgs/msg/Header", "sensor_msgs/msg/JointState")
+    time_type, header, state = (store.types[name] for name in names)
+    recorded = state(header(time_type(1, 2), "arm"), ["a", "b"], np.array([0.5, 1.5]))
+    raw = conversion.convert(bytes(store.serialize_cdr(recorded, "sensor_msgs/msg/JointState")))
+    found = deserialize_message(raw, JointState)
+    assert (list(found.name), list(found.position), list(found.effort)) == (["a", "b"], [0.5, 1.5], [])
+
+
+@pytest.mark.parametrize("type_name", ["sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "nav_msgs/msg/Odometry"])
+def test_messages_with_the_installed_definition_are_left_alone(type_name: str) -> None:
+    text, _ = get_typestore(Stores.LATEST).generate_msgdef(type_name, ros_version=2)
+    assert conversion_of(type_name, MessageDefinition(MessageDefinitionFormat.MSG, text)) is None
+    assert conversion_of(type_name, MessageDefinition(MessageDefinitionFormat.MSG, "= broken =")) is None
+    assert conversion_of("no_package/msg/Type", MessageDefinition(MessageDefinitionFormat.MSG, "int8 a")) is None

@@ -139,6 +139,9 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_keeps_driving(
     robots = ConstantRobots(peer)
     robots.drive(old)
     (tmp_path / "damaged.zip").write_bytes(old_file.read_bytes()[:-1000])
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with open(tmp_path / "huge.bundle", "wb") as file:
+        file.truncate(3 * 2**30)
     other_hash = "0" * 64
     # Parameters, and the reason of the refusal.
     refusals: list[tuple[dict[str, Any], list[str]]] = [
@@ -149,6 +152,11 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_keeps_driving(
         ({"policy.path": str(model(STACK, discrete=True)[0])}, ["action.table: found 0 numbers"]),
         ({"policy.path": str(tmp_path / "missing.zip")}, ["missing.zip' cannot be read: No such file or directory"]),
         ({"policy.path": str(tmp_path / "damaged.zip")}, ["damaged.zip' is cut off or damaged"]),
+        (
+            {"policy.path": str(tmp_path / "pipe.onnx")},
+            ["pipe.onnx' cannot be read: it is a named pipe, not a"],
+        ),
+        ({"policy.path": str(tmp_path / "huge.bundle")}, ["it has 3221225472 bytes, allowed are 2147483648; give the"]),
         ({"policy.path": "package://no_such_package/a.zip"}, ["there is no package 'no_such_package' here"]),
         ({"policy.path": 5}, ["policy.path: found 5 (int), but it must be a string"]),
         ({"policy.path": None}, ["policy.path: missing"]),

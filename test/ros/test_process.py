@@ -120,6 +120,16 @@ destroy = Publisher.destroy
 Publisher.destroy = lambda self: ctypes.PyDLL(None).pause() if "cmd_vel" in self.topic_name else destroy(self)
 """
 )
+# A file in a folder `dead` is never found, as on a network file system whose server is gone.
+DEAD_MOUNT = WITH.format(
+    """
+import os, time
+from policy_node.config import files
+stat = os.stat
+os.stat = lambda path, *rest, **more: time.sleep(1000) if "/dead/" in str(path) else stat(path, *rest, **more)
+files.STALL_S = float(os.environ.get("STALL_S", "1000"))
+"""
+)
 # The thread that gets SIGUSR2 stands still.
 STOPPABLE_THREADS = WITH.format(
     """
@@ -142,6 +152,35 @@ def driving(
         return process, fleet
 
     return drive
+
+
+@pytest.mark.both_distributions
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_configure_that_waits_for_a_file(
+    number: signal.Signals, peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    parameters = parameters_of(Path("/dead/policy.onnx"), ["robot"], {})
+    process = start_node(parameters, wrapper=[sys.executable, "-c", DEAD_MOUNT])
+    # The claims are announced just before the policy is loaded.
+    peer.spin_until(lambda: peer.node.count_publishers("/policy_node/claims"), "configure")
+    assert process.send(number) == 0
+    assert "configure was interrupted by a signal" in process.text
+
+
+def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_one_is_served(
+    model: Callable[..., tuple[Path, Any]],
+    peer: Peer,
+    driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STALL_S", "0.5")
+    process, fleet = driving(DEAD_MOUNT)
+    operator = LifecycleClient(peer, process.full_name)
+    refused = operator.set(policy__path="/dead/policy.onnx")
+    assert "'/dead/policy.onnx' cannot be read: its file system did not answer for 0.5 s" in refused
+    fleet.clear()
+    fleet.drive(lambda: any(command.linear.x for command in fleet.commands["robot"]), "the robot to be driven")
+    assert operator.set(policy__path=str(model(seed=5)[0])) == ""
 
 
 @pytest.mark.slow

@@ -13,8 +13,13 @@ from typing import Any
 
 import yaml
 
+from policy_node.config.files import read_file
 from policy_node.config.registry import Registry
 from policy_node.policies.contract import PolicyError
+from policy_node.policies.formats import MAX_POLICY_BYTES
+
+# Parsed YAML takes many times as much memory as its text.
+MAX_YAML_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def read_description(path: Path) -> TrainerDescription:
 def _read_known(path: Path) -> TrainerDescription | None:
     """Return the description in a file, None if it is of no known kind; raises as `read_description`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
     except OSError as error:
         raise PolicyError(
             f"description '{path}' cannot be read: {error.strerror}; give the path of a description"

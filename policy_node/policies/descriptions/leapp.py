@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from policy_node.config.files import read_file
 from policy_node.policies.descriptions import (
     DescribedObservation,
     DescribedTerm,
@@ -21,6 +22,7 @@ from policy_node.policies.descriptions import (
     read_yaml,
 )
 
+MAX_MEMORY_BYTES = 2**28
 TITLE = "LEAPP description of Isaac Lab"
 # Quantity by the property of Isaac Lab, without its frame and the part of the body.
 _PROPERTIES = {
@@ -170,7 +172,7 @@ def _begins_with_zeros(initial: Value) -> bool:
         return True
     file = file_beside(initial)
     try:
-        content = file.read_bytes()
+        content = read_file(file, MAX_MEMORY_BYTES)
         size = int.from_bytes(content[:8], "little")
         json.loads(content[8 : 8 + size])
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from policy_node.config.files import read_file
 from policy_node.config.registry import POLICY_FORMATS, Registry
 from policy_node.policies.contract import Policy, PolicyError, TorchPolicy
 from policy_node.policies.interface import PolicyInterface
@@ -26,6 +27,11 @@ from policy_node.policies.unusable import is_text, why_unusable
 if TYPE_CHECKING:
     from policy_node.policies.golden import GoldenVectors
     from policy_node.policies.vecnormalize import Statistics
+
+# Largest policy file: Protobuf, and with it ONNX, allows no more.
+MAX_POLICY_BYTES = 2**31
+# From this size on a file is read only if its first bytes may be those of a policy. Smaller ones are read to say more.
+LARGE_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +122,8 @@ class PolicyFormat:
     matches
         Whether a content is of this format. It takes any bytes, runs nothing of them and raises nothing; None: files
         are known by their suffix only.
+    may_begin_with
+        Whether a content of this format may begin with some bytes; None: with any, or with those of a zip archive.
     inspect
         Describes a content as far as it tells without running code, see `policy_node.policies.inspection`; None: only
         loading tells.
@@ -145,6 +153,7 @@ class PolicyFormat:
     suffixes: tuple[str, ...]
     load: Callable[[PolicyFile], Policy]
     matches: Callable[[bytes], bool] | None = None
+    may_begin_with: Callable[[bytes], bool] | None = None
     inspect: Callable[[PolicyFile], Mapping[str, Any]] | None = None
     requires: tuple[str, ...] = ()
     is_zip: bool = False
@@ -192,9 +201,13 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
         return FORMATS[name]
     if content is None:
         try:
-            content = Path(path).read_bytes()
-        except OSError:  # reading reports it when the policy is loaded
-            content = b""
+            content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, name))
+        except OSError as error:
+            if format_of_suffix(path) is None:
+                raise PolicyError(
+                    f"policy file '{path}' cannot be read: {error.strerror}; give the path of a policy file"
+                ) from error
+            content = b""  # reading reports it when the policy is loaded
     found, by_suffix = format_of_content(content), format_of_suffix(path)
     if found is None and (by_suffix is None or by_suffix.matches is not None):
         problem = why_unusable(content)
@@ -212,6 +225,28 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
         )
     return found or by_suffix  # type: ignore[return-value]
+
+
+def check_head(path: str, head: bytes, size: int, name: str = "auto") -> None:
+    """Refuse a large file by its first bytes, before the rest is read.
+
+    Raises
+    ------
+    PolicyError
+        If no policy of the format that `name` gives begins like that.
+    """
+    if size < LARGE_BYTES:
+        return
+    formats = [FORMATS[name]] if name in FORMATS.names else _importable()
+    if not any(_may_begin_with(one, head) for one in formats):
+        problem = why_unusable(head) or f"is no policy (it starts with {head[:8]!r})"
+        raise PolicyError(f"policy file '{path}' of {size} bytes {problem}; give a policy file")
+
+
+def _may_begin_with(kind: PolicyFormat, head: bytes) -> bool:
+    if kind.may_begin_with is not None:
+        return kind.may_begin_with(head)
+    return head.startswith(b"PK") or not kind.is_zip
 
 
 def format_of_content(content: bytes) -> PolicyFormat | None:

@@ -8,6 +8,8 @@ from policy_node.policies.formats import PolicyFormat, lazily
 
 # Number of the graph among the fields of ONNX's ModelProto.
 _GRAPH = 7
+# More than ModelProto has: 26 in 2026.
+_FIELDS = 100
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -28,6 +30,12 @@ def _matches(content: bytes) -> bool:
     return has_graph and position == len(content)
 
 
+def _may_begin_with(head: bytes) -> bool:
+    """Return whether some bytes begin with a field of ModelProto."""
+    tag, _ = _varint(head, 0)
+    return tag >> 3 in range(1, _FIELDS) and tag & 7 in (_VARINT, _BYTES)
+
+
 def _varint(content: bytes, position: int) -> tuple[int, int]:
     """Return a number of protobuf and the position behind it; 0 and a position behind the end where it is none."""
     value = 0
@@ -45,6 +53,7 @@ FORMAT = PolicyFormat(
     suffixes=(".onnx",),
     load=lazily("onnx", "load_onnx"),
     matches=_matches,
+    may_begin_with=_may_begin_with,
     inspect=lazily("inspection", "inspect_onnx"),
     requires=("onnx", "onnxruntime", "onnxscript"),
     runs_code=False,

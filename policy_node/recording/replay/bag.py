@@ -5,19 +5,34 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, reader
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
+
+from policy_node.config.files import check_file
+from policy_node.recording.replay.definitions import conversion_of
+from policy_node.recording.replay.mcap import RosMcapReader
 
 # Topics of a bag, and bags of a folder, that an error lists.
 _TOPICS_NAMED = 60
 _BAGS_NAMED = 10
 # First bytes of a compressed message; no serialised message has them.
 _ZSTD = bytes.fromhex("28b52ffd")
+_SUFFIXES = (".mcap", ".db3")
+_COMPRESSED = ".zstd"
+_METADATA = "metadata.yaml"
+# Largest metadata.yaml: parsed YAML takes many times as much memory as its text.
+_MAX_METADATA_BYTES = 2**26
+# Room that an unpacked bag leaves on the disk.
+_ROOM_BYTES = 2**28
+_BLOCK_BYTES = 2**22
 _REMEDY = "give a folder with metadata.yaml, or its .mcap or .db3 file"
 _REPAIR = (
     "a recording of the node that was cut off is completed with `python -m policy_node.recording.bag BAG`, any other "
@@ -45,8 +60,20 @@ class BagTopic(NamedTuple):
     messages: int
 
 
+class _DirectoryReader(reader.DirectoryReader):
+    STORAGE_PLUGINS = {**reader.DirectoryReader.STORAGE_PLUGINS, "mcap": RosMcapReader}  # noqa: RUF012  as in the base
+
+
+class _Reader(Reader):
+    STORAGE_PLUGINS = {**Reader.STORAGE_PLUGINS, "dir": _DirectoryReader, ".mcap": RosMcapReader}  # noqa: RUF012
+
+
 class Bag:
     """Reads a rosbag2 bag: a folder, or a file that ends in .mcap or .db3; compressed or not, split or not.
+
+    Topics are relative to the root where the bag has them without a leading slash. Channels in other encodings than
+    that of ROS are left out. Messages are converted where their definition in the bag has other fields than the
+    installed one.
 
     Raises
     ------
@@ -56,25 +83,69 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Notes for the user.
+        self.notes: list[str] = []
+        # Closes the files, and removes unpacked ones.
+        self._open = ExitStack()
         try:
-            self._reader = Reader(path)
-            self._reader.open()
-        except FileNotFoundError as error:
-            raise BagError(f"bag '{path}': {_bags_inside(path) or f'{error}; {_REMEDY}'}") from error
-        # A damaged file may raise anything.
-        except Exception as error:
+            self._reader = self._open.enter_context(_Reader(self._storage()))
+        except BaseException as error:
+            self._open.close()
+            if isinstance(error, BagError) or not isinstance(error, Exception):
+                raise
+            if isinstance(error, FileNotFoundError):
+                raise BagError(f"bag '{path}': {_bags_inside(path) or f'{error}; {_REMEDY}'}") from error
+            # A damaged file may raise anything.
             raise BagError(f"bag '{path}' cannot be read: {error}; {_REMEDY}; {_REPAIR}") from error
         #: Topics by fully qualified name.
         self.topics: dict[str, BagTopic] = {}
         for connection in self._reader.connections:
-            known = self.topics.get(connection.topic, BagTopic(_full_type(connection.msgtype), 0))
-            self.topics[connection.topic] = BagTopic(known.type, known.messages + connection.msgcount)
+            name = _full_name(connection.topic)
+            known = self.topics.get(name, BagTopic(_full_type(connection.msgtype), 0))
+            self.topics[name] = BagTopic(known.type, known.messages + connection.msgcount)
+        self._conversions: dict[str, Callable[[bytes], bytes] | None] = {}
         #: Custom data of metadata.yaml; empty for a single file.
         self.custom: dict[str, str] = dict(self._reader.storage.metadata.custom or {})  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
+        self._open.close()
+
+    def _storage(self) -> Path:
+        """Return the folder or file to open, after checks that nothing in it can block or fill the memory.
+
+        Raises
+        ------
+        BagError
+            When a folder has files of a bag but no metadata.yaml.
+        OSError
+            When one of the files is not regular or too large.
+        """
+        path = self.path
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.name.removesuffix(_COMPRESSED).endswith(_SUFFIXES))
+            for file in files:
+                check_file(file)
+            if (path / _METADATA).exists():
+                check_file(path / _METADATA, _MAX_METADATA_BYTES)
+                return path
+            if not files:
+                return path
+            if len(files) > 1:
+                raise BagError(
+                    f"bag '{path}': it has no {_METADATA}; make it with `ros2 bag reindex {path}`, or give one of its "
+                    f"files: {', '.join(file.name for file in files[:_BAGS_NAMED])}"
+                )
+            self.notes.append(f"'{path}' has no {_METADATA}: its file {files[0].name} is read")
+            path = files[0]
+        elif path.exists():
+            check_file(path)
+        unpacked = path.name.removesuffix(_COMPRESSED)
+        if unpacked == path.name or not unpacked.endswith(_SUFFIXES):
+            return path
+        folder = Path(self._open.enter_context(TemporaryDirectory()))
+        _unpack(path, folder / unpacked)
+        return folder / unpacked
 
     @property
     def span_ns(self) -> tuple[int, int]:
@@ -94,19 +165,35 @@ class Bag:
         chosen: list[Connection] = [
             connection
             for connection in self._reader.connections
-            if connection.topic in topics and _full_type(connection.msgtype) == self.topics[connection.topic].type
+            if (name := _full_name(connection.topic)) in topics
+            and _full_type(connection.msgtype) == self.topics[name].type
         ]
         if not chosen:
             return
+        converted = {connection.topic: self._conversion(connection) for connection in chosen}
         try:
             for connection, time_ns, raw in self._reader.messages(chosen):
                 # Only metadata.yaml tells of compressed messages, and a single file comes without it.
                 if raw[:4] == _ZSTD:
                     raw = DECOMPRESSORS["zstd"](raw, 0)
-                yield Arrival(time_ns, connection.topic, raw)
+                convert = converted[connection.topic]
+                yield Arrival(time_ns, _full_name(connection.topic), raw if convert is None else convert(raw))
         # Storages and decompressors may raise anything.
         except Exception as error:
             raise BagError(f"bag '{self.path}' is damaged: {type(error).__name__}: {error}; {_REPAIR}") from error
+
+    def _conversion(self, connection: Connection) -> Callable[[bytes], bytes] | None:
+        """Return the function that converts messages of the bag to the installed definition; None: they are the same.
+
+        The user is told once.
+        """
+        name = _full_name(connection.topic)
+        if name not in self._conversions:
+            found = conversion_of(self.topics[name].type, connection.msgdef)
+            self._conversions[name] = found and found.convert
+            if found is not None:
+                self.notes.append(f"{name}: {self.topics[name].type} {found.difference}")
+        return self._conversions[name]
 
     def describe(self) -> str:
         """List the topics with their types, one per line."""
@@ -126,6 +213,21 @@ def _bags_inside(folder: Path) -> str:
     named = [str(file.parent) for file in files[:_BAGS_NAMED]]
     more = f" and {len(files) - len(named)} more" if len(files) > len(named) else ""
     return f"this is a folder of bags; give one of them, newest first: {', '.join(named)}{more}"
+
+
+def _unpack(packed: Path, file: Path) -> None:
+    """Unpack a file that was compressed as a whole; raises OSError when the disk has no room for it."""
+    left = shutil.disk_usage(file.parent).free - _ROOM_BYTES
+    with packed.open("rb") as source, reader.zstd.open(source, "rb") as stream, file.open("wb") as output:
+        while block := stream.read(_BLOCK_BYTES):
+            left -= len(block)
+            if left < 0:
+                raise OSError(f"{file.parent} has no room for it; unpack it (`unzstd`) where there is more")
+            output.write(block)
+
+
+def _full_name(topic: str) -> str:
+    return topic if topic.startswith("/") else f"/{topic}"
 
 
 def _full_type(name: str) -> str:

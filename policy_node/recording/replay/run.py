@@ -127,7 +127,7 @@ class Replay:
         self._node = bag.custom.get(NODE_KEY, NODE)
         self._recording = recording
         self._last_recorded: RecordedTick | None = None
-        self.notes: list[str] = []  #: Notes for the user.
+        self.notes = bag.notes  #: Notes for the user.
         self.unread = 0  #: Number of recorded commands that could not be read.
         self._configuration = configuration
         robots = configuration.robots
