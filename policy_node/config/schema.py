@@ -60,6 +60,7 @@ class Configuration:
     control_rate_hz: float
     robots: tuple[str, ...]
     shard: str
+    claims_topic: str
     autostart: bool
     policy: PolicyConfiguration
     observations: tuple[ObservationConfiguration, ...]
@@ -186,6 +187,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         control_rate_hz=checked["control_rate_hz"],
         robots=_shard_of(checked["robots"], checked["shard"]),
         shard=checked["shard"],
+        claims_topic=checked["claims_topic"],
         autostart=checked["autostart"],
         policy=PolicyConfiguration(**_group(checked, "policy.")),
         observations=tuple(_observation(checked, key, terms.get(key, ())) for key in keys),

@@ -224,7 +224,7 @@ class RosVecEnv(VecEnv):
             robot: self.node.resolve_topic_name(topic_of(robot, configuration.action.topic))
             for robot in configuration.robots
         }
-        self._claims = claims = Claims(self.node, topics)
+        self._claims = claims = Claims(self.node, topics, configuration.claims_topic)
         layouts, decoders = pair(configuration, self._learner)
         decode = {source: decoder.decode for source, decoder in decoders.items()}
         self._pipeline = Pipeline(configuration, self._learner, layouts, decode)

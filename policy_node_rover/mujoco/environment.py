@@ -60,7 +60,7 @@ def action_space() -> gymnasium.spaces.Box:
 
 
 def checked_action(action: np.ndarray) -> tuple[float, float]:
-    """Return forward speed and turn rate of an action [2]; raise ValueError if it has another shape or is not finite."""
+    """Return forward speed and turn rate of an action [2]; raise ValueError if it is of another shape or not finite."""
     values = np.asarray(action, np.float64)
     if values.shape != (2,) or not np.isfinite(values).all():
         raise ValueError(
