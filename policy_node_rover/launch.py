@@ -7,12 +7,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from policy_node.cli.launching import (
     AUTOSTART,
+    FASTDDS_PROFILE,
     LOG_LEVEL,
     MALLOC,
     Argument,
@@ -20,10 +22,10 @@ from policy_node.cli.launching import (
     NodeProcess,
     parameter_file,
     policy_process,
+    transport,
     truth,
     whole_number,
 )
-from policy_node.cli.process_environment import transport_environment
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 from policy_node_rover.gazebo.bridge import bridge_file
@@ -47,14 +49,15 @@ ROVER_SIM_OPTIONS = (
     SEED,
 )
 ROVER_SIM_ARGUMENTS = (
-    Argument("robots", "Number of rovers: rover_0, rover_1, …", "4"),
+    Argument("robot_count", "Number of rovers: rover_0, rover_1, …", "4"),
     *ROVER_SIM_OPTIONS,
     Argument("use_sim_time", "Publish /clock and stamp messages with simulated time; empty: use_sim_time of ROS"),
+    FASTDDS_PROFILE,
 )
 # The parameter file of the example, and the number of its robots.
 ROVERS_ARGUMENTS = (
     Argument("params_file", "ROS parameter file (YAML) of the policy node", str(share_path("config", "rover.yaml"))),
-    Argument("robots", "Number of rovers: rover_0, rover_1, …; empty: robots of the parameter file"),
+    Argument("robot_count", "Number of rovers: rover_0, rover_1, …; empty: robots of the parameter file"),
 )
 DEMO_ARGUMENTS = (
     *ROVERS_ARGUMENTS,
@@ -65,6 +68,7 @@ DEMO_ARGUMENTS = (
     ),
     AUTOSTART,
     MALLOC,
+    FASTDDS_PROFILE,
     LOG_LEVEL,
 )
 GAZEBO_ARGUMENTS = (
@@ -91,6 +95,7 @@ GAZEBO_ARGUMENTS = (
     Argument("gz_args", "More arguments of Gazebo's command line, such as '-v 4'"),
     AUTOSTART,
     MALLOC,
+    FASTDDS_PROFILE,
     LOG_LEVEL,
 )
 
@@ -98,7 +103,7 @@ GAZEBO_ARGUMENTS = (
 def rover_sim(given: Mapping[str, str]) -> list[NodeProcess]:
     """Return the simulated rovers of rover_sim.launch.py."""
     simulated = truth(given, "use_sim_time") if given["use_sim_time"] else None
-    return [_rover_sim(given, whole_number(given, "robots", 1, MAX_ROVERS), simulated)]
+    return [_rover_sim(given, whole_number(given, "robot_count", 1, MAX_ROVERS), simulated)]
 
 
 def demo(given: Mapping[str, str]) -> list[NodeProcess]:
@@ -106,7 +111,8 @@ def demo(given: Mapping[str, str]) -> list[NodeProcess]:
     rovers, overrides = _rovers(given)
     in_file = read_parameter_file(parameter_file(given)).get("use_sim_time")
     simulated = truth(given, "use_sim_time") if given["use_sim_time"] else in_file
-    return [_rover_sim(given, len(rovers), simulated), policy_process(given, overrides)]
+    simulation = replace(_rover_sim(given, len(rovers), simulated), ends_launch=True)
+    return [simulation, policy_process(given, overrides)]
 
 
 def _rover_sim(given: Mapping[str, str], robots: int, simulated: bool | None) -> NodeProcess:
@@ -115,7 +121,7 @@ def _rover_sim(given: Mapping[str, str], robots: int, simulated: bool | None) ->
         "rover_sim",
         parameters=() if simulated is None else ({"use_sim_time": simulated},),
         arguments=tuple(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
-        environment=transport_environment(),
+        environment=transport(given),
     )
 
 
@@ -124,8 +130,8 @@ def _rovers(given: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
 
     ValueError is raised when the parameter file names others than the simulation has.
     """
-    if given["robots"]:
-        rovers = [f"rover_{rover}" for rover in range(whole_number(given, "robots", 1, MAX_ROVERS))]
+    if given["robot_count"]:
+        rovers = [f"rover_{rover}" for rover in range(whole_number(given, "robot_count", 1, MAX_ROVERS))]
         return rovers, {"robots": rovers}
     found = read_parameter_file(parameter_file(given)).get("robots")
     count = len(found) if isinstance(found, list) else 0
@@ -133,7 +139,7 @@ def _rovers(given: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     if found != rovers or not 1 <= count <= MAX_ROVERS:
         raise ValueError(
             f"params_file:={given['params_file']}: found robots: {found}, but the simulation has [rover_0, rover_1, "
-            f"…]; give robots:= with their number, which overrides the file"
+            f"…]; give robot_count:= with their number, which overrides the file"
         )
     return rovers, {}
 
@@ -158,14 +164,16 @@ def gazebo(given: Mapping[str, str], folder: Path) -> list[NodeProcess | Include
             "ros_gz_bridge",
             name="gazebo_bridge",
             parameters=({"config_file": str(bridge)},),
-            environment=transport_environment(),
+            environment=transport(given),
+            ends_launch=True,
         ),
         # Stops robots without commands, publishes touch, and moves the beacons of the arenas.
         NodeProcess(
             "gazebo_watch",
             arguments=(f"--robots={len(robots)}", f"--seed={_seed(given)}", "--touch", *arenas),
             parameters=({"use_sim_time": True},),
-            environment=transport_environment(),
+            environment=transport(given),
+            ends_launch=True,
         ),
         policy_process(given, overrides),
     ]

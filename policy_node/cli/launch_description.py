@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ament_index_python.packages import get_packages_with_prefixes
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from policy_node.cli.launching import Argument, IncludedFile, NodeProcess
+
+# Launch does not end a process whose start has begun and not ended yet.
+START_S = 1.0
 
 
 def launch_description(
@@ -25,7 +29,7 @@ def launch_description(
     """Return the description of a launch file, which starts what `decide` returns for the values of its arguments."""
 
     def start(context: LaunchContext) -> list[Node | IncludeLaunchDescription]:
-        given = {argument.name: LaunchConfiguration(argument.name).perform(context).strip() for argument in arguments}
+        given = {argument.name: _value(LaunchConfiguration(argument.name).perform(context)) for argument in arguments}
         return [_action(started) for started in decide(given)]
 
     declared = [
@@ -59,6 +63,40 @@ def require_packages(packages: Sequence[str], debian_package: str, alternative: 
         )
 
 
+def _value(written: str) -> str:
+    """Return the value of an argument. The command line of launch refuses empty ones, so a pair of quotes is one."""
+    value = written.strip()
+    return "" if value in ("''", '""') else value
+
+
+class _Failure(Action):
+    """Ends the launch with an error, as soon as the processes are there that it has begun to start."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def get_asyncio_future(self) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._fail())
+
+    async def _fail(self) -> None:
+        await asyncio.sleep(START_S)
+        raise self._error
+
+
+class _Node(Node):
+    """A node whose failure to start ends the launch in order.
+
+    An exception would make launch forget, and leave behind, the processes that the same launch file has just started.
+    """
+
+    def execute(self, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
+        try:
+            return super().execute(context)
+        except Exception as error:
+            return [_Failure(error)]
+
+
 def _action(started: NodeProcess | IncludedFile) -> Node | IncludeLaunchDescription:
     if isinstance(started, NodeProcess):
         return _node(started)
@@ -76,7 +114,9 @@ def _node(process: NodeProcess) -> Node:
         options |= {"respawn": True, "respawn_delay": float(process.respawn_delay_s)}
     if process.sigterm_timeout_s is not None:
         options["sigterm_timeout"] = str(process.sigterm_timeout_s)
-    return Node(
+    if process.ends_launch:
+        options["on_exit"] = Shutdown(reason=f"{process.executable} has ended, without which the robots must not drive")
+    return _Node(
         package=process.package,
         executable=process.executable,
         name=process.name or None,

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policy_node.cli.process_environment import memory_environment, transport_environment
+from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import parse_yaml
 from policy_node.config.parameters import LOG_LEVELS
 
@@ -55,6 +56,8 @@ class NodeProcess:
     respawn_delay_s: float | None = None
     #: Seconds after SIGINT until the process gets SIGTERM; None: those of launch.
     sigterm_timeout_s: int | None = None
+    #: Whether the end of the process ends the whole launch.
+    ends_launch: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,17 @@ AUTOSTART = Argument(
     "parameter file",
 )
 MALLOC = Argument("malloc", "Let glibc keep freed memory, which makes ticks with large messages faster", "true")
+FASTDDS_PROFILE = Argument(
+    "fastdds_profile",
+    "Transport of Fast DDS (XML), unless the environment names one; '' (with its quotes) leaves the transport alone",
+    str(share_path("config", "fastdds.xml")),
+)
 LOG_LEVEL = Argument(
     "log_level",
     "Lowest severity that the node logs; empty: log_level of the parameter file",
     choices=("", *LOG_LEVELS),
 )
-COMMON = (AUTOSTART, MALLOC, LOG_LEVEL)
+COMMON = (AUTOSTART, MALLOC, FASTDDS_PROFILE, LOG_LEVEL)
 
 POLICY_ARGUMENTS = (PARAMS_FILE, NAMESPACE, USE_SIM_TIME, *COMMON)
 ONBOARD_ARGUMENTS = (
@@ -197,13 +205,25 @@ def policy_process(
         namespace=given.get("namespace", ""),
         parameters=(str(parameter_file(given)), *([overrides] if overrides else [])),
         environment={
-            **transport_environment(),
+            **transport(given),
             **(memory_environment() if truth(given, "malloc") else {}),
             **{variable: value for variable, value in environment.items() if value},
         },
         # Loading a policy cannot be interrupted. Until it is loaded no robot moves.
         sigterm_timeout_s=30,
     )
+
+
+def transport(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable for the transport of Fast DDS; raise ValueError if its profile is missing."""
+    if not given["fastdds_profile"]:
+        return {}
+    profile = Path(given["fastdds_profile"]).expanduser()
+    if not profile.is_file():
+        raise ValueError(
+            f"fastdds_profile:={profile}: there is no such file; give the path of a profile (XML), or '' with quotes"
+        )
+    return transport_environment(profile.resolve())
 
 
 def parameter_file(given: Mapping[str, str]) -> Path:

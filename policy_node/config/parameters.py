@@ -16,6 +16,8 @@ from typing import Any
 from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, MESSAGE_TYPES
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
+# Not below a namespace: `/NAME/...` is private to a node of that name.
+CLAIMS_TOPIC = "/policy_node_claims"
 # Functions between the layers of a training checkpoint, and after its last layer, by the names of PyTorch.
 ACTIVATIONS = (
     *("identity", "elu", "relu", "tanh", "selu", "celu", "gelu", "silu", "mish", "leaky_relu", "sigmoid", "softplus"),
@@ -463,6 +465,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "str",
         "",
         "`i/K`: this node drives the i-th of K parts of `robots`, counted from 0; empty: all of them.",
+    ),
+    Parameter(
+        "claims_topic",
+        "str",
+        CLAIMS_TOPIC,
+        "Topic on which nodes claim their robots, so that only one commands each: the same for all nodes that could "
+        "command one robot.",
     ),
     Parameter("autostart", "bool", True, "Configure and activate by itself at start."),
     Parameter(

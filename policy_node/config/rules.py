@@ -177,6 +177,11 @@ def _check_robots(checked: Values) -> Problems:
                 f"robots: found {robot!r}, but a robot is a ROS namespace: letters, digits and underscores, not "
                 f"starting with a digit, levels separated by '/'"
             )
+    if not (topic := checked["claims_topic"]) or topic.startswith("~"):
+        yield (
+            f"claims_topic: found {topic!r}, which no other node has; give one name to all nodes that may command a "
+            f"robot, such as /policy_node_claims"
+        )
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     if shard and not (match and int(match[1]) < int(match[2]) <= len(robots)):
         yield (

@@ -60,6 +60,7 @@ class Configuration:
     control_rate_hz: float
     robots: tuple[str, ...]
     shard: str
+    claims_topic: str
     autostart: bool
     bond_period_s: float
     policy: PolicyConfiguration
@@ -206,6 +207,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         control_rate_hz=checked["control_rate_hz"],
         robots=_shard_of(checked["robots"], checked["shard"]),
         shard=checked["shard"],
+        claims_topic=checked["claims_topic"],
         autostart=checked["autostart"],
         bond_period_s=checked["bond_period_s"],
         policy=PolicyConfiguration(**_group(checked, "policy.")),

@@ -52,6 +52,8 @@ class Resets:
                 f"and optionally `seeded` and `settle_s`"
             )
         self._kind = kinds[0] if kinds else ""
+        #: Whether there is a service or topic that resets robots.
+        self.can_reset = bool(kinds)
         self.is_seeded = bool(reset.get("seeded", False))
         self._settle_ns = round(float(reset.get("settle_s", 0.0)) * 1e9)
         self._clients: list[Any] = []

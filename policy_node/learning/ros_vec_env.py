@@ -185,6 +185,8 @@ class RosVecEnv(VecEnv):
         self.running_seeds = [-1] * self.num_envs
         self._actions = np.zeros((self.num_envs, *(self.action_space.shape or ())), self.action_space.dtype)
         self._turn: Turn | None = None
+        # Why there was no tick for a while before the latest one; empty where it came in time.
+        self._interruption = ""
         self._observations: dict[str, torch.Tensor] = {}
         self._signal_values: dict[str, np.ndarray] = {}
         self._steps = np.zeros(self.num_envs, np.int64)
@@ -222,7 +224,7 @@ class RosVecEnv(VecEnv):
             robot: self.node.resolve_topic_name(topic_of(robot, configuration.action.topic))
             for robot in configuration.robots
         }
-        self._claims = claims = Claims(self.node, topics)
+        self._claims = claims = Claims(self.node, topics, configuration.claims_topic)
         layouts, decoders = pair(configuration, self._learner)
         decode = {source: decoder.decode for source, decoder in decoders.items()}
         self._pipeline = Pipeline(configuration, self._learner, layouts, decode)
@@ -263,6 +265,7 @@ class RosVecEnv(VecEnv):
 
     def reset(self) -> Observations:  # type: ignore[override]
         """Start the episodes of all robots and return their observations."""
+        self._check_open()
         self._learner.begin()
         turn = self._turn or self._next_turn()
         self._start_episodes(turn, list(range(self.num_envs)), self._seeds)
@@ -271,14 +274,29 @@ class RosVecEnv(VecEnv):
         return self._begin_step(np.ones(self.num_envs, bool))
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Store the actions `[robots, *action]` for `step_wait`."""
+        """Store the actions `[robots, *action]` for `step_wait`; those of a Box are clipped to its bounds.
+
+        Numbers that are not finite, and choices that do not exist, are a fault of their robot at the tick.
+        """
+        self._check_open()
         wanted = (self.num_envs, *(self.action_space.shape or ()))
         actions = np.asarray(actions)
         if actions.shape != wanted:
             raise ValueError(f"actions: found {list(actions.shape)}, but {self.action_space} takes {list(wanted)}")
         if self._turn is None:
             raise RuntimeError("step: the robots have not been observed yet; call reset first")
-        self._actions = actions
+        self._actions = self._commandable(actions)
+
+    def _commandable(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions of the space's dtype; raise ValueError for numbers in place of choices."""
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            # An infinite action is wrong and not merely large.
+            clipped = np.where(np.isfinite(actions), np.clip(actions, space.low, space.high), actions)
+            return clipped.astype(space.dtype)
+        if not np.array_equal(actions, np.rint(actions)):
+            raise ValueError(f"actions: found {actions.tolist()}, but {space} takes whole numbers")
+        return actions.astype(np.int64)
 
     def step_wait(  # type: ignore[override]
         self,
@@ -304,6 +322,11 @@ class RosVecEnv(VecEnv):
         self._start_episodes(turn, np.flatnonzero(finished | timed_out).tolist(), None)
         return self._begin_step(dones), rewards, dones, infos
 
+    def _check_open(self) -> None:
+        """Raise RuntimeError when the environment was closed."""
+        if self._closed:
+            raise RuntimeError("the environment is closed; make another one")
+
     def _step(self, turn: Turn) -> Step:
         """Return the step from the last observation to the current turn."""
         assert self._loop is not None
@@ -314,7 +337,9 @@ class RosVecEnv(VecEnv):
         for robot in np.flatnonzero(observed.ready & interrupted).tolist():
             # READY again: the previous tick was interrupted.
             states[robot], reasons[robot] = RobotState.STALE, LATE
-            if latest is not None and latest.states[robot] is not RobotState.READY:
+            if self._interruption:
+                reasons[robot] = f"interrupted: {self._interruption}"
+            elif latest is not None and latest.states[robot] is not RobotState.READY:
                 states[robot], reasons[robot] = latest.states[robot], latest.reasons[robot]
         self._steps += 1
         return Step(
@@ -363,7 +388,7 @@ class RosVecEnv(VecEnv):
         while begun is None:
             while missing := self._missing(turn, () if self._lockstep else robots):
                 turn = self._skip_tick(missing)
-            begun = self._reset_while_paused(turn, robots) if robots and self._lockstep else turn
+            begun = self._begin_while_paused(turn, robots) if robots and self._lockstep else turn
             if begun is None:
                 # The simulation is ahead of the commands, or has none yet: prompt answers synchronise it.
                 for _ in range(PROMPT_TURNS):
@@ -398,9 +423,14 @@ class RosVecEnv(VecEnv):
         rows = zip(self.configuration.robots, tick.states, tick.reasons, strict=True)
         return [f"{robot} is {state.name}: {reason}" for robot, state, reason in rows if state is not RobotState.READY]
 
-    def _reset_while_paused(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
-        """Reset robots while simulated time is paused and observe them; None when time is not paused."""
+    def _begin_while_paused(self, turn: Turn, robots: Sequence[int]) -> Turn | None:
+        """Reset robots while simulated time is paused and observe them; None when time is not paused.
+
+        Without a reset they go on from the readings of this tick: there will be no others before the next command.
+        """
         now_ns, names = turn.observed.now_ns, self.configuration.robots
+        if not self._resets.can_reset:
+            return turn if self.node.get_clock().now().nanoseconds == now_ns else None
         samples = _Samples(self._pipeline)
         self._signals.forget(robots)
 
@@ -430,44 +460,58 @@ class RosVecEnv(VecEnv):
 
     def _next_turn(self) -> Turn:
         """Wait for the next tick with a READY robot."""
-        assert self._loop is not None, "the environment is closed"
+        assert self._loop is not None
+        self._interruption = ""
         while (turn := self._learner.next_turn(POLL_S)) is None:
+            self._check_open()
             failure = self._loop.failure
             if failure is not None:
                 raise RuntimeError("the control loop ended; every robot got its safe command") from failure
-            latest = self._loop.latest
             if self._loop.waits_for_clock:
                 self._log_waiting(["no message on /clock"])
-            elif latest is not None:
-                self._log_waiting(self._not_ready(latest) or ["no tick"])
+            elif self._loop.latest is not None:
+                stopped = self._stopped_clock(self._loop.latest)
+                self._interruption = self._interruption or stopped
+                missing = [stopped] if stopped else self._not_ready(self._loop.latest)
+                self._log_waiting(missing or ["no tick"], bool(stopped))
         return turn
 
-    def _log_waiting(self, missing: Sequence[str]) -> None:
+    def _stopped_clock(self, latest: FleetTick) -> str:
+        """Return that simulated time stands still; empty where a tick is due."""
+        assert self._loop is not None
+        now_ns = self.node.get_clock().now().nanoseconds
+        if not self._loop.simulated or now_ns >= latest.time_ns + self.configuration.period_ns:
+            return ""
+        return f"/clock stands still at {now_ns / 1e9:.3f} s, so no robot is observed; see whether the simulation runs"
+
+    def _log_waiting(self, missing: Sequence[str], clock_stands: bool = False) -> None:
         """Log what is missing after a long wait; warn if it needs a change by the user."""
         assert self._loop is not None
         now_s = time.monotonic()
         if now_s - max(self._observed_s, self._logged_s) <= LOG_PERIOD_S:
             return
         self._logged_s = now_s
-        latest, reasons = self._loop.latest, self._waiting_reasons()
+        latest, reasons = self._loop.latest, self._waiting_reasons(clock_stands)
         text = f"waiting: {'; '.join([*missing, *reasons])}"
         if reasons or (latest is not None and RobotState.REJECTED in latest.states):
             self._logger.warning(text)
         else:
             self._logger.info(text)
 
-    def _waiting_reasons(self) -> list[str]:
-        """Return the reasons in the ROS graph why readings are missing."""
+    def _waiting_reasons(self, clock_stands: bool) -> list[str]:
+        """Return the reasons in the ROS graph why readings or the time are missing."""
         assert self._loop is not None
         latest, robots = self._loop.latest, self.configuration.robots
         reasons = []
+        if clock_stands and not self.node.count_publishers("/clock"):
+            reasons.append("/clock has no publisher any more")
         if not self._loop.simulated and self.node.count_publishers("/clock"):
             reasons.append(
                 "/clock has a publisher, but the environment runs on real time: use lockstep=True where time waits for "
                 "the commands, as with `rover_sim --lockstep`, else use_sim_time=True"
             )
         for robot, name in enumerate(robots):
-            if latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
+            if clock_stands or latest is None or latest.states[robot] in (RobotState.WAITING, RobotState.STALE):
                 reasons += [why_silent(self.node, name, source, robots) for source, *_ in self.configuration.sensors]
         return [why for why in reasons if why] + self._signals.why_unheard()
 

@@ -228,6 +228,7 @@ class PolicyNode(LifecycleNode):
                 robot: self.resolve_topic_name(topic_of(robot, configuration.action.topic))
                 for robot in configuration.robots
             },
+            configuration.claims_topic,
         )
         self._configured.callback(self._claims.destroy)
         deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)

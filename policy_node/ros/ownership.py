@@ -22,8 +22,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from policy_node.ros.polling import direct_take
 
-# One topic for all nodes in all namespaces.
-TOPIC = "/policy_node/claims"
 HEARTBEAT_S = 1.0
 # A claim that was not repeated for this time has ended; its node may have died.
 EXPIRY_S = 3.0
@@ -103,9 +101,11 @@ class Claims:
         Owner of topic and timers.
     topics
         Full name of the command topic by the robot's name.
+    claims_topic
+        Topic of the claims, the same for all nodes.
     """
 
-    def __init__(self, node: Node, topics: Mapping[str, str]) -> None:
+    def __init__(self, node: Node, topics: Mapping[str, str], claims_topic: str) -> None:
         self._node = node
         self._logger = node.get_logger()
         self._robots = tuple(topics)
@@ -121,8 +121,8 @@ class Claims:
         self._foreign: set[tuple[str, str]] = set()
         self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
-        self._publisher = node.create_publisher(DiagnosticArray, TOPIC, _qos(1))
-        self._subscription = node.create_subscription(DiagnosticArray, TOPIC, self._on_message, _qos(MOST_NODES))
+        self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1))
+        self._subscription = node.create_subscription(DiagnosticArray, claims_topic, self._on_message, _qos(MOST_NODES))
         self._take = direct_take(self._subscription, self._logger)
         # Real time: simulated time may stand still.
         clock = Clock(clock_type=ClockType.STEADY_TIME)

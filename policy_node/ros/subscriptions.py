@@ -57,8 +57,12 @@ def check_topics(node: Node, configuration: Configuration) -> None:
     """
     problems = []
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
-    for parameter, topic in {**topics, "action.topic": configuration.action.topic}.items():
-        name = topic_of(max(configuration.robots, key=len), topic)
+    topics["action.topic"] = configuration.action.topic
+    names = {
+        parameter: (topic, topic_of(max(configuration.robots, key=len), topic)) for parameter, topic in topics.items()
+    }
+    names["claims_topic"] = (configuration.claims_topic, configuration.claims_topic)
+    for parameter, (topic, name) in names.items():
         try:
             validate_topic_name(name)
             validate_full_topic_name(expand_topic_name(name, node.get_name(), node.get_namespace()))

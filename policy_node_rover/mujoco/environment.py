@@ -59,6 +59,16 @@ def action_space() -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
+def checked_action(action: np.ndarray) -> tuple[float, float]:
+    """Return forward speed and turn rate of an action [2]; raise ValueError if it is of another shape or not finite."""
+    values = np.asarray(action, np.float64)
+    if values.shape != (2,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"action: found {values.tolist()}, but it must give forward speed in m/s and turn rate in rad/s, finite"
+        )
+    return float(values[0]), float(values[1])
+
+
 class CameraLink:
     """Transmit one image per control period, uint8 [height, width, 3]; ideal until `restart` is called."""
 
@@ -119,12 +129,12 @@ class RoverTask:
         self._potential = self._current_potential()
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Drive for one control period with an action [2], clipped to the limits.
+        """Drive for one control period with a finite action [2], clipped to the limits.
 
         Returns reward, terminated, truncated, and an info with ``is_success``, ``time_s`` and ``collisions``.
         """
         arena = self.arena
-        arena.command(action[0], action[1])
+        arena.command(*checked_action(action))
         arena.advance(CONTROL_PERIOD_S)
         self._steps += 1
         pressed = arena.presses > 0
@@ -157,6 +167,13 @@ class RoverArenaEnv(gymnasium.Env):
 
     The renderer is ``"auto"``, ``"egl"`` or ``"raycast"``; the render mode None, or ``"rgb_array"`` for the arena from
     above.
+
+    Raises
+    ------
+    ValueError
+        When the render mode is another one; in `step`, when the action is not two finite numbers.
+    gymnasium.error.ResetNeeded
+        In `step` before the first `reset` and after the end of an episode.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD_S)}  # noqa: RUF012
@@ -164,7 +181,10 @@ class RoverArenaEnv(gymnasium.Env):
     def __init__(
         self, renderer: str = "auto", render_mode: str | None = None, conditions: Conditions = NOMINAL
     ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode: found {render_mode!r}, allowed are None and 'rgb_array'")
         model = ArenaModel()
+        self._runs = False
         self.observation_space = observation_space()
         self.action_space = action_space()
         self.render_mode = render_mode
@@ -175,11 +195,17 @@ class RoverArenaEnv(gymnasium.Env):
         """Start an episode; equal seeds give equal layouts."""
         super().reset(seed=seed)
         self.task.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self._runs = True
         return self.task.observe(self._renderer), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for one control period."""
+        if not self._runs:
+            raise gymnasium.error.ResetNeeded(
+                "step: no episode runs; call reset first, and after the end of an episode"
+            )
         reward, terminated, truncated, info = self.task.step(action)
+        self._runs = not (terminated or truncated)
         return self.task.observe(self._renderer), reward, terminated, truncated, info
 
     def render(self) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -57,6 +58,7 @@ class RoverArenaVecEnv(VecEnv):
         super().__init__(arenas, observation_space(), action_space())
         self._episode_seeds = episode_seeds
         self.running_seeds = [0] * arenas  # of the episode in each arena
+        self._runs = False
         self._returns = np.zeros(arenas)
         self._lengths = np.zeros(arenas, int)
         shared = share_observations(arenas)
@@ -76,6 +78,7 @@ class RoverArenaVecEnv(VecEnv):
 
     def reset(self) -> Observation:
         """Start an episode in every arena: image uint8 [arenas, 64, 64, 3], touch float32 [arenas, 8]."""
+        self._runs = True
         for rows, worker in self._workers:
             worker.begin("observe", self._draw_seeds(rows, np.ones(rows.stop - rows.start, bool)))
         for _, worker in self._workers:
@@ -84,6 +87,11 @@ class RoverArenaVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Start to drive all rovers, actions float32 [arenas, 2], for one control period."""
+        if np.shape(actions) != (self.num_envs, 2):
+            found, wanted = list(np.shape(actions)), [self.num_envs, 2]
+            raise ValueError(f"actions: found {found}, but {self.action_space} takes {wanted}")
+        if not self._runs:
+            raise ResetNeeded("step: no episodes run; call reset first")
         for rows, worker in self._workers:
             worker.begin("step", actions[rows])
 

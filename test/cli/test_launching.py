@@ -119,6 +119,29 @@ def test_set_environment_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert process.environment == {}
 
 
+@pytest.mark.parametrize("arguments", ALL_ARGUMENTS.values(), ids=ALL_ARGUMENTS.keys())
+def test_robots_is_a_list_and_robot_count_a_number(arguments: Sequence[Argument]) -> None:
+    described = {argument.name: argument.description for argument in arguments}
+    assert "such as [" in described.get("robots", "such as [")
+    assert described.get("robot_count", "Number of").startswith("Number of")
+
+
+def test_an_empty_profile_leaves_the_transport_alone(tmp_path: Path) -> None:
+    own = tmp_path / "own.xml"
+    own.touch()
+    for decide, arguments in ((policy, POLICY_ARGUMENTS), (rover_sim, ROVER_SIM_ARGUMENTS), (demo, DEMO_ARGUMENTS)):
+        variables = [process.environment for process in decide(given(arguments, fastdds_profile=str(own)))]
+        assert [environment[profile_variable()] for environment in variables] == [str(own)] * len(variables)
+        for process in decide(given(arguments, fastdds_profile="")):
+            assert profile_variable() not in process.environment
+
+
+def test_the_demonstration_ends_with_its_simulation() -> None:
+    simulation, node = demo(given(DEMO_ARGUMENTS))
+    assert (simulation.ends_launch, node.ends_launch) == (True, False)
+    assert not any(process.ends_launch for process in rover_sim(given(ROVER_SIM_ARGUMENTS)))
+
+
 def test_each_argument_of_onboard_sets_its_parameter() -> None:
     (process,) = onboard(
         given(
@@ -169,7 +192,7 @@ def test_the_simulation_has_the_rovers_of_the_parameter_file(tmp_path: Path) -> 
 
 
 def test_a_given_number_of_rovers_overrides_the_parameter_file() -> None:
-    simulation, node = demo(given(DEMO_ARGUMENTS, robots="2"))
+    simulation, node = demo(given(DEMO_ARGUMENTS, robot_count="2"))
     assert "--robots=2" in simulation.arguments
     assert overrides(node) == {"robots": ["rover_0", "rover_1"]}
 
@@ -177,7 +200,7 @@ def test_a_given_number_of_rovers_overrides_the_parameter_file() -> None:
 @pytest.mark.parametrize("robots", ["[]", "[rover_1]", "[arm]", "rover_0"])
 def test_robots_that_the_simulation_does_not_have_are_refused(tmp_path: Path, robots: str) -> None:
     file = parameter_file(tmp_path, robots=robots)
-    with pytest.raises(ValueError, match=r"found robots: .*give robots:= with their number"):
+    with pytest.raises(ValueError, match=r"found robots: .*give robot_count:= with their number"):
         demo(given(DEMO_ARGUMENTS, params_file=file))
 
 
@@ -197,7 +220,7 @@ def test_the_simulation_follows_the_time_of_its_node(
 def test_the_options_of_the_simulation_are_those_of_its_executable() -> None:
     from policy_node_rover.mujoco.rover_sim import parse_options
 
-    (simulation,) = rover_sim(given(ROVER_SIM_ARGUMENTS, robots="3", rate_hz="15", speed="0", renderer="raycast"))
+    (simulation,) = rover_sim(given(ROVER_SIM_ARGUMENTS, robot_count="3", rate_hz="15", speed="0", renderer="raycast"))
     options = parse_options(simulation.arguments)
     assert (options.robots, options.rate_hz, options.speed, options.renderer, options.seed) == (3, 15, 0, "raycast", 0)
     assert simulation.parameters == ()
@@ -208,6 +231,8 @@ def test_the_options_of_the_simulation_are_those_of_its_executable() -> None:
     [
         (policy, POLICY_ARGUMENTS, {"params_file": "missing.yaml"}, "params_file:=missing.yaml: there is no such file"),
         (policy, POLICY_ARGUMENTS, {"params_file": ""}, "params_file:=: there is no such file"),
+        (policy, POLICY_ARGUMENTS, {"fastdds_profile": "no.xml"}, "fastdds_profile:=no.xml: there is no such file"),
+        (rover_sim, ROVER_SIM_ARGUMENTS, {"fastdds_profile": "no.xml"}, "fastdds_profile:=no.xml: there is no such"),
         (policy, POLICY_ARGUMENTS, {"autostart": "maybe"}, "autostart:=maybe: give true or false"),
         (onboard, ONBOARD_ARGUMENTS, {"priority": "high"}, "priority:=high: give a whole number from 0 to 99"),
         (onboard, ONBOARD_ARGUMENTS, {"cpus": "2,3"}, "cpus:=2,3: give a list such as [2,3], without spaces"),
@@ -225,8 +250,8 @@ def test_the_options_of_the_simulation_are_those_of_its_executable() -> None:
             {"shards": "2", "devices": "cuda:0"},
             "devices:=cuda:0: give a list such as [cuda:0,cuda:1], without spaces",
         ),
-        (rover_sim, ROVER_SIM_ARGUMENTS, {"robots": "0"}, "robots:=0: give a whole number from 1 to 256"),
-        (demo, DEMO_ARGUMENTS, {"robots": "257"}, "robots:=257: give a whole number from 1 to 256"),
+        (rover_sim, ROVER_SIM_ARGUMENTS, {"robot_count": "0"}, "robot_count:=0: give a whole number from 1 to 256"),
+        (demo, DEMO_ARGUMENTS, {"robot_count": "257"}, "robot_count:=257: give a whole number from 1 to 256"),
     ],
 )
 def test_invalid_arguments_are_refused(decide: Any, arguments: Any, values: dict[str, str], error: str) -> None:

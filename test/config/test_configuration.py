@@ -196,6 +196,8 @@ def test_the_documented_examples_parse(example):
         ("robots", ["rover/"], "'rover/'", "levels separated by '/'"),
         ("robots", ["rover", "cart", "rover"], "'rover' stands there 2 times", "unique"),
         ("robots", ["rover", "/rover"], "'rover' stands there 2 times", "unique"),
+        ("claims_topic", "", "''", "one name to all nodes"),
+        ("claims_topic", "~/claims", "'~/claims'", "one name to all nodes"),
         ("observations.keys", ["image", "touch", "touch"], "'touch' stands there 2 times", "unique"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from geometry_msgs.msg import Twist
+from gymnasium import spaces
 from node_harness import PATIENCE_S, Peer, command_values
 from rclpy.qos import ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -310,6 +311,113 @@ def test_missing_data_and_a_missing_step_truncate_episodes_safely(
             assert capfd.readouterr().err.count("step was not called for") == 1
         finally:
             env.close()
+
+
+def test_actions_beyond_the_space_are_clipped_and_those_that_are_not_finite_stop_their_robot(
+    peer: Peer, make_env: Callable[..., RosVecEnv]
+) -> None:
+    commands: list[list[np.ndarray]] = [[], []]
+    for robot in range(2):
+        topic = f"rover_{robot}/cmd_vel"
+        peer.node.create_subscription(
+            Twist, topic, lambda command, robot=robot: commands[robot].append(command_values(command)), 100
+        )
+    steps: list[Step] = []
+
+    def reward(step: Step) -> np.ndarray:
+        steps.append(step)
+        return np.zeros(2)
+
+    with rover_sim("--lockstep", "--robots", "2"):
+        env = make_env(2)
+        env._reward = reward
+        env.reset()
+        env.step(np.full((2, 2), 5.0))
+        bounds = env.action_space.high  # type: ignore[attr-defined]
+        assert np.array_equal(steps[-1].actions, [bounds, bounds]), "rewards see what was commanded"
+        peer.spin_until(lambda: all(sent and sent[-1].any() for sent in commands), "commands of both rovers")
+        assert all(np.array_equal(sent[-1], bounds.astype(np.float64)) for sent in commands)
+        _, _, dones, infos = env.step(np.array([[np.inf, 0.0], [0.1, 0.2]]))
+        assert dones.tolist() == [True, False]
+        assert infos[0]["state"] == "FAULT", infos[0]
+        peer.spin_until(lambda: not commands[0][-1].any(), "the safe command")
+
+
+def test_choices_must_be_whole_numbers() -> None:
+    env = RosVecEnv(
+        rover_parameters(1, action__table=[0.0, 0.0, 0.5, 0.0]),
+        arena_reward,
+        observation_space=observation_space(),
+        action_space=spaces.Discrete(2),
+    )
+    try:
+        assert env._commandable(np.array([1.0])).tolist() == [1]
+        for wrong in (0.5, np.nan):
+            with pytest.raises(ValueError, match=r"actions: found .*, but Discrete\(2\) takes whole numbers"):
+                env._commandable(np.array([wrong]))
+    finally:
+        env.close()
+
+
+def test_lockstep_goes_on_without_a_reset_of_the_robots(make_env: Callable[..., RosVecEnv]) -> None:
+    with rover_sim("--lockstep", "--robots", "1"):
+        env = make_env(1, reset={}, max_steps=3)
+        before = arrays(env.reset())
+        ends = []
+        for _ in range(6):
+            observations, _, dones, infos = env.step(np.array([[0.3, 0.5]], np.float32))
+            assert infos[0]["state"] == "READY"
+            ends.append(bool(dones[0]))
+        assert ends == [False, False, True] * 2
+        assert not np.array_equal(before["image"], arrays(observations)["image"]), "it drives"
+        env.reset()
+
+
+def test_a_closed_environment_says_so(make_env: Callable[..., RosVecEnv]) -> None:
+    with rover_sim("--lockstep", "--robots", "1"):
+        env = make_env(1)
+        env.reset()
+        env.close()
+        with pytest.raises(RuntimeError, match="the environment is closed"):
+            env.step(np.zeros((1, 2), np.float32))
+        with pytest.raises(RuntimeError, match="the environment is closed"):
+            env.reset()
+
+
+def test_a_wait_ends_when_another_thread_closes_the_environment(make_env: Callable[..., RosVecEnv]) -> None:
+    env = make_env(1, lockstep=False)
+    threading.Timer(0.3, env.close).start()
+    with pytest.raises(RuntimeError, match="the environment is closed"):
+        env.reset()
+
+
+def test_a_simulation_that_ends_in_lockstep_is_named(
+    make_env: Callable[..., RosVecEnv], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While it is gone in the log, and in the info of the step that it interrupted."""
+    monkeypatch.setattr(environment, "LOG_PERIOD_S", 0.2)
+    action = np.array([[0.1, 0.5]], np.float32)
+    with rover_sim("--lockstep", "--robots", "1"):
+        env = make_env(1)
+        env.reset()
+        env.step(action)
+    text = capfd.readouterr().err
+    env.step_async(action)
+    steps: list[Any] = []
+    stepping = threading.Thread(target=lambda: steps.append(env.step_wait()), daemon=True)
+    stepping.start()
+    found = ("/clock stands still at", "/clock has no publisher any more", "no publisher on /rover_0/camera/image_raw")
+    until_s = time.monotonic() + PATIENCE_S
+    while not all(part in text for part in found):
+        assert time.monotonic() < until_s, text
+        time.sleep(0.1)
+        text += capfd.readouterr().err
+    with rover_sim("--lockstep", "--robots", "1"):
+        stepping.join(PATIENCE_S)
+        _, _, dones, infos = steps[0]
+    assert dones[0] and infos[0]["TimeLimit.truncated"]
+    assert infos[0]["state"] == "STALE"
+    assert infos[0]["reason"].startswith("interrupted: /clock stands still at 0.")
 
 
 def test_a_parameter_file_is_read_as_the_node_reads_it(tmp_path: Path) -> None:

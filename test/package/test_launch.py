@@ -4,6 +4,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -189,7 +190,7 @@ def launch() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 def test_the_demonstration_drives_the_number_of_robots_asked_for(launch: Callable[..., Any], peer: Any) -> None:
     """Both processes run, the policy drives the second of two rovers, and all end cleanly on SIGINT."""
-    demo = launch("demo.launch.py", "robots:=2", "renderer:=raycast")
+    demo = launch("demo.launch.py", "robot_count:=2", "renderer:=raycast")
     commands: list[Twist] = []
     peer.node.create_subscription(Twist, "rover_1/cmd_vel", commands.append, 1)
     peer.spin_until(
@@ -229,7 +230,7 @@ def test_two_shards_drive_the_rovers(launch: Callable[..., Any], peer: Any) -> N
 
     for rover in rovers:
         peer.node.create_subscription(Twist, f"{rover}/cmd_vel", lambda command, rover=rover: note(rover, command), 1)
-    simulation = launch("rover_sim.launch.py", "robots:=4", "renderer:=raycast")
+    simulation = launch("rover_sim.launch.py", "robot_count:=4", "renderer:=raycast")
     fleet = launch("fleet.launch.py", PARAMS_FILE, "shards:=2", "devices:=[cpu]")
     peer.spin_until(lambda: moved == set(rovers) or fleet.poll() is not None, "commands that move every rover")
     owners = [
@@ -291,6 +292,107 @@ def test_a_parent_launch_file_starts_the_policy(
     assert other.environ()["MALLOC_TOP_PAD_"] == "4096"
     assert not {"MALLOC_TRIM_THRESHOLD_", profile_variable()} & other.environ().keys()
     end(launched)
+
+
+@pytest.mark.parametrize("file", POLICY_FILES)
+def test_an_empty_profile_leaves_the_transport_alone(
+    file: str, launch: Callable[..., Any], peer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the command line, which refuses empty values, and from another launch file."""
+    monkeypatch.delenv(profile_variable(), raising=False)
+    parent = tmp_path / "parent.launch.xml"
+    parent.write_text(f"""<launch>
+        <include file="$(find-pkg-share policy_node)/launch/{file}">
+            <arg name="params_file" value="{ROVERS}"/>
+            <arg name="autostart" value="false"/>
+            <arg name="fastdds_profile" value=""/>
+        </include>
+    </launch>""")
+    for launched in (
+        launch(file, PARAMS_FILE, "autostart:=false", "fastdds_profile:=''"),
+        launch(str(parent), package=None),
+    ):
+        (environment,) = environments(launched, peer, 1)
+        assert profile_variable() not in environment
+        end(launched)
+
+
+def test_the_number_of_rovers_is_not_taken_for_the_robots_of_another_node(expand: Expand) -> None:
+    """Arguments of an included launch file stay set for those that the same parent includes later."""
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    expand(ROOT / "launch" / "demo.launch.py", context=context, robot_count="2")
+    assert context.launch_configurations["robot_count"] == "2"
+    (node,) = expand(ROOT / "launch" / "onboard.launch.py", context=context, params_file=str(ROVERS))
+    assert node.parameters()["robots"] == [f"rover_{rover}" for rover in range(4)]
+
+
+@pytest.fixture
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an installation of the package before all others, with the launch files and no executable."""
+    share = tmp_path / "share" / "policy_node"
+    shutil.copytree(ROOT / "launch", share / "launch")
+    shutil.copytree(ROOT / "config", share / "config")
+    packages = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    packages.mkdir(parents=True)
+    (packages / "policy_node").touch()
+    (tmp_path / "lib" / "policy_node").mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=os.pathsep)
+    return tmp_path
+
+
+def executable(prefix: Path, name: str, package: str = "policy_node") -> None:
+    """Install a program that waits for its end."""
+    file = prefix / "lib" / package / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\necho $$ > {prefix}/{name}.pid\nexec sleep 600\n")
+    file.chmod(0o755)
+
+
+def running(prefix: Path) -> dict[str, int]:
+    """Return the process id of each program of a prefix that runs."""
+    started = {file.stem: file.read_text().strip() for file in prefix.glob("*.pid")}
+    return {name: int(pid) for name, pid in started.items() if pid and psutil.pid_exists(int(pid))}
+
+
+def test_a_launch_that_fails_leaves_no_process_behind(prefix: Path) -> None:
+    executable(prefix, "rover_sim")
+    assert "executable 'policy_node' not found" in refused("demo.launch.py")
+    assert (prefix / "rover_sim.pid").exists() and not running(prefix)
+
+
+def test_the_end_of_the_simulation_ends_the_demonstration(prefix: Path, launch: Callable[..., Any], peer: Any) -> None:
+    for name in ("rover_sim", "policy_node"):
+        executable(prefix, name)
+    launched = launch("demo.launch.py")
+    peer.spin_until(lambda: len(running(prefix)) == 2, "both processes")
+    os.kill(running(prefix)["rover_sim"], signal.SIGKILL)
+    assert launched.wait(timeout=PATIENCE_S) == 0
+    assert not running(prefix)
+
+
+@pytest.mark.parametrize("ended", ["gazebo_watch", "parameter_bridge"])
+def test_without_its_watch_or_bridge_gazebo_ends(
+    ended: str, prefix: Path, launch: Callable[..., Any], peer: Any
+) -> None:
+    from test_launch_gazebo import GZ_SIM
+
+    from policy_node_rover.launch import GAZEBO_PACKAGES
+
+    for name in ("policy_node", "gazebo_watch"):
+        executable(prefix, name)
+    for name, package in (("gz", "ros_gz_sim"), ("create", "ros_gz_sim"), ("parameter_bridge", "ros_gz_bridge")):
+        executable(prefix, name, package)
+    for package in GAZEBO_PACKAGES:
+        (prefix / "share" / "ament_index" / "resource_index" / "packages" / package).touch()
+        (prefix / "share" / package / "launch").mkdir(parents=True)
+    (prefix / "share" / "ros_gz_sim" / "launch" / "gz_sim.launch.py").write_text(GZ_SIM)
+    launched = launch("gazebo.launch.py", "robot_count:=1")
+    peer.spin_until(lambda: len(running(prefix)) == 5, "all processes")
+    os.kill(running(prefix)[ended], signal.SIGKILL)
+    assert launched.wait(timeout=PATIENCE_S) == 0
+    assert not running(prefix)
 
 
 @pytest.mark.parametrize("file", POLICY_FILES)

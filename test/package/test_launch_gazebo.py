@@ -52,7 +52,7 @@ def option(process: NodeProcess, name: str) -> str:
 
 
 def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(tmp_path: Path) -> None:
-    simulator, processes = decide(tmp_path, robots="3", seed="5", headless="true", gz_args="-v 4")
+    simulator, processes = decide(tmp_path, robot_count="3", seed="5", headless="true", gz_args="-v 4")
     assert simulator.arguments == {
         "gz_args": f"-r -s --headless-rendering -v 4 {tmp_path / 'world.sdf'}",
         "on_exit_shutdown": "true",
@@ -67,6 +67,8 @@ def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(
         assert pose == pytest.approx(start_pose(robot, 3, 5), abs=1e-5)
     assert len(spawners) == 3
     bridge, watch, driver = (of(processes, name)[0] for name in ("parameter_bridge", "gazebo_watch", "policy_node"))
+    # Without them nothing stops a rover whose commands cease.
+    assert bridge.ends_launch and watch.ends_launch and not driver.ends_launch
     robots = ["rover_0", "rover_1", "rover_2"]
     (values,) = bridge.parameters
     assert isinstance(values, dict) and Path(values["config_file"]).read_text() == bridge_file(robots)
@@ -101,7 +103,7 @@ def test_world_and_robot_can_be_the_users_own(tmp_path: Path) -> None:
     world, model = tmp_path / "my world.sdf", tmp_path / "robot.sdf"
     world.write_text('<sdf version="1.9"><world name="warehouse"/></sdf>')
     model.write_text('<sdf version="1.9"><model name="{robot}"><topic>/{robot}/camera</topic></model></sdf>')
-    simulator, processes = decide(tmp_path, robots="3", world=str(world), model=str(model))
+    simulator, processes = decide(tmp_path, robot_count="3", world=str(world), model=str(model))
     assert simulator.arguments["gz_args"].endswith(f"'{world}'")
     spawners = of(processes, "create")
     assert [option(spawner, "-world") for spawner in spawners] == ["warehouse"] * 3
@@ -115,7 +117,7 @@ def test_world_and_robot_can_be_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"robots": "0"}, "robots:=0: give a whole number from 1 to 256"),
+        ({"robot_count": "0"}, "robot_count:=0: give a whole number from 1 to 256"),
         ({"seed": "any"}, "seed:=any: give a whole number from 0 to 2147483648"),
         ({"headless": "maybe"}, "headless:=maybe: give true or false"),
         ({"params_file": "missing.yaml"}, "params_file:=missing.yaml: there is no such file"),

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -18,7 +19,8 @@ from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
 
 from policy_node.cli.process_environment import transport_environment
-from policy_node.ros.ownership import EXPIRY_S, MOST_LINES, MOST_NODES, TOPIC, Claim, Claims
+from policy_node.config.parameters import CLAIMS_TOPIC
+from policy_node.ros.ownership import EXPIRY_S, MOST_LINES, MOST_NODES, Claim, Claims
 
 StartNode = Callable[..., NodeProcess]
 # Offset of all commands of the second node, which tells its commands from those of the first.
@@ -33,12 +35,13 @@ class Pair:
         self._start_node = start_node
         self._policy = policy
 
-    def start_first(self) -> NodeProcess:
-        return self._start_node(moody_parameters(self._policy, ["alone", "shared"]), name="first", alone=False)
+    def start_first(self, **changes: Any) -> NodeProcess:
+        parameters = moody_parameters(self._policy, ["alone", "shared"], **changes)
+        return self._start_node(parameters, name="first", alone=False)
 
-    def start_second(self) -> NodeProcess:
+    def start_second(self, **changes: Any) -> NodeProcess:
         # Another name of the same topic.
-        changes = {"action__offset": [OFFSET], "action__safe_command": [OFFSET, OFFSET]}
+        changes |= {"action__offset": [OFFSET], "action__safe_command": [OFFSET, OFFSET]}
         parameters = moody_parameters(self._policy, ["/shared", "/other"], **changes)
         return self._start_node(parameters, name="second", alone=False)
 
@@ -111,6 +114,17 @@ def test_the_claim_of_a_node_that_died_expires(pair: Pair) -> None:
     second.wait_for("/first no longer commands /shared")
 
 
+def test_nodes_may_claim_on_another_topic(pair: Pair, peer: Peer) -> None:
+    """A relative one has the namespace of the node; the default lies in no node's private namespace."""
+    assert CLAIMS_TOPIC.count("/") == 1
+    pair.start_first(claims_topic="fleet_claims")
+    pair.fleet.live(lambda: pair.driven_by("shared") == "first", "commands of the first node")
+    second = pair.start_second(claims_topic="/fleet_claims")
+    second.wait_for("/first commands /shared, too: this node leaves them alone")
+    assert peer.node.count_publishers("/fleet_claims") == 2
+    assert not peer.node.count_publishers(CLAIMS_TOPIC)
+
+
 @pytest.mark.slow
 @pytest.mark.both_distributions
 def test_a_node_that_was_paused_sends_nothing_to_a_robot_that_another_took_over(pair: Pair) -> None:
@@ -145,7 +159,7 @@ class Claimant:
 
     def __init__(self, name: str) -> None:
         self.peer = Peer(name)
-        self.claims = Claims(self.peer.node, {"robot": "/robot/cmd_vel"})
+        self.claims = Claims(self.peer.node, {"robot": "/robot/cmd_vel"}, CLAIMS_TOPIC)
         self.changes: list[dict[int, str]] = []
 
     def begin(self) -> None:
@@ -217,7 +231,7 @@ def test_many_claims_are_neither_stored_nor_logged(
         monkeypatch.setattr(f"policy_node.ros.ownership.{duration}", math.inf)
     claimant = Claimant("first")
     claimant.begin()
-    hostile = peer.node.create_publisher(DiagnosticArray, TOPIC, claimant.claims._publisher.qos_profile)
+    hostile = peer.node.create_publisher(DiagnosticArray, CLAIMS_TOPIC, claimant.claims._publisher.qos_profile)
     peer.spin_until(hostile.get_subscription_count, "the subscription")
     topics = frozenset({"/robot/cmd_vel", *(f"/{topic}" for topic in range(100))})
     for number in range(3 * MOST_NODES):

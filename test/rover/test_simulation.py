@@ -9,6 +9,7 @@ import sys
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from renderers import renderer_or_skip
 from stable_baselines3.common.env_checker import check_env as check_env_for_stable_baselines3
@@ -297,6 +298,32 @@ def test_the_environment_passes_the_checkers():
     for key in first:
         np.testing.assert_array_equal(first[key], again[key])
     environment.close()
+
+
+@pytest.mark.parametrize("action", [[0.1, 0.2, 0.3], [0.1], [float("nan"), 0.0], [0.0, float("inf")], [[0.1, 0.2]]])
+def test_an_action_that_is_not_two_finite_numbers_is_refused(action):
+    environment = RoverArenaEnv(renderer="raycast")
+    environment.reset(seed=3)
+    before = environment.task.arena.time_s
+    with pytest.raises(ValueError, match=r"action: found .*, but it must give forward speed in m/s and turn rate"):
+        environment.step(np.array(action, np.float32))
+    assert environment.task.arena.time_s == before
+
+
+def test_a_step_needs_an_episode_that_runs(monkeypatch):
+    monkeypatch.setattr("policy_node_rover.mujoco.environment.EPISODE_STEPS", 1)
+    environment = RoverArenaEnv(renderer="raycast")
+    with pytest.raises(ResetNeeded, match="call reset first"):
+        environment.step(np.zeros(2))
+    environment.reset(seed=3)
+    assert environment.step(np.zeros(2))[3], "the only step of the episode"
+    with pytest.raises(ResetNeeded, match="after the end of an episode"):
+        environment.step(np.zeros(2))
+
+
+def test_an_unknown_render_mode_is_refused():
+    with pytest.raises(ValueError, match="render_mode: found 'human', allowed are None and 'rgb_array'"):
+        RoverArenaEnv(renderer="raycast", render_mode="human")
 
 
 def test_the_reward_sums_progress_time_and_press():

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from gymnasium.error import ResetNeeded
 from renderers import renderer_or_skip
 
 from policy_node_rover.arena.conditions import ADVERSE
@@ -187,3 +188,13 @@ def test_no_process_outlives_the_program(number):
     while any(other.is_running() and other.status() != psutil.STATUS_ZOMBIE for other in others):
         assert time.monotonic() < deadline_s, "processes are left"
         time.sleep(0.05)
+
+
+def test_wrong_actions_and_a_step_without_episodes_are_refused():
+    arenas = RoverArenaVecEnv(2, itertools.count(), "raycast")
+    with pytest.raises(ResetNeeded, match="call reset first"):
+        arenas.step(np.zeros((2, 2), np.float32))
+    arenas.reset()
+    with pytest.raises(ValueError, match=r"actions: found \[3, 2\], but Box.* takes \[2, 2\]"):
+        arenas.step(np.zeros((3, 2), np.float32))
+    arenas.close()
