@@ -41,6 +41,8 @@ class Observer:
             self._node.create_subscription(Float64MultiArray, f"{name}/{COMMAND_TOPIC}", _ignore, qos)
             for name in self._indices
         ]
+        # Newest values of each status of each node, by name.
+        self.statuses: dict[str, dict[str, str]] = {}
         self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", _ignore, 100)
 
     def close(self) -> None:
@@ -64,8 +66,14 @@ class Observer:
     def reports(self) -> Iterator[list[int]]:
         """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in _taken(self._diagnostics, DiagnosticArray):
+            for status in message.status:
+                self.statuses[status.name] = {pair.key: pair.value for pair in status.values}
             robots = {self._indices.get(status.name.removeprefix(self._prefix)): status for status in message.status}
             yield [robot for robot, status in robots.items() if robot is not None and not _is_ready(status)]
+
+    def value(self, status: str, key: str) -> str:
+        """Return a value in the newest status of a name; empty without any."""
+        return self.statuses.get(status, {}).get(key, "")
 
 
 @contextmanager

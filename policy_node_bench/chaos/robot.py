@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.policy import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
+from policy_node_bench.chaos.policy import IMAGE_SHAPE, TOUCH_JOINTS, Reading, Request, image_bytes, touch_numbers
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -35,6 +35,9 @@ BLOCKING_READINGS = 3
 SLIP_S = 0.05
 # Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
+# Readings with the fault `delayed` grow older by a step from one to the next, then begin again.
+DELAY_STEPS = 30
+DELAY_STEP_S = 0.002
 _ANY = Reading(1, 1)
 # Faults that readings request of the policy.
 _REQUESTS = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
@@ -49,9 +52,14 @@ class Behaviour:
     fault: str = ""  # kind of the fault; empty for none
     stamp_offset_s: float = 0.0
     zero_stamps: bool = False
+    delay_s: float = 0.0  # for `delayed`: least age of the readings when they are published
     # For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
     block_s: float = 0.0
     times: int = BLOCKING_READINGS
+
+    def age_s(self, number: int) -> float:
+        """Return the age of the reading with a number when it is published."""
+        return self.delay_s + number % DELAY_STEPS * DELAY_STEP_S if self.delay_s else 0.0
 
 
 class Published(NamedTuple):
@@ -86,13 +94,16 @@ class ReadingMessages:
     def __init__(self, seed: int) -> None:
         height, width, channels = IMAGE_SHAPE
         pixels, numbers = image_bytes(_ANY), touch_numbers(_ANY)
-        names = [f"touch_{cell}" for cell in range(TOUCH_SIZE)]
+        names = list(TOUCH_JOINTS)
         self._rng = np.random.default_rng(seed)
         image = Image(height=height, width=width, encoding="rgb8", step=width * channels, data=pixels)
         self._image = StampedMessage(image, pixels)
         image.height += 1
         self._contradiction = StampedMessage(image, pixels)
         self._touch = StampedMessage(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
+        half = numbers[::2]
+        self._half_touch = StampedMessage(JointState(name=names[::2], effort=half.tolist()), half.tobytes())
+        self._gripper = StampedMessage(JointState(name=["gripper"], effort=[0.5]))
         short = numbers[1:]
         self._short_touch = StampedMessage(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
 
@@ -109,9 +120,15 @@ class ReadingMessages:
             return self._noise(image), self._noise(touch)
         if fault == "wrong_size":
             return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[1:].tobytes())
+        if fault == "partial":
+            return image, self._half_touch(stamp_ns, numbers[::2].tobytes())
         if fault == "truncated_image":
             return image[: len(image) // 2], touch
         return image, touch
+
+    def gripper(self, stamp_ns: int) -> bytes:
+        """Return a touch message that has none of the joints that the policy observes."""
+        return self._gripper(stamp_ns)
 
     def _noise(self, raw: bytes) -> bytes:
         return raw[:4] + self._rng.bytes(len(raw) - 4)
@@ -128,6 +145,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
     messages = ReadingMessages(options.robot)
     behaviour, is_new = options.behaviour, True
     deadline_ns = published_ns = clock.now_ns()
+    count = 0
     while True:
         rate_hz = {"flooded": FLOOD_HZ, "slowed": SLOW_HZ}.get(behaviour.fault, options.rate_hz)
         period_ns = round(1e9 / rate_hz)
@@ -149,10 +167,14 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
         if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
             connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
         published_ns = now_ns
-        reading = Reading(options.robot, (now_ns - options.begin_ns) // 1000)
-        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round(behaviour.stamp_offset_s * 1e9)
+        count += 1
+        age_s = behaviour.age_s(count)
+        reading = Reading(options.robot, (now_ns - options.begin_ns - round(age_s * 1e9)) // 1000)
+        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round((behaviour.stamp_offset_s - age_s) * 1e9)
         image_raw, touch_raw = messages(reading, stamp_ns, behaviour)
         touch.publish(touch_raw)
+        if behaviour.fault == "alternating":
+            touch.publish(messages.gripper(stamp_ns))
         if behaviour.fault != "camera_silent":
             camera.publish(image_raw)
         if is_new:
