@@ -27,7 +27,14 @@ from policy_node_bench.chaos.fleet import NORMAL, Bystander, Injection, RobotPro
 from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.observer import Observer, observed_deadlines
 from policy_node_bench.chaos.operations import RECORDINGS, Operation, Operations, policy_file, small_disk
-from policy_node_bench.chaos.policy import IMAGE_SHAPE, POLICIES, SAFE_COMMAND, SECOND_POLICY, TOUCH_JOINTS
+from policy_node_bench.chaos.policy import (
+    COMMAND_SIZE,
+    IMAGE_SHAPE,
+    POLICIES,
+    POSITION_JOINTS,
+    SECOND_POLICY,
+    TOUCH_JOINTS,
+)
 from policy_node_bench.chaos.report import (
     fault_figures,
     judge_resources,
@@ -36,7 +43,7 @@ from policy_node_bench.chaos.report import (
     schedule_of,
     violation_figures,
 )
-from policy_node_bench.chaos.robot import RobotOptions, Slipped, intruder_process
+from policy_node_bench.chaos.robot import POSITION_TOPIC, RobotOptions, Slipped, intruder_process, positions_process
 from policy_node_bench.harness.observer import START_TIMEOUT_S
 from policy_node_bench.harness.processes import node_arguments
 from policy_node_bench.harness.robots import robot_parameters
@@ -101,6 +108,8 @@ class Campaign:
         shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
         self._doubles = [RobotProcess(each) for each in shifted]
         self._intruders = [RobotProcess(each, intruder_process) for each in described]
+        # Tells where all robots are, whatever happens to their sensors.
+        self._positions = RobotProcess(replace(described[0], robot=options.robots), positions_process)
         # As many as faults of single robots at a time; nobody listens to them.
         self._bystanders = [
             Bystander(RobotProcess(replace(each, robot=options.robots + number)), number / len(groups))
@@ -110,7 +119,7 @@ class Campaign:
         self.operations = Operations(NODE_NAME, options.robots, folder, self._observer, self._start_second)
         self._disk = small_disk(folder / RECORDINGS, options.robots, options.rate_hz)
         self.node = self._start_node()
-        for process in self._robots:
+        for process in (self._positions, *self._robots):
             process.start(NORMAL)
 
     def close(self) -> None:
@@ -118,7 +127,7 @@ class Campaign:
         for lane in self._lanes:
             if lane.injection is not None:
                 lane.injection.close()
-        for process in (*self._robots, *self._doubles, *self._intruders):
+        for process in (self._positions, *self._robots, *self._doubles, *self._intruders):
             process.kill()
         for bystander in self._bystanders:
             bystander.end()
@@ -129,6 +138,8 @@ class Campaign:
     def _start_node(self) -> Child:
         self._nodes += 1
         parameters = self._parameters(policy_file(self._folder, 0))
+        parameters["action.safe_position_topic"] = POSITION_TOPIC
+        parameters["action.safe_position_joints"] = list(POSITION_JOINTS)
         parameters["record.path"] = str(self._folder / RECORDINGS)
         parameters["realtime.priority"] = self._options.priority
         arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
@@ -137,7 +148,7 @@ class Campaign:
     def _start_second(self, name: str, wrapper: list[str]) -> Child:
         """Start a node for the same robots, whose commands differ from those of the node under test."""
         parameters = self._parameters(policy_file(self._folder, SECOND_POLICY))
-        parameters["action.safe_command"] = [2 * value for value in SAFE_COMMAND]
+        parameters["action.safe_command"] = [-2.0] * COMMAND_SIZE
         arguments = node_arguments(name, parameters, self._folder / f"{name}.yaml")
         # On a real robot it would run on another computer.
         return Child(name, arguments, self._folder / f"{name}.log", wrapper=["nice", "-n", "10", *wrapper])
@@ -154,7 +165,6 @@ class Campaign:
             "synchronisation.slop_s": self.limits.slop_s,
             "synchronisation.max_age_s": self.limits.max_age_s,
             "action.type": "std_msgs/msg/Float64MultiArray",
-            "action.safe_command": list(SAFE_COMMAND),
         }
 
     def run(self) -> None:
@@ -284,7 +294,7 @@ class Campaign:
             return
         others = self._intruders if planned.kind.name == "wrong_type" else self._doubles
         robot, other = self._robots[planned.robot], others[planned.robot]
-        lane.injection = Injection(planned, fault, robot, other, self.limits, self._options.patience_s)
+        lane.injection = Injection(planned, fault, robot, other, self._positions, self.limits, self._options.patience_s)
 
     def _poll(self, phase: str, running: bool = True) -> None:
         """Process what has arrived since the last call; `running` tells whether the node must be running."""
@@ -307,6 +317,9 @@ class Campaign:
     def _poll_robots(self, injections: list[Injection | Operation]) -> None:
         for bystander in self._bystanders:
             bystander.process.poll()
+        for message in self._positions.poll():
+            if isinstance(message, Slipped):
+                self.judge.starve(message.start_s, message.end_s)
         for robot, processes in enumerate(zip(self._robots, self._doubles, self._intruders, strict=True)):
             for message in (message for process in processes for message in process.poll()):
                 if isinstance(message, Slipped):

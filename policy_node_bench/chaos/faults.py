@@ -35,6 +35,7 @@ KINDS = (
     Kind("nan", "a reading that is not finite"),
     Kind("partial", "messages with half of the joints"),
     Kind("alternating", "messages of an arm and of a gripper in turn on one topic", stops=None),
+    Kind("mixed_positions", "stopped while positions of the arm, of its gripper and damaged ones come in turn"),
     Kind("truncated_image", "images cut in half"),
     Kind("camera_silent", "one of two sensors falls silent"),
     Kind("slowed", "one reading per second"),

@@ -19,6 +19,7 @@ from policy_node_bench.chaos.robot import (
     DELAY_STEP_S,
     DELAY_STEPS,
     Behaviour,
+    MixedPositions,
     Published,
     RobotOptions,
     Slipped,
@@ -74,10 +75,10 @@ class RobotProcess:
             self._connection.close()
             self._process = self._connection = None
 
-    def tell(self, behaviour: Behaviour) -> None:
+    def tell(self, what: Behaviour | MixedPositions) -> None:
         """Change the behaviour of the process."""
         assert self._connection is not None
-        self._connection.send(behaviour)
+        self._connection.send(what)
 
     def poll(self) -> list[Published | Slipped]:
         """Return its messages since the last call.
@@ -124,8 +125,8 @@ class Bystander:
 class Injection:
     """One fault of robots from its begin to its end; sets `begun_s` and `ended_s` of the fault.
 
-    `another` is a process that publishes on the same topics as the robot, `patience_s` the longest time to the end of
-    the cause.
+    `another` is a process that publishes on the same topics as the robot, `positions` publishes the positions of all
+    robots, and `patience_s` is the longest time to the end of the cause.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Injection:
         fault: Fault,
         robot: RobotProcess,
         another: RobotProcess,
+        positions: RobotProcess,
         limits: Limits,
         patience_s: float,
     ) -> None:
@@ -141,6 +143,7 @@ class Injection:
         self.planned = planned
         self._robot = robot
         self._another = another
+        self._positions = positions
         self.patience_s = patience_s
         self._limits = limits
         self._behaviour = self._begin(planned, fault.asked_s)
@@ -159,7 +162,9 @@ class Injection:
         }.get(kind, Behaviour(kind))
         if kind == "killed":
             self._robot.kill()
-        elif kind == "paused":
+        elif kind in ("paused", "mixed_positions"):
+            if kind == "mixed_positions":
+                self._positions.tell(MixedPositions(planned.robot, True))
             self._robot.signal(signal.SIGSTOP)
         elif kind.startswith("clock_"):
             self._robot.kill()
@@ -169,7 +174,7 @@ class Injection:
         else:
             self._robot.tell(behaviour)
         # Of the others, the robot reports the begin. While it is slowed, its next reading is already late.
-        if kind in ("killed", "paused", "slowed") or kind.startswith("clock_"):
+        if kind in ("killed", "paused", "mixed_positions", "slowed") or kind.startswith("clock_"):
             self.fault.begun_s = now_s
         return behaviour
 
@@ -196,7 +201,9 @@ class Injection:
         self._is_ending = True
         if kind == "killed":
             self._robot.start(NORMAL)
-        elif kind == "paused":
+        elif kind in ("paused", "mixed_positions"):
+            if kind == "mixed_positions":
+                self._positions.tell(MixedPositions(self.planned.robot, False))
             self._robot.signal(signal.SIGCONT)
             self.fault.ended_s = now_s
         elif kind in ("duplicate", "wrong_type"):

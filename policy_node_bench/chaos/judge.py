@@ -16,12 +16,13 @@ import numpy as np
 
 from policy_node.control.timing import percentiles
 from policy_node_bench.chaos.faults import Fault
-from policy_node_bench.chaos.policy import GarbledCommandError, origin_of
+from policy_node_bench.chaos.policy import GarbledCommandError, Reading, origin_of
 
 # Violations of safety, and of timing, which a busy machine can cause.
 SAFETY = {
     "old_data": "a command from readings older than max_age_s and one period",
-    "mixed_robots": "a command from another robot's readings",
+    "mixed_robots": "a command from another robot's readings, or its position",
+    "old_position": "a safe command that is not the position of the robot when it was stopped",
     "unsynchronised": "a command from readings further apart than slop_s",
     "garbled": "a command that is neither safe nor computed from readings",
     "wrong_policy": "a command of another policy: of the one before or after a swap, or of a second node",
@@ -36,7 +37,7 @@ TIMING = {
     "late": "p99 of the lateness of robots without a fault above a quarter of the period",
 }
 # Violations that are excused if the node or the robot waited for a processor.
-LACK_OF_TIME = ("old_data", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
+LACK_OF_TIME = ("old_data", "old_position", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
 # Number of violations of each kind whose details are kept.
 DETAILS = 5
 # Largest p99 of the lateness, as a part of the period.
@@ -141,10 +142,10 @@ class Judge:
         except GarbledCommandError as error:
             self.note("garbled", robot, sent_s, found=str(error), fault=_name(fault))
             return
-        self.driven[robot] = origin is not None
-        if origin is None:
-            self._safe_command(robot, sent_s, fault)
+        if isinstance(origin, Reading):
+            self._safe_command(robot, sent_s, fault, origin)
             return
+        self.driven[robot] = True
         self.commands["driven"] += 1
         readings_us = [reading.time_us for reading in origin.readings]
         age_s = sent_s - min(readings_us) / 1e6
@@ -164,11 +165,17 @@ class Judge:
         if fault is not None and min(readings_us) / 1e6 >= fault.ended_s:
             self._heal(robot, fault, sent_s)
 
-    def _safe_command(self, robot: int, sent_s: float, fault: Fault | None) -> None:
+    def _safe_command(self, robot: int, sent_s: float, fault: Fault | None, position: Reading) -> None:
         self.commands["safe"] += 1
+        was_driven, self.driven[robot] = self.driven[robot], False
+        age_s = sent_s - position.time_us / 1e6
+        if position.robot != robot:
+            self.note("mixed_robots", robot, sent_s, found=position.robot, fault=_name(fault))
+        elif was_driven and age_s > self.limits.detect_s:
+            self.note("old_position", robot, sent_s, age_s=round(age_s, 4), fault=_name(fault))
         if fault is not None and fault.kind.stops is not False:
-            position = fault.robots.index(robot)
-            fault.detected_s[position] = min(fault.detected_s[position], sent_s)
+            index = fault.robots.index(robot)
+            fault.detected_s[index] = min(fault.detected_s[index], sent_s)
         else:
             self.note("stopped_without_cause", robot, sent_s, fault=_name(fault))
 

@@ -25,8 +25,7 @@ CHECK = 7_654_321
 # Numbers of the two policies that are swapped, and of the policy of a second node, which never drives.
 POLICIES = (0, 1)
 SECOND_POLICY = 2
-# The policy's commands are never negative.
-SAFE_COMMAND = (-1.0,) * COMMAND_SIZE
+POSITION_JOINTS = tuple(f"joint_{component}" for component in range(COMMAND_SIZE))
 
 _MARK_SIZE = 8
 _IMAGE_SIZE = int(np.prod(IMAGE_SHAPE))
@@ -62,7 +61,7 @@ class Origin(NamedTuple):
 
 
 class GarbledCommandError(ValueError):
-    """A command is neither the safe one nor a copy of readings."""
+    """A command is neither a position nor a copy of readings."""
 
 
 def touch_numbers(
@@ -80,16 +79,22 @@ def image_bytes(reading: Reading) -> bytes:
     return mark + bytes([reading.robot % 256]) * (_IMAGE_SIZE - 2 * _MARK_SIZE) + mark
 
 
-def origin_of(command: np.ndarray) -> Origin | None:
-    """Return the readings of a command `[COMMAND_SIZE]`, or None for the safe command.
+def position_numbers(reading: Reading) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the position `[COMMAND_SIZE]` of a robot at a time; it is negative, as no command of a policy is."""
+    second, microsecond = divmod(reading.time_us, 1_000_000)
+    return -1.0 - np.array([reading.robot, second, microsecond] + [0] * (COMMAND_SIZE - 3))
+
+
+def origin_of(command: np.ndarray) -> Origin | Reading:
+    """Return the readings of a command `[COMMAND_SIZE]`, or the reading of the position that is the safe command.
 
     Raises GarbledCommandError for any other command.
     """
-    if np.array_equal(command, SAFE_COMMAND):
-        return None
     if command.shape != (COMMAND_SIZE,) or not (np.isfinite(command) & (command == np.floor(command))).all():
         raise GarbledCommandError(f"found {command.tolist()}, expected {COMMAND_SIZE} whole numbers")
     numbers = [int(number) for number in command]
+    if max(numbers) < 0 and set(numbers[3:]) == {-1}:
+        return Reading(-1 - numbers[0], (-1 - numbers[1]) * 1_000_000 - 1 - numbers[2])
     robot, second, microsecond, image_robot, image_second, image_microsecond, check, torn = numbers
     policy = check - CHECK
     if policy not in (*POLICIES, SECOND_POLICY) or torn or min(numbers) < 0:

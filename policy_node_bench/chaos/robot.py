@@ -23,7 +23,16 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.policy import IMAGE_SHAPE, TOUCH_JOINTS, Reading, Request, image_bytes, touch_numbers
+from policy_node_bench.chaos.policy import (
+    IMAGE_SHAPE,
+    POSITION_JOINTS,
+    TOUCH_JOINTS,
+    Reading,
+    Request,
+    image_bytes,
+    position_numbers,
+    touch_numbers,
+)
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -35,6 +44,7 @@ BLOCKING_READINGS = 3
 SLIP_S = 0.05
 # Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
+POSITION_TOPIC = "joint_states"
 # Readings with the fault `delayed` grow older by a step from one to the next, then begin again.
 DELAY_STEPS = 30
 DELAY_STEP_S = 0.002
@@ -67,6 +77,13 @@ class Published(NamedTuple):
 
     behaviour: Behaviour
     time_us: int
+
+
+class MixedPositions(NamedTuple):
+    """A message of the campaign: whether other messages come between the positions of a robot."""
+
+    robot: int
+    is_active: bool
 
 
 class Slipped(NamedTuple):
@@ -184,6 +201,47 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
             behaviour = replace(behaviour, times=behaviour.times - 1) if behaviour.times > 1 else Behaviour()
 
 
+def positions_process(connection: Connection, options: RobotOptions) -> None:
+    """Publish the positions of all robots before `options.robot`, also of those whose process is killed.
+
+    Receives `MixedPositions`.
+    """
+    _begin(options, niceness=0)
+    clock, rng = SteadyClock(), np.random.default_rng(0)
+    node = Node(f"policy_chaos_positions_{os.getpid()}", **_LIGHT)
+    robots = range(options.robot)
+    publishers: list[Publisher] = [
+        node.create_publisher(JointState, f"{robot_name(robot)}/{POSITION_TOPIC}", qos_profile_sensor_data)
+        for robot in robots
+    ]
+    numbers = position_numbers(_ANY)
+    position = StampedMessage(JointState(name=POSITION_JOINTS, position=numbers.tolist()), numbers.tobytes())
+    gripper = StampedMessage(JointState(name=["gripper"], position=[0.5]))
+    mixed: set[int] = set()
+    period_ns = round(1e9 / options.rate_hz)
+    published_ns = deadline_ns = clock.now_ns()
+    while True:
+        deadline_ns = max(deadline_ns + period_ns, clock.now_ns())
+        clock.wait_until(deadline_ns)
+        try:
+            while connection.poll():
+                robot, is_active = connection.recv()
+                (mixed.add if is_active else mixed.discard)(robot)
+        except EOFError:
+            return
+        now_ns, stamp_ns = clock.now_ns(), time.time_ns()
+        if now_ns - published_ns > period_ns + SLIP_S * 1e9:
+            connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
+        published_ns = now_ns
+        for robot in robots:
+            numbers = position_numbers(Reading(robot, (now_ns - options.begin_ns) // 1000))
+            raw = position(stamp_ns, numbers.tobytes())
+            publishers[robot].publish(raw)
+            if robot in mixed:
+                publishers[robot].publish(gripper(stamp_ns))
+                publishers[robot].publish(raw[:4] + rng.bytes(len(raw) - 4))
+
+
 def intruder_process(connection: Connection, options: RobotOptions) -> None:
     """Publish messages of another type on a robot's touch topic until the connection is closed."""
     _begin(options)
@@ -194,7 +252,7 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
         publisher.publish(String(data="not a reading"))
 
 
-def _begin(options: RobotOptions) -> None:
+def _begin(options: RobotOptions, niceness: int = 10) -> None:
     """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -203,5 +261,5 @@ def _begin(options: RobotOptions) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Real robots have separate computers; here the robots must not take CPU time from the node.
-    os.nice(10)
+    os.nice(niceness)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

@@ -21,7 +21,6 @@ from policy_node_bench.chaos.faults import BY_NAME, FLEET_FAULTS, KINDS, Fault, 
 from policy_node_bench.chaos.judge import SAFETY, Judge, Limits, compare_lateness, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.policy import (
     IMAGE_SHAPE,
-    SAFE_COMMAND,
     GarbledCommandError,
     Origin,
     Reading,
@@ -29,6 +28,7 @@ from policy_node_bench.chaos.policy import (
     TellTale,
     image_bytes,
     origin_of,
+    position_numbers,
     save_policy,
     touch_numbers,
 )
@@ -36,7 +36,8 @@ from policy_node_bench.chaos.report import judge_resources, markdown, resource_f
 from policy_node_bench.chaos.robot import Behaviour, ReadingMessages
 
 LIMITS = Limits(period_s=0.05, max_age_s=0.2, slop_s=0.03)
-SAFE = np.array(SAFE_COMMAND)
+# A safe command is the position of the robot.
+SAFE = position_numbers(Reading(0, 900_000))
 
 readings = st.builds(Reading, robot=st.integers(0, 999), time_us=st.integers(0, 10_000_000_000))
 
@@ -63,9 +64,13 @@ def test_a_command_names_the_readings_it_was_computed_from(touch: Reading, image
         assert origin_of(TellTale(policy)(**rows)[0].double().numpy()) == Origin(touch, image, policy)
 
 
+@given(position=readings)
+def test_a_safe_command_names_the_position_of_its_robot(position: Reading) -> None:
+    assert origin_of(position_numbers(position)) == position
+
+
 def test_a_command_from_invalid_readings_is_garbled() -> None:
     good = rows_of(Reading(1, 5))
-    assert origin_of(SAFE) is None
     torn = good["image"].clone()
     torn[:, 20:] = 7
     noise = torch.rand(1, good["touch"].shape[1])
@@ -163,6 +168,25 @@ def test_commands_from_wrong_readings_are_violations() -> None:
     assert judge_of((0, 1.0, SAFE)).violations == {"stopped_without_cause": 1}
 
 
+def test_the_safe_command_is_where_the_robot_was_stopped() -> None:
+    def fault() -> Fault:
+        result = Fault(BY_NAME["mixed_positions"], (0,), asked_s=0.9)
+        result.begun_s, result.ended_s = 0.9, 2.0
+        return result
+
+    def positions(*commands: tuple[float, Reading]) -> list[tuple[int, float, np.ndarray]]:
+        return [(0, sent_s, position_numbers(position)) for sent_s, position in commands]
+
+    driven, healed = (0, 1.0, command_from(0, 0.9)), (0, 2.05, command_from(0, 2.0))
+    # The position stays, and therefore grows old.
+    held = positions((1.1, Reading(0, 1_000_000)), (1.9, Reading(0, 1_000_000)))
+    assert not judge_of(driven, *held, healed, fault=fault()).violations
+    old = positions((1.1, Reading(0, 700_000)))
+    assert judge_of(driven, *old, healed, fault=fault()).violations == {"old_position": 1}
+    of_another = positions((1.1, Reading(1, 1_000_000)))
+    assert judge_of(driven, *of_another, healed, fault=fault()).violations == {"mixed_robots": 1}
+
+
 def test_a_fault_without_detection_or_healing_is_a_violation() -> None:
     def fault() -> Fault:
         result = Fault(BY_NAME["killed"], (0,), asked_s=1.0)
@@ -183,7 +207,9 @@ def test_a_fault_without_detection_or_healing_is_a_violation() -> None:
     judge.give_up(waiting, 9.0)
     assert judge.violations == {"not_healed": 1}
     # The fault does not excuse another robot.
-    assert judge_of((1, 1.25, SAFE), fault=fault()).violations == {"stopped_without_cause": 1}
+    assert judge_of((1, 1.25, position_numbers(Reading(1, 1))), fault=fault()).violations == {
+        "stopped_without_cause": 1
+    }
 
 
 @pytest.mark.parametrize("kind", ["alternating", "delayed"])
@@ -212,7 +238,7 @@ def test_commands_of_another_policy_are_violations() -> None:
 def test_a_stop_is_excused_if_the_machine_delayed_the_robot() -> None:
     judge = Judge(2, LIMITS)
     judge.command(0, 1.0, SAFE)
-    judge.command(1, 1.0, SAFE)
+    judge.command(1, 1.0, position_numbers(Reading(1, 900_000)))
     judge.excuse(0, 0.7, 0.9)
     judge.finish()
     assert judge.excused == {"stopped_without_cause": 1}
