@@ -191,6 +191,8 @@ class Campaign:
                 self._inject(self._fleet_lane, self._observer.now_s())
                 self._run_lanes([self._fleet_lane], 0.0, f"{label}: faults of the whole fleet")
         self._observe(1.0, "the end")
+        while self.operations.fills_disk:
+            self._poll("the disk of the recording fills")
 
     def kill_node(self) -> dict[str, float]:
         """Kill the node, check that commands stop, start it again, then end it with SIGTERM.

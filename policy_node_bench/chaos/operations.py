@@ -32,9 +32,9 @@ from policy_node_bench.harness.robots import robot_name
 RECORDINGS = "recordings"
 # What the error of a node without HOME must name.
 HOME_REMEDIES = ("HOME", "ROS_LOG_DIR")
-# The disk is full after about this time of recording, at most after the other one.
+# The disk is full after about this time of recording; diagnostics must show it before the other one.
 FILL_S = 3.0
-FULL_S = 20.0
+FULL_S = 30.0
 # Bytes of a robot's readings and command in a recording.
 _TICK_BYTES = 4500
 
@@ -171,9 +171,14 @@ class Operations:
         if not succeeded:
             judge.note("undetected", None, fault.ended_s, fault="reactivated", found="a transition failed")
 
+    @property
+    def fills_disk(self) -> bool:
+        """Whether the recording has not yet filled the disk since the last activation."""
+        return bool(np.isfinite(self._full_by_s))
+
     def check_disk(self, judge: Judge, now_s: float) -> None:
         """Judge whether diagnostics show a recording that ended because its disk is full."""
-        if np.isfinite(self._full_by_s) and self._observer.value(f"{self._node_name}: control", "record_error"):
+        if self.fills_disk and self._observer.value(f"{self._node_name}: control", "record_error"):
             self.full_disks += 1
         elif now_s > self._full_by_s:
             judge.note("undetected", None, now_s, fault="reactivated", found="no report of the full disk")
