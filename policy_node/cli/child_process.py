@@ -35,17 +35,24 @@ class Child:
         File for its output.
     environment
         Variables added to those of this process.
+    wrapper
+        Command that runs the one after it in place of itself, as `nice` does.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log = log
         with log.open("w") as output:
             # In a new session: Ctrl-C in the terminal reaches only the tool, which ends its children in order.
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*wrapper, sys.executable, *arguments],
                 env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -53,6 +60,16 @@ class Child:
                 start_new_session=True,
             )
         self._usage = psutil.Process(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process identifier."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None while the process runs."""
+        return self._process.poll()
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, user and system, all threads."""
@@ -88,9 +105,8 @@ class Child:
 
     def check(self) -> None:
         """Raise ToolError when the process has ended."""
-        status = self._process.poll()
-        if status is not None:
-            raise self.error(f"ended by itself with status {status}")
+        if self.status is not None:
+            raise self.error(f"ended by itself with status {self.status}")
 
     def error(self, what: str) -> ToolError:
         """Return an error with the end of the log."""

@@ -22,11 +22,19 @@ from rich.console import Console
 from policy_node.cli.child_process import Child, ToolError
 from policy_node.report.figures import machine, progress_bar
 from policy_node_bench.chaos.cli import ChaosOptions
-from policy_node_bench.chaos.faults import KINDS, Fault, Planned, plans
-from policy_node_bench.chaos.fleet import Injection, RobotProcess
+from policy_node_bench.chaos.faults import FLEET_FAULTS, Fault, Planned, plans
+from policy_node_bench.chaos.fleet import NORMAL, Bystander, Injection, RobotProcess
 from policy_node_bench.chaos.judge import Judge, Limits, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.observer import Observer, observed_deadlines
-from policy_node_bench.chaos.policy import IMAGE_SHAPE, SAFE_COMMAND, TOUCH_SIZE, save_policy
+from policy_node_bench.chaos.operations import RECORDINGS, Operation, Operations, policy_file, small_disk
+from policy_node_bench.chaos.policy import (
+    COMMAND_SIZE,
+    IMAGE_SHAPE,
+    POLICIES,
+    POSITION_JOINTS,
+    SECOND_POLICY,
+    TOUCH_JOINTS,
+)
 from policy_node_bench.chaos.report import (
     fault_figures,
     judge_resources,
@@ -35,7 +43,7 @@ from policy_node_bench.chaos.report import (
     schedule_of,
     violation_figures,
 )
-from policy_node_bench.chaos.robot import Behaviour, RobotOptions, Slipped, intruder_process
+from policy_node_bench.chaos.robot import POSITION_TOPIC, RobotOptions, Slipped, intruder_process, positions_process
 from policy_node_bench.harness.observer import START_TIMEOUT_S
 from policy_node_bench.harness.processes import node_arguments
 from policy_node_bench.harness.robots import robot_parameters
@@ -44,11 +52,10 @@ NODE_NAME = "policy_chaos_node"
 SETTLE_S = 3.0
 CYCLE_S = 60.0
 # Part of a cycle without faults, and its shortest length.
-QUIET_PART = 0.2
+QUIET_PART = 0.15
 QUIET_S = 4.0
 # synchronisation.slop_s: the readings of a robot are taken at the same time.
 SLOP_S = 0.03
-FLEET_KINDS = [kind for kind in KINDS if kind.fleet]
 # Time at the end of a cycle for each fault of the whole fleet.
 FLEET_FAULT_S = 3.0
 POLL_S = 0.01
@@ -64,7 +71,7 @@ class _Lane:
 
     def __init__(self, planned: Iterator[Planned]) -> None:
         self.planned = planned
-        self.injection: Injection | None = None
+        self.injection: Injection | Operation | None = None
         self.resumes_s = 0.0
 
 
@@ -83,15 +90,14 @@ class Campaign:
         self.quiet_windows: list[tuple[float, float]] = []
         self.fault_windows: list[tuple[float, float]] = []
         groups, fleet = plans(options.robots, options.seed)
-        self._lanes = [_Lane(planned) for planned in groups]
-        self._fleet_lane = _Lane(fleet)
+        self._group_lanes, self._fleet_lane = [_Lane(planned) for planned in groups], _Lane(fleet)
+        self._lanes = [*self._group_lanes, self._fleet_lane]
         self._nodes = 0
         self._next_sample_s: float = 0.0
         self._checked_s = 0.0
         self._waits_s: dict[int, float] = {}
         self.starved_s = 0.0
 
-        save_policy(folder / "policy.pt")
         begin_ns = self._begin_ns = time.monotonic_ns()
         described = [
             RobotOptions(robot, begin_ns, options.rate_hz, robot / options.robots, log=folder / f"robot_{robot}.log")
@@ -102,35 +108,64 @@ class Campaign:
         shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
         self._doubles = [RobotProcess(each) for each in shifted]
         self._intruders = [RobotProcess(each, intruder_process) for each in described]
+        # Tells where all robots are, whatever happens to their sensors.
+        self._positions = RobotProcess(replace(described[0], robot=options.robots), positions_process)
+        # As many as faults of single robots at a time; nobody listens to them.
+        self._bystanders = [
+            Bystander(RobotProcess(replace(each, robot=options.robots + number)), number / len(groups))
+            for number, each in enumerate(described[: len(groups)])
+        ]
         self._observer = Observer(options.robots, options.rate_hz, self._begin_ns, NODE_NAME)
+        self.operations = Operations(NODE_NAME, options.robots, folder, self._observer, self._start_second)
+        self._disk = small_disk(folder / RECORDINGS, options.robots, options.rate_hz)
         self.node = self._start_node()
-        for process in self._robots:
-            process.start(Behaviour())
+        for process in (self._positions, *self._robots):
+            process.start(NORMAL)
 
     def close(self) -> None:
         """End every process."""
-        for process in (*self._robots, *self._doubles, *self._intruders):
+        for lane in self._lanes:
+            if lane.injection is not None:
+                lane.injection.close()
+        for process in (self._positions, *self._robots, *self._doubles, *self._intruders):
             process.kill()
+        for bystander in self._bystanders:
+            bystander.end()
         self.node.stop()
+        self.operations.operator.close()
         self._observer.close()
 
     def _start_node(self) -> Child:
         self._nodes += 1
-        parameters = robot_parameters(self._options.robots, self._options.rate_hz, str(self._folder / "policy.pt"))
+        parameters = self._parameters(policy_file(self._folder, 0))
+        parameters["action.safe_position_topic"] = POSITION_TOPIC
+        parameters["action.safe_position_joints"] = list(POSITION_JOINTS)
+        parameters["record.path"] = str(self._folder / RECORDINGS)
+        parameters["realtime.priority"] = self._options.priority
+        arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
+        return Child("the node", arguments, self._folder / f"node_{self._nodes}.log", wrapper=self._disk)
+
+    def _start_second(self, name: str, wrapper: list[str]) -> Child:
+        """Start a node for the same robots, whose commands differ from those of the node under test."""
+        parameters = self._parameters(policy_file(self._folder, SECOND_POLICY))
+        parameters["action.safe_command"] = [-2.0] * COMMAND_SIZE
+        arguments = node_arguments(name, parameters, self._folder / f"{name}.yaml")
+        # On a real robot it would run on another computer.
+        return Child(name, arguments, self._folder / f"{name}.log", wrapper=["nice", "-n", "10", *wrapper])
+
+    def _parameters(self, policy: Path) -> dict[str, Any]:
+        parameters = robot_parameters(self._options.robots, self._options.rate_hz, str(policy))
         del parameters["action.fields"]
-        parameters |= {
+        return parameters | {
             "policy.format": "torchscript",
             "observations.image.encoding": "rgb8",
             "observations.image.shape": list(IMAGE_SHAPE),
-            "observations.touch.shape": [TOUCH_SIZE],
+            "observations.touch.shape": [len(TOUCH_JOINTS)],
+            "observations.touch.joints": list(TOUCH_JOINTS),
             "synchronisation.slop_s": self.limits.slop_s,
             "synchronisation.max_age_s": self.limits.max_age_s,
             "action.type": "std_msgs/msg/Float64MultiArray",
-            "action.safe_command": list(SAFE_COMMAND),
-            "realtime.priority": self._options.priority,
         }
-        arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
-        return Child("the node", arguments, self._folder / f"node_{self._nodes}.log")
 
     def run(self) -> None:
         """Run cycles of three phases: no faults, faults of single robots, faults of the whole fleet."""
@@ -145,17 +180,19 @@ class Campaign:
         for cycle in range(cycles):
             label = f"cycle {cycle + 1} of {cycles}"
             start_s = self._observer.now_s()
-            self._observe(max(QUIET_S, QUIET_PART * seconds / cycles), f"{label}: no faults")
+            self._observe_bystanders(max(QUIET_S, QUIET_PART * seconds / cycles), f"{label}: no faults")
             self.quiet_windows.append((start_s, self._observer.now_s()))
             cycle_end_s = end_s - (cycles - 1 - cycle) * seconds / cycles
             start_s = self._observer.now_s()
-            until_s = cycle_end_s - FLEET_FAULT_S * len(FLEET_KINDS)
-            self._run_lanes(self._lanes, until_s, f"{label}: faults of single robots")
+            until_s = cycle_end_s - FLEET_FAULT_S * FLEET_FAULTS
+            self._run_lanes(self._group_lanes, until_s, f"{label}: faults of single robots")
             self.fault_windows.append((start_s, self._observer.now_s()))
-            for _ in FLEET_KINDS:
+            for _ in range(FLEET_FAULTS):
                 self._inject(self._fleet_lane, self._observer.now_s())
                 self._run_lanes([self._fleet_lane], 0.0, f"{label}: faults of the whole fleet")
         self._observe(1.0, "the end")
+        while self.operations.fills_disk:
+            self._poll("the disk of the recording fills")
 
     def kill_node(self) -> dict[str, float]:
         """Kill the node, check that commands stop, start it again, then end it with SIGTERM.
@@ -165,6 +202,7 @@ class Campaign:
         SIGTERM to the last safe command (`end_s`).
         """
         judge = self.judge = Judge(self._options.robots, self.limits)
+        judge.expect_policies(POLICIES, 0.0)
         self._next_sample_s = np.inf
         deadline_s = DEADLINE_PERIODS * self.limits.period_s
         with observed_deadlines(self._options.robots, deadline_s) as (missed_s, spin):
@@ -210,6 +248,16 @@ class Campaign:
         while self._observer.now_s() < end_s:
             self._poll(phase)
 
+    def _observe_bystanders(self, seconds: float, phase: str) -> None:
+        """Observe while other processes start and end as often as during the faults of single robots."""
+        end_s = self._observer.now_s() + seconds
+        while (now_s := self._observer.now_s()) < end_s:
+            for bystander in self._bystanders:
+                bystander.step(now_s)
+            self._poll(phase)
+        for bystander in self._bystanders:
+            bystander.end()
+
     def _run_lanes(self, lanes: list[_Lane], until_s: float, phase: str) -> None:
         """Inject faults until a time, then wait until all have healed."""
         while True:
@@ -227,11 +275,12 @@ class Campaign:
             return
         lane.injection.step(now_s)
         fault = lane.injection.fault
-        ended_s = fault.ended_s if np.isfinite(fault.ended_s) else fault.asked_s + self._options.patience_s
+        ended_s = fault.ended_s if np.isfinite(fault.ended_s) else fault.asked_s + lane.injection.patience_s
         if not fault.is_healed:
             if now_s <= ended_s + self._options.patience_s:
                 return
             self.judge.give_up(fault, now_s)
+        lane.injection.close()
         lane.resumes_s = now_s + lane.injection.planned.pause_s
         lane.injection = None
 
@@ -242,15 +291,16 @@ class Campaign:
         fault = Fault(planned.kind, robots, now_s)
         self.faults.append(fault)
         self.judge.begin(fault)
+        if hasattr(self.operations, planned.kind.name):
+            lane.injection = Operation(planned, fault, self.operations, self.judge, self.node)
+            return
         others = self._intruders if planned.kind.name == "wrong_type" else self._doubles
-        lane.injection = Injection(
-            planned, fault, self._robots[planned.robot], others[planned.robot], self.limits.period_s, now_s
-        )
+        robot, other = self._robots[planned.robot], others[planned.robot]
+        lane.injection = Injection(planned, fault, robot, other, self._positions, self.limits, self._options.patience_s)
 
     def _poll(self, phase: str, running: bool = True) -> None:
         """Process what has arrived since the last call; `running` tells whether the node must be running."""
-        lanes = (*self._lanes, self._fleet_lane)
-        injections = [lane.injection for lane in lanes if lane.injection is not None]
+        injections = [lane.injection for lane in self._lanes if lane.injection is not None]
         self._poll_robots(injections)
         for command in self._observer.commands():
             self.judge.command(*command)
@@ -258,6 +308,7 @@ class Campaign:
             self.judge.shown(robots, self._observer.now_s())
         if running:
             self._poll_node(self._observer.now_s())
+            self.operations.check_disk(self.judge, self._observer.now_s())
         active = sorted({injection.fault.kind.name for injection in injections})
         self._progress(
             f"{phase}{' (' + ', '.join(active) + ')' if active else ''}; {len(self.faults)} faults, "
@@ -265,7 +316,12 @@ class Campaign:
         )
         time.sleep(POLL_S)
 
-    def _poll_robots(self, injections: list[Injection]) -> None:
+    def _poll_robots(self, injections: list[Injection | Operation]) -> None:
+        for bystander in self._bystanders:
+            bystander.process.poll()
+        for message in self._positions.poll():
+            if isinstance(message, Slipped):
+                self.judge.starve(message.start_s, message.end_s)
         for robot, processes in enumerate(zip(self._robots, self._doubles, self._intruders, strict=True)):
             for message in (message for process in processes for message in process.poll()):
                 if isinstance(message, Slipped):
@@ -325,6 +381,7 @@ def run_chaos(options: ChaosOptions, console: Console) -> dict[str, Any]:
         "largest_age_s": judge.largest_age_s,
         "allowed_age_s": judge.limits.age_s,
         "faults": fault_figures(campaign.faults),
+        "full_disks": campaign.operations.full_disks,
         **judge_timing(judge, judge_ticks(judge, quiet, phase_s), judge_ticks(judge, faulty, phase_s)),
         "resources": resource_figures(campaign.samples, options.seconds),
     }

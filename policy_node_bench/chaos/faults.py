@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ class Kind(NamedTuple):
 
     name: str
     text: str
-    stops: bool = True  # the robot must get the safe command; otherwise it must still be driven
+    # True: the robot must get the safe command; False: it must still be driven; None: both are right.
+    stops: bool | None = True
     fleet: bool = False  # affects all robots
+    rare: bool = False  # costs seconds: each cycle has one of these
 
 
 KINDS = (
@@ -30,17 +33,28 @@ KINDS = (
     Kind("random_bytes", "messages of random bytes under the right type"),
     Kind("wrong_size", "too few numbers, images whose sizes contradict each other"),
     Kind("nan", "a reading that is not finite"),
+    Kind("partial", "messages with half of the joints"),
+    Kind("alternating", "messages of an arm and of a gripper in turn on one topic", stops=None),
+    Kind("mixed_positions", "stopped while positions of the arm, of its gripper and damaged ones come in turn"),
     Kind("truncated_image", "images cut in half"),
     Kind("camera_silent", "one of two sensors falls silent"),
     Kind("slowed", "one reading per second"),
+    Kind("delayed", "readings that are about as old as allowed, so that single commands are late", stops=None),
     Kind("flooded", "1000 readings per second", stops=False),
     Kind("duplicate", "a second publisher of the same readings", stops=False),
     Kind("wrong_type", "a second publisher, of another type", stops=False),
     Kind("policy_nan", "the policy gives NaN for one robot"),
     Kind("policy_blocks", "the policy computes for seconds", fleet=True),
     Kind("policy_raises", "the policy raises", fleet=True),
+    Kind("swapped", "the policy is swapped for another one", stops=False, fleet=True),
+    Kind("swap_refused", "a swap to a damaged file", stops=False, fleet=True),
+    Kind("reactivated", "deactivated and activated; its recording then fills the disk", fleet=True, rare=True),
+    Kind("second_node", "a second node for the same robots starts, and ends or is killed", False, True, True),
+    Kind("no_home", "a second node starts without the variable HOME", False, True, True),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
+# Faults of the whole fleet in a cycle.
+FLEET_FAULTS = 1 + len([kind for kind in KINDS if kind.fleet and not kind.rare])
 # Groups have about this many robots; one robot of a group has a fault at a time.
 ROBOTS_PER_GROUP = 3
 
@@ -70,15 +84,24 @@ def plan(robots: Sequence[int], kinds: Sequence[Kind], seed: int, part: float = 
             yield Planned(kind, robot, details.uniform(0.4, 1.6), details.uniform(0.2, 1.0), size)
 
 
+def plan_of_fleet(robots: Sequence[int], seed: int) -> Iterator[Planned]:
+    """Yield faults of the whole fleet without end: in each cycle every kind once, but only one of the rare kinds."""
+    light, rare = ([kind for kind in KINDS if kind.fleet and kind.rare is is_rare] for is_rare in (False, True))
+    each, seldom = plan(robots, light, seed), plan(robots, rare, seed + 1)
+    while True:
+        yield from itertools.islice(each, len(light))
+        yield next(seldom)
+
+
 def plans(robots: int, seed: int) -> tuple[list[Iterator[Planned]], Iterator[Planned]]:
     """Return a plan of the faults of single robots for each group of robots, and a plan of those of the whole fleet.
 
     Groups are disjoint and have at least two robots, of which one at a time has a fault.
     """
-    single, fleet = ([kind for kind in KINDS if kind.fleet is affects_all] for affects_all in (False, True))
+    single = [kind for kind in KINDS if not kind.fleet]
     groups = max(1, min(robots // 2, max(2, round(robots / ROBOTS_PER_GROUP))))
-    return [plan(range(group, robots, groups), single, seed, group / groups) for group in range(groups)], plan(
-        range(robots), fleet, seed
+    return [plan(range(group, robots, groups), single, seed, group / groups) for group in range(groups)], plan_of_fleet(
+        range(robots), seed
     )
 
 

@@ -14,7 +14,17 @@ from multiprocessing.context import ForkServerProcess
 
 from policy_node.cli.child_process import ToolError
 from policy_node_bench.chaos.faults import Fault, Planned
-from policy_node_bench.chaos.robot import Behaviour, Published, RobotOptions, Slipped, robot_process
+from policy_node_bench.chaos.judge import Limits
+from policy_node_bench.chaos.robot import (
+    DELAY_STEP_S,
+    DELAY_STEPS,
+    Behaviour,
+    MixedPositions,
+    Published,
+    RobotOptions,
+    Slipped,
+    robot_process,
+)
 
 # Robots are forked from a process that has imported everything and opened nothing, to start within milliseconds. That
 # includes the main module, which multiprocessing otherwise imports again for every robot.
@@ -24,6 +34,9 @@ _CONTEXT.set_forkserver_preload(["policy_node_bench.cli", "policy_node_bench.cha
 SMALLEST_JUMP_S = 1.0
 LARGEST_JUMP_S = 3600.0
 NORMAL = Behaviour()
+# A third of the kinds of faults of one robot starts a process, and a fault takes about two seconds.
+BYSTANDER_PERIOD_S = 6.0
+BYSTANDER_RUN_S = 1.5
 
 
 class RobotProcess:
@@ -62,10 +75,10 @@ class RobotProcess:
             self._connection.close()
             self._process = self._connection = None
 
-    def tell(self, behaviour: Behaviour) -> None:
+    def tell(self, what: Behaviour | MixedPositions) -> None:
         """Change the behaviour of the process."""
         assert self._connection is not None
-        self._connection.send(behaviour)
+        self._connection.send(what)
 
     def poll(self) -> list[Published | Slipped]:
         """Return its messages since the last call.
@@ -83,21 +96,57 @@ class RobotProcess:
         return messages
 
 
-class Injection:
-    """One fault from its begin to its end; sets `begun_s` and `ended_s` of the fault.
+class Bystander:
+    """A process that nobody listens to, and that starts and ends as often as robots with faults do.
 
-    `another` is a process that publishes on the same topics as the robot.
+    `phase` is that of its start, as a part of `BYSTANDER_PERIOD_S`.
+    """
+
+    def __init__(self, process: RobotProcess, phase: float) -> None:
+        self.process = process
+        self._phase_s = phase * BYSTANDER_PERIOD_S
+        self._runs = False
+
+    def step(self, now_s: float) -> None:
+        """Start or end the process if it is time."""
+        runs = (now_s + self._phase_s) % BYSTANDER_PERIOD_S < BYSTANDER_RUN_S
+        if runs and not self._runs:
+            self.process.start(NORMAL)
+        elif self._runs and not runs:
+            self.process.kill()
+        self._runs = runs
+
+    def end(self) -> None:
+        """End the process if it runs."""
+        self.process.kill()
+        self._runs = False
+
+
+class Injection:
+    """One fault of robots from its begin to its end; sets `begun_s` and `ended_s` of the fault.
+
+    `another` is a process that publishes on the same topics as the robot, `positions` publishes the positions of all
+    robots, and `patience_s` is the longest time to the end of the cause.
     """
 
     def __init__(
-        self, planned: Planned, fault: Fault, robot: RobotProcess, another: RobotProcess, period_s: float, now_s: float
+        self,
+        planned: Planned,
+        fault: Fault,
+        robot: RobotProcess,
+        another: RobotProcess,
+        positions: RobotProcess,
+        limits: Limits,
+        patience_s: float,
     ) -> None:
         self.fault = fault
         self.planned = planned
         self._robot = robot
         self._another = another
-        self._period_s = period_s
-        self._behaviour = self._begin(planned, now_s)
+        self._positions = positions
+        self.patience_s = patience_s
+        self._limits = limits
+        self._behaviour = self._begin(planned, fault.asked_s)
         self._is_ending = False
 
     def _begin(self, planned: Planned, now_s: float) -> Behaviour:
@@ -107,11 +156,15 @@ class Injection:
             "clock_ahead": Behaviour(kind, stamp_offset_s=jump_s),
             "clock_behind": Behaviour(kind, stamp_offset_s=-jump_s),
             "clock_zero": Behaviour(kind, zero_stamps=True),
+            # The youngest of these readings are good, the oldest are too old.
+            "delayed": Behaviour(kind, delay_s=max(0.0, self._limits.max_age_s - DELAY_STEPS * DELAY_STEP_S)),
             "policy_blocks": Behaviour(kind, block_s=planned.duration_s),
         }.get(kind, Behaviour(kind))
         if kind == "killed":
             self._robot.kill()
-        elif kind == "paused":
+        elif kind in ("paused", "mixed_positions"):
+            if kind == "mixed_positions":
+                self._positions.tell(MixedPositions(planned.robot, True))
             self._robot.signal(signal.SIGSTOP)
         elif kind.startswith("clock_"):
             self._robot.kill()
@@ -121,7 +174,7 @@ class Injection:
         else:
             self._robot.tell(behaviour)
         # Of the others, the robot reports the begin. While it is slowed, its next reading is already late.
-        if kind in ("killed", "paused", "slowed") or kind.startswith("clock_"):
+        if kind in ("killed", "paused", "mixed_positions", "slowed") or kind.startswith("clock_"):
             self.fault.begun_s = now_s
         return behaviour
 
@@ -135,7 +188,10 @@ class Injection:
             self.fault.begun_s = min(self.fault.begun_s, time_s)
             if kind == "policy_blocks":
                 # The policy blocks in one of the next two ticks.
-                self.fault.ended_s = time_s + 2 * self._period_s + self.planned.duration_s
+                self.fault.ended_s = time_s + 2 * self._limits.period_s + self.planned.duration_s
+
+    def close(self) -> None:
+        """Keep the processes; the campaign ends them."""
 
     def step(self, now_s: float) -> None:
         """End the cause of the fault if its duration has passed."""
@@ -145,7 +201,9 @@ class Injection:
         self._is_ending = True
         if kind == "killed":
             self._robot.start(NORMAL)
-        elif kind == "paused":
+        elif kind in ("paused", "mixed_positions"):
+            if kind == "mixed_positions":
+                self._positions.tell(MixedPositions(self.planned.robot, False))
             self._robot.signal(signal.SIGCONT)
             self.fault.ended_s = now_s
         elif kind in ("duplicate", "wrong_type"):

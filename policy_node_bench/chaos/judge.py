@@ -16,15 +16,17 @@ import numpy as np
 
 from policy_node.control.timing import percentiles
 from policy_node_bench.chaos.faults import Fault
-from policy_node_bench.chaos.policy import GarbledCommandError, origin_of
+from policy_node_bench.chaos.policy import GarbledCommandError, Reading, origin_of
 
 # Violations of safety, and of timing, which a busy machine can cause.
 SAFETY = {
     "old_data": "a command from readings older than max_age_s and one period",
-    "mixed_robots": "a command from another robot's readings",
+    "mixed_robots": "a command from another robot's readings, or its position",
+    "old_position": "a safe command that is not the position of the robot when it was stopped",
     "unsynchronised": "a command from readings further apart than slop_s",
     "garbled": "a command that is neither safe nor computed from readings",
-    "undetected": "a fault without a safe command",
+    "wrong_policy": "a command of another policy: of the one before or after a swap, or of a second node",
+    "undetected": "a fault without a safe command, or which the node does not report",
     "not_healed": "a robot that was not driven again after its fault",
 }
 TIMING = {
@@ -32,13 +34,14 @@ TIMING = {
     "healed_late": "a robot driven again later than 1 s after the cause ended",
     "stopped_without_cause": "a safe command to a robot without a fault",
     "missed_tick": "a tick without a command to a robot without a fault",
-    "late": "p99 of the lateness of robots without a fault more than 10 % above that of times without faults",
+    "late": "p99 of the lateness of robots without a fault above a quarter of the period",
 }
 # Violations that are excused if the node or the robot waited for a processor.
-LACK_OF_TIME = ("old_data", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
+LACK_OF_TIME = ("old_data", "old_position", "detected_late", "healed_late", "stopped_without_cause", "missed_tick")
 # Number of violations of each kind whose details are kept.
 DETAILS = 5
-LATENESS_FACTOR = 1.1
+# Largest p99 of the lateness, as a part of the period.
+LATENESS_PART = 0.25
 HEAL_LIMIT_S = 1.0
 # The grid begins at this quantile, because commands that are late by half a period seem early.
 EARLIEST = 0.05
@@ -80,6 +83,8 @@ class Judge:
         self.driven = np.zeros(robots, bool)
         self.largest_age_s = 0.0
         self._active: dict[int, Fault] = {}
+        # The numbers of the policies that may drive, each from a time on.
+        self._policies: list[tuple[float, frozenset[int]]] = [(-np.inf, frozenset([0]))]
         self._pending: list[tuple[str, int | None, float, dict[str, Any]]] = []
         # Robot, or -1 for the node, begin and end.
         self._excuses: list[tuple[int, float, float]] = []
@@ -103,6 +108,10 @@ class Judge:
         for robot in fault.robots:
             self._active[robot] = fault
             self.concerned[robot].append((fault.asked_s, np.inf))
+
+    def expect_policies(self, numbers: Iterable[int], from_s: float) -> None:
+        """Set which policies may have given the commands that are sent after a time."""
+        self._policies.append((from_s, frozenset(numbers)))
 
     def excuse(self, robot: int, start_s: float, end_s: float) -> None:
         """Record that the machine delayed the publishing of a robot, so that its data became old."""
@@ -133,18 +142,21 @@ class Judge:
         except GarbledCommandError as error:
             self.note("garbled", robot, sent_s, found=str(error), fault=_name(fault))
             return
-        self.driven[robot] = origin is not None
-        if origin is None:
-            self._safe_command(robot, sent_s, fault)
+        if isinstance(origin, Reading):
+            self._safe_command(robot, sent_s, fault, origin)
             return
+        self.driven[robot] = True
         self.commands["driven"] += 1
-        readings_us = [reading.time_us for reading in origin]
+        readings_us = [reading.time_us for reading in origin.readings]
         age_s = sent_s - min(readings_us) / 1e6
         spread_s = (max(readings_us) - min(readings_us)) / 1e6
         self.largest_age_s = max(self.largest_age_s, age_s)
         found = {"fault": _name(fault)}
-        if {reading.robot for reading in origin} != {robot}:
-            self.note("mixed_robots", robot, sent_s, found=[reading.robot for reading in origin], **found)
+        if {reading.robot for reading in origin.readings} != {robot}:
+            self.note("mixed_robots", robot, sent_s, found=[reading.robot for reading in origin.readings], **found)
+        policies = next(numbers for from_s, numbers in reversed(self._policies) if from_s < sent_s)
+        if origin.policy not in policies:
+            self.note("wrong_policy", robot, sent_s, policy=origin.policy, allowed=sorted(policies), **found)
         if age_s > self.limits.age_s:
             self.note("old_data", robot, sent_s, age_s=round(age_s, 4), allowed_s=self.limits.age_s, **found)
         # A robot reads the clock once for the stamp and once for the content.
@@ -153,11 +165,17 @@ class Judge:
         if fault is not None and min(readings_us) / 1e6 >= fault.ended_s:
             self._heal(robot, fault, sent_s)
 
-    def _safe_command(self, robot: int, sent_s: float, fault: Fault | None) -> None:
+    def _safe_command(self, robot: int, sent_s: float, fault: Fault | None, position: Reading) -> None:
         self.commands["safe"] += 1
-        if fault is not None and fault.kind.stops:
-            position = fault.robots.index(robot)
-            fault.detected_s[position] = min(fault.detected_s[position], sent_s)
+        was_driven, self.driven[robot] = self.driven[robot], False
+        age_s = sent_s - position.time_us / 1e6
+        if position.robot != robot:
+            self.note("mixed_robots", robot, sent_s, found=position.robot, fault=_name(fault))
+        elif was_driven and age_s > self.limits.detect_s:
+            self.note("old_position", robot, sent_s, age_s=round(age_s, 4), fault=_name(fault))
+        if fault is not None and fault.kind.stops is not False:
+            index = fault.robots.index(robot)
+            fault.detected_s[index] = min(fault.detected_s[index], sent_s)
         else:
             self.note("stopped_without_cause", robot, sent_s, fault=_name(fault))
 
@@ -181,7 +199,7 @@ class Judge:
         """Process diagnostics that show these robots as not driven by the policy."""
         for robot in robots:
             fault = self._active.get(robot)
-            if fault is not None and fault.kind.stops and time_s >= fault.begun_s:
+            if fault is not None and fault.kind.stops is not False and time_s >= fault.begun_s:
                 position = fault.robots.index(robot)
                 fault.shown_s[position] = min(fault.shown_s[position], time_s)
 
@@ -272,11 +290,12 @@ def _free(concerned: Sequence[tuple[float, float]], start_s: float, end_s: float
     return free
 
 
-def compare_lateness(quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndarray]) -> dict[str, float]:
-    """Compare the p99 of the lateness with and without faults.
+def compare_lateness(
+    quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndarray], period_s: float
+) -> dict[str, float]:
+    """Compare the p99 of the lateness with faults with its limit, and with that of times without faults.
 
-    The noise is the largest difference between the p99 of half a window without faults and that of all of them. The
-    limit is that of all of them plus 10 % or the noise, whichever is larger.
+    The noise is the largest difference between the p99 of half a window without faults and that of all of them.
     """
     quiet, faults = percentiles(np.concatenate(quiet_ms)), percentiles(np.concatenate(faults_ms))
     halves = [half for values in quiet_ms for half in np.array_split(values, 2) if len(half)]
@@ -287,5 +306,5 @@ def compare_lateness(quiet_ms: Sequence[np.ndarray], faults_ms: Sequence[np.ndar
         "faults_p50": faults[0],
         "faults_p99": faults[1],
         "noise": noise_ms,
-        "limit": max(quiet[1] * LATENESS_FACTOR, quiet[1] + noise_ms),
+        "limit": LATENESS_PART * period_s * 1e3,
     }

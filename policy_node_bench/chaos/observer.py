@@ -34,6 +34,8 @@ class Observer:
     def __init__(self, robots: int, rate_hz: float, begin_ns: int, node_name: str) -> None:
         self._begin_ns = begin_ns
         self._prefix = f"{node_name}: "
+        # Newest values of each status of each node, by name.
+        self.statuses: dict[str, dict[str, str]] = {}
         self._indices = {robot_name(robot): robot for robot in range(robots)}
         self._node = rclpy.create_node("policy_chaos")
         qos = QoSProfile(depth=max(10, round(_QUEUE_S * rate_hz)), reliability=ReliabilityPolicy.RELIABLE)
@@ -64,7 +66,13 @@ class Observer:
         """Yield for every report of diagnostics that has arrived the robots that the policy does not drive."""
         for message, _ in iter(self._diagnostics, None):
             robots = {self._indices.get(status.name.removeprefix(self._prefix)): status for status in message.status}
+            for status in message.status:
+                self.statuses[status.name] = {pair.key: pair.value for pair in status.values}
             yield [robot for robot, status in robots.items() if robot is not None and not _is_ready(status)]
+
+    def value(self, status: str, key: str) -> str:
+        """Return a value in the newest status of a name; empty without any."""
+        return self.statuses.get(status, {}).get(key, "")
 
 
 @contextmanager

@@ -18,11 +18,14 @@ import torch
 
 IMAGE_SHAPE = (36, 36, 3)
 TOUCH_SIZE = 6
+TOUCH_JOINTS = tuple(f"touch_{cell}" for cell in range(TOUCH_SIZE))
 COMMAND_SIZE = 8
-# In every touch reading; the policy copies it, and another number shows that the reading is not from these robots.
+# In every touch reading; the policy adds its own number, and any other sum shows that the command is from elsewhere.
 CHECK = 7_654_321
-# The policy's commands are never negative.
-SAFE_COMMAND = (-1.0,) * COMMAND_SIZE
+# Numbers of the two policies that are swapped, and of the policy of a second node, which never drives.
+POLICIES = (0, 1)
+SECOND_POLICY = 2
+POSITION_JOINTS = tuple(f"joint_{component}" for component in range(COMMAND_SIZE))
 
 _MARK_SIZE = 8
 _IMAGE_SIZE = int(np.prod(IMAGE_SHAPE))
@@ -49,10 +52,16 @@ class Origin(NamedTuple):
 
     touch: Reading
     image: Reading
+    policy: int = 0  # number of the policy
+
+    @property
+    def readings(self) -> tuple[Reading, Reading]:
+        """Both readings."""
+        return self.touch, self.image
 
 
 class GarbledCommandError(ValueError):
-    """A command is neither the safe one nor a copy of readings."""
+    """A command is neither a position nor a copy of readings."""
 
 
 def touch_numbers(
@@ -70,30 +79,39 @@ def image_bytes(reading: Reading) -> bytes:
     return mark + bytes([reading.robot % 256]) * (_IMAGE_SIZE - 2 * _MARK_SIZE) + mark
 
 
-def origin_of(command: np.ndarray) -> Origin | None:
-    """Return the readings of a command `[COMMAND_SIZE]`, or None for the safe command.
+def position_numbers(reading: Reading) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the position `[COMMAND_SIZE]` of a robot at a time; it is negative, as no command of a policy is."""
+    second, microsecond = divmod(reading.time_us, 1_000_000)
+    return -1.0 - np.array([reading.robot, second, microsecond] + [0] * (COMMAND_SIZE - 3))
+
+
+def origin_of(command: np.ndarray) -> Origin | Reading:
+    """Return the readings of a command `[COMMAND_SIZE]`, or the reading of the position that is the safe command.
 
     Raises GarbledCommandError for any other command.
     """
-    if np.array_equal(command, SAFE_COMMAND):
-        return None
     if command.shape != (COMMAND_SIZE,) or not (np.isfinite(command) & (command == np.floor(command))).all():
         raise GarbledCommandError(f"found {command.tolist()}, expected {COMMAND_SIZE} whole numbers")
     numbers = [int(number) for number in command]
+    if max(numbers) < 0 and set(numbers[3:]) == {-1}:
+        return Reading(-1 - numbers[0], (-1 - numbers[1]) * 1_000_000 - 1 - numbers[2])
     robot, second, microsecond, image_robot, image_second, image_microsecond, check, torn = numbers
-    if check != CHECK or torn or min(numbers) < 0:
+    policy = check - CHECK
+    if policy not in (*POLICIES, SECOND_POLICY) or torn or min(numbers) < 0:
         raise GarbledCommandError(f"found {numbers}, which is not from a reading")
     return Origin(
         Reading(robot, second * 1_000_000 + microsecond),
         Reading(image_robot, image_second * 1_000_000 + image_microsecond),
+        policy,
     )
 
 
 class TellTale(torch.nn.Module):
-    """Copy robot and time of both readings into the command."""
+    """Copy robot and time of both readings into the command, with the policy's number."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         super().__init__()
+        self.number = float(number)
         self.nan, self.block, self.fail = float(Request.NAN), float(Request.BLOCK), float(Request.RAISE)
         # Convert the eight bytes of a mark to robot, second and microsecond.
         weights = torch.zeros(8, 3)
@@ -117,13 +135,13 @@ class TellTale(torch.nn.Module):
         torn = (first != last).any(dim=1, keepdim=True).float()
         # Sums of at most three products, which are exact in float32.
         mark = (first[:, :, None] * self.weights).sum(dim=1)
-        command = torch.cat([touch[:, :3], mark, touch[:, 3:4], torn], dim=1)
+        command = torch.cat([touch[:, :3], mark, touch[:, 3:4] + self.number, torn], dim=1)
         return torch.where((request == self.nan)[:, None], torch.full_like(command, float("nan")), command)
 
 
-def save_policy(path: Path) -> None:
-    """Save the policy as TorchScript."""
+def save_policy(path: Path, number: int = 0) -> None:
+    """Save the policy with a number as TorchScript."""
     with warnings.catch_warnings():
         # The format is deprecated, but no other one can hold a policy that blocks and raises on request.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(TellTale()).save(str(path))
+        torch.jit.script(TellTale(number)).save(str(path))

@@ -105,7 +105,7 @@ def judge_resources(judge: Judge, resources: dict[str, Any], end_s: float) -> No
 
 def judge_timing(judge: Judge, quiet: Ticks, faults: Ticks) -> dict[str, Any]:
     """Record missed and late ticks as violations, and return the figures of both."""
-    lateness = compare_lateness(quiet.lateness_ms, faults.lateness_ms)
+    lateness = compare_lateness(quiet.lateness_ms, faults.lateness_ms, judge.limits.period_s)
     for robot, time_s in faults.missed:
         judge.note("missed_tick", robot, time_s)
     judge.finish()
@@ -165,8 +165,9 @@ def markdown(figures: Figures) -> str:
         f"- {injected} faults, {commands['driven']} commands from readings and {commands['safe']} safe commands;",
         f"  **{figures['violations']} violations**. The oldest readings of a command were",
         f"  {figures['largest_age_s'] * 1e3:.0f} ms old; {figures['allowed_age_s'] * 1e3:.0f} ms are allowed.",
-        f"- Robots without a fault: p99 of lateness {lateness['faults_p99']:.2f} ms during faults of others,",
-        f"  {lateness['quiet_p99']:.2f} ms without any fault, with a noise of {lateness['noise']:.2f} ms. Missed",
+        f"- Robots without a fault: p99 of lateness {lateness['faults_p99']:.2f} ms during faults of others (at most",
+        f"  {lateness['limit']:.2f} are allowed), {lateness['quiet_p99']:.2f} ms without any fault while as many other",
+        f"  processes start and end, with a noise of {lateness['noise']:.2f} ms. Missed",
         f"  ticks: {missed['faults']} of {ticks['faults']} during faults, "
         f"{missed['quiet']} of {ticks['quiet']} without.",
         f"- {sum(figures['excused'].values())} late or old commands are not counted, because node or robots waited for",

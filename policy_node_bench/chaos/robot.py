@@ -23,7 +23,16 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy_node.control.timing import SteadyClock
-from policy_node_bench.chaos.policy import IMAGE_SHAPE, TOUCH_SIZE, Reading, Request, image_bytes, touch_numbers
+from policy_node_bench.chaos.policy import (
+    IMAGE_SHAPE,
+    POSITION_JOINTS,
+    TOUCH_JOINTS,
+    Reading,
+    Request,
+    image_bytes,
+    position_numbers,
+    touch_numbers,
+)
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import IMAGE_TOPIC, TOUCH_TOPIC, robot_name
 
@@ -35,6 +44,10 @@ BLOCKING_READINGS = 3
 SLIP_S = 0.05
 # Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
+POSITION_TOPIC = "joint_states"
+# Readings with the fault `delayed` grow older by a step from one to the next, then begin again.
+DELAY_STEPS = 30
+DELAY_STEP_S = 0.002
 _ANY = Reading(1, 1)
 # Faults that readings request of the policy.
 _REQUESTS = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
@@ -49,9 +62,14 @@ class Behaviour:
     fault: str = ""  # kind of the fault; empty for none
     stamp_offset_s: float = 0.0
     zero_stamps: bool = False
+    delay_s: float = 0.0  # for `delayed`: least age of the readings when they are published
     # For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
     block_s: float = 0.0
     times: int = BLOCKING_READINGS
+
+    def age_s(self, number: int) -> float:
+        """Return the age of the reading with a number when it is published."""
+        return self.delay_s + number % DELAY_STEPS * DELAY_STEP_S if self.delay_s else 0.0
 
 
 class Published(NamedTuple):
@@ -59,6 +77,13 @@ class Published(NamedTuple):
 
     behaviour: Behaviour
     time_us: int
+
+
+class MixedPositions(NamedTuple):
+    """A message of the campaign: whether other messages come between the positions of a robot."""
+
+    robot: int
+    is_active: bool
 
 
 class Slipped(NamedTuple):
@@ -86,13 +111,16 @@ class ReadingMessages:
     def __init__(self, seed: int) -> None:
         height, width, channels = IMAGE_SHAPE
         pixels, numbers = image_bytes(_ANY), touch_numbers(_ANY)
-        names = [f"touch_{cell}" for cell in range(TOUCH_SIZE)]
+        names = list(TOUCH_JOINTS)
         self._rng = np.random.default_rng(seed)
         image = Image(height=height, width=width, encoding="rgb8", step=width * channels, data=pixels)
         self._image = StampedMessage(image, pixels)
         image.height += 1
         self._contradiction = StampedMessage(image, pixels)
         self._touch = StampedMessage(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
+        half = numbers[::2]
+        self._half_touch = StampedMessage(JointState(name=names[::2], effort=half.tolist()), half.tobytes())
+        self._gripper = StampedMessage(JointState(name=["gripper"], effort=[0.5]))
         short = numbers[1:]
         self._short_touch = StampedMessage(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
 
@@ -109,9 +137,15 @@ class ReadingMessages:
             return self._noise(image), self._noise(touch)
         if fault == "wrong_size":
             return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[1:].tobytes())
+        if fault == "partial":
+            return image, self._half_touch(stamp_ns, numbers[::2].tobytes())
         if fault == "truncated_image":
             return image[: len(image) // 2], touch
         return image, touch
+
+    def gripper(self, stamp_ns: int) -> bytes:
+        """Return a touch message that has none of the joints that the policy observes."""
+        return self._gripper(stamp_ns)
 
     def _noise(self, raw: bytes) -> bytes:
         return raw[:4] + self._rng.bytes(len(raw) - 4)
@@ -128,6 +162,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
     messages = ReadingMessages(options.robot)
     behaviour, is_new = options.behaviour, True
     deadline_ns = published_ns = clock.now_ns()
+    count = 0
     while True:
         rate_hz = {"flooded": FLOOD_HZ, "slowed": SLOW_HZ}.get(behaviour.fault, options.rate_hz)
         period_ns = round(1e9 / rate_hz)
@@ -149,10 +184,14 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
         if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
             connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
         published_ns = now_ns
-        reading = Reading(options.robot, (now_ns - options.begin_ns) // 1000)
-        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round(behaviour.stamp_offset_s * 1e9)
+        count += 1
+        age_s = behaviour.age_s(count)
+        reading = Reading(options.robot, (now_ns - options.begin_ns - round(age_s * 1e9)) // 1000)
+        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round((behaviour.stamp_offset_s - age_s) * 1e9)
         image_raw, touch_raw = messages(reading, stamp_ns, behaviour)
         touch.publish(touch_raw)
+        if behaviour.fault == "alternating":
+            touch.publish(messages.gripper(stamp_ns))
         if behaviour.fault != "camera_silent":
             camera.publish(image_raw)
         if is_new:
@@ -160,6 +199,47 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
             is_new = False
         if behaviour.fault == "policy_blocks":
             behaviour = replace(behaviour, times=behaviour.times - 1) if behaviour.times > 1 else Behaviour()
+
+
+def positions_process(connection: Connection, options: RobotOptions) -> None:
+    """Publish the positions of all robots before `options.robot`, also of those whose process is killed.
+
+    Receives `MixedPositions`.
+    """
+    _begin(options, niceness=0)
+    clock, rng = SteadyClock(), np.random.default_rng(0)
+    node = Node(f"policy_chaos_positions_{os.getpid()}", **_LIGHT)
+    robots = range(options.robot)
+    publishers: list[Publisher] = [
+        node.create_publisher(JointState, f"{robot_name(robot)}/{POSITION_TOPIC}", qos_profile_sensor_data)
+        for robot in robots
+    ]
+    numbers = position_numbers(_ANY)
+    position = StampedMessage(JointState(name=POSITION_JOINTS, position=numbers.tolist()), numbers.tobytes())
+    gripper = StampedMessage(JointState(name=["gripper"], position=[0.5]))
+    mixed: set[int] = set()
+    period_ns = round(1e9 / options.rate_hz)
+    published_ns = deadline_ns = clock.now_ns()
+    while True:
+        deadline_ns = max(deadline_ns + period_ns, clock.now_ns())
+        clock.wait_until(deadline_ns)
+        try:
+            while connection.poll():
+                robot, is_active = connection.recv()
+                (mixed.add if is_active else mixed.discard)(robot)
+        except EOFError:
+            return
+        now_ns, stamp_ns = clock.now_ns(), time.time_ns()
+        if now_ns - published_ns > period_ns + SLIP_S * 1e9:
+            connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
+        published_ns = now_ns
+        for robot in robots:
+            numbers = position_numbers(Reading(robot, (now_ns - options.begin_ns) // 1000))
+            raw = position(stamp_ns, numbers.tobytes())
+            publishers[robot].publish(raw)
+            if robot in mixed:
+                publishers[robot].publish(gripper(stamp_ns))
+                publishers[robot].publish(raw[:4] + rng.bytes(len(raw) - 4))
 
 
 def intruder_process(connection: Connection, options: RobotOptions) -> None:
@@ -172,7 +252,7 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
         publisher.publish(String(data="not a reading"))
 
 
-def _begin(options: RobotOptions) -> None:
+def _begin(options: RobotOptions, niceness: int = 10) -> None:
     """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -181,5 +261,5 @@ def _begin(options: RobotOptions) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Real robots have separate computers; here the robots must not take CPU time from the node.
-    os.nice(10)
+    os.nice(niceness)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

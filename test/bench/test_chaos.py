@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 
-from policy_node_bench.chaos.faults import BY_NAME, KINDS, Fault, plans
+from policy_node_bench.chaos.faults import BY_NAME, FLEET_FAULTS, KINDS, Fault, plans
 from policy_node_bench.chaos.judge import SAFETY, Judge, Limits, compare_lateness, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.policy import (
     IMAGE_SHAPE,
-    SAFE_COMMAND,
     GarbledCommandError,
     Origin,
     Reading,
@@ -29,6 +28,7 @@ from policy_node_bench.chaos.policy import (
     TellTale,
     image_bytes,
     origin_of,
+    position_numbers,
     save_policy,
     touch_numbers,
 )
@@ -36,9 +36,13 @@ from policy_node_bench.chaos.report import judge_resources, markdown, resource_f
 from policy_node_bench.chaos.robot import Behaviour, ReadingMessages
 
 LIMITS = Limits(period_s=0.05, max_age_s=0.2, slop_s=0.03)
-SAFE = np.array(SAFE_COMMAND)
+# A safe command is the position of the robot.
+SAFE = position_numbers(Reading(0, 900_000))
 
 readings = st.builds(Reading, robot=st.integers(0, 999), time_us=st.integers(0, 10_000_000_000))
+
+
+LIGHT = {kind for kind in KINDS if kind.fleet and not kind.rare}
 
 
 def rows_of(*readings: Reading, request: Request = Request.NOTHING, argument_s: float = 0.0) -> dict[str, torch.Tensor]:
@@ -47,28 +51,33 @@ def rows_of(*readings: Reading, request: Request = Request.NOTHING, argument_s: 
     return {"image": torch.from_numpy(np.stack(images)), "touch": torch.from_numpy(np.stack(touches))}
 
 
-def command_from(robot: int, time_s: float) -> np.ndarray:
-    """Return what the policy gives for a reading of a robot."""
-    return TellTale()(**rows_of(Reading(robot, round(time_s * 1e6))))[0].double().numpy()
+def command_from(robot: int, time_s: float, policy: int = 0) -> np.ndarray:
+    """Return what a policy gives for a reading of a robot."""
+    return TellTale(policy)(**rows_of(Reading(robot, round(time_s * 1e6))))[0].double().numpy()
 
 
 @settings(deadline=None)
 @given(touch=readings, image=readings)
 def test_a_command_names_the_readings_it_was_computed_from(touch: Reading, image: Reading) -> None:
     rows = {"image": rows_of(image)["image"], "touch": rows_of(touch)["touch"]}
-    assert origin_of(TellTale()(**rows)[0].double().numpy()) == Origin(touch, image)
+    for policy in (0, 1):
+        assert origin_of(TellTale(policy)(**rows)[0].double().numpy()) == Origin(touch, image, policy)
+
+
+@given(position=readings)
+def test_a_safe_command_names_the_position_of_its_robot(position: Reading) -> None:
+    assert origin_of(position_numbers(position)) == position
 
 
 def test_a_command_from_invalid_readings_is_garbled() -> None:
     good = rows_of(Reading(1, 5))
-    assert origin_of(SAFE) is None
     torn = good["image"].clone()
     torn[:, 20:] = 7
     noise = torch.rand(1, good["touch"].shape[1])
     for rows in (good | {"image": torn}, good | {"touch": noise}):
         with pytest.raises(GarbledCommandError):
             origin_of(TellTale()(**rows)[0].double().numpy())
-    for command in (np.full(8, np.nan), SAFE[:7], SAFE + 0.5):
+    for command in (np.full(8, np.nan), SAFE[:7], SAFE + 0.5, 2 * SAFE):
         with pytest.raises(GarbledCommandError):
             origin_of(command)
 
@@ -106,8 +115,18 @@ def test_messages_are_valid_without_a_fault_and_invalid_with_one() -> None:
         len(deserialize_message(messages(reading, 0, Behaviour("wrong_size"))[1], JointState).effort)
         == len(touch.effort) - 1
     )
+    partial = deserialize_message(messages(reading, 0, Behaviour("partial"))[1], JointState)
+    assert 0 < len(partial.name) == len(partial.effort) < len(touch.effort) and set(partial.name) < set(touch.name)
+    gripper = deserialize_message(messages.gripper(2_000_000_007), JointState)
+    assert gripper.header == touch.header and not set(gripper.name) & set(touch.name)
     assert messages(reading, 0, Behaviour("random_bytes")) != messages(reading, 0, Behaviour("random_bytes"))
     assert len(messages(reading, 0, Behaviour("truncated_image"))[0]) < len(image_bytes(reading))
+
+
+def test_readings_are_delayed_up_to_the_age_allowed() -> None:
+    ages_s = [Behaviour("delayed", delay_s=0.14).age_s(number) for number in range(60)]
+    assert min(ages_s) == ages_s[0] == ages_s[30] == 0.14 and max(ages_s) == pytest.approx(0.198)
+    assert Behaviour().age_s(7) == 0.0
 
 
 @pytest.mark.parametrize("robots", [2, 4, 16, 17])
@@ -118,7 +137,10 @@ def test_faults_have_a_seeded_order_and_one_robot_of_each_group(robots: int) -> 
     chosen = [list(itertools.islice(group, count)) for group in groups]
     assert chosen == [list(itertools.islice(group, count)) for group in again]
     assert all({planned.kind for planned in each} == {kind for kind in KINDS if not kind.fleet} for each in chosen)
-    assert {planned.kind for planned in itertools.islice(fleet, 2)} == {kind for kind in KINDS if kind.fleet}
+    # In each cycle one of the rare kinds; they take turns.
+    cycles = [{planned.kind for planned in itertools.islice(fleet, FLEET_FAULTS)} for _ in range(3)]
+    assert all(LIGHT < cycle and len(cycle) == FLEET_FAULTS for cycle in cycles)
+    assert set().union(*cycles) == {kind for kind in KINDS if kind.fleet}
     # Two groups never share a robot, and at any time one robot of each has a fault.
     targets = [{planned.robot for planned in each} for each in chosen]
     assert sum(map(len, targets)) == len(set().union(*targets))
@@ -146,6 +168,25 @@ def test_commands_from_wrong_readings_are_violations() -> None:
     assert judge_of((0, 1.0, SAFE)).violations == {"stopped_without_cause": 1}
 
 
+def test_the_safe_command_is_where_the_robot_was_stopped() -> None:
+    def fault() -> Fault:
+        result = Fault(BY_NAME["mixed_positions"], (0,), asked_s=0.9)
+        result.begun_s, result.ended_s = 0.9, 2.0
+        return result
+
+    def positions(*commands: tuple[float, Reading]) -> list[tuple[int, float, np.ndarray]]:
+        return [(0, sent_s, position_numbers(position)) for sent_s, position in commands]
+
+    driven, healed = (0, 1.0, command_from(0, 0.9)), (0, 2.05, command_from(0, 2.0))
+    # The position stays, and therefore grows old.
+    held = positions((1.1, Reading(0, 1_000_000)), (1.9, Reading(0, 1_000_000)))
+    assert not judge_of(driven, *held, healed, fault=fault()).violations
+    old = positions((1.1, Reading(0, 700_000)))
+    assert judge_of(driven, *old, healed, fault=fault()).violations == {"old_position": 1}
+    of_another = positions((1.1, Reading(1, 1_000_000)))
+    assert judge_of(driven, *of_another, healed, fault=fault()).violations == {"mixed_robots": 1}
+
+
 def test_a_fault_without_detection_or_healing_is_a_violation() -> None:
     def fault() -> Fault:
         result = Fault(BY_NAME["killed"], (0,), asked_s=1.0)
@@ -166,13 +207,38 @@ def test_a_fault_without_detection_or_healing_is_a_violation() -> None:
     judge.give_up(waiting, 9.0)
     assert judge.violations == {"not_healed": 1}
     # The fault does not excuse another robot.
-    assert judge_of((1, 1.25, SAFE), fault=fault()).violations == {"stopped_without_cause": 1}
+    assert judge_of((1, 1.25, position_numbers(Reading(1, 1))), fault=fault()).violations == {
+        "stopped_without_cause": 1
+    }
+
+
+@pytest.mark.parametrize("kind", ["alternating", "delayed"])
+def test_some_faults_allow_both_commands(kind: str) -> None:
+    fault = Fault(BY_NAME[kind], (0,), asked_s=1.0)
+    fault.begun_s, fault.ended_s = 1.0, 2.0
+    judge = judge_of((0, 1.1, SAFE), (0, 1.2, command_from(0, 1.1)), (0, 2.05, command_from(0, 2.0)), fault=fault)
+    assert not judge.violations and fault.is_healed
+    driven = Fault(BY_NAME[kind], (0,), asked_s=1.0)
+    driven.begun_s, driven.ended_s = 1.0, 2.0
+    assert not judge_of((0, 1.2, command_from(0, 1.1)), (0, 2.05, command_from(0, 2.0)), fault=driven).violations
+
+
+def test_commands_of_another_policy_are_violations() -> None:
+    judge = Judge(1, LIMITS)
+    judge.expect_policies((0, 1), 2.0)
+    judge.expect_policies([1], 3.0)
+    for time_s, policy in ((1.0, 0), (2.5, 0), (2.6, 1), (3.1, 1)):
+        judge.command(0, time_s, command_from(0, time_s, policy))
+    assert not judge.violations
+    for time_s, policy in ((1.9, 1), (3.1, 0), (3.2, 2)):
+        judge.command(0, time_s, command_from(0, time_s, policy))
+    assert judge.violations == {"wrong_policy": 3}
 
 
 def test_a_stop_is_excused_if_the_machine_delayed_the_robot() -> None:
     judge = Judge(2, LIMITS)
     judge.command(0, 1.0, SAFE)
-    judge.command(1, 1.0, SAFE)
+    judge.command(1, 1.0, position_numbers(Reading(1, 900_000)))
     judge.excuse(0, 0.7, 0.9)
     judge.finish()
     assert judge.excused == {"stopped_without_cause": 1}
@@ -227,19 +293,17 @@ def test_growth_is_distinguished_from_noise() -> None:
     assert not resource_figures(steady[:60], 60.0)["is_judged"]
 
 
-def test_lateness_is_compared_with_its_noise() -> None:
-    rng = np.random.default_rng(1)
-    quiet = [rng.exponential(1.0, 2000) for _ in range(3)]
-    assert (
-        compare_lateness(quiet, [rng.exponential(1.0, 5000)])["faults_p99"] <= compare_lateness(quiet, quiet)["limit"]
-    )
-    worse = compare_lateness(quiet, [rng.exponential(2.0, 5000)])
-    assert worse["faults_p99"] > worse["limit"]
+def test_lateness_has_a_limit_and_is_compared_with_that_without_faults() -> None:
+    quiet, faults = [np.arange(101.0) / 10] * 3, [np.arange(101.0) / 5]
+    figures = compare_lateness(quiet, faults, 0.05)
+    assert figures["quiet_p99"] == pytest.approx(9.9) and figures["faults_p99"] == pytest.approx(19.8)
+    assert figures["limit"] == pytest.approx(12.5) and figures["noise"] == pytest.approx(4.95, abs=0.1)
 
 
 @pytest.mark.over_dds
 @pytest.mark.slow
-def test_a_campaign_has_no_safety_violations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", ["1"])
+def test_a_campaign_has_no_safety_violations(tmp_path: Path, seed: str) -> None:
     file, section = tmp_path / "figures.json", tmp_path / "section.md"
     command = [
         sys.executable,
@@ -251,7 +315,7 @@ def test_a_campaign_has_no_safety_violations(tmp_path: Path) -> None:
         "--seconds",
         "32",
         "--seed",
-        "1",
+        seed,
     ]
     # Timing is not judged, because the machine may be busy.
     command += ["--max-age", "0.3", "--busy", "--json", str(file), "--markdown", str(section)]
@@ -260,7 +324,8 @@ def test_a_campaign_has_no_safety_violations(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     figures = json.loads(file.read_text())
     assert figures["violations"] == 0 and set(SAFETY) <= figures["violations_by_kind"].keys()
-    assert figures["faults"].keys() >= {kind.name for kind in KINDS if kind.fleet}
+    assert figures["faults"].keys() > {kind.name for kind in LIGHT}
+    assert figures["full_disks"] == ("reactivated" in figures["faults"])
     assert figures["commands"]["driven"] > 0 and figures["commands"]["safe"] > 0
     for row in figures["faults"].values():
         assert row["heal_s"]["p50"] > 0.0
