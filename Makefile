@@ -6,12 +6,15 @@
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
 # make docs   the documentation, in doc/_build         make pages   measures the generated pages of the documentation
 # make bench  all figures of doc/performance.md and the README, a quarter of an hour on a machine that is otherwise idle
+# make mutants   changes the code in small ways that tests must notice, hours      make mutants MODULE=control.guard
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS
 # installation is needed or used.
 
 PYTHON ?= python3
 ROBOTS ?= 4
 DURATION_S ?= 30
+# For `make mutants`: a subpackage or module below policy_node that pyproject.toml lists.
+MODULE ?=
 PYTEST_FLAGS ?=
 # One process more than cores, as tests over DDS wait for each other; each takes a gigabyte.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
@@ -26,7 +29,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
 
-.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint docs pages clean
+.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint docs pages mutants clean
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
@@ -70,6 +73,11 @@ docs: $(VENV)/docs.stamp
 pages: $(VENV)/test.stamp
 	$(VENV)/bin/pytest -q --write-pages test/policies/test_parity.py test/cli/test_export.py
 
+# Continues where the last run ended; `rm -r mutants` starts again. Prints the mutants that no test noticed.
+mutants: $(VENV)/mutants.stamp
+	nice -n 19 $(VENV)/bin/mutmut run $(if $(MODULE),"policy_node.$(MODULE)*")
+	$(VENV)/bin/mutmut results | grep "$(MODULE)" || true
+
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
@@ -86,6 +94,10 @@ $(VENV)/docs.stamp: $(VENV)/test.stamp
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
+$(VENV)/mutants.stamp: $(VENV)/test.stamp
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[mutants]"
+	@touch $@
+
 # A second environment with everything in it: one that borrowed from the first could import its ROS packages.
 $(JAZZY_VENV)/test.stamp: setup.py constraints-jazzy.txt constraints-common.txt
 	@echo "installing ROS 2 Jazzy and the tools of the tests into $(JAZZY_VENV), about two minutes"
@@ -94,5 +106,5 @@ $(JAZZY_VENV)/test.stamp: setup.py constraints-jazzy.txt constraints-common.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(JAZZY_VENV) build install log demo_output policy_node.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(JAZZY_VENV) build install log demo_output policy_node.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -45,6 +45,9 @@ dataset = [*bags, "minari[hdf5]>=0.5"]
 # Linters, types and tests.
 test = ["hypothesis", "import-linter", "mypy", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
 
+# Mutation tests, `make mutants`.
+mutants = ["mutmut>=3.8"]
+
 # Utilisation of the GPU in diagnostics.
 gpu = ["nvidia-ml-py"]
 
@@ -86,6 +89,7 @@ setup(
         "dataset": dataset,
         "gpu": gpu,
         "docs": docs,
+        "mutants": mutants,
         "test": [*contrib, *onnx, *dataset, *test],
     },
     zip_safe=True,
