@@ -27,6 +27,7 @@ from rclpy.utilities import remove_ros_args
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import (
+    LIMITS,
     Configuration,
     ConfigurationError,
     check_same_sensors,
@@ -43,7 +44,6 @@ from policy_node.ros.diagnostics import Reporter
 from policy_node.ros.loading import Loading
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import (
-    LIMITS,
     SWAP_PARAMETERS,
     declare_parameters,
     is_limit,
@@ -57,7 +57,7 @@ from policy_node.ros.process import (
     ros_process,
 )
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.services import Operation
+from policy_node.ros.services import MOST_NAMED, Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
 # Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
@@ -142,6 +142,9 @@ class PolicyNode(LifecycleNode):
         started = time.perf_counter()
         try:
             self._configure()
+        except InterruptedError:
+            self._cleanup()
+            self.get_logger().warning("configure was interrupted by a signal")
         except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")
         except Exception as error:  # the process stays alive: the node can be configured again
@@ -251,7 +254,9 @@ class PolicyNode(LifecycleNode):
         if configuration.realtime.freeze_gc:
             self._activated.enter_context(frozen_garbage())
         self._loop.start()
-        self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
+        robots = configuration.robots
+        others = f" and {len(robots) - MOST_NAMED} more" if len(robots) > MOST_NAMED else ""
+        self.get_logger().info(f"active: driving {', '.join(robots[:MOST_NAMED])}{others}")
 
     def _description(self) -> dict[str, str]:
         """Return the values about the policy in diagnostics."""
@@ -474,6 +479,8 @@ class PolicyNode(LifecycleNode):
 
 # Remedies by the text of the error for arguments and parameter files that ROS cannot read.
 _START_REMEDIES = {
+    "Failed to get logging directory": "ROS writes its log below the home folder: set HOME, or ROS_LOG_DIR to a folder "
+    "that this user may write, such as ROS_LOG_DIR=/tmp/ros_log",
     "Error opening YAML file": "give --params-file the path of a file that exists",
     "should be of same type": "give all numbers of a list a decimal point, or none",
     "parsing a event": "correct the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",

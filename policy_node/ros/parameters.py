@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter as RosParameter
 from policy_node.config.package_files import share_path
 from policy_node.config.rules import check_value, has_type
 from policy_node.config.schema import (
+    LIMITS,
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
     ConfigurationError,
@@ -29,8 +30,6 @@ from policy_node.policies.described_parameters import FilledIn, fill_in
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
 PACKAGE_SCHEME = "package://"
-# Limits, which may be set while the node is configured, too.
-LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
 POLICY_PATHS = ("policy.path", "policy.vecnormalize", "policy.description")
 # When a change takes effect, of parameters that are not read at configure alone.
 _LIMIT = "may be changed while the node is configured, acts at the next tick"
@@ -161,10 +160,15 @@ def resolve_path(path: str, parameter: str) -> str:
     Raises
     ------
     ConfigurationError
-        When the package is not installed.
+        When the package is not installed, or the home folder is unknown.
     """
     if not path.startswith(PACKAGE_SCHEME):
-        return str(Path(path).expanduser())
+        try:
+            return str(Path(path).expanduser())
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{parameter}: found {path!r}, but that home folder is unknown; set HOME, or give an absolute path"
+            ) from error
     package, _, rest = path.removeprefix(PACKAGE_SCHEME).partition("/")
     if package == "policy_node":
         try:

@@ -45,6 +45,16 @@ def open_ros(
         rclpy.try_shutdown()
 
 
+# Set by a signal while `ros_process` is open.
+_ending: threading.Event | None = None
+
+
+def raise_if_ending() -> None:
+    """Raise InterruptedError if SIGINT or SIGTERM has asked the process to end; for long loops."""
+    if _ending is not None and _ending.is_set():
+        raise InterruptedError("the process was asked to end")
+
+
 @contextmanager
 def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     """Keep ROS open within the context, also after a signal.
@@ -59,7 +69,8 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     threading.Event
         Set by SIGINT and SIGTERM; ask it now and then, as a handler runs between two steps of the main thread.
     """
-    stopping = threading.Event()
+    global _ending
+    stopping = _ending = threading.Event()
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         # Set it from another thread: the interrupted one may hold the lock of the event, in `wait`.

@@ -21,6 +21,7 @@ from policy_node.config.schema import Configuration, topic_of
 from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
+from policy_node.ros.process import raise_if_ending
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
@@ -97,6 +98,7 @@ class CommandPublishers:
         qos = command_qos(configuration.action.deadline_s)
         try:
             for robot in configuration.robots:
+                raise_if_ending()
                 topic = topic_of(robot, configuration.action.topic)
                 self._publishers.append(node.create_publisher(encoder.message_type, topic, qos))
         except Exception:
