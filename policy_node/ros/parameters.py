@@ -51,11 +51,11 @@ def is_limit(name: str) -> bool:
 
 def wrong_type(node: Node, changes: Sequence[RosParameter]) -> str:
     """Return why the types of parameters that are about to be set are wrong; empty where they are right."""
-    known = parameters_for(*observations_of(_values(node, changes)))
-    for change in changes:
-        name, value = change.name, change.value
-        if name in known and value is not None and not has_type(value, known[name].type):
-            return next(check_value(name, known[name], {name: value}), "")
+    values = _values(node, changes)
+    known = parameters_for(*observations_of(values))
+    for name in (change.name for change in changes):
+        if name in known and name in values and not has_type(values[name], known[name].type):
+            return next(check_value(name, known[name], values), "")
     return ""
 
 

@@ -234,14 +234,6 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["action.topics: found 'cmd_vel', but there is no such parameter; did you mean action.topic?"],
     ),
     "missing parameter": ({"action.topic": None}, ["action.topic: missing; give a string: Topic of the commands"]),
-    "integer for a double": (
-        {"control_rate_hz": 20},
-        ["control_rate_hz: found 20 (int), but it must be a double; write 20.0"],
-    ),
-    "integers for doubles": (
-        {"action.safe_command": [0, 0]},
-        ["action.safe_command: found [0, 0] (list), but it must be a list of doubles; write every number with a dec"],
-    ),
     "two robots of one name": (
         {"robots": ["robot_0", "robot_1", "robot_0"]},
         ["robots: 'robot_0' stands there 2 times; every name must be unique"],
@@ -359,11 +351,23 @@ def test_an_error_names_parameter_value_and_remedy_and_the_node_stays_alive(
 
 @pytest.mark.both_distributions
 @pytest.mark.parametrize(
-    ("parameter", "value"),
-    [("control_rate_hz", 0.0), ("synchronisation.max_age_s", 100.0), ("policy.threads", 0)],
+    ("parameter", "value", "problem"),
+    [
+        ("control_rate_hz", 0.0, ""),
+        ("synchronisation.max_age_s", 100.0, ""),
+        ("policy.threads", 0, ""),
+        ("control_rate_hz", 20, "found 20 (int), but it must be a double; write 20.0"),
+        ("policy.trusted", "yes", "found 'yes' (str), but it must be a boolean"),
+        (
+            "action.safe_command",
+            [0, 0],
+            "found [0, 0] (list), but it must be a list of doubles; write every number with a decimal point",
+        ),
+    ],
 )
-def test_a_value_outside_its_range_is_refused_at_once(
-    parameter: str, value: Any, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
+def test_a_value_of_another_type_or_range_is_refused_at_once(
+    parameter: str, value: Any, problem: str, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
 ) -> None:
     operator, _ = operator_of_a_wrong_node
-    assert parameter in operator.set(**{parameter.replace(".", "__"): value})
+    refused = operator.set(**{parameter.replace(".", "__"): value})
+    assert parameter in refused and problem in refused
