@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -162,8 +163,9 @@ def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]
 
 
 def _duplicates(name: str, names: Sequence[str], remedy: str = "every name must be unique") -> Problems:
-    for duplicate in sorted({entry for entry in names if names.count(entry) > 1}):
-        yield f"{name}: '{duplicate}' stands there {names.count(duplicate)} times; {remedy}"
+    for duplicate, count in sorted(Counter(names).items()):
+        if count > 1:
+            yield f"{name}: '{duplicate}' stands there {count} times; {remedy}"
 
 
 def _check_robots(checked: Values) -> Problems:

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from policy_node.config.parameters import (
@@ -39,6 +40,8 @@ from policy_node.config.rules import (
 JOINT_STATE = "sensor_msgs/msg/JointState"
 # Name in errors and diagnostics of the sensor that reads `action.safe_position_topic`.
 SAFE_POSITION = "action.safe_position"
+# Limits, which may be set while the node is configured, as may the `max_age_s` of a topic.
+LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
 
 
 class ConfigurationError(ValueError):
@@ -117,6 +120,24 @@ class Configuration:
     def period_ns(self) -> int:
         """Control period in nanoseconds."""
         return round(1e9 / self.control_rate_hz)
+
+
+def limits_of(configuration: Configuration) -> dict[str, Any]:
+    """Return the values of `LIMITS` by name."""
+    return {name: attrgetter(name)(configuration) for name in LIMITS}
+
+
+def with_limits(configuration: Configuration, values: Mapping[str, Any]) -> Configuration:
+    """Return a configuration with other values of some `LIMITS`, of the right types."""
+    sections: dict[str, dict[str, Any]] = {"action": {}, "synchronisation": {}}
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        sections[section][field] = tuple(value) if isinstance(value, list) else value
+    return replace(
+        configuration,
+        action=replace(configuration.action, **sections["action"]),
+        synchronisation=replace(configuration.synchronisation, **sections["synchronisation"]),
+    )
 
 
 def check_same_sensors(current: Configuration, wanted: Configuration) -> None:

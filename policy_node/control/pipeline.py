@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy_node.config.schema import Configuration, ConfigurationError
+from policy_node.config.schema import Configuration, ConfigurationError, limits_of
 from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
@@ -93,6 +94,7 @@ class Pipeline:
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
         self._gap_ns = _longest_gap_ns(configuration)
+        self._limits = json.dumps(limits_of(configuration))
         self._samples = FleetSamples(configuration)
         #: Names of the sensors.
         self.keys = self._samples.names
@@ -187,6 +189,7 @@ class Pipeline:
         """Use the bounds, the largest change and the largest ages of another configuration, with the same sensors."""
         self._inference.limits.change(configuration.action)
         self._gap_ns = _longest_gap_ns(configuration)
+        self._limits = json.dumps(limits_of(configuration))
         self._guard.max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._samples.change_limits(configuration)
 
@@ -457,6 +460,7 @@ class Pipeline:
             bounded=memory.bounded.copy(),
             slowed=memory.slowed.copy(),
             unheard=self._samples.unheard(),
+            limits=self._limits,
         )
 
 

@@ -177,3 +177,5 @@ class FleetTick(NamedTuple):
     slowed: np.ndarray
     #: By robot the sensors that were never heard and are not merely silent; only robots with such a sensor.
     unheard: Mapping[str, list[str]]
+    #: The limits in force, as JSON: see `config.schema.LIMITS`.
+    limits: str = ""

@@ -26,10 +26,15 @@ _PACKAGES = ("policy_node", "torch", "onnxruntime", "numpy", "stable-baselines3"
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's cache, which may not exist."""
+    """Return the folder of this user's cache, which may not exist; raises RuntimeError where none is known."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # As the XDG specification has it, a relative path is not used.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "policy_node"
+    if base.startswith("/"):
+        return Path(base) / "policy_node"
+    try:
+        return Path.home() / ".cache" / "policy_node"
+    except RuntimeError as error:
+        raise RuntimeError("the home folder of this user is unknown; set HOME or XDG_CACHE_HOME") from error
 
 
 def machine_key(device: torch.device) -> dict[str, str]:

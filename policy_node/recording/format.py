@@ -8,11 +8,14 @@ robot. `doc/bags.md` describes the format.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from policy_node.config.rules import check_value
+from policy_node.config.schema import LIMITS, PARAMETERS
 from policy_node.sensing.synchroniser import RobotState
 
 TICK_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
@@ -30,6 +33,7 @@ _LEVELS = {"READY": _OK, "REJECTED": _ERROR, "FAULT": _ERROR}
 _EVENTS = ("", "reset", "overruled")
 _READING_PREFIX = "sample."
 _SILENT = "silent"
+_LIMITS = {parameter.name: parameter for parameter in PARAMETERS if parameter.name in LIMITS}
 _BOOLEANS = {True: "true", False: "false"}
 
 
@@ -73,6 +77,7 @@ class Tick:
     stopped: bool  #: Whether an operator stopped all robots.
     policy_sha256: str  #: Hash of the policy.
     robots: Mapping[str, RobotTick]  #: By name, in the order of the configuration.
+    limits: str = ""  #: The limits in force, see `parse_limits`; empty in older recordings.
 
 
 def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
@@ -89,6 +94,7 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
         "dropped": str(tick.dropped),
         "stopped": _BOOLEANS[tick.stopped],
         "policy_sha256": tick.policy_sha256,
+        "limits": tick.limits,
     }
     statuses = [status(_OK, node, "", of_node)]
     for name, robot in tick.robots.items():
@@ -126,10 +132,29 @@ def parse_tick(message: Any) -> Tick:
             dropped=int(values["dropped"]),
             stopped=values["stopped"] == _BOOLEANS[True],
             policy_sha256=values["policy_sha256"],
+            limits=values.get("limits", ""),
             robots={status.name: _parse_robot(status.message, _values(status)) for status in robots},
         )
     except (KeyError, ValueError) as error:
         raise ValueError(f"the tick at {stamp.sec}.{stamp.nanosec:09d} is not of this format: {error}") from error
+
+
+def parse_limits(text: str) -> dict[str, Any]:
+    """Return the values of parameters in the limits of a tick, by name.
+
+    Raises
+    ------
+    ValueError
+        When they are not values of `LIMITS`.
+    """
+    try:
+        values = json.loads(text)
+        problems = [problem for name in values for problem in check_value(name, _LIMITS[name], values)]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"limits is {text[:200]!r}") from error
+    if problems:
+        raise ValueError(problems[0])
+    return dict(values)
 
 
 def _values(status: Any) -> dict[str, str]:

@@ -334,7 +334,7 @@ class Recording:
                 readings=readings,
             )
         own = (tick.time_ns, queued.number, queued.missed, queued.dropped, tick.stopped, tick.policy_sha256)
-        message = tick_message(Tick(*own, robots), plan.name, plan.typestore.types)
+        message = tick_message(Tick(*own, robots, tick.limits), plan.name, plan.typestore.types)
         bag.write(ticks_topic(plan.name), tick.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
         self._last_ns = tick.time_ns
         self._write_commands(bag, later)

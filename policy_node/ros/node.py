@@ -29,6 +29,7 @@ from policy_node.config.files import check_file
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.config.schema import (
+    LIMITS,
     Configuration,
     ConfigurationError,
     check_same_sensors,
@@ -49,7 +50,6 @@ from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import (
     ANYTIME_PARAMETERS,
-    LIMITS,
     SWAP_PARAMETERS,
     check_anytime,
     declare_parameters,
@@ -68,7 +68,7 @@ from policy_node.ros.process import (
     run_interruptibly,
 )
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.services import Operation
+from policy_node.ros.services import MOST_NAMED, Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
 # Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
@@ -242,9 +242,9 @@ class PolicyNode(LifecycleNode):
         if text := slowness(deployment):
             self.get_logger().warning(text)
         self._deployment = deployment
-        self._commands = CommandPublishers(self, configuration, encoder)
+        self._commands = CommandPublishers(self, configuration, encoder, self._stopping)
         self._configured.callback(self._commands.destroy)
-        self._sensors = SensorSubscriptions(self, configuration, deployment.decoders)
+        self._sensors = SensorSubscriptions(self, configuration, deployment.decoders, self._stopping)
         self._configured.callback(self._sensors.destroy)
         if configuration.realtime.freeze_gc:
             # Collect now, because it takes seconds on a loaded machine: activation freezes the remaining objects.
@@ -309,7 +309,9 @@ class PolicyNode(LifecycleNode):
             self._activated.enter_context(frozen_garbage())
         self._loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
-        self.get_logger().info(f"active: driving {', '.join(configuration.robots)}")
+        robots = configuration.robots
+        others = f" and {len(robots) - MOST_NAMED} more" if len(robots) > MOST_NAMED else ""
+        self.get_logger().info(f"active: driving {', '.join(robots[:MOST_NAMED])}{others}")
 
     def _description(self) -> dict[str, str]:
         """Return the values about the policy in diagnostics."""
@@ -534,6 +536,8 @@ _STATE_AFTER = {
 }
 # Remedies by the text of the error for arguments and parameter files that ROS cannot read.
 _START_REMEDIES = {
+    "Failed to get logging directory": "ROS writes its log below the home folder: set HOME, or ROS_LOG_DIR to a folder "
+    "that this user may write, such as ROS_LOG_DIR=/tmp/ros_log",
     "Error opening YAML file": "give --params-file the path of a file that exists",
     "should be of same type": "give all numbers of a list a decimal point, or none",
     "parsing a event": "correct the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",

@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter as RosParameter
 from policy_node.config.package_files import share_path
 from policy_node.config.rules import check_value, has_type
 from policy_node.config.schema import (
+    LIMITS,
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
     ConfigurationError,
@@ -31,8 +32,6 @@ SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecn
 # Parameters that may be set at any time.
 ANYTIME_PARAMETERS = ("exit_on_failure", "log_level")
 PACKAGE_SCHEME = "package://"
-# Limits, which may be set while the node is configured, too.
-LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
 POLICY_PATHS = ("policy.path", "policy.vecnormalize", "policy.description")
 # When a change takes effect, of parameters that are not read at configure alone.
 _LIMIT = "may be changed while the node is configured, acts at the next tick"
@@ -55,11 +54,11 @@ def is_limit(name: str) -> bool:
 
 def wrong_type(node: Node, changes: Sequence[RosParameter]) -> str:
     """Return why the types of parameters that are about to be set are wrong; empty where they are right."""
-    known = parameters_for(*observations_of(_values(node, changes)))
-    for change in changes:
-        name, value = change.name, change.value
-        if name in known and value is not None and not has_type(value, known[name].type):
-            return next(check_value(name, known[name], {name: value}), "")
+    values = _values(node, changes)
+    known = parameters_for(*observations_of(values))
+    for name in (change.name for change in changes):
+        if name in known and name in values and not has_type(values[name], known[name].type):
+            return next(check_value(name, known[name], values), "")
     return ""
 
 
@@ -171,10 +170,15 @@ def resolve_path(path: str, parameter: str) -> str:
     Raises
     ------
     ConfigurationError
-        When the package is not installed.
+        When the package is not installed, or the home folder is unknown.
     """
     if not path.startswith(PACKAGE_SCHEME):
-        return str(Path(path).expanduser())
+        try:
+            return str(Path(path).expanduser())
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{parameter}: found {path!r}, but that home folder is unknown; set HOME, or give an absolute path"
+            ) from error
     package, _, rest = path.removeprefix(PACKAGE_SCHEME).partition("/")
     if package == "policy_node":
         try:

@@ -87,7 +87,13 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
 
 
 class Interrupted(Exception):  # noqa: N818  as KeyboardInterrupt
-    """A signal came while a step was run in another thread."""
+    """A signal came during a long step."""
+
+
+def raise_if_interrupted(stopping: threading.Event | None) -> None:
+    """Raise Interrupted if a signal has asked the process to end; for long loops."""
+    if stopping is not None and stopping.is_set():
+        raise Interrupted("the process was asked to end")
 
 
 # Threads of steps that were given up.

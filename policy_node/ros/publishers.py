@@ -21,6 +21,7 @@ from policy_node.config.schema import Configuration, topic_of
 from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
+from policy_node.ros.process import raise_if_interrupted
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
@@ -74,6 +75,8 @@ class CommandPublishers:
         Robots and topic.
     encoder
         Turns a row into a message.
+    stopping
+        Ends the creation of topics, which raises `Interrupted`; None: nothing does.
 
     Attributes
     ----------
@@ -83,7 +86,13 @@ class CommandPublishers:
         Called with the sent commands, from the sending thread, before anything else is sent; None: not called.
     """
 
-    def __init__(self, node: Node, configuration: Configuration, encoder: CommandEncoder) -> None:
+    def __init__(
+        self,
+        node: Node,
+        configuration: Configuration,
+        encoder: CommandEncoder,
+        stopping: threading.Event | None = None,
+    ) -> None:
         self._node = node
         self._robots = configuration.robots
         self._encode = fleet_encoder(encoder, len(configuration.robots))
@@ -97,6 +106,7 @@ class CommandPublishers:
         qos = command_qos(configuration.action.deadline_s)
         try:
             for robot in configuration.robots:
+                raise_if_interrupted(stopping)
                 topic = topic_of(robot, configuration.action.topic)
                 self._publishers.append(node.create_publisher(encoder.message_type, topic, qos))
         except Exception:

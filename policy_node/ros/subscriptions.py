@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rclpy.exceptions import NameValidationException
@@ -22,6 +23,7 @@ from policy_node.config.schema import Configuration, ConfigurationError, SourceC
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.ros.middleware import CYCLONE, middleware
 from policy_node.ros.polling import Take, poll_topic
+from policy_node.ros.process import raise_if_interrupted
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
 # Images: keep 2, because the newest may arrive before the other sensors of the same time.
@@ -30,6 +32,8 @@ IMAGE_DEPTH = 2
 VECTOR_DEPTH = 10
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
+# Most pairs of a subscription and a publisher in one node. Fast DDS compares each with each, which takes 3 to 4 µs.
+MOST_PAIRS = 2_250_000
 
 # Robots and sensors, by their index.
 _Readers: TypeAlias = list[tuple[int, int]]
@@ -48,14 +52,14 @@ def sensor_qos(source: SourceConfiguration) -> QoSProfile:
 
 
 def check_topics(node: Node, configuration: Configuration) -> None:
-    """Check that every topic has a valid name.
+    """Check that topics have valid names, that none is both observed and commanded, and that there are not too many.
 
     Raises
     ------
     ConfigurationError
-        If a name is not valid; one line for every problem.
+        One line for every problem.
     """
-    problems = []
+    problems = list(_check_count(configuration))
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
     topics["action.topic"] = configuration.action.topic
     names = {
@@ -69,8 +73,40 @@ def check_topics(node: Node, configuration: Configuration) -> None:
         except NameValidationException as error:
             reason = str(error).splitlines()[0]
             problems.append(f"{parameter}: found {topic!r}; {reason.rstrip(':')}; give a name such as camera/image_raw")
+    problems = problems or list(_check_feedback(node, configuration))
     if problems:
         raise ConfigurationError(problems)
+
+
+def _check_count(configuration: Configuration) -> Iterator[str]:
+    """Check that one node can open the topics of all robots within seconds."""
+    robots = len(configuration.robots)
+    per_robot = sum(not sources[0].topic.startswith("/") for sources in configuration.sensors)
+    most = math.isqrt(MOST_PAIRS // max(1, per_robot))
+    if per_robot and robots > most:
+        yield (
+            f"robots: found {robots} with {per_robot} {'topics' if per_robot > 1 else 'topic'} each, but one node "
+            f"drives at most {most} of them, because the middleware would need minutes to open their topics; give each "
+            f"of {-(-robots // most)} nodes a part with shard, such as 0/{-(-robots // most)}"
+        )
+
+
+def _check_feedback(node: Node, configuration: Configuration) -> Iterator[str]:
+    """Check that no robot's commands are what this node observes, after namespaces and remapping."""
+
+    def names_of(topic: str) -> dict[str, str]:
+        return {node.resolve_topic_name(topic_of(robot, topic)): robot for robot in configuration.robots}
+
+    commanded = names_of(configuration.action.topic)
+    for source, *_ in configuration.sensors:
+        is_position = source is configuration.safe_position
+        parameter = "action.safe_position_topic" if is_position else f"observations.{source.name}.topic"
+        for name in [name for name in names_of(source.topic) if name in commanded][:1]:
+            yield (
+                f"{parameter}: found {source.topic!r}, but {name} has the commands of "
+                f"{commanded[name]}: the policy would take what it commands for what is measured; give the topic of a "
+                f"sensor, or a term of the kind previous_action"
+            )
 
 
 class Intake(Protocol):
@@ -124,6 +160,8 @@ class SensorSubscriptions:
         Robots, topics and QoS.
     decoders
         Name of the source -> decoder, which gives the message class and finds the stamp.
+    stopping
+        Ends the creation of topics, which raises `Interrupted`; None: nothing does.
 
     Attributes
     ----------
@@ -131,7 +169,13 @@ class SensorSubscriptions:
         Judges which sensors lose messages or get them late.
     """
 
-    def __init__(self, node: Node, configuration: Configuration, decoders: Mapping[str, ReadingDecoder]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        configuration: Configuration,
+        decoders: Mapping[str, ReadingDecoder],
+        stopping: threading.Event | None = None,
+    ) -> None:
         self._node = node
         sources = [sources[0] for sources in configuration.sensors]
         names = [
@@ -152,6 +196,7 @@ class SensorSubscriptions:
                 key = (names[robot][sensor], source.type, qos.depth, qos.reliability)
                 topic = topics.get(key)
                 if topic is None:
+                    raise_if_interrupted(stopping)
                     name = topic_of(configuration.robots[robot], source.topic)
                     subscription, take = poll_topic(node, decoder.message_type, name, qos, raw=True)
                     topics[key] = topic = _Topic(subscription, take, qos.depth, decoder, [], [])

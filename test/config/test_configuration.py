@@ -16,10 +16,13 @@ from policy_node.config.schema import (
     PARAMETERS,
     Configuration,
     ConfigurationError,
+    check_same_sensors,
     flatten,
+    limits_of,
     observations_of,
     parameters_for,
     parse_configuration,
+    with_limits,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -344,6 +347,27 @@ def test_the_present_position_is_the_last_sensor():
     measured = parse_configuration(arm(**position, safe_position_joints=["a", "b"])).safe_position
     assert measured is not None and measured.joints == ("a", "b")
     assert parse_configuration(rovers()).safe_position is None
+
+
+def test_limits_are_read_and_replaced_by_name():
+    configuration = parse_configuration(rovers({"action.high": [0.5, 1.0]}))
+    assert limits_of(configuration) == {
+        "action.low": (),
+        "action.high": (0.5, 1.0),
+        "action.max_rate": (),
+        "synchronisation.max_age_s": 0.2,
+    }
+    changed = {"action.high": [0.25], "synchronisation.max_age_s": 0.5}
+    flat = rovers({"action.high": [0.25], "synchronisation.max_age_s": 0.5})
+    assert limits_of(with_limits(configuration, changed)) == limits_of(parse_configuration(flat))
+    assert with_limits(configuration, limits_of(configuration)) == configuration
+
+
+def test_an_age_may_change_while_sensors_are_used_only_if_they_are_used_alike():
+    own, other = (parse_configuration(rovers({"observations.touch.max_age_s": age_s})) for age_s in (1.0, 2.0))
+    check_same_sensors(own, other)
+    with pytest.raises(ConfigurationError, match=r"neither from nor to 0.0"):
+        check_same_sensors(own, parse_configuration(rovers()))
 
 
 @pytest.mark.parametrize(

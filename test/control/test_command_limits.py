@@ -138,6 +138,41 @@ def test_a_limiter_is_needed_where_anything_is_limited(limits):
     assert limiter_of(2, **limits).is_needed is bool(limits)
 
 
+NOTHING = torch.full((1, 2), torch.nan, dtype=torch.float64)
+ZEROS, ONE = torch.zeros((1, 2), dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_limits_are_changed_in_place(captured):
+    limiter = CommandLimiter(action_configuration(ARRAY, low=(-1.0,), max_rate=(1.0,)), 2, PERIOD_S, CPU, captured)
+    places = [tensor.data_ptr() for tensor in (limiter._low, limiter._high, limiter._max_change)]
+    wanted = torch.tensor([[-3.0, 3.0]])
+    assert limiter(wanted, NOTHING, NOTHING, ONE)[0, :2].tolist() == [-1.0, 3.0]
+    limiter.change(action_configuration(ARRAY, high=(0.5, 2.0), max_rate=(10.0, 20.0)))
+    assert limiter(wanted, NOTHING, NOTHING, ONE)[0, :2].tolist() == [-3.0, 2.0]
+    assert limiter(wanted, ZEROS, NOTHING, ONE)[0, :2].tolist() == [-10.0 * PERIOD_S, 20.0 * PERIOD_S]
+    limiter.change(action_configuration(ARRAY))
+    assert limiter(wanted, ZEROS, NOTHING, ONE).tolist() == [[-3.0, 3.0, 0.0, 0.0]]
+    assert limiter.is_needed is captured
+    assert places == [tensor.data_ptr() for tensor in (limiter._low, limiter._high, limiter._max_change)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"high": (1.0, 2.0, 3.0)}, "action.high: found 3 numbers, but a command has 2 components"),
+        ({"max_rate": (1.0,)}, "action.max_rate: found .1.0., but this policy was captured as a CUDA graph without"),
+    ],
+)
+def test_limits_that_do_not_fit_change_nothing(limits, reason):
+    limiter = CommandLimiter(action_configuration(ARRAY, low=(-1.0,)), 2, PERIOD_S, CPU, captured=True)
+    changed = action_configuration(ARRAY, **{"low": (-2.0,), **limits})
+    for refuse in (limiter.check, limiter.change):
+        with pytest.raises(ConfigurationError, match=reason):
+            refuse(changed)
+    assert limiter(torch.full((1, 2), -3.0), ZEROS, NOTHING, ONE)[0, :2].tolist() == [-1.0, -1.0]
+
+
 def test_a_rate_has_one_number_or_one_for_each_component():
     with pytest.raises(ConfigurationError, match=r"action.max_rate: found 2 numbers, but a command has 3 components"):
         limiter_of(3, max_rate=(1.0, 2.0))

@@ -3,6 +3,7 @@
 """Limits of commands over several ticks: from the present command to that of the policy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,27 @@ def test_limits_are_counted_by_robot_where_they_act(tmp_path):
         result = rig.step()
     assert result.bounded.tolist() == [4, 4, 2]
     assert result.slowed.tolist() == [0, 0, 0]
+
+
+def test_limits_are_changed_between_two_ticks(tmp_path: Any) -> None:
+    limited = Limited(tmp_path)
+    assert limited.ticks(1)[0] == pytest.approx(limited.wanted)
+    pipeline, configuration = limited.rig.pipeline, limited.rig.configuration
+    bounded = replace(configuration, action=replace(configuration.action, low=(-0.01,), high=(0.01,)))
+    pipeline.change_limits(bounded)
+    assert limited.ticks(1)[0].tolist() == np.clip(limited.wanted.astype(float), -0.01, 0.01).tolist()
+    # From the command that was really sent.
+    pipeline.change_limits(replace(configuration, action=replace(configuration.action, max_rate=(1.0,))))
+    sent = limited.ticks(2)
+    assert np.abs(np.diff(sent, axis=0)).max() <= PERIOD_S + 1e-9
+    assert np.abs(sent[0]).max() <= 0.01 + PERIOD_S + 1e-9
+    pipeline.change_limits(configuration)
+    assert limited.ticks(1)[0] == pytest.approx(limited.wanted)
+    # A tick without new readings finds them 60 ms old.
+    assert limited.ticks(1, "silent").tolist() == [SAFE]
+    patient = replace(configuration.synchronisation, max_age_s=0.1)
+    pipeline.change_limits(replace(configuration, synchronisation=patient))
+    limited.ticks(1)
+    assert limited.ticks(1, "silent")[0] == pytest.approx(limited.wanted)
+    pipeline.change_limits(configuration)
+    assert limited.ticks(1, "silent").tolist() == [SAFE]

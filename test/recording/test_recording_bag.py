@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rosbags.rosbag2 import Reader
 
 from policy_node.recording.bag import RecordingBag, UnknownType, complete, main, typestore_of, unused_folder
-from policy_node.recording.format import TICK_TYPE, Reading, RobotTick, Tick, parse_tick, tick_message
+from policy_node.recording.format import TICK_TYPE, Reading, RobotTick, Tick, parse_limits, parse_tick, tick_message
 
 TWIST = "geometry_msgs/msg/Twist"
 TOPICS = {"/robot_0/cmd_vel": TWIST, "/robot_1/cmd_vel": TWIST}
@@ -75,6 +75,23 @@ def test_invalid_values_of_a_tick_are_refused(key, value):
     pair.value = value
     with pytest.raises(ValueError, match="is not of this format"):
         parse_tick(message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "[" * 100_000, '{"action.low": [Infinity]}', '{"action.low": 1.0}', '{"action.ramp_s": 1.0}'],
+    ids=lambda text: text[:30],
+)
+def test_invalid_limits_of_a_tick_are_refused(text):
+    with pytest.raises(ValueError, match=r"limits is|must be finite|but it must be"):
+        parse_limits(text)
+
+
+def test_limits_of_a_tick_are_read():
+    assert parse_limits('{"action.low": [], "synchronisation.max_age_s": 0.5}') == {
+        "action.low": [],
+        "synchronisation.max_age_s": 0.5,
+    }
 
 
 def test_a_missing_age_is_nan():

@@ -21,8 +21,7 @@ from sensor_msgs.msg import JointState
 from stable_baselines3 import PPO
 
 from policy_node.cli.replay import main
-from policy_node.config.schema import parse_configuration
-from policy_node.control.pipeline import Pipeline
+from policy_node.config.schema import parse_configuration, with_limits
 from policy_node.control.tick import FleetCommands, Sent, SentCommands
 from policy_node.messages.codecs import command_encoder
 from policy_node.messages.patched import fleet_encoder
@@ -150,15 +149,26 @@ def sent_by_chance(rng: np.random.Generator, decided: FleetCommands, safe_comman
     return Sent(commands, publish & ~lost, dict.fromkeys(np.flatnonzero(lost).tolist(), late))
 
 
-def apply_random_event(pipeline: Pipeline, rng: np.random.Generator) -> None:
-    """Rarely reset, stop or resume robots, or leave one to another node."""
-    event = rng.choice(["", "reset", "reset one", "stop", "resume", "yield", "have"], p=[0.76] + [0.04] * 6)
-    if event == "reset":
+def apply_random_event(deployment: Deployment, rng: np.random.Generator) -> None:
+    """Rarely reset, stop or resume robots, leave one to another node, or change limits."""
+    pipeline = deployment.pipeline
+    events = ["", "reset", "reset one", "stop", "stop one", "resume", "yield", "have", "limits"]
+    event = rng.choice(events, p=[0.68] + [0.04] * 8)
+    if event == "limits":
+        low, high = np.sort(rng.uniform(-1.0, 1.0, 2)).tolist()
+        limits = [
+            {"action.low": [low], "action.high": [high, 1.0], "action.max_rate": []},
+            {"action.max_rate": [rng.uniform(0.5, 20.0)], "synchronisation.max_age_s": rng.uniform(0.1, 0.3)},
+        ]
+        pipeline.change_limits(with_limits(deployment.configuration, limits[int(rng.integers(2))]))
+    elif event == "reset":
         pipeline.reset()
     elif event == "reset one":
         pipeline.reset([int(rng.integers(len(ROBOTS)))])
     elif event == "stop":
         pipeline.stop()
+    elif event == "stop one":
+        pipeline.stop([int(rng.integers(len(ROBOTS)))])
     elif event == "resume":
         pipeline.resume()
     elif event in ("yield", "have"):
@@ -190,7 +200,7 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
     losses, replaced = np.random.default_rng([seed, 1]), 0
     for _ in range(TICKS):
         now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
-        apply_random_event(pipeline, rng)
+        apply_random_event(deployment, rng)
         add_random_samples(deployment, rng, now_ns)
         observed = pipeline.observe(now_ns)
         decided = pipeline.guard(pipeline.act(observed), observed)

@@ -128,6 +128,64 @@ def test_an_unreadable_parameter_file_is_reported_without_a_traceback(model: Mod
 
 
 @pytest.mark.both_distributions
+def test_a_missing_home_folder_is_explained(model: Model, start_node: StartNode) -> None:
+    without_home = ["env", "-u", "HOME", "-u", "ROS_HOME", "-u", "ROS_LOG_DIR"]
+    process = start_node(parameters_of(model()[0], ROBOTS, {}), wrapper=without_home)
+    process.wait_for("policy_node cannot start: .*set HOME, or ROS_LOG_DIR to a folder that this user may write")
+    assert "Traceback" not in process.text
+
+
+def test_what_a_node_cannot_do_is_refused_at_configure(model: Model, start_node: StartNode, peer: Peer) -> None:
+    parameters = parameters_of(model()[0], ROBOTS, {"autostart": False})
+    process = start_node(parameters)
+    operator = LifecycleClient(peer, process.full_name)
+    refused: dict[str, tuple[dict[str, Any], str]] = {
+        "more robots than the middleware can serve": (
+            {"robots": [f"robot_{index}" for index in range(10_000)]},
+            "robots: found 10000 with 2 topics each, but one node drives at most 1060 of them.*give each of 10 nodes",
+        ),
+        "its own commands": (
+            {"action.topic": "touch"},
+            "observations.touch.topic: found 'touch', but /robot_0/touch has the commands of robot_0",
+        ),
+        "the commands of another robot": (
+            {"observations.image.topic": "/robot_1/cmd_vel"},
+            "observations.image.topic: found '/robot_1/cmd_vel', but /robot_1/cmd_vel has the commands of robot_1",
+        ),
+        "its commands as its position": (
+            {
+                "action.type": "std_msgs/msg/Float64MultiArray",
+                "action.fields": None,
+                "action.safe_position_topic": "cmd_vel",
+                "action.safe_position_joints": ["a", "b"],
+            },
+            "action.safe_position_topic: found 'cmd_vel', but /robot_0/cmd_vel has the commands of robot_0",
+        ),
+        "a home folder that does not exist": (
+            {"policy.path": "~nobody_of_this_name/policy.zip"},
+            "policy.path: found '~nobody_of_this_name/policy.zip', but that home folder is unknown; set HOME",
+        ),
+    }
+    for changes, reason in refused.values():
+        start = len(process.text)
+        assert operator.set(**{name.replace(".", "__"): value for name, value in changes.items()}) == ""
+        assert not operator.change("configure")
+        process.wait_for(reason, start)
+        former = {name.replace(".", "__"): parameters.get(name) for name in changes}
+        assert operator.set(**former) == ""
+    assert operator.change("configure")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_configure_that_opens_many_topics(model: Model, start_node: StartNode) -> None:
+    process = start_node(parameters_of(model()[0], [f"robot_{index}" for index in range(1000)], {}))
+    process.wait_for("engine direct")
+    assert process.send(signal.SIGINT) == 0
+    process.wait_for("configure was interrupted by a signal")
+    assert "configured in" not in process.text
+
+
+@pytest.mark.both_distributions
 def test_a_wrong_parameter_file_is_explained_and_can_be_corrected(
     model: Model, start_node: StartNode, peer: Peer
 ) -> None:
@@ -176,14 +234,6 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["action.topics: found 'cmd_vel', but there is no such parameter; did you mean action.topic?"],
     ),
     "missing parameter": ({"action.topic": None}, ["action.topic: missing; give a string: Topic of the commands"]),
-    "integer for a double": (
-        {"control_rate_hz": 20},
-        ["control_rate_hz: found 20 (int), but it must be a double; write 20.0"],
-    ),
-    "integers for doubles": (
-        {"action.safe_command": [0, 0]},
-        ["action.safe_command: found [0, 0] (list), but it must be a list of doubles; write every number with a dec"],
-    ),
     "two robots of one name": (
         {"robots": ["robot_0", "robot_1", "robot_0"]},
         ["robots: 'robot_0' stands there 2 times; every name must be unique"],
@@ -301,11 +351,23 @@ def test_an_error_names_parameter_value_and_remedy_and_the_node_stays_alive(
 
 @pytest.mark.both_distributions
 @pytest.mark.parametrize(
-    ("parameter", "value"),
-    [("control_rate_hz", 0.0), ("synchronisation.max_age_s", 100.0), ("policy.threads", 0)],
+    ("parameter", "value", "problem"),
+    [
+        ("control_rate_hz", 0.0, ""),
+        ("synchronisation.max_age_s", 100.0, ""),
+        ("policy.threads", 0, ""),
+        ("control_rate_hz", 20, "found 20 (int), but it must be a double; write 20.0"),
+        ("policy.trusted", "yes", "found 'yes' (str), but it must be a boolean"),
+        (
+            "action.safe_command",
+            [0, 0],
+            "found [0, 0] (list), but it must be a list of doubles; write every number with a decimal point",
+        ),
+    ],
 )
-def test_a_value_outside_its_range_is_refused_at_once(
-    parameter: str, value: Any, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
+def test_a_value_of_another_type_or_range_is_refused_at_once(
+    parameter: str, value: Any, problem: str, operator_of_a_wrong_node: tuple[LifecycleClient, NodeProcess]
 ) -> None:
     operator, _ = operator_of_a_wrong_node
-    assert parameter in operator.set(**{parameter.replace(".", "__"): value})
+    refused = operator.set(**{parameter.replace(".", "__"): value})
+    assert parameter in refused and problem in refused

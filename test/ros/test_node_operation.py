@@ -165,7 +165,8 @@ def test_an_operator_stops_robots_while_a_policy_loads(
 def test_limits_are_changed_while_the_robots_are_driven(
     moody: Path, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
-    process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
+    # Long enough for a pause of a busy machine.
+    process = start_node(moody_parameters(moody, ROBOTS, autostart=False, synchronisation__max_age_s=5.0))
     operator = Operator(peer, process.full_name)
     fleet = MoodyFleet(peer, ROBOTS)
     refused = operator.set(control_rate_hz=20)
@@ -204,7 +205,7 @@ def test_limits_are_changed_while_the_robots_are_driven(
     # Readings are sent just before they are used, but longer than a millisecond.
     assert operator.set(synchronisation__max_age_s=0.001) == ""
     fleet.live(fleet.is_safe, "safe commands")
-    assert operator.set(synchronisation__max_age_s=0.5) == ""
+    assert operator.set(synchronisation__max_age_s=5.0) == ""
     fleet.live(fleet.is_driven, "commands of the policy")
 
     # They hold for another policy, and after deactivation.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command publishers on real topics when sending is delayed."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from node_harness import Peer, command_values, parameters_of
 
 from policy_node.config.schema import parse_configuration
 from policy_node.messages.codecs import command_encoder
+from policy_node.ros.process import Interrupted
 from policy_node.ros.publishers import CommandPublishers
 
 pytestmark = pytest.mark.both_distributions
@@ -50,3 +52,15 @@ def test_a_command_that_has_become_too_old_is_not_sent(peer: Peer, model: Callab
         [(5.0, 6.0)],
     ]
     publishers.destroy()
+
+
+def test_a_signal_ends_the_creation_of_topics(peer: Peer, model: Callable[..., tuple[Path, Any]]) -> None:
+    configuration = parse_configuration(parameters_of(model()[0], ROBOTS, {}))
+    encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)
+    before = len(list(peer.node.publishers))
+    stopping = threading.Event()
+    CommandPublishers(peer.node, configuration, encoder, stopping).destroy()
+    stopping.set()
+    with pytest.raises(Interrupted):
+        CommandPublishers(peer.node, configuration, encoder, stopping)
+    assert len(list(peer.node.publishers)) == before

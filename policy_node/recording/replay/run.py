@@ -23,12 +23,13 @@ from policy_node.config.schema import (
     SourceConfiguration,
     parse_configuration,
     topic_of,
+    with_limits,
 )
 from policy_node.control.pipeline import STOPPED_REASON
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
 from policy_node.policies.described_parameters import fill_in
-from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY, RobotTick
+from policy_node.recording.format import NODE_KEY, PARAMETERS_KEY, RobotTick, parse_limits
 from policy_node.recording.format import Tick as RecordedTick
 from policy_node.recording.replay.bag import Arrival, Bag, BagError, WantedTopic, check_topics
 from policy_node.recording.replay.commands import ReadCommand, command_reader, component_names
@@ -127,6 +128,9 @@ class Replay:
         self._node = bag.custom.get(NODE_KEY, NODE)
         self._recording = recording
         self._last_recorded: RecordedTick | None = None
+        # The limits of the last tick, and the parameters that the user gives in place of those.
+        self._limits = ""
+        self._overridden = frozenset(options.overrides)
         self.notes = bag.notes  #: Notes for the user.
         self.unread = 0  #: Number of recorded commands that could not be read.
         self._configuration = configuration
@@ -267,6 +271,9 @@ class Replay:
         for arrival in tick.arrivals:
             by_topic.setdefault(arrival.topic, []).append(arrival.raw)
         self._note_gaps(recorded)
+        if recorded.limits != self._limits:
+            self._limits = recorded.limits
+            self._change_limits(recorded.limits)
         # The recording has the safe position only for the ticks that read it.
         self.pipeline.forget_samples()
         robots = [recorded.robots.get(name, _ABSENT) for name in self._configuration.robots]
@@ -286,6 +293,15 @@ class Replay:
             index: (RobotState[robot.state], robot.reason) for index, robot in enumerate(robots) if not robot.sent
         }
         return self.pipeline.step(tick.time_ns, selections=selections, not_sent=not_sent)
+
+    def _change_limits(self, text: str) -> None:
+        """Use the limits that were in force, but for those that the user gives."""
+        try:
+            values = {name: value for name, value in parse_limits(text).items() if name not in self._overridden}
+            self.pipeline.change_limits(with_limits(self._configuration, values))
+        except ValueError as error:  # also ConfigurationError, with a policy of other commands
+            note = f"the limits of some ticks cannot be used, others are: {error}"
+            self.notes += [note] if note not in self.notes else []
 
     def _apply_events(self, stopped: bool, robots: Sequence[RobotTick]) -> None:
         """Repeat what happened to the pipeline of the node before a tick."""
