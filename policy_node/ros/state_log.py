@@ -17,6 +17,8 @@ from policy_node.sensing.synchroniser import RobotState
 # A robot with so many changes within so many seconds is unsteady, until it had none for as long.
 UNSTEADY_CHANGES = 6
 UNSTEADY_S = 5.0
+# Most reasons of one robot that are logged within `FINDING_PERIOD_S` while it is unsteady.
+MAX_REASONS = 10
 # Least period of log lines about one finding, such as an unsteady robot or missed ticks.
 FINDING_PERIOD_S = 60.0
 # Reports in a row with missed ticks, or without any, after which that is logged.
@@ -33,7 +35,8 @@ class Line(NamedTuple):
 class StateLog:
     """Logs the states of robots: a line for each state, and robots with the same one in one line.
 
-    A robot whose state changes again and again gets a single line with its figures, and another one every minute.
+    A robot whose state changes again and again gets a single line with its figures, and another one every minute. New
+    reasons get their line nevertheless.
 
     Parameters
     ----------
@@ -54,8 +57,9 @@ class StateLog:
         self._now_in = list(self._logged)
         # Events at the checks of the last seconds, with their times.
         self._history: deque[tuple[float, np.ndarray]] = deque()
-        # Time of the last line by unsteady robot.
+        # Time of the last line by unsteady robot, and by robot the time of the last line about a state and reason.
         self._unsteady: dict[int, float] = {}
+        self._known: list[dict[tuple[RobotState, str], float]] = [{} for _ in robots]
 
     def lines(
         self,
@@ -82,27 +86,30 @@ class StateLog:
         steady: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
         unsteady: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
         for robot, name in enumerate(self._robots):
-            if self._is_unsteady(robot, recent[robot]):
+            if self._is_unsteady(robot, recent[robot]) and not self._is_new(robot, now_s):
                 if now_s - self._unsteady.get(robot, -math.inf) >= FINDING_PERIOD_S:
-                    self._unsteady[robot] = now_s
+                    self._unsteady[robot], self._unlogged[robot] = now_s, 0
                     state, reason = states[robot], reasons[robot]
                     if state is RobotState.READY:
                         state, reason = interruptions[robot] or (state, reason)
                     share = driven_shares[robot]
                     driven = f"driven in {share:.0%} of the ticks, " if math.isfinite(share) else ""
-                    names, _ = unsteady.setdefault((state, without_digits(reason)), ([], reason))
+                    key = (state, without_digits(reason))
+                    self._known[robot][key] = now_s
+                    names, _ = unsteady.setdefault(key, ([], reason))
                     names.append(f"{name} ({driven}{recent[robot]} changes in {UNSTEADY_S:g} s)")
             elif self._unlogged[robot] or (self._now_in[robot] != self._logged[robot] and changes[robot]):
                 count = self._unlogged[robot]
                 names, _ = steady.setdefault(self._now_in[robot], ([], reasons[robot]))
                 names.append(name + (f" (after {count} changes)" if count > 1 else ""))
                 self._logged[robot], self._unlogged[robot] = self._now_in[robot], 0
+                self._known[robot][self._now_in[robot]] = now_s
         return [
             *(self._steady_line(state, ", ".join(names), reason) for (state, _), (names, reason) in steady.items()),
             *(
                 Line(
-                    f"{', '.join(names)}: changing between states; {state.name}, {reason}; when_stale: "
-                    f"{self._when_stale}; logged again after {FINDING_PERIOD_S:g} s if it lasts"
+                    f"{', '.join(names)}: {state.name}, again and again: {reason}; when_stale: {self._when_stale}; "
+                    f"logged again after {FINDING_PERIOD_S:g} s if it lasts"
                 )
                 for (state, _), (names, reason) in unsteady.items()
             ),
@@ -130,6 +137,14 @@ class StateLog:
             del self._unsteady[robot]
             self._unlogged[robot] = 1
         return robot in self._unsteady or recent >= UNSTEADY_CHANGES
+
+    def _is_new(self, robot: int, now_s: float) -> bool:
+        """Whether the robot's state has a reason that was not logged within `FINDING_PERIOD_S`, and too few were."""
+        known = self._known[robot]
+        for key in [key for key, logged_s in known.items() if now_s - logged_s >= FINDING_PERIOD_S]:
+            del known[key]
+        now_in = self._now_in[robot]
+        return now_in[0] is not RobotState.READY and now_in not in known and len(known) < MAX_REASONS
 
     def _steady_line(self, state: RobotState, robots: str, reason: str) -> Line:
         if state is RobotState.READY:
