@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +24,9 @@ MAX_REASONS = 10
 FINDING_PERIOD_S = 60.0
 # Reports in a row with missed ticks, or without any, after which that is logged.
 PERSISTENT_REPORTS = 3
+
+
+_WITHOUT_DIGITS = str.maketrans("", "", string.digits)
 
 
 class Line(NamedTuple):
@@ -95,7 +99,7 @@ class StateLog:
                     share = driven_shares[robot]
                     driven = f"driven in {share:.0%} of the ticks, " if math.isfinite(share) else ""
                     key = (state, without_digits(reason))
-                    self._known[robot][key] = now_s
+                    self._note_logged(robot, key, now_s)
                     names, _ = unsteady.setdefault(key, ([], reason))
                     names.append(f"{name} ({driven}{recent[robot]} changes in {UNSTEADY_S:g} s)")
             elif self._unlogged[robot] or (self._now_in[robot] != self._logged[robot] and changes[robot]):
@@ -103,7 +107,7 @@ class StateLog:
                 names, _ = steady.setdefault(self._now_in[robot], ([], reasons[robot]))
                 names.append(name + (f" (after {count} changes)" if count > 1 else ""))
                 self._logged[robot], self._unlogged[robot] = self._now_in[robot], 0
-                self._known[robot][self._now_in[robot]] = now_s
+                self._note_logged(robot, self._now_in[robot], now_s)
         return [
             *(self._steady_line(state, ", ".join(names), reason) for (state, _), (names, reason) in steady.items()),
             *(
@@ -125,8 +129,9 @@ class StateLog:
             changed, self._seen[robot] = changes[robot] - self._seen[robot], changes[robot]
             # Ages differ from tick to tick and robot to robot: compare only state and sensor name.
             before, self._now_in[robot] = self._now_in[robot], (state, without_digits(reason))
-            self._unlogged[robot] += changed
-            self._events[robot] += max(changed, self._now_in[robot] != before)
+            if changed or self._now_in[robot] != before:
+                self._unlogged[robot] += changed
+                self._events[robot] += max(changed, 1)
         while now_s - self._history[0][0] > UNSTEADY_S and len(self._history) > 1:
             self._history.popleft()
         self._history.append((now_s, self._events.copy()))
@@ -138,11 +143,14 @@ class StateLog:
             self._unlogged[robot] = 1
         return robot in self._unsteady or recent >= UNSTEADY_CHANGES
 
+    def _note_logged(self, robot: int, key: tuple[RobotState, str], now_s: float) -> None:
+        """Note a line about a state and reason, and forget those of more than `FINDING_PERIOD_S` ago."""
+        known = {**self._known[robot], key: now_s}
+        self._known[robot] = {each: logged_s for each, logged_s in known.items() if now_s - logged_s < FINDING_PERIOD_S}
+
     def _is_new(self, robot: int, now_s: float) -> bool:
-        """Whether the robot's state has a reason that was not logged within `FINDING_PERIOD_S`, and too few were."""
-        known = self._known[robot]
-        for key in [key for key, logged_s in known.items() if now_s - logged_s >= FINDING_PERIOD_S]:
-            del known[key]
+        """Whether the robot's state has a reason that was not logged within `FINDING_PERIOD_S`, unless many were."""
+        known = [key for key, logged_s in self._known[robot].items() if now_s - logged_s < FINDING_PERIOD_S]
         now_in = self._now_in[robot]
         return now_in[0] is not RobotState.READY and now_in not in known and len(known) < MAX_REASONS
 
@@ -203,4 +211,4 @@ class OverloadLog:
 
 def without_digits(text: str) -> str:
     """Return a reason without the figures that differ from tick to tick."""
-    return "".join(character for character in text if not character.isdigit())
+    return text.translate(_WITHOUT_DIGITS)
