@@ -12,6 +12,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from moody import EXHAUST, MoodyFleet, moody_parameters, save_moody
 from node_harness import PATIENCE_S, Diagnostics, LifecycleClient, NodeProcess, Peer, parameters_of
+from std_srvs.srv import Trigger
 
 Model = Callable[..., tuple[Path, Any]]
 StartNode = Callable[..., NodeProcess]
@@ -98,8 +99,8 @@ def test_the_log_level_is_that_of_the_node_alone(peer: Peer, start_node: StartNo
 
     assert "log_level: found 'loud'" in operator.set(log_level="loud")
     assert operator.set(log_level="warn") == ""
-    begin = len(process.text)
-    # A change of the state is logged as information, its reason as a warning.
-    fleet.drive(lambda: "robot: STALE" in process.text[begin:], "a warning", [])
-    fleet.live(fleet.is_driven, "commands of the policy")
-    assert not re.search(r"\[(DEBUG|INFO)\]", process.text[begin:].partition("STALE")[2])
+    peer.call(Trigger, f"{process.full_name}/stop", Trigger.Request())
+    assert operator.change("deactivate")
+    assert process.send(signal.SIGINT) == 0
+    _, warning, after = process.text.partition("~/stop: stopped; ")
+    assert warning and not re.search(r"\[(DEBUG|INFO)\]", after)
