@@ -294,8 +294,8 @@ class Reporter:
             if report.records:
                 self._timing.publish(timing_message(report.records))
             self._log(self._overload_log.lines(time.monotonic(), report.records, report.elapsed_s))
-            if report.latest is not None and self._logger.is_enabled_for(LoggingSeverity.DEBUG):
-                self._logger.debug(tick_account(report.latest, self._configuration.robots))
+            if report.latest is not None and report.records and self._logger.is_enabled_for(LoggingSeverity.DEBUG):
+                self._logger.debug(tick_account(report.latest, report.records[-1], self._configuration.robots))
         if self._current.latest is not None:
             first = self._next_part * ROBOTS_PER_PART
             robots = range(first, min(first + ROBOTS_PER_PART, len(self._configuration.robots)))
@@ -450,9 +450,9 @@ class Reporter:
         return self._publisher.status(self._configuration.robots[robot], level, text, values)
 
 
-def tick_account(tick: FleetTick, robots: Sequence[str]) -> str:
+def tick_account(tick: FleetTick, record: TickRecord, robots: Sequence[str]) -> str:
     """Describe one tick for the debug log: its stages, and of the first robots state, age and command."""
-    stages = ", ".join(f"{stage} {seconds * 1e3:.2f}" for stage, seconds in tick.stages_s.items())
+    stages = ", ".join(f"{stage} {seconds * 1e3:.2f}" for stage, seconds in record.stages_s.items())
     parts = [
         f"{robot} {state.name}"
         + (f" ({reason})" if reason else "")
@@ -464,7 +464,8 @@ def tick_account(tick: FleetTick, robots: Sequence[str]) -> str:
     ]
     if len(robots) > ACCOUNT_ROBOTS:
         parts.append(f"and {len(robots) - ACCOUNT_ROBOTS} more")
-    return f"tick at {tick.time_ns / 1e9:.3f} s, stages in ms: {stages}; {'; '.join(parts)}"
+    times = f"{record.lateness_s * 1e3:.2f} ms late, took {record.duration_s * 1e3:.2f} ms ({stages})"
+    return f"tick at {tick.time_ns / 1e9:.3f} s: {times}; {'; '.join(parts)}"
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,10 +18,15 @@ from policy_node.sensing.synchroniser import RobotState
 # A robot with so many changes within so many seconds is unsteady, until it had none for as long.
 UNSTEADY_CHANGES = 6
 UNSTEADY_S = 5.0
+# Most reasons of one robot that are logged within `FINDING_PERIOD_S` while it is unsteady.
+MAX_REASONS = 10
 # Least period of log lines about one finding, such as an unsteady robot or missed ticks.
 FINDING_PERIOD_S = 60.0
 # Reports in a row with missed ticks, or without any, after which that is logged.
 PERSISTENT_REPORTS = 3
+
+
+_WITHOUT_DIGITS = str.maketrans("", "", string.digits)
 
 
 class Line(NamedTuple):
@@ -33,7 +39,8 @@ class Line(NamedTuple):
 class StateLog:
     """Logs the states of robots: a line for each state, and robots with the same one in one line.
 
-    A robot whose state changes again and again gets a single line with its figures, and another one every minute.
+    A robot whose state changes again and again gets a single line with its figures, and another one every minute. New
+    reasons get their line nevertheless.
 
     Parameters
     ----------
@@ -54,8 +61,9 @@ class StateLog:
         self._now_in = list(self._logged)
         # Events at the checks of the last seconds, with their times.
         self._history: deque[tuple[float, np.ndarray]] = deque()
-        # Time of the last line by unsteady robot.
+        # Time of the last line by unsteady robot, and by robot the time of the last line about a state and reason.
         self._unsteady: dict[int, float] = {}
+        self._known: list[dict[tuple[RobotState, str], float]] = [{} for _ in robots]
 
     def lines(
         self,
@@ -82,27 +90,30 @@ class StateLog:
         steady: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
         unsteady: dict[tuple[RobotState, str], tuple[list[str], str]] = {}
         for robot, name in enumerate(self._robots):
-            if self._is_unsteady(robot, recent[robot]):
+            if self._is_unsteady(robot, recent[robot]) and not self._is_new(robot, now_s):
                 if now_s - self._unsteady.get(robot, -math.inf) >= FINDING_PERIOD_S:
-                    self._unsteady[robot] = now_s
+                    self._unsteady[robot], self._unlogged[robot] = now_s, 0
                     state, reason = states[robot], reasons[robot]
                     if state is RobotState.READY:
                         state, reason = interruptions[robot] or (state, reason)
                     share = driven_shares[robot]
                     driven = f"driven in {share:.0%} of the ticks, " if math.isfinite(share) else ""
-                    names, _ = unsteady.setdefault((state, without_digits(reason)), ([], reason))
+                    key = (state, without_digits(reason))
+                    self._note_logged(robot, key, now_s)
+                    names, _ = unsteady.setdefault(key, ([], reason))
                     names.append(f"{name} ({driven}{recent[robot]} changes in {UNSTEADY_S:g} s)")
             elif self._unlogged[robot] or (self._now_in[robot] != self._logged[robot] and changes[robot]):
                 count = self._unlogged[robot]
                 names, _ = steady.setdefault(self._now_in[robot], ([], reasons[robot]))
                 names.append(name + (f" (after {count} changes)" if count > 1 else ""))
                 self._logged[robot], self._unlogged[robot] = self._now_in[robot], 0
+                self._note_logged(robot, self._now_in[robot], now_s)
         return [
             *(self._steady_line(state, ", ".join(names), reason) for (state, _), (names, reason) in steady.items()),
             *(
                 Line(
-                    f"{', '.join(names)}: changing between states; {state.name}, {reason}; when_stale: "
-                    f"{self._when_stale}; logged again after {FINDING_PERIOD_S:g} s if it lasts"
+                    f"{', '.join(names)}: {state.name}, again and again: {reason}; when_stale: {self._when_stale}; "
+                    f"logged again after {FINDING_PERIOD_S:g} s if it lasts"
                 )
                 for (state, _), (names, reason) in unsteady.items()
             ),
@@ -118,8 +129,9 @@ class StateLog:
             changed, self._seen[robot] = changes[robot] - self._seen[robot], changes[robot]
             # Ages differ from tick to tick and robot to robot: compare only state and sensor name.
             before, self._now_in[robot] = self._now_in[robot], (state, without_digits(reason))
-            self._unlogged[robot] += changed
-            self._events[robot] += max(changed, self._now_in[robot] != before)
+            if changed or self._now_in[robot] != before:
+                self._unlogged[robot] += changed
+                self._events[robot] += max(changed, 1)
         while now_s - self._history[0][0] > UNSTEADY_S and len(self._history) > 1:
             self._history.popleft()
         self._history.append((now_s, self._events.copy()))
@@ -130,6 +142,17 @@ class StateLog:
             del self._unsteady[robot]
             self._unlogged[robot] = 1
         return robot in self._unsteady or recent >= UNSTEADY_CHANGES
+
+    def _note_logged(self, robot: int, key: tuple[RobotState, str], now_s: float) -> None:
+        """Note a line about a state and reason, and forget those of more than `FINDING_PERIOD_S` ago."""
+        known = {**self._known[robot], key: now_s}
+        self._known[robot] = {each: logged_s for each, logged_s in known.items() if now_s - logged_s < FINDING_PERIOD_S}
+
+    def _is_new(self, robot: int, now_s: float) -> bool:
+        """Whether the robot's state has a reason that was not logged within `FINDING_PERIOD_S`, unless many were."""
+        known = [key for key, logged_s in self._known[robot].items() if now_s - logged_s < FINDING_PERIOD_S]
+        now_in = self._now_in[robot]
+        return now_in[0] is not RobotState.READY and now_in not in known and len(known) < MAX_REASONS
 
     def _steady_line(self, state: RobotState, robots: str, reason: str) -> Line:
         if state is RobotState.READY:
@@ -188,4 +211,4 @@ class OverloadLog:
 
 def without_digits(text: str) -> str:
     """Return a reason without the figures that differ from tick to tick."""
-    return "".join(character for character in text if not character.isdigit())
+    return text.translate(_WITHOUT_DIGITS)

@@ -45,7 +45,23 @@ def test_it_shows_every_robot_of_a_running_node(
     assert "/fleet" in table and "20.0 Hz" in table and "lateness" in table
     places = [table.index(f"{robot} ") for robot in ROBOTS]
     assert places == sorted(places)
-    assert "READY" in table
+    assert "READY" in table and "driven %" in table
+    assert 0.0 <= node["robots"]["robot_0"]["values"]["driven_percent"] <= 100.0
+
+
+def test_it_shows_a_node_that_is_not_active(peer: Peer, start_node: Callable[..., NodeProcess]) -> None:
+    process = start_node(parameters_of("nothing.zip", ROBOTS, {}), name="fleet")
+    process.wait_for("configure failed")
+    monitors = [
+        start_monitor("--once", "--timeout-s", str(PATIENCE_S), "--node", "/fleet", *more) for more in ([], ["--json"])
+    ]
+    (table, _), (text, _) = (monitor.communicate(timeout=PATIENCE_S) for monitor in monitors)
+    assert [monitor.returncode for monitor in monitors] == [0, 0]
+    assert table.startswith("/fleet ERROR unconfigured: configure failed:\npolicy.path: ") and "nothing.zip" in table
+    # No figures, and no robots.
+    assert "missed" not in table and "state" not in table
+    node = json.loads(text)["/fleet"]
+    assert node["level"] == "ERROR" and node["values"] == {"lifecycle_state": "unconfigured"} and node["robots"] == {}
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

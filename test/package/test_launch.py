@@ -476,3 +476,5 @@ def test_the_node_drives_and_ends_in_order_with_its_launch(
     end(launched)
     assert "every robot got the safe command" in log.read_text()
     assert "process has finished cleanly" in log.read_text()
+    # There is no terminal that could show colours.
+    assert "\x1b[" not in log.read_text()

@@ -9,6 +9,7 @@ import numpy as np
 from policy_node.control.timing import TickRecord
 from policy_node.ros.state_log import (
     FINDING_PERIOD_S,
+    MAX_REASONS,
     PERSISTENT_REPORTS,
     UNSTEADY_CHANGES,
     UNSTEADY_S,
@@ -77,10 +78,13 @@ def test_a_robot_that_changes_again_and_again_gets_one_line_a_minute() -> None:
     for check in range(round(seconds / 0.25)):
         state = (READY, "") if check % 2 else OLD
         lines += fleet.check(state, (READY, ""), changed=(5, 0), shares=(0.48, 1.0))
-    unsteady = [line for line in lines if "changing between states" in line]
+    unsteady = [line for line in lines if "again and again" in line]
     assert len(unsteady) == 2 and len(lines) <= 2 + UNSTEADY_CHANGES
     assert all(line.startswith("left (driven in 48% of the ticks, ") for line in unsteady)
-    assert all("STALE, touch: is 0.231 s old; when_stale: stop" in line for line in unsteady)
+    assert all("): STALE, again and again: touch: is 0.231 s old; when_stale: stop" in line for line in unsteady)
+    # A new reason gets its line.
+    (line,) = fleet.check((STALE, "image: is 0.3 s old"), (READY, ""), changed=(5, 0))
+    assert line.endswith(" changes): STALE, image: is 0.3 s old; when_stale: stop")
     # Steady again: one line, when it was so for some seconds.
     lines = []
     for _ in range(round(3 * UNSTEADY_S / 0.25)):
@@ -97,6 +101,15 @@ def test_a_reason_that_changes_again_and_again_gets_one_line() -> None:
         lines += fleet.check((RobotState.REJECTED, reason), (READY, ""), changed=(0 if check else 1, 0))
     assert len(lines) <= UNSTEADY_CHANGES + 1
     assert "left (driven" in lines[-1] and "REJECTED" in lines[-1]
+
+
+def test_new_reasons_of_an_unsteady_robot_do_not_flood_the_log() -> None:
+    fleet = Fleet()
+    lines = []
+    for check in range(100):
+        # Reasons quote what was found, which a sender chooses.
+        lines += fleet.check((RobotState.REJECTED, f"image: encoding {'x' * check}"), (READY, ""), changed=(2, 0))
+    assert len(lines) <= MAX_REASONS + UNSTEADY_CHANGES
 
 
 def record(missed: int, duration_s: float) -> TickRecord:
