@@ -90,6 +90,8 @@ class RecordingPlan:
     types: Mapping[str, str]  #: Message type by topic.
     typestore: Typestore  #: Definitions of these types.
     parameters: str  #: All parameters of the node as a parameter file.
+    max_duration_ns: int  #: Longest time in a file of the bag; 0: any.
+    max_bytes: int  #: Size from which the bag continues in another file; 0: any.
 
 
 def plan_recording(
@@ -142,6 +144,8 @@ def plan_recording(
         types=types,
         typestore=typestore,
         parameters=yaml.safe_dump({"/**": {"ros__parameters": _plain(parameters)}}, sort_keys=False),
+        max_duration_ns=round(configuration.record.max_bag_duration_s * 1e9),
+        max_bytes=round(configuration.record.max_bag_size_mb * 1e6),
     )
 
 
@@ -281,6 +285,8 @@ class Recording:
                 bag.close()
                 bag = begin()
                 self._last_ns = queued.tick.time_ns
+            elif self._is_full(bag, queued.tick.time_ns):
+                bag.split()
             self._write_tick(bag, queued)
             self.recorded += 1
             self._written_bytes += queued.size
@@ -290,6 +296,11 @@ class Recording:
         # Commands after the last tick.
         self._write_commands(bag, self._take_commands())
         bag.close()
+
+    def _is_full(self, bag: RecordingBag, time_ns: int) -> bool:
+        """Return whether the bag is to continue in another file."""
+        limit_ns, limit = self._plan.max_duration_ns, self._plan.max_bytes
+        return 0 < limit_ns <= bag.duration_ns(time_ns) or 0 < limit <= bag.size_bytes
 
     def _write_commands(self, bag: RecordingBag, commands: Iterable[SentCommands]) -> None:
         topics = self._plan.command_topics
