@@ -16,6 +16,7 @@ from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from policy_node.config.schema import Configuration
+from policy_node.control.memory import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
@@ -126,6 +127,7 @@ class ControlLoop:
             RobotState.STALE,
             f"its readings became too old while commands were sent: synchronisation.max_age_s allows {max_age_s:.3f} s",
         )
+        self._memory = MemoryReserve()
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
 
@@ -261,6 +263,7 @@ class ControlLoop:
         bool
             False when the thread still hangs in its tick; it can send no commands any more.
         """
+        self._memory.release()
         self._stopping.set()
         self._watchdog.end()
         try:
@@ -282,6 +285,7 @@ class ControlLoop:
             apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
         except BaseException as error:  # also SystemExit of a module of the policy, which would end the thread silently
+            self._memory.release()
             self.failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             self._watchdog.end_tick()
             try:

@@ -31,6 +31,7 @@ from policy_node.config.files import check_file
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration, topic_of
+from policy_node.control.memory import MemoryMonitor
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
@@ -66,6 +67,10 @@ SAFE = "every robot got the safe command"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
     "1; start it again, as respawn:=true of the launch files does"
+)
+MEMORY_EXHAUSTED = (
+    "the memory is exhausted: this process gets no more. The node made every robot safe and ends with status 1; free "
+    "memory or raise its limit (ulimit -v), then start it again, as respawn:=true of the launch files does"
 )
 
 
@@ -503,7 +508,7 @@ def _check_parameter_files(arguments: Sequence[str]) -> None:
 
 def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> int:
     """Configure and activate the node if it starts by itself, serve its callbacks until it ends; return the status."""
-    event_thread = EventThreadMonitor()
+    event_thread, memory = EventThreadMonitor(), MemoryMonitor()
     if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         # Requests of an operator that came meanwhile are served first.
         requests_until_s = time.monotonic() + REQUESTS_S
@@ -515,6 +520,11 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
         _serve(executor, node)
         if node.is_configured and event_thread.has_stopped():
             node.get_logger().fatal(EVENT_THREAD_STOPPED)
+            return 1
+        if memory.is_exhausted():
+            # The log line may need memory, too: the robots come first.
+            node.stop()
+            node.get_logger().fatal(MEMORY_EXHAUSTED)
             return 1
     return 0
 

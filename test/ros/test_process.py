@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import signal
 import subprocess
 import sys
@@ -181,6 +182,20 @@ def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_on
     fleet.clear()
     fleet.drive(lambda: any(command.linear.x for command in fleet.commands["robot"]), "the robot to be driven")
     assert operator.set(policy__path=str(model(seed=5)[0])) == ""
+
+
+@pytest.mark.both_distributions
+def test_a_node_that_gets_no_more_memory_ends_with_safe_commands(
+    driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
+) -> None:
+    process, fleet = driving(WITH.format("import resource"))
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+    fleet.drive(lambda: not process.alive, "the end of the process")
+    process.end()
+    assert process.status == 1
+    assert "the memory is exhausted: this process gets no more" in process.text
+    assert not fleet.commands["robot"][-1].linear.x
 
 
 @pytest.mark.slow
