@@ -53,6 +53,8 @@ QUEUE_COMMANDS = 1000
 FLUSH_S = 1.0
 # Longest time that start and end wait for the disk.
 PATIENCE_S = 5.0
+# Longest delay of a signal meanwhile.
+POLL_S = 0.1
 
 
 class Logger(Protocol):
@@ -181,10 +183,12 @@ class Recording:
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread and wait until the bag is created, at most `PATIENCE_S`."""
+    def start(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Start the thread and wait until the bag is created, at most `PATIENCE_S` and until `stopping` says so."""
         self._thread.start()
-        self._begun.wait(PATIENCE_S)
+        until_s = time.monotonic() + PATIENCE_S
+        while not self._begun.wait(POLL_S) and time.monotonic() < until_s and not stopping():
+            pass
 
     def note_commands(self, sent: SentCommands) -> None:
         """Queue commands that were sent."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 import threading
 import time
@@ -238,7 +237,7 @@ class PolicyNode(LifecycleNode):
             self._activated.callback(recording.end)
             self._activated.callback(setattr, self._commands, "on_sent", None)
             self._commands.on_sent = recording.note_commands
-            recording.start()
+            recording.start(self._stopping.is_set)
         self._loop = ControlLoop(
             configuration,
             pipeline,
@@ -475,8 +474,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(1)
     with ExitStack() as stack:
         try:
-            parser.parse_args(remove_ros_args(arguments)[1:])
             _check_parameter_files(arguments)
+            parser.parse_args(remove_ros_args(arguments)[1:])
             stopping = stack.enter_context(ros_process(arguments))
             node = PolicyNode(stopping)
         except Exception as error:
@@ -498,10 +497,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_parameter_files(arguments: Sequence[str]) -> None:
     """Refuse parameter files that would block ROS, which reads them before there is a node; raises OSError."""
     for option, path in pairwise(arguments):
-        # ROS says that a file does not exist.
-        if option == "--params-file" and os.path.exists(path):
+        if option == "--params-file":
             try:
                 check_file(path, MAX_BYTES)
+            except FileNotFoundError:
+                pass  # ROS says so
             except OSError as error:
                 raise OSError(f"--params-file {path}: {error.strerror}") from error
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import signal
 import subprocess
@@ -33,6 +34,33 @@ print("ended")
 def test_a_signal_ends_a_wait(signal_number: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(signal_number)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
+
+
+# Other signals, those with another handler, and those of a forked process do not end the wait.
+OTHERS = """
+import os, signal
+from policy_node.ros.process import ros_process
+with ros_process() as stopping:
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.raise_signal(signal.SIGUSR1)
+    child = os.fork()
+    if not child:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    os.waitpid(child, 0)
+    handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.raise_signal(signal.SIGINT)
+    assert not stopping.wait(0.3)
+    signal.signal(signal.SIGINT, handler)
+    signal.raise_signal(signal.SIGINT)
+    assert stopping.wait(10)
+print("ended")
+"""
+
+
+def test_only_its_own_signals_end_a_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
 
 
@@ -166,6 +194,14 @@ def test_a_signal_ends_a_configure_that_waits_for_a_file(
     peer.spin_until(lambda: peer.node.count_publishers("/policy_node/claims"), "configure")
     assert process.send(number) == 0
     assert "configure was interrupted by a signal" in process.text
+
+
+def test_a_parameter_file_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    node = "import sys; from policy_node.ros.node import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", node, "--ros-args", "--params-file", str(tmp_path / "pipe.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == 1 and "pipe.yaml: it is a named pipe, not a regular file" in ended.stderr
 
 
 def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_one_is_served(
