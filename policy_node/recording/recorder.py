@@ -92,8 +92,8 @@ class RecordingPlan:
     types: Mapping[str, str]  #: Message type by topic.
     typestore: Typestore  #: Definitions of these types.
     parameters: str  #: All parameters of the node as a parameter file.
-    max_duration_ns: int  #: Longest time in a file of the bag; 0: any.
-    max_bytes: int  #: Size from which the bag continues in another file; 0: any.
+    max_duration_ns: int = 0  #: Longest time in a file of the bag; 0: any.
+    max_bytes: int = 0  #: Size from which the bag continues in another file; 0: any.
 
 
 def plan_recording(
@@ -304,7 +304,9 @@ class Recording:
     def _is_full(self, bag: RecordingBag, time_ns: int) -> bool:
         """Return whether the bag is to continue in another file."""
         limit_ns, limit = self._plan.max_duration_ns, self._plan.max_bytes
-        return 0 < limit_ns <= bag.duration_ns(time_ns) or 0 < limit <= bag.size_bytes
+        duration_ns = bag.duration_ns(time_ns)
+        # An empty file is never full.
+        return duration_ns >= 0 and (0 < limit_ns <= duration_ns or 0 < limit <= bag.size_bytes)
 
     def _write_commands(self, bag: RecordingBag, commands: Iterable[SentCommands]) -> None:
         topics = self._plan.command_topics
