@@ -407,6 +407,12 @@ class RecordingConfiguration:
     path: str = parameter(
         "", "Folder in which each activation records a bag of observations and commands; empty: nothing is recorded."
     )
+    max_bag_duration_s: float = parameter(
+        0.0, "Time after which a bag continues in another file; 0: never.", limits=(0.0, 1e7)
+    )
+    max_bag_size_mb: float = parameter(
+        0.0, "Size of a file in MB (10^6 bytes) from which a bag continues in another one; 0: any.", limits=(0.0, 1e9)
+    )
 
 
 @dataclass(frozen=True)

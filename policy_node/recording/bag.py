@@ -11,6 +11,7 @@ import argparse
 import errno
 import fcntl
 import os
+import re
 import struct
 import sys
 import time
@@ -19,18 +20,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO, RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionMode, Reader, ReaderError, StoragePlugin, Writer
-from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk
+from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk, write_channel, write_schema
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from policy_node.config.files import read_file
 from policy_node.recording.format import PARAMETERS_FILE, PARAMETERS_KEY
 
 METADATA_FILE = "metadata.yaml"
+# Parsed YAML takes many times as much memory as its text.
+MAX_METADATA_BYTES = 2**26
 VERSION = Writer.VERSION_LATEST
 # MCAP: first and last bytes of a file, and codes of records.
 _MAGIC = b"\x89MCAP0\r\n"
@@ -157,11 +161,27 @@ class _UncopiedMcap(McapWriter):
         self._parts, self._size = [], 0
         self.chunk = PendingChunk(2**63 - 1, 0, BytesIO(), defaultdict(list))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file when all messages so far are written."""
+        return self.bio.tell() + self.chunk.bio.tell() + self._size
+
     def close(self, version: int, metadata: str) -> None:
         """Write the last chunk and the summary."""
         if self._parts:
             self.close_chunk()
         super().close(version, metadata)
+
+    def next(self, folder: Path) -> _UncopiedMcap:
+        """Return a new file for the same topics."""
+        following = _UncopiedMcap(folder, CompressionMode.NONE)
+        following.schemas, following.channels = self.schemas, self.channels
+        following.channel_stats = dict.fromkeys(self.channel_stats, 0)
+        for schema in self.schemas:
+            write_schema(following.chunk.bio, schema)
+        for channel in self.channels:
+            write_channel(following.chunk.bio, channel, self.schemas)
+        return following
 
 
 def _write_parts(file: int, parts: Sequence[bytes | memoryview]) -> None:
@@ -180,10 +200,20 @@ class _Writer(Writer):
     STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _UncopiedMcap}  # noqa: RUF012  as in the base class
 
 
+class _File(NamedTuple):
+    """A file of a bag."""
+
+    name: str
+    start_ns: int
+    end_ns: int  #: Time of the last message.
+    messages: int
+
+
 class RecordingBag:
     """Writes a rosbag2 bag (MCAP) into a new folder.
 
-    `topics` are message types by topic, `typestore` has their definitions, `custom` is written to metadata.yaml.
+    `topics` are message types by topic, `typestore` has their definitions, `custom` is written to metadata.yaml. The
+    file that is being written is `NAME.mcap`, those before a split are `NAME_0.mcap`, `NAME_1.mcap` and so on.
 
     Raises
     ------
@@ -195,16 +225,13 @@ class RecordingBag:
         self, folder: Path, topics: Mapping[str, str], typestore: Typestore, custom: Mapping[str, str]
     ) -> None:
         self.folder = folder
+        self._custom = dict(custom)
+        self._files: list[_File] = []
         self._writer = _Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
-        for key, value in custom.items():
-            self._writer.set_custom_data(key, value)
         self._writer.open()
-        storage = self._writer.storage
-        assert isinstance(storage, _UncopiedMcap)
-        self._storage = storage
-        # Locks out `complete`; some file systems have no locks.
-        with suppress(OSError):
-            fcntl.flock(storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert isinstance(self._writer.storage, _UncopiedMcap)
+        self._storage = self._writer.storage
+        self._lock()
         self._connections = {
             topic: self._writer.add_connection(topic, message_type, typestore=typestore)
             for topic, message_type in topics.items()
@@ -212,7 +239,54 @@ class RecordingBag:
         if PARAMETERS_KEY in custom:
             (folder / PARAMETERS_FILE).write_text(custom[PARAMETERS_KEY])
         # `complete` reads custom data and hashes from it.
-        _write_metadata(folder, storage.path.name, self._connections.values(), 0, 0, custom)
+        self._write_metadata()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the current file."""
+        return self._storage.size
+
+    def duration_ns(self, time_ns: int) -> int:
+        """Return the time from the first message of the current file to a time; 0 or less without a message."""
+        return time_ns - self._storage.message_start_time
+
+    def split(self) -> None:
+        """Complete the current file and go on in another one.
+
+        Raises
+        ------
+        OSError
+            When writing fails.
+        """
+        path = self._storage.path
+        self._finish_file()
+        path.replace(path.with_stem(f"{path.stem}_{len(self._files) - 1}"))
+        self._write_metadata()
+        self._storage = self._storage.next(self.folder)
+        self._writer.storage = self._storage
+        self._lock()
+        self._write_metadata()
+
+    def _lock(self) -> None:
+        # Locks out `complete`; some file systems have no locks.
+        with suppress(OSError):
+            fcntl.flock(self._storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _finish_file(self) -> None:
+        """Write the index of the current file, and note what it has; a split gives it this name."""
+        storage, name = self._storage, f"{self.folder.name}_{len(self._files)}.mcap"
+        count = sum(storage.channel_stats.values())
+        times = (storage.message_start_time, storage.message_end_time) if count else (0, 0)
+        self._files.append(_File(name, *times, count))
+        storage.close(VERSION, _metadata_text([self._files[-1]], self._described(storage.channel_stats), self._custom))
+
+    def _described(self, counts: Mapping[int, int]) -> list[Connection]:
+        return [each._replace(msgcount=counts[each.id]) for each in self._connections.values()]
+
+    def _write_metadata(self) -> None:
+        """Write metadata.yaml of the complete files, and of the current one if it is open."""
+        current = [] if self._storage.bio.closed else [_File(self._storage.path.name, 0, 0, 0)]
+        _write_metadata(self.folder, [*self._files, *current], self._described(self._writer.counts), self._custom)
 
     def write(self, topic: str, time_ns: int, raw: bytes | memoryview) -> None:
         """Add a message; it is in the file after the next `flush` at the latest."""
@@ -233,7 +307,9 @@ class RecordingBag:
 
     def close(self) -> None:
         """Write index and metadata."""
-        self._writer.close()
+        self._finish_file()
+        self._files[-1] = self._files[-1]._replace(name=self._storage.path.name)
+        self._write_metadata()
 
     def abandon(self) -> None:
         """Close after an error, and complete the bag with the messages that the file has."""
@@ -255,6 +331,8 @@ def complete(folder: Path) -> int:
     """
     file = folder / f"{folder.name}.mcap"
     if not file.is_file():
+        if _parts(folder):  # it was cut off between two files
+            return _describe(folder)
         raise ValueError(f"{folder}: found no {file.name} in it; give the folder of a recording")
     with file.open("r+b", buffering=0) as stream:
         try:
@@ -262,32 +340,46 @@ def complete(folder: Path) -> int:
         except BlockingIOError as error:
             raise ValueError(f"{folder}: it is being recorded; end that first") from error
         if _is_complete(stream):
-            return _describe(file)
+            return _describe(folder)
         ends = list(_ends_of_records(stream))
         if not ends:
             raise ValueError(f"{file}: it is not an MCAP file; there is nothing to complete")
-        tried = ends[-1] + _ROOM
-        for end in reversed(ends):
-            # On a full disk, remove messages until the end fits.
-            if tried - end < _ROOM:
-                continue
-            tried = end
-            try:
-                stream.truncate(end)
-                stream.seek(end)
-                if stream.write(_END) == len(_END):
-                    return _describe(file)
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
+        if _write_end(stream, ends):
+            return _describe(folder)
     raise OSError(errno.ENOSPC, "there is no room for the end of the file; make some and try again", str(file))
 
 
-def _describe(file: Path) -> int:
-    """Write the metadata of a complete file and return its number of messages."""
-    folder = file.parent
+def _write_end(stream: RawIOBase, ends: Sequence[int]) -> bool:
+    """Write the end of a file behind its last record; return False where the disk has no room for it."""
+    tried = ends[-1] + _ROOM
+    for end in reversed(ends):
+        # On a full disk, remove messages until the end fits.
+        if tried - end < _ROOM:
+            continue
+        tried = end
+        try:
+            stream.truncate(end)
+            stream.seek(end)
+            if stream.write(_END) == len(_END):
+                return True
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+    return False
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the files before the last split, in their order."""
+    numbered = re.compile(rf"{re.escape(folder.name)}_(\d+)\.mcap")
+    found = {int(match[1]): file for file in folder.glob("*.mcap") if (match := numbered.fullmatch(file.name))}
+    return [found[number] for number in sorted(found)]
+
+
+def _describe(folder: Path) -> int:
+    """Write the metadata of complete files and return their number of messages."""
+    last = folder / f"{folder.name}.mcap"
     try:
-        metadata = yaml.safe_load((folder / METADATA_FILE).read_text())["rosbag2_bagfile_information"]
+        metadata = yaml.safe_load(read_file(folder / METADATA_FILE, MAX_METADATA_BYTES))["rosbag2_bagfile_information"]
         described = [topic["topic_metadata"] for topic in metadata["topics_with_message_count"]]
         hashes = {topic["name"]: topic["type_description_hash"] for topic in described}
         custom = metadata["custom_data"]
@@ -297,12 +389,17 @@ def _describe(file: Path) -> int:
             f"{folder / METADATA_FILE} cannot be read ({error}); the messages are complete: delete it and "
             f"create it again with `ros2 bag reindex`"
         ) from error
-    with Reader(file) as reader:
-        connections = [each._replace(digest=hashes[each.topic]) for each in reader.connections]
-        count = reader.message_count
-        start_ns, end_ns = (reader.start_time, reader.end_time - 1) if count else (0, 0)
-    _write_metadata(folder, file.name, connections, start_ns, end_ns, custom)
-    return count
+    files: list[_File] = []
+    connections: dict[str, Connection] = {}
+    for file in [*_parts(folder), *([last] if last.exists() else [])]:
+        with Reader(file) as reader:
+            count = reader.message_count
+            files.append(_File(file.name, *((reader.start_time, reader.end_time - 1) if count else (0, 0)), count))
+            for each in reader.connections:
+                before = connections[each.topic].msgcount if each.topic in connections else 0
+                connections[each.topic] = each._replace(digest=hashes[each.topic], msgcount=each.msgcount + before)
+    _write_metadata(folder, files, list(connections.values()), custom)
+    return sum(file.messages for file in files)
 
 
 def _is_complete(stream: RawIOBase) -> bool:
@@ -330,24 +427,31 @@ def _ends_of_records(stream: RawIOBase) -> Iterator[int]:
 
 
 def _write_metadata(
-    folder: Path,
-    file: str,
-    connections: Collection[Connection],
-    start_ns: int,
-    end_ns: int,
-    custom: Mapping[str, str],
+    folder: Path, files: Sequence[_File], connections: Collection[Connection], custom: Mapping[str, str]
 ) -> None:
-    """Write metadata.yaml of connections, whose digest is the hash of the type."""
-    times = {
+    """Write metadata.yaml, see `_metadata_text`."""
+    unfinished = folder / f"{METADATA_FILE}.tmp"
+    unfinished.write_text(_metadata_text(files, connections, custom))
+    unfinished.replace(folder / METADATA_FILE)
+
+
+def _times(start_ns: int, end_ns: int, messages: int) -> dict[str, Any]:
+    return {
         "starting_time": {"nanoseconds_since_epoch": start_ns},
         "duration": {"nanoseconds": end_ns - start_ns},
-        "message_count": sum(each.msgcount for each in connections),
+        "message_count": messages,
     }
+
+
+def _metadata_text(files: Sequence[_File], connections: Collection[Connection], custom: Mapping[str, str]) -> str:
+    """Return the text of metadata.yaml of files with these connections, whose digest is the hash of the type."""
+    filled = [file for file in files if file.messages]
+    start_ns, end_ns = (filled[0].start_ns, filled[-1].end_ns) if filled else (0, 0)
     information = {
         "version": VERSION,
         "storage_identifier": "mcap",
-        "relative_file_paths": [file],
-        **times,
+        "relative_file_paths": [file.name for file in files],
+        **_times(start_ns, end_ns, sum(each.msgcount for each in connections)),
         "topics_with_message_count": [
             {
                 "topic_metadata": {
@@ -363,13 +467,11 @@ def _write_metadata(
         ],
         "compression_format": "",
         "compression_mode": "",
-        "files": [{"path": file, **times}],
+        "files": [{"path": file.name, **_times(file.start_ns, file.end_ns, file.messages)} for file in files],
         "custom_data": dict(custom),
         "ros_distro": "rosbags",
     }
-    unfinished = folder / f"{METADATA_FILE}.tmp"
-    unfinished.write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False))
-    unfinished.replace(folder / METADATA_FILE)
+    return yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False)
 
 
 def unused_folder(parent: Path, name: str, seconds: float | None = None) -> Path:

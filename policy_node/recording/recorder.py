@@ -53,6 +53,8 @@ QUEUE_COMMANDS = 1000
 FLUSH_S = 1.0
 # Longest time that start and end wait for the disk.
 PATIENCE_S = 5.0
+# Longest delay of a signal meanwhile.
+POLL_S = 0.1
 
 
 class Logger(Protocol):
@@ -90,6 +92,8 @@ class RecordingPlan:
     types: Mapping[str, str]  #: Message type by topic.
     typestore: Typestore  #: Definitions of these types.
     parameters: str  #: All parameters of the node as a parameter file.
+    max_duration_ns: int = 0  #: Longest time in a file of the bag; 0: any.
+    max_bytes: int = 0  #: Size from which the bag continues in another file; 0: any.
 
 
 def plan_recording(
@@ -142,6 +146,8 @@ def plan_recording(
         types=types,
         typestore=typestore,
         parameters=yaml.safe_dump({"/**": {"ros__parameters": _plain(parameters)}}, sort_keys=False),
+        max_duration_ns=round(configuration.record.max_bag_duration_s * 1e9),
+        max_bytes=round(configuration.record.max_bag_size_mb * 1e6),
     )
 
 
@@ -177,10 +183,12 @@ class Recording:
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread and wait until the bag is created, at most `PATIENCE_S`."""
+    def start(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Start the thread and wait until the bag is created, at most `PATIENCE_S` and until `stopping` says so."""
         self._thread.start()
-        self._begun.wait(PATIENCE_S)
+        until_s = time.monotonic() + PATIENCE_S
+        while not self._begun.wait(POLL_S) and time.monotonic() < until_s and not stopping():
+            pass
 
     def note_commands(self, sent: SentCommands) -> None:
         """Queue commands that were sent."""
@@ -281,6 +289,8 @@ class Recording:
                 bag.close()
                 bag = begin()
                 self._last_ns = queued.tick.time_ns
+            elif self._is_full(bag, queued.tick.time_ns):
+                bag.split()
             self._write_tick(bag, queued)
             self.recorded += 1
             self._written_bytes += queued.size
@@ -290,6 +300,13 @@ class Recording:
         # Commands after the last tick.
         self._write_commands(bag, self._take_commands())
         bag.close()
+
+    def _is_full(self, bag: RecordingBag, time_ns: int) -> bool:
+        """Return whether the bag is to continue in another file."""
+        limit_ns, limit = self._plan.max_duration_ns, self._plan.max_bytes
+        duration_ns = bag.duration_ns(time_ns)
+        # An empty file is never full.
+        return duration_ns >= 0 and (0 < limit_ns <= duration_ns or 0 < limit <= bag.size_bytes)
 
     def _write_commands(self, bag: RecordingBag, commands: Iterable[SentCommands]) -> None:
         topics = self._plan.command_topics

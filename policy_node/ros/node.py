@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 import threading
 import time
@@ -36,6 +35,7 @@ from policy_node.config.schema import (
     parse_configuration,
     topic_of,
 )
+from policy_node.control.memory import MemoryMonitor
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines.failures import is_device_failure
 from policy_node.policies.contract import warnings_to
@@ -84,6 +84,10 @@ SAFE = "every robot got the safe command"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
     "1; start it again, as respawn:=true of the launch files does"
+)
+MEMORY_EXHAUSTED = (
+    "the memory is exhausted: this process gets no more. The node made every robot safe and ends with status 1; free "
+    "memory or raise its limit (ulimit -v), then start it again, as respawn:=true of the launch files does"
 )
 
 
@@ -278,7 +282,7 @@ class PolicyNode(LifecycleNode):
             self._activated.callback(recording.end)
             self._activated.callback(setattr, self._commands, "on_sent", None)
             self._commands.on_sent = recording.note_commands
-            recording.start()
+            recording.start(self._stopping.is_set)
         self._loop = ControlLoop(
             configuration,
             pipeline,
@@ -569,8 +573,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(1)
     with ExitStack() as stack:
         try:
-            parser.parse_args(remove_ros_args(arguments)[1:])
             _check_parameter_files(arguments)
+            parser.parse_args(remove_ros_args(arguments)[1:])
             stopping = stack.enter_context(ros_process(arguments))
             node = PolicyNode(stopping)
         except Exception as error:
@@ -592,17 +596,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_parameter_files(arguments: Sequence[str]) -> None:
     """Refuse parameter files that would block ROS, which reads them before there is a node; raises OSError."""
     for option, path in pairwise(arguments):
-        # ROS says that a file does not exist.
-        if option == "--params-file" and os.path.exists(path):
+        if option == "--params-file":
             try:
                 check_file(path, MAX_BYTES)
+            except FileNotFoundError:
+                pass  # ROS says so
             except OSError as error:
                 raise OSError(f"--params-file {path}: {error.strerror}") from error
 
 
 def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threading.Event) -> int:
     """Configure and activate the node if it starts by itself, serve its callbacks until it ends; return the status."""
-    event_thread = EventThreadMonitor()
+    event_thread, memory = EventThreadMonitor(), MemoryMonitor()
     if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         # Requests of an operator that came meanwhile are served first.
         requests_until_s = time.monotonic() + REQUESTS_S
@@ -617,6 +622,11 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             return 1
         if node.is_configured and event_thread.has_stopped():
             node.get_logger().fatal(EVENT_THREAD_STOPPED)
+            return 1
+        if memory.is_exhausted():
+            # The log line may need memory, too: the robots come first.
+            node.stop()
+            node.get_logger().fatal(MEMORY_EXHAUSTED)
             return 1
     return 0
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, TimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import rclpy
@@ -71,19 +72,30 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        """Do nothing: the thread below has the number from the pipe."""
+
     def stop_on_signals() -> None:
-        # Not by a handler: the main thread may hold the lock of the event, in `wait`. And not by a thread that starts
+        # Not by the handler: the main thread may hold the lock of the event, in `wait`. And not by a thread that starts
         # at the signal: there may be no memory for it.
-        while os.read(reading, 1):
-            stopping.set()
+        while number := os.read(reading, 1):
+            if signal.getsignal(number[0]) is note:
+                stopping.set()
+        os.close(reading)
 
     # Our own handlers: rclpy's would close the topics before the last messages are sent.
     with open_ros(arguments):
         threading.Thread(target=stop_on_signals, name="signals", daemon=True).start()
         for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, lambda number, frame: None)
+            signal.signal(signal_number, note)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        yield stopping
+        # Signals of a forked process are not those of this one.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        try:
+            yield stopping
+        finally:
+            signal.set_wakeup_fd(-1)
+            os.close(writing)
 
 
 class Interrupted(Exception):  # noqa: N818  as KeyboardInterrupt

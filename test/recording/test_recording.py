@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,22 @@ def test_a_jump_back_in_time_begins_a_new_bag(plan: RecordingPlan) -> None:
     recording.end()
     bags = sorted(plan.folder.iterdir())
     assert [[tick.time_ns for tick in ticks_of(read(bag))] for bag in bags] == [[100, 200], [150, 300]]
+
+
+@pytest.mark.parametrize("limits", [{"max_duration_ns": 100}, {"max_bytes": 1}], ids=["duration", "size"])
+def test_a_recording_is_split_between_ticks(plan: RecordingPlan, limits: dict[str, int]) -> None:
+    recording = recording_of(replace(plan, **limits))
+    recording.start()
+    times_ns = [100, 150, 200, 250, 300, 350]
+    for time_ns in times_ns:
+        recording.note_tick(tick_of(time_ns), 0)
+    recording.end()
+    (bag,) = plan.folder.iterdir()
+    assert [tick.time_ns for tick in ticks_of(read(bag))] == times_ns
+    files = [bag / f"{bag.name}_{number}.mcap" for number in range(len(list(bag.glob("*.mcap"))) - 1)]
+    found = [[tick.time_ns for tick in ticks_of(read(file))] for file in [*files, bag / f"{bag.name}.mcap"]]
+    by_duration = [[100, 150], [200, 250], [300, 350]]
+    assert found == (by_duration if "max_duration_ns" in limits else [[each] for each in times_ns])
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import Reader
@@ -164,6 +165,53 @@ def test_a_bag_cut_off_anywhere_is_completed(tmp_path_factory, data):
         assert messages
     # Completed once, it stays as it is.
     assert complete(folder) == count and read(folder) == messages
+
+
+def write_split(folder: Path, count: int, per_file: int) -> tuple[RecordingBag, list[tuple[str, int, bytes]]]:
+    """Write messages into files of `per_file` messages; return the open bag and the messages."""
+    bag = RecordingBag(folder, TOPICS, STORE, CUSTOM)
+    written = []
+    for number in range(count):
+        if number and number % per_file == 0:
+            assert bag.duration_ns(number * 10) == per_file * 10
+            bag.split()
+        written.append((list(TOPICS)[number % 2], number * 10, bytes([number % 256]) * 52))
+        size = bag.size_bytes
+        bag.write(*written[-1])
+        assert size + 52 < bag.size_bytes < size + 200
+    return bag, written
+
+
+def test_a_bag_is_split_into_files_that_are_read_as_one(tmp_path):
+    bag, written = write_split(tmp_path / "bag", 25, 10)
+    assert [file.name for file in sorted((tmp_path / "bag").glob("*.mcap"))] == ["bag.mcap", "bag_0.mcap", "bag_1.mcap"]
+    # What is complete can be read while the last file is written.
+    with Reader(tmp_path / "bag" / "bag_1.mcap") as reader:
+        assert [time_ns for _, time_ns, _ in reader.messages()] == list(range(100, 200, 10))
+    bag.close()
+    assert read(tmp_path / "bag") == written
+    metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["relative_file_paths"] == ["bag_0.mcap", "bag_1.mcap", "bag.mcap"]
+    assert [file["message_count"] for file in metadata["files"]] == [10, 10, 5]
+    starts = [file["starting_time"]["nanoseconds_since_epoch"] for file in metadata["files"]]
+    assert starts == [0, 100, 200] and metadata["duration"]["nanoseconds"] == 240
+    assert [topic["message_count"] for topic in metadata["topics_with_message_count"]] == [13, 12]
+    assert complete(tmp_path / "bag") == 25 and read(tmp_path / "bag") == written
+
+
+@pytest.mark.parametrize("current", ["flushed", "empty", "missing"])
+def test_a_split_bag_that_was_cut_off_is_completed(tmp_path, current):
+    folder = tmp_path / "bag"
+    bag, written = write_split(folder, 25, 10)
+    if current == "flushed":
+        bag.flush()
+    bag._writer.abort()
+    if current == "missing":  # killed between two files
+        (folder / "bag.mcap").unlink()
+    kept = written if current == "flushed" else written[:20]
+    assert complete(folder) == len(kept)
+    assert read(folder) == kept
+    assert complete(folder) == len(kept)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "rosbag2_bagfile_information: {version: 9}"])

@@ -66,6 +66,7 @@ def test_a_recorded_drive_replays_to_the_sent_commands(
                 "observations.image.stack": stack,
                 "observations.touch.stack": stack,
                 "record.path": str(tmp_path / "recordings"),
+                "record.max_bag_duration_s": 0.5,
                 "action.ramp_s": 0.5,
                 "action.max_rate": [2.0],
             },
@@ -82,6 +83,7 @@ def test_a_recorded_drive_replays_to_the_sent_commands(
     peer.node.destroy_subscription(subscription)
     node.end()
     (bag,) = (tmp_path / "recordings").iterdir()
+    assert len(list(bag.glob("*.mcap"))) > 2
 
     report_file = tmp_path / "report.json"
     assert main([str(bag), "--json", str(report_file), "--output", str(tmp_path / "commands")]) == 0

@@ -5,6 +5,7 @@
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,21 @@ class ConstantRobots:
             newest[robot] is not None and np.allclose(newest[robot], command, rtol=0.0, atol=1e-5)
             for robot, command in self.expected(model).items()
         )
+
+
+# Runs the node with a file system on which `slow.zip` is not found before the pipe beside it was opened and closed.
+SLOW_FILE = """
+import os, sys
+stat = os.stat
+def slow_stat(path, *rest, **more):
+    if str(path).endswith("/slow.zip"):
+        with open(f"{path}.gate", "rb") as gate:
+            gate.read()
+    return stat(path, *rest, **more)
+os.stat = slow_stat
+program, sys.argv = sys.argv[3], ["policy_node", *sys.argv[4:]]
+exec(program)
+"""
 
 
 def sha256(file: Path) -> str:
@@ -207,25 +223,24 @@ def test_the_node_serves_other_requests_while_a_policy_loads(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:
     (old_file, old), (new_file, new) = model(STACK), model(STACK, seed=5)
-    process = start_node(parameters_of(old_file, ROBOTS, PARAMETERS))
+    slow_file, gate = tmp_path / "slow.zip", tmp_path / "slow.zip.gate"
+    slow_file.write_bytes(new_file.read_bytes())
+    os.mkfifo(gate)
+    process = start_node(parameters_of(old_file, ROBOTS, PARAMETERS), wrapper=[sys.executable, "-c", SLOW_FILE])
     operator = LifecycleClient(peer, process.full_name)
     robots = ConstantRobots(peer)
     diagnostics = Diagnostics(peer)
-    # Reading it blocks until the test writes it.
-    slow_file = tmp_path / "slow.zip"
-    os.mkfifo(slow_file)
 
     for ending in ("swap", "cleanup"):
         robots.drive(old)
         answer = operator.begin_to_set(policy__path=str(slow_file))
-        with slow_file.open("wb") as stream:  # opens once the node reads
+        with gate.open("wb"):  # opens once the node reads
             diagnostics.arrays.clear()
             peer.spin_until(lambda: len(diagnostics.arrays) >= 2, "diagnostics")
             robots.assert_driven_by(old)
             assert operator.state() == "active"
             if ending == "cleanup":
                 assert operator.change("deactivate") and operator.change("cleanup")
-            stream.write(new_file.read_bytes())
         refused = answer()
         if ending == "swap":
             assert refused == ""
@@ -238,7 +253,7 @@ def test_the_node_serves_other_requests_while_a_policy_loads(
 
     # The end of the node does not wait for it.
     operator.begin_to_set(policy__path=str(slow_file))
-    with slow_file.open("wb"):
+    with gate.open("wb"):
         assert process.send(signal.SIGTERM) == 0
     assert "Traceback" not in process.text
 

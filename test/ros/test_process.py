@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -32,6 +34,33 @@ print("ended")
 def test_a_signal_ends_a_wait(signal_number: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(signal_number)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
+
+
+# Other signals, those with another handler, and those of a forked process do not end the wait.
+OTHERS = """
+import os, signal
+from policy_node.ros.process import ros_process
+with ros_process() as stopping:
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.raise_signal(signal.SIGUSR1)
+    child = os.fork()
+    if not child:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    os.waitpid(child, 0)
+    handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.raise_signal(signal.SIGINT)
+    assert not stopping.wait(0.3)
+    signal.signal(signal.SIGINT, handler)
+    signal.raise_signal(signal.SIGINT)
+    assert stopping.wait(10)
+print("ended")
+"""
+
+
+def test_only_its_own_signals_end_a_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.stdout == "ended\n" and ended.returncode == 0, ended.stderr
 
 
@@ -167,6 +196,14 @@ def test_a_signal_ends_a_configure_that_waits_for_a_file(
     assert "configure was interrupted by a signal" in process.text
 
 
+def test_a_parameter_file_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    node = "import sys; from policy_node.ros.node import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", node, "--ros-args", "--params-file", str(tmp_path / "pipe.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == 1 and "pipe.yaml: it is a named pipe, not a regular file" in ended.stderr
+
+
 def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_one_is_served(
     model: Callable[..., tuple[Path, Any]],
     peer: Peer,
@@ -181,6 +218,20 @@ def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_on
     fleet.clear()
     fleet.drive(lambda: any(command.linear.x for command in fleet.commands["robot"]), "the robot to be driven")
     assert operator.set(policy__path=str(model(seed=5)[0])) == ""
+
+
+@pytest.mark.both_distributions
+def test_a_node_that_gets_no_more_memory_ends_with_safe_commands(
+    driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
+) -> None:
+    process, fleet = driving(WITH.format("import resource"))
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+    fleet.drive(lambda: not process.alive, "the end of the process")
+    process.end()
+    assert process.status == 1
+    assert "the memory is exhausted: this process gets no more" in process.text
+    assert not fleet.commands["robot"][-1].linear.x
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from rosbags.rosbag2 import Reader, reader
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
 from policy_node.config.files import check_file
+from policy_node.recording.bag import MAX_METADATA_BYTES, METADATA_FILE
 from policy_node.recording.replay.definitions import conversion_of
 from policy_node.recording.replay.mcap import RosMcapReader
 
@@ -27,9 +28,6 @@ _BAGS_NAMED = 10
 _ZSTD = bytes.fromhex("28b52ffd")
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
-_METADATA = "metadata.yaml"
-# Largest metadata.yaml: parsed YAML takes many times as much memory as its text.
-_MAX_METADATA_BYTES = 2**26
 # Room that an unpacked bag leaves on the disk.
 _ROOM_BYTES = 2**28
 _BLOCK_BYTES = 2**22
@@ -126,17 +124,17 @@ class Bag:
             files = sorted(file for file in path.iterdir() if file.name.removesuffix(_COMPRESSED).endswith(_SUFFIXES))
             for file in files:
                 check_file(file)
-            if (path / _METADATA).exists():
-                check_file(path / _METADATA, _MAX_METADATA_BYTES)
+            if (path / METADATA_FILE).exists():
+                check_file(path / METADATA_FILE, MAX_METADATA_BYTES)
                 return path
             if not files:
                 return path
             if len(files) > 1:
                 raise BagError(
-                    f"bag '{path}': it has no {_METADATA}; make it with `ros2 bag reindex {path}`, or give one of its "
-                    f"files: {', '.join(file.name for file in files[:_BAGS_NAMED])}"
+                    f"bag '{path}': it has no {METADATA_FILE}; make it with `ros2 bag reindex {path}`, or give one of "
+                    f"its files: {', '.join(file.name for file in files[:_BAGS_NAMED])}"
                 )
-            self.notes.append(f"'{path}' has no {_METADATA}: its file {files[0].name} is read")
+            self.notes.append(f"'{path}' has no {METADATA_FILE}: its file {files[0].name} is read")
             path = files[0]
         elif path.exists():
             check_file(path)

@@ -25,7 +25,7 @@ def _definition(schema: storage_mcap.Schema | None) -> MessageDefinition:
 
 
 # The reader has no hooks for both.
-storage_mcap.read_string = _read_text
+storage_mcap.read_string = _read_text  # type: ignore[assignment]
 storage_mcap.get_msgdef = _definition
 
 

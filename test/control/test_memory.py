@@ -1,0 +1,47 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The reserve is memory that can be had again, and a process that gets no more is noticed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Uses all memory, then as much as the reserve gives back.
+EXHAUSTED = """
+import mmap, resource, sys
+from policy_node.control import memory
+reserve, monitor = memory.MemoryReserve(), memory.MemoryMonitor()
+assert not monitor.is_exhausted()
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+taken = []
+def take(size):
+    try:
+        while True:
+            taken.append(bytearray(size))
+    except MemoryError:
+        pass
+for size in (2**20, 2**16, 2**12):
+    take(size)
+checks = []
+for _ in range(3):
+    monitor._last_check_s -= 1.0
+    checks.append(monitor.is_exhausted())
+count = len(taken)
+reserve.release()
+reserve.release()
+take(2**16)
+given_back = (len(taken) - count) * 2**16
+del taken[:]
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+monitor._last_check_s -= 1.0
+assert not monitor.is_exhausted()
+print(checks, given_back > memory.RESERVE_BYTES / 2)
+"""
+
+
+def test_the_reserve_gives_memory_back_and_its_lack_is_noticed() -> None:
+    ended = subprocess.run([sys.executable, "-c", EXHAUSTED], capture_output=True, text=True)
+    assert ended.stdout == "[False, True, True] True\n", ended.stderr
