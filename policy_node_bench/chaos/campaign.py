@@ -58,7 +58,7 @@ QUIET_S = 4.0
 SLOP_S = 0.03
 # Time at the end of a cycle for each fault of the whole fleet.
 FLEET_FAULT_S = 3.0
-POLL_S = 0.01
+POLL_S = 0.02
 SAMPLE_S = 1.0
 STARVATION_CHECK_S = 0.1
 # Deadline that the robots request, in periods; the node offers the same by default.
@@ -100,7 +100,14 @@ class Campaign:
 
         begin_ns = self._begin_ns = time.monotonic_ns()
         described = [
-            RobotOptions(robot, begin_ns, options.rate_hz, robot / options.robots, log=folder / f"robot_{robot}.log")
+            RobotOptions(
+                robot,
+                begin_ns,
+                options.rate_hz,
+                phase=robot / options.robots,
+                log=folder / f"robot_{robot}.log",
+                niceness=options.niceness,
+            )
             for robot in range(options.robots)
         ]
         self._robots = [RobotProcess(each) for each in described]
@@ -109,7 +116,7 @@ class Campaign:
         self._doubles = [RobotProcess(each) for each in shifted]
         self._intruders = [RobotProcess(each, intruder_process) for each in described]
         # Tells where all robots are, whatever happens to their sensors.
-        self._positions = RobotProcess(replace(described[0], robot=options.robots), positions_process)
+        self._positions = RobotProcess(replace(described[0], robot=options.robots, niceness=0), positions_process)
         # As many as faults of single robots at a time; nobody listens to them.
         self._bystanders = [
             Bystander(RobotProcess(replace(each, robot=options.robots + number)), number / len(groups))
@@ -150,8 +157,8 @@ class Campaign:
         parameters = self._parameters(policy_file(self._folder, SECOND_POLICY))
         parameters["action.safe_command"] = [-2.0] * COMMAND_SIZE
         arguments = node_arguments(name, parameters, self._folder / f"{name}.yaml")
-        # On a real robot it would run on another computer.
-        return Child(name, arguments, self._folder / f"{name}.log", wrapper=["nice", "-n", "10", *wrapper])
+        wrapper = ["nice", "-n", str(self._options.niceness), *wrapper]
+        return Child(name, arguments, self._folder / f"{name}.log", wrapper=wrapper)
 
     def _parameters(self, policy: Path) -> dict[str, Any]:
         parameters = robot_parameters(self._options.robots, self._options.rate_hz, str(policy))

@@ -21,6 +21,8 @@ from policy_node_bench.harness.processes import ros_session
 # How long a fault that does not heal delays the next one.
 PATIENCE_S = 10.0
 BUSY_PATIENCE_S = 60.0
+NICENESS = 19
+BUSY_NICENESS = 10
 # In the discovery range LOCALHOST the middleware adds shared memory to the transports of a profile. The range is
 # therefore that of the profile, which is limited to the loopback interface, too.
 UDP_PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
@@ -73,6 +75,15 @@ class ChaosOptions:
     def patience_s(self) -> float:
         """Longest time for a fault to begin, and to heal after its end."""
         return BUSY_PATIENCE_S if self.busy else PATIENCE_S
+
+    @property
+    def niceness(self) -> int:
+        """Niceness of the robots and of a second node.
+
+        Real robots have separate computers; here they must not take CPU time from the node. With other load on the
+        machine, they need a larger share to run at all.
+        """
+        return BUSY_NICENESS if self.busy else NICENESS
 
 
 def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:

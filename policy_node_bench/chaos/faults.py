@@ -48,7 +48,12 @@ KINDS = (
     Kind("policy_raises", "the policy raises", fleet=True),
     Kind("swapped", "the policy is swapped for another one", stops=False, fleet=True),
     Kind("swap_refused", "a swap to a damaged file", stops=False, fleet=True),
-    Kind("reactivated", "deactivated and activated; its recording then fills the disk", fleet=True, rare=True),
+    Kind(
+        "reactivated",
+        "deactivated and activated; its recording fills the disk, or finds it full",
+        fleet=True,
+        rare=True,
+    ),
     Kind("second_node", "a second node for the same robots starts, and ends or is killed", False, True, True),
     Kind("no_home", "a second node starts without the variable HOME", False, True, True),
 )

@@ -159,11 +159,12 @@ class Operations:
             judge.note("undetected", None, fault.ended_s, fault="swap_refused", found="the swap succeeded")
 
     def reactivated(self, fault: Fault, planned: Planned, judge: Judge, node: Child) -> Steps:
-        """Deactivate the node, empty the disk of its recordings, and activate it."""
+        """Deactivate and activate the node; in half of the cases, empty the disk of its recordings before."""
         succeeded = yield from self.operator.change(Transition.TRANSITION_DEACTIVATE)
-        # The file system of the node, in which the small disk is mounted.
-        for recording in Path(f"/proc/{node.pid}/root{self._folder / RECORDINGS}").iterdir():
-            shutil.rmtree(recording)
+        if planned.size < 0.5:
+            # The file system of the node, in which the small disk is mounted.
+            for recording in Path(f"/proc/{node.pid}/root{self._folder / RECORDINGS}").iterdir():
+                shutil.rmtree(recording)
         self._observer.statuses.clear()
         succeeded &= yield from self.operator.change(Transition.TRANSITION_ACTIVATE)
         fault.ended_s = self._observer.now_s()

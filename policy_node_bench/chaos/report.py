@@ -106,7 +106,7 @@ def judge_resources(judge: Judge, resources: dict[str, Any], end_s: float) -> No
 def judge_timing(judge: Judge, quiet: Ticks, faults: Ticks) -> dict[str, Any]:
     """Record missed and late ticks as violations, and return the figures of both."""
     lateness = compare_lateness(quiet.lateness_ms, faults.lateness_ms, judge.limits.period_s)
-    for robot, time_s in faults.missed:
+    for robot, time_s in (*quiet.missed, *faults.missed):
         judge.note("missed_tick", robot, time_s)
     judge.finish()
     if lateness["faults_p99"] > lateness["limit"]:
@@ -172,6 +172,7 @@ def markdown(figures: Figures) -> str:
         f"{missed['quiet']} of {ticks['quiet']} without.",
         f"- {sum(figures['excused'].values())} late or old commands are not counted, because node or robots waited for",
         "  a processor at the time.",
+        f"- Recordings that ended because their disk was full, while the node drove on: {figures['full_disks']}.",
         f"- The node: {resources['rss_mb']['last']:.0f} MB, {resources['rss_growth']:+.2%} from "
         f"{resources['warm_up_s']:.0f} s to the end; file descriptors {resources['descriptors']['first']:.0f} → "
         f"{resources['descriptors']['last']:.0f},",

@@ -102,6 +102,7 @@ class RobotOptions:
     rate_hz: float  # rate of both sensors
     phase: float  # phase of the readings, as a part of their period
     log: Path  # file for the output
+    niceness: int  # of the process
     behaviour: Behaviour = Behaviour()  # at the start
 
 
@@ -206,7 +207,7 @@ def positions_process(connection: Connection, options: RobotOptions) -> None:
 
     Receives `MixedPositions`.
     """
-    _begin(options, niceness=0)
+    _begin(options)
     clock, rng = SteadyClock(), np.random.default_rng(0)
     node = Node(f"policy_chaos_positions_{os.getpid()}", **_LIGHT)
     robots = range(options.robot)
@@ -252,7 +253,7 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
         publisher.publish(String(data="not a reading"))
 
 
-def _begin(options: RobotOptions, niceness: int = 10) -> None:
+def _begin(options: RobotOptions) -> None:
     """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -260,6 +261,5 @@ def _begin(options: RobotOptions, niceness: int = 10) -> None:
     # The campaign ends its robots in order after Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Real robots have separate computers; here the robots must not take CPU time from the node.
-    os.nice(niceness)
+    os.nice(options.niceness)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
