@@ -229,6 +229,16 @@ class RecordingBag:
         self._files: list[_File] = []
         self._writer = _Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
+        try:
+            self._begin(topics, typestore)
+        except BaseException:
+            # The writer refers to itself: without this, the file stays open until the next garbage collection.
+            with suppress(Exception):
+                self._writer.abort()
+            raise
+
+    def _begin(self, topics: Mapping[str, str], typestore: Typestore) -> None:
+        """Describe topics and parameters, before the first message."""
         assert isinstance(self._writer.storage, _UncopiedMcap)
         self._storage = self._writer.storage
         self._lock()
@@ -236,8 +246,8 @@ class RecordingBag:
             topic: self._writer.add_connection(topic, message_type, typestore=typestore)
             for topic, message_type in topics.items()
         }
-        if PARAMETERS_KEY in custom:
-            (folder / PARAMETERS_FILE).write_text(custom[PARAMETERS_KEY])
+        if PARAMETERS_KEY in self._custom:
+            (self.folder / PARAMETERS_FILE).write_text(self._custom[PARAMETERS_KEY])
         # `complete` reads custom data and hashes from it.
         self._write_metadata()
 

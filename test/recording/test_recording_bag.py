@@ -272,6 +272,32 @@ def test_a_bag_on_a_full_disk_is_complete(tmp_path, bytes_allowed):
     assert [time_ns for _, time_ns, _ in messages] == list(range(len(messages)))
 
 
+# Begins a bag where no file may grow, and prints the files that stay open without a garbage collection.
+FULL_AT_START = textwrap.dedent("""
+    import errno, gc, os, resource, sys
+    from pathlib import Path
+    from test_recording_bag import CUSTOM, STORE, TOPICS, RecordingBag
+    gc.disable()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        RecordingBag(Path(sys.argv[1]), TOPICS, STORE, CUSTOM)
+    except OSError as error:
+        assert error.errno == errno.EFBIG
+    else:
+        raise AssertionError("the bag began")
+    opened = [os.path.realpath(f"/proc/self/fd/{file}") for file in os.listdir("/proc/self/fd")]
+    print([file for file in opened if sys.argv[1] in file])
+""")
+
+
+def test_a_bag_that_cannot_begin_leaves_no_file_open(tmp_path):
+    command = [sys.executable, "-c", FULL_AT_START, str(tmp_path / "bag")]
+    process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "[]\n"
+
+
 def test_a_removed_file_is_an_error(tmp_path):
     bag = RecordingBag(tmp_path / "bag", TOPICS, STORE, CUSTOM)
     (tmp_path / "bag" / "bag.mcap").unlink()
