@@ -8,9 +8,12 @@ from xml.etree import ElementTree
 import mujoco
 import numpy as np
 import pytest
+from forked import ForkedProcess
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
-from node_harness import Peer
+from node_harness import Peer, end
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rover_simulation import rover_sim
 
 from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node_rover.arena.description import ARENA
@@ -23,6 +26,7 @@ from policy_node_rover.frames import (
     publish_fixed_transforms,
 )
 from policy_node_rover.gazebo.sdf import rover_sdf
+from policy_node_rover.gazebo.watch import main as gazebo_watch
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import make_renderer
@@ -31,6 +35,7 @@ try:
     TF = message_class(TF_TYPE)
 except MessageTypeError:
     TF = None
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NEEDS_TF = pytest.mark.skipif(TF is None, reason="tf2_msgs comes with a ROS 2 installation, not as a wheel")
 
 
@@ -110,10 +115,7 @@ def test_poses_and_places_of_the_sensors_are_published(peer: Peer) -> None:
     moving: list[TransformStamped] = []
     publish_fixed_transforms(peer.node, ["rover_0", "rover_1"])
     poses = PosePublisher(peer.node)
-    from rclpy.qos import DurabilityPolicy, QoSProfile
-
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    peer.node.create_subscription(TF, "/tf_static", lambda message: fixed.extend(message.transforms), latched)
+    peer.node.create_subscription(TF, "/tf_static", lambda message: fixed.extend(message.transforms), LATCHED)
     peer.node.create_subscription(TF, "/tf", lambda message: moving.extend(message.transforms), 10)
     peer.spin_until(lambda: fixed, "the places of the sensors")
     assert {each.child_frame_id for each in fixed} == {
@@ -131,3 +133,43 @@ def test_poses_and_places_of_the_sensors_are_published(peer: Peer) -> None:
     peer.spin_until(heard, "the pose")
     assert (moving[0].header, moving[0].child_frame_id) == (odometry.header, "rover_0/base_link")
     assert moving[0].transform.translation.x == 1.5 and moving[0].transform.rotation.z == 1.0
+
+
+@NEEDS_TF
+def test_the_pose_of_a_simulated_rover_is_that_of_its_odometry(peer: Peer) -> None:
+    fixed: list[str] = []
+    moving: dict[int, TransformStamped] = {}
+    odometries: dict[int, Odometry] = {}
+    peer.node.create_subscription(
+        TF, "/tf_static", lambda message: fixed.extend(each.child_frame_id for each in message.transforms), LATCHED
+    )
+    peer.node.create_subscription(
+        TF, "/tf", lambda message: moving.update({each.header.stamp.nanosec: each for each in message.transforms}), 100
+    )
+    peer.node.create_subscription(
+        Odometry, "rover_1/odom", lambda message: odometries.update({message.header.stamp.nanosec: message}), 100
+    )
+    with rover_sim("--robots", "2", "--seed", "3"):
+        peer.spin_until(lambda: fixed and len(moving.keys() & odometries.keys()) > 3, "poses and odometry")
+    assert "rover_1/camera_optical" in fixed
+    for stamp in moving.keys() & odometries.keys():
+        transform, odometry = moving[stamp], odometries[stamp]
+        assert transform.child_frame_id == odometry.child_frame_id == "rover_1/base_link"
+        assert transform.header.frame_id == odometry.header.frame_id == "rover_1/odom"
+        assert transform.transform.translation.x == odometry.pose.pose.position.x
+        assert transform.transform.rotation == odometry.pose.pose.orientation
+
+
+@NEEDS_TF
+def test_gazebo_watch_publishes_where_the_sensors_are(peer: Peer) -> None:
+    fixed: list[str] = []
+    peer.node.create_subscription(
+        TF, "/tf_static", lambda message: fixed.extend(each.child_frame_id for each in message.transforms), LATCHED
+    )
+    process = ForkedProcess(gazebo_watch, ("--robots", "1", "--frames"))
+    try:
+        peer.spin_until(lambda: fixed, "the places of the sensors")
+    finally:
+        end(process)
+        process.communicate()
+    assert fixed == ["rover_0/bumper", "rover_0/camera", "rover_0/camera_optical"]
