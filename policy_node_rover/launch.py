@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -156,6 +157,7 @@ def gazebo(given: Mapping[str, str], folder: Path) -> list[NodeProcess | Include
     bridge = folder / "bridge.yaml"
     bridge.write_text(bridge_file(robots), encoding="utf-8")
     arenas = () if given["world"] else (f"--world={_world_name(world)}",)
+    frames = () if given["model"] else ("--frames",)
     return [
         _simulator(given, world),
         *_spawners(given, world, _models(given, folder, robots)),
@@ -170,7 +172,7 @@ def gazebo(given: Mapping[str, str], folder: Path) -> list[NodeProcess | Include
         # Stops robots without commands, publishes touch, and moves the beacons of the arenas.
         NodeProcess(
             "gazebo_watch",
-            arguments=(f"--robots={len(robots)}", f"--seed={_seed(given)}", "--touch", *arenas),
+            arguments=(f"--robots={len(robots)}", f"--seed={_seed(given)}", "--touch", *frames, *arenas),
             parameters=({"use_sim_time": True},),
             environment=transport(given),
             ends_launch=True,
@@ -222,10 +224,18 @@ def _spawners(given: Mapping[str, str], world: Path, models: Mapping[str, Path])
             x_m, y_m, yaw_rad = index % columns * GRID_SPACING_M, -(index // columns) * GRID_SPACING_M, 0.0
         else:
             x_m, y_m, yaw_rad = start_pose(index, count, _seed(given))
-        pose = ("-x", f"{x_m:.6f}", "-y", f"{y_m:.6f}", "-Y", f"{yaw_rad:.6f}")
-        arguments = ("-world", name, "-name", robot, "-file", str(model), *pose)
-        spawners.append(NodeProcess("create", "ros_gz_sim", name=f"create_{robot}", arguments=arguments))
+        values: dict[str, Any] = {"world": name, "name": robot, "file": str(model)}
+        values |= {axis: round(float(place), 6) for axis, place in (("x", x_m), ("y", y_m), ("Y", yaw_rad))}
+        spawners.append(_create(robot, values))
     return spawners
+
+
+def _create(robot: str, values: Mapping[str, Any]) -> NodeProcess:
+    """Return `create` of ros_gz, which takes parameters, and up to Iron only options of the same names."""
+    if os.environ.get("ROS_DISTRO") in ("humble", "iron"):
+        options = tuple(word for name, value in values.items() for word in (f"-{name}", str(value)))
+        return NodeProcess("create", "ros_gz_sim", name=f"create_{robot}", arguments=options)
+    return NodeProcess("create", "ros_gz_sim", name=f"create_{robot}", parameters=(dict(values),))
 
 
 def _seed(given: Mapping[str, str]) -> int:

@@ -27,6 +27,8 @@ _TYPES = {
 _FILLED_IN = {"atmosphere", "magnetic_field"}
 # Repeated beyond the specification: a contact sensor of Gazebo has several collisions.
 _REPEATED = {"/contact/collision"}
+# Read by the sensors of every Gazebo since Fortress, without being in the specification.
+_READ_BY_GAZEBO = {"/sensor/gz_frame_id"}
 
 
 def gazebo_root() -> Path:
@@ -89,9 +91,11 @@ def faults(element: ElementTree.Element, definition: Definition, path: str = "")
         found.append(f"{path}: holds the text {text!r}")
     counts = Counter(child.tag for child in element)
     for name, count in counts.items():
+        written = f"/{element.tag}/{name}"
         if name not in definition.children:
-            found.append(f"{path}: element {name} is unknown")
-        elif count > 1 and definition.children[name].required in "01" and f"/{element.tag}/{name}" not in _REPEATED:
+            if written not in _READ_BY_GAZEBO:
+                found.append(f"{path}: element {name} is unknown")
+        elif count > 1 and definition.children[name].required in "01" and written not in _REPEATED:
             found.append(f"{path}: element {name} stands {count} times")
     for name, child in definition.children.items():
         if child.required in ("1", "+") and name not in counts and name not in _FILLED_IN:

@@ -20,6 +20,9 @@ from policy_node.control.tick import Observed
 from policy_node.policies import Observations, Policy, State
 from policy_node.policies.contract import Tensors
 
+# Period at which a wait checks whether the learner was closed.
+POLL_S = 0.25
+
 
 class LearnerPauses(Exception):  # noqa: N818  not an error: it skips a tick
     """The learner skips a tick; the text is the reason that the operator sees."""
@@ -85,10 +88,15 @@ class Learner(Policy):
         Raises
         ------
         RuntimeError
-            When `take` or the observation fails, which also ends the tick.
+            When `take` or the observation fails, which also ends the tick, and after `end`.
         """
         self._answers.put((take, robots))
-        return _turn_of(self._turns.get())
+        while not self._reason:
+            try:
+                return _turn_of(self._turns.get(timeout=POLL_S))
+            except Empty:
+                continue
+        raise RuntimeError(self._reason)
 
     def end(self) -> None:
         """Skip this and all later ticks."""

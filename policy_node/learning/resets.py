@@ -85,6 +85,13 @@ class Resets:
             self._try(robot)
         return self._since_ns.get(robot, 0)
 
+    def missing(self, robot: int) -> str:
+        """Return what a robot that was asked and not reset yet waits for."""
+        if self._kind == "topic":
+            return f"no subscriber of {self._publishers[robot].topic_name}"
+        client = self._clients[robot]
+        return f"no {'answer' if client.service_is_ready() else 'server'} of {client.srv_name}"
+
     def _try(self, robot: int) -> None:
         if not self._kind:
             self._since_ns[robot] = 0

@@ -412,7 +412,7 @@ class RosVecEnv(VecEnv):
         for robot in robots:
             since_ns = self._resets.since_ns(robot)
             if since_ns is None:
-                missing.append(f"{names[robot]} was not reset yet")
+                missing.append(f"{names[robot]} was not reset yet: {self._resets.missing(robot)}")
             elif observed.now_ns - observed.ages_s[robot] * 1e9 < since_ns:
                 missing.append(f"{names[robot]} is not observed since its reset")
         self._signals.take()
@@ -444,10 +444,11 @@ class RosVecEnv(VecEnv):
         self._learner.observe_again(forget, robots)
         missing = ["nothing yet"]
         while missing:
+            self._check_open()
             if self.node.get_clock().now().nanoseconds > now_ns or samples.newest_ns > now_ns:
                 return None
             asked = [robot for robot in robots if self._resets.since_ns(robot) is None]
-            missing = [f"{names[robot]} was not reset yet" for robot in asked]
+            missing = [f"{names[robot]} was not reset yet: {self._resets.missing(robot)}" for robot in asked]
             if not missing:
                 turn = self._learner.observe_again(take, robots)
                 self._signals.take()

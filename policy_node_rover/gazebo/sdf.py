@@ -105,9 +105,9 @@ def start_pose(robot: int, robots: int, seed: int) -> tuple[float, float, float]
 def rover_sdf(name: str, render_engine: str = "ogre2", pose: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> str:
     """Return the SDF of one rover with sensors, drive and odometry, at a pose x_m, y_m, yaw_rad.
 
-    Its topics in Gazebo: ``/model/NAME/cmd_vel``, ``/model/NAME/odometry`` (true pose in the world),
-    ``/NAME/camera`` and ``/NAME/bumper_contacts``. The render engines ``"ogre2"`` and ``"ogre"`` need different colours
-    for the same image.
+    Its topics in Gazebo: ``/model/NAME/cmd_vel``, ``/model/NAME/odometry`` and ``/model/NAME/tf`` (true pose in the
+    world), ``/NAME/camera``, ``/NAME/camera_info`` and ``/NAME/bumper_contacts``. The render engines ``"ogre2"`` and
+    ``"ogre"`` need different colours for the same image.
     """
     return _document(_rover(name, _Materials(render_engine), pose))
 
@@ -262,6 +262,7 @@ def _sensors(name: str) -> str:
     <sensor name="camera" type="camera">
       <pose>{_text(*CAMERA_POSITION_M, 0, 0, 0)}</pose>
       <always_on>true</always_on><update_rate>{_text(CAMERA_RATE_HZ)}</update_rate><topic>/{name}/camera</topic>
+      <gz_frame_id>{name}/camera_optical</gz_frame_id>
       <camera>
         <horizontal_fov>{_text(math.radians(ROVER.camera_field_of_view_deg))}</horizontal_fov>
         <image><width>{size_px}</width><height>{size_px}</height><format>R8G8B8</format></image>

@@ -37,6 +37,7 @@ from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA, ROVER, TOUCH_CELLS
 from policy_node_rover.arena.layout import draw_distant_beacon, draw_layout
 from policy_node_rover.arena.touch_sensor import TouchSensor
+from policy_node_rover.frames import publish_fixed_transforms
 from policy_node_rover.gazebo.bridge import enable_topic
 from policy_node_rover.gazebo.sdf import grid_origin_m
 
@@ -209,6 +210,9 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--robots", type=number(int, 1, 256), default=4, help="number of rovers (default 4)")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="seed of the layouts (default 0)")
+    parser.add_argument(
+        "--frames", action="store_true", help="publish where the sensors of the rovers are on /tf_static"
+    )
     parser.add_argument("--touch", action="store_true", help="publish the touch readings on rover_0/touch and so on")
     parser.add_argument("--world", default="", help="name of the world of arenas; empty: do not watch beacons")
     return parser.parse_args(arguments)
@@ -241,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node = Node("gazebo_watch")
         robots = range(options.robots)
         timeouts = [CommandTimeout(node, f"rover_{robot}") for robot in robots]
+        if options.frames:
+            # Gazebo publishes /tf.
+            publish_fixed_transforms(node, [f"rover_{robot}" for robot in robots])
         bumpers = [Bumper(node, f"rover_{robot}") for robot in robots if options.touch]
         if options.world:
             service_command()

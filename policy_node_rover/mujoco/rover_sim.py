@@ -29,6 +29,7 @@ from policy_node.control.timing import SteadyClock
 from policy_node.ros.polling import spinning
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA
+from policy_node_rover.frames import PosePublisher, publish_fixed_transforms
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import KINDS, Renderer, RendererError, make_renderer
@@ -202,12 +203,13 @@ def simulate(
 ) -> None:
     """Simulate the fleet until it is stopped or its duration is over, while another thread spins the node."""
     sensor_qos = RELIABLE_QOS if options.lockstep else qos_profile_sensor_data
+    names = [f"rover_{robot}" for robot in range(options.robots)]
+    publish_fixed_transforms(node, names)
+    poses = PosePublisher(node)
     rovers = []
-    for robot in range(options.robots):
+    for robot, name in enumerate(names):
         arena = Arena(model, None if options.seed is None else options.seed + robot)
-        rovers.append(
-            SimulatedRover(node, f"rover_{robot}", arena, not options.clock, sensor_qos, options.reset_pause_s)
-        )
+        rovers.append(SimulatedRover(node, name, arena, not options.clock, sensor_qos, poses, options.reset_pause_s))
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
     if options.lockstep:
         times_s = Lockstep(node, rovers, renderer, overview, options.rate_hz, stopping).run(options.duration_s)

@@ -20,13 +20,14 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
 from policy_node.ros.middleware import middleware
 from policy_node.ros.polling import Take, poll_topic
 from policy_node_rover.arena.description import ROVER
+from policy_node_rover.frames import PosePublisher, camera_frame, camera_info
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
 
@@ -97,8 +98,8 @@ class SimulatedRover:
     """One rover in its arena with its topics. Messages are taken between physics steps.
 
     Another thread must spin the node, for its services and the events of deadlines. `monitor_deadlines` stops the rover
-    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch. After
-    a reset the rover stands still and is silent for `reset_pause_s`.
+    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch;
+    `poses` publishes its pose. After a reset the rover stands still and is silent for `reset_pause_s`.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class SimulatedRover:
         arena: Arena,
         monitor_deadlines: bool,
         sensor_qos: QoSProfile,
+        poses: PosePublisher,
         reset_pause_s: float = 0.0,
     ) -> None:
         self.name = name
@@ -127,13 +129,14 @@ class SimulatedRover:
 
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._image_publisher = publisher(Image, "camera/image_raw", sensor_qos)
+        self._camera_publisher = publisher(CameraInfo, "camera/camera_info", sensor_qos)
         self._touch_publisher = publisher(JointState, "touch", sensor_qos)
         self._odometry_publisher = publisher(Odometry, "odom")
         self._beacon_publisher = publisher(Float64MultiArray, "beacon")
         self._presses_publisher = publisher(Int32, "presses", latched)
         self._episode_publisher = publisher(Float64MultiArray, "episode")
         self.observation_publishers = (self._image_publisher, self._touch_publisher)
-        ground_truth = (self._odometry_publisher, self._beacon_publisher)
+        ground_truth = (self._camera_publisher, self._odometry_publisher, self._beacon_publisher)
         status = (self._presses_publisher, self._episode_publisher)
         self.publishers = (*self.observation_publishers, *ground_truth, *status)
         command_topic = f"{name}/cmd_vel"
@@ -146,7 +149,9 @@ class SimulatedRover:
         self._unanswered: list[Future[None]] = []
         size = ROVER.camera_size_px
         self._image = Image(height=size, width=size, encoding="rgb8", step=3 * size)
-        self._image.header.frame_id = f"{name}/camera"
+        self._image.header.frame_id = camera_frame(name)
+        self._camera = camera_info(name)
+        self._poses = poses
         self._touch = JointState(name=[f"touch_{cell}" for cell in range(ROVER.touch_cells)])
         self._touch.header.frame_id = f"{name}/bumper"
         self._odometry = Odometry(child_frame_id=f"{name}/base_link")
@@ -255,10 +260,14 @@ class SimulatedRover:
         pose.orientation.z, pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         twist.linear.x, twist.angular.z = self.arena.velocity
         self._odometry_publisher.publish(self._odometry)
+        self._poses.publish(self._odometry)
         if self._beacon_publisher.get_subscription_count():
             # Ground truth for rewards: distance in metres, bearing in radians.
             self._beacon_publisher.publish(Float64MultiArray(data=self.arena.beacon_polar))
         self._publish_episode()
+        if self._camera_publisher.get_subscription_count():
+            self._camera.header.stamp = stamp
+            self._camera_publisher.publish(self._camera)
         # The image last: a subscriber that receives it can rely on the touch of the same stamp.
         self._image_publisher.publish(self._image)
 

@@ -359,7 +359,7 @@ def test_choices_must_be_whole_numbers() -> None:
         env.close()
 
 
-def test_lockstep_goes_on_without_a_reset_of_the_robots(make_env: Callable[..., RosVecEnv]) -> None:
+def test_lockstep_goes_on_without_a_reset_of_the_robots_until_it_is_closed(make_env: Callable[..., RosVecEnv]) -> None:
     with rover_sim("--lockstep", "--robots", "1"):
         env = make_env(1, reset={}, max_steps=3)
         before = arrays(env.reset())
@@ -371,17 +371,10 @@ def test_lockstep_goes_on_without_a_reset_of_the_robots(make_env: Callable[..., 
         assert ends == [False, False, True] * 2
         assert not np.array_equal(before["image"], arrays(observations)["image"]), "it drives"
         env.reset()
-
-
-def test_a_closed_environment_says_so(make_env: Callable[..., RosVecEnv]) -> None:
-    with rover_sim("--lockstep", "--robots", "1"):
-        env = make_env(1)
-        env.reset()
         env.close()
-        with pytest.raises(RuntimeError, match="the environment is closed"):
-            env.step(np.zeros((1, 2), np.float32))
-        with pytest.raises(RuntimeError, match="the environment is closed"):
-            env.reset()
+        for use in (env.reset, lambda: env.step(np.zeros((1, 2), np.float32))):
+            with pytest.raises(RuntimeError, match="the environment is closed"):
+                use()
 
 
 def test_a_wait_ends_when_another_thread_closes_the_environment(make_env: Callable[..., RosVecEnv]) -> None:
@@ -474,6 +467,46 @@ def test_missing_publishers_and_an_unused_clock_are_named(
     waits_saying(env, "no publisher on /rover_0/camera/image_raw", "no publisher on /rover_0/presses")
     peer.node.create_publisher(Clock, "/clock", 1)
     waits_saying(env, "/clock has a publisher, but", "lockstep=True", "use_sim_time=True")
+
+
+@pytest.mark.parametrize(
+    ("reset", "missing"),
+    [
+        ({"service": "restart", "type": "std_srvs/srv/Trigger"}, "no server of rover_0/restart"),
+        pytest.param(
+            {"topic": "restart", "type": "std_msgs/msg/Empty"},
+            "no subscriber of /rover_0/restart",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_a_reset_waits_for_is_named(
+    reset: dict[str, Any],
+    missing: str,
+    make_env: Callable[..., RosVecEnv],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(environment, "LOG_PERIOD_S", 0.2)
+
+    def wait() -> None:
+        with pytest.raises(RuntimeError, match="closed"):
+            env.reset()
+        ended.append(True)
+
+    ended: list[bool] = []
+    with rover_sim("--lockstep", "--robots", "1"):
+        env = make_env(1, reset=reset)
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        text, until_s = "", time.monotonic() + PATIENCE_S
+        while f"waiting: rover_0 was not reset yet: {missing}" not in text:
+            assert time.monotonic() < until_s, text
+            time.sleep(0.1)
+            text += capfd.readouterr().err
+        env.close()
+        waiting.join(PATIENCE_S)
+    assert ended
 
 
 def test_unusable_readings_are_a_warning(

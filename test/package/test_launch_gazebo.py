@@ -47,8 +47,10 @@ def of(processes: list[NodeProcess], executable: str) -> list[NodeProcess]:
     return [process for process in processes if process.executable == executable]
 
 
-def option(process: NodeProcess, name: str) -> str:
-    return process.arguments[process.arguments.index(name) + 1]
+def value(process: NodeProcess, name: str) -> Any:
+    (values,) = process.parameters
+    assert isinstance(values, dict)
+    return values[name]
 
 
 def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(tmp_path: Path) -> None:
@@ -61,9 +63,9 @@ def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(
     spawners = of(processes, "create")
     for robot, spawner in enumerate(spawners):
         name = f"rover_{robot}"
-        assert (option(spawner, "-world"), option(spawner, "-name")) == ("arenas", name)
-        assert Path(option(spawner, "-file")).read_text() == rover_sdf(name)
-        pose = [float(option(spawner, axis)) for axis in ("-x", "-y", "-Y")]
+        assert (value(spawner, "world"), value(spawner, "name")) == ("arenas", name)
+        assert Path(value(spawner, "file")).read_text() == rover_sdf(name)
+        pose = [value(spawner, axis) for axis in ("x", "y", "Y")]
         assert pose == pytest.approx(start_pose(robot, 3, 5), abs=1e-5)
     assert len(spawners) == 3
     bridge, watch, driver = (of(processes, name)[0] for name in ("parameter_bridge", "gazebo_watch", "policy_node"))
@@ -72,7 +74,7 @@ def test_arenas_rovers_bridge_watch_and_node_are_for_the_given_number_of_robots(
     robots = ["rover_0", "rover_1", "rover_2"]
     (values,) = bridge.parameters
     assert isinstance(values, dict) and Path(values["config_file"]).read_text() == bridge_file(robots)
-    assert {"--robots=3", "--seed=5", "--touch", "--world=arenas"} <= set(watch.arguments)
+    assert {"--robots=3", "--seed=5", "--touch", "--frames", "--world=arenas"} <= set(watch.arguments)
     assert watch.parameters == ({"use_sim_time": True},)
     assert driver.parameters == (ROVERS, {"robots": robots, "use_sim_time": True})
 
@@ -106,12 +108,29 @@ def test_world_and_robot_can_be_the_users_own(tmp_path: Path) -> None:
     simulator, processes = decide(tmp_path, robot_count="3", world=str(world), model=str(model))
     assert simulator.arguments["gz_args"].endswith(f"'{world}'")
     spawners = of(processes, "create")
-    assert [option(spawner, "-world") for spawner in spawners] == ["warehouse"] * 3
-    assert Path(option(spawners[1], "-file")).read_text() == model.read_text().replace("{robot}", "rover_1")
-    poses = [tuple(float(option(spawner, axis)) for axis in ("-x", "-y", "-Y")) for spawner in spawners]
+    assert [value(spawner, "world") for spawner in spawners] == ["warehouse"] * 3
+    assert Path(value(spawners[1], "file")).read_text() == model.read_text().replace("{robot}", "rover_1")
+    poses = [tuple(value(spawner, axis) for axis in ("x", "y", "Y")) for spawner in spawners]
     assert poses == [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)]
     (watch,) = of(processes, "gazebo_watch")
     assert not any(argument.startswith("--world") for argument in watch.arguments), "that world has no beacons"
+    assert "--frames" not in watch.arguments, "the sensors of that robot are elsewhere"
+
+
+@pytest.mark.parametrize("distribution", ["humble", "iron"])
+def test_create_gets_options_where_it_takes_no_parameters(
+    tmp_path: Path, distribution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    _, processes = decide(tmp_path, robot_count="1")
+    (newer,) = of(processes, "create")
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    _, processes = decide(tmp_path, robot_count="1")
+    (older,) = of(processes, "create")
+    (values,) = newer.parameters
+    assert isinstance(values, dict) and not newer.arguments and not older.parameters
+    pairs = dict(zip(older.arguments[::2], older.arguments[1::2], strict=True))
+    assert pairs == {f"-{name}": str(given) for name, given in values.items()}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +171,8 @@ def test_the_launch_file_starts_these_processes(tmp_path: Path, monkeypatch: pyt
         return {node.executable: node for node in expand(FILE, **arguments)}
 
     nodes = started(headless="true")
+    create = nodes["create"].parameters()
+    assert (create["world"], create["name"]) == ("arenas", "rover_3") and isinstance(create["Y"], float)
     assert nodes.keys() == {"gz", "create", "parameter_bridge", "gazebo_watch", "policy_node"}
     world = tmp_path / "gazebo" / "world.sdf"
     assert nodes["gz"].command_line[0] == f"-r -s --headless-rendering {world}"

@@ -25,13 +25,15 @@ BRIDGEABLE = {
     ("sensor_msgs/msg/Image", "gz.msgs.Image"),
     ("ros_gz_interfaces/msg/Contacts", "gz.msgs.Contacts"),
     ("nav_msgs/msg/Odometry", "gz.msgs.Odometry"),
+    ("sensor_msgs/msg/CameraInfo", "gz.msgs.CameraInfo"),
+    ("tf2_msgs/msg/TFMessage", "gz.msgs.Pose_V"),
     ("geometry_msgs/msg/Twist", "gz.msgs.Twist"),
     ("std_msgs/msg/Bool", "gz.msgs.Boolean"),
 }
 # Published by `gazebo_watch`.
 FROM_GAZEBO_WATCH = {"touch": "sensor_msgs/msg/JointState"}
 # Topics of Gazebo without use in ROS.
-UNUSED = ("wheel_odometry", "wheel_tf", "tf")
+UNUSED = ("wheel_odometry", "wheel_tf")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,8 @@ def topics_of_the_models() -> dict[str, str]:
             for element in system:
                 if element.tag.endswith("topic"):
                     carried[str(element.text)] = element.tag
+        # The default of Gazebo's cameras.
+        carried.update({f"{topic}_info": "info" for topic, kind in list(carried.items()) if kind == "camera"})
     return {topic: kind for topic, kind in carried.items() if not topic.endswith(UNUSED)}
 
 
@@ -70,11 +74,13 @@ def test_the_bridge_has_the_topics_of_the_models_and_the_clock(entries: list[dic
     kinds = {
         "camera": ("gz.msgs.Image", "GZ_TO_ROS"),
         "contact": ("gz.msgs.Contacts", "GZ_TO_ROS"),
+        "info": ("gz.msgs.CameraInfo", "GZ_TO_ROS"),
+        "tf_topic": ("gz.msgs.Pose_V", "GZ_TO_ROS"),
         "odom_topic": ("gz.msgs.Odometry", "GZ_TO_ROS"),
         "topic": ("gz.msgs.Twist", "ROS_TO_GZ"),
     }
     named = {topic: kinds[kind] for topic, kind in topics_of_the_models().items()}
-    assert len(named) == 4 * len(ROBOTS)
+    assert len(named) == 6 * len(ROBOTS)
     bridged = {entry["gz_topic_name"]: (entry["gz_type_name"], entry["direction"]) for entry in entries}
     # Gazebo refuses to publish a topic twice in one bridge.
     assert len(bridged) == len(entries)
@@ -107,7 +113,8 @@ def test_the_topics_of_the_node_are_bridged(entries: list[dict[str, str]], confi
     # `gazebo_watch` computes the touch from these.
     contacts = of_each_robot({"bumper": CONTACTS})
     assert contacts.items() <= from_gazebo.items()
-    assert from_gazebo.keys() - read.keys() - contacts.keys() == {"/clock", *(f"{robot}/odom" for robot in ROBOTS)}
+    others = {*of_each_robot({"odom": "", "camera/camera_info": ""}), "/clock", "/tf"}
+    assert from_gazebo.keys() - read.keys() - contacts.keys() == others
     written = of_each_robot({configuration.action.topic: configuration.action.type})
     assert to_gazebo == written | {enable_topic(robot): "std_msgs/msg/Bool" for robot in ROBOTS}
 

@@ -18,7 +18,7 @@ from nav_msgs.msg import Odometry
 from node_harness import PATIENCE_S, NodeProcess, Peer, end
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Int32
 
 from policy_node.config.package_files import share_path
@@ -74,18 +74,20 @@ def test_every_rover_has_its_topics_and_its_sensors_share_their_stamps(
     images = [received(peer, Image, f"{robot}/camera/image_raw", BEST_EFFORT) for robot in robots]
     touches = [received(peer, JointState, f"{robot}/touch", BEST_EFFORT) for robot in robots]
     odometries = [received(peer, Odometry, f"{robot}/odom", RELIABLE) for robot in robots]
+    cameras = [received(peer, CameraInfo, f"{robot}/camera/camera_info", BEST_EFFORT) for robot in robots]
     overviews = received(peer, Image, "overview/image_raw", RELIABLE)
     start_sim("--robots", "3", "--seed", "5")
-    everything = (*images, *touches, *odometries)
+    everything = (*images, *touches, *odometries, *cameras)
     peer.spin_until(lambda: overviews and all(len(messages) > 10 for messages in everything), "all sensors")
 
     first_images = [np.array(messages[0].data).reshape(64, 64, 3) for messages in images]
-    for robot, image_messages, touch_messages, odometry_messages in zip(
-        robots, images, touches, odometries, strict=True
+    for robot, image_messages, touch_messages, odometry_messages, camera_messages in zip(
+        robots, images, touches, odometries, cameras, strict=True
     ):
         image = image_messages[-1]
         assert (image.height, image.width, image.step, image.encoding) == (64, 64, 192, "rgb8")
-        assert image.header.frame_id == f"{robot}/camera"
+        assert image.header.frame_id == camera_messages[-1].header.frame_id == f"{robot}/camera_optical"
+        assert (camera_messages[-1].height, camera_messages[-1].width) == (64, 64)
         touch = touch_messages[-1]
         assert touch.name == [f"touch_{cell}" for cell in range(8)]
         assert len(touch.effort) == 8
@@ -95,6 +97,7 @@ def test_every_rover_has_its_topics_and_its_sensors_share_their_stamps(
         stamps = {stamp_ns(message) for message in image_messages[:-1]}
         assert len({*map(stamp_ns, touch_messages)} & stamps) >= len(stamps) - 1
         assert len({*map(stamp_ns, odometry_messages)} & stamps) >= len(stamps) - 1
+        assert len({*map(stamp_ns, camera_messages)} & stamps) >= len(stamps) - 1
         assert all(stamp > started_ns for stamp in stamps)
         assert sorted(stamps) == [stamp_ns(message) for message in image_messages[:-1]]
     assert not np.array_equal(first_images[0], first_images[1]), "each rover has its own arena"
