@@ -97,6 +97,7 @@ setup(
     maintainer_email="policy_node@example.org",
     description="One learned policy drives a fleet of robots over ROS 2: synchronised sensors in, commands out",
     license="Apache-2.0",
+    url="https://example.org/policy_node",
     entry_points={
         "console_scripts": [
             "policy_node = policy_node.cli.executables:policy_node",

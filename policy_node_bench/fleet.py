@@ -261,13 +261,13 @@ def _measure_in_turn(
             stack.callback(publishers[-1].stop)
         bar = stack.enter_context(progress_bar(console))
         task = bar.add_task(f"fleet of {options.robots}", total=options.rounds * len(loops), doing="")
-        for number in range(options.rounds):
+        for turn in range(options.rounds):
             for position, loop in enumerate(loops):
 
-                def progress(doing: str, label: str = f"round {number + 1} of {options.rounds}, {loop.label}") -> None:
+                def progress(doing: str, label: str = f"round {turn + 1} of {options.rounds}, {loop.label}") -> None:
                     bar.update(task, doing=f"{label}: {doing}")
 
-                log = notes[0].with_name(f"loop_{position}_{number}.log")
+                log = notes[0].with_name(f"loop_{position}_{turn}.log")
                 child = Child(f"the {loop.label}", loop.arguments, log, loop.environment)
                 try:
                     part = measure(child, publishers, loop.node, options.seconds, progress)

@@ -143,6 +143,8 @@ def load_bundle(file: PolicyFile) -> TorchPolicy:
     except PolicyError:
         raise
     except ImportError as error:
+        if (error.name or "").startswith("safetensors"):
+            raise
         raise file.error("is of sb3-contrib, which is not installed; pip install sb3-contrib") from error
     except Exception as error:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error

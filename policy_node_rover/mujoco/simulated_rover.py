@@ -14,6 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.node import Node
@@ -143,7 +144,9 @@ class SimulatedRover:
         self._commands, self._take_command = poll_topic(node, Twist, command_topic, RELIABLE_QOS)
         self._deadlines = DeadlineMonitor(node, Twist, command_topic, COMMAND_DEADLINE_S) if monitor_deadlines else None
         _, self._take_reset = poll_topic(node, Int64, f"{name}/reset", QoSProfile(depth=10))
-        node.create_service(Trigger, f"{name}/reset", self._on_reset_request)
+        # Requests wait for the simulation, which must see those of all rovers meanwhile.
+        group = ReentrantCallbackGroup()
+        node.create_service(Trigger, f"{name}/reset", self._on_reset_request, callback_group=group)
         # Requests of the service that have not been seen, and those that have not been answered.
         self._requests: deque[Future[None]] = deque()
         self._unanswered: list[Future[None]] = []

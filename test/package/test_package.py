@@ -3,6 +3,7 @@
 """The package's own files agree with each other and with the code."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -16,12 +17,16 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import policy_node
 from policy_node.config.package_files import share_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = (ROOT / "setup.py").read_text()
+CONSTRAINTS = (ROOT / "constraints-common.txt").read_text()
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 
 # What the code imports under one name is called otherwise by rosdep and by PyPI.
@@ -50,8 +55,12 @@ PYPI_NAMES = {
     "stable_baselines3": "stable-baselines3",
     "yaml": "pyyaml",
 }
+# Imported by the example robot, the benchmarks and the extras only, which rosdep does not bring onto a robot.
+NOT_ON_A_ROBOT = {"PIL", "google", "matplotlib", "mujoco", "psutil", "rosbags", "sb3_contrib"}
 # Installed with pip, as the manifest says.
-WITHOUT_ROSDEP_KEY = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml", "safetensors"}
+WITHOUT_ROSDEP_KEY = {"safetensors"}
+# Only with an extra of setup.py.
+WITH_AN_EXTRA = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 
@@ -97,11 +106,36 @@ def test_manifest_is_that_of_an_ament_python_package():
 def test_every_import_is_declared_for_rosdep_and_for_pip(module):
     if module in WITHOUT_ROSDEP_KEY:
         assert module in (ROOT / "package.xml").read_text()
-    else:
-        assert ROSDEP_KEYS.get(module, module) in manifest_values("exec_depend")
-    is_ros_package = module not in {*ROSDEP_KEYS, *WITHOUT_ROSDEP_KEY}
+    elif module not in WITH_AN_EXTRA:
+        needs = "test_depend" if module in NOT_ON_A_ROBOT else "exec_depend"
+        assert ROSDEP_KEYS.get(module, module) in manifest_values(needs)
+    is_ros_package = module not in {*ROSDEP_KEYS, *WITHOUT_ROSDEP_KEY, *WITH_AN_EXTRA}
     pypi_name = f"ros-{module.replace('_', '-')}" if is_ros_package else PYPI_NAMES.get(module, module)
     assert module in WITHOUT_WHEEL or re.search(rf'"{pypi_name}[">=[]', SETUP)
+
+
+@pytest.mark.parametrize("distribution, pin", [("jazzy", "numpy<2\n"), ("kilted", "numpy<2\n"), ("lyrical", "")])
+@pytest.mark.parametrize("page", ["doc/getting_started.md", "doc/onboard.md", "deploy/Dockerfile"])
+def test_numpy_is_kept_below_2_where_the_messages_need_it(
+    tmp_path: Path, page: str, distribution: str, pin: str
+) -> None:
+    (written,) = re.findall(r"case .* esac > \S+", (ROOT / page).read_text())
+    folder = tmp_path / "venv"
+    folder.mkdir()
+    variables = {"DISTRO": distribution, "ROS_DISTRO": distribution, "VIRTUAL_ENV": str(folder)}
+    subprocess.run(["bash", "-c", written], cwd=tmp_path, env={**os.environ, **variables}, check=True)
+    assert (folder / "constraints.txt").read_text() == pin
+
+
+def test_every_pinned_version_can_be_installed_with_the_oldest_python() -> None:
+    oldest = "3.10.0"
+    installed = {canonicalize_name(found.name): found for found in importlib.metadata.distributions()}
+    pins = [Requirement(line) for line in CONSTRAINTS.splitlines() if line and line[0] not in "#-"]
+    for pin in pins:
+        found = installed.get(canonicalize_name(pin.name))
+        python = SpecifierSet((found and found.metadata["Requires-Python"]) or "")
+        applies = pin.marker is None or pin.marker.evaluate({"python_version": "3.10"})
+        assert not applies or oldest in python, f"{pin}: needs Python {python}; mark it with python_version"
 
 
 def test_the_core_and_the_training_import_no_ros():

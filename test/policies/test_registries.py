@@ -160,6 +160,15 @@ def test_a_missing_package_of_a_format_is_named(monkeypatch: pytest.MonkeyPatch,
         load_policy(tmp_path / "policy.onnx")
 
 
+def test_a_bundle_without_safetensors_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    # rosdep has no key for it, so that a robot may lack it.
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(
+        PolicyError, match=r"is a bundle, for which safetensors.* not installed; pip install safetensors"
+    ):
+        load_policy(ROOT / "models" / "rover.bundle")
+
+
 def test_a_node_runs_the_format_and_the_engine_of_another_package(installed: Path, linear: Path) -> None:
     parameters = {
         "control_rate_hz": 20.0,

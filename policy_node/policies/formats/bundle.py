@@ -18,5 +18,6 @@ FORMAT = PolicyFormat(
     is_zip=True,
     runs_code=False,
     draws=True,
+    requires=("safetensors",),
     write=lazily("bundle", "write_bundle"),
 )
