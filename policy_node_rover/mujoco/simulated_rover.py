@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
-from policy_node.ros.middleware import middleware
+from policy_node.ros.middleware import middleware, reports_deadlines
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
@@ -50,7 +50,25 @@ class DeadlineMonitor:
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
-        deadline = Duration(seconds=deadline_s)
+        self._message_type = message_type
+        self._is_commanded = False
+        self._subscription: Any = None
+        self._events: list[Any] = []
+        try:
+            self._open(node, topic, Duration(seconds=deadline_s))
+        except UnsupportedEventTypeError:
+            node.destroy_subscription(self._subscription)
+            self._events.clear()
+        if not self._events:
+            node.get_logger().warning(
+                f"{middleware()} reports no missed deadlines: rovers stop {COMMAND_TIMEOUT_S:g} s after their last "
+                "command",
+                once=True,
+            )
+
+    def _open(self, node: Node, topic: str, deadline: Duration) -> None:
+        if not reports_deadlines():
+            return
         qos = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.BEST_EFFORT,
@@ -58,22 +76,10 @@ class DeadlineMonitor:
             liveliness=LivelinessPolicy.AUTOMATIC,
             liveliness_lease_duration=deadline,
         )
-        self._message_type = message_type
-        self._is_commanded = False
-        self._subscription = node.create_subscription(message_type, topic, _no_callback, qos, raw=True)
+        self._subscription = node.create_subscription(self._message_type, topic, _no_callback, qos, raw=True)
         handle, kinds = self._subscription.handle, QoSSubscriptionEventType
-        self._events: list[Any] = []
-        try:
-            for kind in (kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED):
-                self._events.append(_rclpy.EventHandle(handle, kind))
-        except UnsupportedEventTypeError as error:
-            self._events.clear()
-            node.destroy_subscription(self._subscription)
-            node.get_logger().warning(
-                f"{middleware()} reports no deadline and no liveliness ({error}): "
-                f"rovers stop {COMMAND_TIMEOUT_S:g} s after their last command",
-                once=True,
-            )
+        for kind in (kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED):
+            self._events.append(_rclpy.EventHandle(handle, kind))
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
