@@ -19,6 +19,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
@@ -52,13 +53,10 @@ class DeadlineMonitor:
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
         self._message_type = message_type
         self._is_commanded = False
-        self._subscription: Any = None
+        self._subscription: Subscription | None = None
         self._events: list[Any] = []
-        try:
+        if reports_deadlines():
             self._open(node, topic, Duration(seconds=deadline_s))
-        except UnsupportedEventTypeError:
-            node.destroy_subscription(self._subscription)
-            self._events.clear()
         if not self._events:
             node.get_logger().warning(
                 f"{middleware()} reports no missed deadlines: rovers stop {COMMAND_TIMEOUT_S:g} s after their last "
@@ -67,8 +65,6 @@ class DeadlineMonitor:
             )
 
     def _open(self, node: Node, topic: str, deadline: Duration) -> None:
-        if not reports_deadlines():
-            return
         qos = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.BEST_EFFORT,
@@ -76,14 +72,24 @@ class DeadlineMonitor:
             liveliness=LivelinessPolicy.AUTOMATIC,
             liveliness_lease_duration=deadline,
         )
-        self._subscription = node.create_subscription(self._message_type, topic, _no_callback, qos, raw=True)
-        handle, kinds = self._subscription.handle, QoSSubscriptionEventType
-        for kind in (kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED):
-            self._events.append(_rclpy.EventHandle(handle, kind))
+        subscription = node.create_subscription(self._message_type, topic, _no_callback, qos, raw=True)
+        kinds = QoSSubscriptionEventType
+        try:
+            self._events = [
+                _rclpy.EventHandle(subscription.handle, kind)
+                for kind in (
+                    kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED,
+                    kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED,
+                )
+            ]
+        except UnsupportedEventTypeError:
+            node.destroy_subscription(subscription)
+        else:
+            self._subscription = subscription
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
-        if not self._events:
+        if self._subscription is None:
             return False
         if self._subscription.handle.take_message(self._message_type, True) is not None:
             self._is_commanded = True
