@@ -31,6 +31,11 @@ def reports_deadlines() -> bool:
     return middleware() != ZENOH
 
 
+def confirms_arrival() -> bool:
+    """Return whether waiting for the acknowledgement of messages tells anything; rmw_zenoh_cpp agrees at once."""
+    return middleware() != ZENOH
+
+
 def lacking(name: str) -> str:
     """Return in one line what a middleware lacks, with the remedy; empty if it lacks nothing."""
     lacks = _LACKS.get(name, "it was never tried with this node")

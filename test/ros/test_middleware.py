@@ -23,7 +23,7 @@ from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.middleware import lacking
-from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.subscriptions import SensorSubscriptions, TakenAtTheTick, never_called
 
 pytestmark = pytest.mark.both_distributions
 
@@ -137,6 +137,7 @@ def test_two_publishers_of_a_sensor_are_named_and_not_taken_for_losses(peer: Pee
     first = peer.node.create_publisher(JointState, "/mixed/touch", qos)
     peer.spin_until(first.get_subscription_count, "the subscription")
     (stream,) = subscriptions.reception.streams[0]
+    about: dict[str, Any] = {}
 
     def send(*publishers: Any) -> None:
         received = stream.counts().received + len(publishers)
@@ -151,6 +152,20 @@ def test_two_publishers_of_a_sensor_are_named_and_not_taken_for_losses(peer: Pee
 
         peer.spin_until(arrived, "the messages")
 
+    probe = peer.node.create_subscription(
+        JointState, "/mixed/touch", never_called, qos, callback_group=TakenAtTheTick(), raw=True
+    )
+    peer.spin_until(lambda: first.get_subscription_count() == 2, "the probe")
+    send(first)
+
+    def told() -> bool:
+        if (message := probe.handle.take_message(JointState, True)) is not None:
+            about.update(message[1])
+        return bool(about)
+
+    peer.spin_until(told, "its message")
+    if "publisher_gid" not in about and about.get("publication_sequence_number") is None:
+        pytest.skip("the middleware tells nothing of publishers")
     for _ in range(200):
         send(first)
     second = peer.node.create_publisher(JointState, "/mixed/touch", qos)
