@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef RMW_NAME
+#define RMW_NAME "rmw_zenoh_cpp"
+#endif
 #define RMW_RET_OK 0
 #define RMW_RET_UNSUPPORTED 3
 // Of rmw_event_type_t.
@@ -25,14 +28,14 @@ static void * symbol_of(const char * library, const char * name)
 
 const char * rmw_get_implementation_identifier(void)
 {
-  return "rmw_zenoh_cpp";
+  return RMW_NAME;
 }
 
 int rmw_subscription_event_init(void * event, const void * subscription, int type)
 {
   if (type == RMW_EVENT_LIVELINESS_CHANGED || type == RMW_EVENT_REQUESTED_DEADLINE_MISSED) {
     void (* fail)(const char *, const char *, size_t) = symbol_of("librcutils.so", "rcutils_set_error_state");
-    fail("provided event_type is not supported by rmw_zenoh_cpp", __FILE__, __LINE__);
+    fail("provided event_type is not supported by " RMW_NAME, __FILE__, __LINE__);
     return RMW_RET_UNSUPPORTED;
   }
   int (* init)(void *, const void *, int) = symbol_of("librmw_fastrtps_cpp.so", "rmw_subscription_event_init");

@@ -8,11 +8,12 @@ import rclpy
 
 # Notes the arrival of a message when it is taken, and gives messages no sequence numbers.
 CYCLONE = "rmw_cyclonedds_cpp"
+ZENOH = "rmw_zenoh_cpp"
 _LACKS = {
     "rmw_fastrtps_cpp": "",
     "rmw_fastrtps_dynamic_cpp": "",
     CYCLONE: "it does not number messages, so lost messages of sensors are not counted",
-    "rmw_zenoh_cpp": "it has no deadline and no liveliness, so robots notice by their own timeout only that commands "
+    ZENOH: "it has no deadline and no liveliness, so robots notice by their own timeout only that commands "
     "cease; it confirms no arrival, so the last safe commands may be lost when the node ends",
 }
 
@@ -20,6 +21,19 @@ _LACKS = {
 def middleware() -> str:
     """Return the name of the middleware, such as `rmw_fastrtps_cpp`."""
     return rclpy.get_rmw_implementation_identifier()
+
+
+def reports_deadlines() -> bool:
+    """Return whether the middleware may report missed deadlines and lost liveliness.
+
+    Newer versions of rmw_zenoh_cpp let such events be created, which never happen; older ones raise an error.
+    """
+    return middleware() != ZENOH
+
+
+def confirms_arrival() -> bool:
+    """Return whether waiting for the acknowledgement of messages tells anything; rmw_zenoh_cpp agrees at once."""
+    return middleware() != ZENOH
 
 
 def lacking(name: str) -> str:

@@ -106,33 +106,32 @@ class Stream:
         age_ns
             Age of the message when it arrived.
         """
-        if publisher or sequence is not None:
-            self._count(sequence, publisher)
+        sender = publisher or (0 if sequence is None else self._publisher_that_continues(sequence))
+        if sender:
+            last = self._last.get(sender)
+            if last is None:
+                if len(self._last) == _MAX_PUBLISHERS:
+                    self._last.clear()
+            else:
+                if sequence is not None and sequence > last + 1:
+                    self._lose(sequence - last - 1, last, not publisher)
+                # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
+                self._changes += sender != self._publisher
+            self._last[sender] = sequence or 0
+            self._publisher = sender
         if age_ns > self.max_age_ns:
             self._late += 1
             self._late_ages_ns += age_ns
         self._taken += 1
 
-    def _count(self, sequence: int | None, identity: bytes) -> None:
-        """Count the messages that the publisher has sent since its last one, and changes of the publisher."""
-        publisher = identity or self._publisher_that_continues(sequence or 0)
-        last = self._last.get(publisher)
-        if last is None:
-            if len(self._last) == _MAX_PUBLISHERS:
-                self._last.clear()
+    def _lose(self, gap: int, last: int, unnamed: bool) -> None:
+        """Count the messages between the last one of a publisher and that which was taken."""
+        if self._taken:
+            self._lost += gap
         else:
-            gap = 0 if sequence is None else sequence - last - 1
-            if gap > 0:
-                if self._taken:
-                    self._lost += gap
-                else:
-                    self._first_gap = gap
-                if not identity:
-                    self._gaps = sorted([*self._gaps, (gap, last)])[-_MAX_PUBLISHERS:]
-            # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
-            self._changes += publisher != self._publisher
-        self._last[publisher] = sequence or 0
-        self._publisher = publisher
+            self._first_gap = gap
+        if unnamed:
+            self._gaps = sorted([*self._gaps, (gap, last)])[-_MAX_PUBLISHERS:]
 
     def _publisher_that_continues(self, sequence: int) -> int:
         """Return the publisher whose last number is the nearest below that of the message, or a new publisher."""

@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 
 from policy_node.cli.options import number
 from policy_node.control.timing import SteadyClock
+from policy_node.ros.middleware import confirms_arrival, middleware
 from policy_node.ros.polling import spinning
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node_rover.arena.description import ARENA
@@ -71,6 +72,11 @@ class Lockstep:
         stopping: threading.Event,
     ) -> None:
         self._logger = node.get_logger()
+        if not confirms_arrival():
+            self._logger.warning(
+                f"{middleware()} confirms no arrival: in lockstep, readings may come after their tick; use "
+                "rmw_fastrtps_cpp"
+            )
         self._rovers = rovers
         self._renderer = renderer
         self._overview = overview

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
-from policy_node.ros.middleware import middleware
+from policy_node.ros.middleware import middleware, reports_deadlines
 from policy_node.ros.polling import Take, poll_topic
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.frames import PosePublisher, camera_frame, camera_info
@@ -54,7 +54,18 @@ class DeadlineMonitor:
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
-        deadline = Duration(seconds=deadline_s)
+        self._is_commanded = self._has_event = False
+        self._take: Take | None = None
+        if reports_deadlines():
+            self._take = self._open(node, message_type, topic, Duration(seconds=deadline_s))
+        if self._take is None:
+            node.get_logger().warning(
+                f"{middleware()} reports no missed deadlines: rovers stop {COMMAND_TIMEOUT_S:g} s after their last "
+                "command",
+                once=True,
+            )
+
+    def _open(self, node: Node, message_type: Any, topic: str, deadline: Duration) -> Take | None:
         qos = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.BEST_EFFORT,
@@ -62,19 +73,13 @@ class DeadlineMonitor:
             liveliness=LivelinessPolicy.AUTOMATIC,
             liveliness_lease_duration=deadline,
         )
-        self._is_commanded = self._has_event = False
         events = SubscriptionEventCallbacks(
             deadline=self._on_missed, liveliness=self._on_liveliness, use_default_callbacks=False
         )
-        self._take: Take | None = None
         try:
-            _, self._take = poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)
-        except UnsupportedEventTypeError as error:
-            node.get_logger().warning(
-                f"{middleware()} reports no deadline and no liveliness ({error}): "
-                f"rovers stop {COMMAND_TIMEOUT_S:g} s after their last command",
-                once=True,
-            )
+            return poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)[1]
+        except UnsupportedEventTypeError:
+            return None
 
     def _on_missed(self, missed: Any) -> None:
         self._has_event = self._has_event or missed.total_count_change > 0

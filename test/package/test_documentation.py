@@ -16,7 +16,11 @@ FILES = (
     "doc/getting_started.md",
     "doc/configuration.md",
     "doc/gazebo.md",
-    *(f"config/{name}.yaml" for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera")),
+    "doc/onboard.md",
+    *(
+        f"config/{name}.yaml"
+        for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera", "twist_mux")
+    ),
 )
 
 

@@ -134,6 +134,9 @@ def bind_and_part(peer: Peer, lifecycle: LifecycleClient, manager: Any) -> None:
     assert lifecycle.change("deactivate")
     peer.spin_until(manager.is_broken, "the end of the bond")
     manager.shutdown()
+    # An executor would stumble over what bondpy has closed, but not removed from the node.
+    peer.node.destroy_subscription(manager.sub)
+    peer.node.destroy_publisher(manager.pub)
 
 
 def test_the_manager_hears_the_node_while_it_is_active(
