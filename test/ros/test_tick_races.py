@@ -338,8 +338,11 @@ def test_a_reset_of_one_robot_restarts_one_episode(rig: LoopRig) -> None:
     rig.loop.reset_robots([1])
     tick = rig.tick()
     assert tick.fresh_start.tolist() == [False, True, False] and tick.before == ("", "reset", "")
+    # Once for each request.
+    assert not rig.tick().fresh_start.any()
     rig.loop.reset_robots()
     assert rig.tick().fresh_start.all()
+    assert not rig.tick().fresh_start.any()
 
 
 # The last command after safe ones.
