@@ -15,7 +15,6 @@ from policy_node.policies import Policy, PolicyError
 from policy_node.policies import golden as golden_module
 from policy_node.policies.golden import (
     CANDIDATES,
-    MAX_BYTES,
     MAX_ROBOTS,
     RESET_STEP,
     STEPS,
@@ -239,14 +238,13 @@ def test_vectors_that_do_not_fit_the_policy_are_refused(change: dict[str, Any]) 
         check_golden(Summing(), golden, "policy.bundle")
 
 
-def test_large_observations_get_fewer_robots_but_at_least_two() -> None:
-    def robots_of(numbers: int) -> int:
-        observations = {"pixels": ArraySpec("pixels", (numbers,), np.uint8, 0, 255)}
-        policy = Summing(memory={}, observations=observations)
-        return record_golden(policy).resets.shape[1]
-
-    assert robots_of(MAX_BYTES // (STEPS * 3)) == 3
-    assert robots_of(MAX_BYTES // STEPS) == 2
+@pytest.mark.parametrize(("limit", "robots"), [(12 * 5, 5), (12 * 3, 3), (12, 2), (1, 2), (12 * 100, MAX_ROBOTS)])
+def test_large_observations_get_fewer_robots_but_at_least_two(
+    monkeypatch: pytest.MonkeyPatch, limit: int, robots: int
+) -> None:
+    # Of 12 bytes each.
+    monkeypatch.setattr(golden_module, "MAX_BYTES", STEPS * limit)
+    assert record_golden(Summing(memory={})).resets.shape == (STEPS, robots)
 
 
 def test_pixels_cover_black_and_white() -> None:
