@@ -103,6 +103,8 @@ def test_the_limits_themselves_are_allowed(monkeypatch: pytest.MonkeyPatch) -> N
     content = packed({"data": bytes(500), "more": bytes(500)})
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 1000)
     assert read_members(content, ["data"], "policy.zip") == {"data": bytes(500)}
+    alone = packed({"data": bytes(1000)})
+    assert read_members(alone, ["data"], "policy.zip") == {"data": bytes(1000)}
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 999)
     assert "unpack to 1000 bytes together, allowed are 999;" in refusal(content)
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 499)

@@ -12,8 +12,9 @@ import torch
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, MultiDiscreteSpec, PolicySpec
 from policy_node.policies import Policy, PolicyError
+from policy_node.policies import golden as golden_module
 from policy_node.policies.golden import (
-    MAX_BYTES,
+    CANDIDATES,
     MAX_ROBOTS,
     RESET_STEP,
     STEPS,
@@ -21,6 +22,7 @@ from policy_node.policies.golden import (
     GoldenVectors,
     action_error,
     check_golden,
+    extreme_examples,
     golden_error,
     golden_from_bytes,
     golden_to_bytes,
@@ -106,15 +108,41 @@ def test_golden_actions_are_those_of_each_robots_episode() -> None:
         np.testing.assert_allclose(golden.actions[step], expected, atol=1e-6)
 
 
-def test_golden_vectors_hold_the_highest_and_the_lowest_action() -> None:
+class Inverted(Summing):
+    """Acts by the second and the third number, most at neither end of the space; keeps the rows that it gets."""
+
+    def __init__(self, observations: Mapping[str, ArraySpec] | None = None) -> None:
+        super().__init__(memory={}, observations=observations)
+        self.batches: list[int] = []
+
+    def act(self, observations: Any, memory: Any, masks: torch.Tensor | None) -> Any:
+        (sight,) = observations.values()
+        self.batches.append(len(sight))
+        numbers = sight.float().flatten(1)[:, 1:]
+        return torch.where(numbers.abs() < 0.99, numbers, 0.0)[:, :2], {}
+
+
+def test_golden_vectors_hold_the_observations_with_the_highest_and_the_lowest_actions() -> None:
     """A random observation rarely saturates; those with the most extreme actions of many are kept."""
-    golden = record_golden(Summing(memory={}))
-    sums = golden.observations["sight"].reshape(-1, 3).sum(axis=1)
-    rng = np.random.default_rng(0)
-    candidates = SIGHT.example(256, rng).sum(axis=1)
-    # Behind the two ends of the space, which are beyond both.
-    assert sums[:2].tolist() == [-3.0, 3.0]
-    assert len(candidates) > sums.size and np.abs(sums).max() == 3.0
+    policy = Inverted()
+    rows = record_golden(policy).observations["sight"].reshape(-1, 3)
+    assert len(rows) == STEPS * MAX_ROBOTS and sum(policy.batches[:-STEPS]) == CANDIDATES
+    assert set(policy.batches[:-STEPS]) == {len(rows), CANDIDATES % len(rows)}
+    candidates = extreme_examples(policy.spec, CANDIDATES, np.random.default_rng(0))["sight"]
+    numbers = np.where(np.abs(candidates[:, 1:]) < 0.99, candidates[:, 1:], 0.0)
+    chosen = [0, 1, *numbers.argmax(axis=0).tolist(), *numbers.argmin(axis=0).tolist()]
+    assert len(set(chosen)) == 6
+    others = [index for index in range(CANDIDATES) if index not in chosen]
+    np.testing.assert_array_equal(rows, candidates[[*chosen, *others]][: len(rows)])
+
+
+def test_fewer_candidates_are_tried_where_observations_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 12 bytes each.
+    for limit, candidates in ((12 * 100, 100), (12 * 10, STEPS * MAX_ROBOTS)):
+        monkeypatch.setattr(golden_module, "MAX_CANDIDATE_BYTES", limit)
+        policy = Inverted()
+        record_golden(policy)
+        assert sum(policy.batches[:-STEPS]) == candidates
 
 
 @pytest.mark.parametrize("change", [{"gain": 0.11}, {"start": 0.1}, {"leak": 0.1}])
@@ -210,14 +238,13 @@ def test_vectors_that_do_not_fit_the_policy_are_refused(change: dict[str, Any]) 
         check_golden(Summing(), golden, "policy.bundle")
 
 
-def test_large_observations_get_fewer_robots_but_at_least_two() -> None:
-    def robots_of(numbers: int) -> int:
-        observations = {"pixels": ArraySpec("pixels", (numbers,), np.uint8, 0, 255)}
-        policy = Summing(memory={}, observations=observations)
-        return record_golden(policy).resets.shape[1]
-
-    assert robots_of(MAX_BYTES // (STEPS * 3)) == 3
-    assert robots_of(MAX_BYTES // STEPS) == 2
+@pytest.mark.parametrize(("limit", "robots"), [(12 * 5, 5), (12 * 3, 3), (12, 2), (1, 2), (12 * 100, MAX_ROBOTS)])
+def test_large_observations_get_fewer_robots_but_at_least_two(
+    monkeypatch: pytest.MonkeyPatch, limit: int, robots: int
+) -> None:
+    # Of 12 bytes each.
+    monkeypatch.setattr(golden_module, "MAX_BYTES", STEPS * limit)
+    assert record_golden(Summing(memory={})).resets.shape == (STEPS, robots)
 
 
 def test_pixels_cover_black_and_white() -> None:

@@ -1,10 +1,10 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Command publishers on real topics when sending is delayed."""
+"""What command publishers send, in one process, and on real topics when sending is delayed."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,138 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
 from node_harness import Peer, command_values, parameters_of
+from rclpy.duration import Duration
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 
 from policy_node.config.schema import parse_configuration
+from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import command_encoder
 from policy_node.ros.process import Interrupted
-from policy_node.ros.publishers import CommandPublishers
-
-pytestmark = pytest.mark.both_distributions
+from policy_node.ros.publishers import ACKNOWLEDGE_S, CommandPublishers, command_qos
 
 ROBOTS = ("one", "two", "three")
 
 
+class Recorder:
+    """A publisher that keeps what it sends, or fails while `error` is set."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.handle = self
+        self.publisher = publisher
+        self.sent: list[bytes] = []
+        self.waited_s: list[float] = []
+        self.error: Exception | None = None
+
+    def publish_raw(self, message: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message)
+
+    def wait_for_all_acked(self, timeout: Duration) -> None:
+        self.waited_s.append(timeout.nanoseconds / 1e9)
+
+
+class Rig:
+    """Publishers of three robots that only record."""
+
+    def __init__(self, peer: Peer, model: Callable[..., tuple[Path, Any]], **changes: Any) -> None:
+        configuration = parse_configuration(parameters_of(model()[0], ROBOTS, changes))
+        action = configuration.action
+        encoder = command_encoder(action.type, 2, fields=action.fields, time_from_start_s=0.1)
+        self.publishers = CommandPublishers(peer.node, configuration, encoder)
+        self.recorders = [Recorder(publisher) for publisher in self.publishers._publishers]
+        self._own, self.publishers._publishers = self.publishers._publishers, self.recorders  # type: ignore[assignment]
+        self.batches: list[SentCommands] = []
+        self.publishers.on_sent = self.batches.append
+
+    def take(self) -> list[list[tuple[float, ...]]]:
+        """Return the commands that each robot was sent since the last call."""
+        sent = [
+            [tuple(command_values(deserialize_message(message, Twist)).tolist()) for message in recorder.sent]
+            for recorder in self.recorders
+        ]
+        for recorder in self.recorders:
+            recorder.sent.clear()
+        return sent
+
+    def destroy(self) -> None:
+        self.publishers._publishers = self._own
+        self.publishers.destroy()
+
+
+@pytest.fixture
+def rig(peer: Peer, model: Callable[..., tuple[Path, Any]]) -> Iterator[Rig]:
+    rig = Rig(peer, model)
+    yield rig
+    rig.destroy()
+
+
+COMMANDS, EVERYBODY = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.ones(3, bool)
+EACH = [[(1.0, 2.0)], [(3.0, 4.0)], [(5.0, 6.0)]]
+
+
+def test_each_robot_gets_its_row_and_only_those_that_are_to(rig: Rig) -> None:
+    delivery = rig.publishers.publish(COMMANDS, np.array([True, False, True]), 7)
+    assert rig.take() == [EACH[0], [], EACH[2]]
+    assert (delivery.sent.tolist(), delivery.late, delivery.error) == ([True, False, True], [], None)
+    (batch,) = rig.batches
+    assert batch.time_ns == 7 and batch.of_tick and sorted(batch.messages) == [0, 2]
+    # Nobody is told of commands that nobody got.
+    assert not rig.publishers.publish(COMMANDS, ~EVERYBODY, 8).sent.any() and len(rig.batches) == 1
+
+
+def test_safe_commands_leave_robots_without_one_alone(rig: Rig, peer: Peer) -> None:
+    safe = COMMANDS.copy()
+    safe[1, 0] = np.nan
+    before_ns = peer.node.get_clock().now().nanoseconds
+    assert rig.publishers.send_safe(safe).sent.tolist() == [True, False, True]
+    assert rig.take() == [EACH[0], [], EACH[2]]
+    (batch,) = rig.batches
+    assert not batch.of_tick and before_ns <= batch.time_ns <= peer.node.get_clock().now().nanoseconds
+    # They block nothing.
+    assert rig.publishers.publish(COMMANDS, EVERYBODY, 0).sent.all()
+
+
+def test_nothing_follows_the_commands_of_a_stop_until_it_ends(rig: Rig) -> None:
+    safe = COMMANDS.copy()
+    safe[1, 1] = np.inf
+    rig.publishers.stop(safe)
+    assert rig.take() == [EACH[0], [], EACH[2]] and not rig.batches[-1].of_tick
+    assert rig.publishers.without_safe_command == ("two",)
+    assert [bool(recorder.waited_s) for recorder in rig.recorders] == [True, False, True]
+    assert all(0.0 < recorder.waited_s[0] <= ACKNOWLEDGE_S for recorder in rig.recorders[::2])
+    for delivery in (rig.publishers.publish(COMMANDS, EVERYBODY, 0), rig.publishers.send_safe(COMMANDS)):
+        assert not delivery.sent.any() and not delivery.late and delivery.error is None
+    # A stop is repeated whenever it is asked for.
+    rig.publishers.stop(COMMANDS)
+    assert rig.take() == EACH and not rig.publishers.without_safe_command
+    rig.publishers.resume()
+    assert rig.publishers.publish(COMMANDS, EVERYBODY, 0).sent.all() and rig.take() == EACH
+
+
+def test_a_failure_is_the_first_one_and_concerns_its_robot_only(rig: Rig) -> None:
+    errors = [RuntimeError("first"), RuntimeError("second")]
+    rig.recorders[0].error, rig.recorders[1].error = errors
+    for delivery in (rig.publishers.publish(COMMANDS, EVERYBODY, 0), rig.publishers.send_safe(COMMANDS)):
+        assert delivery.error is errors[0] and delivery.sent.tolist() == [False, False, True]
+    with pytest.raises(RuntimeError, match="first"):
+        rig.publishers.stop(COMMANDS)
+    assert rig.take() == [[], [], [(5.0, 6.0)] * 3]
+    assert not rig.publishers.publish(COMMANDS, EVERYBODY, 0).sent.any()
+
+
+@pytest.mark.parametrize(("deadline_s", "lease_s"), [(0.02, 0.1), (0.5, 0.5)])
+def test_command_topics_offer_reliable_newest_commands_with_a_deadline(deadline_s: float, lease_s: float) -> None:
+    qos = command_qos(deadline_s)
+    assert (qos.depth, qos.reliability, qos.history) == (1, ReliabilityPolicy.RELIABLE, HistoryPolicy.KEEP_LAST)
+    assert (qos.durability, qos.liveliness) == (DurabilityPolicy.VOLATILE, LivelinessPolicy.AUTOMATIC)
+    assert qos.deadline.nanoseconds == round(deadline_s * 1e9)
+    assert qos.liveliness_lease_duration.nanoseconds == round(lease_s * 1e9)
+
+
+@pytest.mark.both_distributions
 def test_a_command_that_has_become_too_old_is_not_sent(peer: Peer, model: Callable[..., tuple[Path, Any]]) -> None:
     configuration = parse_configuration(parameters_of(model()[0], ROBOTS, {}))
     encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators, other nodes, the watchdog and late commands against a tick that is held at the wrong moment."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -338,8 +339,11 @@ def test_a_reset_of_one_robot_restarts_one_episode(rig: LoopRig) -> None:
     rig.loop.reset_robots([1])
     tick = rig.tick()
     assert tick.fresh_start.tolist() == [False, True, False] and tick.before == ("", "reset", "")
+    # Once for each request.
+    assert not rig.tick().fresh_start.any()
     rig.loop.reset_robots()
     assert rig.tick().fresh_start.all()
+    assert not rig.tick().fresh_start.any()
 
 
 # The last command after safe ones.
@@ -422,6 +426,10 @@ def test_no_command_follows_the_last_safe_one_at_the_end(rig: LoopRig, monkeypat
     assert rig.loop.latest is not None
     assert rig.loop.latest.states == (STOPPED,) * 3 and "stops driving" in rig.loop.latest.reasons[0]
     assert rig.loop.stop()
+
+
+def test_threads_that_hang_do_not_keep_the_process_from_ending(rig: LoopRig) -> None:
+    assert {"control_loop", "watchdog"} <= {thread.name for thread in threading.enumerate() if thread.daemon}
 
 
 def test_a_publisher_that_fails_keeps_no_other_robot_from_its_commands(rig: LoopRig) -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -172,3 +174,115 @@ def test_a_long_tick_with_an_excuse_is_a_single_warning(acts: Acts, capfd: pytes
     said = capfd.readouterr().err
     assert said.count("somebody thinks") == 1
     assert "the tick" not in said
+
+
+class ScriptedWatchdog:
+    """A watchdog whose waits take no time; `events` happen at their time while it waits.
+
+    Attributes
+    ----------
+    account
+        What the watchdog did: how long it waited, acted, or logged.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, events: dict[float, Callable[[Watchdog], Any]], reason: str = ""
+    ) -> None:
+        self.now_s = 0.0
+        self.account: list[Any] = []
+        self.error: Exception | None = None
+        self._events = dict(sorted(events.items()))
+        monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        logger = SimpleNamespace(
+            warning=lambda text, once=False: self.account.append(("warning", text, once)),
+            error=lambda text, **throttle: self.account.append(("error", text.split(";")[0])),
+        )
+        self.watchdog = Watchdog(
+            1.0,
+            0.25,
+            self._act,
+            logger,
+            lambda: self.account.append("prepare"),
+            lambda: reason,  # type: ignore[arg-type]
+        )
+        self.watchdog._ended = SimpleNamespace(wait=self._wait)  # type: ignore[assignment]
+
+    def _act(self) -> None:
+        self.account.append("act")
+        if self.error is not None:
+            raise self.error
+
+    def _wait(self, duration_s: float) -> bool:
+        self.account.append(duration_s)
+        end_s = self.now_s + duration_s
+        while self._events and next(iter(self._events)) <= end_s:
+            self.now_s = next(iter(self._events))
+            self._events.pop(self.now_s)(self.watchdog)
+        self.now_s = end_s
+        return end_s >= 4.0
+
+    def run(self) -> list[Any]:
+        self.watchdog._run()
+        return self.account
+
+
+HANGS = ("error", "the tick hangs: it takes longer than watchdog.timeout_s, 1.000 s")
+BEGIN, END = Watchdog.begin_tick, Watchdog.end_tick
+
+
+def test_it_looks_again_when_the_current_tick_may_have_taken_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = {0.25: BEGIN, 0.5: END, 0.75: BEGIN, 1.25: END, 1.5: BEGIN, 1.625: END}
+    # At 1.0 the second tick is 0.25 s old. At 1.75 and later none runs.
+    assert ScriptedWatchdog(monkeypatch, events).run() == ["prepare", 1.0, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_it_acts_from_the_timeout_on_once_in_a_period_until_the_tick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedWatchdog(monkeypatch, {0.5: BEGIN, 2.0: END, 3.875: BEGIN})
+    acts = [HANGS, "act", 0.25, "act", 0.25, ("warning", "the tick returned after 1.5 s", False)]
+    assert scripted.run() == ["prepare", 1.0, 0.5, *acts, 1.0, 1.0]
+
+
+def test_a_tick_that_hangs_after_another_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedWatchdog(monkeypatch, {0.0: BEGIN, 1.125: END, 1.1875: BEGIN, 5.0: END})
+    account = scripted.run()
+    # The second tick is 0.0625 s old when the end of the first one is seen.
+    returned = ("warning", "the tick returned after 1.2 s", False)
+    assert account[:7] == ["prepare", 1.0, HANGS, "act", 0.25, returned, 0.9375]
+    assert account[7:] == [HANGS, *["act", 0.25] * 8]
+
+
+def test_a_failure_to_act_is_logged_and_the_next_attempt_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedWatchdog(monkeypatch, {0.0: BEGIN, 1.375: END})
+    scripted.error = RuntimeError("the publisher is gone")
+    failure = ("error", "the watchdog failed to send safe commands: RuntimeError: the publisher is gone")
+    assert scripted.run()[2:9] == [HANGS, "act", failure, 0.25, "act", failure, 0.25]
+
+
+def test_a_tick_with_an_excuse_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedWatchdog(monkeypatch, {0.0: BEGIN, 1.375: END}, reason="somebody thinks")
+    assert scripted.run() == [
+        "prepare",
+        1.0,
+        ("warning", "somebody thinks", True),
+        "act",
+        0.25,
+        "act",
+        0.25,
+        1.0,
+        1.0,
+        1.0,
+    ]
+
+
+def test_a_tick_hangs_from_exactly_the_timeout_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = ScriptedWatchdog(monkeypatch, {})
+    watchdog = scripted.watchdog
+    assert watchdog.hanging_since_s is None
+    scripted.now_s = 2.0
+    watchdog.begin_tick()
+    scripted.now_s = 2.9375
+    assert watchdog.hanging_since_s is None
+    scripted.now_s = 3.0
+    assert watchdog.hanging_since_s == 2.0
+    watchdog.end_tick()
+    assert watchdog.hanging_since_s is None

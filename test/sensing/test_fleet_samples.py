@@ -1,0 +1,152 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sensors of every kind, of several robots: each sample reaches its robot, by the rule of its kind."""
+
+from typing import Any
+
+import pytest
+
+from policy_node.config.schema import parse_configuration
+from policy_node.sensing.fleet_samples import RING_LENGTH, FleetSamples
+from policy_node.sensing.samples import Sample
+from policy_node.sensing.synchroniser import RobotState
+
+READY, WAITING, STALE = RobotState.READY, RobotState.WAITING, RobotState.STALE
+MS = 10**6
+NOW = 10**18
+BEFORE = NOW - 50 * MS
+# In the order of the sensors, which is not that of the configuration.
+LEFT, RIGHT, GOAL, BUMPER, POSITION = range(5)
+
+
+@pytest.fixture
+def fleet() -> FleetSamples:
+    """Return the samples of three robots with five sensors."""
+    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
+    configuration = parse_configuration(
+        {
+            "control_rate_hz": 20.0,
+            "robots": ["a", "b", "c"],
+            "policy": {"path": "unused"},
+            "observations": {
+                "keys": ["bumper", "goal", "left", "right"],
+                "bumper": {**joints, "topic": "bumper", "when_silent": "zeros"},
+                "goal": {**joints, "topic": "goal", "max_age_s": 5.0},
+                "left": {**joints, "topic": "left"},
+                "right": {**joints, "topic": "right", "depth": 2 * RING_LENGTH},
+            },
+            "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
+            "action": {
+                "topic": "command",
+                "type": "trajectory_msgs/msg/JointTrajectory",
+                "joints": ["arm"],
+                "safe_position_topic": "joint_states",
+            },
+        }
+    )
+    return FleetSamples(configuration)
+
+
+def add_all(fleet: FleetSamples, robot: int) -> None:
+    for sensor, age_ns in ((LEFT, 10 * MS), (RIGHT, 20 * MS), (GOAL, 4000 * MS), (BUMPER, 15 * MS)):
+        fleet.add(robot, sensor, NOW - age_ns, (robot, sensor))
+
+
+def test_sensors_are_in_the_order_of_their_kinds(fleet: FleetSamples) -> None:
+    assert fleet.names[:POSITION] == ("left", "right", "goal", "bumper") and len(fleet.names) == 5
+    assert [sources[0].name for sources in fleet.observed] == list(fleet.names[:POSITION])
+
+
+def test_each_robot_gets_its_own_samples_in_the_order_of_the_sensors(fleet: FleetSamples) -> None:
+    for robot in (0, 2):
+        add_all(fleet, robot)
+    first, second, third = fleet.select(NOW, BEFORE)
+    for robot, selection in ((0, first), (2, third)):
+        assert selection.state is READY and selection.reason == ""
+        # The newest goal counts whatever its age; only the synchronised ones are in the age.
+        assert selection.age_ns == 20 * MS
+        ages_ns = (10, 20, 4000, 15)
+        assert selection.samples == tuple(Sample(NOW - age * MS, (robot, sensor)) for sensor, age in enumerate(ages_ns))
+    assert second.state is WAITING and second.reason == "no message on left, right"
+
+
+@pytest.mark.parametrize(("missing", "reason"), [(GOAL, "no message on goal"), (RIGHT, "no message on right")])
+def test_a_missing_sensor_of_one_robot_lets_that_robot_wait(fleet: FleetSamples, missing: int, reason: str) -> None:
+    for robot in range(3):
+        for sensor in (LEFT, RIGHT, GOAL, BUMPER):
+            if (robot, sensor) != (1, missing):
+                fleet.add(robot, sensor, NOW, None)
+    selections = fleet.select(NOW, BEFORE)
+    assert [selection.state for selection in selections] == [READY, WAITING, READY]
+    assert selections[1].reason == reason
+
+
+def test_limits_of_the_synchronised_and_of_a_sensor_itself(fleet: FleetSamples) -> None:
+    for robot, (right_ms, goal_ms) in enumerate(((30, 5000), (30, 5001), (31, 5000))):
+        fleet.add(robot, LEFT, NOW - 10 * MS, None)
+        fleet.add(robot, RIGHT, NOW - right_ms * MS, None)
+        fleet.add(robot, GOAL, NOW - goal_ms * MS, None)
+        fleet.add(robot, BUMPER, NOW - 10 * MS, None)
+    good, old, apart = fleet.select(NOW, BEFORE)
+    assert good.state is READY
+    assert old.state is STALE and old.reason == "goal: is 5.001 s old, its max_age_s allows 5.000 s"
+    assert apart.state is STALE and "right and left: stamps are 0.021 s apart" in apart.reason
+    for robot, age_ms in enumerate((100, 101, 100)):
+        fleet.forget([robot])
+        for sensor in (LEFT, RIGHT, GOAL, BUMPER):
+            fleet.add(robot, sensor, NOW - age_ms * MS, None)
+    assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY, STALE, READY]
+
+
+def test_silence_is_a_reading_where_the_sensor_has_a_publisher(fleet: FleetSamples) -> None:
+    for robot in range(3):
+        for sensor in (LEFT, RIGHT, GOAL):
+            fleet.add(robot, sensor, NOW, None)
+    fleet.set_present(1, BUMPER, True)
+    selections = fleet.select(NOW, BEFORE)
+    assert [selection.state for selection in selections] == [WAITING, READY, WAITING]
+    assert selections[1].samples[BUMPER] == Sample(NOW, None)
+    assert selections[0].reason == "no message on bumper, and nobody publishes it"
+    fleet.set_present(1, BUMPER, False)
+    assert fleet.select(NOW, BEFORE)[1].state is WAITING
+
+
+def test_unheard_sensors_are_named_by_robot(fleet: FleetSamples) -> None:
+    fleet.set_present(0, BUMPER, True)
+    # Presence says nothing of sensors whose silence is not a reading.
+    fleet.set_present(0, GOAL, True)
+    position = fleet.names[POSITION]
+    assert fleet.unheard() == {
+        "a": ["left", "right", "goal", position],
+        "b": ["left", "right", "goal", "bumper", position],
+        "c": ["left", "right", "goal", "bumper", position],
+    }
+    for sensor in range(5):
+        fleet.add(1, sensor, NOW, None)
+    fleet.add(2, LEFT, NOW, None)
+    assert fleet.unheard()["c"] == ["right", "goal", "bumper", position] and "b" not in fleet.unheard()
+    # What was heard stays heard.
+    fleet.forget([1])
+    assert "b" not in fleet.unheard()
+    for robot in (0, 2):
+        for sensor in range(5):
+            if (robot, sensor) != (0, BUMPER):
+                fleet.add(robot, sensor, NOW, None)
+    assert fleet.unheard() == {}
+
+
+def test_samples_of_some_robots_are_forgotten(fleet: FleetSamples) -> None:
+    for robot in range(3):
+        add_all(fleet, robot)
+    fleet.forget([0, 2])
+    assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [WAITING, READY, WAITING]
+
+
+def test_samples_of_one_sensor_are_given_by_robot_and_kept_as_deep_as_its_queue(fleet: FleetSamples) -> None:
+    for number in range(3 * RING_LENGTH):
+        for sensor in (LEFT, RIGHT, POSITION):
+            fleet.add(1, sensor, NOW + number, None)
+    lengths = {sensor: [len(ring.stamps) for ring in fleet.of_sensor(sensor)] for sensor in (LEFT, RIGHT, -1)}
+    assert lengths == {LEFT: [0, RING_LENGTH, 0], RIGHT: [0, 2 * RING_LENGTH, 0], -1: [0, RING_LENGTH, 0]}
+    assert [ring.name for ring in fleet.of_sensor(GOAL)] == ["goal"] * 3
+    assert fleet.of_sensor(GOAL)[0].max_age_ns == 5 * 10**9 and fleet.of_sensor(LEFT)[0].max_age_ns == 0
