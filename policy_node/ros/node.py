@@ -436,7 +436,8 @@ class PolicyNode(LifecycleNode):
         if self._deployment is not None:
             reason = (
                 f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
-                f"then configure it again. Only {', '.join(SWAP_PARAMETERS)} may be set meanwhile, through the services"
+                f"then configure it again. Only {', '.join((*SWAP_PARAMETERS, *ANYTIME_PARAMETERS))} may be set "
+                f"meanwhile, through the services"
             )
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
