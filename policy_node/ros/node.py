@@ -467,8 +467,9 @@ class PolicyNode(LifecycleNode):
         if not all(is_limit(parameter.name) for parameter in parameters):
             return (
                 f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
-                f"then configure it again. Only limits ({', '.join(LIMITS)}, the max_age_s of a topic) may be set "
-                f"meanwhile, and {', '.join(SWAP_PARAMETERS)} through the services"
+                f"then configure it again. Only limits ({', '.join(LIMITS)}, the max_age_s of a topic) and "
+                f"{', '.join(ANYTIME_PARAMETERS)} may be set meanwhile, and {', '.join(SWAP_PARAMETERS)} through the "
+                "services"
             )
         self._use_limits(self._parse(parameters))
         values = (each.value if isinstance(each.value, float) else list(each.value or ()) for each in parameters)

@@ -50,8 +50,8 @@ def test_a_policy_that_is_too_slow_is_named_at_configure_and_does_not_flood_the_
     )
     status = diagnostics.newest["policy_node: control"]
     assert "overload: " in status.message or "hangs" in status.message
-    # Five more seconds of it add no more than what is logged once a minute.
-    enough = fleet.number + 100
+    # Three more seconds of it add no more than what is logged once a minute.
+    enough = fleet.number + 60
     fleet.live(lambda: fleet.number > enough, "more of it")
     after = process.text.partition("active: driving")[2]
     assert after.count("overload: ") == 1
