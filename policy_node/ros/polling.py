@@ -10,7 +10,6 @@ or has changed, an executor's callback puts the messages into a queue, and a war
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,8 +35,8 @@ Take: TypeAlias = Callable[[], Taken | None]
 # Most calls of callbacks after the end of `spinning`.
 LAST_CALLS = 100
 
-# Executors of nodes that nobody else spins; they end with their nodes.
-_executors: weakref.WeakKeyDictionary[Node, Executor] = weakref.WeakKeyDictionary()
+# Executors of nodes that nobody else spins; they end with the process.
+_executors: dict[Node, Executor] = {}
 
 
 class EventsOnly(CallbackGroup):
