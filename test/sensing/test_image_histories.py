@@ -21,7 +21,7 @@ from policy_node.sensing.terms import TermInputs
 
 ROBOTS = 3
 STEPS = 3
-SIZE = (7, 6)
+SIZE = (19, 17)
 
 Frames = list[np.ndarray]
 
@@ -80,8 +80,6 @@ class Account:
         for channels in (1, 2, 5)
         for dtype in (np.uint8, np.float32)
         for shape in ((True, False, False), (True, True, False), (False, False, True), (False, True, False))
-        # A stack of them would be longer than the image.
-        if shape[0] or channels < 2
     ],
     ids=str,
 )
