@@ -105,6 +105,8 @@ class Sender:
         self.before()
         self._handle.publish_raw(message)
 
+    publish = publish_raw
+
 
 class LoopRig:
     """Robots with scripted readings and the loop that drives them; the policy commands what the reading says.
