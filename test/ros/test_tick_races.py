@@ -317,7 +317,7 @@ def test_no_command_follows_the_safe_one_of_an_operator(rig: LoopRig) -> None:
     tick = rig.tick()
     assert tick.stopped and tick.states == (STOPPED,) * 3
     assert set(rig.commands(0)) == {SAFE}
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
     rig.sent.clear()
     tick = rig.tick()
     assert not tick.stopped and rig.newest() == {robot: wanted(robot) for robot in range(3)}
@@ -326,7 +326,7 @@ def test_no_command_follows_the_safe_one_of_an_operator(rig: LoopRig) -> None:
 
 def test_a_requested_stop_waits_for_the_next_tick(rig: LoopRig) -> None:
     rig.begin_tick()
-    rig.loop.request_stop(True)
+    rig.loop.request_stop(range(3))
     assert not rig.sent
     rig.end_tick()
     assert rig.newest() == {robot: wanted(robot) for robot in range(3)}
@@ -351,13 +351,13 @@ def test_a_reset_of_one_robot_restarts_one_episode(rig: LoopRig) -> None:
 
 def stop_between_ticks(rig: LoopRig) -> None:
     rig.loop.stop_robots()
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
 
 
 def stop_during_a_tick(rig: LoopRig) -> None:
     rig.begin_tick()
     rig.loop.stop_robots()
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
     rig.end_tick()
 
 
