@@ -215,6 +215,8 @@ class PolicyNode(LifecycleNode):
     def _activate(self) -> None:
         assert self.deployment and self.sensors and self._commands and self._claims
         configuration, pipeline, claims = self.deployment.configuration, self.deployment.pipeline, self._claims
+        # The loop may have ended before it used the newest limits.
+        pipeline.change_limits(configuration)
         pipeline.reset()
         # Freed last, because destroying its publishers may hang: the recording must be complete by then.
         self._activated.callback(self._destroy_reporter)
