@@ -71,6 +71,9 @@ class ParameterChanges:
         node, names = self._node, {parameter.name for parameter in parameters}
         if node.deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return node.set_parameters_atomically(parameters)
+        if self._loading is not None:
+            reason = f"{', '.join(sorted(names))}: another policy is being loaded; set it when that has been answered"
+            return SetParametersResult(successful=False, reason=reason)
         loop = node.loop
         missed = loop.statistics.missed if loop is not None else 0
         assert node.executor is not None  # a service is being answered

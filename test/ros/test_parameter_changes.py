@@ -130,3 +130,28 @@ def test_a_policy_whose_description_asks_for_other_sensors_replaces_nothing(
     assert described.deployment is before and before.pipeline.policy is policy
     assert operator.get("policy.path") == [str(tmp_path / "policy.onnx")]
     assert set_parameters(described, action__high=[0.5]) == ""
+
+
+def test_limits_are_lowered_while_a_policy_loads(
+    node: PolicyNode, peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, go_on, deploy = threading.Event(), threading.Event(), loading.deploy
+
+    def slow_deploy(*arguments: Any) -> Any:
+        loads.set()
+        assert go_on.wait(60.0)
+        return deploy(*arguments)
+
+    monkeypatch.setattr(loading, "deploy", slow_deploy)
+    operator = LifecycleClient(peer, node.get_fully_qualified_name())
+    another = str(save_echo(tmp_path / "another.pt"))
+    answer = operator.begin_to_set(policy__path=another)
+    peer.spin_until(loads.is_set, "the loading thread")
+    assert operator.set(action__high=[0.5]) == ""
+    assert command(node) == [0.5, 0.5]
+    assert "policy.path: another policy is being loaded" in operator.set(policy__path=str(tmp_path / "policy.pt"))
+    assert operator.set_atomically(action__high=[0.25], synchronisation__max_age_s=2.0) == ""
+    go_on.set()
+    assert answer() == ""
+    assert operator.get("policy.path", "action.high") == [another, [0.25]]
+    assert command(node) == [0.25, 0.25]
