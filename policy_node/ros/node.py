@@ -57,7 +57,6 @@ from policy_node.ros.parameters import (
     read_parameters,
     wrong_type,
 )
-from policy_node.ros.polling import check_executor
 from policy_node.ros.process import (
     EventThreadMonitor,
     Interrupted,
@@ -68,6 +67,7 @@ from policy_node.ros.process import (
     run_interruptibly,
 )
 from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.rclpy_internals import check_executor
 from policy_node.ros.services import MOST_NAMED, Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 

@@ -22,6 +22,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from policy_node.ros.rclpy_internals import release_state_machine
+
 # Far longer than destroying a node takes on a busy machine.
 DESTROY_S = 10.0
 # Checks, 1 s apart, before the thread counts as dead; peers drop us after 20 s.
@@ -183,8 +185,7 @@ def destroy_last_node(node: Node) -> None:
     """
     with end_process_if_destruction_hangs():
         node.destroy_node()
-        # The state machine holds the rcl node alive, and with it the participant, after `destroy_node`.
-        vars(node).pop("_state_machine", None)
+        release_state_machine(node)
 
 
 class EventThreadMonitor:
