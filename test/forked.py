@@ -20,7 +20,7 @@ CONTEXT = get_context("forkserver")
 # before the fork, because threads do not survive it.
 PRELOADED = [
     "pytest",
-    "policy_node.ros.node",
+    "policy_node.ros.main",
     "policy_node_rover.gazebo.watch",
     "policy_node_rover.mujoco.rover_sim",
     "policy_node.cli.monitor",
@@ -124,7 +124,7 @@ def _run(
 
 def node(arguments: Sequence[str]) -> int:
     """Run the node."""
-    from policy_node.ros.node import main
+    from policy_node.ros.main import main
 
     return main(arguments)
 

@@ -49,7 +49,7 @@ RECOVERY_S = 1.5
 _killed_s = -math.inf
 
 # What the executable `policy_node` runs.
-NODE = "import sys; from policy_node.ros.node import main; sys.exit(main())"
+NODE = "import sys; from policy_node.ros.main import main; sys.exit(main())"
 # The same without the two seconds in which it listens for others that command its robots, and without the end of its
 # claim when a busy machine keeps it from running for three seconds.
 NODE_ALONE = (

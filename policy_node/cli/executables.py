@@ -46,7 +46,7 @@ def _exit_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-policy_node = partial(run, "policy_node", "policy_node.ros.node")
+policy_node = partial(run, "policy_node", "policy_node.ros.main")
 policy_export = partial(run, "policy_export", "policy_node.cli.export")
 policy_monitor = partial(run, "policy_monitor", "policy_node.cli.monitor")
 policy_replay = partial(run, "policy_replay", "policy_node.cli.replay")

@@ -37,4 +37,4 @@ def node_arguments(name: str, parameters: Mapping[str, Any], file: Path) -> list
     The name of the node must differ from that of a node that drives real robots.
     """
     file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, sort_keys=False))
-    return ["-m", "policy_node.ros.node", "--ros-args", "-r", f"__node:={name}", "--params-file", str(file)]
+    return ["-m", "policy_node.ros.main", "--ros-args", "-r", f"__node:={name}", "--params-file", str(file)]

@@ -94,7 +94,7 @@ class FleetProcesses:
         transport, memory = transport_environment(), memory_environment()
         self._commands = {
             "simulation": ("rover_sim", ["-m", "policy_node_rover.mujoco.rover_sim", *simulation], transport),
-            "node": ("policy_node", ["-m", "policy_node.ros.node", "--ros-args", *node], {**transport, **memory}),
+            "node": ("policy_node", ["-m", "policy_node.ros.main", "--ros-args", *node], {**transport, **memory}),
         }
         self._folder = folder
         self._stack = ExitStack()

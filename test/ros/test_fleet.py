@@ -162,7 +162,7 @@ def test_shards_on_two_hosts_drive_one_fleet(hosts: list[Host], start: Callable[
     for shard, host in enumerate(hosts):
         ros = ["--ros-args", "--params-file", str(share_path("config", "rover.yaml")), "-p", f"shard:='{shard}/2'"]
         start(
-            host, f"shard_{shard}", [*python, "policy_node.ros.node", *ros, "-r", f"__node:=shard_{shard}"], environment
+            host, f"shard_{shard}", [*python, "policy_node.ros.main", *ros, "-r", f"__node:=shard_{shard}"], environment
         )
     observer = [sys.executable, str(Path(__file__).parents[1] / "fleet_observer.py"), *ROVERS]
     observed = subprocess.run(

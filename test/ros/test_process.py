@@ -198,7 +198,7 @@ def test_a_signal_ends_a_configure_that_waits_for_a_file(
 
 def test_a_parameter_file_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    node = "import sys; from policy_node.ros.node import main; sys.exit(main(sys.argv[1:]))"
+    node = "import sys; from policy_node.ros.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", node, "--ros-args", "--params-file", str(tmp_path / "pipe.yaml")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 1 and "pipe.yaml: it is a named pipe, not a regular file" in ended.stderr
