@@ -17,7 +17,7 @@ from rclpy.clock import Clock
 from rclpy.logging import RcutilsLogger
 
 from policy_node.config.schema import Configuration
-from policy_node.control.memory import MemoryReserve
+from policy_node.control.memory_reserve import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
@@ -129,7 +129,7 @@ class ControlLoop:
         # Robots that an operator has stopped, and those stopped since the pipeline was last told, by their index.
         self._halted: frozenset[int] = frozenset()
         self._just_halted: set[int] = set()
-        self._memory = MemoryReserve()
+        self._reserve = MemoryReserve()
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
 
@@ -293,7 +293,7 @@ class ControlLoop:
         bool
             False when the thread still hangs in its tick; it can send no commands any more.
         """
-        self._memory.release()
+        self._reserve.release()
         self._stopping.set()
         self._watchdog.end()
         try:
@@ -315,7 +315,7 @@ class ControlLoop:
             apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
         except BaseException as error:  # also SystemExit of a module of the policy, which would end the thread silently
-            self._memory.release()
+            self._reserve.release()
             self.failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             self._watchdog.end_tick()
             try:
