@@ -32,7 +32,7 @@ class MemoryReserve:
 
 
 class MemoryMonitor:
-    """Detects that the system refuses more memory, as it does beyond a limit of the address space or without overcommit.
+    """Detects that the system refuses more memory, beyond a limit of the address space or without overcommit.
 
     A library that gets no memory may end the process at once, so the robots must be made safe before. With overcommit
     the kernel kills a process without warning.

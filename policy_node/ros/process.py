@@ -30,7 +30,7 @@ DESTROY_S = 10.0
 STILL_CHECKS = 30
 # Longest delay of a signal while a step runs in another thread.
 POLL_S = 0.1
-# Time that a step may take to end after a signal, before the process ends without it.
+# Longest wait of `exit_without` for its threads.
 ABANDON_S = 0.5
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def raise_if_interrupted(stopping: threading.Event | None) -> None:
         raise Interrupted("the process was asked to end")
 
 
-# Threads of steps that were given up.
+# Threads of steps that `run_interruptibly` no longer waits for.
 _abandoned: list[threading.Thread] = []
 
 
@@ -146,9 +146,9 @@ def run_interruptibly(act: Callable[[], T], stopping: threading.Event) -> T:
 
 
 def exit_without(threads: Sequence[threading.Thread], status: int) -> None:
-    """End the process at once if one of some threads or of the steps that were given up does not end in time.
+    """End the process at once if one of these threads, or a step after `Interrupted`, is still running.
 
-    Python waits for no such thread, but stops it in the middle of a library, which may crash.
+    At its normal end Python does not wait for daemon threads. It stops them inside a library, which may crash.
     """
     until_s = time.monotonic() + ABANDON_S
     for thread in (*threads, *_abandoned):
