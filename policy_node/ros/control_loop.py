@@ -126,7 +126,7 @@ class ControlLoop:
         # Safe commands that were sent since the last tick was committed, NaN if none was.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
         self._owners: Mapping[int, str] = {}
-        # Robots that an operator has stopped, and those stopped since the pipeline was last told, by their index.
+        # Robots that an operator has stopped, and those stopped since the last `_begin_tick`, by their index.
         self._halted: frozenset[int] = frozenset()
         self._just_halted: set[int] = set()
         self._reserve = MemoryReserve()
@@ -374,17 +374,21 @@ class ControlLoop:
         return not has_no_claim
 
     def _begin_tick(self) -> None:
-        """Pass the events and requests since the last tick to the pipeline."""
+        """Pass the events and requests since the last tick to the pipeline.
+
+        Requests are run without `_sending`: new limits are copied to the device, which may hang. A stop that comes
+        meanwhile waits for the next tick, but `_send` drops the commands of this one.
+        """
         with self._sending:
             made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
             if made_safe:
                 self._pipeline.note_overruled(made_safe)
                 self._safe_sent[:] = np.nan
             self._overruled = None
-            for request in self._requests.values():
-                request()
-            self._requests.clear()
+            requests, self._requests = self._requests, {}
             self._just_halted.clear()
+        for request in requests.values():
+            request()
 
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
         """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.
