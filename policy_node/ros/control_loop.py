@@ -262,11 +262,21 @@ class ControlLoop:
     def _send_safe(self, commands: np.ndarray) -> None:
         """Send safe commands and note which were sent; `_sending` must be held.
 
+        Without memory for them the reserve is released, and they are sent once more.
+
         Raises
         ------
         Exception
             The first error of a publisher, after every other robot got its command.
         """
+        try:
+            self._try_to_send_safe(commands)
+        except MemoryError:
+            self._reserve.release()
+            self._try_to_send_safe(commands)
+
+    def _try_to_send_safe(self, commands: np.ndarray) -> None:
+        """Send safe commands once, see `_send_safe`."""
         delivery = self._publishers.send_safe(commands)
         self._safe_sent[delivery.sent] = commands[delivery.sent]
         if delivery.error is not None:

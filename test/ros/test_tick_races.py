@@ -493,6 +493,17 @@ def test_a_failed_safe_command_is_reported_after_all_others_were_sent(rig: LoopR
     assert rig.tick().stopped and rig.newest() == dict.fromkeys(range(3), SAFE)
 
 
+def test_a_stop_without_memory_uses_the_reserve(rig: LoopRig) -> None:
+    def refuse_until_released() -> None:
+        if not rig.loop._reserve._pages.closed:
+            raise MemoryError
+
+    rig.senders[1].before = refuse_until_released
+    assert rig.loop.stop_robots() == 3
+    assert rig.newest() == dict.fromkeys(range(3), SAFE)
+    assert rig.tick().stopped and not rig.failures
+
+
 def test_the_account_of_a_tick_has_its_lateness_durations_ages_and_missed_ticks(rig: LoopRig) -> None:
     rig.loop.statistics.collect()
     rig.readings[1] = None
