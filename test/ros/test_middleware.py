@@ -23,7 +23,7 @@ from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.middleware import lacking
-from policy_node.ros.polling import poll_topic
+from policy_node.ros.rclpy_internals import poll_topic
 from policy_node.ros.subscriptions import SensorSubscriptions
 
 pytestmark = pytest.mark.both_distributions
