@@ -1,26 +1,28 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Find the newest usable message of a sensor, whatever else arrives on its topic."""
+"""Find the newest usable message of a sensor on a topic that other publishers may share."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from policy_node.messages.reading import MissingJointsError
 from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState, ahead_reason, old_reason
 
+_STAMP = attrgetter("stamp_ns")
 # The problem that keeps a robot from being driven.
 Problem = tuple[RobotState, str]
 
 
 class Arrivals:
-    """The newest messages of one sensor of one robot, in the order of their arrival.
+    """The newest messages of one sensor of one robot.
 
     Other publishers may share the topic, as an arm and a gripper share `joint_states`. Unlike in a `SampleRing`, a
-    message that cannot be used therefore never displaces one that can, whatever its stamp is.
+    message that cannot be used therefore never displaces one that can, not even with a newer stamp.
 
     Parameters
     ----------
@@ -67,13 +69,20 @@ class Arrivals:
         refuse
             Counts a message that cannot be used, and returns the reason in words.
         """
+        if len(self._new) > 1:
+            # The newest stamp last, and of equal stamps the newest arrival: publishers may differ in latency.
+            self._new = deque(sorted(self._new, key=_STAMP), self._new.maxlen)
         problem: Problem | None = None
         while self._new:
             sample = self._new.pop()
             counts_from_ns = min(sample.stamp_ns, now_ns)
-            if self._kept is not None and sample.stamp_ns == self._kept.stamp_ns:
-                # Sending a measurement again does not make it newer.
-                counts_from_ns = self._counts_from_ns
+            if self._kept is not None and sample.stamp_ns <= self._kept.stamp_ns:
+                if sample.stamp_ns == self._kept.stamp_ns:
+                    # Sending a measurement again does not make it newer.
+                    counts_from_ns = self._counts_from_ns
+                # A kept message from the future was received before the clock was set back.
+                elif 0 <= now_ns - self._counts_from_ns <= self.max_age_ns:
+                    continue
             found = self._try(sample, now_ns, now_ns - counts_from_ns, decode, refuse)
             if found is None:
                 self._new.clear()
@@ -85,7 +94,10 @@ class Arrivals:
             return self._problem or (RobotState.WAITING, f"no message on {self.name}")
         age_ns = now_ns - self._counts_from_ns
         if age_ns > self.max_age_ns:
-            return self._problem or (RobotState.STALE, self._old(self._kept, age_ns))
+            if self._problem is None or self._problem[0] is RobotState.WAITING:
+                # Messages without the joints come from another publisher.
+                return RobotState.STALE, self._old(self._kept, age_ns)
+            return self._problem
         decode(self._kept.message)
         return self._kept
 
