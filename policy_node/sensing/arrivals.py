@@ -56,7 +56,11 @@ class Arrivals:
         self._kept = self._problem = None
 
     def newest_usable(
-        self, now_ns: int, decode: Callable[[Any], None], refuse: Callable[[Any, Exception], str]
+        self,
+        now_ns: int,
+        decode: Callable[[Any], None],
+        refuse: Callable[[Any, Exception], str],
+        decoded: Sample | None = None,
     ) -> Sample | Problem:
         """Decode the newest usable message, and return it, or why there is none.
 
@@ -68,6 +72,8 @@ class Arrivals:
             Decodes a message, or raises an exception.
         refuse
             Counts a message that cannot be used, and returns the reason in words.
+        decoded
+            The message that the caller has decoded; it is returned without decoding it again.
         """
         if len(self._new) > 1:
             # The newest stamp last, and of equal stamps the newest arrival: publishers may differ in latency.
@@ -98,7 +104,8 @@ class Arrivals:
                 # Messages without the joints come from another publisher.
                 return RobotState.STALE, self._old(self._kept, age_ns)
             return self._problem
-        decode(self._kept.message)
+        if self._kept is not decoded:
+            decode(self._kept.message)
         return self._kept
 
     def _try(

@@ -4,9 +4,13 @@
 
 from typing import Any
 
+import numpy as np
+
+from policy_node.control.safe_commands import MeasuredPositions
 from policy_node.messages.reading import MissingJointsError
 from policy_node.sensing.arrivals import Arrivals, Problem
 from policy_node.sensing.samples import Sample
+from policy_node.sensing.staging import Rejections
 from policy_node.sensing.synchroniser import RobotState
 
 MS = 10**6
@@ -72,3 +76,32 @@ def test_the_age_of_the_arm_is_told_and_not_the_joints_of_the_gripper() -> None:
     assert str(reason).startswith("joints: is 0.200 s old")
     arrivals.append(later, BROKEN)
     assert newest(arrivals, later) == (RobotState.REJECTED, BROKEN)
+
+
+def test_a_position_is_decoded_once() -> None:
+    decoded = []
+
+    def write(message: float, into: np.ndarray) -> None:
+        decoded.append(message)
+        into[:] = message
+
+    robots = [arm(), arm()]
+    positions = MeasuredPositions(2, robots, write, Rejections(2))
+    for robot, value in ((0, 1.0), (1, 2.0)):
+        robots[robot].append(NOW, value)
+    for tick in range(3):
+        assert not positions.update(NOW + tick)
+    assert decoded == [1.0, 2.0]
+    assert positions.commands.tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    assert positions.readings == (Sample(NOW, 1.0), Sample(NOW, 2.0))
+    # A forgotten robot is read again, also from the same message.
+    positions.forget([1])
+    assert np.isnan(positions.commands[1]).all()
+    positions.update(NOW + 3)
+    assert decoded == [1.0, 2.0, 2.0] and positions.commands[1].tolist() == [2.0, 2.0]
+    # So is one whose position was too old, once a limit allows it.
+    assert list(positions.update(NOW + MAX_AGE + 1)) == [0, 1]
+    for arrivals in robots:
+        arrivals.max_age_ns += 1
+    assert not positions.update(NOW + MAX_AGE + 1)
+    assert positions.commands.tolist() == [[1.0, 1.0], [2.0, 2.0]]
