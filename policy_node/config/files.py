@@ -56,6 +56,17 @@ def check_file(path: Path, max_bytes: int | None = None) -> int:
     return _Attempt(path, lambda attempt: _size(path, os.stat(path), max_bytes)).result()
 
 
+def answer(path: Path, act: Callable[[], T]) -> T:
+    """Return the result of system calls on a file or folder, such as `is_file`.
+
+    Raises
+    ------
+    OSError
+        When they do not answer for `STALL_S`; any exception that they raise.
+    """
+    return _Attempt(path, lambda attempt: act()).result()
+
+
 class _Attempt(Generic[T]):
     """Runs system calls on a file in another thread: nothing can end one that waits for a dead file system."""
 
