@@ -81,14 +81,9 @@ class Arrivals:
         problem: Problem | None = None
         while self._new:
             sample = self._new.pop()
-            counts_from_ns = min(sample.stamp_ns, now_ns)
-            if self._kept is not None and sample.stamp_ns <= self._kept.stamp_ns:
-                if sample.stamp_ns == self._kept.stamp_ns:
-                    # Sending a measurement again does not make it newer.
-                    counts_from_ns = self._counts_from_ns
-                # A kept message from the future was received before the clock was set back.
-                elif 0 <= now_ns - self._counts_from_ns <= self.max_age_ns:
-                    continue
+            counts_from_ns = self._counts_from(sample, now_ns)
+            if counts_from_ns is None:
+                continue
             found = self._try(sample, now_ns, now_ns - counts_from_ns, decode, refuse)
             if found is None:
                 self._new.clear()
@@ -107,6 +102,17 @@ class Arrivals:
         if self._kept is not decoded:
             decode(self._kept.message)
         return self._kept
+
+    def _counts_from(self, sample: Sample, now_ns: int) -> int | None:
+        """Return the time from which the age of a message counts; None if the kept one is newer and still fresh."""
+        kept = self._kept
+        if kept is not None and sample.stamp_ns == kept.stamp_ns:
+            # Sending a measurement again does not make it newer.
+            return self._counts_from_ns
+        # A kept message with a negative age was received before the clock was set back.
+        if kept is None or sample.stamp_ns > kept.stamp_ns or not 0 <= now_ns - self._counts_from_ns <= self.max_age_ns:
+            return min(sample.stamp_ns, now_ns)
+        return None
 
     def _try(
         self,
