@@ -19,6 +19,12 @@ BLOCK_BYTES = 2**22
 #: Part of a file that tells its kind.
 HEAD_BYTES = 2**16
 
+# What to do where the path is not at fault, by the number of the error.
+_REMEDIES = {
+    errno.ETIMEDOUT: "mount it again, or copy the file to a local disk",
+    errno.EFBIG: "see that it is the right file",
+}
+
 Path = str | os.PathLike[str]
 T = TypeVar("T")
 # Kinds of files that can block the process that opens them, or have no end.
@@ -54,6 +60,11 @@ def read_file(path: Path, max_bytes: int, check_head: Callable[[bytes, int], Non
 def check_file(path: Path, max_bytes: int | None = None) -> int:
     """Return the size of a file that another library is about to open; raises OSError as `read_file` does."""
     return _Attempt(path, lambda attempt: _size(path, os.stat(path), max_bytes)).result()
+
+
+def reason_and_remedy(error: OSError, remedy: str) -> str:
+    """Return why a file cannot be read, and what to do: `remedy`, unless it is too large or its file system is dead."""
+    return f"{error.strerror or error}; {_REMEDIES.get(error.errno or 0, remedy)}"
 
 
 def answer(path: Path, act: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from policy_node.config.files import answer, read_file
+from policy_node.config.files import answer, read_file, reason_and_remedy
 from policy_node.config.registry import Registry
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.formats import MAX_POLICY_BYTES
@@ -131,9 +131,8 @@ def _read_known(path: Path) -> TrainerDescription | None:
         content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
         return next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
     except OSError as error:
-        raise PolicyError(
-            f"description '{path}' cannot be read: {error.strerror}; give the path of a description"
-        ) from error
+        reason = reason_and_remedy(error, "give the path of a description")
+        raise PolicyError(f"description '{path}' cannot be read: {reason}") from error
 
 
 def find_description(policy: Path) -> TrainerDescription:
@@ -149,9 +148,8 @@ def find_description(policy: Path) -> TrainerDescription:
     try:
         beside = answer(policy.parent, lambda: _files_beside(policy))
     except OSError as error:
-        raise PolicyError(
-            f"folder '{policy.parent}' of the policy file cannot be read: {error.strerror}{REMEDY}"
-        ) from error
+        reason = reason_and_remedy(error, REMEDY.removeprefix("; "))
+        raise PolicyError(f"folder '{policy.parent}' of the policy file cannot be read: {reason}") from error
     reasons = []
     for path in [policy, *beside]:
         try:
