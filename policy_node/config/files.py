@@ -7,11 +7,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import TimeoutError
 from io import BytesIO
 from typing import Generic, TypeVar
+
+from policy_node.config.threads import start
 
 # Longest time without progress: network file systems answer within seconds, or not at all.
 STALL_S = 10.0
@@ -85,14 +86,7 @@ class _Attempt(Generic[T]):
         #: Number of blocks that were read.
         self.blocks = 0
         self._path = path
-        self._outcome: Future[T] = Future()
-        threading.Thread(target=self._run, args=(act,), name="file", daemon=True).start()
-
-    def _run(self, act: Callable[[_Attempt[T]], T]) -> None:
-        try:
-            self._outcome.set_result(act(self))
-        except BaseException as error:  # raised by `result`
-            self._outcome.set_exception(error)
+        self._outcome = start(lambda: act(self), "file")
 
     def result(self) -> T:
         """Wait for the result, as long as there is progress."""
