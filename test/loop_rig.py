@@ -104,8 +104,6 @@ class Sender:
         self.before()
         self._publish(message)
 
-    publish = publish_raw
-
 
 class LoopRig:
     """Robots with scripted readings and the loop that drives them; the policy commands what the reading says.

@@ -40,8 +40,6 @@ class Recorder:
             raise self.error
         self.sent.append(message)
 
-    publish = publish_raw
-
     def wait_for_all_acked(self, timeout: Duration) -> None:
         self.waited_s.append(timeout.nanoseconds / 1e9)
 
