@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist
 from node_harness import Peer
 
+from policy_node.config.parameters import CLAIMS_TOPIC
 from policy_node.ros import ownership
 from policy_node.ros.ownership import (
     CROSSING_S,
@@ -55,7 +56,7 @@ class Rig:
         monkeypatch.setattr(ownership, "time", clock)
         monkeypatch.setattr(ownership, "_now_s", lambda: self.now_s)
         self.slept_s: list[float] = []
-        self.claims = Claims(peer.node, TOPICS)
+        self.claims = Claims(peer.node, TOPICS, CLAIMS_TOPIC)
         self.log = Log()
         self.claims._logger = self.log  # type: ignore[assignment]
         self.sent: list[Claim | None] = []

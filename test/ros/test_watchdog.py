@@ -205,21 +205,21 @@ class ScriptedWatchdog:
             lambda: self.account.append("prepare"),
             lambda: reason,  # type: ignore[arg-type]
         )
-        self.watchdog._ended = SimpleNamespace(wait=self._wait)  # type: ignore[assignment]
+        self.watchdog._woken = SimpleNamespace(wait=self._wait, clear=lambda: None)  # type: ignore[assignment]
 
     def _act(self) -> None:
         self.account.append("act")
         if self.error is not None:
             raise self.error
 
-    def _wait(self, duration_s: float) -> bool:
+    def _wait(self, duration_s: float) -> None:
         self.account.append(duration_s)
         end_s = self.now_s + duration_s
         while self._events and next(iter(self._events)) <= end_s:
             self.now_s = next(iter(self._events))
             self._events.pop(self.now_s)(self.watchdog)
         self.now_s = end_s
-        return end_s >= 4.0
+        self.watchdog._ended = end_s >= 4.0
 
     def run(self) -> list[Any]:
         self.watchdog._run()
@@ -242,13 +242,18 @@ def test_it_acts_from_the_timeout_on_once_in_a_period_until_the_tick_returns(mon
     assert scripted.run() == ["prepare", 1.0, 0.5, *acts, 1.0, 1.0]
 
 
-def test_a_tick_that_hangs_after_another_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("repeat_s", "logged"), [(1.1875, [HANGS]), (60.0, [])])
+def test_a_tick_that_hangs_after_another_is_another_one_and_logged_if_the_last_line_is_old(
+    monkeypatch: pytest.MonkeyPatch, repeat_s: float, logged: list[Any]
+) -> None:
+    monkeypatch.setattr(watchdog_module, "REPEAT_S", repeat_s)
     scripted = ScriptedWatchdog(monkeypatch, {0.0: BEGIN, 1.125: END, 1.1875: BEGIN, 5.0: END})
     account = scripted.run()
     # The second tick is 0.0625 s old when the end of the first one is seen.
     returned = ("warning", "the tick returned after 1.2 s", False)
     assert account[:7] == ["prepare", 1.0, HANGS, "act", 0.25, returned, 0.9375]
-    assert account[7:] == [HANGS, *["act", 0.25] * 8]
+    # At 2.1875 the second tick hangs, 1.1875 s after the line about the first one.
+    assert account[7:] == [*logged, *["act", 0.25] * 8]
 
 
 def test_a_failure_to_act_is_logged_and_the_next_attempt_made(monkeypatch: pytest.MonkeyPatch) -> None:
