@@ -28,7 +28,12 @@ from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_changes import ParameterChanges
 from policy_node.ros.parameters import declare_parameters, read_parameters
 from policy_node.ros.polling import check_executor
-from policy_node.ros.process import Interrupted, end_process_if_destruction_hangs, run_interruptibly
+from policy_node.ros.process import (
+    Interrupted,
+    end_process_if_destruction_hangs,
+    raise_if_interrupted,
+    run_interruptibly,
+)
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.services import MOST_NAMED, Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
@@ -176,6 +181,7 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
             configuration.claims_topic,
+            self._stopping,
         )
         self._configured.callback(self._claims.destroy)
         deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)
@@ -205,6 +211,13 @@ class PolicyNode(LifecycleNode):
         """Run a transition; log an exception, which rclpy would swallow, and go to `on_error`."""
         try:
             act()
+        except Interrupted:
+            # An activation, before its tick began: a safe command could reach a robot that another node drives.
+            self.loop = None
+            self._deactivate()
+            self._diagnostics.note("inactive", None)
+            self.get_logger().warning(f"{name} was interrupted by a signal")
+            return TransitionCallbackReturn.FAILURE
         except Exception as error:
             failure = f"{name} failed: {type(error).__name__}: {error}"
             self._diagnostics.note("unconfigured", self._diagnostics.failure or failure)
@@ -256,6 +269,7 @@ class PolicyNode(LifecycleNode):
         self._activated.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
             self._activated.enter_context(frozen_garbage())
+        raise_if_interrupted(self._stopping)
         self.loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
         robots = configuration.robots
