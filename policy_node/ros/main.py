@@ -22,13 +22,14 @@ from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.control.memory import MemoryMonitor
 from policy_node.policies.contract import warnings_to
-from policy_node.ros.node import EXITS, PolicyNode
+from policy_node.ros.node import PolicyNode
 from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_without, ros_process
 
 # Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
 # Time in which requests that came during the first configure are served, before the node activates by itself.
 REQUESTS_S = 0.05
+EXITS = "exit_on_failure is true: the process ends with status 1"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
     "1; start it again, as respawn:=true of the launch files does"

@@ -42,7 +42,6 @@ REMEDY = (
     "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
-EXITS = "exit_on_failure is true: the process ends with status 1."
 SAFE = "every robot got the safe command"
 
 
@@ -148,8 +147,8 @@ class PolicyNode(LifecycleNode):
     def _fail(self, text: str) -> None:
         self._cleanup()
         self._diagnostics.note("unconfigured", text)
-        end = EXITS if self.exit_on_failure else f"The node stays alive: {REMEDY}."
-        self.get_logger().error(f"{text}\n{end}")
+        # Where exit_on_failure is true, the process says that it ends.
+        self.get_logger().error(text if self.exit_on_failure else f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
         check_executor(self)
