@@ -154,6 +154,7 @@ class PolicyNode(LifecycleNode):
         check_executor(self)
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
+        self.parameter_changes.use_log_level()
         # Files may be slow, and policies compute for long: a signal ends the wait for them.
         parameters = run_interruptibly(lambda: read_parameters(self), self._stopping)
         with parameters.described.named_in_errors():
