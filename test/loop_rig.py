@@ -96,14 +96,13 @@ class Sender:
     """A publisher that calls `before` before each command that it sends."""
 
     def __init__(self, publisher: Publisher) -> None:
-        self._handle = publisher.handle
-        self.handle = self
+        self._publish = publisher.publish
         self.wait_for_all_acked = publisher.wait_for_all_acked
         self.before: Callable[[], None] = lambda: None
 
-    def publish_raw(self, message: bytes) -> None:
+    def send(self, message: bytes) -> None:
         self.before()
-        self._handle.publish_raw(message)
+        self._publish(message)
 
 
 class LoopRig:
@@ -140,6 +139,7 @@ class LoopRig:
         self._own = self.publishers._publishers
         self.senders = [Sender(publisher) for publisher in self._own]
         self.publishers._publishers = self.senders  # type: ignore[assignment]
+        self.publishers._senders = [sender.send for sender in self.senders]
         self.publishers.on_sent = self._note
         self.has_claim = True
         self.failures: list[Exception] = []

@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import number
-from policy_node.ros.polling import poll_topic
 from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.rclpy_internals import poll_topic
 
 LOOK_PERIOD_S = 0.25
 PRINT_PERIOD_S = 1.0

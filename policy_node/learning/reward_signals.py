@@ -16,7 +16,7 @@ from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import MessageTypeError, ReadingDecoder, reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
 from policy_node.ros.graph import why_silent
-from policy_node.ros.polling import Take, poll_topic
+from policy_node.ros.rclpy_internals import Take, poll_topic
 from policy_node.ros.subscriptions import sensor_qos
 
 

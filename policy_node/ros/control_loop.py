@@ -17,7 +17,7 @@ from rclpy.clock import Clock
 from rclpy.logging import RcutilsLogger
 
 from policy_node.config.schema import Configuration
-from policy_node.control.memory import MemoryReserve
+from policy_node.control.memory_reserve import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
@@ -126,10 +126,10 @@ class ControlLoop:
         # Safe commands that were sent since the last tick was committed, NaN if none was.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
         self._owners: Mapping[int, str] = {}
-        # Robots that an operator has stopped, and those stopped since the pipeline was last told, by their index.
+        # Robots that an operator has stopped, and those stopped since the last `_begin_tick`, by their index.
         self._halted: frozenset[int] = frozenset()
         self._just_halted: set[int] = set()
-        self._memory = MemoryReserve()
+        self._reserve = MemoryReserve()
         # When the thread last sent commands, on the monotonic clock.
         self._sent_s = -math.inf
 
@@ -262,11 +262,21 @@ class ControlLoop:
     def _send_safe(self, commands: np.ndarray) -> None:
         """Send safe commands and note which were sent; `_sending` must be held.
 
+        Without memory for them the reserve is released, and they are sent once more.
+
         Raises
         ------
         Exception
             The first error of a publisher, after every other robot got its command.
         """
+        try:
+            self._try_to_send_safe(commands)
+        except MemoryError:
+            self._reserve.release()
+            self._try_to_send_safe(commands)
+
+    def _try_to_send_safe(self, commands: np.ndarray) -> None:
+        """Send safe commands once, see `_send_safe`."""
         delivery = self._publishers.send_safe(commands)
         self._safe_sent[delivery.sent] = commands[delivery.sent]
         if delivery.error is not None:
@@ -293,7 +303,7 @@ class ControlLoop:
         bool
             False when the thread still hangs in its tick; it can send no commands any more.
         """
-        self._memory.release()
+        self._reserve.release()
         self._stopping.set()
         self._watchdog.end()
         try:
@@ -315,7 +325,7 @@ class ControlLoop:
             apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
         except BaseException as error:  # also SystemExit of a module of the policy, which would end the thread silently
-            self._memory.release()
+            self._reserve.release()
             self.failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             self._watchdog.end_tick()
             try:
@@ -374,17 +384,21 @@ class ControlLoop:
         return not has_no_claim
 
     def _begin_tick(self) -> None:
-        """Pass the events and requests since the last tick to the pipeline."""
+        """Pass the events and requests since the last tick to the pipeline.
+
+        Requests are run without `_sending`: new limits are copied to the device, which may hang. A stop that comes
+        meanwhile waits for the next tick, but `_send` drops the commands of this one.
+        """
         with self._sending:
             made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
             if made_safe:
                 self._pipeline.note_overruled(made_safe)
                 self._safe_sent[:] = np.nan
             self._overruled = None
-            for request in self._requests.values():
-                request()
-            self._requests.clear()
+            requests, self._requests = self._requests, {}
             self._just_halted.clear()
+        for request in requests.values():
+            request()
 
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
         """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.

@@ -79,7 +79,7 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
 
 
 def slowness(deployment: Deployment) -> str:
-    """Return what follows from a policy whose inference takes longer than the control period; empty if none does."""
+    """Return a warning if inference takes longer than the control period; empty if it does not."""
     configuration, inference_s = deployment.configuration, deployment.pipeline.inference_s
     if inference_s * configuration.control_rate_hz <= 1.0:
         return ""

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tell what the middleware lacks that lines of defence in doc/safety.md need."""
+"""Name the features that a middleware lacks."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def middleware() -> str:
 def reports_deadlines() -> bool:
     """Return whether the middleware may report missed deadlines and lost liveliness.
 
-    Newer versions of rmw_zenoh_cpp let such events be created, which never happen; older ones raise an error.
+    Newer versions of rmw_zenoh_cpp accept handlers of such events and never call them; older ones raise an error.
     """
     return middleware() != ZENOH
 
 
 def confirms_arrival() -> bool:
-    """Return whether waiting for the acknowledgement of messages tells anything; rmw_zenoh_cpp agrees at once."""
+    """Return whether the middleware waits for the acknowledgement of messages; rmw_zenoh_cpp answers at once."""
     return middleware() != ZENOH
 
 
 def lacking(name: str) -> str:
-    """Return in one line what a middleware lacks, with the remedy; empty if it lacks nothing."""
+    """Return in one line the features that a middleware lacks, with the remedy; empty if it lacks none."""
     lacks = _LACKS.get(name, "it was never tried with this node")
     return lacks and f"{name}: {lacks}; see the table of middlewares in doc/safety.md, or use rmw_fastrtps_cpp"

@@ -27,7 +27,6 @@ from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_changes import ParameterChanges
 from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.polling import check_executor
 from policy_node.ros.process import (
     Interrupted,
     end_process_if_destruction_hangs,
@@ -35,6 +34,7 @@ from policy_node.ros.process import (
     run_interruptibly,
 )
 from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.rclpy_internals import check_executor
 from policy_node.ros.services import MOST_NAMED, Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 

@@ -21,8 +21,8 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from policy_node.ros.polling import direct_take
 from policy_node.ros.process import raise_if_interrupted
+from policy_node.ros.rclpy_internals import direct_take
 
 HEARTBEAT_S = 1.0
 # A claim that was not repeated for this time has ended; its node may have died.

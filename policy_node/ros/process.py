@@ -22,13 +22,15 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from policy_node.ros.rclpy_internals import release_state_machine
+
 # Far longer than destroying a node takes on a busy machine.
 DESTROY_S = 10.0
 # Checks, 1 s apart, before the thread counts as dead; peers drop us after 20 s.
 STILL_CHECKS = 30
 # Longest delay of a signal while a step runs in another thread.
 POLL_S = 0.1
-# Time that a step may take to end after a signal, before the process ends without it.
+# Longest wait of `exit_without` for its threads.
 ABANDON_S = 0.5
 
 T = TypeVar("T")
@@ -108,7 +110,7 @@ def raise_if_interrupted(stopping: threading.Event | None) -> None:
         raise Interrupted("the process was asked to end")
 
 
-# Threads of steps that were given up.
+# Threads of steps that `run_interruptibly` no longer waits for.
 _abandoned: list[threading.Thread] = []
 
 
@@ -144,9 +146,9 @@ def run_interruptibly(act: Callable[[], T], stopping: threading.Event) -> T:
 
 
 def exit_without(threads: Sequence[threading.Thread], status: int) -> None:
-    """End the process at once if one of some threads or of the steps that were given up does not end in time.
+    """End the process at once if one of these threads, or a step after `Interrupted`, is still running.
 
-    Python waits for no such thread, but stops it in the middle of a library, which may crash.
+    At its normal end Python does not wait for daemon threads. It stops them inside a library, which may crash.
     """
     until_s = time.monotonic() + ABANDON_S
     for thread in (*threads, *_abandoned):
@@ -183,8 +185,7 @@ def destroy_last_node(node: Node) -> None:
     """
     with end_process_if_destruction_hangs():
         node.destroy_node()
-        # The state machine holds the rcl node alive, and with it the participant, after `destroy_node`.
-        vars(node).pop("_state_machine", None)
+        release_state_machine(node)
 
 
 class EventThreadMonitor:

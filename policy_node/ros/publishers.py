@@ -22,6 +22,7 @@ from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
 from policy_node.ros.process import raise_if_interrupted
+from policy_node.ros.rclpy_internals import Send, direct_send
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
@@ -103,12 +104,16 @@ class CommandPublishers:
         self.without_safe_command: tuple[str, ...] = ()
         self.on_sent: Callable[[SentCommands], None] | None = None
         self._publishers: list[Publisher] = []
+        # `Publisher.publish` takes a lock and checks types, which costs 1 to 2 us more per robot and tick.
+        self._senders: list[Send] = []
         qos = command_qos(configuration.action.deadline_s)
         try:
             for robot in configuration.robots:
                 raise_if_interrupted(stopping)
                 topic = topic_of(robot, configuration.action.topic)
-                self._publishers.append(node.create_publisher(encoder.message_type, topic, qos))
+                publisher = node.create_publisher(encoder.message_type, topic, qos)
+                self._publishers.append(publisher)
+                self._senders.append(direct_send(publisher, node.get_logger()))
         except Exception:
             self.destroy()
             raise
@@ -151,7 +156,7 @@ class CommandPublishers:
                 late.append(robot)
                 continue
             try:
-                self._publishers[robot].publish(message)
+                self._senders[robot](message)
                 sent[robot] = message
             except Exception as error:  # the other robots still get their commands
                 first_error = first_error or error
@@ -211,3 +216,4 @@ class CommandPublishers:
             for publisher in self._publishers:
                 self._node.destroy_publisher(publisher)
             self._publishers.clear()
+            self._senders.clear()

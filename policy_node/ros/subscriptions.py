@@ -22,8 +22,8 @@ from rclpy.validate_topic_name import validate_topic_name
 from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.ros.middleware import CYCLONE, middleware
-from policy_node.ros.polling import Take, poll_topic
 from policy_node.ros.process import raise_if_interrupted
+from policy_node.ros.rclpy_internals import Take, poll_topic
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
 # Images: keep 2, because the newest may arrive before the other sensors of the same time.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rclpy.logging import RcutilsLogger
 
-# After one line about a tick that hangs, others within so long are counted, unless they hang for so long.
+# Log at most one hanging tick per REPEAT_S, unless it hangs for LONG_S.
 REPEAT_S = 60.0
 LONG_S = 5.0
 # How long `end` waits for commands that the watchdog is sending.

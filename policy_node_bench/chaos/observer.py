@@ -20,7 +20,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.cli.child_process import ToolError
-from policy_node.ros.polling import poll_topic
+from policy_node.ros.rclpy_internals import poll_topic
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 

@@ -22,7 +22,7 @@ from std_msgs.msg import Float64MultiArray, Int32
 
 from policy_node.cli.child_process import Child, ToolError
 from policy_node.cli.process_environment import memory_environment, transport_environment
-from policy_node.ros.polling import poll_topic
+from policy_node.ros.rclpy_internals import poll_topic
 from policy_node_rover.demo.report import Frame, Recording
 
 NODE_NAME = "policy_node"

@@ -27,8 +27,8 @@ from rosgraph_msgs.msg import Clock
 from policy_node.cli.options import number
 from policy_node.control.timing import SteadyClock
 from policy_node.ros.middleware import confirms_arrival, middleware
-from policy_node.ros.polling import spinning
 from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.rclpy_internals import spinning
 from policy_node_rover.arena.description import ARENA
 from policy_node_rover.frames import PosePublisher, publish_fixed_transforms
 from policy_node_rover.mujoco.arena import Arena

@@ -26,7 +26,7 @@ from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
 from policy_node.ros.middleware import middleware, reports_deadlines
-from policy_node.ros.polling import Take, poll_topic
+from policy_node.ros.rclpy_internals import Take, poll_topic
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.frames import PosePublisher, camera_frame, camera_info
 from policy_node_rover.mujoco.arena import Arena

@@ -9,7 +9,7 @@ from node_harness import Peer
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from policy_node.control.memory import MemoryMonitor
+from policy_node.control.memory_reserve import MemoryMonitor
 from policy_node.ros import main
 from policy_node.ros.node import PolicyNode
 

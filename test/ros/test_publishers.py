@@ -30,7 +30,6 @@ class Recorder:
     """A publisher that keeps what it sends, or fails while `error` is set."""
 
     def __init__(self, publisher: Publisher) -> None:
-        self.handle = self
         self.publisher = publisher
         self.sent: list[bytes] = []
         self.waited_s: list[float] = []
@@ -55,6 +54,7 @@ class Rig:
         self.publishers = CommandPublishers(peer.node, configuration, encoder)
         self.recorders = [Recorder(publisher) for publisher in self.publishers._publishers]
         self._own, self.publishers._publishers = self.publishers._publishers, self.recorders  # type: ignore[assignment]
+        self.publishers._senders = [recorder.publish_raw for recorder in self.recorders]
         self.batches: list[SentCommands] = []
         self.publishers.on_sent = self.batches.append
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, is_safe, save_echo, wanted
 from moody import SAFE
-from node_harness import Peer
+from node_harness import PATIENCE_S, Peer
 
+from policy_node.config.schema import Configuration
 from policy_node.ros.control_loop import RECENT_S
 from policy_node.sensing.synchroniser import RobotState
 
@@ -317,16 +318,47 @@ def test_no_command_follows_the_safe_one_of_an_operator(rig: LoopRig) -> None:
     tick = rig.tick()
     assert tick.stopped and tick.states == (STOPPED,) * 3
     assert set(rig.commands(0)) == {SAFE}
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
     rig.sent.clear()
     tick = rig.tick()
     assert not tick.stopped and rig.newest() == {robot: wanted(robot) for robot in range(3)}
     assert tick.fresh_start.all()
 
 
+@pytest.mark.parametrize("robots", [None, [1]])
+def test_a_stop_does_not_wait_for_limits_that_hang_on_the_device(rig: LoopRig, robots: list[int] | None) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(configuration: Configuration) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+
+    rig.pipeline.change_limits = hang  # type: ignore[method-assign]
+    rig.loop.change_limits(rig.loop._configuration)
+    rig.clock.waits.clear()
+    rig.clock.released.release()
+    stop = threading.Thread(target=rig.loop.stop_robots, args=[robots], daemon=True)
+    try:
+        assert begun.wait(PATIENCE_S)
+        stop.start()
+        stop.join(PATIENCE_S / 2)
+        is_stopped, sent = not stop.is_alive(), list(rig.sent)
+    finally:
+        go_on.set()
+    stopped = robots or range(3)
+    assert is_stopped and sent == [(robot, SAFE, False) for robot in stopped]
+    tick = rig.end_tick()
+    # The tick that had begun commands the other robots only.
+    assert rig.sent[len(sent) :] == [(robot, wanted(robot), True) for robot in range(3) if robot not in stopped]
+    assert all(tick.states[robot] is STOPPED for robot in stopped)
+    rig.sent.clear()
+    rig.tick()
+    assert rig.newest() == {robot: SAFE if robot in stopped else wanted(robot) for robot in range(3)}
+
+
 def test_a_requested_stop_waits_for_the_next_tick(rig: LoopRig) -> None:
     rig.begin_tick()
-    rig.loop.request_stop(True)
+    rig.loop.request_stop(range(3))
     assert not rig.sent
     rig.end_tick()
     assert rig.newest() == {robot: wanted(robot) for robot in range(3)}
@@ -351,13 +383,13 @@ def test_a_reset_of_one_robot_restarts_one_episode(rig: LoopRig) -> None:
 
 def stop_between_ticks(rig: LoopRig) -> None:
     rig.loop.stop_robots()
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
 
 
 def stop_during_a_tick(rig: LoopRig) -> None:
     rig.begin_tick()
     rig.loop.stop_robots()
-    rig.loop.request_stop(False)
+    rig.loop.request_stop(())
     rig.end_tick()
 
 
@@ -459,6 +491,17 @@ def test_a_failed_safe_command_is_reported_after_all_others_were_sent(rig: LoopR
     rig.sent.clear()
     # The robots are stopped nevertheless.
     assert rig.tick().stopped and rig.newest() == dict.fromkeys(range(3), SAFE)
+
+
+def test_a_stop_without_memory_uses_the_reserve(rig: LoopRig) -> None:
+    def refuse_until_released() -> None:
+        if not rig.loop._reserve._pages.closed:
+            raise MemoryError
+
+    rig.senders[1].before = refuse_until_released
+    assert rig.loop.stop_robots() == 3
+    assert rig.newest() == dict.fromkeys(range(3), SAFE)
+    assert rig.tick().stopped and not rig.failures
 
 
 def test_the_account_of_a_tick_has_its_lateness_durations_ages_and_missed_ticks(rig: LoopRig) -> None:

@@ -13,8 +13,8 @@ from geometry_msgs.msg import Twist
 from node_harness import NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
-from policy_node.ros.polling import spinning
 from policy_node.ros.publishers import command_qos
+from policy_node.ros.rclpy_internals import spinning
 from policy_node_rover.mujoco.simulated_rover import DeadlineMonitor
 
 pytestmark = [pytest.mark.both_distributions, pytest.mark.timing]

@@ -1,10 +1,11 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Poll subscriptions: take their messages when the caller wants them, not when an executor finds them.
+"""Use what rclpy does not document: take messages when the caller wants them, send serialised ones, release a node.
 
-The only module that uses a function of rclpy without documentation: `take_message`, which its executors call
-themselves. rclpy has no public way to take a message. Each subscription tries the function once. Where it is missing
-or has changed, an executor's callback puts the messages into a queue, and a warning says so.
+The only module that does so. Executors of rclpy call `take_message` themselves; rclpy has no public way to take a
+message when a tick needs it. `publish_raw` is what `Publisher.publish` calls behind a lock and checks of types.
+`_state_machine` keeps a lifecycle node alive. Each is looked for before it is used. Where it is missing or has changed,
+the public way takes its place, and a warning says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.logging import RcutilsLogger
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
@@ -31,6 +33,9 @@ from policy_node.config.schema import ConfigurationError
 Taken: TypeAlias = tuple[Any, Mapping[str, Any]]
 # Returns the next message of a subscription, None without one.
 Take: TypeAlias = Callable[[], Taken | None]
+
+# Sends a serialised message.
+Send: TypeAlias = Callable[[bytes], None]
 
 # Most calls of callbacks after the end of `spinning`.
 LAST_CALLS = 100
@@ -130,6 +135,31 @@ def direct_take(subscription: Subscription, logger: RcutilsLogger) -> Take | Non
         return None
     # A message that was there already comes first.
     return partial(next, chain([first], iter(take, object())))
+
+
+def direct_send(publisher: Publisher, logger: RcutilsLogger) -> Send:
+    """Return the function that sends serialised messages, `publisher.publish` where rclpy has no other one.
+
+    A warning says so once. The function cannot be tried: a robot may listen already.
+    """
+    try:
+        send: Send = publisher.handle.publish_raw
+    except AttributeError as error:
+        logger.warning(
+            f"rclpy has no usable publish_raw here ({type(error).__name__}: {error}): Publisher.publish sends the "
+            "commands, which takes longer; use a tested distribution of ROS 2 (README.md)",
+            once=True,
+        )
+        return publisher.publish
+    return send
+
+
+def release_state_machine(node: Node) -> None:
+    """Drop the state machine of a destroyed lifecycle node, which keeps the rcl node and its participant alive.
+
+    Does nothing for other nodes, and where rclpy has no such attribute: the end of the process frees both then.
+    """
+    vars(node).pop("_state_machine", None)
 
 
 def _queued(

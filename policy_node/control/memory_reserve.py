@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keep memory for the safe commands, and notice when no more can be had."""
+"""Reserve main memory for the safe commands, and detect that the system refuses more."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FAILED_CHECKS = 2
 
 
 class MemoryReserve:
-    """Memory that is given back before robots are made safe, as there may be no other left.
+    """Main memory that is released before robots are made safe, because there may be no other left.
 
-    Allocators take it again, as it is returned to the system.
+    It returns to the system, so that every allocator can take it.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class MemoryReserve:
 
 
 class MemoryMonitor:
-    """Detects that the process gets no more memory: by a limit of its address space, or where the system promises none.
+    """Detects that the system refuses more memory, beyond a limit of the address space or without overcommit.
 
-    A library that gets none may end the process at once, so the robots must be made safe before. Where the system
-    promises more than there is, it kills a process instead, which no process notices.
+    A library that gets no memory may end the process at once, so the robots must be made safe before. With overcommit
+    the kernel kills a process without warning.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""The reserve is memory that can be had again, and a process that gets no more is noticed."""
+"""The reserve returns its memory, and the monitor detects that the system refuses more."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 # Uses all memory, then as much as the reserve gives back.
 EXHAUSTED = """
 import mmap, resource, sys
-from policy_node.control import memory
-reserve, monitor = memory.MemoryReserve(), memory.MemoryMonitor()
+from policy_node.control import memory_reserve
+reserve, monitor = memory_reserve.MemoryReserve(), memory_reserve.MemoryMonitor()
 assert not monitor.is_exhausted()
 with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * mmap.PAGESIZE
@@ -38,7 +38,7 @@ del taken[:]
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 monitor._last_check_s -= 1.0
 assert not monitor.is_exhausted()
-print(checks, given_back > memory.RESERVE_BYTES / 2)
+print(checks, given_back > memory_reserve.RESERVE_BYTES / 2)
 """
 
 
