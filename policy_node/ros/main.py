@@ -22,19 +22,20 @@ from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.control.memory_reserve import MemoryMonitor
 from policy_node.policies.contract import warnings_to
-from policy_node.ros.node import EXITS, PolicyNode
+from policy_node.ros.node import PolicyNode
 from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_without, ros_process
 
 # Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
 # Time in which requests that came during the first configure are served, before the node activates by itself.
 REQUESTS_S = 0.05
+EXITS = "exit_on_failure is true: the process ends with status 1"
 EVENT_THREAD_STOPPED = (
     "Fast DDS stands still: no more messages reach this process. The node makes every robot safe and ends with status "
     "1; start it again, as respawn:=true of the launch files does"
 )
 MEMORY_EXHAUSTED = (
-    "the memory is exhausted: this process gets no more. The node made every robot safe and ends with status 1; free "
+    "the memory is exhausted: this process gets no more. The node stops and ends with status 1; free "
     "memory or raise its limit (ulimit -v), then start it again, as respawn:=true of the launch files does"
 )
 # Remedies by the text of the error for arguments and parameter files that ROS cannot read.
@@ -85,11 +86,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(warnings_to(node.get_logger().warning))
         executor = SingleThreadedExecutor()
         stack.callback(executor.shutdown)
-        stack.callback(node.stop)
         executor.add_node(node)
-        status = _drive(executor, node, stopping)
+        try:
+            status = _drive(executor, node, stopping)
+        finally:
+            stopped = _stop(node)
+    status = status if stopped else 1
     exit_without(node.parameter_changes.threads, status)
     return status
+
+
+def _stop(node: PolicyNode) -> bool:
+    """Make every robot safe and free everything; log an exception, and return whether there was none."""
+    try:
+        node.stop()
+    except Exception as error:
+        node.get_logger().error(f"stopping failed: {type(error).__name__}: {error}; make sure that every robot is safe")
+        return False
+    return True
 
 
 def _check_parameter_files(arguments: Sequence[str]) -> None:
@@ -124,7 +138,7 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             return 1
         if memory.is_exhausted():
             # The log line may need memory, too: the robots come first.
-            node.stop()
+            _stop(node)
             node.get_logger().fatal(MEMORY_EXHAUSTED)
             return 1
     return 0

@@ -27,7 +27,12 @@ from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameter_changes import ParameterChanges
 from policy_node.ros.parameters import declare_parameters, read_parameters
-from policy_node.ros.process import Interrupted, end_process_if_destruction_hangs, run_interruptibly
+from policy_node.ros.process import (
+    Interrupted,
+    end_process_if_destruction_hangs,
+    raise_if_interrupted,
+    run_interruptibly,
+)
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.rclpy_internals import check_executor
 from policy_node.ros.services import MOST_NAMED, Operation
@@ -37,7 +42,6 @@ REMEDY = (
     "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
     "it again"
 )
-EXITS = "exit_on_failure is true: the process ends with status 1."
 SAFE = "every robot got the safe command"
 
 
@@ -143,13 +147,14 @@ class PolicyNode(LifecycleNode):
     def _fail(self, text: str) -> None:
         self._cleanup()
         self._diagnostics.note("unconfigured", text)
-        end = EXITS if self.exit_on_failure else f"The node stays alive: {REMEDY}."
-        self.get_logger().error(f"{text}\n{end}")
+        # Where exit_on_failure is true, the process says that it ends.
+        self.get_logger().error(text if self.exit_on_failure else f"{text}\nThe node stays alive: {REMEDY}.")
 
     def _configure(self) -> None:
         check_executor(self)
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
+        self.parameter_changes.use_log_level()
         # Files may be slow, and policies compute for long: a signal ends the wait for them.
         parameters = run_interruptibly(lambda: read_parameters(self), self._stopping)
         with parameters.described.named_in_errors():
@@ -176,6 +181,7 @@ class PolicyNode(LifecycleNode):
                 for robot in configuration.robots
             },
             configuration.claims_topic,
+            self._stopping,
         )
         self._configured.callback(self._claims.destroy)
         deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)
@@ -205,6 +211,13 @@ class PolicyNode(LifecycleNode):
         """Run a transition; log an exception, which rclpy would swallow, and go to `on_error`."""
         try:
             act()
+        except Interrupted:
+            # An activation, before its tick began: a safe command could reach a robot that another node drives.
+            self.loop = None
+            self._deactivate()
+            self._diagnostics.note("inactive", None)
+            self.get_logger().warning(f"{name} was interrupted by a signal")
+            return TransitionCallbackReturn.FAILURE
         except Exception as error:
             failure = f"{name} failed: {type(error).__name__}: {error}"
             self._diagnostics.note("unconfigured", self._diagnostics.failure or failure)
@@ -256,6 +269,7 @@ class PolicyNode(LifecycleNode):
         self._activated.enter_context(switch_interval(configuration.realtime.switch_interval_s))
         if configuration.realtime.freeze_gc:
             self._activated.enter_context(frozen_garbage())
+        raise_if_interrupted(self._stopping)
         self.loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
         robots = configuration.robots

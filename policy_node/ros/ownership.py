@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import time
 import uuid
 from collections import deque
@@ -20,6 +21,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from policy_node.ros.process import raise_if_interrupted
 from policy_node.ros.rclpy_internals import direct_take
 
 HEARTBEAT_S = 1.0
@@ -103,11 +105,16 @@ class Claims:
         Full name of the command topic by the robot's name.
     claims_topic
         Topic of the claims, the same for all nodes.
+    stopping
+        Set when the process is to end, which ends `begin`.
     """
 
-    def __init__(self, node: Node, topics: Mapping[str, str], claims_topic: str) -> None:
+    def __init__(
+        self, node: Node, topics: Mapping[str, str], claims_topic: str, stopping: threading.Event | None = None
+    ) -> None:
         self._node = node
         self._logger = node.get_logger()
+        self._stopping = stopping or threading.Event()
         self._robots = tuple(topics)
         self._topics = tuple(topics.values())
         self._own = Claim(node.get_fully_qualified_name(), uuid.uuid4().hex, 0, frozenset(self._topics))
@@ -141,12 +148,22 @@ class Claims:
         on_change
             Called at every change, from here and later from the executor, with the names of the nodes that come first
             by the index of the robot that they command.
+
+        Raises
+        ------
+        Interrupted
+            When `stopping` is set meanwhile.
         """
-        time.sleep(max(0.0, self._created_s + DISCOVERY_S - _now_s()))
+        self._listen(self._created_s + DISCOVERY_S - _now_s())
         self._on_change = on_change
         self._claim(time.time_ns())
-        time.sleep(CROSSING_S)
+        self._listen(CROSSING_S)
         self._settle()
+
+    def _listen(self, duration_s: float) -> None:
+        """Wait while the middleware receives claims; raises Interrupted."""
+        self._stopping.wait(max(0.0, duration_s))
+        raise_if_interrupted(self._stopping)
 
     def end(self) -> None:
         """End the claim."""

@@ -53,7 +53,7 @@ class ParameterChanges:
         self._limits: dict[str, Any] = {}
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
-        self._set_log_level(node.get_parameter("log_level").value)
+        self.use_log_level()
         node.add_on_set_parameters_callback(self._on_set_parameters)
         ParameterServices(node, self._set)
 
@@ -68,7 +68,7 @@ class ParameterChanges:
 
     async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none; load a new policy first, while the executor serves other callbacks."""
-        node, names = self._node, {parameter.name for parameter in parameters}
+        node, names = self._node, {parameter.name for parameter in parameters}.difference(ANYTIME_PARAMETERS)
         if node.deployment is None or not names or not names <= set(SWAP_PARAMETERS):
             return node.set_parameters_atomically(parameters)
         if self._loading is not None:
@@ -102,26 +102,33 @@ class ParameterChanges:
         return result
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        names = ", ".join(parameter.name for parameter in parameters)
-        if parameters and all(parameter.name in ANYTIME_PARAMETERS for parameter in parameters):
-            return self._set_anytime(parameters)
+        anytime = [parameter for parameter in parameters if parameter.name in ANYTIME_PARAMETERS]
+        others = [parameter for parameter in parameters if parameter.name not in ANYTIME_PARAMETERS]
+        reason = "\n".join(check_anytime(anytime)) or (self._use(others) if others else "")
+        if not reason:
+            for parameter in anytime:
+                if parameter.name == "log_level":
+                    self._set_log_level(parameter.value or "unset")
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _use(self, parameters: Sequence[Parameter]) -> str:
+        """Use the loaded policy or other limits if the node is configured; return why the parameters cannot be set."""
         if self._loaded is not None:
             try:
                 self._swap(self._loaded)
             except ConfigurationError as error:
                 reason = str(error)
             except Exception as error:  # the current policy goes on
+                names = ", ".join(parameter.name for parameter in parameters)
                 reason = f"{names}: {type(error).__name__}: {error}"
             else:
-                return SetParametersResult(successful=True)
-            return SetParametersResult(successful=False, reason=f"{reason}\nThe present policy goes on.")
+                return ""
+            return f"{reason}\nThe present policy goes on."
         try:
             reason = wrong_type(self._node, parameters)
-            if not reason and self._node.deployment is not None:
-                reason = self._change_limits(parameters)
+            return reason if reason or self._node.deployment is None else self._change_limits(parameters)
         except ConfigurationError as error:
-            reason = str(error)
-        return SetParametersResult(successful=not reason, reason=reason)
+            return str(error)
 
     def _change_limits(self, parameters: Sequence[Parameter]) -> str:
         """Use other limits from the next tick on; return why the parameters cannot be set.
@@ -131,14 +138,13 @@ class ParameterChanges:
         ConfigurationError
             When the parameters do not fit all others; nothing is changed then.
         """
-        names = ", ".join(parameter.name for parameter in parameters)
         # Also use_sim_time: the tick keeps the clock that it was started with.
-        if not all(is_limit(parameter.name) for parameter in parameters):
+        if names := [parameter.name for parameter in parameters if not is_limit(parameter.name)]:
             return (
-                f"{names}: parameters are read at configure; deactivate and clean up the node, set them, "
+                f"{', '.join(names)}: parameters are read at configure; deactivate and clean up the node, set them, "
                 f"then configure it again. Only limits ({', '.join(LIMITS)}, the max_age_s of a topic) and "
                 f"{', '.join(ANYTIME_PARAMETERS)} may be set meanwhile, and {', '.join(SWAP_PARAMETERS)} through the "
-                "services"
+                "services, in a request without limits"
             )
         assert self._read is not None and self._node.deployment is not None
         limits = {**self._limits, **{each.name: value_of(each) for each in parameters}}
@@ -163,13 +169,9 @@ class ParameterChanges:
         node.sensors.change_limits(configuration)
         node.deployment = replace(node.deployment, configuration=configuration)
 
-    def _set_anytime(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        if problems := check_anytime(parameters):
-            return SetParametersResult(successful=False, reason="\n".join(problems))
-        for parameter in parameters:
-            if parameter.name == "log_level":
-                self._set_log_level(parameter.value or "unset")
-        return SetParametersResult(successful=True)
+    def use_log_level(self) -> None:
+        """Apply the parameter `log_level`."""
+        self._set_log_level(self._node.get_parameter("log_level").value)
 
     def _set_log_level(self, level: object) -> None:
         """Set the lowest severity of this node's logger only; an unknown one changes nothing, configure reports it."""

@@ -61,6 +61,7 @@ def test_a_failed_configure_ends_the_process_where_that_is_wanted(start_node: St
     process = start_node(parameters_of("nothing.zip", ["robot"], {"exit_on_failure": True}))
     process.wait_for("configure failed:.*exit_on_failure is true: the process ends with status 1")
     assert process.send(signal.SIGCONT) == 1
+    assert process.text.count("exit_on_failure is true") == 1
     assert "The node stays alive" not in process.text and "Traceback" not in process.text
 
 

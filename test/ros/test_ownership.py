@@ -59,6 +59,7 @@ class Rig:
         self.claims = Claims(peer.node, TOPICS, CLAIMS_TOPIC)
         self.log = Log()
         self.claims._logger = self.log  # type: ignore[assignment]
+        self.claims._stopping = SimpleNamespace(wait=self._sleep, is_set=lambda: False)  # type: ignore[assignment]
         self.sent: list[Claim | None] = []
         self._publisher = self.claims._publisher
         self.claims._publisher = SimpleNamespace(publish=self._note)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from moody import moody_parameters
 from node_harness import CELLS, LifecycleClient, Peer
 from onnx import TensorProto, helper
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
@@ -155,3 +156,27 @@ def test_limits_are_lowered_while_a_policy_loads(
     assert answer() == ""
     assert operator.get("policy.path", "action.high") == [another, [0.25]]
     assert command(node) == [0.25, 0.25]
+
+
+def test_the_log_level_is_set_together_with_other_parameters(node: PolicyNode, peer: Peer, tmp_path: Path) -> None:
+    def level() -> LoggingSeverity:
+        return LoggingSeverity(node.get_logger().get_effective_level())
+
+    assert set_parameters(node, action__high=[0.5], log_level="warn") == ""
+    assert command(node) == [0.5, 0.5] and level() == LoggingSeverity.WARN
+    # A refused request changes nothing, and names what cannot be set.
+    refused = set_parameters(node, log_level="error", action__high=[0.25], control_rate_hz=10.0)
+    assert refused.startswith("control_rate_hz: parameters are read at configure")
+    assert "log_level: found 'loud'" in set_parameters(node, action__high=[0.25], log_level="loud")
+    assert command(node) == [0.5, 0.5] and level() == LoggingSeverity.WARN
+    operator = LifecycleClient(peer, node.get_fully_qualified_name())
+    another = str(save_echo(tmp_path / "another.pt"))
+    assert operator.set_atomically(policy__path=another, log_level="info") == ""
+    assert level() == LoggingSeverity.INFO and operator.get("policy.path") == [another]
+
+    assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert set_parameters(node, control_rate_hz=10.0, log_level="error") == ""
+    assert level() == LoggingSeverity.ERROR
+    node.get_logger().set_level(LoggingSeverity.INFO)
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert level() == LoggingSeverity.ERROR

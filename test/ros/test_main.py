@@ -1,0 +1,36 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""The end of the process of the node, run in this process."""
+
+import threading
+
+import pytest
+from node_harness import Peer
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from policy_node.control.memory_reserve import MemoryMonitor
+from policy_node.ros import main
+from policy_node.ros.node import PolicyNode
+
+
+def test_exhausted_memory_is_explained_also_where_stopping_fails(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: PolicyNode) -> None:
+        raise RuntimeError("the current tick hangs")
+
+    monkeypatch.setattr(MemoryMonitor, "is_exhausted", lambda self: True)
+    monkeypatch.setattr(PolicyNode, "stop", fail)
+    monkeypatch.setattr(main, "SPIN_TIMEOUT_S", 0.0)
+    node = PolicyNode(parameter_overrides=[Parameter("autostart", value=False)])
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        assert main._drive(executor, node, threading.Event()) == 1
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+    log = capfd.readouterr().err
+    assert "stopping failed: RuntimeError: the current tick hangs; make sure that every robot is safe" in log
+    assert "[FATAL]" in log and "free memory or raise its limit" in log
