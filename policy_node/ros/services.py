@@ -13,6 +13,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from policy_node.config.rules import has_type
+from policy_node.config.schema import named
 from policy_node.ros.control_loop import ControlLoop
 
 # Least period of the log lines about one topic and one name.
@@ -21,8 +22,6 @@ LOG_PERIOD_S = 5.0
 MOST_UNKNOWN = 20
 # Longest part of an unknown name that is logged.
 SHOWN_CHARACTERS = 80
-# Most robots named in a log line.
-MOST_NAMED = 20
 
 # Success and text.
 Answer = tuple[bool, str]
@@ -88,8 +87,8 @@ class Operation:
         stopped = [robot for robot, name in enumerate(robots) if self._is_stopped(name)]
         loop.request_stop(stopped)
         if stopped:
-            named = f"{len(stopped)} of {len(robots)} robots stay" if self._exceptions else f"{len(robots)} robots stay"
-            self._logger.warning(f"{named} stopped until ~/resume is called")
+            count = f"{len(stopped)} of {len(robots)}" if self._exceptions else f"{len(robots)}"
+            self._logger.warning(f"{count} robots stay stopped until ~/resume is called")
 
     def detach(self) -> None:
         """Serve without a loop."""
@@ -120,8 +119,8 @@ class Operation:
         except Exception as error:  # the robots are stopped nevertheless
             return False, f"{again} until ~/resume is called, but a safe command {_not_sent(error)}"
         owners = self._loop.owners
-        named = ", ".join(sorted(set(owners.values())))
-        others = f"; other nodes drive {len(owners)} of them ({named}): stop there, too" if owners else ""
+        nodes = ", ".join(sorted(set(owners.values())))
+        others = f"; other nodes drive {len(owners)} of them ({nodes}): stop there, too" if owners else ""
         got = f"{safe} of {len(self._robots)} robots got their safe command, until ~/resume is called"
         return True, f"{again}; {got}{others}"
 
@@ -164,8 +163,7 @@ class Operation:
         if unknown.allows(name):
             last = f"; other names are not logged for {LOG_PERIOD_S:g} s" if unknown.is_full else ""
             self._logger.warning(
-                f"~/{topic}: found {name!r}, which is no robot of this node; driven are "
-                f"{', '.join(known[:MOST_NAMED])}{' and more' if len(known) > MOST_NAMED else ''}{last}"
+                f"~/{topic}: found {name!r}, which is no robot of this node; driven are {named(known)}{last}"
             )
 
     def _known(self) -> list[str]:

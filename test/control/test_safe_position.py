@@ -97,7 +97,7 @@ def test_a_stopped_robot_stays_where_it_was_stopped(tmp_path, stopped):
         assert result.states == ((STOPPED if stopped else STALE),)
         assert result.publish.tolist() == [True]
         assert result.commands.tolist() == [[0.7, 2.0]]
-    rig.pipeline.resume()
+    rig.pipeline.stop(())
     rig.at(0.4, 2.0)
     assert rig.drive().states == (READY,)
     rig.at(0.3, 2.0)
