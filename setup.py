@@ -39,7 +39,8 @@ contrib = ["sb3-contrib>=2.8"]
 onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
 # Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.
-bags = ["rosbags>=0.11"]
+# The recorder and the replay use parts of rosbags that it does not document.
+bags = ["rosbags>=0.11,<0.12"]
 dataset = [*bags, "minari[hdf5]>=0.5"]
 
 # Linters, types and tests.

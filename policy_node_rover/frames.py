@@ -78,9 +78,9 @@ def _transform(
 
 
 def publish_fixed_transforms(node: Node, robots: Sequence[str]) -> None:
-    """Publish on `/tf_static` where the sensors of rovers are; the node keeps the publisher.
+    """Publish the poses of the sensors of rovers on `/tf_static`; the node keeps the publisher.
 
-    Where tf2_msgs is not installed, which is not there as a wheel, this is logged, and `/tf` is not published either.
+    Without tf2_msgs, which PyPI does not offer, neither `/tf_static` nor `/tf` is published, and this is logged.
     """
     try:
         message_type = message_class(TF_TYPE)

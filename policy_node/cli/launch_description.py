@@ -70,7 +70,7 @@ def _value(written: str) -> str:
 
 
 class _Failure(Action):
-    """Ends the launch with an error, as soon as the processes are there that it has begun to start."""
+    """Ends the launch with an error once the other processes of the launch have started."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()

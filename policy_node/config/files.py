@@ -7,17 +7,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import TimeoutError
 from io import BytesIO
 from typing import Generic, TypeVar
+
+from policy_node.config.threads import start
 
 # Longest time without progress: network file systems answer within seconds, or not at all.
 STALL_S = 10.0
 BLOCK_BYTES = 2**22
 #: Part of a file that tells its kind.
 HEAD_BYTES = 2**16
+
+# What to do where the path is not at fault, by the number of the error.
+_REMEDIES = {
+    errno.ETIMEDOUT: "mount it again, or copy the file to a local disk",
+    errno.EFBIG: "see that it is the right file",
+}
 
 Path = str | os.PathLike[str]
 T = TypeVar("T")
@@ -56,6 +63,22 @@ def check_file(path: Path, max_bytes: int | None = None) -> int:
     return _Attempt(path, lambda attempt: _size(path, os.stat(path), max_bytes)).result()
 
 
+def reason_and_remedy(error: OSError, remedy: str) -> str:
+    """Return why a file cannot be read, and what to do: `remedy`, unless it is too large or its file system is dead."""
+    return f"{error.strerror or error}; {_REMEDIES.get(error.errno or 0, remedy)}"
+
+
+def answer(path: Path, act: Callable[[], T]) -> T:
+    """Return the result of system calls on a file or folder, such as `is_file`.
+
+    Raises
+    ------
+    OSError
+        When they do not answer for `STALL_S`; any exception that they raise.
+    """
+    return _Attempt(path, lambda attempt: act()).result()
+
+
 class _Attempt(Generic[T]):
     """Runs system calls on a file in another thread: nothing can end one that waits for a dead file system."""
 
@@ -63,14 +86,7 @@ class _Attempt(Generic[T]):
         #: Number of blocks that were read.
         self.blocks = 0
         self._path = path
-        self._outcome: Future[T] = Future()
-        threading.Thread(target=self._run, args=(act,), name="file", daemon=True).start()
-
-    def _run(self, act: Callable[[_Attempt[T]], T]) -> None:
-        try:
-            self._outcome.set_result(act(self))
-        except BaseException as error:  # raised by `result`
-            self._outcome.set_exception(error)
+        self._outcome = start(lambda: act(self), "file")
 
     def result(self) -> T:
         """Wait for the result, as long as there is progress."""

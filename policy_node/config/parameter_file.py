@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from policy_node.config.files import read_file
+from policy_node.config.files import read_file, reason_and_remedy
 from policy_node.config.schema import ConfigurationError, flatten
 
 # Parsed YAML takes many times as much memory as its text.
@@ -67,9 +67,11 @@ def read_parameter_file(path: Path, node: str = "/policy_node") -> dict[str, Any
     """
     try:
         text = read_file(path, MAX_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"parameter file '{path}' cannot be read: {reason}; give the path of one") from error
+    except OSError as error:
+        reason = reason_and_remedy(error, "give the path of one")
+        raise ConfigurationError(f"parameter file '{path}' cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"parameter file '{path}' cannot be read: {error}; give the path of one") from error
     return parse_parameters(text, f"parameter file '{path}'", node)
 
 

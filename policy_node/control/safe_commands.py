@@ -99,18 +99,25 @@ class MeasuredPositions(SafeCommands):
         self._arrivals = arrivals
         self._decode = decode
         self._rejections = rejections
+        self._refusers = [partial(self._refuse, robot) for robot in range(len(arrivals))]
+        # By robot the message whose position is in `_rows`; None where there is no position.
+        self._decoded: list[Sample | None] = [None] * len(arrivals)
         self._position = np.empty(components)
 
     def update(self, now_ns: int) -> Mapping[int, tuple[RobotState, str]]:
         """Read the positions before a tick, see `SafeCommands.update`."""
         problems = {}
         readings: list[Sample | None] = [None] * len(self._arrivals)
+        read = self._read
         for robot in np.flatnonzero(~self.frozen).tolist():
-            found = self._arrivals[robot].newest_usable(now_ns, self._read, partial(self._refuse, robot))
+            decoded = self._decoded[robot]
+            found = self._arrivals[robot].newest_usable(now_ns, read, self._refusers[robot], decoded)
             if isinstance(found, Sample):
-                self._rows[robot], readings[robot] = self._position, found
+                readings[robot] = found
+                if found is not decoded:
+                    self._rows[robot], self._decoded[robot] = self._position, found
             else:
-                self._rows[robot], problems[robot] = np.nan, found
+                self._rows[robot], self._decoded[robot], problems[robot] = np.nan, None, found
         self.readings = tuple(readings)
         self._offer()
         return problems
@@ -125,5 +132,7 @@ class MeasuredPositions(SafeCommands):
         """Forget the positions of some robots."""
         chosen = list(robots)
         self._rows[chosen] = np.nan
+        for robot in chosen:
+            self._decoded[robot] = None
         self.frozen[chosen] = False
         self._offer()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from policy_node.config.files import read_file
+from policy_node.config.files import read_file, reason_and_remedy
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.formats import (
     MAX_POLICY_BYTES,
@@ -184,7 +184,8 @@ def read_policy_file(path: str, format: str = "auto") -> bytes:
     try:
         content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, format))
     except OSError as error:
-        raise PolicyError(f"policy file '{path}' cannot be read: {error.strerror}; give the path of {title}") from error
+        reason = reason_and_remedy(error, f"give the path of {title}")
+        raise PolicyError(f"policy file '{path}' cannot be read: {reason}") from error
     if not content:
         raise PolicyError(f"policy file '{path}' is empty (0 bytes); give {title}")
     return content

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_node.config.files import read_file
+from policy_node.config.files import read_file, reason_and_remedy
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.inert import InertUnpickler
 
@@ -67,9 +67,8 @@ def read_vecnormalize(path: str | os.PathLike[str]) -> dict[str, Statistics]:
     try:
         content = read_file(path, MAX_BYTES, _check_head)
     except OSError as error:
-        raise PolicyError(
-            f"VecNormalize file '{path}' cannot be read: {error.strerror}; {_REMEDY}", _PARAMETER
-        ) from error
+        reason = reason_and_remedy(error, _REMEDY)
+        raise PolicyError(f"VecNormalize file '{path}' cannot be read: {reason}", _PARAMETER) from error
     try:
         state = InertUnpickler(content, _PACKAGES).load().state
         if not state["norm_obs"]:

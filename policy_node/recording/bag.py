@@ -269,8 +269,9 @@ class RecordingBag:
             When writing fails.
         """
         path = self._storage.path
-        self._finish_file()
-        path.replace(path.with_stem(f"{path.stem}_{len(self._files) - 1}"))
+        complete_file = path.with_stem(f"{path.stem}_{len(self._files)}")
+        self._finish_file(complete_file.name)
+        path.replace(complete_file)
         self._write_metadata()
         self._storage = self._storage.next(self.folder)
         self._writer.storage = self._storage
@@ -282,9 +283,9 @@ class RecordingBag:
         with suppress(OSError):
             fcntl.flock(self._storage.bio, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _finish_file(self) -> None:
-        """Write the index of the current file, and note what it has; a split gives it this name."""
-        storage, name = self._storage, f"{self.folder.name}_{len(self._files)}.mcap"
+    def _finish_file(self, name: str) -> None:
+        """Write the index of the current file, and note what it has and its final name."""
+        storage = self._storage
         count = sum(storage.channel_stats.values())
         times = (storage.message_start_time, storage.message_end_time) if count else (0, 0)
         self._files.append(_File(name, *times, count))
@@ -317,8 +318,7 @@ class RecordingBag:
 
     def close(self) -> None:
         """Write index and metadata."""
-        self._finish_file()
-        self._files[-1] = self._files[-1]._replace(name=self._storage.path.name)
+        self._finish_file(self._storage.path.name)
         self._write_metadata()
 
     def abandon(self) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from rclpy.executors import Executor
 from rclpy.task import Future
 
-from policy_node.config.schema import Configuration
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.realtime import switch_interval
 from policy_node.ros.deployment import Deployment, deploy
+from policy_node.ros.parameters import ReadParameters
 
 # Longest time that the loading thread may keep the interpreter from the tick thread, which asks for it many times in a
 # tick: with Python's 5 ms a thread that computes without a pause makes a tick of 2 ms take 128 ms, with this 4 ms.
@@ -22,19 +22,19 @@ SWITCH_INTERVAL_S = 0.000_05
 
 
 class Loading:
-    """Deploys a configuration in another thread, while another policy drives.
+    """Reads parameters and deploys them in another thread, while another policy drives.
 
     Parameters
     ----------
     read
-        Reads the configuration to deploy, in the other thread: its files may be slow.
+        Reads the parameters to deploy, in the other thread: their files may be slow.
     replaced
         The pipeline whose policy is to be replaced.
     executor
         Woken at the end, so that it resumes the coroutine that awaits `ended`.
     """
 
-    def __init__(self, read: Callable[[], Configuration], replaced: Pipeline, executor: Executor) -> None:
+    def __init__(self, read: Callable[[], ReadParameters], replaced: Pipeline, executor: Executor) -> None:
         self.replaced = replaced
         #: Awaitable, done when the thread has ended.
         self.ended: Future[None] = Future(executor=executor)
@@ -43,7 +43,7 @@ class Loading:
         self._read = read
         self._beside = replaced.policy.engine_name
         self._executor = executor
-        self._outcome: Deployment | Exception | None = None
+        self._outcome: tuple[ReadParameters, Deployment] | Exception | None = None
         self.thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
         self.thread.start()
 
@@ -51,7 +51,8 @@ class Loading:
         started = time.perf_counter()
         try:
             with switch_interval(SWITCH_INTERVAL_S):
-                self._outcome = deploy(self._read(), self._beside)
+                parameters = self._read()
+                self._outcome = parameters, deploy(parameters.parse(), self._beside)
         except Exception as error:  # `result` raises it
             self._outcome = error
         except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
@@ -61,8 +62,8 @@ class Loading:
             self.ended.set_result(None)
             self._executor.wake()
 
-    def result(self) -> Deployment:
-        """Return the deployment, or raise the error that prevented it; only after `ended`."""
+    def result(self) -> tuple[ReadParameters, Deployment]:
+        """Return the parameters and their deployment, or raise the error that prevented it; only after `ended`."""
         if isinstance(self._outcome, Exception):
             raise self._outcome
         assert self._outcome is not None

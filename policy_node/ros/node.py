@@ -151,9 +151,10 @@ class PolicyNode(LifecycleNode):
         # Values may have been set, or keys named, since the node was created.
         declare_parameters(self)
         # Files may be slow, and policies compute for long: a signal ends the wait for them.
-        parameters, described = run_interruptibly(lambda: read_parameters(self), self._stopping)
-        with described.named_in_errors():
-            self._configure_from(parameters)
+        parameters = run_interruptibly(lambda: read_parameters(self), self._stopping)
+        with parameters.described.named_in_errors():
+            self._configure_from(parameters.values)
+        self.parameter_changes.begin(parameters)
 
     def _configure_from(self, parameters: dict[str, Any]) -> None:
         """Configure with parameters by dotted name."""
@@ -215,6 +216,8 @@ class PolicyNode(LifecycleNode):
     def _activate(self) -> None:
         assert self.deployment and self.sensors and self._commands and self._claims
         configuration, pipeline, claims = self.deployment.configuration, self.deployment.pipeline, self._claims
+        # The loop may have ended before it used the newest limits.
+        pipeline.change_limits(configuration)
         pipeline.reset()
         # Freed last, because destroying its publishers may hang: the recording must be complete by then.
         self._activated.callback(self._destroy_reporter)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.logging import LoggingSeverity
@@ -18,7 +18,6 @@ from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
     check_same_sensors,
-    parse_configuration,
 )
 from policy_node.ros.deployment import slowness
 from policy_node.ros.loading import Loading
@@ -26,9 +25,11 @@ from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import (
     ANYTIME_PARAMETERS,
     SWAP_PARAMETERS,
+    ReadParameters,
     check_anytime,
     is_limit,
     read_parameters,
+    value_of,
     wrong_type,
 )
 
@@ -47,6 +48,9 @@ class ParameterChanges:
 
     def __init__(self, node: PolicyNode) -> None:
         self._node = node
+        # What configure or a swap has read, and the limits that were set since configure.
+        self._read: ReadParameters | None = None
+        self._limits: dict[str, Any] = {}
         self._loading: Loading | None = None
         self._loaded: Loading | None = None
         self._set_log_level(node.get_parameter("log_level").value)
@@ -58,35 +62,42 @@ class ParameterChanges:
         """Threads that load a policy, see `exit_without`."""
         return [self._loading.thread] if self._loading is not None else []
 
+    def begin(self, read: ReadParameters) -> None:
+        """Accept changes of the parameters that configure has read."""
+        self._read, self._limits = read, {}
+
     async def _set(self, parameters: list[Parameter]) -> SetParametersResult:
         """Set parameters, all or none; load a new policy first, while the executor serves other callbacks."""
-        names = {parameter.name for parameter in parameters}
-        if self._node.deployment is None or not names or not names <= set(SWAP_PARAMETERS):
-            return self._node.set_parameters_atomically(parameters)
-        loop = self._node.loop
+        node, names = self._node, {parameter.name for parameter in parameters}
+        if node.deployment is None or not names or not names <= set(SWAP_PARAMETERS):
+            return node.set_parameters_atomically(parameters)
+        if self._loading is not None:
+            reason = f"{', '.join(sorted(names))}: another policy is being loaded; set it when that has been answered"
+            return SetParametersResult(successful=False, reason=reason)
+        loop = node.loop
         missed = loop.statistics.missed if loop is not None else 0
-        assert self._node.executor is not None  # a service is being answered
+        assert node.executor is not None  # a service is being answered
         try:
-            loading = self._loading = Loading(
-                lambda: self._parse(parameters), self._node.deployment.pipeline, self._node.executor
-            )
+            loading = Loading(lambda: read_parameters(node, parameters), node.deployment.pipeline, node.executor)
         except RuntimeError as error:  # no memory for a thread
             return SetParametersResult(successful=False, reason=f"the policy cannot be loaded: {error}; free memory")
+        self._loading = loading
         await loading.ended
         # Nothing else runs in this thread from here on: the callback of the parameters uses it.
         self._loaded = loading
         try:
-            result = self._node.set_parameters_atomically(parameters)
+            result = node.set_parameters_atomically(parameters)
         finally:
             self._loading = self._loaded = None
         if result.successful:
             driving = ""
-            if loop is not None and loop is self._node.loop:
+            if loop is not None and loop is node.loop:
                 count = loop.statistics.missed - missed
                 driving = f", swapped between two ticks; {count or 'no'} tick{'s were' if count > 1 else ' was'} missed"
-            policy = self._node.describe_policy()
-            self._node.get_logger().info(
-                f"the policy is now {policy['policy']}, SHA-256 {policy['policy_sha256']}: loaded in {loading.duration_s:.2f} s{driving}"
+            policy = node.describe_policy()
+            node.get_logger().info(
+                f"the policy is now {policy['policy']}, SHA-256 {policy['policy_sha256']}: loaded in "
+                f"{loading.duration_s:.2f} s{driving}"
             )
         return result
 
@@ -96,7 +107,7 @@ class ParameterChanges:
             return self._set_anytime(parameters)
         if self._loaded is not None:
             try:
-                self._swap(self._loaded, parameters)
+                self._swap(self._loaded)
             except ConfigurationError as error:
                 reason = str(error)
             except Exception as error:  # the current policy goes on
@@ -129,30 +140,28 @@ class ParameterChanges:
                 f"{', '.join(ANYTIME_PARAMETERS)} may be set meanwhile, and {', '.join(SWAP_PARAMETERS)} through the "
                 "services"
             )
-        self._use_limits(self._parse(parameters))
+        assert self._read is not None and self._node.deployment is not None
+        limits = {**self._limits, **{each.name: value_of(each) for each in parameters}}
+        configuration = self._read.parse(limits)
+        check_same_sensors(self._node.deployment.configuration, configuration)
+        self._node.deployment.pipeline.check_limits(configuration)
+        self._use_limits(configuration)
+        self._limits = limits
         values = (each.value if isinstance(each.value, float) else list(each.value or ()) for each in parameters)
         changes = ", ".join(f"{each.name} {value}" for each, value in zip(parameters, values, strict=True))
         self._node.get_logger().info(f"limits from the next tick on: {changes}")
         return ""
 
-    def _parse(self, changes: Sequence[Parameter]) -> Configuration:
-        """Return the configuration with parameters that are about to be set; raises ConfigurationError."""
-        values, described = read_parameters(self._node, changes)
-        with described.named_in_errors():
-            return parse_configuration(values)
-
     def _use_limits(self, configuration: Configuration) -> None:
-        """Use the limits of a configuration from the next tick on; raises ConfigurationError, and changes nothing."""
-        assert self._node.deployment is not None and self._node.sensors is not None
-        check_same_sensors(self._node.deployment.configuration, configuration)
-        pipeline = self._node.deployment.pipeline
-        pipeline.check_limits(configuration)
-        if self._node.loop is not None:
-            self._node.loop.change_limits(configuration)
+        """Use the limits of a configuration, which were checked, from the next tick on."""
+        node = self._node
+        assert node.deployment is not None and node.sensors is not None
+        if node.loop is not None:
+            node.loop.change_limits(configuration)
         else:
-            pipeline.change_limits(configuration)
-        self._node.sensors.change_limits(configuration)
-        self._node.deployment = replace(self._node.deployment, configuration=configuration)
+            node.deployment.pipeline.change_limits(configuration)
+        node.sensors.change_limits(configuration)
+        node.deployment = replace(node.deployment, configuration=configuration)
 
     def _set_anytime(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         if problems := check_anytime(parameters):
@@ -168,22 +177,25 @@ class ParameterChanges:
         if severity is not None:
             self._node.get_logger().set_level(severity)
 
-    def _swap(self, loading: Loading, parameters: Sequence[Parameter]) -> None:
+    def _swap(self, loading: Loading) -> None:
         """Replace the policy by the loaded one; an exception changes nothing."""
-        deployment = loading.result()
-        if self._node.deployment is None or self._node.deployment.pipeline is not loading.replaced:
+        node = self._node
+        read, deployment = loading.result()
+        if node.deployment is None or node.deployment.pipeline is not loading.replaced:
             raise ConfigurationError("policy.path: the node was cleaned up while the policy was loading; set it again")
         # Limits may have been changed while the policy was loading.
-        configuration = self._parse(parameters)
-        deployment.pipeline.check_limits(configuration)
-        if self._node.loop is not None:
-            self._node.loop.replace_policy(deployment.pipeline)
+        configuration = read.parse(self._limits)
+        check_same_sensors(node.deployment.configuration, configuration)
+        deployment.pipeline.change_limits(configuration)
+        if node.loop is not None:
+            node.loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
-        if text := slowness(deployment):
-            self._node.get_logger().warning(text)
+        self._read = read
         # The pipeline stays: it has the samples and the last commands.
-        self._node.deployment = replace(deployment, pipeline=loading.replaced)
+        node.deployment = replace(deployment, pipeline=loading.replaced)
         self._use_limits(configuration)
-        if self._node.reporter is not None:
-            self._node.reporter.description = self._node.describe_policy()
+        if text := slowness(deployment):
+            node.get_logger().warning(text)
+        if node.reporter is not None:
+            node.reporter.description = node.describe_policy()

@@ -15,7 +15,7 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import ParameterNotDeclaredException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -32,13 +32,13 @@ class ParameterServices:
     node
         Node with the parameters.
     set_parameters
-        Sets parameters, all or none. Other callbacks are served while it waits; requests to set parameters are not.
+        Sets parameters, all or none. Other requests are served while it waits, also to set parameters.
     """
 
     def __init__(self, node: Node, set_parameters: Callable[[list[Parameter]], Awaitable[SetParametersResult]]) -> None:
         self._node = node
         self._set_parameters = set_parameters
-        setting = MutuallyExclusiveCallbackGroup()
+        setting = ReentrantCallbackGroup()
         for kind, name, callback, group in (
             (GetParameters, "get_parameters", self._get, None),
             (GetParameterTypes, "get_parameter_types", self._get_types, None),

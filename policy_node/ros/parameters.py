@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
@@ -20,10 +21,12 @@ from policy_node.config.schema import (
     LIMITS,
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
+    Configuration,
     ConfigurationError,
     Parameter,
     observations_of,
     parameters_for,
+    parse_configuration,
 )
 from policy_node.policies.described_parameters import FilledIn, fill_in
 
@@ -113,10 +116,33 @@ def check_anytime(parameters: Sequence[RosParameter]) -> list[str]:
     return [problem for name in values for problem in check_value(name, known[name], values)]
 
 
-def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> tuple[dict[str, Any], FilledIn]:
-    """Return all parameters of the node by dotted name, with their paths resolved, and what a description filled in.
+class ReadParameters(NamedTuple):
+    """All parameters of a node, with all that files say about them: parsing them reads no file."""
 
-    What the description fills in is logged.
+    #: By dotted name, with resolved paths.
+    values: dict[str, Any]
+    #: The part that a description filled in.
+    described: FilledIn
+
+    def parse(self, changes: Mapping[str, Any] | None = None) -> Configuration:
+        """Return the configuration with other values of some parameters, None for one that was removed.
+
+        Raises
+        ------
+        ConfigurationError
+            When the parameters do not fit each other.
+        """
+        changes = changes or {}
+        values = {name: value for name, value in {**self.values, **changes}.items() if value is not None}
+        names = tuple(name for name in self.described.names if name not in changes)
+        with replace(self.described, names=names).named_in_errors():
+            return parse_configuration(values)
+
+
+def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> ReadParameters:
+    """Read all parameters of the node, and the files that they take from elsewhere.
+
+    What a description fills in is logged.
 
     Parameters
     ----------
@@ -140,7 +166,7 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> tuple[d
     filled, described = fill_in(with_resolved_paths(values, (*POLICY_PATHS, "record.path")))
     if described.report:
         node.get_logger().info(described.report)
-    return filled, described
+    return ReadParameters(filled, described)
 
 
 def with_resolved_paths(values: Mapping[str, Any], names: Sequence[str] = POLICY_PATHS) -> dict[str, Any]:
@@ -199,14 +225,14 @@ def resolve_path(path: str, parameter: str) -> str:
 def _values(node: Node, changes: Sequence[RosParameter] = ()) -> dict[str, Any]:
     parameters: Mapping[str, RosParameter] = node.get_parameters_by_prefix("")
     parameters = {**parameters, **{parameter.name: parameter for parameter in changes}}
-    values: dict[str, Any] = {}
-    for name, parameter in parameters.items():
-        value = parameter.value
-        if parameter.type_ in (RosParameter.Type.DOUBLE_ARRAY, RosParameter.Type.INTEGER_ARRAY):
-            value = list(value)
-        if value is not None:
-            values[name] = value
-    return values
+    values = {name: value_of(parameter) for name, parameter in parameters.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def value_of(parameter: RosParameter) -> Any:
+    """Return the value of a parameter, numbers as a list; None for one that was removed."""
+    has_array = parameter.type_ in (RosParameter.Type.DOUBLE_ARRAY, RosParameter.Type.INTEGER_ARRAY)
+    return list(parameter.value) if has_array else parameter.value
 
 
 def _default(parameter: Parameter) -> Any:

@@ -1,26 +1,28 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Find the newest usable message of a sensor, whatever else arrives on its topic."""
+"""Find the newest usable message of a sensor on a topic that other publishers may share."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from policy_node.messages.reading import MissingJointsError
 from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState, ahead_reason, old_reason
 
+_STAMP = attrgetter("stamp_ns")
 # The problem that keeps a robot from being driven.
 Problem = tuple[RobotState, str]
 
 
 class Arrivals:
-    """The newest messages of one sensor of one robot, in the order of their arrival.
+    """The newest messages of one sensor of one robot.
 
     Other publishers may share the topic, as an arm and a gripper share `joint_states`. Unlike in a `SampleRing`, a
-    message that cannot be used therefore never displaces one that can, whatever its stamp is.
+    message that cannot be used therefore never displaces one that can, not even with a newer stamp.
 
     Parameters
     ----------
@@ -54,7 +56,11 @@ class Arrivals:
         self._kept = self._problem = None
 
     def newest_usable(
-        self, now_ns: int, decode: Callable[[Any], None], refuse: Callable[[Any, Exception], str]
+        self,
+        now_ns: int,
+        decode: Callable[[Any], None],
+        refuse: Callable[[Any, Exception], str],
+        decoded: Sample | None = None,
     ) -> Sample | Problem:
         """Decode the newest usable message, and return it, or why there is none.
 
@@ -66,14 +72,18 @@ class Arrivals:
             Decodes a message, or raises an exception.
         refuse
             Counts a message that cannot be used, and returns the reason in words.
+        decoded
+            The message that the caller has decoded; it is returned without decoding it again.
         """
+        if len(self._new) > 1:
+            # The newest stamp last, and of equal stamps the newest arrival: publishers may differ in latency.
+            self._new = deque(sorted(self._new, key=_STAMP), self._new.maxlen)
         problem: Problem | None = None
         while self._new:
             sample = self._new.pop()
-            counts_from_ns = min(sample.stamp_ns, now_ns)
-            if self._kept is not None and sample.stamp_ns == self._kept.stamp_ns:
-                # Sending a measurement again does not make it newer.
-                counts_from_ns = self._counts_from_ns
+            counts_from_ns = self._counts_from(sample, now_ns)
+            if counts_from_ns is None:
+                continue
             found = self._try(sample, now_ns, now_ns - counts_from_ns, decode, refuse)
             if found is None:
                 self._new.clear()
@@ -85,9 +95,24 @@ class Arrivals:
             return self._problem or (RobotState.WAITING, f"no message on {self.name}")
         age_ns = now_ns - self._counts_from_ns
         if age_ns > self.max_age_ns:
-            return self._problem or (RobotState.STALE, self._old(self._kept, age_ns))
-        decode(self._kept.message)
+            if self._problem is None or self._problem[0] is RobotState.WAITING:
+                # Messages without the joints come from another publisher.
+                return RobotState.STALE, self._old(self._kept, age_ns)
+            return self._problem
+        if self._kept is not decoded:
+            decode(self._kept.message)
         return self._kept
+
+    def _counts_from(self, sample: Sample, now_ns: int) -> int | None:
+        """Return the time from which the age of a message counts; None if the kept one is newer and still fresh."""
+        kept = self._kept
+        if kept is not None and sample.stamp_ns == kept.stamp_ns:
+            # Sending a measurement again does not make it newer.
+            return self._counts_from_ns
+        # A kept message with a negative age was received before the clock was set back.
+        if kept is None or sample.stamp_ns > kept.stamp_ns or not 0 <= now_ns - self._counts_from_ns <= self.max_age_ns:
+            return min(sample.stamp_ns, now_ns)
+        return None
 
     def _try(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policy_node.config.files import read_file
+from policy_node.config.files import read_file, reason_and_remedy
 
 # Size of a file and of the arrays in it: at 50 Hz an hour of 500 numbers takes 720 MB.
 MAX_BYTES = 2**30
@@ -47,7 +47,8 @@ def read_motion(path: str, arrays: Sequence[str], rate_hz: float) -> np.ndarray:
         content = read_file(path, MAX_BYTES)
         rows = _read_npz(content, path, arrays, rate_hz) if is_npz else _read_csv(content, path, arrays)
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {error.strerror or error}") from error
+        reason = reason_and_remedy(error, "give the path of a CSV or NPZ file")
+        raise ValueError(f"'{path}' cannot be read: {reason}") from error
     if not rows.size:
         raise ValueError(f"'{path}' has no rows")
     if not np.isfinite(rows).all():

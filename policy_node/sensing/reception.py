@@ -212,15 +212,16 @@ class Reception:
         waits_s: float = 0.0,
     ) -> None:
         self._robots = tuple(robots)
-        self._sensors = tuple(sensors)
+        self._waits_s = waits_s
         streams: dict[tuple[int, str], Stream] = {}
         self.streams = [
             [
-                streams.setdefault((sensor, topic), Stream(kind.depth, round((kind.max_age_s + waits_s) * 1e9)))
+                streams.setdefault((sensor, topic), Stream(kind.depth, 0))
                 for sensor, (kind, topic) in enumerate(zip(sensors, of_robot, strict=True))
             ]
             for of_robot in topics
         ]
+        self.change_limits(sensors)
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
@@ -230,7 +231,7 @@ class Reception:
         self._sensors = tuple(sensors)
         for streams in self.streams:
             for stream, kind in zip(streams, sensors, strict=True):
-                stream.max_age_ns = round(kind.max_age_s * 1e9)
+                stream.max_age_ns = round((kind.max_age_s + self._waits_s) * 1e9)
 
     def _counts(self) -> list[list[Counts]]:
         return [[stream.counts() for stream in streams] for streams in self.streams]

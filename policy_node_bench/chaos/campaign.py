@@ -115,7 +115,7 @@ class Campaign:
         shifted = [replace(each, phase=(each.phase + 0.5) % 1.0) for each in described]
         self._doubles = [RobotProcess(each) for each in shifted]
         self._intruders = [RobotProcess(each, intruder_process) for each in described]
-        # Tells where all robots are, whatever happens to their sensors.
+        # Publishes the positions of all robots, also while their sensors have faults.
         self._positions = RobotProcess(replace(described[0], robot=options.robots, niceness=0), positions_process)
         # As many as faults of single robots at a time; nobody listens to them.
         self._bystanders = [

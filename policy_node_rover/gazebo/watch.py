@@ -210,9 +210,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--robots", type=number(int, 1, 256), default=4, help="number of rovers (default 4)")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="seed of the layouts (default 0)")
-    parser.add_argument(
-        "--frames", action="store_true", help="publish where the sensors of the rovers are on /tf_static"
-    )
+    parser.add_argument("--frames", action="store_true", help="publish the sensor frames on /tf_static")
     parser.add_argument("--touch", action="store_true", help="publish the touch readings on rover_0/touch and so on")
     parser.add_argument("--world", default="", help="name of the world of arenas; empty: do not watch beacons")
     return parser.parse_args(arguments)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from policy_node.config import files
-from policy_node.config.files import HEAD_BYTES, check_file, read_file
+from policy_node.config.files import HEAD_BYTES, check_file, read_file, reason_and_remedy
 
 MAX_BYTES = 3 * HEAD_BYTES
 
@@ -75,6 +76,18 @@ def test_a_file_system_that_does_not_answer_is_given_up(tmp_path: Path, monkeypa
                 read(tmp_path / "file", MAX_BYTES)
     finally:
         answered.set()
+
+
+def test_the_remedy_of_a_dead_file_system_and_of_a_large_file_is_not_another_path(tmp_path: Path) -> None:
+    dead = OSError(errno.ETIMEDOUT, "did not answer", "file")
+    assert reason_and_remedy(dead, "give a path") == "did not answer; mount it again, or copy the file to a local disk"
+    (tmp_path / "large").write_bytes(bytes(10))
+    with pytest.raises(OSError) as large:
+        read_file(tmp_path / "large", 9)
+    assert reason_and_remedy(large.value, "give a path").endswith("allowed are 9; see that it is the right file")
+    with pytest.raises(OSError) as absent:
+        read_file(tmp_path / "absent", 9)
+    assert reason_and_remedy(absent.value, "give a path") == "No such file or directory; give a path"
 
 
 def test_a_slow_file_is_read_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

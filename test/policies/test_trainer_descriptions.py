@@ -5,6 +5,7 @@
 import copy
 import json
 import re
+import threading
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from policy_node.config import files
 from policy_node.config.parameter_file import parse_parameters
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.policies import PolicyError
@@ -484,6 +486,22 @@ def test_a_description_is_found_inside_or_beside_the_policy_file(tmp_path: Path)
     with pytest.raises(PolicyError, match=r"other\.onnx' has no description.*found author; name the file") as raised:
         find_description(bare)
     assert str(raised.value).count("write the parameter file") == 1
+
+
+@pytest.mark.parametrize("system_call", ["glob", "is_file", "resolve"])
+def test_a_folder_that_does_not_answer_is_given_up(
+    system_call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = write_leapp(tmp_path).with_suffix(".onnx")
+    answered = threading.Event()
+    # No test can mount a server that is gone.
+    monkeypatch.setattr(files, "STALL_S", 0.05)
+    monkeypatch.setattr(Path, system_call, lambda *arguments: answered.wait())
+    try:
+        with pytest.raises(PolicyError, match=r"its file system did not answer for 0\.05 s.*name the file of the"):
+            find_description(policy)
+    finally:
+        answered.set()
 
 
 def test_explicit_parameters_win(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from bag_harness import (
     DELAY_NS,
     PERIOD_NS,
@@ -365,6 +366,16 @@ def test_channels_in_other_encodings_are_left_out(summary: bool, model: Model, t
     with closing(Bag(mixed)) as opened:
         assert {topic.rpartition("/")[2] for topic in opened.topics} == {"touch", "image_raw"}
     assert replay(tmp_path, mixed, parameters)["robots"] == expected
+    # The same file in a folder with metadata.
+    folder = write_bag(tmp_path / "folder", messages, "mcap")
+    mixed.replace(folder / "folder.mcap")
+    metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+    other = {"name": "/other", "type": "other.Type", "serialization_format": "json", "offered_qos_profiles": []}
+    metadata["rosbag2_bagfile_information"]["topics_with_message_count"].append(
+        {"topic_metadata": {**other, "type_description_hash": ""}, "message_count": 2}
+    )
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    assert replay(tmp_path, folder, parameters)["robots"] == expected
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite"])

@@ -23,7 +23,8 @@ from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.middleware import lacking
-from policy_node.ros.subscriptions import SensorSubscriptions, TakenAtTheTick, never_called
+from policy_node.ros.rclpy_internals import poll_topic
+from policy_node.ros.subscriptions import SensorSubscriptions
 
 pytestmark = pytest.mark.both_distributions
 
@@ -152,15 +153,13 @@ def test_two_publishers_of_a_sensor_are_named_and_not_taken_for_losses(peer: Pee
 
         peer.spin_until(arrived, "the messages")
 
-    probe = peer.node.create_subscription(
-        JointState, "/mixed/touch", never_called, qos, callback_group=TakenAtTheTick(), raw=True
-    )
+    _, take = poll_topic(peer.node, JointState, "/mixed/touch", qos, raw=True)
     peer.spin_until(lambda: first.get_subscription_count() == 2, "the probe")
     send(first)
 
     def told() -> bool:
-        if (message := probe.handle.take_message(JointState, True)) is not None:
-            about.update(message[1])
+        if (taken := take()) is not None:
+            about.update(taken[1])
         return bool(about)
 
     peer.spin_until(told, "its message")

@@ -172,7 +172,7 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_keeps_driving(
             {"policy.path": str(tmp_path / "pipe.onnx")},
             ["pipe.onnx' cannot be read: it is a named pipe, not a"],
         ),
-        ({"policy.path": str(tmp_path / "huge.bundle")}, ["it has 3221225472 bytes, allowed are 2147483648; give the"]),
+        ({"policy.path": str(tmp_path / "huge.bundle")}, ["it has 3221225472 bytes, allowed are 2147483648; see that"]),
         ({"policy.path": "package://no_such_package/a.zip"}, ["there is no package 'no_such_package' here"]),
         ({"policy.path": 5}, ["policy.path: found 5 (int), but it must be a string"]),
         ({"policy.path": None}, ["policy.path: missing"]),

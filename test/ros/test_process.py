@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from node_harness import PATIENCE_S, RECOVERY_S, LifecycleClient, NodeProcess, Peer, ScriptedFleet, parameters_of
 
+from policy_node.config.parameters import CLAIMS_TOPIC
+
 # The lock is held for a moment at the beginning and at the end of every `wait`.
 SCRIPT = """
 import signal, sys
@@ -191,7 +193,7 @@ def test_a_signal_ends_a_configure_that_waits_for_a_file(
     parameters = parameters_of(Path("/dead/policy.onnx"), ["robot"], {})
     process = start_node(parameters, wrapper=[sys.executable, "-c", DEAD_MOUNT])
     # The claims are announced just before the policy is loaded.
-    peer.spin_until(lambda: peer.node.count_publishers("/policy_node/claims"), "configure")
+    peer.spin_until(lambda: peer.node.count_publishers(CLAIMS_TOPIC), "configure")
     assert process.send(number) == 0
     assert "configure was interrupted by a signal" in process.text
 

@@ -142,11 +142,15 @@ def test_samples_of_some_robots_are_forgotten(fleet: FleetSamples) -> None:
     assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [WAITING, READY, WAITING]
 
 
-def test_samples_of_one_sensor_are_given_by_robot_and_kept_as_deep_as_its_queue(fleet: FleetSamples) -> None:
-    for number in range(3 * RING_LENGTH):
-        for sensor in (LEFT, RIGHT, POSITION):
-            fleet.add(1, sensor, NOW + number, None)
-    lengths = {sensor: [len(ring.stamps) for ring in fleet.of_sensor(sensor)] for sensor in (LEFT, RIGHT, -1)}
-    assert lengths == {LEFT: [0, RING_LENGTH, 0], RIGHT: [0, 2 * RING_LENGTH, 0], -1: [0, RING_LENGTH, 0]}
-    assert [ring.name for ring in fleet.of_sensor(GOAL)] == ["goal"] * 3
-    assert fleet.of_sensor(GOAL)[0].max_age_ns == 5 * 10**9 and fleet.of_sensor(LEFT)[0].max_age_ns == 0
+@pytest.mark.parametrize(("sensor", "other", "depth"), [(LEFT, RIGHT, RING_LENGTH), (RIGHT, LEFT, 2 * RING_LENGTH)])
+def test_samples_are_kept_as_deep_as_the_queue_of_their_sensor(
+    fleet: FleetSamples, sensor: int, other: int, depth: int
+) -> None:
+    # All but the first sample are too far from the only one of the other sensor.
+    first_ns = NOW - 90 * MS
+    for robot in range(3):
+        for each in (other, GOAL, BUMPER):
+            fleet.add(robot, each, first_ns, None)
+        for number in range(depth + (robot == 1)):
+            fleet.add(robot, sensor, first_ns + (number and 30 * MS + number), None)
+    assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY, STALE, READY]

@@ -3,6 +3,7 @@
 """What is said of messages that are lost, late, or come from two publishers."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,17 @@ def test_messages_that_wait_until_they_are_taken_are_late_only_beyond_a_period()
     assert reception.findings() == []
     for sequence in range(20, 40):
         tick(reception, [sequence], age_s=0.71)
+    assert [finding.kind for finding in reception.findings()] == ["late"]
+
+
+def test_a_changed_limit_keeps_the_wait_until_messages_are_taken() -> None:
+    reception = Reception(ROBOTS, [TOUCH], [[f"{robot}/touch"] for robot in ROBOTS], waits_s=0.5)
+    reception.change_limits([replace(TOUCH, max_age_s=0.3)])
+    for sequence in range(10):
+        tick(reception, [sequence], age_s=0.79)
+    assert reception.findings() == []
+    for sequence in range(10, 20):
+        tick(reception, [sequence], age_s=0.81)
     assert [finding.kind for finding in reception.findings()] == ["late"]
 
 

@@ -479,7 +479,8 @@ def test_what_does_not_fit_is_shown_side_by_side(file):
         deploy(configured(file, **{"observations.policy.terms": terms, **walk}))
     # The table of the policy and its sensors says nothing about a file.
     assert error.value.problems == (
-        "observations.policy.walk.path: '/no/walk.npz' cannot be read: No such file or directory",
+        "observations.policy.walk.path: '/no/walk.npz' cannot be read: No such file or directory; give the "
+        "path of a CSV or NPZ file",
     )
     with pytest.raises(ConfigurationError, match=r"observations.policy.gravity: .*has no field 'attitude'"):
         deploy(configured(file, **{"observations.policy.gravity.field": "attitude"}))

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from policy_node.config.files import read_file
+from policy_node.config.files import answer, read_file, reason_and_remedy
 from policy_node.config.registry import Registry
 from policy_node.policies.contract import PolicyError
 from policy_node.policies.formats import MAX_POLICY_BYTES
@@ -129,11 +129,10 @@ def _read_known(path: Path) -> TrainerDescription | None:
     """Return the description in a file, None if it is of no known kind; raises as `read_description`."""
     try:
         content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
+        return next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
     except OSError as error:
-        raise PolicyError(
-            f"description '{path}' cannot be read: {error.strerror}; give the path of a description"
-        ) from error
-    return next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
+        reason = reason_and_remedy(error, "give the path of a description")
+        raise PolicyError(f"description '{path}' cannot be read: {reason}") from error
 
 
 def find_description(policy: Path) -> TrainerDescription:
@@ -146,18 +145,32 @@ def find_description(policy: Path) -> TrainerDescription:
     PolicyError
         If there is none, or a damaged one.
     """
-    beside = [policy.parent.parent / "params" / "deploy.yaml", *sorted(policy.parent.glob("*.yaml"))]
+    try:
+        beside = answer(policy.parent, lambda: _files_beside(policy))
+    except OSError as error:
+        reason = reason_and_remedy(error, REMEDY.removeprefix("; "))
+        raise PolicyError(f"folder '{policy.parent}' of the policy file cannot be read: {reason}") from error
     reasons = []
-    for path in [policy, *filter(Path.is_file, beside)]:
+    for path in [policy, *beside]:
         try:
             found = _read_known(path)
+            if found is not None and (path == policy or not found.policy or _is_same(found.policy, policy)):
+                return found
         except PolicyError as error:
             reasons.append(str(error).removesuffix(REMEDY))
-            continue
-        if found is not None and (path == policy or not found.policy or found.policy.resolve() == policy.resolve()):
-            return found
+        except OSError as error:
+            reasons.append(f"'{path}' names a policy file that cannot be read: {error.strerror}")
     found_instead = "".join(f"; {reason}" for reason in reasons)
     raise PolicyError(f"policy file '{policy}' has no description inside, nor beside it{found_instead}{REMEDY}")
+
+
+def _files_beside(policy: Path) -> list[Path]:
+    beside = [policy.parent.parent / "params" / "deploy.yaml", *sorted(policy.parent.glob("*.yaml"))]
+    return [path for path in beside if path.is_file()]
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return answer(first, lambda: first.resolve() == second.resolve())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from policy_node.config.files import answer
 from policy_node.policies.descriptions import (
     DescribedObservation,
     DescribedTerm,
@@ -91,7 +92,8 @@ def read_deploy_yaml(content: bytes, path: Path) -> TrainerDescription:
     count = len(file["joint_ids_map"].entries())
     default = file["default_joint_pos"].numbers(count)
     action, action_joints = _action(file, joints, count)
-    policy = next(filter(Path.is_file, (path.parent / name for name in POLICIES)), None)
+    named = [path.parent / name for name in POLICIES]
+    policy = answer(path.parent, lambda: next(filter(Path.is_file, named), None))
     notes, missing = {}, {}
     if robot:
         notes["action.joints"] = f"names of the joints of a Unitree {robot}, whose number of motors this is"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from policy_node.config.files import read_file
+from policy_node.config.files import answer, read_file
 from policy_node.policies.descriptions import (
     DescribedObservation,
     DescribedTerm,
@@ -76,7 +76,7 @@ def read_leapp(content: bytes, path: Path) -> TrainerDescription:
         raise model["inputs"].error("none", "the inputs of the network")
     action, facts, missing = _action(model, {output for _, output in memory})
     named = file_beside(model["parameters"]["model_path"])
-    policy = named if named.is_file() else None
+    policy = named if answer(named, named.is_file) else None
     if policy is None:
         missing["policy.path"] = f"there is no {named.name} beside the description"
     if named.suffix != ".onnx" and not _is_in_order(model, memory):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from policy_node.config.files import read_file
+from policy_node.config.files import read_file, reason_and_remedy
 from policy_node.config.registry import POLICY_FORMATS, Registry
 from policy_node.policies.contract import Policy, PolicyError, TorchPolicy
 from policy_node.policies.interface import PolicyInterface
@@ -204,9 +204,8 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, name))
         except OSError as error:
             if format_of_suffix(path) is None:
-                raise PolicyError(
-                    f"policy file '{path}' cannot be read: {error.strerror}; give the path of a policy file"
-                ) from error
+                reason = reason_and_remedy(error, "give the path of a policy file")
+                raise PolicyError(f"policy file '{path}' cannot be read: {reason}") from error
             content = b""  # reading reports it when the policy is loaded
     found, by_suffix = format_of_content(content), format_of_suffix(path)
     if found is None and (by_suffix is None or by_suffix.matches is not None):

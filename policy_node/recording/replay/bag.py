@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,11 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import yaml
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, reader
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
-from policy_node.config.files import check_file
+from policy_node.config.files import check_file, read_file
 from policy_node.recording.bag import MAX_METADATA_BYTES, METADATA_FILE
 from policy_node.recording.replay.definitions import conversion_of
 from policy_node.recording.replay.mcap import RosMcapReader
@@ -28,6 +30,8 @@ _BAGS_NAMED = 10
 _ZSTD = bytes.fromhex("28b52ffd")
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
+# Encoding of a topic in metadata.yaml.
+_ENCODING = re.compile(r"serialization_format:[ \t]*['\"]?([\w-]*)")
 # Room that an unpacked bag leaves on the disk.
 _ROOM_BYTES = 2**28
 _BLOCK_BYTES = 2**22
@@ -125,8 +129,7 @@ class Bag:
             for file in files:
                 check_file(file)
             if (path / METADATA_FILE).exists():
-                check_file(path / METADATA_FILE, MAX_METADATA_BYTES)
-                return path
+                return self._without_other_encodings(path, files)
             if not files:
                 return path
             if len(files) > 1:
@@ -144,6 +147,26 @@ class Bag:
         folder = Path(self._open.enter_context(TemporaryDirectory()))
         _unpack(path, folder / unpacked)
         return folder / unpacked
+
+    def _without_other_encodings(self, folder: Path, files: Sequence[Path]) -> Path:
+        """Return a folder whose metadata.yaml has only topics in the encoding of ROS: rosbags refuses any other."""
+        text = read_file(folder / METADATA_FILE, MAX_METADATA_BYTES).decode()
+        if set(_ENCODING.findall(text)) <= {"cdr"}:
+            return folder
+        metadata = yaml.safe_load(text)
+        described = metadata["rosbag2_bagfile_information"]
+        topics = [
+            topic
+            for topic in described["topics_with_message_count"]
+            if topic["topic_metadata"]["serialization_format"] == "cdr"
+        ]
+        described["topics_with_message_count"] = topics
+        described["message_count"] = sum(topic["message_count"] for topic in topics)
+        filtered = Path(self._open.enter_context(TemporaryDirectory()))
+        for file in files:
+            (filtered / file.name).symlink_to(file.absolute())
+        (filtered / METADATA_FILE).write_text(yaml.safe_dump(metadata))
+        return filtered
 
     @property
     def span_ns(self) -> tuple[int, int]:
