@@ -258,8 +258,7 @@ class PolicyNode(LifecycleNode):
             self._activated.enter_context(frozen_garbage())
         self.loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
-        robots = configuration.robots
-        self.get_logger().info(f"active: driving {named(robots)}")
+        self.get_logger().info(f"active: driving {named(configuration.robots)}")
 
     def describe_policy(self) -> dict[str, str]:
         """Return the values about the policy in diagnostics."""

@@ -42,7 +42,7 @@ def test_a_stopped_fleet_gets_the_safe_command_until_it_is_resumed(tmp_path, whe
 def test_an_episode_begins_when_the_fleet_is_resumed(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"], stack=3)
     for stopped in (False, False, True, False, False):
-        (rig.pipeline.stop if stopped else rig.pipeline.resume)()
+        rig.pipeline.stop(None if stopped else ())
         fleet = [rig.draw(RNG) for _ in range(3)]
         for robot, readings in enumerate(fleet):
             rig.send(robot, readings)
@@ -161,7 +161,7 @@ def test_any_sequence_of_events_gives_every_robot_the_command_of_its_state(limit
     for request, *of_robots in ticks:
         if request in ("stop", "resume"):
             stopped = request == "stop"
-            (rig.pipeline.stop if stopped else rig.pipeline.resume)()
+            rig.pipeline.stop(None if stopped else ())
         elif request in ("yield", "keep"):
             yielded = request == "yield"
             rig.pipeline.yield_robots({1: "/other"} if yielded else {})
