@@ -164,6 +164,12 @@ def topic_of(robot: str, topic: str) -> str:
     return topic if topic.startswith("/") else f"{robot.rstrip('/')}/{topic}"
 
 
+def named(robots: Sequence[str], most: int = 20, separator: str = ", ") -> str:
+    """List robots for a log line: the first `most`, then how many more there are."""
+    others = len(robots) - most
+    return separator.join(robots[:most]) + (f" and {others} more" if others > 0 else "")
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn a nested mapping, as YAML gives it, into dotted names."""
     flat: dict[str, Any] = {}

@@ -194,16 +194,12 @@ class Pipeline:
         self._samples.change_limits(configuration)
 
     def stop(self, robots: Iterable[int] | None = None) -> None:
-        """Send these robots, by their index (None: all), their safe command until `resume`; drive all others.
+        """Send these robots, by their index (None: all), their safe command; drive all others.
 
         The episode of a robot that is driven again restarts.
         """
         self._halted = frozenset(self._everyone if robots is None else robots)
         self._note_stops()
-
-    def resume(self) -> None:
-        """Drive all robots again after `stop`."""
-        self.stop(())
 
     def yield_robots(self, owners: Mapping[int, str]) -> None:
         """Yield robots to other nodes, `owners`: robot index -> name of the node; drive all others."""

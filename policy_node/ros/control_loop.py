@@ -148,6 +148,11 @@ class ControlLoop:
         """See `Watchdog.hanging_since_s`."""
         return self._watchdog.hanging_since_s
 
+    @property
+    def owners(self) -> Mapping[int, str]:
+        """Robots that are yielded to other nodes: robot index -> name of the node."""
+        return self._owners
+
     def start(self) -> None:
         """Start the thread."""
         self._publishers.resume()

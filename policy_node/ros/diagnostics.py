@@ -21,7 +21,7 @@ from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from policy_node.config.schema import Configuration, SourceConfiguration
+from policy_node.config.schema import Configuration, SourceConfiguration, named
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
 from policy_node.recording.recorder import Recording
@@ -462,10 +462,9 @@ def tick_account(tick: FleetTick, record: TickRecord, robots: Sequence[str]) -> 
             robots[:ACCOUNT_ROBOTS], tick.states, tick.reasons, tick.ages_s.tolist(), tick.sent, strict=False
         )
     ]
-    if len(robots) > ACCOUNT_ROBOTS:
-        parts.append(f"and {len(robots) - ACCOUNT_ROBOTS} more")
     times = f"{record.lateness_s * 1e3:.2f} ms late, took {record.duration_s * 1e3:.2f} ms ({stages})"
-    return f"tick at {tick.time_ns / 1e9:.3f} s: {times}; {'; '.join(parts)}"
+    account = named([*parts, *robots[ACCOUNT_ROBOTS:]], ACCOUNT_ROBOTS, "; ")
+    return f"tick at {tick.time_ns / 1e9:.3f} s: {times}; {account}"
 
 
 def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:

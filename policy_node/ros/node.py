@@ -15,7 +15,7 @@ import torch
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from policy_node.config.schema import ConfigurationError, parse_configuration, topic_of
+from policy_node.config.schema import ConfigurationError, named, parse_configuration, topic_of
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
 from policy_node.engines.failures import is_device_failure
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
@@ -35,7 +35,7 @@ from policy_node.ros.process import (
 )
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.rclpy_internals import check_executor
-from policy_node.ros.services import MOST_NAMED, Operation
+from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
 REMEDY = (
@@ -272,9 +272,7 @@ class PolicyNode(LifecycleNode):
         raise_if_interrupted(self._stopping)
         self.loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
-        robots = configuration.robots
-        others = f" and {len(robots) - MOST_NAMED} more" if len(robots) > MOST_NAMED else ""
-        self.get_logger().info(f"active: driving {', '.join(robots[:MOST_NAMED])}{others}")
+        self.get_logger().info(f"active: driving {named(configuration.robots)}")
 
     def describe_policy(self) -> dict[str, str]:
         """Return the values about the policy in diagnostics."""

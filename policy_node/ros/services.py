@@ -4,25 +4,55 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from policy_node.config.rules import has_type
+from policy_node.config.schema import named
 from policy_node.ros.control_loop import ControlLoop
 
-# Least period of the warnings about unknown names.
-UNKNOWN_NAME_PERIOD_S = 5.0
+# Least period of the log lines about one topic and one name.
+LOG_PERIOD_S = 5.0
+# Most unknown names that a topic logs within it.
+MOST_UNKNOWN = 20
 # Longest part of an unknown name that is logged.
 SHOWN_CHARACTERS = 80
-# Most robots named in a log line.
-MOST_NAMED = 20
 
+# Success and text.
 Answer = tuple[bool, str]
+
+
+class _Throttle:
+    """Allows one log line per key and `LOG_PERIOD_S`, for at most `most` keys at a time; None: for any number."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        # Oldest first, because a key enters again only after its time has passed.
+        self._logged_s: OrderedDict[Hashable, float] = OrderedDict()
+
+    def allows(self, key: Hashable) -> bool:
+        """Return whether a line may be logged now, and count it."""
+        now_s = time.monotonic()
+        while self._logged_s and now_s - next(iter(self._logged_s.values())) >= LOG_PERIOD_S:
+            self._logged_s.popitem(last=False)
+        if key in self._logged_s or self.is_full:
+            return False
+        self._logged_s[key] = now_s
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other key is allowed now."""
+        return len(self._logged_s) == self._most
+
+    def forget(self, key: Hashable) -> None:
+        """Allow a line about a key again."""
+        self._logged_s.pop(key, None)
 
 
 class Operation:
@@ -37,13 +67,14 @@ class Operation:
         self._logger = node.get_logger()
         self._loop: ControlLoop | None = None
         self._robots: tuple[str, ...] = ()
-        # Whether all robots are stopped, and the names of those of which the opposite holds.
+        # Whether robots are stopped, and the names of the exceptions.
         self._all_stopped = False
         self._exceptions: set[str] = set()
-        # Time of the last log line by topic and robot: many messages must not flood the log.
-        self._logged_s: dict[tuple[str, str], float] = {}
         services = {"stop": self._stop, "resume": self._resume, "reset": self._reset}
         topics = {"stop": self._stop_one, "resume": self._resume_one, "reset": self._reset_one}
+        # Many messages must not flood the log; by topic, because a wrong name on one must not hide that on another.
+        self._answers = {name: _Throttle() for name in topics}
+        self._unknown = {name: _Throttle(MOST_UNKNOWN) for name in topics}
         for name, act in services.items():
             node.create_service(Trigger, f"~/{name}", self._served(name, act))
         for name, act_on in topics.items():
@@ -52,12 +83,12 @@ class Operation:
     def attach(self, loop: ControlLoop, robots: tuple[str, ...]) -> None:
         """Serve a loop that is about to start; robots are stopped from the first tick on if a stop holds."""
         self._loop, self._robots = loop, robots
-        self._logged_s.clear()
+        self._answers = {name: _Throttle() for name in self._answers}
         stopped = [robot for robot, name in enumerate(robots) if self._is_stopped(name)]
         loop.request_stop(stopped)
         if stopped:
-            named = f"{len(stopped)} of {len(robots)} robots stay" if self._exceptions else f"{len(robots)} robots stay"
-            self._logger.warning(f"{named} stopped until ~/resume is called")
+            count = f"{len(stopped)} of {len(robots)}" if self._exceptions else f"{len(robots)}"
+            self._logger.warning(f"{count} robots stay stopped until ~/resume is called")
 
     def detach(self) -> None:
         """Serve without a loop."""
@@ -83,8 +114,15 @@ class Operation:
         self._all_stopped, self._exceptions = True, set()
         if self._loop is None:
             return True, f"{again}; no robot is driven now, and none will be after activation, until ~/resume is called"
-        safe = self._loop.stop_robots()
-        return True, f"{again}; {safe} of {len(self._robots)} robots got their safe command, until ~/resume is called"
+        try:
+            safe = self._loop.stop_robots()
+        except Exception as error:  # the robots are stopped nevertheless
+            return False, f"{again} until ~/resume is called, but a safe command {_not_sent(error)}"
+        owners = self._loop.owners
+        nodes = ", ".join(sorted(set(owners.values())))
+        others = f"; other nodes drive {len(owners)} of them ({nodes}): stop there, too" if owners else ""
+        got = f"{safe} of {len(self._robots)} robots got their safe command, until ~/resume is called"
+        return True, f"{again}; {got}{others}"
 
     def _resume(self) -> Answer:
         if not self._all_stopped and not self._exceptions:
@@ -101,33 +139,35 @@ class Operation:
         self._loop.reset_robots()
         return True, f"reset; histories and memories of {len(self._robots)} robots restart"
 
-    def _heard(self, topic: str, act: Callable[[str], str]) -> Callable[[String], None]:
-        """Return what serves a topic with the names of robots; `act` returns what it did to a robot."""
+    def _heard(self, topic: str, act: Callable[[str], Answer]) -> Callable[[String], None]:
+        """Return the callback of a topic with names of robots, which calls `act` with each known name."""
 
         def hear(message: String) -> None:
             name = message.data.strip("/")
             known = self._known()
             if name not in known:
-                self._logger.warning(
-                    f"~/{topic}: found {name[:SHOWN_CHARACTERS]!r}, which is no robot of this node; driven are "
-                    f"{', '.join(known[:MOST_NAMED])}{' and more' if len(known) > MOST_NAMED else ''}",
-                    throttle_duration_sec=UNKNOWN_NAME_PERIOD_S,
-                )
+                self._warn_unknown(topic, name[:SHOWN_CHARACTERS], known)
                 return
             try:
-                done = act(name)
+                success, text = act(name)
             except Exception as error:  # a message must never end the process that drives the robots
-                self._logger.error(f"~/{topic}: {name}: {type(error).__name__}: {error}")
-                return
-            now_s = time.monotonic()
-            if now_s - self._logged_s.get((topic, name), -math.inf) >= UNKNOWN_NAME_PERIOD_S:
-                self._logged_s[topic, name] = now_s
-                self._logger.warning(f"~/{topic}: {done}")
+                success, text = False, f"{name}: {type(error).__name__}: {error}"
+            if self._answers[topic].allows((name, success)):
+                log = self._logger.warning if success else self._logger.error
+                log(f"~/{topic}: {text}")
 
         return hear
 
+    def _warn_unknown(self, topic: str, name: str, known: list[str]) -> None:
+        unknown = self._unknown[topic]
+        if unknown.allows(name):
+            last = f"; other names are not logged for {LOG_PERIOD_S:g} s" if unknown.is_full else ""
+            self._logger.warning(
+                f"~/{topic}: found {name!r}, which is no robot of this node; driven are {named(known)}{last}"
+            )
+
     def _known(self) -> list[str]:
-        """Return the names of the robots, of a node that is not active those of its parameter."""
+        """Return the names of the robots; those of the parameter `robots` if the node is not active."""
         robots = self._robots
         if self._loop is None:
             value = self._node.get_parameter_or("robots").value
@@ -135,7 +175,7 @@ class Operation:
         return [robot.strip("/") for robot in robots]
 
     def _set_stopped(self, name: str, stopped: bool) -> str:
-        """Note whether a robot is stopped; return the word for a state that it had before."""
+        """Store whether a robot is stopped; return " already" if it was in that state, else an empty text."""
         again = " already" if self._is_stopped(name) is stopped else ""
         if stopped is self._all_stopped:
             self._exceptions.discard(name)
@@ -143,26 +183,42 @@ class Operation:
             self._exceptions.add(name)
         # A repeated message may be limited in the log, a change never.
         if not again:
-            self._logged_s.pop(("stop" if stopped else "resume", name), None)
+            self._answers["stop" if stopped else "resume"].forget((name, True))
         return again
 
-    def _stop_one(self, name: str) -> str:
+    def _stop_one(self, name: str) -> Answer:
         again = self._set_stopped(name, True)
         if self._loop is None:
-            return f"{name} is{again} stopped: it will not be driven after activation, until it is resumed"
-        has_safe = self._loop.stop_robots([self._known().index(name)])
+            return True, f"{name} is{again} stopped: it will not be driven after activation, until it is resumed"
+        robot = self._known().index(name)
+        try:
+            has_safe = self._loop.stop_robots([robot])
+        except Exception as error:  # the robot is stopped nevertheless
+            return (
+                False,
+                f"{name} is{again} stopped until it is resumed, but its safe command {_not_sent(error)}",
+            )
+        if owner := self._loop.owners.get(robot):
+            return True, f"{name} is{again} stopped here, but {owner} drives it: stop it there, too"
         got = "got its safe command" if has_safe else "has no safe command and gets nothing"
-        return f"{name} is{again} stopped and {got}, until it is resumed"
+        return True, f"{name} is{again} stopped and {got}, until it is resumed"
 
-    def _resume_one(self, name: str) -> str:
+    def _resume_one(self, name: str) -> Answer:
         again = self._set_stopped(name, False)
         if self._loop is None:
-            return f"{name} is{again} resumed: it will be driven after activation"
-        self._loop.resume_robots([self._known().index(name)])
-        return f"{name} is{again} resumed: the policy drives it if its data are good"
+            return True, f"{name} is{again} resumed: it will be driven after activation"
+        robot = self._known().index(name)
+        self._loop.resume_robots([robot])
+        if owner := self._loop.owners.get(robot):
+            return True, f"{name} is{again} resumed here, but {owner} drives it"
+        return True, f"{name} is{again} resumed: the policy drives it if its data are good"
 
-    def _reset_one(self, name: str) -> str:
+    def _reset_one(self, name: str) -> Answer:
         if self._loop is None:
-            return f"found {name!r}, but the node is not active; activation starts fresh"
+            return True, f"found {name!r}, but the node is not active; activation starts fresh"
         self._loop.reset_robots([self._known().index(name)])
-        return f"history and memory of {name} restart"
+        return True, f"history and memory of {name} restart"
+
+
+def _not_sent(error: Exception) -> str:
+    return f"could not be sent ({type(error).__name__}: {error}): use the emergency stop"

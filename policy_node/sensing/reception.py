@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from policy_node.config.package_files import share_path
+from policy_node.config.schema import named
 
 WINDOW_S = 5.0
 # Report a problem only if both thresholds are reached.
@@ -272,8 +273,7 @@ class Reception:
     def _named(self, robots: Sequence[int]) -> str:
         if len(robots) == len(self._robots) > 1:
             return f"all {len(robots)} robots"
-        others = len(robots) - _ROBOTS_NAMED
-        return ", ".join(self._names(robots[:_ROBOTS_NAMED])) + (f" and {others} more" if others > 0 else "")
+        return named(self._names(robots), _ROBOTS_NAMED)
 
 
 def _is_much(count: int, of: int) -> bool:

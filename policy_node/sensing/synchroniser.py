@@ -150,7 +150,7 @@ def with_newest(selection: Selection, rings: Sequence[SampleRing], now_ns: int, 
     refused = selection.refused
     state, reason, samples = selection.state, selection.reason, selection.samples
     for ring in rings:
-        newest = newest_usable(ring, now_ns, max_ahead_ns, ring.max_age_ns)
+        newest = _newest(ring, now_ns, max_ahead_ns)
         refused += newest.refused
         samples += newest.samples
         if state is RobotState.READY:
@@ -222,7 +222,7 @@ def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample 
     return ring.advance_to(target_ns) if ring.stamps else None
 
 
-def newest_usable(ring: SampleRing, now_ns: int, max_ahead_ns: int, max_age_ns: int) -> Selection:
+def _newest(ring: SampleRing, now_ns: int, max_ahead_ns: int) -> Selection:
     """Choose the newest sample of one sensor; see `with_newest`."""
     refused = ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:
@@ -231,9 +231,9 @@ def newest_usable(ring: SampleRing, now_ns: int, max_ahead_ns: int, max_age_ns: 
         return Selection(RobotState.WAITING, (), None, f"no message on {ring.name}", refused)
     sample = ring.advance_to(ring.stamps[-1])
     age_ns = now_ns - ring.counts_from(sample.stamp_ns)
-    if age_ns <= max_age_ns:
+    if age_ns <= ring.max_age_ns:
         return Selection(RobotState.READY, (sample,), age_ns, "", refused)
     if ring.is_ahead:
         return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)
-    reason = old_reason(ring.name, sample.stamp_ns, age_ns, "its max_age_s", max_age_ns)
+    reason = old_reason(ring.name, sample.stamp_ns, age_ns, "its max_age_s", ring.max_age_ns)
     return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)

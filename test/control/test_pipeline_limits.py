@@ -59,7 +59,7 @@ def interruptions() -> dict[str, Callable[[Limited], object]]:
     def operator(limited: Limited) -> None:
         limited.rig.pipeline.stop()
         assert limited.ticks(1).tolist() == [SAFE]
-        limited.rig.pipeline.resume()
+        limited.rig.pipeline.stop(())
 
     return {
         "activation": lambda limited: limited.rig.pipeline.reset(),

@@ -35,14 +35,14 @@ def test_a_stopped_fleet_gets_the_safe_command_until_it_is_resumed(tmp_path, whe
         assert result.publish.all()
         assert result.commands.tolist() == [SAFE] * 3
     assert rig.step().states == (STOPPED,) * 3  # without readings, too
-    rig.pipeline.resume()
+    rig.pipeline.stop(())
     assert drive(rig).states == (READY,) * 3
 
 
 def test_an_episode_begins_when_the_fleet_is_resumed(tmp_path):
     rig = Rig(tmp_path, FRAMES["vector"], stack=3)
     for stopped in (False, False, True, False, False):
-        (rig.pipeline.stop if stopped else rig.pipeline.resume)()
+        rig.pipeline.stop(None if stopped else ())
         fleet = [rig.draw(RNG) for _ in range(3)]
         for robot, readings in enumerate(fleet):
             rig.send(robot, readings)
@@ -54,7 +54,7 @@ def test_a_hold_does_not_outlast_a_stop(tmp_path):
     drive(rig)
     rig.pipeline.stop()
     drive(rig)
-    rig.pipeline.resume()
+    rig.pipeline.stop(())
     result = rig.step()
     assert result.states == (STALE,) * 3
     assert result.commands.tolist() == [SAFE] * 3
@@ -74,7 +74,7 @@ def test_nothing_is_sent_to_robots_that_another_node_commands(tmp_path):
         # Threads that send safe commands leave that robot alone, too.
         assert np.isnan(rig.pipeline.safe_commands[1]).all()
         assert rig.pipeline.safe_commands[[0, 2]].tolist() == [SAFE] * 2
-    rig.pipeline.resume()
+    rig.pipeline.stop(())
     rig.pipeline.yield_robots({})
     assert rig.pipeline.safe_commands.tolist() == [SAFE] * 3
     result = drive(rig)
@@ -161,7 +161,7 @@ def test_any_sequence_of_events_gives_every_robot_the_command_of_its_state(limit
     for request, *of_robots in ticks:
         if request in ("stop", "resume"):
             stopped = request == "stop"
-            (rig.pipeline.stop if stopped else rig.pipeline.resume)()
+            rig.pipeline.stop(None if stopped else ())
         elif request in ("yield", "keep"):
             yielded = request == "yield"
             rig.pipeline.yield_robots({1: "/other"} if yielded else {})

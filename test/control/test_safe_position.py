@@ -97,7 +97,7 @@ def test_a_stopped_robot_stays_where_it_was_stopped(tmp_path, stopped):
         assert result.states == ((STOPPED if stopped else STALE),)
         assert result.publish.tolist() == [True]
         assert result.commands.tolist() == [[0.7, 2.0]]
-    rig.pipeline.resume()
+    rig.pipeline.stop(())
     rig.at(0.4, 2.0)
     assert rig.drive().states == (READY,)
     rig.at(0.3, 2.0)
@@ -155,7 +155,7 @@ def test_a_position_gets_no_younger_by_messages_that_cannot_be_used(tmp_path, ot
     for _ in range(4):
         states.append(rig.drive().states[0])
         rig.add(0, "action.safe_position", other)
-    assert states == [READY, READY, READY, WAITING if other is OTHER_JOINTS else REJECTED]
+    assert states == [READY, READY, READY, STALE if other is OTHER_JOINTS else REJECTED]
 
 
 def test_a_position_in_the_future_does_not_stay_usable_for_longer(tmp_path):

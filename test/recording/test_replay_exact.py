@@ -170,7 +170,7 @@ def apply_random_event(deployment: Deployment, rng: np.random.Generator) -> None
     elif event == "stop one":
         pipeline.stop([int(rng.integers(len(ROBOTS)))])
     elif event == "resume":
-        pipeline.resume()
+        pipeline.stop(())
     elif event in ("yield", "have"):
         pipeline.yield_robots({1: "/other"} if event == "yield" else {})
 

@@ -386,7 +386,7 @@ def test_the_clock_begins_with_the_robots_episode(tmp_path: Path) -> None:
     assert tick() == [[0.5, 5, 4], [0.5, 1, 0]]
     pipeline.stop()
     assert tick() == [safe, safe]
-    pipeline.resume()
+    pipeline.stop(())
     assert tick() == [[0.5, 0, 0], [0.5, 0, 0]]
     pipeline.note_overruled([0])
     assert tick() == [[0.5, 0, 0], [0.5, 1, 0]]
