@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 
 from rclpy.executors import Executor
 from rclpy.task import Future
 
+from policy_node.config.threads import start
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.realtime import switch_interval
 from policy_node.ros.deployment import Deployment, deploy
@@ -36,35 +37,33 @@ class Loading:
 
     def __init__(self, read: Callable[[], ReadParameters], replaced: Pipeline, executor: Executor) -> None:
         self.replaced = replaced
-        #: Awaitable, done when the thread has ended.
+        #: Awaitable, done when the step has ended.
         self.ended: Future[None] = Future(executor=executor)
         #: Seconds that loading took.
         self.duration_s = 0.0
-        self._read = read
-        self._beside = replaced.policy.engine_name
         self._executor = executor
-        self._outcome: tuple[ReadParameters, Deployment] | Exception | None = None
-        self.thread = threading.Thread(target=self._run, name="policy_loading", daemon=True)
-        self.thread.start()
+        beside = replaced.policy.engine_name
+        self.step = start(lambda: self._load(read, beside), "policy_loading")
+        self.step.add_done_callback(self._end)
 
-    def _run(self) -> None:
+    def _load(self, read: Callable[[], ReadParameters], beside: str) -> tuple[ReadParameters, Deployment]:
         started = time.perf_counter()
         try:
             with switch_interval(SWITCH_INTERVAL_S):
-                parameters = self._read()
-                self._outcome = parameters, deploy(parameters.parse(), self._beside)
-        except Exception as error:  # `result` raises it
-            self._outcome = error
-        except BaseException as error:  # such as SystemExit of a module of the policy: `ended` must be set
-            self._outcome = RuntimeError(f"loading ended with {type(error).__name__}: {error}")
+                parameters = read()
+                return parameters, deploy(parameters.parse(), beside)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise
+            # Such as SystemExit of a module of the policy, which must not end the executor.
+            raise RuntimeError(f"loading ended with {type(error).__name__}: {error}") from error
         finally:
             self.duration_s = time.perf_counter() - started
-            self.ended.set_result(None)
-            self._executor.wake()
+
+    def _end(self, step: futures.Future[tuple[ReadParameters, Deployment]]) -> None:
+        self.ended.set_result(None)
+        self._executor.wake()
 
     def result(self) -> tuple[ReadParameters, Deployment]:
         """Return the parameters and their deployment, or raise the error that prevented it; only after `ended`."""
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
+        return self.step.result()

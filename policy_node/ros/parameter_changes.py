@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,9 @@ class ParameterChanges:
         ParameterServices(node, self._set)
 
     @property
-    def threads(self) -> list[threading.Thread]:
-        """Threads that load a policy, see `exit_without`."""
-        return [self._loading.thread] if self._loading is not None else []
+    def threads(self) -> list[Future[Any]]:
+        """Futures of the threads that load a policy, see `exit_without`."""
+        return [self._loading.step] if self._loading is not None else []
 
     def begin(self, read: ReadParameters) -> None:
         """Accept changes of the parameters that configure has read."""

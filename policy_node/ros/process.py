@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import Future, TimeoutError, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from policy_node.config.threads import start
 from policy_node.ros.rclpy_internals import release_state_machine
 
 # Far longer than destroying a node takes on a busy machine.
@@ -110,8 +111,8 @@ def raise_if_interrupted(stopping: threading.Event | None) -> None:
         raise Interrupted("the process was asked to end")
 
 
-# Threads of steps that `run_interruptibly` no longer waits for.
-_abandoned: list[threading.Thread] = []
+# Steps that `run_interruptibly` no longer waits for.
+_abandoned: list[Future[Any]] = []
 
 
 def run_interruptibly(act: Callable[[], T], stopping: threading.Event) -> T:
@@ -122,41 +123,29 @@ def run_interruptibly(act: Callable[[], T], stopping: threading.Event) -> T:
     Interrupted
         When `stopping` is set meanwhile; the step goes on in its thread, see `exit_without`.
     """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(act())
-        except BaseException as error:  # raised by `result`
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, name="configure", daemon=True)
-    if not stopping.is_set():
-        thread.start()
+    raise_if_interrupted(stopping)
+    step = start(act, "configure")
     while not stopping.is_set():
         try:
-            return outcome.result(POLL_S)
+            return step.result(POLL_S)
         except TimeoutError:
             # The step may have raised it.
-            if outcome.done():
-                return outcome.result()
-    if thread.is_alive():
-        _abandoned.append(thread)
+            if step.done():
+                return step.result()
+    if not step.done():
+        _abandoned.append(step)
     raise Interrupted("a signal ended the wait")
 
 
-def exit_without(threads: Sequence[threading.Thread], status: int) -> None:
-    """End the process at once if one of these threads, or a step after `Interrupted`, is still running.
+def exit_without(steps: Sequence[Future[Any]], status: int) -> None:
+    """End the process at once if one of these steps in threads, or one after `Interrupted`, is still running.
 
     At its normal end Python does not wait for daemon threads. It stops them inside a library, which may crash.
     """
-    until_s = time.monotonic() + ABANDON_S
-    for thread in (*threads, *_abandoned):
-        thread.join(max(0.0, until_s - time.monotonic()))
-        if thread.is_alive():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    if wait([*steps, *_abandoned], ABANDON_S).not_done:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @contextmanager
