@@ -121,7 +121,8 @@ def test_nodes_may_claim_on_another_topic(pair: Pair, peer: Peer) -> None:
     pair.fleet.live(lambda: pair.driven_by("shared") == "first", "commands of the first node")
     second = pair.start_second(claims_topic="/fleet_claims")
     second.wait_for("/first commands /shared, too: this node leaves them alone")
-    assert peer.node.count_publishers("/fleet_claims") == 2
+    # The node of the test may discover the second one later than the first one does.
+    peer.spin_until(lambda: peer.node.count_publishers("/fleet_claims") == 2, "the claims of both nodes")
     assert not peer.node.count_publishers(CLAIMS_TOPIC)
 
 
