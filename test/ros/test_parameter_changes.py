@@ -180,3 +180,5 @@ def test_the_log_level_is_set_together_with_other_parameters(node: PolicyNode, p
     node.get_logger().set_level(LoggingSeverity.INFO)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert level() == LoggingSeverity.ERROR
+    # The loggers of one name share their level.
+    assert set_parameters(node, log_level=None) == "" and level() == LoggingSeverity.INFO
