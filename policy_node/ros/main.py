@@ -46,6 +46,9 @@ _START_REMEDIES = {
     "should be of same type": "give all numbers of a list a decimal point, or none",
     "parsing a event": "correct the YAML: no tabs, and in {…} quotes around a value with a colon, as 'package://…'",
     "ros__parameters": "begin the file with the lines `/**:` and `  ros__parameters:`, the parameters below them",
+    "file system did not answer": "mount it again, or copy the file to a local disk",
+    "not a regular file": "give --params-file the path of a YAML file",
+    "bytes, allowed are": "give --params-file the path of a YAML file",
 }
 
 

@@ -193,6 +193,9 @@ def test_a_bag_is_split_into_files_that_are_read_as_one(tmp_path):
     metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     assert metadata["relative_file_paths"] == ["bag_0.mcap", "bag_1.mcap", "bag.mcap"]
     assert [file["message_count"] for file in metadata["files"]] == [10, 10, 5]
+    # Each file has its own name in its own metadata.
+    for name in metadata["relative_file_paths"]:
+        assert f"relative_file_paths:\n  - {name}\n".encode() in (tmp_path / "bag" / name).read_bytes()
     starts = [file["starting_time"]["nanoseconds_since_epoch"] for file in metadata["files"]]
     assert starts == [0, 100, 200] and metadata["duration"]["nanoseconds"] == 240
     assert [topic["message_count"] for topic in metadata["topics_with_message_count"]] == [13, 12]

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 from node_harness import PATIENCE_S, RECOVERY_S, LifecycleClient, NodeProcess, Peer, ScriptedFleet, parameters_of
 
+from policy_node.config import files
 from policy_node.config.parameters import CLAIMS_TOPIC
+from policy_node.ros.main import main
 
 # The lock is held for a moment at the beginning and at the end of every `wait`.
 SCRIPT = """
@@ -198,12 +201,30 @@ def test_a_signal_ends_a_configure_that_waits_for_a_file(
     assert "configure was interrupted by a signal" in process.text
 
 
-def test_a_parameter_file_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.yaml")
-    node = "import sys; from policy_node.ros.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", node, "--ros-args", "--params-file", str(tmp_path / "pipe.yaml")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert ended.returncode == 1 and "pipe.yaml: it is a named pipe, not a regular file" in ended.stderr
+@pytest.mark.parametrize("kind", ["pipe", "large", "dead"])
+def test_a_parameter_file_that_cannot_be_read_is_refused_with_its_remedy(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"{kind}.yaml"
+    path.touch()
+    answered = threading.Event()
+    if kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif kind == "large":
+        os.truncate(path, 2**40)
+    else:
+        monkeypatch.setattr(files, "STALL_S", 0.05)
+        stat = os.stat
+        wait = lambda file, **options: answered.wait() if file == str(path) else stat(file, **options)  # noqa: E731
+        monkeypatch.setattr(os, "stat", wait)
+    try:
+        assert main(["--ros-args", "--params-file", str(path)]) == 1
+    finally:
+        answered.set()
+    remedy = "mount it again" if kind == "dead" else "give --params-file the path of a YAML file"
+    error = capsys.readouterr().err
+    assert f"policy_node cannot start: --params-file {path}: it" in error and f"\n{remedy}" in error
 
 
 def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_one_is_served(
