@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 
 from policy_node.ros import ownership
 from policy_node.ros.node import PolicyNode
+from policy_node.ros.process import destroy_last_node
 
 
 def test_a_signal_during_the_activation_leaves_the_robots_alone(
@@ -39,6 +40,6 @@ def test_a_signal_during_the_activation_leaves_the_robots_alone(
     finally:
         signal.cancel()
         node.stop()
-        node.destroy_node()
+        destroy_last_node(node)
     peer.spin_for(0.2)
     assert not commands

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from policy_node.control.memory_reserve import MemoryMonitor
 from policy_node.ros import main
 from policy_node.ros.node import PolicyNode
+from policy_node.ros.process import destroy_last_node
 
 
 def test_exhausted_memory_is_explained_also_where_stopping_fails(
@@ -30,7 +31,7 @@ def test_exhausted_memory_is_explained_also_where_stopping_fails(
         assert main._drive(executor, node, threading.Event()) == 1
     finally:
         executor.shutdown()
-        node.destroy_node()
+        destroy_last_node(node)
     log = capfd.readouterr().err
     assert "stopping failed: RuntimeError: the current tick hangs; make sure that every robot is safe" in log
     assert "[FATAL]" in log and "free memory or raise its limit" in log

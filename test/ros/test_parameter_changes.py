@@ -21,6 +21,7 @@ from sensor_msgs.msg import JointState
 
 from policy_node.ros import loading, ownership
 from policy_node.ros.node import PolicyNode
+from policy_node.ros.process import destroy_last_node
 
 NOW_NS = 10**12
 
@@ -44,7 +45,7 @@ def make_node(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartNode
     for node in nodes:
         node.stop()
         peer._executor.remove_node(node)
-        node.destroy_node()
+        destroy_last_node(node)
 
 
 @pytest.fixture
