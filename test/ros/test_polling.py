@@ -32,6 +32,7 @@ from std_msgs.msg import Int64
 from policy_node.ros import rclpy_internals
 from policy_node.ros.node import PolicyNode
 from policy_node.ros.parameter_services import ParameterServices
+from policy_node.ros.process import destroy_last_node
 from policy_node.ros.rclpy_internals import Take, direct_send, direct_take, poll_topic, spinning
 
 pytestmark = pytest.mark.both_distributions
@@ -163,7 +164,8 @@ def test_an_events_executor_is_refused_by_name(ros: None, capfd: pytest.CaptureF
         assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     finally:
         executor.remove_node(node)
-        node.destroy_node()
+        # `destroy_node` alone leaves the services of the lifecycle, which other tests would call.
+        destroy_last_node(node)
     log = capfd.readouterr().err
     assert "found EventsExecutor" in log and "SingleThreadedExecutor" in log
 
