@@ -8,7 +8,7 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.control.memory_reserve import MemoryMonitor
 from policy_node.policies.contract import warnings_to
 from policy_node.ros.node import PolicyNode
-from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_without, ros_process
+from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_at_once, exit_without, ros_process
 
 # Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
 SPIN_TIMEOUT_S = 0.25
@@ -93,16 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             status = _drive(executor, node, stopping)
         finally:
-            stopped = _stop(node)
+            stopped = _try(node, node.stop)
     status = status if stopped else 1
     exit_without(node.parameter_changes.threads, status)
     return status
 
 
-def _stop(node: PolicyNode) -> bool:
-    """Make every robot safe and free everything; log an exception, and return whether there was none."""
+def _try(node: PolicyNode, stop: Callable[[], None]) -> bool:
+    """Stop the node; log an exception, and return whether there was none."""
     try:
-        node.stop()
+        stop()
     except Exception as error:
         node.get_logger().error(f"stopping failed: {type(error).__name__}: {error}; make sure that every robot is safe")
         return False
@@ -140,10 +140,10 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
             node.get_logger().fatal(EVENT_THREAD_STOPPED)
             return 1
         if memory.is_exhausted():
-            # The log line may need memory, too: the robots come first.
-            _stop(node)
+            # The log line may need memory, too: the robots come first. Destroying topics would need more of it.
+            _try(node, node.make_safe)
             node.get_logger().fatal(MEMORY_EXHAUSTED)
-            return 1
+            exit_at_once(1)
     return 0
 
 

@@ -108,6 +108,10 @@ class PolicyNode(LifecycleNode):
         parameters = [(entry[0], None, empty) if entry[1:2] == (None,) else entry for entry in parameters]
         return super().declare_parameters(namespace, parameters, ignore_override)
 
+    def make_safe(self) -> None:
+        """Make every robot safe and end the tick, in any state of the node."""
+        self._deactivate()
+
     def stop(self) -> None:
         """Make every robot safe and free everything, in any state of the node."""
         try:

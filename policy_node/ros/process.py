@@ -143,9 +143,14 @@ def exit_without(steps: Sequence[Future[Any]], status: int) -> None:
     At its normal end Python does not wait for daemon threads. It stops them inside a library, which may crash.
     """
     if wait([*steps, *_abandoned], ABANDON_S).not_done:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        exit_at_once(status)
+
+
+def exit_at_once(status: int) -> None:
+    """End the process without freeing anything."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextmanager

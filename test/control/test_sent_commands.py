@@ -77,6 +77,7 @@ class Rig:
         self.own = self.publishers._publishers
         self.senders = [TroubledPublisher(publisher) for publisher in self.own]
         self.publishers._publishers = self.senders  # type: ignore[assignment]
+        self.publishers._senders = [sender.publish for sender in self.senders]
         self.loop = ControlLoop(
             configuration,
             deployment.pipeline,

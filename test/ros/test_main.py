@@ -21,14 +21,19 @@ def test_exhausted_memory_is_explained_also_where_stopping_fails(
     def fail(self: PolicyNode) -> None:
         raise RuntimeError("the current tick hangs")
 
+    def exit_at_once(status: int) -> None:
+        raise SystemExit(status)
+
     monkeypatch.setattr(MemoryMonitor, "is_exhausted", lambda self: True)
-    monkeypatch.setattr(PolicyNode, "stop", fail)
+    monkeypatch.setattr(PolicyNode, "make_safe", fail)
+    monkeypatch.setattr(main, "exit_at_once", exit_at_once)
     monkeypatch.setattr(main, "SPIN_TIMEOUT_S", 0.0)
     node = PolicyNode(parameter_overrides=[Parameter("autostart", value=False)])
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        assert main._drive(executor, node, threading.Event()) == 1
+        with pytest.raises(SystemExit, match=r"^1$"):
+            main._drive(executor, node, threading.Event())
     finally:
         executor.shutdown()
         destroy_last_node(node)
