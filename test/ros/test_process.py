@@ -20,6 +20,7 @@ from node_harness import PATIENCE_S, RECOVERY_S, LifecycleClient, NodeProcess, P
 
 from policy_node.config import files
 from policy_node.config.parameters import CLAIMS_TOPIC
+from policy_node.control.memory_reserve import RESERVE_BYTES
 from policy_node.ros.main import main
 
 # The lock is held for a moment at the beginning and at the end of every `wait`.
@@ -248,8 +249,11 @@ def test_a_node_that_gets_no_more_memory_ends_with_safe_commands(
     driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
 ) -> None:
     process, fleet = driving(WITH.format("import resource"))
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
-    resource.prlimit(process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+    fleet.clear()
+    fleet.drive(lambda: len(fleet.commands["robot"]) > 10, "commands")
+    # Small pieces can still be had, but no longer as much as the node wants to keep in reserve.
+    size = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (size + RESERVE_BYTES // 2,) * 2)
     fleet.drive(lambda: not process.alive, "the end of the process")
     process.end()
     assert process.status == 1
