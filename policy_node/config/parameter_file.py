@@ -17,17 +17,16 @@ from policy_node.config.schema import ConfigurationError, flatten
 # Parsed YAML takes many times as much memory as its text.
 MAX_BYTES = 2**24
 _PARAMETERS = "ros__parameters"
-
-
 _TAG = "tag:yaml.org,2002:"
-_NUMBERS = (f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp")
+# What YAML 1.1 takes for a number or a date is other than in ROS, which knows no dates.
+_REPLACED_TAGS = (f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp")
 
 
 class _RosLoader(yaml.SafeLoader):
     """Reads numbers as ROS does (`1e-3` is one; `1_000`, `1:30` and dates are texts), and no aliases."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [resolver for resolver in resolvers if resolver[0] not in _NUMBERS]
+        first: [resolver for resolver in resolvers if resolver[0] not in _REPLACED_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
