@@ -127,6 +127,17 @@ class PlanStore:
     def _newest_start_ns(self) -> np.ndarray:
         return self._start_ns[self._robots, self._newest]
 
+    @property
+    def has_plan(self) -> np.ndarray:
+        """`[robots]` bool: robots with a plan, also an old one."""
+        has_plan: np.ndarray = self._newest_start_ns != NEVER_NS
+        return has_plan
+
+    @property
+    def lasts_s(self) -> float:
+        """Longest time from the observation of a plan to a command."""
+        return min(self._last_ns, self.max_age_ns) / 1e9
+
     def take(self, robots: np.ndarray, start_ns: int, now_ns: int, actions: np.ndarray) -> None:
         """Add a plan of some robots.
 
@@ -164,7 +175,7 @@ class PlanStore:
     def due(self, now_ns: int) -> DueActions:
         """Return the actions of all robots at a time."""
         elapsed_ns = now_ns - self._newest_start_ns
-        waiting = self._newest_start_ns == NEVER_NS
+        waiting = ~self.has_plan
         values = self._interpolated(now_ns)
         newest = values[self._robots, self._newest]
         actions = newest if self._aggregate is None else self._aggregate(values, now_ns, newest)
