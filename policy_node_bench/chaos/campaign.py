@@ -56,6 +56,8 @@ QUIET_PART = 0.15
 QUIET_S = 4.0
 # synchronisation.slop_s: the readings of a robot are taken at the same time.
 SLOP_S = 0.03
+# Runs a command with a niceness, also of its session, where Linux shares the CPUs by session (autogroup).
+LOWER_PRIORITY = '{ echo "$0" > /proc/self/autogroup; } 2> /dev/null; exec nice -n "$0" "$@"'
 # Time at the end of a cycle for each fault of the whole fleet.
 FLEET_FAULT_S = 3.0
 POLL_S = 0.02
@@ -157,7 +159,7 @@ class Campaign:
         parameters = self._parameters(policy_file(self._folder, SECOND_POLICY))
         parameters["action.safe_command"] = [-2.0] * COMMAND_SIZE
         arguments = node_arguments(name, parameters, self._folder / f"{name}.yaml")
-        wrapper = ["nice", "-n", str(self._options.niceness), *wrapper]
+        wrapper = ["sh", "-c", LOWER_PRIORITY, str(self._options.niceness), *wrapper]
         return Child(name, arguments, self._folder / f"{name}.log", wrapper=wrapper)
 
     def _parameters(self, policy: Path) -> dict[str, Any]:
