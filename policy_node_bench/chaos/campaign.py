@@ -21,6 +21,7 @@ from rich.console import Console
 
 from policy_node.cli.child_process import Child, ToolError
 from policy_node.report.figures import machine, progress_bar
+from policy_node.ros.middleware import reports_deadlines
 from policy_node_bench.chaos.cli import ChaosOptions
 from policy_node_bench.chaos.faults import FLEET_FAULTS, Fault, Planned, plans
 from policy_node_bench.chaos.fleet import NORMAL, Bystander, Injection, RobotProcess
@@ -203,12 +204,12 @@ class Campaign:
         while self.operations.fills_disk:
             self._poll("the disk of the recording fills")
 
-    def kill_node(self) -> dict[str, float]:
+    def kill_node(self) -> dict[str, float | None]:
         """Kill the node, check that commands stop, start it again, then end it with SIGTERM.
 
         Returns the seconds from the kill to the last command (`last_command_s`) and until every robot has missed its
-        deadline (`deadline_s`), from the start of another node until all robots are driven (`restart_s`), and from
-        SIGTERM to the last safe command (`end_s`).
+        deadline (`deadline_s`; None where the middleware reports none), from the start of another node until all robots
+        are driven (`restart_s`), and from SIGTERM to the last safe command (`end_s`).
         """
         judge = self.judge = Judge(self._options.robots, self.limits)
         judge.expect_policies(POLICIES, 0.0)
@@ -225,7 +226,7 @@ class Campaign:
         last_s = max((times_s[-1] for times_s in judge.sent_s if times_s), default=killed_s)
         if last_s > gone_s:
             raise ToolError("commands were sent after the node was killed; does another node drive these robots?")
-        for robot in np.flatnonzero(~np.isfinite(missed_s)).tolist():
+        for robot in np.flatnonzero(~np.isfinite(missed_s)).tolist() if reports_deadlines() else ():
             judge.note("undetected", robot, killed_s, fault="node_killed")
         judge.driven[:] = False
         started_s = self._observer.now_s()
@@ -240,7 +241,7 @@ class Campaign:
             judge.note("undetected", robot, asked_s, fault="node_ended")
         return {
             "last_command_s": last_s - killed_s,
-            "deadline_s": float(missed_s.max() - self._begin_ns / 1e9 - killed_s),
+            "deadline_s": float(missed_s.max() - self._begin_ns / 1e9 - killed_s) if reports_deadlines() else None,
             "restart_s": driven_s - started_s,
             "end_s": max(times_s[-1] for times_s in judge.sent_s) - asked_s,
         }
