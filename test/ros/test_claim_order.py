@@ -596,13 +596,13 @@ def test_the_message_of_a_claim_says_what_it_is() -> None:
 
 
 def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> None:
-    member = begun(world, "/space/node", "a", "b", "c")
+    member = begun(world, "/space/node", "c", "a", "b")
     member.hear(rival("/claimant", member, "a", before=False))
     member.texts()
     own, claimant, teleoperation = ("/space", "node"), ("/", "claimant"), ("/", "teleoperation")
     member.publishers = {
         "/a/cmd_vel": [own, claimant],
-        "/b/cmd_vel": [own, teleoperation, ("/space", "joystick")],
+        "/b/cmd_vel": [own, teleoperation, ("/maX", "joystick")],
         # A single one, of this node or of another, is not looked for.
         "/c/cmd_vel": [teleoperation],
     }
@@ -611,7 +611,7 @@ def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> 
         world.now_s += FOREIGN_PERIOD_S
     assert member.texts() == [
         "warning: /teleoperation publishes on /b/cmd_vel, too: b obeys both",
-        "warning: /space/joystick publishes on /b/cmd_vel, too: b obeys both",
+        "warning: /maX/joystick publishes on /b/cmd_vel, too: b obeys both",
     ]
     member.publishers["/c/cmd_vel"].append(own)
     member.look_for_others()
