@@ -7,6 +7,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -103,3 +105,33 @@ def test_the_limit_of_a_container_or_service_is_noticed(
 def test_a_system_without_control_groups_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_reserve, "_OWN_GROUP", tmp_path / "missing")
     assert memory_reserve._has_room()
+
+
+def test_memory_is_exhausted_after_several_checks_in_a_row_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = SimpleNamespace(s=100.0, is_refused=False)
+    taken: list[tuple[int, int]] = []
+
+    def take(file: int, size: int) -> Any:
+        taken.append((file, size))
+        if now.is_refused:
+            raise OSError("no memory")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(memory_reserve, "time", SimpleNamespace(monotonic=lambda: now.s))
+    monkeypatch.setattr(memory_reserve, "mmap", SimpleNamespace(mmap=take))
+    monitor = memory_reserve.MemoryMonitor()
+
+    def checks(is_refused: bool, count: int, after_s: float = 1.0) -> list[bool]:
+        now.is_refused, found = is_refused, []
+        for _ in range(count):
+            found.append(monitor.is_exhausted())
+            now.s += after_s
+        return found
+
+    assert checks(False, 2) == [False, False] and taken == [(-1, memory_reserve.RESERVE_BYTES)] * 2
+    assert checks(True, 3) == [False, True, True]
+    # One success is enough, and the count starts again.
+    assert checks(False, 1) == [False] and checks(True, 2) == [False, True]
+    # At most one check in a second; no check is no failure.
+    assert checks(True, 4, 0.25) == [True, False, False, False] and len(taken) == 9
+    assert checks(True, 1) == [True] and len(taken) == 10
