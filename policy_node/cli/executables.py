@@ -46,7 +46,20 @@ def _exit_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-policy_node = partial(run, "policy_node", "policy_node.ros.main")
+# Commands of `policy_node`; without one it runs the node.
+COMMANDS = {"check": "policy_node.cli.check"}
+
+
+def policy_node() -> int:
+    """Run the node, or a command of it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in COMMANDS:
+        return run("policy_node", "policy_node.ros.main")
+    # The parser of the command knows the first two words.
+    del sys.argv[1]
+    return run(f"policy_node {command}", COMMANDS[command])
+
+
 policy_export = partial(run, "policy_export", "policy_node.cli.export")
 policy_monitor = partial(run, "policy_monitor", "policy_node.cli.monitor")
 policy_replay = partial(run, "policy_replay", "policy_node.cli.replay")
