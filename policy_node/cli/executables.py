@@ -60,6 +60,7 @@ def policy_node() -> int:
     return run(f"policy_node {command}", COMMANDS[command])
 
 
+policy_ctl = partial(run, "policy_ctl", "policy_node.cli.ctl")
 policy_export = partial(run, "policy_export", "policy_node.cli.export")
 policy_monitor = partial(run, "policy_monitor", "policy_node.cli.monitor")
 policy_replay = partial(run, "policy_replay", "policy_node.cli.replay")

@@ -114,6 +114,17 @@ class DiagnosticsView:
         elif owner in self.nodes and "state" in values:
             self.nodes[owner].robots[name] = part
 
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """Take messages until those of each node are complete, at most for `timeout_s`."""
+        started_s = time.monotonic()
+        while not stopping.is_set() and time.monotonic() - started_s < timeout_s:
+            self.take()
+            # All nodes report within a second of each other.
+            if self.nodes and all(node.is_complete for node in self.nodes.values()):
+                if self._wanted or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
+                    return
+            time.sleep(LOOK_PERIOD_S)
+
     def why_nothing(self) -> str:
         """Return why there are no diagnostics, and what to do."""
         infos = self._node.get_publishers_info_by_topic("/diagnostics")
@@ -260,7 +271,8 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
         1 when `--once` found no node.
     """
     if options.once:
-        _wait_for_nodes(view, options, stopping)
+        print(f"waiting for /diagnostics, at most {options.timeout_s:g} s …", file=sys.stderr, flush=True)
+        view.wait(options.timeout_s, stopping)
         _print(view, options, console)
         return 0 if view.nodes else 1
     if options.json or not console.is_terminal:
@@ -273,18 +285,6 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
             view.take()
             live.update(as_table(view) if view.nodes else Text(view.why_nothing()), refresh=True)
     return 0
-
-
-def _wait_for_nodes(view: DiagnosticsView, options: argparse.Namespace, stopping: threading.Event) -> None:
-    print(f"waiting for /diagnostics, at most {options.timeout_s:g} s …", file=sys.stderr, flush=True)
-    started_s = time.monotonic()
-    while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
-        view.take()
-        # All nodes report within a second of each other.
-        if view.nodes and all(node.is_complete for node in view.nodes.values()):
-            if options.node or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
-                return
-        time.sleep(LOOK_PERIOD_S)
 
 
 def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console) -> None:
