@@ -47,7 +47,7 @@ def _exit_at_once(number: int, frame: FrameType | None) -> None:
 
 
 # Commands of `policy_node`; without one it runs the node.
-COMMANDS = {"check": "policy_node.cli.check", "init": "policy_node.cli.init"}
+COMMANDS = {"check": "policy_node.cli.check", "init": "policy_node.cli.init", "simulate": "policy_node.cli.simulate"}
 
 
 def policy_node() -> int:
