@@ -40,11 +40,12 @@ SERVICES = {
     "change_state": "lifecycle_msgs/srv/ChangeState",
 }
 OPERATIONS = ("stop", "resume", "reset")
+# Number of each transition, and the state after it.
 TRANSITIONS = {
-    "configure": Transition.TRANSITION_CONFIGURE,
-    "activate": Transition.TRANSITION_ACTIVATE,
-    "deactivate": Transition.TRANSITION_DEACTIVATE,
-    "cleanup": Transition.TRANSITION_CLEANUP,
+    "configure": (Transition.TRANSITION_CONFIGURE, "inactive"),
+    "activate": (Transition.TRANSITION_ACTIVATE, "active"),
+    "deactivate": (Transition.TRANSITION_DEACTIVATE, "inactive"),
+    "cleanup": (Transition.TRANSITION_CLEANUP, "unconfigured"),
 }
 LOOK_PERIOD_S = 0.05
 # Time in which further nodes may be discovered after the first.
@@ -138,22 +139,24 @@ class Control:
         return response.result.successful, response.result.reason or f"the policy is now {policy}"
 
     def change(self, name: str, transition: str) -> tuple[bool, str]:
-        """Request a transition of the lifecycle; return success, and the state or why it failed."""
-        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
-        while self._take_report() is not None:
-            pass
+        """Request a transition of the lifecycle; return success, and what the node reports of itself then."""
+        wanted, state = TRANSITIONS[transition]
+        request = ChangeState.Request(transition=Transition(id=wanted))
         response = self._call(ChangeState, f"{name}/change_state", request, math.inf)
-        outcome = "done" if response.success else "refused; see the log of the node"
-        return response.success, self._control_message(name) or f"{transition}: {outcome}"
+        if response.success:
+            return True, self._report(name, state) or f"{transition}: done"
+        return False, f"{transition} failed, or is not possible now: {self._report(name) or 'see the log of the node'}"
 
-    def _control_message(self, name: str) -> str:
-        """Return what a node reports of itself next; empty if it reports nothing in time."""
-        wanted = f"{name.lstrip('/')}: control"
-        newest = ""
+    def _report(self, name: str, state: str = "") -> str:
+        """Return what a node reports of itself, in a state of its lifecycle or in any; empty if nothing in time."""
+        wanted, newest = f"{name.lstrip('/')}: control", ""
         until_s = time.monotonic() + REPORT_S
-        while time.monotonic() < until_s and not newest:
+        while time.monotonic() < until_s and not newest and not self._stopping.is_set():
             for message, _ in iter(self._take_report, None):
-                newest = next((each.message for each in message.status if each.name == wanted), newest)
+                for status in message.status:
+                    values = {pair.key: pair.value for pair in status.values}
+                    if status.name == wanted and (not state or values.get("lifecycle_state") == state):
+                        newest = status.message
             self._stopping.wait(LOOK_PERIOD_S)
         return newest
 

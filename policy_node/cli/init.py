@@ -25,7 +25,7 @@ from policy_node.policies.descriptions import TrainerDescription, find_descripti
 from policy_node.policies.proposed_parameters import proposed_parameters
 
 DEFAULT_ROBOT = "robot_0"
-LISTEN_S = 3.0
+LISTEN_S = 5.0
 # Data are too old after so many periods of the slowest sensor.
 MAX_AGE_PERIODS = 3.0
 LEAST_MAX_AGE_S = 0.2
@@ -60,6 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=LENGTHS",
         help="shape of an input that the file does not say, as observation=45; once for each, in their order",
     )
+    parser.add_argument(
+        "--memory", action="append", default=[], metavar="INPUT=OUTPUT[:SHAPE]", help="as an entry of policy.memory"
+    )
     return parser
 
 
@@ -87,6 +90,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
     """Return the text of the parameter file, and remarks for the user; raises PolicyError."""
+    description: TrainerDescription | None
     try:
         description = find_description(options.policy)
     except PolicyError:
@@ -106,6 +110,8 @@ def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
         remarks += [f"no topic fits {name}: see its comments" for name in discovery.missing]
     robots = DescribedParameter(names or (DEFAULT_ROBOT,), comment if names else "ASSUMED: namespaces of the robots")
     entries = proposed_parameters(observations, action, policy, robots, found)
+    shapes = interface.shapes if (interface := parse_interface(options.shape, [])) is not None else {}
+    entries |= {f"observations.{key}.shape": DescribedParameter(shape) for key, shape in shapes.items()}
     if options.from_graph is not None:
         _note_rates(entries, discovery.slowest_hz, discovery.has_clock)
     first = [
@@ -129,9 +135,9 @@ def _from_policy(
     options: argparse.Namespace,
 ) -> tuple[dict[str, ArraySpec], ActionSpec, dict[str, DescribedParameter]]:
     """Return inputs, action and the parameters `policy.…` of a policy file; raises PolicyError."""
-    interface = parse_interface(options.shape, [])
+    interface = parse_interface(options.shape, options.memory)
     info = policy_info(options.policy, "auto", options.trusted, options.vecnormalize, interface)
-    if not info.get("observations") or not info.get("action"):
+    if info["failed"] or not info.get("observations") or not info.get("action"):
         hint = "; give --trusted if you know where it comes from" if info["needs_trust"] else ""
         raise PolicyError(f"{info.get('not_loaded') or 'its inputs and outputs are not known'}{hint}")
     observations = [observation_from_json(each) for each in info["observations"]]
@@ -144,6 +150,8 @@ def _from_policy(
     elif info["format"] == "sb3":
         text = "file of VecNormalize.save, if training normalised observations"
         policy["policy.vecnormalize"] = DescribedParameter(None, text, is_optional=True)
+    if options.memory:
+        policy["policy.memory"] = DescribedParameter(tuple(options.memory))
     return {each.name: each for each in observations}, action_from_json(info["action"]), policy
 
 
@@ -178,7 +186,6 @@ def _hear(duration_s: float) -> Any:
     from rclpy.node import Node
 
     from policy_node.ros.discovery import hear
-    from policy_node.ros.live_check import wait_for_graph
     from policy_node.ros.process import destroy_last_node, ros_process
 
     with ros_process() as stopping:
@@ -186,7 +193,6 @@ def _hear(duration_s: float) -> Any:
         node = Node("policy_node_init", start_parameter_services=False)
         try:
             print(f"listening for {duration_s:g} s …", file=sys.stderr, flush=True)
-            wait_for_graph(node, stopping)
             return hear(node, duration_s, stopping)
         finally:
             destroy_last_node(node)

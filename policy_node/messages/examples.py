@@ -16,6 +16,8 @@ from policy_node.messages.fields import NUMBERS, MessageClass, elements_of, mess
 from policy_node.messages.types.images import wanted_encoding
 
 QUATERNION = "geometry_msgs/Quaternion"
+# Parts of messages that are no readings.
+LEFT_ALONE = ("std_msgs/Header", "std_msgs/MultiArrayLayout")
 # Of a sensor of distances, in metres.
 NEAREST_M, FARTHEST_M = 0.05, 30.0
 
@@ -75,7 +77,7 @@ def _fill(message: Any, count: int, rng: np.random.Generator, whole: bool) -> No
             norm = float(np.sqrt(x * x + y * y + z * z + w * w))
             part = getattr(message, name)
             part.x, part.y, part.z, part.w = (float(number / norm) for number in (x, y, z, w))
-        elif kind != "std_msgs/Header" and message_of(kind) is not None:
+        elif kind not in LEFT_ALONE and message_of(kind) is not None:
             _fill(getattr(message, name), count, rng, whole)
 
 

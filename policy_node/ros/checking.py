@@ -149,6 +149,7 @@ def _without_gpu(configuration: Configuration, found: Checked) -> Configuration:
     if not policy.device.startswith("cuda") or torch.cuda.is_available():
         return configuration
     found.notes.append(f"policy.device is {policy.device}, and there is no GPU here: checked on the CPU")
+    # Another engine may need the GPU.
     return replace(configuration, policy=replace(policy, device="cpu", engine="auto", precision="float32"))
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import threading
 import time
@@ -30,14 +31,14 @@ from policy_node.ros.rclpy_internals import Take, poll_topic
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 ACTION = "action"
+POSITION = "safe_position_topic"
 # Topics of ROS itself and of policy nodes.
 _OTHERS = ("/rosout", "/parameter_events", "/diagnostics", "/clock", "/tf", "/tf_static", "/policy_node_claims")
 # Name of a single robot without a namespace.
 ALONE = "robot"
 POLL_S = 0.005
+LOOK_PERIOD_S = 0.5
 DEEPEST_PATH = 3
-# Least likeness of names by which one number of a message is chosen among many.
-LEAST_LIKENESS = 0.5
 MOST_OTHERS = 3
 _WORDS = re.compile(r"[a-z]+|\d+")
 
@@ -110,21 +111,36 @@ def hear(node: Node, duration_s: float, stopping: threading.Event) -> Graph:
     node
         Its own topics do not count.
     duration_s
-        How long to listen.
+        How long to listen; topics that are discovered meanwhile count, too.
     stopping
         Ends it before.
     """
-    own = node.get_fully_qualified_name()
-    heard: list[tuple[HeardTopic, Take]] = []
-    commands: dict[str, str] = {}
-    names = node.get_topic_names_and_types()
-    for name, types in names:
+    heard: dict[str, tuple[HeardTopic, Take, float]] = {}
+    began_s = looked_s = time.monotonic()
+    commands = _look(node, heard)
+    while (now_s := time.monotonic()) - began_s < duration_s and not stopping.wait(POLL_S):
+        if now_s - looked_s >= LOOK_PERIOD_S:
+            looked_s = now_s
+            commands = _look(node, heard)
+        for topic, take, _ in heard.values():
+            for raw, _ in iter(take, None):
+                topic.raw, topic.count = raw, topic.count + 1
+    for topic, _, since_s in heard.values():
+        topic.rate_hz = topic.count / max(POLL_S, time.monotonic() - since_s)
+    has_clock = any(name == "/clock" for name, _ in node.get_topic_names_and_types())
+    return Graph([topic for topic, _, _ in heard.values()], commands, has_clock)
+
+
+def _look(node: Node, heard: dict[str, tuple[HeardTopic, Take, float]]) -> dict[str, str]:
+    """Subscribe the topics that are not `heard` yet, and return the types of those with commands by name."""
+    own, commands = node.get_fully_qualified_name(), {}
+    for name, types in node.get_topic_names_and_types():
         if name in _OTHERS or len(types) != 1 or any(part.startswith("_") for part in name.split("/")):
             continue
         if types[0] in COMMAND_TYPES and _others(node.get_subscriptions_info_by_topic(name), own):
             commands[name] = types[0]
         publishers = node.get_publishers_info_by_topic(name)
-        if not _others(publishers, own):
+        if name in heard or not _others(publishers, own):
             continue
         try:
             kind = message_class(types[0])
@@ -133,15 +149,8 @@ def hear(node: Node, duration_s: float, stopping: threading.Event) -> Graph:
         reliable = all(each.qos_profile.reliability == ReliabilityPolicy.RELIABLE for each in publishers)
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         _, take = poll_topic(node, kind, name, qos, raw=True)
-        heard.append((HeardTopic(name, types[0], reliable=reliable), take))
-    began_s = time.monotonic()
-    while time.monotonic() - began_s < duration_s and not stopping.wait(POLL_S):
-        for topic, take in heard:
-            for raw, _ in iter(take, None):
-                topic.raw, topic.count = raw, topic.count + 1
-    for topic, _ in heard:
-        topic.rate_hz = topic.count / duration_s
-    return Graph([topic for topic, _ in heard], commands, "/clock" in dict(names))
+        heard[name] = (HeardTopic(name, types[0], reliable=reliable), take, time.monotonic())
+    return commands
 
 
 def _others(endpoints: Sequence[Any], own: str) -> bool:
@@ -159,18 +168,13 @@ def discover(
     candidates[ACTION] = list(_for_action(action, graph))
     namespaces = ["/" + robot.strip("/") for robot in robots] or _namespaces(candidates)
     alone = namespaces == ["/"]
-    found = {}
+    found, topics = {}, set()
     for key, possible in candidates.items():
-        chosen = _best(possible, namespaces)
+        chosen, taken = _best(possible, namespaces)
         if chosen is not None:
             found[key] = chosen
-    rates = [
-        topic.rate_hz
-        for topic in graph.heard
-        if topic.count
-        for key in observations
-        if key in found and topic.name.endswith(found[key].values["topic"])
-    ]
+            topics |= taken
+    rates = [topic.rate_hz for topic in graph.heard if topic.count and topic.name in topics]
     named = (ALONE,) if alone else tuple(namespace.strip("/") for namespace in namespaces)
     missing = tuple(key for key in candidates if key not in found)
     return Discovery(tuple(robots) or named, found, missing, min(rates, default=0.0), graph.has_clock)
@@ -188,7 +192,7 @@ def topics_by_type(
         for name, kind in types.items()
     }
     namespaces = ["/" + robot.strip("/") for robot in robots] or _namespaces(candidates)
-    found = {name: _best(possible, namespaces) for name, possible in candidates.items()}
+    found = {name: _best(possible, namespaces)[0] for name, possible in candidates.items()}
     named = () if namespaces == ["/"] else tuple(namespace.strip("/") for namespace in namespaces)
     return tuple(robots) or named, {name: topic for name, topic in found.items() if topic is not None}
 
@@ -200,26 +204,35 @@ def _topics_of(graph: Graph, kind: str, commanded: bool) -> list[tuple[str, str]
     return [(topic.name, topic.text) for topic in graph.heard if topic.type == kind]
 
 
-def _best(possible: Sequence[Candidate], namespaces: Sequence[str]) -> Found | None:
-    """Return the topic, relative to the namespaces, that most of them have, and of these the most alike."""
+def _best(possible: Sequence[Candidate], namespaces: Sequence[str]) -> tuple[Found | None, set[str]]:
+    """Return the topic, relative to the namespaces, that most of them have, and of these the most alike.
+
+    The set has the full names of the topics.
+    """
+    alone = list(namespaces) == ["/"]
     grouped: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in possible:
         for namespace in namespaces:
             relative = _below(candidate.topic, namespace)
+            position = candidate.values.get(POSITION, "")
+            if relative and position and not alone:
+                candidate = candidate._replace(values={**candidate.values, POSITION: _below(position, namespace)})
             if relative:
                 grouped.setdefault((relative, repr(candidate.values)), []).append(candidate)
     if not grouped:
-        return None
+        return None, set()
     ranked = sorted(grouped, key=lambda key: (-len(grouped[key]), -grouped[key][0].likeness, key))
     relative, _ = ranked[0]
-    best = grouped[ranked[0]][0]
-    topic = best.topic if list(namespaces) == ["/"] else relative
+    chosen = grouped[ranked[0]]
+    best = chosen[0]
+    topic = best.topic if alone else relative
     others = dict.fromkeys(
         f"{name} ({', '.join(f'{part}: {value}' for part, value in grouped[name, values][0].values.items())})"
         for name, values in ranked[1:]
     )
-    heard = best.heard if len(grouped[ranked[0]]) == 1 else f"{best.heard}, of {len(grouped[ranked[0]])} robots"
-    return Found({"topic": topic, **best.values}, heard, tuple(others)[:MOST_OTHERS])
+    heard = best.heard if len(chosen) == 1 else f"{best.heard}, of {len(chosen)} robots"
+    named = {candidate.topic for candidate in chosen}
+    return Found({"topic": topic, **best.values}, heard, tuple(others)[:MOST_OTHERS]), named
 
 
 def _below(topic: str, namespace: str) -> str:
@@ -351,23 +364,12 @@ def _for_action(action: ActionSpec, graph: Graph) -> Iterator[Candidate]:
             yield Candidate(name, {"type": type_name}, listens, likeness + 0.2 * (count in (0, *TWIST_FIELDS)))
         elif kind.named_by == "joints" or not kind.is_velocity:
             states = [(topic, names) for topic, names in joints.items() if len(names) == count]
-            states.sort(key=lambda state: -len(_common(state[0], name)))
+            # Those of the same robot come first.
+            states.sort(key=lambda state: -len(os.path.commonpath([state[0], name])))
             values: dict[str, Any] = {"type": type_name}
             if states and count:
-                namespace = _common(states[0][0], name).rstrip("/")
-                absolute = not namespace
-                values["safe_position_topic"] = states[0][0] if absolute else _below(states[0][0], namespace)
+                values[POSITION] = states[0][0]
                 values["joints" if kind.named_by == "joints" else "safe_position_joints"] = states[0][1]
             elif kind.named_by == "joints":
                 continue
             yield Candidate(name, values, listens, likeness)
-
-
-def _common(one: str, other: str) -> str:
-    """Return the namespace that two topics share, with a slash at its end."""
-    parts = []
-    for a, b in zip(one.split("/")[:-1], other.split("/")[:-1], strict=False):
-        if a != b:
-            break
-        parts.append(a)
-    return "/".join(parts) + "/"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rclpy.node import Node
 
-from policy_node.config.schema import Configuration, topic_of
+from policy_node.config.schema import topic_of
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import Schedule, SteadyClock
@@ -77,6 +77,28 @@ class RobotReport(NamedTuple):
 
 
 @dataclass
+class _Driven:
+    """What the ticks gave for one robot so far."""
+
+    ready_ticks: int = 0
+    skews_s: list[float] = field(default_factory=list)
+    first_command: np.ndarray | None = None
+    state: RobotState = RobotState.WAITING
+    reason: str = "no tick"
+
+    def note(self, tick: FleetTick, robot: int, synchronised: Sequence[int]) -> None:
+        """Note a tick."""
+        self.state, self.reason = tick.states[robot], tick.reasons[robot]
+        if not tick.driven[robot]:
+            return
+        self.ready_ticks += 1
+        stamps = [tick.samples[robot][sensor].stamp_ns for sensor in synchronised]
+        self.skews_s.append((max(stamps) - min(stamps)) / 1e9)
+        if self.first_command is None:
+            self.first_command = tick.commands[robot]
+
+
+@dataclass
 class _Heard:
     """The messages of one sensor of one robot so far."""
 
@@ -125,7 +147,9 @@ def listen(node: Node, deployment: Deployment, duration_s: float, stopping: thre
     listener = _Listener(pipeline, len(configuration.robots), len(configuration.sensors))
     sensors = SensorSubscriptions(node, configuration, deployment.decoders, stopping)
     pipeline.reset()
-    clock, ticks = SteadyClock(stopping), list[FleetTick]()
+    synchronised = [index for index, (source, *_) in enumerate(configuration.sensors) if source.is_synchronised]
+    driven, ticks = [_Driven() for _ in configuration.robots], 0
+    clock = SteadyClock(stopping)
     started_ns = clock.now_ns()
     schedule = Schedule(configuration.period_ns, started_ns)
     while schedule.deadline_ns < started_ns + duration_s * 1e9 and clock.wait_until(schedule.deadline_ns):
@@ -133,13 +157,16 @@ def listen(node: Node, deployment: Deployment, duration_s: float, stopping: thre
         sensors.take(listener, listener.now_ns if simulated else None)
         # Simulated time is zero until its first message.
         if listener.now_ns:
-            ticks.append(pipeline.step(node.get_clock().now().nanoseconds))
+            tick = pipeline.step(node.get_clock().now().nanoseconds)
+            ticks += 1
+            for robot, each in enumerate(driven):
+                each.note(tick, robot, synchronised)
         schedule.advance(clock.now_ns())
     elapsed_s = (clock.now_ns() - started_ns) / 1e9
     try:
         return [
-            _robot_report(node, deployment, robot, listener.heard[robot], sensors, ticks, elapsed_s)
-            for robot in range(len(configuration.robots))
+            _robot_report(node, deployment, robot, listener.heard[robot], sensors, each, ticks, elapsed_s)
+            for robot, each in enumerate(driven)
         ]
     finally:
         sensors.destroy()
@@ -151,7 +178,8 @@ def _robot_report(
     robot: int,
     heard: Sequence[_Heard],
     subscriptions: SensorSubscriptions,
-    ticks: Sequence[FleetTick],
+    driven: _Driven,
+    ticks: int,
     elapsed_s: float,
 ) -> RobotReport:
     configuration = deployment.configuration
@@ -181,10 +209,9 @@ def _robot_report(
                 silence,
             )
         )
-    skews_s = np.array(_skews_s(configuration, robot, ticks) or [np.nan])
-    driven = [tick for tick in ticks if tick.driven[robot]]
+    skews_s = np.array(driven.skews_s or [np.nan])
     command_topic = node.resolve_topic_name(topic_of(name, configuration.action.topic))
-    state, reason = (ticks[-1].states[robot], ticks[-1].reasons[robot]) if ticks else (RobotState.WAITING, "no tick")
+    reason = driven.reason
     if not ticks and node.get_parameter("use_sim_time").value:
         reason = "/clock has no message, but use_sim_time is true"
     return RobotReport(
@@ -192,25 +219,14 @@ def _robot_report(
         tuple(reports),
         float(np.median(skews_s)),
         float(skews_s.max()),
-        state.name,
+        driven.state.name,
         reason,
-        len(driven) / max(1, len(ticks)),
-        driven[0].commands[robot] if driven else None,
+        driven.ready_ticks / max(1, ticks),
+        driven.first_command,
         command_topic,
         endpoint_names(node.get_subscriptions_info_by_topic(command_topic)),
         endpoint_names(node.get_publishers_info_by_topic(command_topic)),
     )
-
-
-def _skews_s(configuration: Configuration, robot: int, ticks: Sequence[FleetTick]) -> list[float]:
-    """Return by tick the spread of the stamps of the synchronised readings that the policy got."""
-    synchronised = [index for index, (source, *_) in enumerate(configuration.sensors) if source.is_synchronised]
-    spreads = []
-    for samples in (tick.samples[robot] for tick in ticks):
-        stamps = [samples[index].stamp_ns for index in synchronised if index < len(samples)]
-        if stamps:
-            spreads.append((max(stamps) - min(stamps)) / 1e9)
-    return spreads
 
 
 def wait_for_graph(node: Node, stopping: threading.Event, settle_s: float = 1.0, most_s: float = 5.0) -> None:

@@ -38,6 +38,8 @@ from policy_node.ros.subscriptions import sensor_qos
 
 # Messages that a sensor repeats.
 EXAMPLES = 8
+# Most robots whose commands are shown.
+MOST_SHOWN = 8
 _STAMP = struct.Struct("<iI")
 _STAMP_START = 4
 
@@ -188,9 +190,13 @@ def _restamped(raw: bytes, stamp_ns: int) -> bytes:
 def described(
     commands: Mapping[str, tuple[int, np.ndarray | None]], before: Mapping[str, int], elapsed_s: float
 ) -> str:
-    """Return the rate and the newest command of each robot, a line for each of the first ones."""
+    """Return the rate and the newest command of the first robots, a line for each, and the rate of the others."""
     lines = []
-    for robot, (count, newest) in commands.items():
+    for robot, (count, newest) in list(commands.items())[:MOST_SHOWN]:
         numbers = "none yet" if newest is None else ", ".join(f"{number:.3g}" for number in newest.tolist())
         lines.append(f"{robot}: {(count - before.get(robot, 0)) / elapsed_s:.1f} commands/s, newest {numbers}")
+    others = list(commands)[MOST_SHOWN:]
+    if others:
+        total = sum(commands[robot][0] - before.get(robot, 0) for robot in others)
+        lines.append(f"{len(others)} robots more: {total / elapsed_s / len(others):.1f} commands/s each")
     return "\n".join(lines)
