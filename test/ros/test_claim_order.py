@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims of several nodes in one process with scripted time: who drives a robot, who yields, and what is logged."""
 
+import os
+import platform
 import time
 from collections import deque
 from collections.abc import Callable
