@@ -85,7 +85,7 @@ def frame_of(key: str, spec: ArraySpec) -> Frame:
         height, width, channels = (*shape[1:], shape[0]) if channels_first else shape
         kinds = {(each.dtype, each.channels): each for each in IMAGE_ENCODINGS.values() if each.is_default}
         colours = channels
-        comments = {}
+        comments: dict[str, str] = {}
         if (spec.dtype, channels) not in kinds or channels == _COLOURS + 1:
             colours = _COLOURS if channels % _COLOURS == 0 and (spec.dtype, _COLOURS) in kinds else 1
             comments["stack"] = f"ASSUMED: {channels} channels are {channels // colours} steps of {colours}"

@@ -133,7 +133,7 @@ def hear(node: Node, duration_s: float, stopping: threading.Event) -> Graph:
 
 def _look(node: Node, heard: dict[str, tuple[HeardTopic, Take, float]]) -> dict[str, str]:
     """Subscribe the topics that are not `heard` yet, and return the types of those with commands by name."""
-    own, commands = node.get_fully_qualified_name(), {}
+    own, commands = node.get_fully_qualified_name(), dict[str, str]()
     for name, types in node.get_topic_names_and_types():
         if name in _OTHERS or len(types) != 1 or any(part.startswith("_") for part in name.split("/")):
             continue
@@ -168,7 +168,8 @@ def discover(
     candidates[ACTION] = list(_for_action(action, graph))
     namespaces = ["/" + robot.strip("/") for robot in robots] or _namespaces(candidates)
     alone = namespaces == ["/"]
-    found, topics = {}, set()
+    found: dict[str, Found] = {}
+    topics: set[str] = set()
     for key, possible in candidates.items():
         chosen, taken = _best(possible, namespaces)
         if chosen is not None:
