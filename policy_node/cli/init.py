@@ -20,7 +20,7 @@ from policy_node.policies.described_parameters import (
     introduction,
     written_file,
 )
-from policy_node.policies.description import action_from_json, observation_from_json
+from policy_node.policies.description import spec_from_json
 from policy_node.policies.descriptions import TrainerDescription, find_description
 from policy_node.policies.proposed_parameters import proposed_parameters
 
@@ -140,7 +140,9 @@ def _from_policy(
     if info["failed"] or not info.get("observations") or not info.get("action"):
         hint = "; give --trusted if you know where it comes from" if info["needs_trust"] else ""
         raise PolicyError(f"{info.get('not_loaded') or 'its inputs and outputs are not known'}{hint}")
-    observations = [observation_from_json(each) for each in info["observations"]]
+    # What is known without loading the file may lack the rest.
+    known = {"algorithm": "", "memory": [], "mask": 0, "observations": info["observations"], "action": info["action"]}
+    spec = spec_from_json(known, info["sha256"])
     policy = {"policy.path": DescribedParameter(str(options.policy.resolve()))}
     if info["needs_trust"]:
         text = "loading the file can run code: true if you know where it comes from; or convert it with policy_export"
@@ -152,7 +154,7 @@ def _from_policy(
         policy["policy.vecnormalize"] = DescribedParameter(None, text, is_optional=True)
     if options.memory:
         policy["policy.memory"] = DescribedParameter(tuple(options.memory))
-    return {each.name: each for each in observations}, action_from_json(info["action"]), policy
+    return spec.observations, spec.action, policy
 
 
 def _from_description(description: TrainerDescription, options: argparse.Namespace) -> tuple[str, list[str]]:

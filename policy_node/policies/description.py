@@ -31,9 +31,9 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
 def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
     """Return a spec that `spec_to_json` wrote; raises ValueError, KeyError or TypeError if it is not of that form."""
     observations, memory = (
-        {array.name: array for array in map(observation_from_json, data[part])} for part in ("observations", "memory")
+        {array.name: array for array in map(_spec_from_json, data[part])} for part in ("observations", "memory")
     )
-    action = action_from_json(data["action"])
+    action = _action_from_json(data["action"])
     return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]))
 
 
@@ -69,8 +69,7 @@ def _spec_to_json(array: ArraySpec) -> dict[str, Any]:
     return {"name": array.name, **array_to_json(array)}
 
 
-def observation_from_json(data: Mapping[str, Any]) -> ArraySpec:
-    """Return the spec of an array with its name; raises as `spec_from_json`."""
+def _spec_from_json(data: Mapping[str, Any]) -> ArraySpec:
     return ArraySpec(str(data["name"]), *array_from_json(data))
 
 
@@ -82,10 +81,9 @@ def _action_to_json(action: ActionSpec) -> dict[str, Any]:
     return {"type": "MultiDiscrete", "name": action.name, "choices": list(action.choices)}
 
 
-def action_from_json(data: Mapping[str, Any]) -> ActionSpec:
-    """Return the spec of an action; raises as `spec_from_json`."""
+def _action_from_json(data: Mapping[str, Any]) -> ActionSpec:
     if data["type"] == "Box":
-        return observation_from_json(data)
+        return _spec_from_json(data)
     if data["type"] == "Discrete":
         return DiscreteSpec(str(data["name"]), int(data["n"]))
     return MultiDiscreteSpec(str(data["name"]), tuple(int(count) for count in data["choices"]))
