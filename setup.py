@@ -108,6 +108,7 @@ setup(
             "policy_export = policy_node.cli.executables:policy_export",
             "policy_demo = policy_node_rover.executables:policy_demo",
             "policy_bench = policy_node_bench.executables:policy_bench",
+            "policy_ctl = policy_node.cli.executables:policy_ctl",
             "policy_monitor = policy_node.cli.executables:policy_monitor",
             "policy_replay = policy_node.cli.executables:policy_replay",
         ],

@@ -33,11 +33,12 @@ COMMANDS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the command line of `policy_bench`."""
     result = argparse.ArgumentParser(
         prog="policy_bench",
         description="Measure what the node costs and how late its commands are, and test its safety.",
+        epilog="Documentation: doc/performance.md",
     )
     subparsers = result.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    given = parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

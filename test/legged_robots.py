@@ -371,7 +371,7 @@ def drive(
     joints = len(parameters["action"]["offset"])
     process = start_node(node_parameters(parameters, joints))
     herd = Herd(peer, ROBOTS, topics)
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     herd.wait_until_heard()
     lockstep = Lockstep(peer, herd, PERIOD_NS)  # type: ignore[arg-type]
     lockstep.start(1_000_000_000)

@@ -404,7 +404,7 @@ def make_parser() -> argparse.ArgumentParser:
         "its folder are found. Other commands, each with --help: policy_export verify (compare a file with its "
         "source), info (show what a policy file is) and import (write a parameter file from a trainer's description).",
         epilog="A bundle is data only and supports stochastic actions, but takes the classes of Stable-Baselines3 and "
-        "sb3-contrib only. The other formats take any class that PyTorch can trace.",
+        "sb3-contrib only. The other formats take any class that PyTorch can trace. Documentation: doc/policies.md",
     )
     parser.add_argument("model", type=Path, help="file of model.save(), or training checkpoint")
     add_checkpoint_options(parser)

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ _STATE_COLOURS = {
     "STOPPED": "magenta",
 }
 # Values that are never numbers: hexadecimal digits may look like one.
-_TEXTS = ("policy", "policy_sha256")
+_TEXTS = ("policy", "policy_sha256", "process")
 
 
 @dataclass
@@ -91,7 +92,10 @@ class DiagnosticsView:
     def __init__(self, node: Node, wanted: str) -> None:
         self._node = node
         self._wanted = wanted.strip("/")
+        #: Nodes by their full name without the first slash; of two with one name, each with its process behind it.
         self.nodes: dict[str, NodeView] = {}
+        # The same by name and process.
+        self._by_process: dict[tuple[str, str], NodeView] = {}
         _, self._take = poll_topic(node, DiagnosticArray, "/diagnostics", QoSProfile(depth=100))
 
     def take(self) -> None:
@@ -106,13 +110,43 @@ class DiagnosticsView:
             return
         values = {pair.key: pair.value for pair in status.values}
         part = Part(_LEVELS.get(status.level, "STALE"), status.message, values)
+        identity = (owner, values.get("process", ""))
         if name == "control" and "lifecycle_state" in values:
-            view = self.nodes.setdefault(owner, NodeView(part))
+            view = self._by_process.get(identity)
+            if view is None:
+                view = self._by_process[identity] = NodeView(part)
             view.control, view.heard_s = part, time.monotonic()
             if not view.is_active:
                 view.robots.clear()
-        elif owner in self.nodes and "state" in values:
-            self.nodes[owner].robots[name] = part
+            self._name_nodes()
+        elif identity in self._by_process and "state" in values:
+            self._by_process[identity].robots[name] = part
+
+    def _name_nodes(self) -> None:
+        """Name the nodes; a silent one whose name another process has is one that was started again."""
+        now_s = time.monotonic()
+        speaking = {name for (name, _), view in self._by_process.items() if now_s - view.heard_s <= SILENT_S}
+        self._by_process = {
+            identity: view
+            for identity, view in self._by_process.items()
+            if now_s - view.heard_s <= SILENT_S or identity[0] not in speaking
+        }
+        counts = Counter(name for name, _ in self._by_process)
+        self.nodes = {
+            name if counts[name] == 1 else f"{name} ({process})": view
+            for (name, process), view in self._by_process.items()
+        }
+
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """Take messages until those of each node are complete, at most for `timeout_s`."""
+        started_s = time.monotonic()
+        while not stopping.is_set() and time.monotonic() - started_s < timeout_s:
+            self.take()
+            # All nodes report within a second of each other.
+            if self.nodes and all(node.is_complete for node in self.nodes.values()):
+                if self._wanted or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
+                    return
+            time.sleep(LOOK_PERIOD_S)
 
     def why_nothing(self) -> str:
         """Return why there are no diagnostics, and what to do."""
@@ -270,7 +304,8 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
         1 when `--once` found no node.
     """
     if options.once:
-        _wait_for_nodes(view, options, stopping)
+        print(f"waiting for /diagnostics, at most {options.timeout_s:g} s …", file=sys.stderr, flush=True)
+        view.wait(options.timeout_s, stopping)
         _print(view, options, console)
         return 0 if view.nodes else 1
     if options.json or not console.is_terminal:
@@ -283,18 +318,6 @@ def watch(view: DiagnosticsView, options: argparse.Namespace, console: Console, 
             view.take()
             live.update(as_table(view) if view.nodes else Text(view.why_nothing()), refresh=True)
     return 0
-
-
-def _wait_for_nodes(view: DiagnosticsView, options: argparse.Namespace, stopping: threading.Event) -> None:
-    print(f"waiting for /diagnostics, at most {options.timeout_s:g} s …", file=sys.stderr, flush=True)
-    started_s = time.monotonic()
-    while not stopping.is_set() and time.monotonic() - started_s < options.timeout_s:
-        view.take()
-        # All nodes report within a second of each other.
-        if view.nodes and all(node.is_complete for node in view.nodes.values()):
-            if options.node or time.monotonic() - started_s > 2 * PRINT_PERIOD_S:
-                return
-        time.sleep(LOOK_PERIOD_S)
 
 
 def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console) -> None:
@@ -315,7 +338,9 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         When an option is unknown or has a value that is not allowed.
     """
     parser = argparse.ArgumentParser(
-        prog="policy_monitor", description="Show the state of running policy nodes and of their robots."
+        prog="policy_monitor",
+        description="Show the state of running policy nodes and of their robots.",
+        epilog="Documentation: doc/monitoring.md",
     )
     parser.add_argument("--node", default="", help="full name, such as /policy_node (default: all policy nodes)")
     parser.add_argument("--once", action="store_true", help="print once and end; exit status 1 when there is no node")

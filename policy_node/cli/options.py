@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from policy_node.config.parameter_file import parse_override
+
 # Exit status after Ctrl-C, as in shells.
 INTERRUPTED = 130
 
@@ -28,3 +30,11 @@ def number(kind: type[int] | type[float], minimum: float, maximum: float = math.
         return value
 
     return parse
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Parse `NAME:=VALUE`, for the `type` of an argparse option."""
+    try:
+        return parse_override(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

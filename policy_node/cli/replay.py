@@ -39,7 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="policy_replay",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="policy_replay to-dataset converts a bag to a Minari dataset; see policy_replay to-dataset --help",
+        epilog="policy_replay to-dataset converts a bag to a Minari dataset; see policy_replay to-dataset --help\n"
+        "Documentation: doc/bags.md",
     )
     add_common_options(parser)
     parser.add_argument(

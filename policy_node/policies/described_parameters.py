@@ -64,11 +64,13 @@ _EXCLUDED_BY = {
 class DescribedParameter:
     """The value of a parameter, None if it must be given, and a comment, empty if the value is the trainer's.
 
-    The comment of a value that must be given begins with `MISSING`.
+    The comment of a value that must be given begins with `MISSING`. A value that may be given is left out, with a
+    comment in its place. The rows of a table are tuples in a tuple.
     """
 
     value: Any
     comment: str = ""
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,21 +176,25 @@ def parameter_file(description: TrainerDescription) -> str:
 
     The text in place of a value that must be given is refused by the checks of the parameters.
     """
-    found = {
-        "control_rate_hz": DescribedParameter(None),
-        "robots": DescribedParameter(("robot_0",), "ASSUMED: namespaces of the robots"),
-        **described_parameters(description),
-    }
-    lines = [
-        _comment(f"From {description.title}: {description.path.name}."),
-        "# ASSUMED: not in the description, check it.",
-        "# MISSING: not in the description, give it; the node does not configure before.",
-        *(_comment(fact) for fact in description.facts),
-        "/**:  # node of any name",
-        "  ros__parameters:",
+    entries = {"robots": DescribedParameter(("robot_0",), "ASSUMED: namespaces of the robots")}
+    return written_file(introduction(description), entries | described_parameters(description))
+
+
+def introduction(description: TrainerDescription) -> list[str]:
+    """Return the first lines of a parameter file that is made from a description."""
+    return [
+        f"From {description.title}: {description.path.name}.",
+        "ASSUMED: not in the description, check it.",
+        "MISSING: not in the description, give it; the node does not configure before.",
+        *description.facts,
     ]
-    tree: dict[str, Any] = {}
-    for name, entry in found.items():
+
+
+def written_file(first_lines: Iterable[str], entries: Mapping[str, DescribedParameter]) -> str:
+    """Return the text of a parameter file: comments, then parameters by dotted name; the control rate comes first."""
+    lines = [*(_comment(line) for line in first_lines), "/**:  # node of any name", "  ros__parameters:"]
+    tree: dict[str, Any] = {"control_rate_hz": None}
+    for name, entry in entries.items():
         *parents, last = name.split(".")
         branch = tree
         for parent in parents:
@@ -287,8 +293,15 @@ def _lines(tree: Mapping[str, Any], indent: int) -> list[str]:
         start = " " * indent + _written(name)
         if isinstance(entry, Mapping):
             lines += [f"{start}:", *_lines(entry, indent + 2)]
+        elif entry.is_optional:
+            lines.append(" " * indent + _comment(f"{name}: {entry.comment}"))
         elif entry.value is None:
             lines.append(f"{start}: {_written(_printable(entry.comment))}")
+        elif isinstance(entry.value, tuple) and isinstance(next(iter(entry.value), None), tuple):
+            lines += [f"{start}:" + (f"  {_comment(entry.comment)}" if entry.comment else ""), " " * indent + "  ["]
+            rows = (", ".join(map(_written, row)) for row in entry.value)
+            lines += [f"{' ' * indent}    {row},  # action {index}" for index, row in enumerate(rows)]
+            lines.append(" " * indent + "  ]")
         else:
             lines.append(
                 f"{start}: {_written(entry.value)}" + (f"  {_comment(entry.comment)}" if entry.comment else "")

@@ -73,7 +73,17 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     """
     torch.set_num_threads(configuration.policy.threads)
     policy = load_configured(configuration)
-    layouts, decoders = pair(configuration, policy)
+    return deploy_paired(configuration, policy, *pair(configuration, policy), beside)
+
+
+def deploy_paired(
+    configuration: Configuration,
+    policy: Policy,
+    layouts: Mapping[str, ObservationLayout],
+    decoders: dict[str, ReadingDecoder],
+    beside: str | None = None,
+) -> Deployment:
+    """Deploy a policy that was loaded and paired, as `deploy` does."""
     decode = {key: decoder.decode for key, decoder in decoders.items()}
     pipeline, engine = _fit(configuration, policy, layouts, decode, beside)
     return Deployment(configuration, policy, decoders, pipeline, engine)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from policy_node.control.timing import TickRecord, column_percentiles, percentil
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.process import this_host, this_process
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
-from policy_node.ros.state_log import FINDING_PERIOD_S, Line, OverloadLog, StateLog
+from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.sensing.synchroniser import RobotState
 
@@ -99,13 +99,16 @@ class StatusPublisher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._prefix = node.get_fully_qualified_name().lstrip("/")
-        self._hardware = {CONTROL: platform.node()}
+        self._hardware = {CONTROL: this_host()}
+        self._process = this_process()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def status(self, part: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
         """Return the status of a part of the node: `CONTROL` or a robot."""
         if part not in self._hardware:
             self._hardware[part] = self._node.resolve_topic_name(part.rstrip("/")).lstrip("/")
+        # Tells two nodes of one name apart.
+        values = {**values, "process": self._process}
         pairs = [KeyValue(key=key, value=f"{v:.3f}" if isinstance(v, float) else str(v)) for key, v in values.items()]
         name, hardware = f"{self._prefix}: {part}", self._hardware[part]
         return DiagnosticStatus(level=level, name=name, message=text, hardware_id=hardware, values=pairs)
@@ -200,6 +203,7 @@ class Reporter:
         self._plans, self._exhausted = np.zeros((2, robots), np.int64)
         self._state_log = StateLog(configuration.robots, configuration.action.when_stale)
         self._overload_log = OverloadLog(configuration.control_rate_hz)
+        self._bound_log = BoundLog(configuration.robots)
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
@@ -301,6 +305,8 @@ class Reporter:
             if report.records:
                 self._timing.publish(timing_message(report.records))
             self._log(self._overload_log.lines(time.monotonic(), report.records, report.elapsed_s))
+            if report.latest is not None:
+                self._log(self._bound_log.lines(report.latest.bounded, report.driven_ticks))
             if report.latest is not None and report.records and self._logger.is_enabled_for(LoggingSeverity.DEBUG):
                 self._logger.debug(tick_account(report.latest, report.records[-1], self._configuration.robots))
         if self._current.latest is not None:

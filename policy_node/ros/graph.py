@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
+
+# Most topics that are suggested in place of one that nobody publishes.
+MOST_SUGGESTED = 3
 
 
 def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequence[str]) -> str:
@@ -34,7 +38,10 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
             for name, types in node.get_topic_names_and_types()
             if name not in expected and name.endswith(ending) and source.type in types and node.count_publishers(name)
         ]
-        found = f", but {', '.join(sorted(others)[:3])} has one; check the robot's namespace" if others else ""
+        if others:
+            found = f", but {', '.join(sorted(others)[:MOST_SUGGESTED])} has one; check the robot's namespace"
+        else:
+            found = _topics_of_type(node, robot, source)
         return f"no publisher on {topic}{found}"
     types = {publisher.topic_type for publisher in publishers}
     if source.type not in types:
@@ -46,6 +53,26 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
     return ""
+
+
+def _topics_of_type(node: Node, robot: str, source: SourceConfiguration) -> str:
+    """Return the published topics of a sensor's type in the robot's namespace, as the end of an error; else nothing."""
+    is_absolute = source.topic.startswith("/")
+    namespace = "/" if is_absolute else node.resolve_topic_name(topic_of(robot, "x")).removesuffix("x")
+    found = sorted(
+        name
+        for name, types in node.get_topic_names_and_types()
+        if source.type in types and name.startswith(namespace) and node.count_publishers(name)
+    )
+    if not found:
+        return ""
+    shown = ", ".join(found[:MOST_SUGGESTED])
+    return f"; of {source.type} there {'is' if len(found) == 1 else 'are'} {shown}: did you mean {found[0]}?"
+
+
+def endpoint_names(endpoints: Sequence[TopicEndpointInfo]) -> tuple[str, ...]:
+    """Return the full names of the nodes with these publishers or subscriptions, each once."""
+    return tuple(sorted({f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in endpoints}))
 
 
 def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:

@@ -62,22 +62,27 @@ def _serve(executor: SingleThreadedExecutor, node: PolicyNode, timeout_s: float 
         time.sleep(SPIN_TIMEOUT_S)
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `policy_node`, without its arguments for ROS."""
+    return argparse.ArgumentParser(
+        prog="policy_node",
+        usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
+        description="One learned policy drives a fleet; ROS parameters set everything, as in "
+        f"{share_path('config', 'rover.yaml')}. Commands, each with --help: policy_node init (write a parameter file "
+        "for a policy), check (check one, and the topics of running robots), simulate (publish the sensors of one).",
+        epilog="Arguments for ROS come after --ros-args. Documentation: doc/getting_started.md",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until it gets SIGINT or SIGTERM, then make every robot safe."""
     arguments = sys.argv if arguments is None else ["policy_node", *arguments]
-    parser = argparse.ArgumentParser(
-        prog="policy_node",
-        usage="policy_node --ros-args --params-file FILE [-p NAME:=VALUE] [-r __ns:=NAMESPACE]",
-        description=f"One learned policy drives a fleet; ROS parameters set everything, as in "
-        f"{share_path('config', 'rover.yaml')}.",
-        epilog="Arguments for ROS come after --ros-args.",
-    )
     # The threads of OpenCV spin while they wait: a single one resizes a camera image in two thirds of the CPU time.
     cv2.setNumThreads(1)
     with ExitStack() as stack:
         try:
             _check_parameter_files(arguments)
-            parser.parse_args(remove_ros_args(arguments)[1:])
+            make_parser().parse_args(remove_ros_args(arguments)[1:])
             stopping = stack.enter_context(ros_process(arguments))
             node = PolicyNode(stopping)
         except Exception as error:

@@ -277,7 +277,7 @@ class PolicyNode(LifecycleNode):
         raise_if_interrupted(self._stopping)
         self.loop.start()
         self._activated.enter_context(bond(self, configuration.bond_period_s))
-        self.get_logger().info(f"active: driving {named(configuration.robots)}")
+        self.get_logger().info(f"active: {named(configuration.robots)}, each driven once its readings are good")
 
     def describe_policy(self) -> dict[str, str]:
         """Return the values about the policy in diagnostics."""

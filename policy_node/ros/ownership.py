@@ -21,7 +21,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from policy_node.ros.process import raise_if_interrupted
+from policy_node.ros.process import raise_if_interrupted, this_process
 from policy_node.ros.rclpy_internals import direct_take
 
 HEARTBEAT_S = 1.0
@@ -64,6 +64,13 @@ class Claim:
     def precedes(self, other: Claim) -> bool:
         """Whether this claim wins the robots that both claim."""
         return (self.activated_ns, self.identity) < (other.activated_ns, other.identity)
+
+    @property
+    def process(self) -> str:
+        """The computer and the process of the node, as far as the identity tells them."""
+        # The identity is not trusted, and this text goes to the log.
+        found = re.fullmatch(r"([\w.-]{1,255}):(\d{1,10}):[0-9a-f]{32}", self.identity, re.A)
+        return "another node of this name" + (f" on {found[1]}, PID {found[2]}" if found else "")
 
     def message(self) -> DiagnosticArray:
         """Return the claim as a message."""
@@ -117,7 +124,9 @@ class Claims:
         self._stopping = stopping or threading.Event()
         self._robots = tuple(topics)
         self._topics = tuple(topics.values())
-        self._own = Claim(node.get_fully_qualified_name(), uuid.uuid4().hex, 0, frozenset(self._topics))
+        self._own = Claim(
+            node.get_fully_qualified_name(), f"{this_process()}:{uuid.uuid4().hex}", 0, frozenset(self._topics)
+        )
         self._created_s = self._claimed_s = _now_s()
         # Time from which the claim holds.
         self._holds_from_s = self._created_s
@@ -126,6 +135,7 @@ class Claims:
         # The robots of the last report, by the name of the other node and whether that comes first.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
         self._foreign: set[tuple[str, str]] = set()
+        self._namesakes: set[str] = set()
         self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
         self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1))
@@ -238,6 +248,9 @@ class Claims:
         claim = Claim.parse(message)
         if claim is None or claim.identity == self._own.identity:
             return
+        if claim.owner == self._own.owner:
+            claim = replace(claim, owner=f"{claim.owner} ({claim.process})")
+            self._warn_of_namesake(claim)
         # Only topics of this node are of interest.
         shared = claim.topics & self._own.topics
         if not shared:
@@ -249,6 +262,15 @@ class Claims:
             if len(self._heard) >= MOST_NODES:
                 return
         self._heard[claim.identity] = (replace(claim, topics=shared), now_s)
+
+    def _warn_of_namesake(self, claim: Claim) -> None:
+        """Warn once of another node with the name of this one: services and parameters reach either of them."""
+        if claim.identity not in self._namesakes and len(self._namesakes) < MOST_NODES and self._may_log():
+            self._namesakes.add(claim.identity)
+            self._logger.warning(
+                f"there is {claim.process}: services and parameters of {self._own.owner} reach either of the two; "
+                "stop one, or give it another name (-r __node:=NAME) or namespace (-r __ns:=/NAMESPACE)"
+            )
 
     def _settle(self) -> None:
         """Find the nodes that command the same robots; report them when they have changed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import platform
 import signal
 import sys
 import threading
@@ -35,6 +36,16 @@ POLL_S = 0.1
 ABANDON_S = 0.5
 
 T = TypeVar("T")
+
+
+def this_host() -> str:
+    """Return the name of this computer."""
+    return platform.node()
+
+
+def this_process() -> str:
+    """Return this process as ``HOST:PID``, which tells nodes of one name apart."""
+    return f"{this_host()}:{os.getpid()}"
 
 
 @contextmanager

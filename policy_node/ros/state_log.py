@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policy_node.config.schema import named
 from policy_node.control.timing import TickRecord, column_percentiles
 from policy_node.sensing.synchroniser import RobotState
 
@@ -207,6 +208,43 @@ class OverloadLog:
             f"{len(records) / elapsed_s:.1f} instead of {self._rate_hz:g} commands a second: a tick takes "
             f"{tick_ms:.1f} ms (p50{longest}), the control period is {period_ms:.1f} ms; {remedy}"
         )
+
+
+class BoundLog:
+    """Logs once that the bounds change every command of a robot: scale or bounds are probably wrong."""
+
+    def __init__(self, robots: Sequence[str]) -> None:
+        self._robots = robots
+        self._bounded = np.zeros(len(robots), np.int64)
+        # Reports in a row in which every command was changed.
+        self._in_a_row = np.zeros(len(robots), np.int64)
+        self._logged = np.zeros(len(robots), bool)
+
+    def lines(self, bounded: np.ndarray, driven_ticks: np.ndarray) -> list[Line]:
+        """Return the new lines.
+
+        Parameters
+        ----------
+        bounded
+            `[robots]`: commands so far that a bound has changed.
+        driven_ticks
+            `[robots]`: commands of the policy since the last call.
+        """
+        changed, self._bounded = bounded - self._bounded, bounded
+        # The last tick may be in one count already and in the other not yet.
+        always = (driven_ticks > 1) & (changed >= driven_ticks - 1)
+        self._in_a_row = np.where(always, self._in_a_row + 1, 0)
+        new = (self._in_a_row >= PERSISTENT_REPORTS) & ~self._logged
+        if not new.any():
+            return []
+        self._logged |= new
+        names = named([self._robots[robot] for robot in np.flatnonzero(new)])
+        return [
+            Line(
+                f"{names}: action.low or action.high changes every command; see whether action.scale, action.offset "
+                "and the bounds are those of the training (logged once)"
+            )
+        ]
 
 
 def without_digits(text: str) -> str:

@@ -51,7 +51,20 @@ def sensor_qos(source: SourceConfiguration) -> QoSProfile:
     )
 
 
-def check_topics(node: Node, configuration: Configuration) -> None:
+class Names(Protocol):
+    """The names of a node, as `rclpy.node.Node` has them."""
+
+    def get_name(self) -> str:
+        """Return the name without the namespace."""
+
+    def get_namespace(self) -> str:
+        """Return the namespace."""
+
+    def resolve_topic_name(self, topic: str) -> str:
+        """Return the full name of a topic."""
+
+
+def check_topics(node: Names, configuration: Configuration) -> None:
     """Check that topics have valid names, that none is both observed and commanded, and that there are not too many.
 
     Raises
@@ -91,7 +104,7 @@ def _check_count(configuration: Configuration) -> Iterator[str]:
         )
 
 
-def _check_feedback(node: Node, configuration: Configuration) -> Iterator[str]:
+def _check_feedback(node: Names, configuration: Configuration) -> Iterator[str]:
     """Check that no robot's commands are what this node observes, after namespaces and remapping."""
 
     def names_of(topic: str) -> dict[str, str]:

@@ -181,6 +181,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="policy_demo",
         description="Drive simulated rovers with one policy over ROS 2. `policy_demo evaluate` drives whole episodes "
         "and compares them with the same ones in process.",
+        epilog="Documentation: README.md",
     )
     add = parser.add_argument
     add("--robots", type=number(int, 1), default=4, help="number of rovers (default 4)")

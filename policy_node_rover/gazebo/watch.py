@@ -207,6 +207,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="gazebo_watch",
         description="Stop rovers of Gazebo whose commands cease, publish their touch readings, count the presses of "
         "their beacons and move these.",
+        epilog="Documentation: doc/gazebo.md",
     )
     parser.add_argument("--robots", type=number(int, 1, 256), default=4, help="number of rovers (default 4)")
     parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="seed of the layouts (default 0)")

@@ -293,7 +293,11 @@ def ros_time(nanoseconds: int) -> Time:
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the options of `rover_sim`, without those for ROS."""
-    parser = argparse.ArgumentParser(prog="rover_sim", description="Simulate rovers in walled arenas on ROS 2 topics.")
+    parser = argparse.ArgumentParser(
+        prog="rover_sim",
+        description="Simulate rovers in walled arenas on ROS 2 topics.",
+        epilog="Documentation: doc/getting_started.md",
+    )
     add = parser.add_argument
     add("--robots", type=number(int, 1, 256), default=4, help="number of rovers, rover_0, rover_1, … (default 4)")
     # 30 Hz: at a control rate of 20 Hz images are 17 ms old on average, and 16 rovers take 40 % of a core.

@@ -148,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="policy_train",
         description="Train a policy that drives the rover, evaluate one, or compare several. Without a subcommand it "
         "trains.",
-        epilog="All options of the training: policy_train train --help",
+        epilog="All options of the training: policy_train train --help. Documentation: doc/training.md",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser(

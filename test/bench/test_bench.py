@@ -17,7 +17,7 @@ from forked import ForkedProcess
 from node_harness import PATIENCE_S
 
 from policy_node.report.figures import distribution
-from policy_node_bench.cli import main, parser
+from policy_node_bench.cli import main, make_parser
 from policy_node_bench.fleet import FleetOptions
 from policy_node_bench.harness.observer import Round, summary
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
@@ -109,7 +109,7 @@ def test_a_distribution_without_finite_values_is_empty():
 
 @pytest.mark.parametrize("text, size", [("64", (64, 64)), ("640x480", (640, 480))])
 def test_image_sizes_are_parsed_as_width_by_height(text, size):
-    assert parser().parse_args(["fleet", "--image", text]).image == size
+    assert make_parser().parse_args(["fleet", "--image", text]).image == size
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_image_sizes_are_parsed_as_width_by_height(text, size):
 )
 def test_errors_name_the_invalid_option(capsys, option, text, allowed):
     with pytest.raises(SystemExit):
-        parser().parse_args(["fleet", option, text])
+        make_parser().parse_args(["fleet", option, text])
     message = capsys.readouterr().err
     assert option in message and f"'{text}'" in message and allowed in message
 

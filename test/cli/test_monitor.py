@@ -3,6 +3,7 @@
 """The terminal view of running nodes, `policy_monitor`."""
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from node_harness import PATIENCE_S, NodeProcess, Peer, ScriptedFleet, parameters_of
 
-from policy_node.cli.monitor import parse_options
+from policy_node.cli.monitor import SILENT_S, DiagnosticsView, parse_options
 
 ROBOTS = ("robot_0", "robot_1", "robot_10")
 
@@ -61,7 +63,37 @@ def test_it_shows_a_node_that_is_not_active(peer: Peer, start_node: Callable[...
     # No figures, and no robots.
     assert "missed" not in table and "state" not in table
     node = json.loads(text)["/fleet"]
-    assert node["level"] == "ERROR" and node["values"] == {"lifecycle_state": "unconfigured"} and node["robots"] == {}
+    assert node["level"] == "ERROR" and node["robots"] == {}
+    assert node["values"] == {"lifecycle_state": "unconfigured", "process": f"{platform.node()}:{process.pid}"}
+
+
+def test_two_nodes_of_one_name_are_told_apart(peer: Peer) -> None:
+    view = DiagnosticsView(peer.node, "")
+    publisher = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    peer.spin_until(publisher.get_subscription_count, "the monitor's subscription")
+
+    def report(process: str, robot: str) -> None:
+        values = [KeyValue(key="process", value=process)]
+        control = DiagnosticStatus(name="fleet: control", values=[KeyValue(key="lifecycle_state", value="active")])
+        state = DiagnosticStatus(name=f"fleet: {robot}", values=[KeyValue(key="state", value="READY")])
+        control.values += values
+        state.values += values
+        publisher.publish(DiagnosticArray(status=[control, state]))
+
+    def shown() -> dict[str, list[str]]:
+        view.take()
+        return {name: list(node.robots) for name, node in view.nodes.items()}
+
+    report("here:1", "left")
+    peer.spin_until(lambda: shown() == {"fleet": ["left"]}, "the first node")
+    report("there:1", "right")
+    both = {"fleet (here:1)": ["left"], "fleet (there:1)": ["right"]}
+    peer.spin_until(lambda: shown() == both, "both nodes")
+    # One that is silent was started again in another process.
+    for node in view.nodes.values():
+        node.heard_s -= 2 * SILENT_S
+    report("there:1", "right")
+    peer.spin_until(lambda: shown() == {"fleet": ["right"]}, "the second node alone")
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

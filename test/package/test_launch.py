@@ -488,7 +488,7 @@ def test_the_node_drives_and_ends_in_order_with_its_launch(
     with log.open("w") as output:
         launched = launch(file, PARAMS_FILE, log=output)
     deadline_s = time.monotonic() + PATIENCE_S
-    while "active: driving rover_0, rover_1, rover_2, rover_3" not in log.read_text():
+    while "active: rover_0, rover_1, rover_2, rover_3" not in log.read_text():
         assert time.monotonic() < deadline_s and launched.poll() is None, log.read_text()
         time.sleep(0.05)
     end(launched)

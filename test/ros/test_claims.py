@@ -246,6 +246,25 @@ def test_many_claims_are_neither_stored_nor_logged(
     claimant.destroy()
 
 
+def test_another_node_of_the_same_name_is_reported_once(peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+    claimant = Claimant("twin")
+    other = peer.node.create_publisher(DiagnosticArray, CLAIMS_TOPIC, claimant.claims._publisher.qos_profile)
+    peer.spin_until(other.get_subscription_count, "the subscription")
+    twins = [
+        Claim("/twin", identity, 0, frozenset({"/elsewhere"})) for identity in (f"pc-2:4711:{32 * 'a'}", "\x1b[2J:1:b")
+    ]
+    said = ""
+    for _ in range(3):
+        for twin in twins:
+            other.publish(twin.message())
+        claimant.peer.spin_for(0.2)
+        said += capfd.readouterr().err
+    assert said.count("there is another node of this name on pc-2, PID 4711: services and parameters of /twin") == 1
+    # The computer of a node that does not tell it properly stays unknown.
+    assert said.count("there is another node of this name: services") == 1 and "\x1b[2J" not in said
+    claimant.destroy()
+
+
 @pytest.mark.parametrize("name", ["", "/", "name", "/a//b", "/a\n", "/a\x1b[2J", "/ä", "/" + 600 * "a"])
 def test_a_claim_without_a_valid_node_name_is_ignored(name: str) -> None:
     assert Claim.parse(Claim(name, "identity", 1, frozenset({"/robot/cmd_vel"})).message()) is None

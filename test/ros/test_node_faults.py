@@ -143,7 +143,7 @@ def test_time_that_jumps_back_restarts_the_episodes(model: Model, peer: Peer, st
     robot = ROBOTS[0]
     fleet = ScriptedFleet(peer, [robot], reliable=True)
     fleet.wait_until_heard()
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     lockstep = Lockstep(peer, fleet, PERIOD_NS)
     predictor = Predictor(built_model, 4)
     rng = np.random.default_rng(9)

@@ -116,7 +116,7 @@ def test_warnings_of_a_policy_go_to_the_ros_log_without_source(start_node: Start
     parameters = parameters_of(file, ROBOTS, changes)
     process = start_node({name: value for name, value in parameters.items() if ".image." not in name})
     process.wait_for(rf"\[WARN\][^\n]*\[policy_node\]: policy file '{file}' is run robot after robot")
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     assert "UserWarning" not in process.text and "warn(" not in process.text
 
 

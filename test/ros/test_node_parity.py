@@ -93,7 +93,7 @@ def test_every_command_equals_predict(
     )
     fleet = ScriptedFleet(peer, robots, case.command_type, reliable=True)
     fleet.wait_until_heard()
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     lockstep = Lockstep(peer, fleet, PERIOD_NS)
     lockstep.start(START_NS)
 

@@ -267,7 +267,7 @@ def test_a_policy_swap_while_simulated_time_is_paused_keeps_the_stack(
     operator = LifecycleClient(peer, process.full_name)
     fleet = ScriptedFleet(peer, [robot], reliable=True)
     fleet.wait_until_heard()
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     lockstep = Lockstep(peer, fleet, 50_000_000)
     lockstep.start(1_000_000_000)
     rng = np.random.default_rng(13)

@@ -38,7 +38,7 @@ def test_the_example_grants_exactly_the_topics_and_services_of_the_node(
 ) -> None:
     parameters = yaml.safe_load(share_path("config", "rover.yaml").read_text())["/**"]["ros__parameters"]
     process = start_node({**parameters, "use_sim_time": True})
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     node = peer.node
 
     def opened(names_and_types: Callable[[str, str], list[tuple[str, list[str]]]]) -> set[str]:

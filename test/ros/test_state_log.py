@@ -13,6 +13,7 @@ from policy_node.ros.state_log import (
     PERSISTENT_REPORTS,
     UNSTEADY_CHANGES,
     UNSTEADY_S,
+    BoundLog,
     OverloadLog,
     StateLog,
 )
@@ -146,3 +147,16 @@ def test_a_few_missed_ticks_are_no_overload() -> None:
 def test_ticks_that_are_short_enough_are_missed_by_the_machine() -> None:
     assert "relieve the machine, or set realtime.priority" in OverloadLog(20.0).text([record(1, 0.01)], 1.0)
     assert "control_rate_hz" not in OverloadLog(20.0).text([record(1, 0.01)], 1.0)
+
+
+def test_bounds_that_change_every_command_are_reported_once() -> None:
+    log = BoundLog(("left", "right", "idle"))
+    total, ticks = np.zeros(3, np.int64), np.array([20, 20, 0])
+    lines = []
+    for report in range(3 * PERSISTENT_REPORTS):
+        # The bounds change each command of the left robot, and now and then one of the right robot.
+        total = total + np.array([20, report % 2, 0])
+        lines += log.lines(total, ticks)
+        assert len(lines) == int(report + 1 >= PERSISTENT_REPORTS)
+    (line,) = lines
+    assert line.is_warning and line.text.startswith("left: action.low or action.high changes every command")

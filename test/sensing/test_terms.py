@@ -601,7 +601,7 @@ def test_the_node_drives_quadrupeds(network: Network, file: Path, peer: Peer, st
     )
     dogs = Herd(peer, robots, ["imu", "joint_states", "cmd_vel"])
     dogs.wait_until_heard()
-    process.wait_for("active: driving")
+    process.wait_for(r"\bactive: ")
     lockstep = Lockstep(peer, dogs, PERIOD_NS)  # type: ignore[arg-type]
     lockstep.start(1_000_000_000)
     accounts = {robot: Dog(network, seed) for seed, robot in enumerate(robots)}
