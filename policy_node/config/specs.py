@@ -179,3 +179,6 @@ class PolicySpec:
     memory: dict[str, ArraySpec] = field(default_factory=dict)
     #: Length of the mask of allowed choices that the policy takes for one robot; 0 if it takes none.
     mask: int = 0
+    #: Number of future actions that the policy gives at once, the first for the time of the observation; its actions
+    #: then are `[robots, horizon, *shape]`. 0: one action without such an axis.
+    horizon: int = 0

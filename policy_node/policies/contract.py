@@ -124,7 +124,8 @@ class Policy(ABC):
         actions : torch.Tensor
             On `device`. An `ArraySpec`: `[robots, *shape]` of its dtype, clipped or unscaled to the bounds, NaN
             where the network gave NaN. A `DiscreteSpec`: `[robots]` int64, a `MultiDiscreteSpec`:
-            `[robots, choices]` int64; -1 where the network gave NaN and where the mask allows no choice.
+            `[robots, choices]` int64; -1 where the network gave NaN and where the mask allows no choice. With
+            `spec.horizon` the axis of future actions follows the robots: `[robots, horizon, *shape]`.
         state : State
             For the next call.
 

@@ -25,6 +25,7 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
         "memory": [_spec_to_json(array) for array in spec.memory.values()],
         "mask": spec.mask,
         "action": _action_to_json(spec.action),
+        **({"horizon": spec.horizon} if spec.horizon else {}),
     }
 
 
@@ -34,7 +35,10 @@ def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
         {array.name: array for array in map(_spec_from_json, data[part])} for part in ("observations", "memory")
     )
     action = _action_from_json(data["action"])
-    return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]))
+    horizon = int(data.get("horizon", 0))
+    if horizon < 0:
+        raise ValueError(f"the horizon is {horizon}")
+    return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]), horizon)
 
 
 def array_to_json(array: Any) -> dict[str, Any]:

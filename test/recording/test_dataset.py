@@ -114,7 +114,7 @@ def test_a_dataset_has_observations_actions_and_rewards(
 
     import minari
 
-    from policy_node.recording.dataset.export import keeps_images
+    from policy_node.recording.dataset.minari_dataset import keeps_images
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
     dataset = minari.load_dataset("drive-v0")

@@ -1,0 +1,261 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policies of LeRobot: exported files act as LeRobot itself did, which wrote the expected actions."""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lerobot_cases import CASES, DATA
+from safetensors.numpy import save_file
+
+from policy_node.cli.import_description import import_description
+from policy_node.cli.policy_info import policy_info
+from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
+from policy_node.policies.lerobot import Normaliser
+
+NAMES = [case.name for case in CASES]
+without_lerobot = pytest.mark.skipif(find_spec("lerobot") is not None, reason="LeRobot is installed")
+
+
+def histories(rows: np.ndarray, resets: np.ndarray, steps: int) -> np.ndarray:
+    """Return `[ticks, robots, steps, ...]`: before a reset the first observation after it."""
+    found = np.zeros((*rows.shape[:2], steps, *rows.shape[2:]), rows.dtype)
+    for tick, reset in enumerate(resets):
+        found[tick, :, :-1] = found[tick - 1, :, 1:]
+        found[tick, :, -1] = rows[tick]
+        found[tick, reset] = rows[tick, reset][:, None]
+    return found
+
+
+def drive(policy: Policy, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the actions `[ticks, robots, components]` that follow from the plans of a policy."""
+    resets, every, decay = stored["resets"], int(stored["replan_every"]), float(stored["ensemble_decay"])
+    observations = {
+        key: histories(stored[f"observations.{key}"], resets, int(stored["steps"]))
+        if stored["steps"] > 1
+        else stored[f"observations.{key}"]
+        for key in policy.spec.observations
+    }
+    # Of each robot the tick and the actions of its plans since its reset.
+    plans: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(resets.shape[1])]
+    actions = np.zeros_like(stored["actions"])
+    for tick, reset in enumerate(resets):
+        batch = {key: torch.from_numpy(rows[tick].copy()) for key, rows in observations.items()}
+        planned = policy(batch)[0].numpy()
+        assert planned.shape[1] == policy.spec.horizon >= every
+        for robot, own in enumerate(plans):
+            if reset[robot]:
+                own.clear()
+            if not own or tick - own[-1][0] >= every:
+                own.append((tick, planned[robot]))
+            due = [plan[tick - start] for start, plan in own if tick - start < len(plan)]
+            weights = [math.exp(-decay * index) for index in range(len(due))] if decay else [*[0.0] * (len(due) - 1), 1]
+            actions[tick, robot] = np.average(due, axis=0, weights=weights)
+    return actions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_policy_takes_the_actions_that_lerobot_took(name: str) -> None:
+    with np.load(DATA / f"lerobot_{name}.npz") as stored:
+        expected = stored["actions"]
+        found = drive(load_policy(DATA / f"lerobot_{name}.onnx"), stored)
+    size = np.ptp(expected, axis=(0, 1))
+    assert (size > 0.01).all()
+    assert (np.abs(found - expected) / size).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_robots_do_not_influence_each_other(name: str) -> None:
+    policy = load_policy(DATA / f"lerobot_{name}.onnx")
+    rng = np.random.default_rng(3)
+    batch = {key: torch.from_numpy(array.example(4, rng)) for key, array in policy.spec.observations.items()}
+    actions, _ = policy(batch)
+    alone = torch.cat([policy({key: rows[robot : robot + 1] for key, rows in batch.items()})[0] for robot in range(4)])
+    torch.testing.assert_close(actions, alone, rtol=1e-4, atol=1e-5)
+    spoiled = {key: rows.clone() for key, rows in batch.items()}
+    spoiled["state"][1] = torch.nan
+    found, _ = policy(spoiled)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2, 3]], actions[[0, 2, 3]], rtol=1e-4, atol=1e-5)
+
+
+FEATURES = {
+    "observation.images.wrist": {"type": "VISUAL", "shape": [3, 8, 12]},
+    "observation.state": {"type": "STATE", "shape": [2]},
+}
+STATISTICS = {"mean": np.array([0.5, -1.0], np.float32), "std": np.array([2.0, 0.25], np.float32)}
+CONFIG = {
+    "type": "diffusion",
+    "n_obs_steps": 2,
+    "horizon": 8,
+    "n_action_steps": 3,
+    "input_features": FEATURES,
+    "output_features": {"action": {"type": "ACTION", "shape": [2]}},
+}
+
+
+def processor(name: str, state_file: str = "", **config: Any) -> dict[str, Any]:
+    return {"registry_name": name, "config": config, **({"state_file": state_file} if state_file else {})}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder as LeRobot saves it, without a network in its weights."""
+    made = tmp_path / "pretrained_model"
+    made.mkdir()
+    normalised = {"eps": 1e-8, "features": {}, "norm_map": {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}}
+    steps = {
+        "pre": [
+            processor("rename_observations_processor", rename_map={}),
+            processor("to_batch_processor"),
+            processor("device_processor", device="cpu"),
+            processor("normalizer_processor", "statistics.safetensors", **normalised),
+        ],
+        "post": [processor("unnormalizer_processor", "statistics.safetensors", **normalised)],
+    }
+    (made / "config.json").write_text(json.dumps(CONFIG))
+    for name, found in steps.items():
+        (made / f"policy_{name}processor.json").write_text(json.dumps({"name": name, "steps": found}))
+    parts = {f"{name}.{part}": array for name in ("observation.state", "action") for part, array in STATISTICS.items()}
+    save_file(parts, made / "statistics.safetensors")
+    save_file({"weight": np.zeros(3, np.float32)}, made / "model.safetensors")
+    (made / "README.md").write_text("no data of the policy")
+    return made
+
+
+def edit(file: Path, change: Callable[[Any], None]) -> None:
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def test_a_folder_is_described_without_lerobot(folder: Path) -> None:
+    info = policy_info(folder)
+    assert (info["format"], info["algorithm"], info["needs_trust"]) == ("lerobot", "DIFFUSION", False)
+    assert info["normalisation"] == "inside" and info["packages"] == ["lerobot", "diffusers"]
+    shapes = {array["name"]: (array["dtype"], array["shape"]) for array in info["observations"]}
+    # The steps of the observations come first.
+    assert shapes == {"wrist": ("uint8", [2, 3, 8, 12]), "state": ("float32", [2, 2])}
+
+
+def test_the_hash_of_a_folder_is_that_of_its_list_of_hashes(folder: Path) -> None:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix != ".md")
+    listing = subprocess.run(["sha256sum", *names], cwd=folder, check=True, capture_output=True).stdout
+    wanted = hashlib.sha256(listing).hexdigest()
+    assert policy_info(folder)["sha256"] == wanted
+    (folder / "README.md").write_text("changed")
+    assert policy_info(folder)["sha256"] == wanted
+    save_file({"weight": np.ones(3, np.float32)}, folder / "model.safetensors")
+    assert policy_info(folder)["sha256"] != wanted
+    with pytest.raises(PolicyError, match=f"but {wanted} is wanted"):
+        load_policy(folder, sha256=wanted)
+
+
+@without_lerobot
+def test_a_missing_lerobot_is_named_with_the_remedy(folder: Path) -> None:
+    with pytest.raises(PolicyError, match=r"needs LeRobot, .* pip install 'lerobot\[diffusion\]' with Python 3.12"):
+        load_policy(folder)
+
+
+def test_a_folder_without_a_policy_is_refused_as_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(PolicyError, match="cannot be read"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda data: data.update(type="pi0"), r"of the type 'pi0'; supported are 'act', 'diffusion'"),
+        (lambda data: data.update(use_peft=True), "is an adapter"),
+        (lambda data: data.pop("input_features"), r"damaged \(KeyError: 'input_features'\)"),
+        (lambda data: data["input_features"]["observation.state"].update(type="LANGUAGE"), "of the kind LANGUAGE"),
+        (lambda data: data.update(output_features={}), "supported is one vector 'action'"),
+        (
+            lambda data: data["input_features"].update({"observation.images.state": {"type": "ENV", "shape": [1]}}),
+            "features with the same last part",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(
+    change: Callable[[Any], None], problem: str, folder: Path
+) -> None:
+    edit(folder / "config.json", change)
+    with pytest.raises(PolicyError, match=problem):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda data: data["steps"].insert(0, processor("tokenizer_processor")), "the step 'tokenizer_processor'"),
+        (lambda data: data["steps"][3]["config"]["norm_map"].update(STATE="MIN_MAX"), "lack min and max"),
+        (lambda data: data["steps"][3].update(state_file="../other.safetensors"), "has no '../other.safetensors'"),
+        (lambda data: data.clear(), "KeyError: 'steps'"),
+    ],
+)
+def test_a_processor_that_cannot_be_used_is_refused(change: Callable[[Any], None], problem: str, folder: Path) -> None:
+    edit(folder / "policy_preprocessor.json", change)
+    with pytest.raises(PolicyError, match=problem):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["policy_preprocessor.json", "policy_postprocessor.json"])
+def test_a_missing_processor_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(PolicyError, match=f"has no '{name}', which holds the normalisation"):
+        load_policy(folder)
+
+
+def test_a_file_that_is_no_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(PolicyError, match=r"'config.json' is no JSON"):
+        load_policy(folder)
+
+
+def test_an_input_names_the_feature_of_an_observation(folder: Path) -> None:
+    edit(
+        folder / "policy_preprocessor.json",
+        lambda data: data["steps"][0]["config"]["rename_map"].update(
+            {"observation.images.front": "observation.images.wrist"}
+        ),
+    )
+    assert [array["name"] for array in policy_info(folder)["observations"]] == ["front", "state"]
+    with pytest.raises(
+        PolicyError, match=r"has no feature 'observation.images.wrist', but \['observation.images.front'"
+    ):
+        load_policy(folder, interface=PolicyInterface(inputs={"camera": "observation.images.wrist"}))
+
+
+def test_a_parameter_file_has_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "diffusion"
+    shutil.copytree(folder, copied)
+    description = import_description(copied, tmp_path / "parameters.yaml")
+    assert description.policy == copied
+    wrist, state = description.observations
+    assert wrist.values["type"] == "sensor_msgs/msg/Image"
+    assert all((entry.values["history"], entry.values["history_start"]) == (2, "first") for entry in (wrist, state))
+    assert description.values == {"chunk.replan_every": 3}
+    text = (tmp_path / "parameters.yaml").read_text()
+    assert "replan_every: 3" in text and "12 × 8 pixels" in text and "trusted" not in text
+
+
+@pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES"])
+def test_an_inverse_normaliser_undoes_what_a_normaliser_does(mode: str) -> None:
+    names = ("mean", "std", "min", "max", "q01", "q99")
+    statistics = {name: torch.tensor([float(place), -1.0]) for place, name in enumerate(names, start=1)}
+    # A component without a range.
+    statistics["std"][1] = 0.5
+    values = torch.tensor([[0.3, -1.0], [4.0, -1.0]])
+    there, back = (Normaliser(mode, statistics, 1e-8, inverse) for inverse in (False, True))
+    torch.testing.assert_close(back(there(values)), values)
