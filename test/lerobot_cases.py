@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies of LeRobot with random weights, and the actions that LeRobot itself takes with them.
 
-`python test/lerobot_cases.py` writes `test/data/lerobot_*`, and needs LeRobot: exported files and episodes, which the
-tests compare without LeRobot. Each robot is driven by LeRobot as alone, with its queues or its temporal ensemble.
+`python test/lerobot_cases.py [NAME ...]` writes `test/data/lerobot_*`, and needs LeRobot: exported files and episodes,
+which the tests compare without LeRobot. LeRobot drives each robot alone, with its queues or its temporal ensemble.
 """
 
 import json
+import math
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 DATA = Path(__file__).parent / "data"
 TICKS = 18
@@ -75,6 +79,23 @@ CASES = (
 )
 
 
+# Of the sizes that LeRobot has by default. Nothing of them is kept.
+LARGE = (
+    Case(
+        "act_large",
+        "act",
+        (IMAGE, STATE),
+        {"chunk_size": 20, "n_action_steps": 10, "pretrained_backbone_weights": None},
+    ),
+    Case(
+        "diffusion_large",
+        "diffusion",
+        (IMAGE, STATE),
+        {"horizon": 16, "n_action_steps": 8, "pretrained_backbone_weights": None, "num_inference_steps": 20},
+    ),
+)
+
+
 @contextmanager
 def small_backbone() -> Iterator[None]:
     """Add a backbone to torchvision that is small enough for a repository."""
@@ -97,7 +118,6 @@ def small_backbone() -> Iterator[None]:
 
 def save_policy(case: Case, folder: Path) -> None:
     """Save a policy with random weights and statistics as LeRobot does."""
-    import torch
     from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
@@ -153,7 +173,6 @@ def lerobot_actions(folder: Path, observations: Mapping[str, np.ndarray], noise:
 
     `noise` is that of Diffusion: the first `[horizon, components]`, and that of each round.
     """
-    import torch
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
@@ -182,7 +201,50 @@ def lerobot_actions(folder: Path, observations: Mapping[str, np.ndarray], noise:
     return actions
 
 
-def write(case: Case, folder: Path) -> None:
+def histories(rows: np.ndarray, resets: np.ndarray, steps: int) -> np.ndarray:
+    """Return `[ticks, robots, steps, ...]`: before a reset the first observation after it."""
+    found = np.zeros((*rows.shape[:2], steps, *rows.shape[2:]), rows.dtype)
+    for tick, reset in enumerate(resets):
+        found[tick, :, :-1] = found[tick - 1, :, 1:]
+        found[tick, :, -1] = rows[tick]
+        found[tick, reset] = rows[tick, reset][:, None]
+    return found
+
+
+def drive(policy: Any, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the actions `[ticks, robots, components]` that follow from the plans of a policy."""
+    resets, every, decay = stored["resets"], int(stored["replan_every"]), float(stored["ensemble_decay"])
+    observations = {
+        key: histories(stored[f"observations.{key}"], resets, int(stored["steps"]))
+        if stored["steps"] > 1
+        else stored[f"observations.{key}"]
+        for key in policy.spec.observations
+    }
+    # Of each robot the tick and the actions of its plans since its reset.
+    plans: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(resets.shape[1])]
+    actions = np.zeros_like(stored["actions"])
+    for tick, reset in enumerate(resets):
+        batch = {key: torch.from_numpy(rows[tick].copy()) for key, rows in observations.items()}
+        planned = policy(batch)[0].numpy()
+        assert planned.shape[1] == policy.spec.horizon >= every
+        for robot, own in enumerate(plans):
+            if reset[robot]:
+                own.clear()
+            if not own or tick - own[-1][0] >= every:
+                own.append((tick, planned[robot]))
+            due = [plan[tick - start] for start, plan in own if tick - start < len(plan)]
+            weights = [math.exp(-decay * index) for index in range(len(due))] if decay else [*[0.0] * (len(due) - 1), 1]
+            actions[tick, robot] = np.average(due, axis=0, weights=weights)
+    return actions
+
+
+def largest_error(policy: Any, stored: Mapping[str, np.ndarray]) -> float:
+    """Return the largest difference of a policy from LeRobot's actions, in shares of the range of each component."""
+    expected = stored["actions"]
+    return float((np.abs(drive(policy, stored) - expected) / np.ptp(expected, axis=(0, 1))).max())
+
+
+def write(case: Case, folder: Path, target: Path) -> None:
     """Save a policy, export it, and write the episodes that LeRobot drives."""
     from policy_node.cli.export import export_policy
     from policy_node.policies import load_policy
@@ -196,26 +258,26 @@ def write(case: Case, folder: Path) -> None:
     resets = np.zeros((TICKS, len(RESETS)), bool)
     for robot, ticks in enumerate(RESETS):
         resets[list(ticks), robot] = True
-    keyed = {name.rpartition(".")[2]: rows for name, rows in observations.items()}
-    np.savez_compressed(
-        DATA / f"lerobot_{case.name}.npz",
-        actions=actions,
-        resets=resets,
-        replan_every=config["n_action_steps"],
-        ensemble_decay=config.get("temporal_ensemble_coeff") or 0.0,
-        steps=config.get("n_obs_steps", 1),
-        **{f"observations.{key}": rows for key, rows in keyed.items()},
-    )
-    output = DATA / f"lerobot_{case.name}.onnx"
-    result = export_policy(folder, "onnx", output)
-    print(f"{case.name}: {output.stat().st_size} bytes, {result}")
+    stored = {
+        "actions": actions,
+        "resets": resets,
+        "replan_every": np.array(config["n_action_steps"]),
+        "ensemble_decay": np.array(config.get("temporal_ensemble_coeff") or 0.0),
+        "steps": np.array(config.get("n_obs_steps", 1)),
+        **{f"observations.{name.rpartition('.')[2]}": rows for name, rows in observations.items()},
+    }
+    print(f"{case.name}: with LeRobot's network {largest_error(policy, stored):.1e} of the range", flush=True)
+    output, started = target / f"lerobot_{case.name}.onnx", time.monotonic()
+    export_policy(folder, "onnx", output)
+    error = largest_error(load_policy(output), stored)
+    took = time.monotonic() - started
+    print(f"{case.name}: exported {error:.1e} of the range, {output.stat().st_size} bytes, {took:.0f} s", flush=True)
+    np.savez_compressed(target / f"lerobot_{case.name}.npz", **stored)
 
 
 if __name__ == "__main__":
-    import tempfile
-
-    chosen = sys.argv[1:] or [case.name for case in CASES]
+    names = sys.argv[1:] or [case.name for case in CASES]
     with small_backbone(), tempfile.TemporaryDirectory() as directory:
-        for one in CASES:
-            if one.name in chosen:
-                write(one, Path(directory) / one.name)
+        for one in (*CASES, *LARGE):
+            if one.name in names:
+                write(one, Path(directory) / one.name, DATA if one in CASES else Path(directory))

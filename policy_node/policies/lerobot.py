@@ -423,7 +423,7 @@ class _Denoising(nn.Module):
 
     def forward(self, network: Any, condition: torch.Tensor) -> torch.Tensor:
         """Return the actions `[robots, horizon, components]` for a condition `[robots, numbers]`."""
-        actions = self.first.expand(len(condition), *self.first.shape).clone()
+        actions = self.first.expand(condition.shape[0], *self.first.shape).clone()
         rounds = (self.times, self.factors, self.noise)
         if torch.compiler.is_exporting():
             # One loop in the file, where each round would be written.
@@ -454,7 +454,7 @@ class _Denoising(nn.Module):
         noise: torch.Tensor,
     ) -> torch.Tensor:
         root_kept, root_lost, of_clean, of_actions, of_noise, of_drawn = factors.unbind()
-        found = network(actions, time.expand(len(actions)), global_cond=condition)
+        found = network(actions, time.expand(actions.shape[0]), global_cond=condition)
         clean = (actions - root_lost * found) / root_kept if self._gives_noise else found
         inherent = found if self._gives_noise else (actions - root_kept * clean) / root_lost
         if self._limit is not None:

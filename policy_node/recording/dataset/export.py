@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -202,12 +202,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open_dataset(arguments: argparse.Namespace, replay: Replay) -> Dataset:
+def _describe(arguments: argparse.Namespace, replay: Replay) -> DatasetDescription:
     deployment, replayed = replay.deployment, arguments.actions == "policy"
     source = "the policy of the replay" if replayed else "recorded commands"
     configuration, spec = deployment.configuration, deployment.policy.spec
     alone = list(spec.observations) == ["observation"]
-    description = DatasetDescription(
+    return DatasetDescription(
         spec,
         frozenset("observation" if alone else entry.key for entry in configuration.observations if entry.history),
         configuration.control_rate_hz,
@@ -215,13 +215,20 @@ def _open_dataset(arguments: argparse.Namespace, replay: Replay) -> Dataset:
         f"{replay.bag.path.name}: {len(replay.pipeline.robots)} robots, actions are {source}",
         arguments.task,
     )
+
+
+def _dataset_kind(arguments: argparse.Namespace) -> Callable[[DatasetDescription], Dataset]:
+    """Return the function that opens the dataset; raises BagError if it cannot be written there."""
+    output = arguments.output
     if arguments.format == "lerobot":
         from policy_node.recording.dataset.lerobot_dataset import LeRobotDataset
 
-        return LeRobotDataset(arguments.output, description, arguments.lerobot_python)
+        LeRobotDataset.place(output)
+        return lambda description: LeRobotDataset(output, description, arguments.lerobot_python)
     from policy_node.recording.dataset.minari_dataset import MinariDataset
 
-    return MinariDataset(arguments.output, description)
+    MinariDataset.place(output)
+    return lambda description: MinariDataset(output, description)
 
 
 def main(argv: Sequence[str], console: Console) -> int:
@@ -229,6 +236,7 @@ def main(argv: Sequence[str], console: Console) -> int:
     arguments = make_parser().parse_args(argv)
     options = options_of(arguments)
     replayed_actions = arguments.actions == "policy"
+    open_dataset = _dataset_kind(arguments)
     with open_replay(options, console) as replay:
         silent = [name for robot, name in enumerate(replay.pipeline.robots) if robot not in replay.compared]
         if silent and not replayed_actions:
@@ -238,7 +246,7 @@ def main(argv: Sequence[str], console: Console) -> int:
             )
         topic = arguments.reward_topic
         rewards = Rewards(replay, topic, arguments.reward_field) if topic else None
-        dataset = _open_dataset(arguments, replay)
+        dataset = open_dataset(_describe(arguments, replay))
         writer = DatasetWriter(replay, dataset, replayed_actions, rewards)
         _, complete = run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()

@@ -39,9 +39,7 @@ class LeRobotDataset:
     """
 
     def __init__(self, output: str, description: DatasetDescription, python: str = "") -> None:
-        self.path = Path(output).resolve()
-        if self.path.exists():
-            raise BagError(f"--output: {self.path} exists already; give another folder")
+        self.path = self.place(output)
         rate, spec = description.rate_hz, description.spec
         if rate != round(rate):
             raise BagError(
@@ -70,6 +68,14 @@ class LeRobotDataset:
         self._python = python or sys.executable
         self._process = self._start()
         self._send(json.dumps(head).encode())
+
+    @staticmethod
+    def place(output: str) -> Path:
+        """Return the path of a new dataset; raises BagError if it exists."""
+        path = Path(output).resolve()
+        if path.exists():
+            raise BagError(f"--output: {path} exists already; give another folder")
+        return path
 
     def write(self, episode: Episode) -> None:
         """Add an episode; its last observation, which no action follows, is left out."""

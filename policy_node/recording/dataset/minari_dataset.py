@@ -29,16 +29,23 @@ class MinariDataset:
     """
 
     def __init__(self, output: str, description: DatasetDescription) -> None:
+        self.path = self.place(output)
         self._folder, self._id = _place_of(output)
-        if self._folder is not None:
-            os.environ["MINARI_DATASETS_PATH"] = str(self._folder)
-        self.path = minari.storage.get_dataset_path(self._id)
-        if self.path.exists():
-            raise BagError(f"--output: {self.path} exists already; give another name or version")
         self._description = description
         self._single = list(description.spec.observations) == ["observation"]
         self._dataset: Any = None
         self._episodes = 0
+
+    @staticmethod
+    def place(output: str) -> Path:
+        """Return the path of a new dataset, and let Minari use its folder; raises BagError, see `MinariDataset`."""
+        folder, dataset_id = _place_of(output)
+        if folder is not None:
+            os.environ["MINARI_DATASETS_PATH"] = str(folder)
+        path = minari.storage.get_dataset_path(dataset_id)
+        if path.exists():
+            raise BagError(f"--output: {path} exists already; give another name or version")
+        return path
 
     def write(self, episode: Episode) -> None:
         """Add an episode."""
