@@ -16,6 +16,7 @@ from policy_node.cli.options import INTERRUPTED
 from policy_node.cli.output import warnings_as_lines
 from policy_node_bench import exported, fleet, pipeline, policy, train, zoo
 from policy_node_bench.chaos import cli as chaos
+from policy_node_bench.chunks import measure as chunks
 from policy_node_bench.fuzz import cli as fuzz
 
 COMMANDS = (
@@ -24,6 +25,7 @@ COMMANDS = (
     policy.COMMAND,
     exported.COMMAND,
     fleet.SCALE,
+    chunks.COMMAND,
     train.COMMAND,
     zoo.COMMAND,
     chaos.COMMAND,

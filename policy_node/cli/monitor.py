@@ -174,7 +174,9 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     if not node.is_active:
         return [title]
     problems = [
-        value for key, value in values.items() if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
+        value
+        for key, value in values.items()
+        if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by")) or key == "planner_slow"
     ]
     lines = [*map(Text, _figures(values)), *(Text(problem, style="yellow") for problem in problems)]
     return [title, *lines, _robots_table(node)]
@@ -199,6 +201,14 @@ def _figures(values: Mapping[str, str]) -> list[str]:
         + (f", shard {values['shard']}" if "shard" in values else ""),
         f"policy {values.get('policy', NOTHING)}, SHA-256 {values.get('policy_sha256', NOTHING)[:12]}…",
     ]
+    if "plans_per_s" in values:
+        lines.append(
+            f"plans: {_figure(values, 'plans_per_s')}/s, inference {_figure(values, 'inference_ms_p50')} / "
+            f"{_figure(values, 'inference_ms_p99')} ms, "
+            f"age at command {_figure(values, 'plan_age_at_command_ms_p50')} / "
+            f"{_figure(values, 'plan_age_at_command_ms_p99')} ms, "
+            f"{values.get('robots_waiting_for_plan', NOTHING)} robots wait, {values.get('plans_ended', NOTHING)} ended"
+        )
     if "record_path" in values:
         lines.append(
             f"recording into {values['record_path']}: {values.get('recorded_ticks', NOTHING)} ticks, "

@@ -101,6 +101,12 @@ class PolicyConfiguration:
         False,
         "Whether `auto` may compile the policy with AOTInductor, once: it needs a C++ compiler and up to minutes.",
     )
+    inference: str = parameter(
+        "tick",
+        "Where the policy runs: within each `tick`, or in the `background`, for one that takes longer than a control "
+        "period; the tick then goes on with the newest plans.",
+        choices=("tick", "background"),
+    )
     max_batch: int = parameter(
         0,
         "Most robots in one inference, more take several inferences; 0: limited by the memory.",
@@ -131,6 +137,12 @@ class PolicyConfiguration:
         choices=("start", "end"),
     )
     action: str = parameter("", "For such a file: output with the action; empty: the first that is not a memory.")
+    horizon: int = parameter(
+        0,
+        "For such a file: number of future actions that it gives, `[robots, horizon, components]`; 0: as its action "
+        "shows, 1 where it has no such axis.",
+        limits=(0, 100_000),
+    )
     discrete: int = parameter(
         0, "For such a file: number of logits of an action that is one choice; 0: continuous.", limits=(0, 100_000)
     )
@@ -148,6 +160,66 @@ class PolicyConfiguration:
         "For a training checkpoint: function after its last layer; `tanh` and `hardtanh` (clipping to -1..1) are "
         "rescaled to `low` and `high`.",
         choices=("", *OUTPUT_ACTIVATIONS),
+    )
+
+
+@dataclass(frozen=True)
+class ChunkConfiguration:
+    """The use of plans: the actions of a policy with a horizon, or the last one of a policy in the background."""
+
+    step_s: float = parameter(
+        0.0, "Time from one action of a plan to the next, as in training; 0: the control period.", limits=(0.0, 60.0)
+    )
+    replan_every: int = parameter(
+        0, "Steps of a plan after which a robot gets the next one; 0: as soon as possible.", limits=(0, 100_000)
+    )
+    aggregate: str = parameter(
+        "newest",
+        "How a command follows from overlapping plans: the `newest` alone, an `ensemble` weighted as in ACT, a linear "
+        "`blend` from the plans before, or the newest of a policy that is given the `prefix` that is executed "
+        "meanwhile.",
+        choices=("newest", "ensemble", "blend", "prefix"),
+    )
+    ensemble_decay: float = parameter(
+        0.01,
+        "For `ensemble`: the plan number i of those that cover the present, from the oldest, weighs "
+        "exp(-`ensemble_decay` i).",
+        limits=(-10.0, 10.0),
+    )
+    blend_s: float = parameter(
+        0.1, "For `blend`: time in which a plan replaces the one before it.", limits=(0.001, 60.0)
+    )
+    prefix_input: str = parameter(
+        "",
+        "For `prefix`: input of the policy that takes the rest of the previous plan, `[horizon, components]` from the "
+        "time of the observation on; zeros without one.",
+    )
+    delay_input: str = parameter(
+        "",
+        "For `prefix`: input of the policy that takes how many steps of it are executed meanwhile; 0 without a "
+        "previous plan.",
+    )
+    nearest: tuple[str, ...] = parameter(
+        (),
+        "Components of the action that are not interpolated between two steps, such as grippers: by their names in "
+        "`action.joints` or `action.fields`, or by their numbers from 0.",
+    )
+    on_exhausted: str = parameter(
+        "stop",
+        "What a robot gets after the last action of its plan: the safe command, or that action for `hold_s`.",
+        choices=("stop", "hold"),
+    )
+    hold_s: float = parameter(0.5, "How long `hold` repeats the last action of a plan.", limits=(0.0, 60.0))
+    max_age_s: float = parameter(
+        0.0,
+        "Largest time from the observation of a plan to a command; 0: the duration of the plan, or 1 s for a policy "
+        "without a horizon.",
+        limits=(0.0, 3600.0),
+    )
+    stagger: int = parameter(
+        1,
+        "Parts of the fleet that are planned one after the other, so that each inference is shorter.",
+        limits=(1, 10_000),
     )
 
 
@@ -506,6 +578,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=("", *LOG_LEVELS),
     ),
     *_parameters(PolicyConfiguration, "policy."),
+    *_parameters(ChunkConfiguration, "chunk."),
     Parameter(
         "observations.keys",
         "list[str]",

@@ -19,6 +19,7 @@ from policy_node.config.parameters import (
     ROS_PARAMETERS,
     SOURCE_PARAMETERS,
     ActionConfiguration,
+    ChunkConfiguration,
     ObservationConfiguration,
     Parameter,
     PolicyConfiguration,
@@ -67,6 +68,7 @@ class Configuration:
     autostart: bool
     bond_period_s: float
     policy: PolicyConfiguration
+    chunk: ChunkConfiguration
     observations: tuple[ObservationConfiguration, ...]
     synchronisation: SynchronisationConfiguration
     action: ActionConfiguration
@@ -238,6 +240,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         autostart=checked["autostart"],
         bond_period_s=checked["bond_period_s"],
         policy=PolicyConfiguration(**_group(checked, "policy.")),
+        chunk=ChunkConfiguration(**_group(checked, "chunk.")),
         observations=tuple(_observation(checked, key, terms.get(key, ())) for key in keys),
         synchronisation=SynchronisationConfiguration(**_group(checked, "synchronisation.")),
         action=ActionConfiguration(**action),

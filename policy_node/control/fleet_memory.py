@@ -30,6 +30,8 @@ class FleetMemory:
         self.last_driven_ns = np.full(count, NEVER_NS)
         #: `[robots]` bool: robots whose history and memory restart at their next good set of readings.
         self.fresh_start = np.ones(count, bool)
+        # `[robots]` bool: robots that no command of the policy was sent to at the last tick.
+        self._undriven = np.ones(count, bool)
         #: `[robots]` int64: sent commands that were clipped to a bound, or whose change was limited.
         self.bounded, self.slowed = np.zeros((2, count), np.int64)
         # Start command and start time of each robot's ramp.
@@ -45,7 +47,7 @@ class FleetMemory:
 
     def restart(self, robots: Sequence[int]) -> None:
         """Restart the episodes of some robots; no earlier command is held."""
-        self.fresh_start[list(robots)] = True
+        self.fresh_start[list(robots)] = self._undriven[list(robots)] = True
         self.last_driven_ns[list(robots)] = NEVER_NS
 
     def forget(self, robots: Sequence[int]) -> None:
@@ -68,13 +70,13 @@ class FleetMemory:
     def ramp(self, observed: Observed, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the start of each robot's ramp `[robots, components]`, and the share of it that has passed `[robots]`.
 
-        A fresh start begins a ramp from `current` `[robots, components]`, see `Actions.current`.
+        The first command of the policy begins a ramp from `current` `[robots, components]`, see `Actions.current`.
         """
         if not self._ramp_ns:
             return current, self._passed
-        fresh_start = observed.fresh_start
+        begins = self._undriven | observed.fresh_start
         passed = np.clip((observed.now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
-        return np.where(fresh_start[:, None], current, self._ramp_start), np.where(fresh_start, 0.0, passed)
+        return np.where(begins[:, None], current, self._ramp_start), np.where(begins, 0.0, passed)
 
     def commit(self, decided: FleetCommands, sent: Sent) -> None:
         """Store the commands that a tick decided and those that were sent."""
@@ -84,17 +86,22 @@ class FleetMemory:
         if sent.not_sent:
             driven = driven & sent.as_decided
             ends_hold |= decided.publish & ~sent.as_decided
+        goes_on = driven
+        if decided.pending is not None:
+            goes_on = driven | decided.pending
+            goes_on[list(sent.not_sent)] = False
         # A gap in the data ends a robot's episode, and so does a command that was not sent: stack and memory then start
         # as after a reset in training.
-        self.fresh_start = ~driven
+        self.fresh_start = ~goes_on
         self.last_driven_ns[driven] = observed.now_ns
         # Faults and stops are not data gaps: do not hold the last command.
         self.last_driven_ns[ends_hold] = NEVER_NS
         self.last_commands = sent.commands
         if self._ramp_ns:
-            began = driven & observed.fresh_start
+            began = driven & (self._undriven | observed.fresh_start)
             self._ramp_start[began] = decided.actions.current[began]
             self._recovered_ns[began] = observed.now_ns
+        self._undriven = self.fresh_start if goes_on is driven else ~driven
         self.bounded += inferred.bounded & driven
         self.slowed += inferred.slowed & driven
         if sent.not_sent:

@@ -56,9 +56,14 @@ class Guard:
         started_s = time.perf_counter()
         states, reasons = list(observed.states), list(observed.reasons)
         faulty = observed.ready & ~np.isfinite(actions.inferred.commands).all(axis=1)
+        ready, pending = observed.ready & ~faulty, None
         for robot in faulty.nonzero()[0].tolist():
             states[robot], reasons[robot] = RobotState.FAULT, actions.failure or "its action is not finite"
-        ready = observed.ready & ~faulty
+        if actions.planned is not None and actions.planned.problems:
+            pending = actions.planned.pending
+            faulty = faulty & ~pending
+            for robot, (state, reason) in actions.planned.problems.items():
+                states[robot], reasons[robot] = state, reason
         for robot, reason in self._outdated(ready, observed, clock).items():
             ready[robot] = False
             states[robot], reasons[robot] = RobotState.STALE, reason
@@ -68,12 +73,14 @@ class Guard:
         if self._when_stale == "hold":
             since_driven_ns = observed.now_ns - memory.last_driven_ns
             held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
+            if pending is not None:
+                held &= ~pending
             commands[held] = memory.last_commands[held]
         # A robot that has no safe command, or that another node commands, gets nothing.
         publish = ~np.isnan(commands).any(axis=1)
         if self._when_stale == "silent":
             # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped anyway.
-            publish &= ready | faulty | observed.stopped
+            publish &= ready | faulty | observed.stopped | (False if pending is None else pending)
         return FleetCommands(
             observed=observed,
             actions=actions,
@@ -84,6 +91,7 @@ class Guard:
             ready=ready,
             held=held,
             faulty=faulty,
+            pending=pending,
             max_age_s=self.max_age_ns / 1e9,
             guard_s=time.perf_counter() - started_s,
         )

@@ -38,16 +38,17 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
     """
     policy, observations = configuration.policy, configuration.observations
     # A policy with one observation takes it under any name.
-    alone = len(observations) == 1 and not observations[0].input
+    fed_back = chunk_inputs(configuration)
+    alone = len(observations) == 1 and not observations[0].input and not fed_back
     keyed = {"observation" if alone else entry.key: entry for entry in observations}
     # Named once each, in the order of the terms.
     outputs = tuple(dict.fromkeys(term.output for entry in observations for term in entry.terms if term.output))
     counters = tuple(
         key for key, entry in keyed.items() if entry.terms and all(term.kind == "step" for term in entry.terms)
     )
-    of_action = (policy.action, policy.discrete, policy.low, policy.high)
+    of_action = (policy.action, policy.horizon, policy.discrete, policy.low, policy.high)
     of_network = (policy.activation, policy.output_activation)
-    given = (policy.memory, policy.lengths, policy.mask, *of_action, *of_network, outputs, counters)
+    given = (policy.memory, policy.lengths, policy.mask, *of_action, *of_network, outputs, counters, fed_back)
     if not any(given) and not any(entry.input or entry.history or entry.shape for entry in observations):
         return None
     try:
@@ -57,13 +58,15 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
     in_order = format_of(policy.path, policy.format).is_ordered
     return PolicyInterface(
         # Inputs that are known by their order only are all named.
-        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order},
+        inputs={key: entry.input or key for key, entry in keyed.items() if entry.input or in_order}
+        | {name: name for name in fed_back},
         memory=tuple((name, output) for name, output, _ in memories),
         lengths=policy.lengths,
         mask=policy.mask,
         padding=policy.padding,  # type: ignore[arg-type]
         action=policy.action,
         outputs=outputs,
+        horizon=policy.horizon,
         discrete=policy.discrete,
         low=_bound(policy.low, -np.inf),
         high=_bound(policy.high, np.inf),
@@ -71,10 +74,24 @@ def policy_interface(configuration: Configuration) -> PolicyInterface | None:
         output_activation=policy.output_activation,
         history={key: entry.history for key, entry in keyed.items() if entry.history},
         shapes={key: entry.shape for key, entry in keyed.items() if entry.shape}
-        | {name: shape for name, _, shape in memories if shape is not None},
+        | {name: shape for name, _, shape in memories if shape is not None}
+        | (_chunk_shapes(configuration) if in_order else {}),
         counters=counters,
         dtypes={key: _dtype_of_image(entry) for key, entry in keyed.items() if entry.is_image},
     )
+
+
+def chunk_inputs(configuration: Configuration) -> tuple[str, ...]:
+    """Return the inputs of the policy that take the previous plan and its delay, as far as there are any."""
+    return tuple(filter(None, (configuration.chunk.prefix_input, configuration.chunk.delay_input)))
+
+
+def _chunk_shapes(configuration: Configuration) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of these inputs for one robot, for files that do not say them, as far as they are known."""
+    chunk, horizon = configuration.chunk, configuration.policy.horizon
+    components = len(configuration.action.joints or configuration.action.fields)
+    shapes: dict[str, tuple[int, ...]] = {chunk.delay_input: ()} if chunk.delay_input else {}
+    return shapes | ({chunk.prefix_input: (horizon, components)} if chunk.prefix_input and horizon else {})
 
 
 def _dtype_of_image(entry: ObservationConfiguration) -> str:
@@ -176,7 +193,8 @@ def _warn_of_channels(observation: ObservationConfiguration, layout: Observation
 
 def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
     """Return the policy's observation space by configured key."""
-    wanted, configured = policy.spec.observations, configuration.observations
+    fed_back, configured = chunk_inputs(configuration), configuration.observations
+    wanted = {key: spec for key, spec in policy.spec.observations.items() if key not in fed_back}
     # A space that is not a Dict has one observation, under any configured name.
     if list(wanted) == ["observation"] and len(configured) == 1:
         return {configured[0].key: wanted["observation"]}

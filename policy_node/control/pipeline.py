@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from policy_node.config.schema import Configuration, ConfigurationError, limits_
 from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
+from policy_node.control.planned_inference import PlannedInference, RecordedPlans, check_plans, has_plans
 from policy_node.control.safe_commands import MeasuredPositions, SafeCommands
 from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
 from policy_node.engines.failures import is_device_failure
@@ -93,12 +95,18 @@ class Pipeline:
         #: Names of the robots.
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
+        self._indices = np.arange(len(self.robots))
         self._gap_ns = _longest_gap_ns(configuration)
         self._limits = json.dumps(limits_of(configuration))
         self._samples = FleetSamples(configuration)
         #: Names of the sensors.
         self.keys = self._samples.names
-        self._inference = make_inference(configuration, policy, layouts)
+        self._inference: Inference | PlannedInference
+        if has_plans(configuration, policy):
+            self._inference = PlannedInference(configuration, policy, layouts)
+        else:
+            check_plans(configuration, policy)
+            self._inference = make_inference(configuration, policy, layouts)
         #: Number of components of a command.
         self.components = self._inference.components
         self._rejections = Rejections(len(self.robots))
@@ -114,7 +122,7 @@ class Pipeline:
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
-        self._stopped = nothing = np.zeros(len(self.robots), bool)
+        self._stopped = self._nobody = nothing = np.zeros(len(self.robots), bool)
         self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nothing, nothing)
 
     def _make_staging(self, layouts: Mapping[str, ObservationLayout], decoders: Mapping[str, Decode]) -> Staging:
@@ -158,6 +166,11 @@ class Pipeline:
     def inference_s(self) -> float:
         """Shortest time of one inference for all robots at the warm-up."""
         return self._inference.duration_s
+
+    @property
+    def plan_lasts_s(self) -> float:
+        """Longest time from the observation of a plan to a command; infinite where no command follows from plans."""
+        return self._inference.store.lasts_s if isinstance(self._inference, PlannedInference) else math.inf
 
     @property
     def observations(self) -> Mapping[str, torch.Tensor]:
@@ -268,24 +281,50 @@ class Pipeline:
         """Run the policy on example observations, see `Inference.warm_up`."""
         self._inference.warm_up()
 
+    def start(self) -> None:
+        """Start the thread that runs the policy beside the tick, if there is to be one, and warm it up.
+
+        The calling thread must not have a real-time priority yet, which the new one must not have.
+        """
+        if isinstance(self._inference, PlannedInference) and self._inference.in_background:
+            self._inference.start()
+
+    def end(self, timeout_s: float = 0.0) -> bool:
+        """End the thread in the background, if there is one; return False if it takes longer than a time."""
+        return not isinstance(self._inference, PlannedInference) or self._inference.end(timeout_s)
+
+    @property
+    def planning_since_s(self) -> float | None:
+        """When the current inference in the background began, on the monotonic clock; None without one."""
+        inference = self._inference
+        return inference.planner.busy_since_s if isinstance(inference, PlannedInference) else None
+
     def adopt(self, other: Pipeline) -> None:
         """Continue with the policy of another pipeline of the same deployment; to be called between two ticks.
 
         Samples, states and last commands stay. The histories stay if the new policy takes the same, else they restart.
-        The new policy's memory restarts.
+        The new policy's memory restarts, and all plans are dropped.
 
         Parameters
         ----------
         other
-            Warmed up, with the same robots, sensors and command; it must not be used afterwards.
+            Warmed up, with the same robots, sensors and command; afterwards only `end` may be called.
 
         Raises
         ------
         ConfigurationError
             When its commands have another number of components; nothing is changed then.
         """
-        if not self._inference.adopt(other._inference):
-            self._memory.fresh_start[:] = True
+        old, new = self._inference, other._inference
+        if new.components != old.components:
+            found = f"the new policy's commands have {new.components} components, those of the current one"
+            remedy = "clean up the node, then configure it with the new policy"
+            raise ConfigurationError(f"policy.path: {found} {old.components}; {remedy}")
+        with torch.inference_mode():
+            if not new.batch.take_over(old.batch):
+                self._memory.fresh_start[:] = True
+        # The other pipeline ends the thread of the old one.
+        self._inference, other._inference = new, old
         other._staging.take_over(self._staging)
         self._staging = other._staging
 
@@ -295,6 +334,7 @@ class Pipeline:
         clock: Callable[[], int] | None = None,
         selections: Sequence[Selection] | None = None,
         not_sent: Mapping[int, tuple[RobotState, str]] | None = None,
+        plans: RecordedPlans | None = None,
     ) -> FleetTick:
         """Run one tick and assume that its commands are sent as decided.
 
@@ -306,11 +346,14 @@ class Pipeline:
             See `guard`.
         not_sent
             Robots whose commands are not sent, see `Sent`; None: all commands are sent.
+        plans
+            See `PlannedInference`.
         """
         observed = self.observe(now_ns, selections)
-        actions = self.act(observed)
+        actions = self.act(observed, plans)
         decided = self.guard(actions, observed, clock)
-        return self.commit(decided, Sent.without(decided, not_sent or {}))
+        replaced = {robot: why for robot, why in (not_sent or {}).items() if decided.publish[robot]}
+        return self.commit(decided, Sent.without(decided, replaced))
 
     def observe(
         self, now_ns: int, selections: Sequence[Selection] | None = None, started_s: float | None = None
@@ -346,7 +389,7 @@ class Pipeline:
         # Detect pauses: while the process was suspended or the clock stepped, no tick could mark the robot as not
         # driven.
         memory = self._memory
-        unseen_gap = ~memory.fresh_start & (now_ns - memory.last_driven_ns > self._gap_ns)
+        unseen_gap = ~memory.fresh_start if now_ns - previous_ns > self._gap_ns else self._nobody
         self.observed = Observed(
             now_ns=now_ns,
             previous_ns=previous_ns,
@@ -389,8 +432,10 @@ class Pipeline:
             return [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
         return selections
 
-    def act(self, observed: Observed) -> Actions:
-        """Run the policy once for all robots, if any is ready.
+    def act(self, observed: Observed, plans: RecordedPlans | None = None) -> Actions:
+        """Run the policy once for all robots, if any is ready; or take what is due in its plans.
+
+        `plans` are those of a recorded tick, see `PlannedInference`.
 
         Raises
         ------
@@ -403,6 +448,10 @@ class Pipeline:
         timed_out = observed.unseen_gap[:, None] | np.isnan(current)
         current[timed_out] = self.safe_commands[timed_out]
         inferred, failure = self._no_commands, ""
+        if isinstance(self._inference, PlannedInference):
+            ramp = self._memory.ramp(observed, current)
+            inferred, planned = self._inference(observed, current, *ramp, plans)
+            return Actions(inferred, current, "", time.perf_counter() - started_s, planned)
         if observed.ready.any():
             try:
                 inferred = self._inference(observed.fresh_start, current, *self._memory.ramp(observed, current))
@@ -433,7 +482,10 @@ class Pipeline:
         if sent.overruled:
             self.forget_samples()
             memory.overrule(self._everyone, sent.commands)
-        given = (driven | decided.faulty).tolist()
+        used = driven | decided.faulty
+        if decided.pending is not None:
+            used |= decided.pending & ~np.isin(self._indices, list(sent.not_sent))
+        given = used.tolist()
         return FleetTick(
             time_ns=observed.now_ns,
             commands=decided.commands,
@@ -457,6 +509,7 @@ class Pipeline:
             slowed=memory.slowed.copy(),
             unheard=self._samples.unheard(),
             limits=self._limits,
+            planned=decided.actions.planned,
         )
 
 
@@ -464,6 +517,6 @@ def _with_replaced(decided: FleetCommands, sent: Sent) -> tuple[tuple[RobotState
     """Return states and reasons if the commands of some ready robots were not sent."""
     states, reasons = list(decided.states), list(decided.reasons)
     for robot, (state, reason) in sent.not_sent.items():
-        if decided.ready[robot]:
+        if decided.ready[robot] or (decided.pending is not None and decided.pending[robot]):
             states[robot], reasons[robot] = state, reason
     return tuple(states), tuple(reasons)

@@ -46,6 +46,30 @@ class Observed(NamedTuple):
     stages_s: dict[str, float]
 
 
+class PlannedTick(NamedTuple):
+    """The plans at one tick, of policies whose commands follow from plans. Its arrays are not changed."""
+
+    #: `[robots]` bool: ready robots without an action that is due; their episodes go on.
+    pending: np.ndarray
+    #: Robot index -> state and reason, for robots without such an action and those whose plan cannot be used.
+    problems: Mapping[int, tuple[RobotState, str]]
+    #: `[robots]` float64: time since the observation of the newest plan; NaN without a plan.
+    ages_s: np.ndarray
+    #: Indices of the robots whose observations were taken for a plan at this tick.
+    requested: tuple[int, ...]
+    #: Steps of the previous plans that the policy was told, at the last request, to be executed meanwhile.
+    delay: int
+    #: Time of the observations of the plans that arrived at this tick; None without any.
+    arrived_ns: int | None
+    #: `[robots]` int64: plans taken, and plans that ended before the next one came, since configuration.
+    taken: np.ndarray
+    exhausted: np.ndarray
+    #: Duration of the inference of the plans that arrived, and time from their observations to this tick; None without
+    #: any.
+    inference_s: float | None
+    latency_s: float | None
+
+
 class Actions(NamedTuple):
     """The commands that the policy wants, limited on the device."""
 
@@ -58,6 +82,8 @@ class Actions(NamedTuple):
     failure: str
     #: Seconds that it took.
     infer_s: float
+    #: The plans that the commands follow from; None where each follows from an inference in its tick.
+    planned: PlannedTick | None = None
 
 
 class FleetCommands(NamedTuple):
@@ -79,6 +105,9 @@ class FleetCommands(NamedTuple):
     held: np.ndarray
     #: `[robots]` bool: robots whose policy failed.
     faulty: np.ndarray
+    #: `[robots]` bool: robots that have no action although their readings are good, see `PlannedTick`; None
+    #: where there is none.
+    pending: np.ndarray | None
     #: Largest age of the synchronised readings behind a command of the policy when it is sent.
     max_age_s: float
     #: Seconds that the decision took.
@@ -179,3 +208,5 @@ class FleetTick(NamedTuple):
     unheard: Mapping[str, list[str]]
     #: The limits in force, as JSON: see `config.schema.LIMITS`.
     limits: str = ""
+    #: See `Actions.planned`.
+    planned: PlannedTick | None = None

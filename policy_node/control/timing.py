@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policy_node.control.tick import PlannedTick
+
 # Period with which a thread that waits for a distant deadline checks whether it must stop.
 POLL_S = 0.1
 
@@ -82,6 +84,8 @@ class TickRecord(NamedTuple):
     #: `[robots]` float64: age of the oldest synchronised reading behind each robot's command when it was published; NaN
     #: for robots that were sent no command of the policy.
     command_ages_s: np.ndarray
+    #: See `Actions.planned`.
+    planned: PlannedTick | None = None
 
 
 class TickStatistics:

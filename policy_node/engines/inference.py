@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from policy_node.config.schema import ActionConfiguration, ConfigurationError
+from policy_node.config.schema import ActionConfiguration
 from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
 from policy_node.sensing.batch import ObservationBatch
@@ -137,34 +137,6 @@ class Inference:
         self.duration_s = min(durations_s)
         with torch.inference_mode():
             self._program.forget()
-
-    def adopt(self, other: Inference) -> bool:
-        """Continue with the policy of another inference of the same deployment, which must not be used any more.
-
-        The new policy's memory starts again.
-
-        Returns
-        -------
-        bool
-            Whether the histories continue, as the new policy takes the same observations; else they start again.
-
-        Raises
-        ------
-        ConfigurationError
-            When its commands have another number of components; nothing is changed then.
-        """
-        if other.components != self.components:
-            found = f"the new policy's commands have {other.components} components, those of the current one"
-            remedy = "clean up the node, then configure it with the new policy"
-            raise ConfigurationError(f"policy.path: {found} {self.components}; {remedy}")
-        continues = self.batch.is_like(other.batch)
-        if continues:
-            with torch.inference_mode():
-                other.batch.take_over(self.batch)
-        self.policy, self.batch, self.safe_command = other.policy, other.batch, other.safe_command
-        self._program, self.limits = other._program, other.limits
-        self.duration_s = other.duration_s
-        return continues
 
     def __call__(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> Inferred:
         """Run the policy on the staged rows.

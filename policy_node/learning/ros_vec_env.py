@@ -30,6 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy_node.config.parameter_file import read_parameter_file
+from policy_node.config.parameters import ChunkConfiguration
 from policy_node.config.schema import Configuration, ConfigurationError, flatten, parse_configuration, topic_of
 from policy_node.config.specs import PolicySpec
 from policy_node.control.pipeline import Pipeline
@@ -151,6 +152,9 @@ class RosVecEnv(VecEnv):
         name: str = "ros_vec_env",
     ) -> None:
         configuration, simulated = _configuration_of(config)
+        # The training acts at every tick.
+        in_tick = replace(configuration.policy, inference="tick")
+        configuration = replace(configuration, policy=in_tick, chunk=ChunkConfiguration())
         simulated = lockstep or (simulated if use_sim_time is None else use_sim_time)
         if lockstep:
             configuration = replace(_subscribed_reliably(configuration), watchdog_timeout_s=NEVER_HANGS_S)
@@ -639,7 +643,7 @@ def _spec_of(
                 "policy.path: missing; give it, or observation_space and action_space of one robot"
             )
         policy = load_configured(configuration)
-        return replace(policy.spec, memory={}, mask=0), policy.device
+        return replace(policy.spec, memory={}, mask=0, horizon=0), policy.device
     try:
         device = select_device(configuration.policy.device)
         observations = {

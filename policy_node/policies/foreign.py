@@ -45,7 +45,7 @@ class ForeignPolicy(Policy):
     Raises PolicyError if the network and the interface of the file do not fit each other, or it cannot be run.
     """
 
-    interface_fields = ("action", "discrete", "low", "high", "memory", "lengths", "mask", "shapes")
+    interface_fields = ("action", "horizon", "discrete", "low", "high", "memory", "lengths", "mask", "shapes")
 
     def __init__(self, network: Network, algorithm: str, file: PolicyFile) -> None:
         self.device = file.device
@@ -64,8 +64,9 @@ class ForeignPolicy(Policy):
         self._least = 1
         self.batch, output, reason = self._probe(file)
         self.how_it_runs = self._open_batch(file, reason)
-        action = _action_spec(output, pairing.action, file)
-        self._finish = _make_finish(action, file.device)
+        horizon = _horizon(output, pairing.action, file)
+        action = _action_spec(output[:, 0] if horizon else output, pairing.action, file)
+        self._finish = _make_finish(action, horizon, file.device)
         memory = {
             part.input: array_spec(part.input, tuple(part.fresh.shape), part.fresh.cpu().numpy().dtype)
             for part in pairing.memories
@@ -75,7 +76,8 @@ class ForeignPolicy(Policy):
         self._first_outputs = self._outputs_for_zeros()
         for name, part in self._first_outputs.items():
             memory[name] = array_spec(name, tuple(part.shape), part.cpu().numpy().dtype)
-        super().__init__(PolicySpec(pairing.observations, action, algorithm, file.sha256, memory), file.device)
+        spec = PolicySpec(pairing.observations, action, algorithm, file.sha256, memory, horizon=horizon)
+        super().__init__(spec, file.device)
 
     def initial_state(self, robots: int) -> State:
         """Return the memory of robots that have seen nothing yet."""
@@ -305,6 +307,23 @@ def _are_close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) 
     return True
 
 
+def _horizon(output: torch.Tensor, name: str, file: PolicyFile) -> int:
+    """Return the number of future actions in the output `[robots, horizon, ...]`; 0 for one action without the axis.
+
+    Where it is not given, an output with a further axis has it: `[robots, horizon, components]`, for a choice
+    `[robots, horizon, logits]` or `[robots, horizon]` indices.
+    """
+    given, lengths = file.interface.horizon, tuple(output.shape[1:])
+    if file.interface.discrete:
+        is_plan = len(lengths) == (2 if output.is_floating_point() else 1)
+    else:
+        is_plan = len(lengths) == 2
+    if given and not (is_plan and lengths[0] == given):
+        reason = f"its output '{name}' is {list(lengths)} for one robot, no {given} future actions"
+        raise misfit(file, reason, "correct horizon, or leave it out", "policy.horizon")
+    return lengths[0] if is_plan and (given or lengths[0] > 1) else 0
+
+
 def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpec:
     interface, shape = file.interface, tuple(output.shape[1:])
     if choices := interface.discrete:
@@ -325,7 +344,9 @@ def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpe
         raise PolicyError(f"the bounds do not fit policy file '{file.path}': {error}", f"policy.{bound}") from error
 
 
-def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _make_finish(
+    action: ActionSpec, horizon: int, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return the function from the network's output and the usable rows to final actions."""
     if isinstance(action, ArraySpec):
         low, high = (torch.tensor(bound, device=device) for bound in (action.low, action.high))
@@ -335,8 +356,9 @@ def _make_finish(action: ActionSpec, device: torch.device) -> Callable[[torch.Te
 
     def choose(output: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
         if output.is_floating_point():
-            return torch.where(usable & ~output.isnan().any(dim=1), output.argmax(dim=1), -1)
-        chosen = output.reshape(-1).long()
-        return torch.where(usable & (chosen >= 0) & (chosen < choices), chosen, -1)
+            return where_rows(usable, torch.where(output.isnan().any(dim=-1), -1, output.argmax(dim=-1)), -1)
+        # One index may have an axis.
+        chosen = (output if horizon else output.reshape(-1)).long()
+        return where_rows(usable, torch.where((chosen >= 0) & (chosen < choices), chosen, -1), -1)
 
     return choose

@@ -41,6 +41,8 @@ class PolicyInterface:
     outputs
         Further outputs `[robots, ...]` to keep for the next step, such as the joint positions of a motion. The policy
         has each in its memory as `output.NAME`; at the start it is what the network gives for zeros.
+    horizon
+        Number of future actions that the output gives, on the axis after the robots; 0: as the output shows.
     discrete
         Number of choices, which the output gives as logits or as an index; 0 for a continuous action.
     low, high
@@ -73,6 +75,7 @@ class PolicyInterface:
     padding: Literal["start", "end"] = "start"
     action: str = ""
     outputs: tuple[str, ...] = ()
+    horizon: int = 0
     discrete: int = 0
     low: Sequence[float] | float = -np.inf
     high: Sequence[float] | float = np.inf
@@ -95,6 +98,8 @@ class PolicyInterface:
         for name, allowed in (("activation", ACTIVATIONS), ("output_activation", OUTPUT_ACTIVATIONS)):
             if getattr(self, name) not in ("", *allowed):
                 raise PolicyError(f"{name} is '{getattr(self, name)}'; allowed are {', '.join(map(repr, allowed))}")
+        if self.horizon < 0:
+            raise PolicyError(f"horizon is {self.horizon}; give the number of future actions, or 0 to see it")
         if self.discrete < 0:
             raise PolicyError(f"discrete is {self.discrete}; give the number of choices, or 0 for a continuous action")
         if (self.lengths or self.mask) and not self.history:

@@ -25,7 +25,7 @@ from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
 from policy_node.policies.vecnormalize import read_vecnormalize
 
-_OF_OUTPUT = ("action", "discrete", "low", "high", "activation", "output_activation")
+_OF_OUTPUT = ("action", "horizon", "discrete", "low", "high", "activation", "output_activation")
 # Why a format does not take the file of `VecNormalize.save`.
 NO_STATISTICS = (
     "takes no vecnormalize: export it with its normalisation inside (policy_export MODEL.zip --vecnormalize FILE), or "

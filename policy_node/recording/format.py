@@ -62,6 +62,7 @@ class RobotTick:
     before: str = ""
     left_to: str = ""  #: Name of the node that commands it instead; empty without one.
     sent: bool = False  #: Whether the command of the tick was sent; it has the time of the tick.
+    planned: bool = False  #: Whether its observation was taken for a plan.
     #: Samples by name of the sensor, which the policy got, and that of the safe position.
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
@@ -78,6 +79,9 @@ class Tick:
     policy_sha256: str  #: Hash of the policy.
     robots: Mapping[str, RobotTick]  #: By name, in the order of the configuration.
     limits: str = ""  #: The limits in force, see `parse_limits`; empty in older recordings.
+    has_plans: bool = False  #: Whether commands follow from plans; without them the next two mean nothing.
+    plan_arrived_ns: int | None = None  #: Time of the observations of the plans that arrived; None without any.
+    plan_delay: int = 0  #: Steps of the previous plans that the policy was told to be executed meanwhile.
 
 
 def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
@@ -96,6 +100,9 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
         "policy_sha256": tick.policy_sha256,
         "limits": tick.limits,
     }
+    if tick.has_plans:
+        arrived = "" if tick.plan_arrived_ns is None else str(tick.plan_arrived_ns)
+        of_node |= {"plan_arrived": arrived, "plan_delay": str(tick.plan_delay)}
     statuses = [status(_OK, node, "", of_node)]
     for name, robot in tick.robots.items():
         values = {
@@ -105,6 +112,8 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
             "left_to": robot.left_to,
             "sent": _BOOLEANS[robot.sent],
         }
+        if tick.has_plans:
+            values["planned"] = _BOOLEANS[robot.planned]
         for sensor, (stamp_ns, message_index) in robot.readings.items():
             values[f"{_READING_PREFIX}{sensor}"] = f"{stamp_ns} {_SILENT if message_index is None else message_index}"
         statuses.append(status(_LEVELS.get(robot.state, _WARN), name, robot.reason, values))
@@ -133,6 +142,9 @@ def parse_tick(message: Any) -> Tick:
             stopped=values["stopped"] == _BOOLEANS[True],
             policy_sha256=values["policy_sha256"],
             limits=values.get("limits", ""),
+            has_plans="plan_delay" in values,
+            plan_arrived_ns=int(values["plan_arrived"]) if values.get("plan_arrived") else None,
+            plan_delay=int(values.get("plan_delay", 0)),
             robots={status.name: _parse_robot(status.message, _values(status)) for status in robots},
         )
     except (KeyError, ValueError) as error:
@@ -180,5 +192,6 @@ def _parse_robot(reason: str, values: Mapping[str, str]) -> RobotTick:
         before=before,
         left_to=values["left_to"],
         sent=values["sent"] == _BOOLEANS[True],
+        planned=values.get("planned") == _BOOLEANS[True],
         readings=readings,
     )

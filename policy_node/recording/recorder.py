@@ -332,6 +332,7 @@ class Recording:
             return Reading(sample.stamp_ns, messages.index(sample.message))
 
         robots = {}
+        plans = tick.planned
         for robot, name in enumerate(plan.robots):
             topics = plan.sensor_topics[robot]
             readings = {
@@ -348,10 +349,12 @@ class Recording:
                 before=queued.before.get(robot, ""),
                 left_to=tick.owners.get(robot, ""),
                 sent=bool(tick.commanded[robot]),
+                planned=plans is not None and robot in plans.requested,
                 readings=readings,
             )
         own = (tick.time_ns, queued.number, queued.missed, queued.dropped, tick.stopped, tick.policy_sha256)
-        message = tick_message(Tick(*own, robots, tick.limits), plan.name, plan.typestore.types)
+        of_plans = (True, plans.arrived_ns, plans.delay) if plans is not None else ()
+        message = tick_message(Tick(*own, robots, tick.limits, *of_plans), plan.name, plan.typestore.types)
         bag.write(ticks_topic(plan.name), tick.time_ns, plan.typestore.serialize_cdr(message, TICK_TYPE))
         self._last_ns = tick.time_ns
         self._write_commands(bag, later)

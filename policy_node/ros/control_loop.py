@@ -149,6 +149,17 @@ class ControlLoop:
         return self._watchdog.hanging_since_s
 
     @property
+    def planning_s(self) -> float | None:
+        """How long the current inference beside the tick takes so far; None without one."""
+        since_s = self._pipeline.planning_since_s
+        return None if since_s is None else time.monotonic() - since_s
+
+    @property
+    def plan_lasts_s(self) -> float:
+        """See `Pipeline.plan_lasts_s`; an inference that takes longer hangs, because no plan can follow from it."""
+        return self._pipeline.plan_lasts_s
+
+    @property
     def owners(self) -> Mapping[int, str]:
         """Robots that are yielded to other nodes: robot index -> name of the node."""
         return self._owners
@@ -162,17 +173,24 @@ class ControlLoop:
     def replace_policy(self, pipeline: Pipeline) -> None:
         """Continue with the policy of another pipeline, see `Pipeline.adopt`; wait for the end of the current tick.
 
+        The inference of the old policy beside the tick may go on; nothing comes of it.
+
         Raises
         ------
         TimeoutError
             When the current tick hangs.
         """
-        if not self._ticking.acquire(timeout=self._configuration.watchdog_timeout_s):
-            raise TimeoutError("the current tick hangs; set the new policy when the robots are driven again")
+        pipeline.start()
         try:
-            self._pipeline.adopt(pipeline)
+            if not self._ticking.acquire(timeout=self._configuration.watchdog_timeout_s):
+                raise TimeoutError("the current tick hangs; set the new policy when the robots are driven again")
+            try:
+                self._pipeline.adopt(pipeline)
+            finally:
+                self._ticking.release()
         finally:
-            self._ticking.release()
+            # It has the policy that was replaced, or does not fit.
+            pipeline.end()
 
     def change_limits(self, configuration: Configuration) -> None:
         """Use the limits of another configuration from the next tick on, see `Pipeline.change_limits`."""
@@ -306,7 +324,8 @@ class ControlLoop:
         Returns
         -------
         bool
-            False when the thread still hangs in its tick; it can send no commands any more.
+            False when the thread still hangs in its tick, or in an inference beside it; it can send no commands any
+            more.
         """
         self._reserve.release()
         self._stopping.set()
@@ -318,7 +337,8 @@ class ControlLoop:
                 self._thread.join(STOP_TIMEOUT_S)
             if self._simulated is not None:
                 self._simulated.close()
-        return not self._thread.is_alive()
+            has_ended = self._pipeline.end(STOP_TIMEOUT_S)
+        return has_ended and not self._thread.is_alive()
 
     def _run(self) -> None:
         name_thread("control_loop")
@@ -326,6 +346,7 @@ class ControlLoop:
         torch.set_num_threads(self._configuration.policy.threads)
         try:
             # Before the CPUs are set: threads that the policy starts at its first run must not inherit them.
+            self._pipeline.start()
             self._pipeline.warm_up()
             apply_realtime(self._configuration.realtime)
             self._tick_on(self._simulated or SteadyClock(self._stopping))
@@ -381,7 +402,8 @@ class ControlLoop:
         stages_s = {"take": taken_s - began_s, **self.latest.stages_s, "publish": ended_s - decided_s}
         # Ages are those of the synchronised readings at the tick; the command is sent a little later.
         ages_s = np.where(self.latest.driven, self.latest.ages_s + (ended_s - taken_s), np.nan)
-        self.statistics.add(TickRecord(lateness_ns / 1e9, ended_s - began_s, missed, stages_s, ages_s))
+        planned = self.latest.planned
+        self.statistics.add(TickRecord(lateness_ns / 1e9, ended_s - began_s, missed, stages_s, ages_s, planned))
         if self._recording is not None:
             self._recording.note_tick(self.latest, missed)
         if error is not None:

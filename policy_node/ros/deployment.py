@@ -19,6 +19,7 @@ from policy_node.config.schema import (
 from policy_node.config.specs import ArraySpec
 from policy_node.control.pairing import match_observations, policy_interface, side_by_side
 from policy_node.control.pipeline import Pipeline
+from policy_node.control.planned_inference import has_plans, rows_of
 from policy_node.engines import (
     EngineChoice,
     EngineError,
@@ -79,8 +80,10 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
 
 
 def slowness(deployment: Deployment) -> str:
-    """Return a warning if inference takes longer than the control period; empty if it does not."""
+    """Return a warning if inference takes longer than the control period, or than a plan lasts; empty otherwise."""
     configuration, inference_s = deployment.configuration, deployment.pipeline.inference_s
+    if configuration.policy.inference == "background":
+        return _slow_plans(deployment)
     if inference_s * configuration.control_rate_hz <= 1.0:
         return ""
     limits_s = {
@@ -94,7 +97,24 @@ def slowness(deployment: Deployment) -> str:
     return (
         f"policy.path: one inference takes {inference_s * 1e3:.1f} ms at configure (engine {deployment.engine.name} on "
         f"{deployment.policy.device}), the control period is {1e3 / configuration.control_rate_hz:.1f} ms: {follows}; "
-        f"lower control_rate_hz below {1 / inference_s:.3g}, or choose a faster policy, policy.engine or policy.device"
+        f"set policy.inference to background, lower control_rate_hz below {1 / inference_s:.3g}, or choose a faster "
+        f"policy, policy.engine or policy.device"
+    )
+
+
+def _slow_plans(deployment: Deployment) -> str:
+    """Return a warning if plans end before the next ones can come; empty otherwise."""
+    inference_s, lasts_s = deployment.pipeline.inference_s, deployment.pipeline.plan_lasts_s
+    parts = -(-len(deployment.configuration.robots) // rows_of(deployment.configuration))
+    # A plan that is wanted waits for the one before it.
+    needed_s = 2 * inference_s * parts
+    if needed_s <= lasts_s:
+        return ""
+    return (
+        f"policy.path: one inference takes {inference_s * 1e3:.1f} ms at configure (engine {deployment.engine.name} on "
+        f"{deployment.policy.device}), so a robot may wait {needed_s:.3g} s for its next plan, but a plan lasts "
+        f"{lasts_s:.3g} s: robots may stop in between; set chunk.on_exhausted to hold or raise chunk.max_age_s if "
+        f"that is safe, or choose a faster policy, policy.engine or policy.device"
     )
 
 
@@ -181,7 +201,7 @@ def _fit(
     beside: str | None,
 ) -> tuple[Pipeline, EngineChoice]:
     """Choose the engine and warm up the pipeline, with as many robots in one inference as fit into the memory."""
-    robots = len(configuration.robots)
+    robots = _inferred_robots(configuration, policy)
     rows = chunk_size(robots, configuration.policy.max_batch or robots)
     too_many = 0
     while True:
@@ -200,6 +220,11 @@ def _fit(
             torch.cuda.empty_cache()
 
 
+def _inferred_robots(configuration: Configuration, policy: Policy) -> int:
+    """Return how many robots the policy acts for at once, if the memory allows it."""
+    return rows_of(configuration) if has_plans(configuration, policy) else len(configuration.robots)
+
+
 def _warmed_up(
     configuration: Configuration,
     policy: Policy,
@@ -209,7 +234,7 @@ def _warmed_up(
     rows: int,
 ) -> tuple[Pipeline, EngineChoice]:
     """Choose the engine for `rows` robots in one inference and warm up the pipeline with it."""
-    chosen, robots = configuration.policy, len(configuration.robots)
+    chosen, robots = configuration.policy, _inferred_robots(configuration, policy)
     channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
     settings = EngineSettings(chosen.engine, chosen.precision, chosen.compile, chosen.threads)
     try:

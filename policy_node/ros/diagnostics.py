@@ -84,6 +84,11 @@ class _Report:
     p99_ms: np.ndarray
     #: `[robots]`: that age at the last tick; for a robot that is not ready the age of its readings, NaN without any.
     ages_ms: np.ndarray
+    #: `[robots]`: plans taken, and plans that ended before the next one came; None where no command follows from plans.
+    plans: np.ndarray | None
+    exhausted: np.ndarray | None
+    #: How long the inference beside the tick takes, if it hangs.
+    planner_hangs_s: float | None
     #: `[robots, sensors]`: rate of the messages that arrived.
     rates_hz: np.ndarray
 
@@ -191,6 +196,8 @@ class Reporter:
         self._next_part = 0
         self._current: _Report | None = None
         self._changes = np.zeros(robots, np.int64)
+        # Plans taken and exhausted until the last report.
+        self._plans, self._exhausted = np.zeros((2, robots), np.int64)
         self._state_log = StateLog(configuration.robots, configuration.action.when_stale)
         self._overload_log = OverloadLog(configuration.control_rate_hz)
         self._found_at_s: dict[tuple[str, str], float] = {}
@@ -332,6 +339,11 @@ class Reporter:
         if latest is not None:
             # A robot that is not ready has no command: its age is that of its readings at the tick.
             newest_ms = np.where(np.isfinite(newest_ms), newest_ms, latest.ages_s * 1e3)
+        plans = exhausted = None
+        if latest is not None and latest.planned is not None:
+            plans, exhausted = latest.planned.taken - self._plans, latest.planned.exhausted - self._exhausted
+            self._plans, self._exhausted = latest.planned.taken, latest.planned.exhausted
+        planning_s = self._loop.planning_s
         return _Report(
             records=records,
             ticks=ticks,
@@ -348,6 +360,9 @@ class Reporter:
             p50_ms=p50_ms,
             p99_ms=p99_ms,
             ages_ms=newest_ms,
+            plans=plans,
+            exhausted=exhausted,
+            planner_hangs_s=planning_s if planning_s is not None and planning_s > self._loop.plan_lasts_s else None,
             rates_hz=(self._received - before) / max(elapsed_s, 1e-9),
         )
 
@@ -357,22 +372,11 @@ class Reporter:
 
     def _node_status(self, report: _Report) -> DiagnosticStatus:
         records, latest, robots = report.records, report.latest, len(self._configuration.robots)
-        findings = self._findings() | self._recording_findings()
-        missed_now = sum(record.missed for record in records)
+        findings = self._findings() | self._recording_findings() | self._plan_findings(report)
         driven = latest is not None and not report.silence
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
         interrupted = int((report.driven_shares < 1.0).sum())
-        level, text = DiagnosticStatus.OK, f"{ready} of {robots} robots ready"
-        if interrupted:
-            text += f", {interrupted} not driven at every tick"
-        if report.silence:
-            level = DiagnosticStatus.ERROR if report.failed or report.hangs else DiagnosticStatus.WARN
-            text = report.silence
-        elif missed_now:
-            level = DiagnosticStatus.WARN
-            text = f"{text}; overload: {self._overload_log.text(records, report.elapsed_s)}"
-        elif ready < robots or interrupted or findings:
-            level = DiagnosticStatus.WARN
+        level, text = self._node_summary(report, ready, findings)
         inferences = int(report.driven_ticks.sum())
         values: dict[str, object] = {
             "lifecycle_state": "active",
@@ -392,6 +396,7 @@ class Reporter:
         if records:
             values["batch_occupancy"] = inferences / (len(records) * robots)
             values |= _timing_values(records)
+        values |= _plan_values(report)
         values |= self._process.values() | self._device.values()
         if self._recording is not None:
             values["record_path"] = self._recording.folder or self._configuration.record.path
@@ -400,12 +405,49 @@ class Reporter:
             values["shard"] = self._configuration.shard
         return self._publisher.status(CONTROL, level, text, {**values, **findings, **self.description})
 
+    def _node_summary(self, report: _Report, ready: int, findings: Mapping[str, str]) -> tuple[bytes, str]:
+        """Return level and text of the node's own part."""
+        robots, interrupted = len(self._configuration.robots), int((report.driven_shares < 1.0).sum())
+        text = f"{ready} of {robots} robots ready"
+        if interrupted:
+            text += f", {interrupted} not driven at every tick"
+        if report.silence:
+            is_error = report.failed or report.hangs
+            return DiagnosticStatus.ERROR if is_error else DiagnosticStatus.WARN, report.silence
+        if report.planner_hangs_s is not None:
+            return DiagnosticStatus.ERROR, findings["planner_hangs"]
+        if any(record.missed for record in report.records):
+            overload = self._overload_log.text(report.records, report.elapsed_s)
+            return DiagnosticStatus.WARN, f"{text}; overload: {overload}"
+        is_fine = ready == robots and not interrupted and not findings
+        return DiagnosticStatus.OK if is_fine else DiagnosticStatus.WARN, text
+
     def _findings(self) -> dict[str, str]:
         """Return the problems of the reception of sensors; log each once in a period."""
         findings = self._reception.findings(time.monotonic())
         for finding in findings:
             self._warn_once_in_a_period((finding.kind, finding.sensor), finding.text)
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
+
+    def _plan_findings(self, report: _Report) -> dict[str, str]:
+        """Return the problems of an inference beside the tick; log each once in a period."""
+        hangs_s, found = report.planner_hangs_s, {}
+        if hangs_s is not None:
+            found["planner_hangs"] = (
+                f"the inference beside the tick hangs: it takes {hangs_s:.1f} s so far, and a plan lasts "
+                f"{self._loop.plan_lasts_s:.3g} s; robots get their safe commands when their plans end"
+            )
+            self._logger.error(
+                f"{found['planner_hangs']}; deactivate and clean up the node, or set another policy",
+                throttle_duration_sec=FINDING_PERIOD_S,
+            )
+        elif report.exhausted is not None and report.exhausted.any():
+            found["planner_slow"] = text = (
+                f"the plans of {np.count_nonzero(report.exhausted)} robots ended before the next ones came; raise "
+                f"chunk.stagger, lower chunk.replan_every, or choose a faster policy, policy.engine or policy.device"
+            )
+            self._warn_once_in_a_period(("planner_slow", ""), text)
+        return found
 
     def _recording_findings(self) -> dict[str, str]:
         """Return the problems of the recording; log once in a period that ticks are left out."""
@@ -447,6 +489,10 @@ class Reporter:
             "bounded": int(latest.bounded[robot]),
             "slowed": int(latest.slowed[robot]),
         }
+        if latest.planned is not None:
+            values |= {"plans": int(latest.planned.taken[robot]), "plans_ended": int(latest.planned.exhausted[robot])}
+            if math.isfinite(age_s := float(latest.planned.ages_s[robot])):
+                values["plan_age_ms"] = age_s * 1e3
         return self._publisher.status(self._configuration.robots[robot], level, text, values)
 
 
@@ -479,6 +525,30 @@ def timing_message(records: Sequence[TickRecord]) -> Float64MultiArray:
         MultiArrayDimension(label="columns", size=columns, stride=columns),
     ]
     return message
+
+
+def _plan_values(report: _Report) -> dict[str, object]:
+    """Return the values about plans: their number, inference time, and age at the commands; empty without plans."""
+    if report.plans is None or report.exhausted is None:
+        return {}
+    planned = [(record.planned, record.command_ages_s) for record in report.records if record.planned is not None]
+    values: dict[str, object] = {
+        "plans_per_s": int(report.plans.sum()) / report.elapsed_s,
+        "plans_ended": int(report.exhausted.sum()),
+        "robots_waiting_for_plan": int(planned[-1][0].pending.sum()) if planned else 0,
+    }
+    # Only robots that were sent a command of the policy have an age of it.
+    ages_s = [np.where(np.isfinite(sent_s), each.ages_s, np.nan) for each, sent_s in planned]
+    found_s = {
+        "inference": np.array([each.inference_s for each, _ in planned if each.inference_s is not None]),
+        "observation_to_plan": np.array([each.latency_s for each, _ in planned if each.latency_s is not None]),
+        "plan_age_at_command": np.array(ages_s).ravel(),
+    }
+    for name, seconds in found_s.items():
+        low, high = percentiles(seconds * 1e3)
+        if math.isfinite(low):
+            values |= {f"{name}_ms_p50": low, f"{name}_ms_p99": high}
+    return values
 
 
 def _timing_values(records: Sequence[TickRecord]) -> dict[str, float]:

@@ -308,7 +308,7 @@ class PolicyNode(LifecycleNode):
         try:
             if loop is not None:
                 if not loop.stop():
-                    raise RuntimeError("the current tick hangs; it can send no more commands")
+                    raise RuntimeError("the current tick or inference hangs; it can send no more commands")
                 if loop.failure is not None:
                     raise RuntimeError("the control loop has ended") from loop.failure
                 self.get_logger().info(f"inactive: {self._safety()}")

@@ -351,8 +351,7 @@ class ObservationBatch:
         self._device = device
         self.latest: dict[str, torch.Tensor] = {}
 
-    def is_like(self, other: ObservationBatch) -> bool:
-        """Return whether both hold the same observations, so that a policy of the other can continue with this one."""
+    def _is_like(self, other: ObservationBatch) -> bool:
         layouts, others = self.layouts, other.layouts
         same = layouts.keys() == others.keys() and self._device == other._device
         return same and all(layouts[key].is_like(others[key]) for key in layouts)
@@ -374,11 +373,14 @@ class ObservationBatch:
         if self._episode.is_used:
             self._episode.remember(actions, memory)
 
-    def take_over(self, other: ObservationBatch) -> None:
-        """Continue with the steps of another batch of the same layouts."""
+    def take_over(self, other: ObservationBatch) -> bool:
+        """Continue with the steps of another batch; return False if it does not hold the same observations."""
+        if not self._is_like(other):
+            return False
         for key, history in self._histories.items():
             history.take_over(other._histories[key])
         self._episode.take_over(other._episode)
+        return True
 
     def upload(self) -> None:
         """Start to copy the staged rows to the device; do not change them before the end of the step."""

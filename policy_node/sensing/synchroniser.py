@@ -18,9 +18,9 @@ _EARLIEST_REAL_NS = 365 * 86_400 * 10**9
 class RobotState(Enum):
     """Whether the policy can drive a robot at this tick, and why not."""
 
-    WAITING = "a topic has not been heard"
+    WAITING = "a topic has not been heard, or there is no plan yet"
     READY = "its command comes from the policy"
-    STALE = "its data are old or do not belong together"
+    STALE = "its data are old or do not belong together, or its plan has ended"
     REJECTED = "its data cannot be used"
     FAULT = "its action was not finite, or the policy or its publisher failed"
     STOPPED = "an operator stopped it, or this node may not command it"

@@ -64,6 +64,8 @@ STARVATION_CHECK_S = 0.1
 # Deadline that the robots request, in periods; the node offers the same by default.
 DEADLINE_PERIODS = 3
 CEASE_S = 1.0
+# Largest age of a plan of a policy in the background.
+PLAN_AGE_S = 0.3
 
 
 class _Lane:
@@ -82,7 +84,8 @@ class Campaign:
         self._options = options
         self._folder = folder
         self._progress = progress
-        self.limits = Limits(1.0 / options.rate_hz, options.max_age_s, SLOP_S)
+        plan_age_s = PLAN_AGE_S if options.inference == "background" else 0.0
+        self.limits = Limits(1.0 / options.rate_hz, options.max_age_s, SLOP_S, plan_age_s)
         self.judge = Judge(options.robots, self.limits)
         self.faults: list[Fault] = []
         # Rows of time, resident memory in 10^6 bytes, file descriptors and threads of the node.
@@ -163,6 +166,8 @@ class Campaign:
     def _parameters(self, policy: Path) -> dict[str, Any]:
         parameters = robot_parameters(self._options.robots, self._options.rate_hz, str(policy))
         del parameters["action.fields"]
+        if self.limits.plan_age_s:
+            parameters |= {"policy.inference": "background", "chunk.max_age_s": self.limits.plan_age_s}
         return parameters | {
             "policy.format": "torchscript",
             "observations.image.encoding": "rgb8",

@@ -57,6 +57,11 @@ class ChaosOptions:
     seed: int = option(0, "seed of the schedule of faults", type=number(int, 0))
     rate_hz: float = option(20.0, "rate of control and sensors", "--rate", type=number(float, 1), metavar="HZ")
     max_age_s: float = option(0.2, "synchronisation.max_age_s", "--max-age", type=number(float, 0.1), metavar="S")
+    inference: str = option(
+        "tick",
+        "policy.inference; in the background, commands follow from plans, which a swap drops",
+        choices=("tick", "background"),
+    )
     transport: str = option(
         "udp",
         "udp: as between machines; shm: shared memory, in which a killed process can block the others for seconds",

@@ -55,16 +55,17 @@ class Limits(NamedTuple):
     period_s: float
     max_age_s: float
     slop_s: float
+    plan_age_s: float = 0.0  # 0: no command follows from plans
 
     @property
     def age_s(self) -> float:
         """Largest age of the readings behind a command when it is sent."""
-        return self.max_age_s + self.period_s
+        return self.max_age_s + self.plan_age_s + self.period_s
 
     @property
     def detect_s(self) -> float:
         """Longest time from a cause to the safe command."""
-        return self.max_age_s + 3 * self.period_s
+        return max(self.max_age_s, self.plan_age_s) + 3 * self.period_s
 
 
 class Judge:
@@ -173,11 +174,15 @@ class Judge:
             self.note("mixed_robots", robot, sent_s, found=position.robot, fault=_name(fault))
         elif was_driven and age_s > self.limits.detect_s:
             self.note("old_position", robot, sent_s, age_s=round(age_s, 4), fault=_name(fault))
-        if fault is not None and fault.kind.stops is not False:
+        if fault is not None and self._may_stop(fault):
             index = fault.robots.index(robot)
             fault.detected_s[index] = min(fault.detected_s[index], sent_s)
         else:
             self.note("stopped_without_cause", robot, sent_s, fault=_name(fault))
+
+    def _may_stop(self, fault: Fault) -> bool:
+        """Return whether a robot with this fault may get its safe command; a swap drops all plans."""
+        return fault.kind.stops is not False or (self.limits.plan_age_s > 0.0 and fault.kind.name == "swapped")
 
     def _heal(self, robot: int, fault: Fault, sent_s: float) -> None:
         position = fault.robots.index(robot)
@@ -199,7 +204,7 @@ class Judge:
         """Process diagnostics that show these robots as not driven by the policy."""
         for robot in robots:
             fault = self._active.get(robot)
-            if fault is not None and fault.kind.stops is not False and time_s >= fault.begun_s:
+            if fault is not None and self._may_stop(fault) and time_s >= fault.begun_s:
                 position = fault.robots.index(robot)
                 fault.shown_s[position] = min(fault.shown_s[position], time_s)
 

@@ -26,7 +26,7 @@ SILENCE_TIMEOUT_S = 15.0
 # Logged by a node that keeps running without driving.
 _FAILED = ("configure failed", "activate failed")
 # The times in diagnostics that are not those of a stage.
-_WHOLE_TICK = ("tick", "lateness", "stamp_to_command")
+_WHOLE_TICK = ("tick", "lateness", "stamp_to_command", "inference", "observation_to_plan", "plan_age_at_command")
 
 
 class TimingReport(NamedTuple):
@@ -60,6 +60,7 @@ class Round:
     engine: str  # empty if the loop does not report it
     missed: int  # skipped ticks
     rss_mb: float  # resident memory at the end, in 10^6 bytes
+    values: Sequence[Mapping[str, str]] = ()  # diagnostics of each second
 
 
 class Observer(NamedTuple):
@@ -149,6 +150,7 @@ def measure(child: Child, others: Sequence[Child], name: str, seconds: float, pr
         engine=last.values.get("engine", ""),
         missed=last.missed - first.missed,
         rss_mb=rss_mb,
+        values=[count.values for count in counts[1:]],
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import array
 import itertools
 import json
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from stable_baselines3 import PPO
 
 from policy_node.cli.replay import main
 from policy_node.config.schema import parse_configuration, with_limits
+from policy_node.control.planner import Planned, Planner, PlanRequest
 from policy_node.control.tick import FleetCommands, Sent, SentCommands
 from policy_node.messages.codecs import command_encoder
 from policy_node.messages.patched import fleet_encoder
@@ -185,12 +188,82 @@ def add_random_samples(deployment: Deployment, rng: np.random.Generator, now_ns:
             deployment.pipeline.add(robot, sensor, stamp_ns, message)
 
 
+class Plans(torch.nn.Module):
+    """Plans six steps, which depend on the observation and on the number of the plan in its episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(29, 12)
+
+    def forward(self, state: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return plans `[robots, 6, 2]` and the next count `[robots, 1]`."""
+        return torch.tanh(3.0 * self.layer(state) + torch.sin(count)).reshape(-1, 6, 2), count + 1.0
+
+
+class ToldPlans(Plans):
+    """Takes the rest of the previous plan and the delay, too."""
+
+    def forward(
+        self, state: torch.Tensor, rest: torch.Tensor, delay: torch.Tensor, count: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return plans `[robots, 6, 2]` and the next count `[robots, 1]`."""
+        plans = torch.tanh(3.0 * self.layer(state) + torch.sin(count)).reshape(-1, 6, 2)
+        return plans + 0.3 * rest + 0.01 * delay[:, None, None], count + 1.0
+
+
+def make_plans(file: Path, is_told: bool) -> Path:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(ToldPlans() if is_told else Plans()).save(str(file))
+    return file
+
+
+def slow_down(planner: Planner, seed: int) -> None:
+    """Let each inference take longer than some ticks."""
+    run, rng = planner.run, np.random.default_rng(seed)
+
+    def slow(request: PlanRequest) -> Planned:
+        planned = run(request)
+        time.sleep(float(rng.choice([0.0, 0.005, 0.02])))
+        return planned
+
+    planner.run = slow  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
+    check_replay(seed, parameters_of(make_policy(tmp_path / "policy.zip", seed)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inference", "chunk"),
+    [
+        ("tick", {"aggregate": "blend", "replan_every": 4}),
+        ("background", {"aggregate": "ensemble", "stagger": 2}),
+        ("background", {"aggregate": "prefix", "prefix_input": "rest", "delay_input": "delay"}),
+    ],
+)
+def test_a_recording_of_plans_replays_to_the_same_commands(
+    inference: str, chunk: dict[str, Any], tmp_path: Path
+) -> None:
+    """Although they arrive after as many ticks as their inference happened to take."""
+    is_told = chunk["aggregate"] == "prefix"
+    parameters = parameters_of(make_plans(tmp_path / "policy.pt", is_told))
+    parameters["policy"] |= {"inference": inference, "engine": "torchscript", "horizon": 6}
+    parameters["policy"]["memory"] = ["count=next_count:-1,1"]
+    parameters["observations"]["state"]["shape"] = [29]
+    parameters["chunk"] = {"step_s": 0.06, **chunk}
+    check_replay(1, parameters, tmp_path)
+
+
+def check_replay(seed: int, parameters: dict[str, Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
-    parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed))
     deployment = deploy(parse_configuration(parameters))
     pipeline, sha256 = deployment.pipeline, deployment.policy.spec.sha256
+    if pipeline.plan_lasts_s < np.inf:
+        slow_down(pipeline._inference.planner, seed)  # type: ignore[union-attr]
+    pipeline.start()
     encode = fleet_encoder(command_encoder(TYPE, 2, joints=JOINTS, time_from_start_s=0.05), len(ROBOTS))
     recording = Recording(plan_of(tmp_path, parameters), sha256, rclpy.logging.get_logger("test"))
     recording.start()
@@ -199,6 +272,8 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
     now_ns = 1_700_000_000_000_000_000
     losses, replaced = np.random.default_rng([seed, 1]), 0
     for _ in range(TICKS):
+        if pipeline.planning_since_s is not None:
+            time.sleep(0.005)
         now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
         apply_random_event(deployment, rng)
         add_random_samples(deployment, rng, now_ns)
@@ -211,6 +286,7 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
         recording.note_commands(SentCommands(now_ns, dict(zip(robots, messages, strict=True)), of_tick=True))
         recording.note_tick(pipeline.commit(decided, sent), 0)
     recording.end()
+    assert pipeline.end(20.0)
     assert not recording.error and not recording.dropped
     assert replaced > 10
     assert recording.folder is not None

@@ -88,7 +88,7 @@ def selection_of(
     """
     age_ns = round(recorded.age_s * 1e9) if recorded.age_s == recorded.age_s else None
     state = RobotState[recorded.state]
-    if not recorded.readings or state in (RobotState.STOPPED, RobotState.WAITING):
+    if not recorded.readings or state is RobotState.STOPPED:
         # READY without samples: the policy had failed at that tick, and none were kept.
         return Selection(RobotState.STALE if state is RobotState.READY else state, (), age_ns, recorded.reason)
     missing = [name for name, _ in sensors if name not in recorded.readings]

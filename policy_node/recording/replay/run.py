@@ -26,6 +26,7 @@ from policy_node.config.schema import (
     with_limits,
 )
 from policy_node.control.pipeline import STOPPED_REASON
+from policy_node.control.planned_inference import RecordedPlans
 from policy_node.control.tick import FleetTick
 from policy_node.messages.reading import UnusableReading
 from policy_node.policies.described_parameters import fill_in
@@ -292,7 +293,11 @@ class Replay:
         not_sent = {
             index: (RobotState[robot.state], robot.reason) for index, robot in enumerate(robots) if not robot.sent
         }
-        return self.pipeline.step(tick.time_ns, selections=selections, not_sent=not_sent)
+        plans = None
+        if recorded.has_plans:
+            requested = tuple(index for index, robot in enumerate(robots) if robot.planned)
+            plans = RecordedPlans(requested, recorded.plan_arrived_ns, recorded.plan_delay)
+        return self.pipeline.step(tick.time_ns, selections=selections, not_sent=not_sent, plans=plans)
 
     def _change_limits(self, text: str) -> None:
         """Use the limits that were in force, but for those that the user gives."""

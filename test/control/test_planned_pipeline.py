@@ -1,0 +1,205 @@
+# Copyright 2026 The policy_node authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policies that give plans, and policies beside the tick, in the whole tick without ROS."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import JointState
+
+from policy_node.config.schema import ConfigurationError, parse_configuration
+from policy_node.control.pipeline import Pipeline
+from policy_node.control.tick import FleetTick
+from policy_node.ros.deployment import deploy
+from policy_node.sensing.synchroniser import RobotState
+
+WAITING, READY, STALE, REJECTED, FAULT, STOPPED = RobotState
+PERIOD_NS = 50_000_000
+HORIZON = 4
+SAFE = [-1.0, -2.0]
+
+
+class Plans(torch.nn.Module):
+    """Plans from the readings `[robots, 2]`: in each step 1 more than in the one before."""
+
+    def forward(self, touch: torch.Tensor) -> torch.Tensor:
+        return touch[:, None, :] + torch.arange(4)[None, :, None]
+
+
+class Echo(torch.nn.Module):
+    """Gives the reading as the action."""
+
+    def forward(self, touch: torch.Tensor) -> torch.Tensor:
+        return touch * 1.0
+
+
+class Counting(torch.nn.Module):
+    """Counts the plans of each episode in its memory and plans the count."""
+
+    def forward(self, touch: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = count + 1.0
+        return (0.0 * touch + count)[:, None, :].repeat(1, 4, 1), count
+
+
+def save(module: torch.nn.Module, file: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(module).save(str(file))
+    return file
+
+
+class Rig:
+    """A pipeline of robots whose readings `[robots, 2]` the test sets."""
+
+    def __init__(self, policy: Path, robots: int = 3, **changes: Any) -> None:
+        parameters = {
+            "control_rate_hz": 20.0,
+            "robots": [f"robot_{index}" for index in range(robots)],
+            "policy.path": str(policy),
+            "policy.trusted": True,
+            "policy.engine": "torchscript",
+            "observations.keys": ["touch"],
+            "observations.touch.topic": "touch",
+            "observations.touch.type": "sensor_msgs/msg/JointState",
+            "observations.touch.field": "position",
+            "observations.touch.shape": [2],
+            "action.topic": "command",
+            "action.type": "std_msgs/msg/Float64MultiArray",
+            "action.safe_command": SAFE,
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+        self.configuration = parse_configuration(parameters)
+        self.pipeline: Pipeline = deploy(self.configuration).pipeline
+        self.now_ns = 1_000_000_000_000
+        self.readings: dict[int, tuple[float, float]] = {robot: (10.0 * robot, 0.5) for robot in range(robots)}
+
+    def tick(self, skip: int = 1) -> FleetTick:
+        self.now_ns += skip * PERIOD_NS
+        for robot, reading in self.readings.items():
+            message = JointState(position=list(reading))
+            self.pipeline.add(robot, 0, self.now_ns, serialize_message(message))
+        return self.pipeline.step(self.now_ns)
+
+    def wait(self) -> None:
+        """Wait for the end of the current inference beside the tick."""
+        deadline_s = time.monotonic() + 20.0
+        while self.pipeline.planning_since_s is not None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policies")
+    for module in (Plans(), Echo(), Counting()):
+        save(module, folder / f"{type(module).__name__}.pt")
+    return folder
+
+
+@pytest.fixture
+def rigs() -> Iterator[list[Rig]]:
+    made: list[Rig] = []
+    yield made
+    for rig in made:
+        assert rig.pipeline.end(20.0)
+
+
+def test_a_chunk_is_seen_and_its_actions_are_taken_step_by_step(folder: Path) -> None:
+    rig = Rig(folder / "Plans.pt", chunk__replan_every=HORIZON)
+    assert rig.pipeline.policy.spec.horizon == HORIZON
+    assert rig.pipeline.policy.spec.action.shape == (2,)
+    for step in range(10):
+        tick = rig.tick()
+        assert tick.states == (READY,) * 3
+        assert tick.planned is not None
+        assert tick.planned.requested == ((0, 1, 2) if step % HORIZON == 0 else ())
+        expected = [[10.0 * robot + step % HORIZON, 0.5 + step % HORIZON] for robot in range(3)]
+        np.testing.assert_array_equal(tick.commands, expected)
+
+
+def test_a_policy_in_the_background_skips_the_steps_of_its_inference(folder: Path, rigs: list[Rig]) -> None:
+    rig = Rig(folder / "Plans.pt", policy__inference="background", chunk__replan_every=3)
+    rigs.append(rig)
+    rig.pipeline.start()
+    tick = rig.tick()
+    assert tick.states == (WAITING,) * 3 and tick.reasons[0].startswith("it waits for its first plan")
+    assert tick.planned is not None and tick.planned.requested == (0, 1, 2)
+    np.testing.assert_array_equal(tick.commands, [SAFE] * 3)
+    rig.wait()
+    tick = rig.tick(skip=2)
+    assert tick.states == (READY,) * 3
+    assert tick.planned is not None and tick.planned.arrived_ns == rig.now_ns - 2 * PERIOD_NS
+    np.testing.assert_array_equal(tick.commands[:, 0], [2.0, 12.0, 22.0])
+
+
+@pytest.mark.parametrize("inference", ["tick", "background"])
+def test_a_plan_that_ends_leaves_the_safe_command_or_its_last_action(
+    folder: Path, rigs: list[Rig], inference: str
+) -> None:
+    # The last action of a plan of 4 is held for two periods more.
+    changes = {"chunk__on_exhausted": "hold", "chunk__hold_s": 0.1, "policy__inference": inference}
+    rig = Rig(folder / "Plans.pt", chunk__replan_every=HORIZON, **changes)
+    rigs.append(rig)
+    rig.tick()
+    # No plan comes any more.
+    rig.pipeline._inference.planner.request = lambda request: None  # type: ignore[union-attr, method-assign]
+    commands = [rig.tick().commands[1, 0] for _ in range(7)]
+    assert commands == [11.0, 12.0, 13.0, 13.0, 13.0, -1.0, -1.0]
+    tick = rig.tick()
+    assert tick.states == (STALE,) * 3 and tick.reasons[0].startswith("its plan has ended")
+    assert tick.planned is not None and tick.planned.exhausted.tolist() == [1, 1, 1]
+
+
+def test_a_policy_without_a_horizon_keeps_its_last_action_in_the_background(folder: Path, rigs: list[Rig]) -> None:
+    rig = Rig(folder / "Echo.pt", policy__inference="background", chunk__max_age_s=0.2)
+    rigs.append(rig)
+    rig.pipeline.start()
+    rig.tick()
+    rig.wait()
+    rig.pipeline._inference.planner.request = lambda request: None  # type: ignore[union-attr, method-assign]
+    states = [rig.tick().states[1] for _ in range(6)]
+    assert states == [READY] * 4 + [STALE] * 2
+
+
+def test_memory_counts_plans_and_restarts_with_the_episode(folder: Path) -> None:
+    rig = Rig(folder / "Counting.pt", policy__memory=["count=next:-1,2"], chunk__replan_every=2)
+    counts = [rig.tick().commands[0, 0] for _ in range(4)]
+    assert counts == [1.0, 1.0, 2.0, 2.0]
+    del rig.readings[1]
+    rig.tick(skip=5)
+    rig.readings[1] = (0.0, 0.0)
+    tick = rig.tick()
+    # A pause of all robots restarts every episode; the one without readings restarts a tick later.
+    assert tick.commands[:, 0].tolist() == [1.0, 1.0, 1.0]
+    assert [rig.tick().commands[robot, 0] for robot in (0, 1)] == [2.0, 1.0]
+
+
+def test_a_part_of_the_fleet_is_planned_at_a_time_the_oldest_plans_first(folder: Path) -> None:
+    rig = Rig(folder / "Plans.pt", robots=5, chunk__stagger=2)
+    requested = []
+    for _ in range(4):
+        tick = rig.tick()
+        assert tick.planned is not None
+        requested.append(tick.planned.requested)
+    assert requested == [(0, 1, 2), (0, 3, 4), (1, 2, 3), (0, 1, 4)]
+    assert tick.states == (READY,) * 5
+
+
+def test_parameters_of_plans_that_do_not_fit_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"chunk\.replan_every: found 5, but a plan of this policy has 4"):
+        Rig(folder / "Plans.pt", chunk__replan_every=5)
+    with pytest.raises(ConfigurationError, match=r"chunk\.stagger: given, but the policy gives one action"):
+        Rig(folder / "Echo.pt", chunk__stagger=2)
+    with pytest.raises(ConfigurationError, match=r"chunk\.aggregate: found blend, but the policy gives one action"):
+        Rig(folder / "Echo.pt", chunk__aggregate="blend", policy__inference="background")
+    with pytest.raises(ConfigurationError, match=r"policy\.horizon: .* \[4, 2\] for one robot, no 3 future actions"):
+        Rig(folder / "Plans.pt", policy__horizon=3)
+    with pytest.raises(ConfigurationError, match=r"chunk\.nearest: found 'grip', but the components are the numbers"):
+        Rig(folder / "Plans.pt", chunk__nearest=["grip"])
