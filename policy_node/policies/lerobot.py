@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import nn
 
 from policy_node.config.specs import ArraySpec, PolicySpec
 from policy_node.policies.contract import PolicyError, Tensors, TorchPolicy
-from policy_node.policies.folder import read_listed
+from policy_node.policies.description import spec_to_json
+from policy_node.policies.folder import listed, read_listed
 from policy_node.policies.formats import MAX_POLICY_BYTES, PolicyFile
 
 MAX_JSON_BYTES = 2**24
@@ -279,14 +281,14 @@ class LeRobotPolicy(TorchPolicy):
 
     interface_fields = ("low", "high")
 
-    def __init__(self, saved: SavedLeRobot, file: PolicyFile, horizon: int) -> None:
+    def __init__(self, saved: SavedLeRobot, file: PolicyFile) -> None:
         low, high = file.interface.low, file.interface.high
         try:
             action = ArraySpec("action", (saved.components,), np.float32, low, high)
         except ValueError as error:
             raise file.error(f"does not fit the bounds of the action: {error}; correct low and high") from error
-        spec = PolicySpec(saved.observations(), action, saved.config["type"].upper(), file.sha256, horizon=horizon)
-        super().__init__(spec, file.device)
+        algorithm, horizon = saved.config["type"].upper(), self.horizon_of(saved)
+        super().__init__(PolicySpec(saved.observations(), action, algorithm, file.sha256, horizon=horizon), file.device)
         self.normalisation = "inside" if saved.normalisers else "none"
         self.network = _load_network(saved.config, file)
         self._inputs = saved.inputs
@@ -313,6 +315,11 @@ class LeRobotPolicy(TorchPolicy):
     def _normalise(self, name: str, values: torch.Tensor) -> torch.Tensor:
         name = _module_name(name)
         return self._normalisers[name](values) if name in self._normalisers else values
+
+    @staticmethod
+    @abstractmethod
+    def horizon_of(saved: SavedLeRobot) -> int:
+        """Return the number of actions in a plan."""
 
     def _make_parts(self, saved: SavedLeRobot, file: PolicyFile) -> Sequence[nn.Module]:
         """Make the modules beside the network and the normalisation."""
@@ -348,8 +355,10 @@ def _load_network(config: Mapping[str, Any], file: PolicyFile) -> Any:
 class ActPolicy(LeRobotPolicy):
     """ACT: a plan of `chunk_size` actions from the newest observation."""
 
-    def __init__(self, saved: SavedLeRobot, file: PolicyFile) -> None:
-        super().__init__(saved, file, int(saved.config["chunk_size"]))
+    @staticmethod
+    def horizon_of(saved: SavedLeRobot) -> int:
+        """Return the number of actions in a plan."""
+        return int(saved.config["chunk_size"])
 
     def _plan(self, batch: dict[str, torch.Tensor], images: list[torch.Tensor]) -> torch.Tensor:
         if images:
@@ -360,15 +369,19 @@ class ActPolicy(LeRobotPolicy):
 class DiffusionPolicy(LeRobotPolicy):
     """Diffusion Policy: a plan from the newest observations and fixed noise, so that it is a function of them.
 
-    The noise is drawn with the seed of the file, the same for all robots. The first actions, which precede the newest
-    observation, are left out.
+    The noise is drawn with the seed of the file, the same for all robots.
     """
 
     _denoise: _Denoising
 
     def __init__(self, saved: SavedLeRobot, file: PolicyFile) -> None:
         self._steps = saved.steps
-        super().__init__(saved, file, int(saved.config["horizon"]) - saved.steps + 1)
+        super().__init__(saved, file)
+
+    @staticmethod
+    def horizon_of(saved: SavedLeRobot) -> int:
+        """Return the number of actions in a plan, without those that precede the newest observation."""
+        return int(saved.config["horizon"]) - saved.steps + 1
 
     def _make_parts(self, saved: SavedLeRobot, file: PolicyFile) -> Sequence[nn.Module]:
         model = self.network.diffusion
@@ -475,17 +488,18 @@ def _factors(is_ddim: bool, kept: torch.Tensor, after: torch.Tensor, is_last: bo
     )
 
 
-_KINDS: Mapping[str, type[Any]] = {"act": ActPolicy, "diffusion": DiffusionPolicy}
+_KINDS: Mapping[str, type[LeRobotPolicy]] = {"act": ActPolicy, "diffusion": DiffusionPolicy}
 
 
 def inspect_lerobot(file: PolicyFile) -> dict[str, Any]:
     """Describe a folder as JSON, also where LeRobot is not installed."""
-    from policy_node.policies.description import array_to_json
-
     saved = read_lerobot(file)
+    action = ArraySpec("action", (saved.components,), np.float32, file.interface.low, file.interface.high)
+    horizon = _KINDS[saved.config["type"]].horizon_of(saved)
+    spec = PolicySpec(saved.observations(), action, saved.config["type"].upper(), file.sha256, horizon=horizon)
     return {
-        "algorithm": saved.config["type"].upper(),
-        "observations": [{"name": array.name, **array_to_json(array)} for array in saved.observations().values()],
+        **spec_to_json(spec),
+        "bytes": sum((Path(file.path) / name).stat().st_size for name in listed(file.content)),
         "normalisation": "inside" if saved.normalisers else "none",
         "packages": ["diffusers"] if saved.config["type"] == "diffusion" else [],
     }

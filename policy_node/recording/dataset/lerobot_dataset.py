@@ -7,6 +7,7 @@ That process may use another environment: LeRobot needs Python 3.12 and its own 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -91,7 +92,9 @@ class LeRobotDataset:
     def close(self) -> None:
         """Wait until LeRobot has written all."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        # A process that has ended takes nothing; its status tells why.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         if self._process.wait():
             raise self._failed()
 
@@ -114,8 +117,7 @@ class LeRobotDataset:
             self._process.stdin.write(len(content).to_bytes(8, "little") + content)
             self._process.stdin.flush()
         except BrokenPipeError:
-            self._process.wait()
-            raise self._failed() from None
+            self.close()
 
     def _failed(self) -> BagError:
         return BagError(
