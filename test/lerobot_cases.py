@@ -79,6 +79,8 @@ CASES = (
 )
 
 
+# Those whose files the repository has.
+STORED = [case.name for case in CASES if case.name != "diffusion_ddpm"]
 # Of the sizes that LeRobot has by default. Nothing of them is kept.
 LARGE = (
     Case(

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lerobot_cases import CASES, DATA
+from lerobot_cases import DATA, STORED
 from safetensors.numpy import save_file
 
 from policy_node.cli.import_description import import_description
 from policy_node.cli.policy_info import policy_info
+from policy_node.config.schema import parse_configuration
 from policy_node.policies import PolicyError, PolicyInterface, load_policy
+from policy_node.policies.described_parameters import fill_in
 from policy_node.policies.lerobot import Normaliser
 
-NAMES = ["act", "act_ensemble", "act_state"]
 without_lerobot = pytest.mark.skipif(find_spec("lerobot") is not None, reason="LeRobot is installed")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STORED)
 def test_robots_do_not_influence_each_other(name: str) -> None:
     policy = load_policy(DATA / f"lerobot_{name}.onnx")
     rng = np.random.default_rng(3)
@@ -201,7 +202,32 @@ def test_a_parameter_file_has_what_the_folder_says(folder: Path, tmp_path: Path)
     assert all((entry.values["history"], entry.values["history_start"]) == (2, "first") for entry in (wrist, state))
     assert description.values == {"chunk.replan_every": 3}
     text = (tmp_path / "parameters.yaml").read_text()
+    assert "MISSING" in text and "the topic of the 2 numbers of observation.state" in text
     assert "replan_every: 3" in text and "12 × 8 pixels" in text and "trusted" not in text
+
+
+def test_a_configuration_takes_what_it_leaves_out_from_the_folder(folder: Path) -> None:
+    edit(folder / "config.json", lambda data: data.update(temporal_ensemble_coeff=0.02, n_action_steps=1))
+    given = {
+        "control_rate_hz": 20.0,
+        "robots": ["robot_1"],
+        "policy.path": str(folder),
+        "policy.description": "auto",
+        "observations.state.topic": "state",
+        "observations.state.type": "std_msgs/msg/Float64MultiArray",
+        "action.topic": "command",
+        "action.type": "std_msgs/msg/Float64MultiArray",
+        "action.safe_command": [0.0, 0.0],
+    }
+    values, filled_in = fill_in(given)
+    assert filled_in.path == folder
+    configuration = parse_configuration(values)
+    wrist, state = configuration.observations
+    assert (wrist.topic, wrist.type) == ("wrist/image_raw", "sensor_msgs/msg/Image")
+    assert state.type == "std_msgs/msg/Float64MultiArray"
+    assert all((entry.history, entry.history_start) == (2, "first") for entry in (wrist, state))
+    chunk = configuration.chunk
+    assert (chunk.replan_every, chunk.aggregate, chunk.ensemble_decay) == (1, "ensemble", 0.02)
 
 
 @pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES"])

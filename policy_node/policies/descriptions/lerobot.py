@@ -24,34 +24,34 @@ def read_folder(content: bytes, path: Path) -> TrainerDescription:
     notes, missing = {}, {}
     for key, feature in saved.inputs.items():
         prefix = f"observations.{key}"
-        notes[f"{prefix}.topic"] = f"topic of {feature.source}"
-        if feature.kind != "VISUAL":
-            missing[f"{prefix}.joints"] = (
-                f"the joints of the {feature.shape[0]} numbers, or another type and its fields"
-            )
-    missing["action.joints"] = f"the joints of the {saved.components} components of the action"
-    kind = str(saved.config["type"])
+        if feature.kind == "VISUAL":
+            notes[f"{prefix}.topic"] = f"topic of '{feature.source}'"
+        else:
+            missing[f"{prefix}.topic"] = f"the topic of the {feature.shape[0]} numbers of {feature.source}"
+            missing[f"{prefix}.type"] = "its type, such as sensor_msgs/msg/JointState with field and joints"
+    sizes = [
+        f"'{feature.source}' has images of {feature.shape[2]} × {feature.shape[1]} pixels"
+        for feature in saved.inputs.values()
+        if feature.kind == "VISUAL"
+    ]
     return TrainerDescription(
         path=path,
-        title=f"{TITLE} ({kind})",
+        title=f"{TITLE} ({saved.config['type']})",
         policy=path,
         observations=tuple(_observation(key, feature, saved.steps) for key, feature in saved.inputs.items()),
         values=_plan(saved),
         notes=notes,
         missing=missing,
-        facts=tuple(
-            f"'{feature.source}' has images of {feature.shape[2]} × {feature.shape[1]} pixels"
-            for feature in saved.inputs.values()
-            if feature.kind == "VISUAL"
-        ),
+        facts=(*sizes, f"an action has {saved.components} components"),
     )
 
 
 def _observation(key: str, feature: Feature, steps: int) -> DescribedObservation:
-    if feature.kind == "VISUAL":
-        values: dict[str, Any] = {"topic": f"{key}/image_raw", "type": "sensor_msgs/msg/Image"}
-    else:
-        values = {"topic": "joint_states", "type": "sensor_msgs/msg/JointState", "field": "position"}
+    is_image = feature.kind == "VISUAL"
+    values: dict[str, Any] = {
+        "topic": f"{key}/image_raw" if is_image else None,
+        "type": "sensor_msgs/msg/Image" if is_image else None,
+    }
     history = {"history": steps, "history_start": "first"} if steps > 1 else {}
     return DescribedObservation(key, (), {**values, **history})
 

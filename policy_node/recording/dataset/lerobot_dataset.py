@@ -118,6 +118,7 @@ class LeRobotDataset:
             self._process.stdin.flush()
         except BrokenPipeError:
             self.close()
+            raise self._failed() from None
 
     def _failed(self) -> BagError:
         return BagError(
