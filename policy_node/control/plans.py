@@ -174,16 +174,17 @@ class PlanStore:
 
     def due(self, now_ns: int) -> DueActions:
         """Return the actions of all robots at a time."""
-        elapsed_ns = now_ns - self._newest_start_ns
-        waiting = ~self.has_plan
+        start_ns = self._newest_start_ns
+        elapsed_ns = now_ns - start_ns
+        waiting = start_ns == NEVER_NS
         values = self._interpolated(now_ns)
         newest = values[self._robots, self._newest]
         actions = newest if self._aggregate is None else self._aggregate(values, now_ns, newest)
         return DueActions(
             actions=actions,
             waiting=waiting,
-            exhausted=~waiting & (elapsed_ns >= self._last_ns),
-            outdated=~waiting & (elapsed_ns > self.max_age_ns),
+            exhausted=(elapsed_ns >= self._last_ns) & ~waiting,
+            outdated=(elapsed_ns > self.max_age_ns) & ~waiting,
             ages_s=np.where(waiting, np.nan, elapsed_ns / 1e9),
         )
 
@@ -206,7 +207,7 @@ class PlanStore:
     def _at(self, position: np.ndarray, plans: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Return the actions of plans, by robots and slots, at positions in steps."""
         last = self._horizon - 1
-        position = np.clip(position, 0.0, last)
+        position = np.minimum(position, last)
         low = position.astype(np.intp)
         share = (position - low)[..., None]
         before = self._actions[(*plans, low)]

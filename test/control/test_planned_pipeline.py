@@ -173,12 +173,12 @@ def test_memory_counts_plans_and_restarts_with_the_episode(folder: Path) -> None
     counts = [rig.tick().commands[0, 0] for _ in range(4)]
     assert counts == [1.0, 1.0, 2.0, 2.0]
     del rig.readings[1]
-    rig.tick(skip=5)
+    rig.tick(skip=6)
     rig.readings[1] = (0.0, 0.0)
     tick = rig.tick()
     # A pause of all robots restarts every episode; the one without readings restarts a tick later.
     assert tick.commands[:, 0].tolist() == [1.0, 1.0, 1.0]
-    assert [rig.tick().commands[robot, 0] for robot in (0, 1)] == [2.0, 1.0]
+    assert rig.tick().commands[:, 0].tolist() == [2.0, 1.0, 2.0]
 
 
 def test_a_part_of_the_fleet_is_planned_at_a_time_the_oldest_plans_first(folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_part_of_the_fleet_is_planned_at_a_time_the_oldest_plans_first(folder:
         tick = rig.tick()
         assert tick.planned is not None
         requested.append(tick.planned.requested)
-    assert requested == [(0, 1, 2), (0, 3, 4), (1, 2, 3), (0, 1, 4)]
+    assert requested == [(0, 1, 2), (0, 3, 4), (0, 1, 2), (0, 3, 4)]
     assert tick.states == (READY,) * 5
 
 
