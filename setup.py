@@ -38,6 +38,9 @@ contrib = ["sb3-contrib>=2.8"]
 # For ONNX policies, and to export them. With a GPU, install onnxruntime-gpu in place of onnxruntime.
 onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
+# For folders of LeRobot's policies, and to export them; robots run the exported ONNX files with onnxruntime alone.
+lerobot = ['lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"']
+
 # Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.
 # The recorder and the replay use parts of rosbags that it does not document.
 bags = ["rosbags>=0.11,<0.12"]
@@ -86,6 +89,7 @@ setup(
         "bench": bench,
         "contrib": contrib,
         "onnx": onnx,
+        "lerobot": lerobot,
         "bags": bags,
         "dataset": dataset,
         "gpu": gpu,

@@ -174,7 +174,7 @@ def _spec_difference(found: PolicySpec, expected: PolicySpec) -> str:
         ours, theirs = ([str(array) for array in getattr(spec, name).values()] for spec in (found, expected))
         if ours != theirs:
             return f"its {name} {ours} are not {theirs}"
-    for name in ("action", "mask", "algorithm"):
+    for name in ("action", "mask", "horizon", "algorithm"):
         here, there = (str(getattr(spec, name)) for spec in (found, expected))
         if here != there:
             return f"its {name} {here} is not {there}"

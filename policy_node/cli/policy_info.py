@@ -157,6 +157,7 @@ def _rows(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("saved_with", "saved with", lambda version: f"Stable-Baselines3 {version}"),
         ("observations", "observations", _array_texts),
         ("action", "action", _action_text),
+        ("horizon", "plan", lambda steps: f"{steps} actions"),
         ("memory", "memory", lambda memory: _array_texts(memory) or "none"),
         ("mask", "action mask", lambda length: f"{length} choices" if length else "none"),
         ("inputs", "inputs", _array_texts),

@@ -383,8 +383,11 @@ class ObservationConfiguration(SourceConfiguration):
         "those of the next; empty: as `stack_as` says.",
         choices=("", "by_time", "by_term"),
     )
-    history: int = parameter(
-        0, "Time steps on a separate first axis, oldest first, zeros before a reset; 0: no axis.", limits=(0, 10_000)
+    history: int = parameter(0, "Time steps on a separate first axis, oldest first; 0: no axis.", limits=(0, 10_000))
+    history_start: str = parameter(
+        "zeros",
+        "Steps of a history before a reset: `zeros`, or `first`, the first step after it, as LeRobot has them.",
+        choices=("zeros", "first"),
     )
     input: str = parameter("", "Input of the network that takes the observation; empty: the one of the same name.")
     shape: tuple[int, ...] = parameter(

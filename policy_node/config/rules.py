@@ -212,6 +212,8 @@ def _check_observations(checked: Values, keys: Sequence[str], terms: Terms) -> P
             )
         if history and checked[prefix + "stack_order"] != "oldest_first":
             yield f"{prefix}stack_order: found newest_first, but a history has its oldest step first; remove it"
+        if not history and checked[prefix + "history_start"] != "zeros":
+            yield f"{prefix}history_start: given without {prefix}history; give the number of its steps"
         if terms.get(key):
             yield from _check_terms(checked, key, terms[key])
         else:

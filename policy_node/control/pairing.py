@@ -211,6 +211,7 @@ def side_by_side(configuration: Configuration, policy: Policy) -> str:
         + (", newest first" if observation.stack_order == "newest_first" else "")
         + (f", grouped {observation.stack_grouping}" if observation.stack_grouping else "")
         + (f", history {observation.history}" if observation.history else "")
+        + (" from the first step" if observation.history_start == "first" else "")
         for observation in configuration.observations
     }
     rows = [

@@ -82,8 +82,9 @@ def write_bundle(source: ExportSource, output: Path) -> None:
     if isinstance(source.saved, SavedActor):
         parts: dict[str, Any] = {"layers": list(source.saved.layers)}
         tensors = {f"policy.{key}": part for key, part in source.saved.weights.items()}
+    elif not isinstance(source.saved, SavedModel):
+        raise PolicyError(f"the network of '{source.path}' cannot be described as data; export it with --format onnx")
     else:
-        assert isinstance(source.saved, SavedModel)
         parts, tensors = _describe_sb3(source.saved, source.statistics, source.path)
     spec = source.policy.spec
     members = {WEIGHTS: save(tensors), GOLDEN: golden_to_bytes(source.golden)}

@@ -113,16 +113,18 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
         "control_rate_hz": DescribedParameter(rate or 50.0, "" if rate else f"{NOT_SAID}; give the rate of training"),
         "policy.path": DescribedParameter(None if description.policy is None else str(description.policy)),
     }
-    if description.policy is not None and description.policy.suffix != ".onnx":
+    if description.policy is not None and description.policy.suffix not in ("", ".onnx"):
         found["policy.trusted"] = DescribedParameter(None, f"{MISSING}true, if you trust the file; it can run code")
     given = {name: DescribedParameter(value) for name, value in description.values.items() if name not in found}
-    found |= {name: entry for name, entry in given.items() if name.startswith("policy.")}
+    found |= {name: entry for name, entry in given.items() if name.startswith(("policy.", "chunk."))}
     found["observations.keys"] = DescribedParameter(tuple(entry.key for entry in description.observations))
     for observation in description.observations:
         prefix = f"observations.{observation.key}"
         names = tuple(_term_name(term.name) for term in observation.terms)
         note = observation.note or ("" if names else f"{MISSING}the terms, their order and scales")
-        found[f"{prefix}.terms"] = DescribedParameter(names or None, note)
+        # An observation with a type is read from one topic.
+        if "type" not in observation.values:
+            found[f"{prefix}.terms"] = DescribedParameter(names or None, note)
         found |= {f"{prefix}.{name}": DescribedParameter(value) for name, value in observation.values.items()}
         for name, term in zip(names, observation.terms, strict=True):
             found |= {f"{prefix}.{name}.{part}": entry for part, entry in _term_parameters(term).items()}

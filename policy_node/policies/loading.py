@@ -11,16 +11,15 @@ from dataclasses import replace
 
 import torch
 
-from policy_node.config.files import read_file, reason_and_remedy
+from policy_node.config.files import reason_and_remedy
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.formats import (
-    MAX_POLICY_BYTES,
     PolicyFile,
     PolicyFormat,
-    check_head,
     format_of,
     format_of_content,
     format_of_suffix,
+    read_content,
 )
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import why_unusable
@@ -182,7 +181,7 @@ def read_policy_file(path: str, format: str = "auto") -> bytes:
     kind = format_of_suffix(path) if format == "auto" else format_of(path, format)
     title = "a policy file" if kind is None else kind.title
     try:
-        content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, format))
+        content = read_content(path, format)
     except OSError as error:
         reason = reason_and_remedy(error, f"give the path of {title}")
         raise PolicyError(f"policy file '{path}' cannot be read: {reason}") from error

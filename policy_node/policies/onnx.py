@@ -98,6 +98,9 @@ def write_onnx(source: ExportSource, output: Path) -> None:
     assert program is not None
     # As a reader will find it: the file may order its parts differently than the exporter does in memory.
     model = onnx.load_model_from_string(program.model_proto.SerializeToString())
+    for node in _messages(model, onnx.NodeProto):
+        # Stack traces with paths of this machine.
+        node.ClearField("metadata_props")
     onnx.helper.set_model_props(model, description_to_texts(description, _model_sha256(model)))
     # One file, unlike what torch makes of large networks; that is possible up to 2 GiB.
     output.write_bytes(model.SerializeToString())

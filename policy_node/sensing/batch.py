@@ -126,7 +126,7 @@ def observation_layout(
         terms,
         newest_first=observation.stack_order == "newest_first",
         by_term=observation.stack_grouping == "by_term" or (isaac_lab and not observation.stack_grouping),
-        repeats_first=isaac_lab,
+        repeats_first=observation.history_start == "first" if observation.history else isaac_lab,
         is_scalar=is_scalar,
     )
 
@@ -216,7 +216,7 @@ class _History:
             self._stacked = torch.zeros(shape, dtype=dtype, device=device)
             order = None if layout.history else _arrangement(layout)
             self._order = None if order is None else torch.from_numpy(order).to(device)
-        self._repeats_first = layout.repeats_first and layout.steps > 1
+        self._repeats_first = layout.repeats_first and self._stacked is not None
         self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
 
     def _newest_step(self, stacked: torch.Tensor) -> torch.Tensor:
@@ -296,8 +296,15 @@ class _History:
                 stacked.view(torch.uint8).masked_fill_(restart.view(-1, *[1] * (stacked.ndim - 1)), 0)
             self._shift(newest)
             if restart is not None and self._repeats_first:
-                stacked.copy_(torch.where(restart[:, None], newest.repeat(1, self.layout.steps), stacked))
+                rows = restart.view(-1, *[1] * (stacked.ndim - 1))
+                stacked.copy_(torch.where(rows, self._repeated(newest), stacked))
         return self._arranged(stacked)
+
+    def _repeated(self, newest: torch.Tensor) -> torch.Tensor:
+        """Return a stack or history whose steps are all the newest one."""
+        if self.layout.history:
+            return newest.unsqueeze(1).expand_as(self._stacked)  # type: ignore[arg-type]
+        return newest.repeat(1, self.layout.steps)
 
     def begin_again(self, restart: torch.Tensor) -> torch.Tensor:
         """Return the observation of the last step, with the staged rows as the first step of some robots.
@@ -308,7 +315,7 @@ class _History:
         if self._stacked is None:
             return self._arranged(newest)
         if self._repeats_first:
-            first = newest.repeat(1, self.layout.steps)
+            first = self._repeated(newest).contiguous()
         else:
             first = torch.zeros_like(self._stacked)
             self._newest_step(first).copy_(newest)

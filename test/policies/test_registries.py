@@ -30,8 +30,8 @@ from policy_node.policies.formats import FORMATS, PolicyFormat, format_of
 ROOT = Path(__file__).parents[2]
 TABLES = runpy.run_path(str(ROOT / "doc" / "tables.py"))
 EXAMPLE = Path(__file__).parents[1] / "example_package"
-# No model of Stable-Baselines3 can be written as one of these; `test_checkpoints.py` has their conformance tests.
-CHECKPOINTS = ("rl_games", "rsl_rl", "skrl")
+# No model of Stable-Baselines3 can be written as one of these; `test_checkpoints.py` and `test_lerobot.py` test them.
+CHECKPOINTS = ("lerobot", "rl_games", "rsl_rl", "skrl")
 BUILT_IN = ("bundle", "exported", "onnx", "sb3", "torchscript", *CHECKPOINTS)
 # Engines that need neither a compiler of minutes nor a GPU.
 TRIED = [engine.name for engine in ENGINES if engine.is_quick and engine.name != "cuda_graph"]

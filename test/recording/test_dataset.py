@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_dataset_has_observations_actions_and_rewards(
 
     import minari
 
-    from policy_node.recording.dataset.export import keeps_images
+    from policy_node.recording.dataset.minari_dataset import keeps_images
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(output.parent))
     dataset = minari.load_dataset("drive-v0")
@@ -145,6 +146,76 @@ def test_a_dataset_has_observations_actions_and_rewards(
         np.testing.assert_array_equal(episode.rewards, 2.0 * np.arange(first, last - 1))
         assert not episode.terminations.any()
         assert episode.truncations.tolist() == [False] * (steps - 1) + [True]
+
+
+# Takes the place of LeRobot, which needs another version of Python, and writes what it was given.
+STAND_IN = """
+import json, pathlib
+class LeRobotDataset:
+    @classmethod
+    def create(cls, repo_id, fps, features, root, use_videos, image_writer_threads):
+        self = cls()
+        self.root, self.head, self.episodes, self.frames = pathlib.Path(root), [repo_id, fps, features], [], []
+        self.root.mkdir(parents=True)
+        return self
+    def add_frame(self, frame):
+        shapes = {name: entry["shape"] for name, entry in self.head[2].items()}
+        assert {name: rows.shape for name, rows in frame.items() if name != "task"} == shapes
+        self.frames.append({name: rows if name == "task" else rows.tolist() for name, rows in frame.items()})
+    def save_episode(self):
+        self.episodes.append(self.frames)
+        self.frames = []
+    def finalize(self):
+        (self.root / "all.json").write_text(json.dumps([*self.head, self.episodes]))
+"""
+
+
+def test_a_dataset_of_lerobot_has_frames_actions_and_the_task(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "lerobot" / "datasets"
+    package.mkdir(parents=True)
+    (package / "lerobot_dataset.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    model_file, _ = model()
+    rng = np.random.default_rng(5)
+    commands = {robot: list(rng.uniform(ACTION_SPACE.low, ACTION_SPACE.high, (STEPS - 1, 2))) for robot in ROBOTS}
+    bag = make_bag(tmp_path / "bag", commands)
+    parameters = parameters_of(model_file, ROBOTS, {"synchronisation.max_age_s": 0.049})
+    params = write_parameters(tmp_path / "parameters.yaml", parameters)
+    output = tmp_path / "datasets" / "drive"
+    arguments = ["to-dataset", str(bag), "--params", str(params), "--output", str(output), "--task", "go there"]
+    assert main([*arguments, "--format", "lerobot"]) == 0
+    name, fps, features, episodes = json.loads((output / "all.json").read_text())
+    assert (name, fps) == ("local/drive", round(1e9 / PERIOD_NS))
+    assert features["observation.images.image"] == {
+        "dtype": "image",
+        "shape": [*READINGS.values["robot_0"][0][0].shape],
+        "names": ["height", "width", "channels"],
+    }
+    assert features["action"]["shape"] == [2] and features["observation.touch"]["dtype"] == "float32"
+    assert {frame["task"] for episode in episodes for frame in episode} == {"go there"}
+    stretches = [("robot_0", 1, STEPS), ("robot_1", 1, SILENT.start), ("robot_1", SILENT.stop, STEPS)]
+    assert sorted(map(len, episodes)) == sorted(last - first - 1 for _, first, last in stretches)
+    (longest,) = (episode for episode in episodes if len(episode) == STEPS - 2)
+    for step, frame in enumerate(longest):
+        image, touch = READINGS.values["robot_0"][step + 1]
+        np.testing.assert_array_equal(frame["observation.images.image"], image)
+        np.testing.assert_array_equal(frame["observation.touch"], touch)
+        np.testing.assert_allclose(frame["action"], commands["robot_0"][step], atol=1e-6)
+
+
+def test_a_lerobot_that_cannot_be_run_is_named(model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model_file, _ = model()
+    bag = make_bag(tmp_path / "bag", {"robot_0": [np.zeros(2)] * (STEPS - 1)})
+    params = write_parameters(tmp_path / "parameters.yaml", parameters_of(model_file, ["robot_0"], {}))
+    words = ["to-dataset", str(bag), "--params", str(params), "--format", "lerobot", "--output", str(tmp_path / "out")]
+    assert main([*words, "--lerobot-python", str(tmp_path / "python")]) == 1
+    assert "--lerobot-python:" in capfd.readouterr().err
+    assert main([*words, "--lerobot-python", "/bin/false"]) == 1
+    assert "LeRobot in /bin/false ended with status 1" in capfd.readouterr().err
+    assert main([*words[:-1], str(tmp_path)]) == 1
+    assert "exists already" in capfd.readouterr().err
 
 
 def test_errors_of_to_dataset_name_the_option(

@@ -335,6 +335,7 @@ def test_a_forgotten_kind_is_one_problem(term: dict[str, Any], kind: str) -> Non
     [
         ({"history": 3, "stack_order": "newest_first"}, {}, "stack_order: found newest_first, but a history has its"),
         ({"history": 3}, {"stack": 2}, "t.stack: given beside observations.clock.history; remove one of the two"),
+        ({"history_start": "first"}, {}, "history_start: given without observations.clock.history; give the number"),
         ({"stack_grouping": "by_age"}, {}, "stack_grouping: found 'by_age', but it must be one of"),
     ],
 )

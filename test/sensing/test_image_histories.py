@@ -29,10 +29,13 @@ Frames = list[np.ndarray]
 class Account:
     """The frames of each robot since its reset, and the observation that they give."""
 
-    def __init__(self, channels: int, dtype: type, history: bool, channels_first: bool, newest_first: bool) -> None:
+    def __init__(
+        self, channels: int, dtype: type, history: bool, channels_first: bool, newest_first: bool, start: str = "zeros"
+    ) -> None:
         self.frame = (*SIZE, channels)
         self.dtype = np.dtype(dtype)
         self._history, self._channels_first, self._newest_first = history, channels_first, newest_first
+        self._start = start
         self.episodes: list[Frames] = [[] for _ in range(ROBOTS)]
         self._rng = np.random.default_rng(channels)
 
@@ -40,7 +43,7 @@ class Account:
         channels = self.frame[-1] * (1 if self._history else STEPS)
         image = (channels, *SIZE) if self._channels_first else (*SIZE, channels)
         shape = (STEPS, *image) if self._history else image
-        steps = {"history": STEPS} if self._history else {"stack": STEPS}
+        steps = {"history": STEPS, "history_start": self._start} if self._history else {"stack": STEPS}
         order = {"stack_order": "newest_first"} if self._newest_first else {}
         entry = {"topic": "camera", "type": "sensor_msgs/msg/Image", **steps, **order}
         return observation_layout("policy", ArraySpec("policy", shape, self.dtype, 0, 255), observation_of(entry))
@@ -64,7 +67,8 @@ class Account:
         rows = []
         for episode in self.episodes:
             missing = max(0, STEPS - len(episode))
-            frames = [np.zeros(self.frame, self.dtype)] * missing + episode[-STEPS:]
+            before = np.zeros(self.frame, self.dtype) if self._start == "zeros" else episode[0]
+            frames = [before] * missing + episode[-STEPS:]
             if self._newest_first:
                 frames.reverse()
             if self._channels_first:
@@ -79,7 +83,10 @@ class Account:
         # The smallest axis is that of the channels; many of them are copied in another way.
         for channels in (1, 2, 5)
         for dtype in (np.uint8, np.float32)
-        for shape in ((True, False, False), (True, True, False), (False, False, True), (False, True, False))
+        for shape in (
+            *((True, False, False), (True, True, False), (False, False, True), (False, True, False)),
+            (True, True, False, "first"),
+        )
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ import yaml
 from policy_node.config.files import answer, read_file, reason_and_remedy
 from policy_node.config.registry import Registry
 from policy_node.policies.contract import PolicyError
+from policy_node.policies.folder import is_listed, list_folder
 from policy_node.policies.formats import MAX_POLICY_BYTES
 
 # Parsed YAML takes many times as much memory as its text.
@@ -128,7 +129,10 @@ def read_description(path: Path) -> TrainerDescription:
 def _read_known(path: Path) -> TrainerDescription | None:
     """Return the description in a file, None if it is of no known kind; raises as `read_description`."""
     try:
-        content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
+        if is_listed(path):
+            content = list_folder(path, MAX_POLICY_BYTES)
+        else:
+            content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
         found = next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
         if found is None or found.policy is None:
             return found

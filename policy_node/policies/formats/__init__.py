@@ -21,6 +21,7 @@ import torch
 from policy_node.config.files import read_file, reason_and_remedy
 from policy_node.config.registry import POLICY_FORMATS, Registry
 from policy_node.policies.contract import Policy, PolicyError, TorchPolicy
+from policy_node.policies.folder import is_listed, list_folder
 from policy_node.policies.interface import PolicyInterface
 from policy_node.policies.unusable import is_text, why_unusable
 
@@ -201,7 +202,7 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
         return FORMATS[name]
     if content is None:
         try:
-            content = read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, name))
+            content = read_content(path, name)
         except OSError as error:
             if format_of_suffix(path) is None:
                 reason = reason_and_remedy(error, "give the path of a policy file")
@@ -224,6 +225,21 @@ def format_of(path: str, name: str = "auto", content: bytes | None = None) -> Po
             f"format; known suffixes are {known}, or name the format (in the node's configuration `policy.format`)"
         )
     return found or by_suffix  # type: ignore[return-value]
+
+
+def read_content(path: str, name: str = "auto") -> bytes:
+    """Return the content of a policy file, or the list of the files of a policy folder.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    PolicyError
+        When no policy of the format that `name` gives begins like that.
+    """
+    if is_listed(path):
+        return list_folder(path, MAX_POLICY_BYTES)
+    return read_file(path, MAX_POLICY_BYTES, lambda head, size: check_head(path, head, size, name))
 
 
 def check_head(path: str, head: bytes, size: int, name: str = "auto") -> None:

@@ -1,25 +1,20 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a bag to a Minari dataset for offline learning (`policy_replay to-dataset`).
+"""Convert a bag to a dataset of Minari or LeRobot for offline learning (`policy_replay to-dataset`).
 
-Observations are those of the policy, in its observation space. Actions are the recorded commands, converted to its
-action space. An episode lasts while a robot is READY.
+Observations are those of the policy, in its observation space; for LeRobot without the earlier steps of a history,
+which it adds itself. Actions are the recorded commands, converted to the policy's action space. An episode lasts while
+a robot is READY.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
-import os
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import minari
 import numpy as np
-from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 
 from policy_node.config.specs import ArraySpec
@@ -27,8 +22,8 @@ from policy_node.control.tick import FleetTick
 from policy_node.messages.codecs import ReadingDecoder, reading_decoder
 from policy_node.messages.fields import MessageTypeError
 from policy_node.messages.reading import UnusableReading
-from policy_node.policies.spaces import action_space, observation_space
 from policy_node.recording.dataset.actions import ActionInverse
+from policy_node.recording.dataset.episodes import Dataset, DatasetDescription, Episode
 from policy_node.recording.replay.bag import BagError
 from policy_node.recording.replay.report import match_recorded
 from policy_node.recording.replay.run import Replay
@@ -94,17 +89,14 @@ class DatasetWriter:
     Actions are those of the replayed policy with `replayed_actions`, else the recorded commands. Rewards default to 0.
     """
 
-    def __init__(self, replay: Replay, dataset_id: str, replayed_actions: bool, rewards: Rewards | None) -> None:
+    def __init__(self, replay: Replay, dataset: Dataset, replayed_actions: bool, rewards: Rewards | None) -> None:
         self._replay = replay
-        self._dataset_id = dataset_id
+        self._dataset = dataset
         self._replayed_actions = replayed_actions
         self._rewards = rewards
-        spec = replay.deployment.policy.spec
-        self._single = list(spec.observations) == ["observation"]
-        self._observation_space, self._action_space = observation_space(spec), action_space(spec.action)
-        self.inverse = ActionInverse(spec.action, replay.deployment.configuration.action)
+        deployment = replay.deployment
+        self.inverse = ActionInverse(deployment.policy.spec.action, deployment.configuration.action)
         self._running: list[list[_Step]] = [[] for _ in replay.pipeline.robots]
-        self._dataset: Any = None
         #: Numbers written so far.
         self.episodes = self.steps = 0
         #: Number of ticks that ended an episode because no command was recorded.
@@ -160,45 +152,17 @@ class DatasetWriter:
         steps = len(commands)
         if not steps:
             return
-        observations: Any = {key: np.array([tick.observation[key] for tick in ticks]) for key in ticks[0].observation}
-        buffer = EpisodeBuffer(
-            id=self.episodes,
-            observations=observations["observation"] if self._single else observations,
-            actions=self.inverse(commands),
-            rewards=[tick.reward for tick in ticks[1:]],
-            terminations=[False] * steps,
-            truncations=[False] * (steps - 1) + [True],
-            infos={
-                "time_ns": np.array([tick.time_ns for tick in ticks], np.int64),
-                "robot": np.full(steps + 1, robot, np.int64),
-            },
+        self._dataset.write(
+            Episode(
+                {key: np.array([tick.observation[key] for tick in ticks]) for key in ticks[0].observation},
+                self.inverse(commands),
+                np.array([tick.reward for tick in ticks[1:]]),
+                np.array([tick.time_ns for tick in ticks], np.int64),
+                robot,
+            )
         )
-        if self._dataset is None:
-            self._dataset = self._create(buffer)
-        else:
-            self._dataset.update_dataset_from_buffer([buffer])
         self.episodes += 1
         self.steps += steps
-
-    def _create(self, first: EpisodeBuffer) -> Any:
-        # Minari warns of a missing author and environment.
-        warnings.filterwarnings("ignore", category=UserWarning, module="minari")
-        deployment = self._replay.deployment
-        source = "the policy of the replay" if self._replayed_actions else "recorded commands"
-        return minari.create_dataset_from_buffers(
-            dataset_id=self._dataset_id,
-            buffer=[first],
-            observation_space=self._observation_space,
-            action_space=self._action_space,
-            algorithm_name=deployment.policy.spec.algorithm if self._replayed_actions else "recorded",
-            description=f"{self._replay.bag.path.name}: {len(self._running)} robots, actions are {source}",
-            **({"jpeg_encoding": False} if keeps_images() else {}),
-        )
-
-
-def keeps_images() -> bool:
-    """Return whether images are stored without loss; Minari before 0.5.4, as on Python 3.10, stores JPEG."""
-    return "jpeg_encoding" in inspect.signature(minari.create_dataset_from_buffers).parameters
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -207,11 +171,13 @@ def make_parser() -> argparse.ArgumentParser:
         prog="policy_replay to-dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common_options(parser)
+    parser.add_argument("--format", choices=("minari", "lerobot"), default="minari", help="default minari")
     parser.add_argument(
         "--output",
         required=True,
         metavar="FOLDER/ID",
-        help="folder of datasets and id of the new one, such as datasets/rover-v0; default folder: that of Minari",
+        help="folder of datasets and id of the new one, such as datasets/rover-v0, default folder: that of Minari; or "
+        "for LeRobot the folder of the new one",
     )
     parser.add_argument(
         "--actions",
@@ -226,36 +192,51 @@ def make_parser() -> argparse.ArgumentParser:
         "(default: all rewards are 0)",
     )
     parser.add_argument("--reward-field", metavar="PATH", default="data", help="path to the number (default data)")
+    parser.add_argument("--task", metavar="TEXT", default="", help="what the robots do, for LeRobot")
+    parser.add_argument(
+        "--lerobot-python",
+        metavar="PATH",
+        default="",
+        help="interpreter that has lerobot[dataset], for LeRobot (default: this one)",
+    )
     return parser
 
 
-def place_of(output: str) -> tuple[Path | None, str]:
-    """Split FOLDER/ID and check the id.
+def _describe(arguments: argparse.Namespace, replay: Replay) -> DatasetDescription:
+    deployment, replayed = replay.deployment, arguments.actions == "policy"
+    source = "the policy of the replay" if replayed else "recorded commands"
+    configuration, spec = deployment.configuration, deployment.policy.spec
+    alone = list(spec.observations) == ["observation"]
+    return DatasetDescription(
+        spec,
+        frozenset("observation" if alone else entry.key for entry in configuration.observations if entry.history),
+        configuration.control_rate_hz,
+        spec.algorithm if replayed else "recorded",
+        f"{replay.bag.path.name}: {len(replay.pipeline.robots)} robots, actions are {source}",
+        arguments.task,
+    )
 
-    Raises
-    ------
-    BagError
-        When the id is invalid.
-    """
-    folder, _, dataset_id = output.rpartition("/")
-    try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
-    except (ValueError, TypeError) as error:  # TypeError: it has no version
-        raise BagError(f"--output: found '{output}', but an id is a name with a version, such as rover-v0") from error
-    return (Path(folder).resolve() if folder else None), dataset_id
+
+def _dataset_kind(arguments: argparse.Namespace) -> Callable[[DatasetDescription], Dataset]:
+    """Return the function that opens the dataset; raises BagError if it cannot be written there."""
+    output = arguments.output
+    if arguments.format == "lerobot":
+        from policy_node.recording.dataset.lerobot_dataset import LeRobotDataset
+
+        LeRobotDataset.place(output)
+        return lambda description: LeRobotDataset(output, description, arguments.lerobot_python)
+    from policy_node.recording.dataset.minari_dataset import MinariDataset
+
+    MinariDataset.place(output)
+    return lambda description: MinariDataset(output, description)
 
 
 def main(argv: Sequence[str], console: Console) -> int:
     """Run `policy_replay to-dataset`; errors are raised."""
     arguments = make_parser().parse_args(argv)
     options = options_of(arguments)
-    folder, dataset_id = place_of(arguments.output)
-    if folder is not None:
-        os.environ["MINARI_DATASETS_PATH"] = str(folder)
-    path = minari.storage.get_dataset_path(dataset_id)
-    if path.exists():
-        raise BagError(f"--output: {path} exists already; give another name or version")
     replayed_actions = arguments.actions == "policy"
+    open_dataset = _dataset_kind(arguments)
     with open_replay(options, console) as replay:
         silent = [name for robot, name in enumerate(replay.pipeline.robots) if robot not in replay.compared]
         if silent and not replayed_actions:
@@ -265,21 +246,22 @@ def main(argv: Sequence[str], console: Console) -> int:
             )
         topic = arguments.reward_topic
         rewards = Rewards(replay, topic, arguments.reward_field) if topic else None
-        writer = DatasetWriter(replay, dataset_id, replayed_actions, rewards)
+        dataset = open_dataset(_describe(arguments, replay))
+        writer = DatasetWriter(replay, dataset, replayed_actions, rewards)
         _, complete = run(replay, [writer], 0.0, console, list(rewards.topics) if rewards else ())
         writer.finish()
+        dataset.close()
     if not writer.episodes:
         raise BagError("no robot was READY for two ticks with a command; run policy_replay to see the reasons")
-    _print_summary(writer, path, dataset_id, folder, complete)
+    _print_summary(writer, dataset, complete)
     return 0
 
 
-def _print_summary(writer: DatasetWriter, path: Path, dataset_id: str, folder: Path | None, complete: bool) -> None:
-    print(f"{path}: {writer.episodes} episodes, {writer.steps} steps; minari.load_dataset('{dataset_id}')")
-    if folder is not None:
-        print(f"  with MINARI_DATASETS_PATH={folder}")
-    if not keeps_images():
-        print("  images are stored as JPEG; Minari 0.5.4 (Python 3.11) stores them without loss")
+def _print_summary(writer: DatasetWriter, dataset: Dataset, complete: bool) -> None:
+    load, *notes = dataset.how_to_load()
+    print(f"{dataset.path}: {writer.episodes} episodes, {writer.steps} steps; {load}")
+    for note in notes:
+        print(f"  {note}")
     if not complete:
         print("  ended early: the rest of the bag is missing", file=sys.stderr)
     if writer.without_command:
