@@ -24,6 +24,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from policy_node.config.schema import Configuration, SourceConfiguration, named
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
+from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.graph import several_publishers, why_silent
@@ -158,6 +159,7 @@ class LifecycleDiagnostics:
 class Reporter:
     """Reports on a running control loop from the executor's thread, never from the tick thread.
 
+    `decoders` returns the decoder of each source, whose notices are logged once.
     `description` holds the values that change with the policy only, such as its file and device; set it again when the
     policy is replaced.
     """
@@ -171,6 +173,7 @@ class Reporter:
         description: dict[str, str],
         publisher: StatusPublisher,
         recording: Recording | None = None,
+        decoders: Callable[[], Mapping[str, ReadingDecoder]] = dict,
     ) -> None:
         self._node = node
         self._configuration = configuration
@@ -193,6 +196,8 @@ class Reporter:
         self._changes = np.zeros(robots, np.int64)
         self._state_log = StateLog(configuration.robots, configuration.action.when_stale)
         self._overload_log = OverloadLog(configuration.control_rate_hz)
+        self._decoders = decoders
+        self._noted: set[tuple[str, str]] = set()
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
@@ -273,7 +278,10 @@ class Reporter:
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
 
     def _log_several_publishers(self) -> None:
-        for source, *_ in self._configuration.sensors:
+        joined = {sensor for _, sensor in self._loop.joined}
+        for sensor, (source, *_) in enumerate(self._configuration.sensors):
+            if sensor in joined:
+                continue
             why = several_publishers(self._node, self._configuration.robots, source)
             if why:
                 self._warn_once_in_a_period(("several_publishers", source.name), f"{source.name}: {why}")
@@ -402,9 +410,14 @@ class Reporter:
 
     def _findings(self) -> dict[str, str]:
         """Return the problems of the reception of sensors; log each once in a period."""
-        findings = self._reception.findings(time.monotonic())
+        findings = self._reception.findings(time.monotonic(), self._loop.joined)
         for finding in findings:
             self._warn_once_in_a_period((finding.kind, finding.sensor), finding.text)
+        for name, decoder in self._decoders().items():
+            for text in decoder.notices:
+                if (name, text) not in self._noted:
+                    self._noted.add((name, text))
+                    self._logger.warning(f"observations.{name}: {text}")
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
 
     def _recording_findings(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
 
@@ -45,6 +45,9 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     best_effort = all(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers)
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
+    is_volatile = all(publisher.qos_profile.durability == DurabilityPolicy.VOLATILE for publisher in publishers)
+    if source.durability == "transient_local" and is_volatile:
+        return f"{topic} is published volatile, but observations.{source.name}.durability is transient_local"
     return ""
 
 

@@ -11,17 +11,22 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import named
+from policy_node.sensing.samples import age_ns
 
 WINDOW_S = 5.0
 # Report a problem only if both thresholds are reached.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
+REPEATED_FRACTION = 0.1
+# Calls in a row whose ages differ by less than this, which are then an offset of clocks.
+_AGES = 5
+_CONSTANT_NS = 50_000_000
 # No message takes so long to arrive: its stamp must come from another clock.
 _OTHER_CLOCK_S = 3600.0
 # Most publishers of one topic whose last sequence number is kept.
@@ -36,11 +41,13 @@ class Finding:
     Attributes
     ----------
     kind
-        `lost`, `late` or `mixed` (two publishers on one topic).
+        `lost`, `late`, `offset` (stamps of another clock), `repeated` (stacks with one image twice) or `mixed` (two
+        publishers on one topic).
     robots
         Names of the robots with the problem.
     fraction
-        Lost: of their sent messages; late: of their received messages; mixed: of the robots.
+        Lost: of their sent messages; late: of their received messages; repeated: of the ticks; mixed, offset: of the
+        robots.
     """
 
     sensor: str
@@ -56,13 +63,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class SensorKind:
-    """Properties of a sensor: its queue holds `depth` messages, and those older than `max_age_s` cannot be used."""
+    """Properties of a sensor: its queue holds `depth` messages, and those older than `max_age_s` cannot be used.
+
+    `steps` are those in the stack or history of an image. The stamps of a sensor with `has_stamps` are from its
+    messages.
+    """
 
     name: str
     topic: str
     is_image: bool
     depth: int
     max_age_s: float
+    steps: int = 1
+    has_stamps: bool = True
 
 
 class Counts(NamedTuple):
@@ -84,6 +97,8 @@ class Stream:
         self._depth = depth
         #: Messages that are older when they arrive are late.
         self.max_age_ns = max_age_ns
+        #: Age of the last message when it arrived.
+        self.age_ns = 0
         # Publisher -> sequence number of its last message. Publishers that the middleware does not name are numbered.
         self._last: dict[bytes | int, int] = {}
         self._publisher: bytes | int = b""
@@ -120,6 +135,7 @@ class Stream:
                 self._changes += sender != self._publisher
             self._last[sender] = sequence or 0
             self._publisher = sender
+        self.age_ns = age_ns
         if age_ns > self.max_age_ns:
             self._late += 1
             self._late_ages_ns += age_ns
@@ -225,21 +241,24 @@ class Reception:
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
+        # Ages of the newest messages at the last calls, `[robots][sensors]`.
+        self._ages: list[list[deque[int]]] = [[deque(maxlen=_AGES) for _ in sensors] for _ in robots]
 
     def change_limits(self, sensors: Sequence[SensorKind]) -> None:
         """Use the largest ages of these sensors from now on, which are the same sensors otherwise."""
         self._sensors = tuple(sensors)
         for streams in self.streams:
             for stream, kind in zip(streams, sensors, strict=True):
-                stream.max_age_ns = round((kind.max_age_s + self._waits_s) * 1e9)
+                stream.max_age_ns = age_ns(kind.max_age_s + self._waits_s)
 
     def _counts(self) -> list[list[Counts]]:
         return [[stream.counts() for stream in streams] for streams in self.streams]
 
-    def findings(self, now_s: float | None = None) -> list[Finding]:
+    def findings(self, now_s: float | None = None, joined: Collection[tuple[int, int]] = ()) -> list[Finding]:
         """Return the problems of the last seconds, sensor by sensor.
 
-        Call it about every second, from one thread; `now_s` is the time on the monotonic clock.
+        Call it about every second, from one thread; `now_s` is the time on the monotonic clock. The messages of several
+        publishers belong together for the robots and sensors in `joined`.
         """
         now_s = time.monotonic() if now_s is None else now_s
         counts = self._counts()
@@ -247,19 +266,54 @@ class Reception:
         while len(self._history) > 2 and self._history[1][0] <= now_s - WINDOW_S:
             self._history.popleft()
         elapsed_s, before = now_s - self._history[0][0], self._history[0][1]
-        found = []
+        found = self._offsets(counts, self._history[-2][1])
+        is_offset = {finding.sensor for finding in found}
         for index, sensor in enumerate(self._sensors):
             rows = [
                 Counts(*(new - old for new, old in zip(after[index], earlier[index], strict=True)))
                 for after, earlier in zip(counts, before, strict=True)
             ]
             for kind, (affected, describe) in _PROBLEMS.items():
-                concerned = [robot for robot, row in enumerate(rows) if _is_much(*affected(row))]
+                if (kind == "repeated" and sensor.steps == 1) or (kind == "late" and sensor.name in is_offset):
+                    continue
+                part = REPEATED_FRACTION if kind == "repeated" else MIN_FRACTION
+                concerned = [robot for robot, row in enumerate(rows) if _is_much(*affected(row), part)]
+                if kind == "mixed" and joined:
+                    concerned = [robot for robot in concerned if (robot, index) not in joined]
                 if concerned:
                     total = self._total(index, rows, concerned)
                     count, of = (len(concerned), len(rows)) if kind == "mixed" else affected(total)
                     text = describe(sensor, total, self._named(concerned), elapsed_s)
                     found.append(Finding(sensor.name, kind, self._names(concerned), count / of, text))
+        return found
+
+    def _offsets(self, counts: list[list[Counts]], before: list[list[Counts]]) -> list[Finding]:
+        """Return the sensors whose stamps differ by a constant from the clock of this computer, or from each other."""
+        offsets_s: dict[int, dict[int, float]] = {}
+        for robot, streams in enumerate(self.streams):
+            for sensor, stream in enumerate(streams):
+                ages = self._ages[robot][sensor]
+                if (
+                    counts[robot][sensor].received == before[robot][sensor].received
+                    or not self._sensors[sensor].has_stamps
+                ):
+                    ages.clear()
+                    continue
+                ages.append(stream.age_ns)
+                age_s = sum(ages) / len(ages) / 1e9
+                if len(ages) == _AGES and max(ages) - min(ages) < _CONSTANT_NS and abs(age_s) < _OTHER_CLOCK_S:
+                    offsets_s.setdefault(sensor, {})[robot] = age_s
+        found = []
+        for sensor, by_robot in offsets_s.items():
+            limit_s = self.streams[0][sensor].max_age_ns / 1e9
+            beyond = [robot for robot, age_s in by_robot.items() if abs(age_s) > limit_s]
+            if beyond:
+                text = _describe_offset(self._sensors[sensor], by_robot[beyond[0]], self._named(beyond))
+                found.append(
+                    Finding(
+                        self._sensors[sensor].name, "offset", self._names(beyond), len(beyond) / len(self._robots), text
+                    )
+                )
         return found
 
     def _total(self, sensor: int, rows: Sequence[Counts], robots: Sequence[int]) -> Counts:
@@ -276,8 +330,25 @@ class Reception:
         return named(self._names(robots), _ROBOTS_NAMED)
 
 
-def _is_much(count: int, of: int) -> bool:
-    return count >= MIN_MESSAGES and count >= MIN_FRACTION * of
+def _is_much(count: int, of: int, part: float) -> bool:
+    return count >= MIN_MESSAGES and count >= part * of
+
+
+def _describe_offset(sensor: SensorKind, age_s: float, robots: str) -> str:
+    return (
+        f"{sensor.name}: stamps on {sensor.topic} are {abs(age_s):.2f} s {'behind' if age_s > 0 else 'ahead of'} the "
+        f"clock of this computer, constant ({robots}); synchronise the clocks, or set stamp_offset_s: {age_s:.2f} of "
+        "this sensor"
+    )
+
+
+def _describe_repeated(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
+    repeated = 1.0 - total.fresh_ticks / total.ticks
+    return (
+        f"{sensor.name}: at {repeated:.0%} of the ticks within {elapsed_s:.1f} s no new image came on {sensor.topic} "
+        f"({robots}), so the {sensor.steps} steps hold one twice; publish at the control rate, or set control_rate_hz "
+        "to the rate of the images if the policy was trained so"
+    )
 
 
 def _describe_lost(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
@@ -321,5 +392,6 @@ def _describe_mixed(sensor: SensorKind, total: Counts, robots: str, elapsed_s: f
 _PROBLEMS: dict[str, tuple[Callable[[Counts], tuple[int, int]], Callable[[SensorKind, Counts, str, float], str]]] = {
     "lost": (lambda row: (row.lost, row.received + row.lost), _describe_lost),
     "late": (lambda row: (row.late, row.received), _describe_late),
+    "repeated": (lambda row: (row.ticks - row.fresh_ticks if row.received else 0, row.ticks), _describe_repeated),
     "mixed": (lambda row: (row.changes, row.received), _describe_mixed),
 }

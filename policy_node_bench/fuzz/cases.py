@@ -27,6 +27,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import BatteryState, CompressedImage, Image, Imu, JointState, LaserScan, Range
 from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
 
+from policy_node.config.parameters import ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import body_end
 from policy_node.messages.codecs import ReadingDecoder, reading_decoder
@@ -200,7 +201,10 @@ def _distances(values: str, lowest: str, highest: str) -> Callable[[Any], list[f
         low, high = getattr(message, lowest), getattr(message, highest)
         if not -np.inf < low < high < np.inf:
             return None
-        return [value if value != value else min(max(value, low), high) for value in _fields(values)(message)]
+        distances = _fields(values)(message)
+        if distances and all(value != value for value in distances):
+            return None
+        return [high if value != value else min(max(value, low), high) for value in distances]
 
     return read
 
@@ -212,7 +216,7 @@ def _image_case(
     shape: tuple[int, ...],
     dtype: str = "uint8",
 ) -> Case:
-    reader = reader_type(ArraySpec("seen", shape, dtype, 0, 1), "")
+    reader = reader_type(ArraySpec("seen", shape, dtype, 0, 1), ReadingChoices())
 
     def read(message: Image | CompressedImage) -> np.ndarray | None:
         out = np.zeros(shape, dtype)

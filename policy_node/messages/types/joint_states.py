@@ -48,12 +48,19 @@ class JointSource(NumberSource):
         if not self._joints:
             return np.asarray(values)
         if len(values) != len(names):
+            # Those of other joints may lack the field.
+            if names:
+                self._order_in(names)
             raise UnusableReading(f"{len(values)} values of {self._field} for {len(names)} joints")
         # Joints keep their order from message to message, so they are looked up only when it changes.
         if names != self._names:
-            self._order = np.array([position_of(names, joint) for joint in self._joints], np.intp)
+            self._order = self._order_in(names)
             self._names = names
         return np.asarray(values)[self._order]
+
+    def _order_in(self, names: list[str]) -> np.ndarray:
+        """Return the place of each joint among names."""
+        return np.array([position_of(names, joint) for joint in self._joints], np.intp)
 
     def label(self, message: Any, index: int) -> str:
         """Return the field and the joint of a value."""
