@@ -208,6 +208,17 @@ class ReadingChoices:
         "with `zeros`; with `zeros_and_count` the last number says how many there were before.",
         choices=("refuse", "zeros", "zeros_and_count"),
     )
+    pose_as: str = parameter(
+        "pose",
+        "What is observed of a PoseStamped: position and orientation (7 numbers), one of them, or the yaw instead of "
+        "the orientation.",
+        choices=("pose", "position", "orientation", "yaw", "position_yaw"),
+    )
+    base_frame: str = parameter(
+        "",
+        "Frame, such as `base_link`, in which a PoseStamped is observed, by way of tf; `{robot}` is the robot's "
+        "name. Empty: as published, in any frame. Needs tf2_ros.",
+    )
     encoding: str = parameter(
         "",
         "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
@@ -256,6 +267,11 @@ class SourceConfiguration(ReadingChoices):
     key: str
     topic: str = parameter(None, "Topic, below the robot's namespace; with a leading `/` one topic for all robots.")
     type: str = parameter(None, "Message type, such as `sensor_msgs/msg/Image`.")
+    frame: str = parameter(
+        "",
+        "Frame whose pose in `base_frame` is observed; `topic` then only names it in recordings. Empty: the pose that "
+        "`topic` has.",
+    )
     depth: int = parameter(
         0,
         "Depth of the subscription's queue; 0: 2 for images, 10 for other types. A sensor much faster than the "

@@ -338,6 +338,8 @@ def _check_source(checked: Values, prefix: str) -> Problems:
             yield f"{prefix}{name}: given for a {message_type}; {only}; remove it"
     if checked[prefix + "durability"] == "transient_local" and checked[prefix + "reliability"] != "reliable":
         yield f"{prefix}durability: found transient_local, which needs reliability: reliable; set that, too"
+    if checked[prefix + "frame"] and not checked[prefix + "base_frame"]:
+        yield f"{prefix}frame: given without base_frame; give the frame of the robot, such as base_link"
     if "" in fields:
         yield f"{prefix}fields: found an empty path in {list(fields)}; remove it"
     if fields and checked[prefix + "field"]:
@@ -389,7 +391,7 @@ def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
 
 
 # Parameters of the time of a topic's readings, with their defaults.
-_OF_TIME = {"stamp": "header", "stamp_offset_s": 0.0, "durability": "volatile"}
+_OF_TIME = {"stamp": "header", "stamp_offset_s": 0.0, "durability": "volatile", "frame": ""}
 # Kinds of terms that are read from a topic; a phase is, too, with `stop_below`.
 _READS = ("sensor", "projected_gravity", "one_hot")
 # Parameters of terms that belong to one kind, whether that kind needs them, and the rule in words.

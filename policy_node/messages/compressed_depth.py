@@ -46,7 +46,7 @@ def decode_rvl(data: bytes, count: int) -> np.ndarray:
     the pixel before, all as numbers of three-bit digits in nibbles whose highest bit says that more digits follow.
     """
     numbers = _numbers(data[RVL_SIZE.size :])
-    tokens = numbers.tolist()
+    tokens = numbers.data
     starts, lengths, places = [], [], []
     filled = at = 0
     while filled < count:

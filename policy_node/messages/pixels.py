@@ -32,12 +32,15 @@ class _Conversion(NamedTuple):
         Factor of the stored numbers.
     is_copied
         Whether images of the right size are only copied.
+    has_chroma_rows
+        See `Encoding`.
     """
 
     code: int
     scale: float
     is_mosaic: bool
     is_copied: bool
+    has_chroma_rows: bool
 
 
 class Converter:
@@ -82,7 +85,8 @@ class Converter:
         else:
             scale = 1.0 if found.dtype == wanted.dtype else np.iinfo(wanted.dtype).max / np.iinfo(found.dtype).max
             is_copied = code == KEEP
-        return _Conversion(code, scale, found.is_mosaic, is_copied and scale == 1.0)
+        is_copied = is_copied and scale == 1.0
+        return _Conversion(code, scale, found.is_mosaic, is_copied, found.has_chroma_rows)
 
     def __call__(self, pixels: np.ndarray, encoding: str, out: np.ndarray) -> None:
         """Convert `pixels` `[height, width, channels]` of any strides and byte order into `out`, or leave it alone."""
@@ -94,14 +98,26 @@ class Converter:
         if not (conversion.is_copied and pixels.shape[:2] == self._size):
             height, width = pixels.shape[:2]
             try:
-                pixels = self._depth(pixels, conversion.scale) if self._is_depth else self._colours(pixels, conversion)
+                if self._is_depth:
+                    pixels = self._depth(pixels, conversion.scale)
+                else:
+                    pixels = self._colours(pixels, conversion, out)
             except cv2.error as error:
                 raise UnusableReading(f"the image of {width} × {height} cannot be converted: {error.err}") from error
-        np.copyto(out, pixels.reshape(out.shape))
+        # OpenCV may have written there already.
+        if pixels is not out:
+            np.copyto(out, pixels.reshape(out.shape))
 
-    def _colours(self, pixels: np.ndarray, conversion: _Conversion) -> np.ndarray:
-        """Return colours of the wanted encoding and size."""
+    def _colours(self, pixels: np.ndarray, conversion: _Conversion, out: np.ndarray) -> np.ndarray:
+        """Return colours of the wanted encoding and size; it is `out` where the last step could write there."""
         pixels, code = _readable(pixels), conversion.code
+        height, width = pixels.shape[:2]
+        if conversion.has_chroma_rows:
+            height = height * 2 // 3
+        if (height, width) == self._size and conversion.scale == 1.0:
+            # The only step, which fails before it writes anything.
+            cv2.cvtColor(pixels, code, out)
+            return out
         if conversion.is_mosaic:
             pixels, code = cv2.cvtColor(pixels, code), KEEP
         pixels = self._cropped(pixels)
@@ -109,6 +125,9 @@ class Converter:
         if code != KEEP and self._channels == 1:
             pixels, code = cv2.cvtColor(pixels, code), KEEP
         if conversion.scale < 1.0:
+            if code == KEEP and pixels.shape[:2] == self._size:
+                cv2.convertScaleAbs(pixels, out, alpha=conversion.scale)
+                return out
             pixels = cv2.convertScaleAbs(pixels, alpha=conversion.scale)
         elif conversion.scale > 1.0:
             pixels = np.multiply(pixels, int(conversion.scale), dtype=np.uint16)

@@ -24,6 +24,8 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     robots
         Names of all robots: their topics are no hint.
     """
+    if source.frame:
+        return f"tf has no transform from {source.frame} to {source.base_frame}"
     topic = node.resolve_topic_name(topic_of(robot, source.topic))
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:

@@ -9,7 +9,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
@@ -27,6 +27,7 @@ from policy_node.config.schema import (
     topic_of,
 )
 from policy_node.messages.codecs import ReadingDecoder
+from policy_node.ros.frames import FrameIntake, FramePoses, Intake, check_frames, uses_tf
 from policy_node.ros.middleware import CYCLONE, middleware
 from policy_node.ros.process import raise_if_interrupted
 from policy_node.ros.rclpy_internals import Take, poll_topic
@@ -69,7 +70,7 @@ def check_topics(node: Node, configuration: Configuration) -> None:
     ConfigurationError
         One line for every problem.
     """
-    problems = list(_check_count(configuration))
+    problems = [*_check_count(configuration), *check_frames(configuration)]
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
     topics["action.topic"] = configuration.action.topic
     names = {
@@ -117,16 +118,6 @@ def _check_feedback(node: Node, configuration: Configuration) -> Iterator[str]:
                 f"{commanded[name]}: the policy would take what it commands for what is measured; give the topic of a "
                 f"sensor, or a term of the kind previous_action"
             )
-
-
-class Intake(Protocol):
-    """Receives the messages from `SensorSubscriptions.take`, as a pipeline does."""
-
-    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Add a message of one sensor of one robot, both by their index."""
-
-    def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Note whether a sensor that may be silent has a publisher."""
 
 
 class _Topic(NamedTuple):
@@ -218,6 +209,7 @@ class SensorSubscriptions:
         # Attributes of each topic that `take` needs, looked up once.
         self._takes: list[tuple[int, Take, Callable[[bytes], int | None], _Readers, list[Stream], Restamp | None]] = []
         # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
+        self._poses = FramePoses(node, configuration) if any(map(uses_tf, sources)) else None
         self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
         try:
             for robot, sensor in itertools.product(range(len(names)), range(len(sources))):
@@ -262,6 +254,16 @@ class SensorSubscriptions:
             Stamp of messages without a header under simulated time; None in real time, where their stamp is the time
             at which they were published.
         """
+        if self._poses is None:
+            self._take(pipeline, simulated_ns)
+        else:
+            self._take(FrameIntake(self._poses, pipeline), simulated_ns)
+            self._poses.pass_on(pipeline)
+        if self._asked:
+            self._ask_for_publishers(pipeline)
+
+    def _take(self, pipeline: Intake, simulated_ns: int | None) -> None:
+        """Take all messages that have arrived."""
         add = pipeline.add
         for depth, take, header_stamp_ns, readers, streams, restamp in self._takes:
             # At most the depth of the queue: a publisher faster than this loop must not keep the tick here.
@@ -289,8 +291,6 @@ class SensorSubscriptions:
                     add(robot, sensor, stamp_ns, raw)
             for stream in streams:
                 stream.tick_ended()
-        if self._asked:
-            self._ask_for_publishers(pipeline)
 
     def _ask_for_publishers(self, pipeline: Intake) -> None:
         """Ask at some ticks whether sensors that may be silent have a publisher."""

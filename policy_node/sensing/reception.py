@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import named
 from policy_node.sensing.samples import age_ns
@@ -27,6 +29,10 @@ REPEATED_FRACTION = 0.1
 # Calls in a row whose ages differ by less than this, which are then an offset of clocks.
 _AGES = 5
 _CONSTANT_NS = 50_000_000
+# Longest time that messages may be under way; older ones have stamps of a clock that is behind.
+_LONGEST_DELAY_S = 1.0
+# Stamps that are further in the future are of a clock that is ahead.
+_AHEAD_S = 0.01
 # No message takes so long to arrive: its stamp must come from another clock.
 _OTHER_CLOCK_S = 3600.0
 # Most publishers of one topic whose last sequence number is kept.
@@ -289,31 +295,34 @@ class Reception:
 
     def _offsets(self, counts: list[list[Counts]], before: list[list[Counts]]) -> list[Finding]:
         """Return the sensors whose stamps differ by a constant from the clock of this computer, or from each other."""
-        offsets_s: dict[int, dict[int, float]] = {}
-        for robot, streams in enumerate(self.streams):
-            for sensor, stream in enumerate(streams):
-                ages = self._ages[robot][sensor]
-                if (
-                    counts[robot][sensor].received == before[robot][sensor].received
-                    or not self._sensors[sensor].has_stamps
-                ):
-                    ages.clear()
-                    continue
-                ages.append(stream.age_ns)
-                age_s = sum(ages) / len(ages) / 1e9
-                if len(ages) == _AGES and max(ages) - min(ages) < _CONSTANT_NS and abs(age_s) < _OTHER_CLOCK_S:
-                    offsets_s.setdefault(sensor, {})[robot] = age_s
+        # Robots and sensors with a constant age of their messages.
+        ages_s = np.full((len(self._robots), len(self._sensors)), np.nan)
+        for robot, sensor in np.ndindex(ages_s.shape):
+            ages = self._ages[robot][sensor]
+            if counts[robot][sensor].received == before[robot][sensor].received or not self._sensors[sensor].has_stamps:
+                ages.clear()
+                continue
+            ages.append(self.streams[robot][sensor].age_ns)
+            age_s = sum(ages) / len(ages) / 1e9
+            if len(ages) == _AGES and max(ages) - min(ages) < _CONSTANT_NS and abs(age_s) < _OTHER_CLOCK_S:
+                ages_s[robot, sensor] = age_s
         found = []
-        for sensor, by_robot in offsets_s.items():
-            limit_s = self.streams[0][sensor].max_age_ns / 1e9
-            beyond = [robot for robot, age_s in by_robot.items() if abs(age_s) > limit_s]
-            if beyond:
-                text = _describe_offset(self._sensors[sensor], by_robot[beyond[0]], self._named(beyond))
-                found.append(
-                    Finding(
-                        self._sensors[sensor].name, "offset", self._names(beyond), len(beyond) / len(self._robots), text
-                    )
-                )
+        for index, sensor in enumerate(self._sensors):
+            of_sensor, limit_s = ages_s[:, index], self.streams[0][index].max_age_ns / 1e9
+            # Messages may be under way for long, but none arrives before it was sent.
+            beyond = (of_sensor > max(limit_s, _LONGEST_DELAY_S)) | (of_sensor < -limit_s)
+            others = np.where(beyond[:, None], np.nan, ages_s)
+            first = np.min(others, axis=1, initial=np.inf, where=~np.isnan(others))
+            apart = ~beyond & (first < -_AHEAD_S) & (of_sensor - first > limit_s)
+            for concerned, offsets_s, reference in (
+                (beyond, of_sensor, "the clock of this computer"),
+                (apart, of_sensor - first, "those of another sensor of the robot"),
+            ):
+                robots = np.flatnonzero(concerned).tolist()
+                if robots:
+                    offset_s = float(offsets_s[robots[0]])
+                    text = _describe_offset(sensor, offset_s, reference, self._named(robots))
+                    found.append(Finding(sensor.name, "offset", self._names(robots), len(robots) / len(ages_s), text))
         return found
 
     def _total(self, sensor: int, rows: Sequence[Counts], robots: Sequence[int]) -> Counts:
@@ -334,10 +343,10 @@ def _is_much(count: int, of: int, part: float) -> bool:
     return count >= MIN_MESSAGES and count >= part * of
 
 
-def _describe_offset(sensor: SensorKind, age_s: float, robots: str) -> str:
+def _describe_offset(sensor: SensorKind, age_s: float, reference: str, robots: str) -> str:
     return (
-        f"{sensor.name}: stamps on {sensor.topic} are {abs(age_s):.2f} s {'behind' if age_s > 0 else 'ahead of'} the "
-        f"clock of this computer, constant ({robots}); synchronise the clocks, or set stamp_offset_s: {age_s:.2f} of "
+        f"{sensor.name}: stamps on {sensor.topic} are {abs(age_s):.2f} s {'behind' if age_s > 0 else 'ahead of'} "
+        f"{reference}, constant ({robots}); synchronise the clocks, or set stamp_offset_s: {age_s:.2f} of "
         "this sensor"
     )
 

@@ -49,7 +49,7 @@ def pipeline_of(echo: Path, observation: dict[str, Any], numbers: int, **action:
     parameters = {
         "control_rate_hz": 20.0,
         "robots": ["arm"],
-        "policy": {"path": str(echo), "trusted": True, "engine": "direct", "device": "cpu"},
+        "policy": {"path": str(echo), "trusted": True, "engine": "torchscript", "device": "cpu"},
         "observations": {"keys": ["state"], "state": {"shape": [numbers], **observation}},
         "synchronisation": {"slop_s": 0.02, "max_age_s": 0.2},
         "action": {
@@ -186,7 +186,7 @@ def test_a_value_that_is_read_must_be_finite(robot: Robot) -> None:
 
 def test_damaged_messages_and_joints_that_occur_twice_are_refused(robot: Robot) -> None:
     stamp_ns, raw = arm(robot.now_ns, 2.0, 1.0)
-    assert robot.tick((stamp_ns, raw[:-6])).states[0] is RobotState.REJECTED
+    assert robot.tick((stamp_ns, raw[:-20])).states[0] is RobotState.REJECTED
     twice = state(robot.now_ns, name=["finger", "finger"], position=[1.0, 2.0])
     assert "occurs" in robot.tick(twice).reasons[0]
     now_ns = robot.now_ns

@@ -43,6 +43,8 @@ class MessageType:
         The parameters of `CHOICES` that have a meaning for the type.
     is_image
         Whether the messages are images.
+    refuses
+        What is refused, and why, for the documentation.
     """
 
     name: str
@@ -52,6 +54,7 @@ class MessageType:
     size: Callable[[MessageClass, ReadingChoices], int | None] | None = None
     takes: frozenset[str] = PATHS
     is_image: bool = False
+    refuses: str = ""
 
     def check(self, choices: ReadingChoices) -> None:
         """Raise MessageTypeError if a choice has no meaning for the type."""
@@ -66,6 +69,7 @@ def vector_type(
     count: str,
     source: Callable[[MessageClass, ReadingChoices], NumberSource],
     takes: frozenset[str] = PATHS,
+    refuses: str = "NaN, infinity and another count, of which the policy never learned",
 ) -> MessageType:
     """Return the record of a type whose messages give a vector; `source` finds the numbers in a message."""
     return MessageType(
@@ -79,6 +83,7 @@ def vector_type(
             source(message_type, choices).size if choices.padding == CHOICES["padding"] else None
         ),
         takes=takes,
+        refuses=refuses,
     )
 
 

@@ -28,7 +28,7 @@ XYZ = ("x", "y", "z")
 _DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 # The farthest points are chosen from at most this many times as many, as the time grows with the product.
 _FARTHEST_OF = 8
-_BOUNDS = {"points": (0, 6), "map": (4, 6), "range_image": (4,)}
+_BOUNDS = {"points": (0, 4, 6), "map": (4, 6), "range_image": (4,)}
 _AXES = {"points": (2,), "map": (2, 3), "range_image": (2, 3)}
 MASK, COUNT, OCCUPIED, RANGE = "mask", "count", "occupied", "range"
 # What a projection gives beside the fields of the points.
@@ -61,8 +61,8 @@ class CloudReader:
         if len(spec.shape) not in axes or (self._projection == "points" and spec.dtype.kind != "f"):
             raise MessageTypeError(
                 f"a cloud as {self._projection} cannot give {spec.dtype} {list(spec.shape)}; allowed are floating "
-                "point [points, fields], with `projection` map or range_image [height, width] with or without channels, and "
-                "with `field` mask or count a vector"
+                "point [points, fields], with `projection` map or range_image [height, width] with or without channels "
+                "and with `field` mask or count a vector"
             )
         self._channel_axis = int(np.argmin(spec.shape)) if len(spec.shape) == 3 else -1
         found = 1 if len(spec.shape) != 3 else spec.shape[self._channel_axis]
@@ -229,4 +229,5 @@ MESSAGE_TYPES = MessageType(
     "as many as the policy takes",
     make=CloudReader,
     takes=frozenset({"field", "fields", "projection", "subsample", "bounds", "out_of_range"}),
+    refuses="a cloud of NaN only, fields that are missing or arrays, sizes that contradict each other",
 )

@@ -76,8 +76,8 @@ class ScanSource(RangeSource):
     """The distances of a LaserScan in other directions than those of its rays.
 
     Direction `i` of `rays` is `angles[0] + i * (angles[1] - angles[0]) / (rays - 1)`. Without `angles` the first and
-    the last ray of the message are the ends. A direction gets the rays that are nearer to it than to the next one, or the
-    nearest ray if there is none.
+    the last ray of the message are the ends. A direction gets the rays that are nearer to it than to the next one, or
+    the nearest ray if there is none.
     """
 
     def __init__(self, message_type: MessageClass, choices: ReadingChoices) -> None:
@@ -170,7 +170,11 @@ def distances_at(
             return ScanSource(message_type, choices)
         return RangeSource(message_type, path, lowest, highest, choices.out_of_range)
 
-    return vector_type(name, f"`{path}`", count, source, takes=PATHS | {"out_of_range"} | more)
+    gives = f"`{path}`, NaN and out of range as `out_of_range` says"
+    refuses = "NaN only; limits that are not ascending"
+    if more:
+        refuses += "; directions of `angles` without a ray"
+    return vector_type(name, gives, count, source, PATHS | {"out_of_range"} | more, refuses)
 
 
 MESSAGE_TYPES = (

@@ -59,4 +59,5 @@ MESSAGE_TYPES = MessageType(
     "one per cell",
     make=GridReader,
     takes=frozenset({"out_of_range"}),
+    refuses="another size, as its cells would mean other places; cells other than -1 to 100",
 )

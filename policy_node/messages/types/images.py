@@ -81,6 +81,11 @@ def _stack_hint(spec: ArraySpec, encoding: str) -> str:
     return next((hint for hint in hints if hint), "")
 
 
+def compressed_encodings() -> list[str]:
+    """Return the encodings that a CompressedImage is decoded to."""
+    return [*_DECODED.values(), "mono16", "32FC1"]
+
+
 class RawImageReader:
     """Reads sensor_msgs/msg/Image into `[height, width, channels]`; its errors are those of `wanted_encoding`."""
 
@@ -135,7 +140,7 @@ class CompressedImageReader:
     parallel = True
 
     def __init__(self, spec: ArraySpec, choices: ReadingChoices) -> None:
-        decoded = [IMAGE_ENCODINGS[name] for name in (*_DECODED.values(), "32FC1")]
+        decoded = [IMAGE_ENCODINGS[name] for name in compressed_encodings()]
         allowed = [
             name
             for name, wanted in IMAGE_ENCODINGS.items()
@@ -268,6 +273,8 @@ MESSAGE_TYPES = (
         make=lambda message_type, spec, choices: RawImageReader(spec, choices),
         takes=OF_IMAGES,
         is_image=True,
+        refuses="encodings that do not become the policy's (below), as their numbers mean something else; sizes that "
+        "contradict each other; depth in which nothing was measured",
     ),
     MessageType(
         "sensor_msgs/msg/CompressedImage",
@@ -276,5 +283,6 @@ MESSAGE_TYPES = (
         make=lambda message_type, spec, choices: CompressedImageReader(spec, choices),
         takes=OF_IMAGES,
         is_image=True,
+        refuses="as for Image; what is cut, other formats, more than 64 megapixels, animations",
     ),
 )

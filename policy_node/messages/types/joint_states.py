@@ -91,8 +91,9 @@ def position_of(names: Sequence[str], joint: str) -> int:
 
 MESSAGE_TYPES = vector_type(
     "sensor_msgs/msg/JointState",
-    "`position` (or `velocity`, `effort`) of `joints`",
+    "`position` (or `velocity`, `effort`) of `joints`; those of several publishers are joined",
     "one per joint",
     lambda message_type, choices: JointSource(choices.field, choices.joints),
     takes=frozenset({"field", "joints"}),
+    refuses="NaN and infinity of a joint that is read; a joint that no publisher of the topic has, or one has twice",
 )
