@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from policy_node.config.schema import Configuration, SourceConfiguration, named
+from policy_node.config.schema import Configuration, SourceConfiguration, named, topic_of
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.sensing.reception import Finding
 from policy_node.sensing.synchroniser import RobotState
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -410,7 +411,10 @@ class Reporter:
 
     def _findings(self) -> dict[str, str]:
         """Return the problems of the reception of sensors; log each once in a period."""
-        findings = self._reception.findings(time.monotonic(), self._loop.joined)
+        findings = [
+            replace(finding, text=finding.text + self._zeros(finding)) if finding.kind == "mixed" else finding
+            for finding in self._reception.findings(time.monotonic(), self._loop.joined)
+        ]
         for finding in findings:
             self._warn_once_in_a_period((finding.kind, finding.sensor), finding.text)
         for name, decoder in self._decoders().items():
@@ -419,6 +423,15 @@ class Reporter:
                     self._noted.add((name, text))
                     self._logger.warning(f"observations.{name}: {text}")
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
+
+    def _zeros(self, finding: Finding) -> str:
+        """Return which of two publishers sends only zeros, see `zero_publisher`."""
+        sensor, robot = self._sensors.index(finding.sensor), self._configuration.robots.index(finding.robots[0])
+        source = self._configuration.sensors[sensor][0]
+        topic = self._node.resolve_topic_name(topic_of(finding.robots[0], source.topic))
+        turns = dict(self._reception.streams[robot][sensor].turns)
+        decoder = self._decoders().get(source.name)
+        return zero_publisher(self._node, topic, turns, decoder.message_type) if decoder is not None else ""
 
     def _recording_findings(self) -> dict[str, str]:
         """Return the problems of the recording; log once in a period that ticks are left out."""

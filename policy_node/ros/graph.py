@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
+from policy_node.messages.cdr import deserialise
+from policy_node.messages.fields import is_zero
+from policy_node.messages.reading import UnusableReading
 
 
 def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequence[str]) -> str:
@@ -51,6 +56,26 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     if source.durability == "transient_local" and is_volatile:
         return f"{topic} is published volatile, but observations.{source.name}.durability is transient_local"
     return ""
+
+
+def zero_publisher(node: Node, topic: str, turns: Mapping[bytes | int, bytes], message_type: Any) -> str:
+    """Return which of the publishers that take turns on a topic sends only zeros, after a semicolon; empty: none.
+
+    `turns` is a message of each publisher by its identity, `topic` the fully qualified name.
+    """
+    zeros = []
+    for publisher, raw in turns.items():
+        with contextlib.suppress(UnusableReading):
+            if is_zero(deserialise(raw, message_type)):
+                zeros.append(publisher)
+    if not zeros or len(zeros) == len(turns):
+        return ""
+    named = [
+        f"{each.node_namespace.rstrip('/')}/{each.node_name}"
+        for each in node.get_publishers_info_by_topic(topic)
+        if any(isinstance(gid, bytes) and bytes(each.endpoint_gid)[: len(gid)] == gid for gid in zeros)
+    ]
+    return f"; {' and '.join(named) or 'one of them'} sends only zeros"
 
 
 def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:

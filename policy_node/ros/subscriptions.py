@@ -286,6 +286,7 @@ class SensorSubscriptions:
                         info.get("publication_sequence_number"),
                         _publisher_of(info),
                         info["received_timestamp"] - published_ns,
+                        raw,
                     )
                 for robot, sensor in readers:
                     add(robot, sensor, stamp_ns, raw)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,8 @@ class Stream:
         self._depth = depth
         #: Messages that are older when they arrive are late.
         self.max_age_ns = max_age_ns
+        #: By publisher: a message that came after one of another publisher.
+        self.turns: dict[bytes | int, Any] = {}
         #: Age of the last message when it arrived.
         self.age_ns = 0
         # Publisher -> sequence number of its last message. Publishers that the middleware does not name are numbered.
@@ -116,7 +118,7 @@ class Stream:
         self._received = self._lost = self._late = self._ticks = self._fresh_ticks = self._changes = 0
         self._late_ages_ns = 0
 
-    def arrived(self, sequence: int | None, publisher: bytes, age_ns: int) -> None:
+    def arrived(self, sequence: int | None, publisher: bytes, age_ns: int, message: Any = None) -> None:
         """Count one message that was taken.
 
         Parameters
@@ -127,6 +129,8 @@ class Stream:
             Identifies the publisher; empty if the middleware does not tell, as with Jazzy.
         age_ns
             Age of the message when it arrived.
+        message
+            The message, which is kept if publishers take turns.
         """
         sender = publisher or (0 if sequence is None else self._publisher_that_continues(sequence))
         if sender:
@@ -134,11 +138,14 @@ class Stream:
             if last is None:
                 if len(self._last) == _MAX_PUBLISHERS:
                     self._last.clear()
+                    self.turns.clear()
             else:
                 if sequence is not None and sequence > last + 1:
                     self._lose(sequence - last - 1, last, not publisher)
                 # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
-                self._changes += sender != self._publisher
+                if sender != self._publisher:
+                    self._changes += 1
+                    self.turns[sender] = message
             self._last[sender] = sequence or 0
             self._publisher = sender
         self.age_ns = age_ns

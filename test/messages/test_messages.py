@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import (
+    Point,
     PointStamped,
     Quaternion,
     Twist,
@@ -30,6 +31,7 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import MessageTypeError, command_encoder, reading_decoder
+from policy_node.messages.fields import is_zero
 from policy_node.messages.reading import UnusableReading
 
 HEIGHT, WIDTH = 5, 7
@@ -727,6 +729,13 @@ def test_padding_beyond_the_start_is_refused_before_deserialising() -> None:
     ):
         with pytest.raises(UnusableReading, match=r"not a CDR message|is in XCDR2|is empty"):
             decode(TWIST, raw, (6,), "float32")
+
+
+def test_a_message_of_zeros_is_known() -> None:
+    assert is_zero(Twist()) and not is_zero(Twist(angular=Vector3(y=1e-9)))
+    # Neither its header nor its names count.
+    assert is_zero(JointState(header=HEADER, name=["a"], position=[0.0])) and not is_zero(JointState(name=["a"]))
+    assert not is_zero(SCAN) and is_zero(Bool()) and not is_zero(PointStamped(header=HEADER, point=Point(x=1.0)))
 
 
 # Commands
