@@ -19,6 +19,8 @@ MOST_NAMED = 3
 # Begins a text that stands for the value of a parameter, which a parameter file made from a description lacks.
 MISSING = "MISSING: "
 
+# Parameters of types that are read by the paths of their numbers.
+_OF_PATHS = ("field", "fields", "padding")
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
@@ -330,20 +332,34 @@ def _check_source(checked: Values, prefix: str) -> Problems:
         yield f"{prefix}type: found {message_type!r}, but a type is spelled package/msg/Type; {remedy}"
         return
     # Types without a record are read by paths.
-    takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else ("field", "fields", "padding")
+    takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else _OF_PATHS
     for name, default in CHOICES.items():
         if checked.get(prefix + name, default) != default and name not in takes:
             users = [kind.name for kind in MESSAGE_TYPES.values() if name in kind.takes]
-            only = f"only {' and '.join(users)} have it" if len(users) <= MOST_NAMED else "which is not read by paths"
-            yield f"{prefix}{name}: given for a {message_type}; {only}; remove it"
-    if checked[prefix + "durability"] == "transient_local" and checked[prefix + "reliability"] != "reliable":
-        yield f"{prefix}durability: found transient_local, which needs reliability: reliable; set that, too"
-    if checked[prefix + "frame"] and not checked[prefix + "base_frame"]:
-        yield f"{prefix}frame: given without base_frame; give the frame of the robot, such as base_link"
+            others = " and others" if len(users) > MOST_NAMED else ""
+            only = f"only {' and '.join(users[:MOST_NAMED])}{others} have it"
+            yield (
+                f"{prefix}{name}: given for a {message_type}; "
+                f"{'which is not read by paths' if name in _OF_PATHS else only}; remove it"
+            )
     if "" in fields:
         yield f"{prefix}fields: found an empty path in {list(fields)}; remove it"
     if fields and checked[prefix + "field"]:
         yield f"{prefix}fields: given beside {prefix}field; add that path to `fields` and remove `field`"
+    yield from _check_time(checked, prefix)
+
+
+def _check_time(checked: Values, prefix: str) -> Problems:
+    """Check how a topic is received, and how long its readings may be used."""
+    if checked[prefix + "durability"] == "transient_local" and checked[prefix + "reliability"] != "reliable":
+        yield f"{prefix}durability: found transient_local, which needs reliability: reliable; set that, too"
+    if checked[prefix + "base_frame"] and checked[prefix + "max_age_s"] == math.inf:
+        yield (
+            f"{prefix}max_age_s: found .inf beside base_frame, but a pose in the frame of a moving robot ages with tf; "
+            f"give the largest age of a transform, such as 0.5"
+        )
+    if checked[prefix + "frame"] and not checked[prefix + "base_frame"]:
+        yield f"{prefix}frame: given without base_frame; give the frame of the robot, such as base_link"
 
 
 def _spelling_remedy(found: str) -> str:

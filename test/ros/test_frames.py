@@ -137,6 +137,11 @@ def test_a_frame_without_a_base_frame_is_refused() -> None:
         configuration_of(base_frame="", frame="goal")
 
 
+def test_a_pose_in_the_frame_of_a_robot_must_age() -> None:
+    with pytest.raises(ConfigurationError, match=r"observations\.goal\.max_age_s: found \.inf beside base_frame"):
+        configuration_of(max_age_s=math.inf)
+
+
 class Taken(list[tuple[int, int, int, Any]]):
     """Replaces the pipeline, and keeps the messages."""
 
