@@ -12,7 +12,7 @@ import numpy as np
 
 from policy_node.config.schema import Configuration
 from policy_node.sensing.arrivals import Arrivals
-from policy_node.sensing.joined_joints import Buffer, JoinedJoints, joints_read
+from policy_node.sensing.joined_joints import JoinedJoints, joints_read
 from policy_node.sensing.samples import AGELESS_NS, SampleRing, age_ns
 from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
 
@@ -50,7 +50,7 @@ class FleetSamples:
             Arrivals(RING_LENGTH, position.name, self._max_age_ns) for _ in self._robots if position is not None
         ]
         # By robot and sensor.
-        self._buffers: list[list[Buffer]] = [
+        self._buffers: list[list[SampleRing | Arrivals | JoinedJoints]] = [
             [*rings, *self.positions[robot : robot + 1]] for robot, rings in enumerate(rings_by_robot)
         ]
         self._joints = [joints_read(sources) for sources in sensors]
@@ -89,10 +89,11 @@ class FleetSamples:
 
     def join_joints(self, robot: int, sensor: int, message: bytes) -> None:
         """Join the messages of a sensor with those of other publishers from now on: this one lacked some joints."""
-        if (robot, sensor) in self._joiners or not self._joints[sensor]:
+        buffer = self._buffers[robot][sensor]
+        if isinstance(buffer, JoinedJoints) or not self._joints[sensor]:
             return
         is_position = sensor == len(self.observed)
-        joiner = JoinedJoints(self._buffers[robot][sensor], self._joints[sensor], message, is_position)
+        joiner = JoinedJoints(buffer, self._joints[sensor], message, is_position)
         self._buffers[robot][sensor] = self._joiners[robot, sensor] = joiner
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:

@@ -5,24 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from policy_node.config.parameters import SourceConfiguration
 from policy_node.messages.joint_joining import JOINT_STATE, JointJoiner
 from policy_node.messages.reading import UnusableReading
-
-
-class Buffer(Protocol):
-    """Keeps the newest messages of one sensor of one robot."""
-
-    name: str
-    max_age_ns: int
-
-    def append(self, stamp_ns: int, message: Any) -> None:
-        """Add a message."""
-
-    def clear(self) -> None:
-        """Drop all messages."""
+from policy_node.sensing.arrivals import Arrivals
+from policy_node.sensing.samples import SampleRing
 
 
 def joints_read(sources: Sequence[SourceConfiguration]) -> list[tuple[str, str]]:
@@ -51,7 +39,11 @@ class JoinedJoints:
     """
 
     def __init__(
-        self, buffer: Buffer, read: Sequence[tuple[str, str]], lacking: bytes, only_if_needed: bool = False
+        self,
+        buffer: SampleRing | Arrivals,
+        read: Sequence[tuple[str, str]],
+        lacking: bytes,
+        only_if_needed: bool = False,
     ) -> None:
         self._buffer = buffer
         self._name = buffer.name
