@@ -132,7 +132,7 @@ def scan() -> LaserScan:
     """Return a scan of 360 rays from ahead on, with nothing behind the robot, and one ray in each sector nearer."""
     ranges = np.full(360, 3.0)
     ranges[::10] = 1.5
-    ranges[175:185] = [0.0, np.inf] * 5
+    ranges[171:190:2], ranges[172:189:2] = 0.0, np.inf
     return LaserScan(angle_increment=np.pi / 180, range_min=0.1, range_max=12.0, ranges=ranges.tolist())
 
 
