@@ -7,6 +7,7 @@ from __future__ import annotations
 import array
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,13 @@ def write_motion(file: Path) -> Path:
     return file
 
 
-def reading(rng: np.random.Generator, stamp_ns: int, damaged: bool = False) -> bytes:
-    message = JointState(name=JOINTS)
+def reading(
+    rng: np.random.Generator, stamp_ns: int, damaged: bool = False, joints: Sequence[str] = tuple(JOINTS)
+) -> bytes:
+    message = JointState(name=joints)
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
     for name in ("position", "velocity"):
-        setattr(message, name, array.array("d", [np.nan] * 2 if damaged else rng.normal(size=2).tolist()))
+        setattr(message, name, array.array("d", [np.nan] * 2 if damaged else rng.normal(size=len(joints)).tolist()))
     return bytes(serialize_message(message))
 
 
@@ -175,18 +178,23 @@ def apply_random_event(deployment: Deployment, rng: np.random.Generator) -> None
         pipeline.yield_robots({1: "/other"} if event == "yield" else {})
 
 
-def add_random_samples(deployment: Deployment, rng: np.random.Generator, now_ns: int) -> None:
-    """Add a sample of most sensors, rarely late or damaged; contacts come less often."""
+def add_random_samples(deployment: Deployment, rng: np.random.Generator, now_ns: int, split: bool) -> None:
+    """Add a sample of most sensors, rarely late or damaged; contacts come less often.
+
+    If `split`, each joint of the last robot has a publisher.
+    """
     sensors = deployment.configuration.sensors
     for robot, sensor in itertools.product(range(len(ROBOTS)), range(len(sensors))):
         if rng.random() < (0.3 if sensors[sensor][0].may_be_silent else 0.85):
             stamp_ns = now_ns - int(rng.integers(0, 20_000_000)) - int(rng.random() < 0.05) * 200_000_000
-            message = reading(rng, stamp_ns, damaged=rng.random() < 0.02)
-            deployment.pipeline.add(robot, sensor, stamp_ns, message)
+            is_split = split and robot == len(ROBOTS) - 1 and sensors[sensor][0].topic == "joint_states"
+            for joints in [JOINTS[:1], JOINTS[1:]] if is_split else [JOINTS]:
+                message = reading(rng, stamp_ns, rng.random() < 0.02 and not is_split, joints)
+                deployment.pipeline.add(robot, sensor, stamp_ns, message)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "split"), [(0, False), (1, False), (2, False), (3, True)])
+def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, split: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     parameters = parameters_of(make_policy(tmp_path / "policy.zip", seed))
     deployment = deploy(parse_configuration(parameters))
@@ -201,7 +209,7 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
     for _ in range(TICKS):
         now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
         apply_random_event(deployment, rng)
-        add_random_samples(deployment, rng, now_ns)
+        add_random_samples(deployment, rng, now_ns, split)
         observed = pipeline.observe(now_ns)
         decided = pipeline.guard(pipeline.act(observed), observed)
         sent = sent_by_chance(losses, decided, pipeline.safe_commands)
@@ -212,7 +220,7 @@ def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, 
         recording.note_tick(pipeline.commit(decided, sent), 0)
     recording.end()
     assert not recording.error and not recording.dropped
-    assert replaced > 10
+    assert replaced > 10 and bool(pipeline.joined) is split
     assert recording.folder is not None
 
     report_file = tmp_path / "report.json"
