@@ -14,8 +14,9 @@ from pathlib import Path
 from policy_node.config.parameters import PARAMETERS
 from policy_node.engines.backends import ENGINES
 from policy_node.messages.commands import COMMAND_TYPES
-from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP
+from policy_node.messages.encodings import DEPTH, IMAGE_ENCODINGS
 from policy_node.messages.types import MESSAGE_TYPES
+from policy_node.messages.types.images import compressed_encodings
 from policy_node.policies.formats import FORMATS
 
 FOLDER = Path(__file__).parent
@@ -53,18 +54,28 @@ def engine_rows() -> list[list[str]]:
 
 def type_rows() -> list[list[str]]:
     """Return a row for every message type that can be observed."""
-    return [[kind.name, kind.gives, kind.count] for kind in MESSAGE_TYPES.values()]
+    encodings = {
+        "sensor_msgs/msg/Image": "[all](#image-encodings)",
+        "sensor_msgs/msg/CompressedImage": ", ".join(f"`{name}`" for name in compressed_encodings()),
+    }
+    return [
+        [kind.name, encodings.get(kind.name, ""), f"{kind.gives}: {kind.count}", kind.refuses]
+        for kind in MESSAGE_TYPES.values()
+    ]
 
 
 def encoding_rows() -> list[list[str]]:
-    """Return a row for every image encoding, with those that it converts to."""
-    rows = []
+    """Return a row for all image encodings of the same pixels that convert to the same others."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    colours = {name for name, encoding in IMAGE_ENCODINGS.items() if encoding.colour not in ("", DEPTH)}
     for encoding in IMAGE_ENCODINGS.values():
-        others = [
-            f"`{other.name}`" for other in IMAGE_ENCODINGS.values() if encoding.code_to(other) not in (None, KEEP)
-        ]
-        rows.append([f"`{encoding.name}`", f"{encoding.dtype} × {encoding.channels}", ", ".join(others)])
-    return rows
+        others = {other.name for other in IMAGE_ENCODINGS.values() if encoding.code_to(other) is not None}
+        others -= {encoding.name}
+        listed = ["all colours and grey"] if others >= colours - {encoding.name} else []
+        listed += [f"`{name}`" for name in IMAGE_ENCODINGS if name in others and not (listed and name in colours)]
+        pixels = f"{encoding.dtype} × {encoding.channels}{', with rows of chroma' if encoding.has_chroma_rows else ''}"
+        alike.setdefault((pixels, ", ".join(listed)), []).append(f"`{encoding.name}`")
+    return [[", ".join(names), pixels, becomes] for (pixels, becomes), names in alike.items()]
 
 
 def command_rows() -> list[list[str]]:
@@ -82,7 +93,7 @@ def command_rows() -> list[list[str]]:
 # Page and header line of each table.
 TABLES: dict[tuple[str, str], Callable[[], list[list[str]]]] = {
     ("configuration.md", "| parameter | type | unit | default | allowed | what it does |"): parameter_rows,
-    ("configuration.md", "| type | gives | count |"): type_rows,
+    ("configuration.md", "| message | encodings | what becomes of it | what is refused, and why |"): type_rows,
     ("configuration.md", "| encoding | pixels | becomes |"): encoding_rows,
     ("configuration.md", "| type | components are named by | zeros are safe |"): command_rows,
     ("policies.md", "| `policy.format` | suffix | what it is | can run code |"): format_rows,

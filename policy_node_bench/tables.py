@@ -83,3 +83,13 @@ def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
         ["forward pass alone", *(times(engine["forward_ms"]) for engine in columns)],
         ["**overhead_ratio**", *(f"{engine['overhead_ratio']:.2f}" for engine in columns)],
     ]
+
+
+def image_rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the table of `policy_bench images`, the head first."""
+    rows = [["conversion", "decoder [µs]", "OpenCV alone [µs]", "ratio"]]
+    for row in figures["rows"]:
+        opencv = row.get("opencv_us")
+        ratio = f"{row['decode_us'] / opencv:.2f}" if opencv else "–"
+        rows.append([row["name"], f"{row['decode_us']:.0f}", f"{opencv:.0f}" if opencv else "–", ratio])
+    return rows

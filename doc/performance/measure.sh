@@ -13,7 +13,7 @@ PATH="$PWD/.venv/bin:$PATH"
 model=models/rover.zip
 failed=
 step=0
-steps=9
+steps=10
 started=$(date +%s)
 
 # bench NAME COMMAND OPTIONS…: write NAME.json and NAME.png to the folder.
@@ -36,6 +36,9 @@ bench lateness fleet --robots 16 --image 64 --rate 50 --model $model --seconds "
 bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
     --engines auto,direct,torchscript,onnxruntime
 bench policy policy --model $model --device cpu --seconds "$((seconds / 2 + 1))"
+step=$((step + 1))
+echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench images"
+policy_bench images --json "$folder/images.json" || failed="$failed images"
 bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" --rounds 2 \
     --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
     --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \

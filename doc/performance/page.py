@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from policy_node_bench.tables import LOOPS, fleet_rows, percent, pipeline_rows, scale_rows, times
+from policy_node_bench.tables import LOOPS, fleet_rows, image_rows, percent, pipeline_rows, scale_rows, times
 
 HERE = Path(__file__).parent
 PAGES = (HERE.parent / "performance.md", HERE.parents[1] / "README.md")
@@ -256,6 +256,7 @@ _TABLES: Mapping[str, Callable[[Load], str]] = {
     "pipeline": pipeline,
     "policy": policy,
     "profile": profile,
+    "images": lambda load: table(image_rows(load("images"))),
 }
 
 

@@ -42,6 +42,8 @@ _LEVELS = {
     DiagnosticStatus.ERROR: "ERROR",
     DiagnosticStatus.STALE: "STALE",
 }
+# Ends of the names of values in the diagnostics that are problems.
+_PROBLEMS = ("_lost", "_late", "_mixed", "_offset", "_repeated", "_also_commanded_by")
 _COLOURS = {"OK": "green", "WARN": "yellow", "ERROR": "red", "STALE": "magenta"}
 _STATE_COLOURS = {
     "READY": "green",
@@ -207,11 +209,7 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     title = Text.assemble((f"/{name} ", "bold"), (level, _COLOURS[level]), f" {message}")
     if not node.is_active:
         return [title]
-    problems = [
-        value
-        for key, value in values.items()
-        if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by")) or key == "planner_slow"
-    ]
+    problems = [value for key, value in values.items() if key.endswith(_PROBLEMS) or key == "planner_slow"]
     lines = [*map(Text, _figures(values)), *(Text(problem, style="yellow") for problem in problems)]
     return [title, *lines, _robots_table(node)]
 

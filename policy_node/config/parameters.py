@@ -43,6 +43,9 @@ class Parameter:
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
     #: Lowest and highest number allowed, either may be infinite; None: any.
     limits: tuple[float, float] | None = None
+    #: Whether only images have it.
+    of_images: bool = False
+    may_be_infinite: bool = False
 
     @property
     def unit(self) -> str:
@@ -224,12 +227,9 @@ class ChunkConfiguration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfiguration:
-    """The numbers that are read from one topic of every robot; `key` is the observation that they belong to."""
+class ReadingChoices:
+    """What is read from a message of a type; a message type takes some of these parameters."""
 
-    key: str
-    topic: str = parameter(None, "Topic, below the robot's namespace; with a leading `/` one topic for all robots.")
-    type: str = parameter(None, "Message type, such as `sensor_msgs/msg/Image`.")
     field: str = parameter(
         "",
         "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
@@ -238,6 +238,111 @@ class SourceConfiguration:
     fields: tuple[str, ...] = parameter((), "Several such paths instead of `field`, one after the other.")
     joints: tuple[str, ...] = parameter(
         (), "Joints to read from a JointState, in this order; empty: all, as published."
+    )
+    out_of_range: tuple[float, ...] = parameter(
+        (),
+        "What distances of a LaserScan or Range become that are NaN, +inf or outside of its limits; empty: the largest "
+        "distance, or the smallest for what is below it (REP 117). Also cells without a point of a PointCloud2 (empty: "
+        "0), and unknown ones of an OccupancyGrid.",
+    )
+    rays: int = parameter(
+        0,
+        "Number of directions in which the distances of a LaserScan are observed; 0: its rays, as published.",
+        limits=(0, 100_000),
+    )
+    angles: tuple[float, ...] = parameter(
+        (), "First and last of these directions in radians; empty: those of each message's first and last ray."
+    )
+    reduce: str = parameter(
+        "min", "What is observed of the rays around a direction.", choices=("min", "mean", "nearest")
+    )
+    projection: str = parameter(
+        "points",
+        "What is observed of a PointCloud2: `[points, fields]`, a `map` seen from above with the largest value in each "
+        "cell (also of `occupied` and `count`), or a `range_image` with the nearest point in each direction (also its "
+        "`range`).",
+        choices=("points", "map", "range_image"),
+    )
+    subsample: str = parameter(
+        "farthest",
+        "Which points of a PointCloud2 with too many are observed: each the `farthest` from those before, or `random` "
+        "ones. Zeros follow where there are too few; the field `mask` is 1 for points.",
+        choices=("farthest", "random"),
+    )
+    bounds: tuple[float, ...] = parameter(
+        (),
+        "Lowest and highest x, y and z (z may be left out) of the points of a PointCloud2 that count; of a "
+        "`range_image` lowest and highest azimuth and elevation in radians.",
+    )
+    padding: str = parameter(
+        "refuse",
+        "What becomes of a list of another length than that of the observation: it is refused, or cut or filled up "
+        "with `zeros`; with `zeros_and_count` the last number says how many there were before.",
+        choices=("refuse", "zeros", "zeros_and_count"),
+    )
+    pose_as: str = parameter(
+        "pose",
+        "What is observed of a PoseStamped: position and orientation (7 numbers), one of them, or the yaw instead of "
+        "the orientation.",
+        choices=("pose", "position", "orientation", "yaw", "position_yaw"),
+    )
+    base_frame: str = parameter(
+        "",
+        "Frame, such as `base_link`, in which a PoseStamped is observed, by way of tf; `{robot}` is the robot's "
+        "name. Empty: as published, in any frame. Needs tf2_ros.",
+    )
+    encoding: str = parameter(
+        "",
+        "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
+        choices=lambda: ("", *(name for name, found in IMAGE_ENCODINGS.items() if not found.is_mosaic)),
+        of_images=True,
+    )
+    resize: str = parameter(
+        "area",
+        "How images of another size were resized for training: averaged (OpenCV's INTER_AREA), `nearest` pixels, or "
+        "averaged after a `crop` to the policy's aspect around the middle, or into an image of the policy's aspect "
+        "with a `pad` of zeros (of depth: `hole_value`) around it.",
+        choices=("area", "nearest", "crop", "pad"),
+        of_images=True,
+    )
+    depth_scale: float = parameter(
+        0.001, "Metres in a unit of 16UC1 images as the camera publishes them.", limits=(1e-9, 1e3), of_images=True
+    )
+    hole_value: tuple[float, ...] = parameter(
+        (),
+        "What pixels of depth without a distance (0, NaN, infinite) become, in the unit of the policy's encoding; "
+        "empty: 0, but +inf the upper bound of the observation and -inf the lower one (REP 118).",
+        of_images=True,
+    )
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The choices by the name of their parameter."""
+        return {name: getattr(self, name) for name in CHOICES}
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of `fields`, or that of `field`; none when neither is given."""
+        return self.fields or ((self.field,) if self.field else ())
+
+
+# The default of each parameter that chooses from a message.
+CHOICES: dict[str, Any] = {each.name: each.default for each in fields(ReadingChoices)}
+# Of these, the parameters of images, which are no terms.
+OF_IMAGES = frozenset(each.name for each in fields(ReadingChoices) if each.metadata.get("of_images"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfiguration(ReadingChoices):
+    """The numbers that are read from one topic of every robot; `key` is the observation that they belong to."""
+
+    key: str
+    topic: str = parameter(None, "Topic, below the robot's namespace; with a leading `/` one topic for all robots.")
+    type: str = parameter(None, "Message type, such as `sensor_msgs/msg/Image`.")
+    frame: str = parameter(
+        "",
+        "Frame whose pose in `base_frame` is observed; `topic` then only names it in recordings. Empty: the pose that "
+        "`topic` has.",
     )
     depth: int = parameter(
         0,
@@ -248,11 +353,28 @@ class SourceConfiguration:
     reliability: str = parameter(
         "best_effort", "Reliability asked of the publisher.", choices=("best_effort", "reliable")
     )
+    durability: str = parameter(
+        "volatile",
+        "Durability asked of the publisher; with `transient_local`, which needs reliability `reliable`, a message that "
+        "was published before the node started arrives, too.",
+        choices=("volatile", "transient_local"),
+    )
     max_age_s: float = parameter(
         0.0,
         "For a topic that is published seldom, as an operator's: its newest reading is used while it is at most so "
-        "old, regardless of the other stamps; 0: the topic is synchronised with the others.",
-        limits=(0.0, 3600.0),
+        "old, regardless of the other stamps; `.inf` for what is published once, as a goal, and does not age; 0: the "
+        "topic is synchronised with the others.",
+        limits=(0.0, math.inf),
+        may_be_infinite=True,
+    )
+    stamp: str = parameter(
+        "header",
+        "Time of a reading: the stamp in its header (without one as `source`), or the time at which it was received "
+        "(`receive`) or published (`source`), under simulated time that of the tick that took it.",
+        choices=("header", "receive", "source"),
+    )
+    stamp_offset_s: float = parameter(
+        0.0, "Added to the time of every reading, for a clock that is behind by as much.", limits=(-1e10, 1e10)
     )
     when_silent: str = parameter(
         "stale",
@@ -362,11 +484,6 @@ class TermConfiguration(SourceConfiguration):
 class ObservationConfiguration(SourceConfiguration):
     """One observation of every robot: from one topic, or made of terms and then without topic and type."""
 
-    encoding: str = parameter(
-        "",
-        "Pixel encoding that the policy was trained on; empty: the default of its channels and dtype.",
-        choices=lambda: ("", *IMAGE_ENCODINGS),
-    )
     stack: int = parameter(1, "Time steps stacked.", limits=(1, 1000))
     stack_as: str = parameter(
         "vecframestack",
@@ -519,7 +636,8 @@ def is_image(type_name: str) -> bool:
 def _parameters(section: type, prefix: str) -> list[Parameter]:
     """Return the parameters that the fields of a section define; their types are those of ROS, unless given."""
     found = []
-    for each in fields(section):
+    # The topic comes before what is read from it.
+    for each in sorted(fields(section), key=lambda each: each.name not in ("topic", "type")):
         if each.metadata:
             kind = str(each.type).replace("tuple[", "list[").replace(", ...", "")
             found.append(Parameter(**{"name": prefix + each.name, "type": kind, **each.metadata}))
@@ -532,6 +650,7 @@ def _term_parameters() -> list[Parameter]:
     return [
         each if each.name in described else replace(each, description="As for an observation.")
         for each in _parameters(TermConfiguration, TERM)
+        if not each.of_images
     ]
 
 
@@ -602,10 +721,7 @@ PARAMETERS: tuple[Parameter, ...] = (
 )
 
 # The parameters of a topic. An observation that is made of terms has none of these; each term has its own.
-SOURCE_PARAMETERS = (
-    *(each.name for each in _parameters(SourceConfiguration, OBSERVATION)),
-    f"{OBSERVATION}encoding",
-)
+SOURCE_PARAMETERS = tuple(each.name for each in _parameters(SourceConfiguration, OBSERVATION))
 
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
-from policy_node.config.parameters import SOURCE_PARAMETERS, Parameter, is_image
+from policy_node.config.parameters import CHOICES, SOURCE_PARAMETERS, Parameter, is_image
 
 # An error lists the types that take a parameter only if there are at most this many.
 MOST_NAMED = 3
 # Begins a text that stands for the value of a parameter, which a parameter file made from a description lacks.
 MISSING = "MISSING: "
 
+# Parameters of types that are read by the paths of their numbers.
+_OF_PATHS = ("field", "fields", "padding")
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
 _PYTHON_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 _TYPE_NAMES = {
@@ -129,9 +131,11 @@ def check_value(name: str, parameter: Parameter, flat: Values) -> Problems:
     numbers = [one for one in (value if isinstance(value, (list, tuple)) else [value]) if type(one) in (int, float)]
     low, high = parameter.limits or (-math.inf, math.inf)
     # An integer may be too large for isfinite, which converts it to a float.
-    if not all(low <= number <= high and (type(number) is int or math.isfinite(number)) for number in numbers):
+    is_finite = [type(number) is int or math.isfinite(number) or parameter.may_be_infinite for number in numbers]
+    if not all(is_finite) or not all(low <= number <= high for number in numbers):
         found = tuple(value) if parameter.type.startswith("list[") else value
-        yield f"{name}: found {found!r}, but it must be finite, {parameter.range_text} {parameter.unit}".rstrip(" ,")
+        finite = "" if parameter.may_be_infinite else "finite, "
+        yield f"{name}: found {found!r}, but it must be {finite}{parameter.range_text} {parameter.unit}".rstrip(" ,")
     if parameter.allowed and value not in parameter.allowed:
         yield f"{name}: found {value!r}, but it must be {parameter.range_text}"
     if required and isinstance(value, Sequence) and not value:
@@ -330,16 +334,34 @@ def _check_source(checked: Values, prefix: str) -> Problems:
         yield f"{prefix}type: found {message_type!r}, but a type is spelled package/msg/Type; {remedy}"
         return
     # Types without a record are read by paths.
-    takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else ("field", "fields")
-    for name in ("field", "fields", "joints", "encoding"):
-        if checked.get(prefix + name) and name not in takes:
+    takes = MESSAGE_TYPES[message_type].takes if message_type in MESSAGE_TYPES else _OF_PATHS
+    for name, default in CHOICES.items():
+        if checked.get(prefix + name, default) != default and name not in takes:
             users = [kind.name for kind in MESSAGE_TYPES.values() if name in kind.takes]
-            only = f"only {' and '.join(users)} have it" if len(users) <= MOST_NAMED else "which is not read by paths"
-            yield f"{prefix}{name}: given for a {message_type}; {only}; remove it"
+            others = " and others" if len(users) > MOST_NAMED else ""
+            only = f"only {' and '.join(users[:MOST_NAMED])}{others} have it"
+            yield (
+                f"{prefix}{name}: given for a {message_type}; "
+                f"{'which is not read by paths' if name in _OF_PATHS else only}; remove it"
+            )
     if "" in fields:
         yield f"{prefix}fields: found an empty path in {list(fields)}; remove it"
     if fields and checked[prefix + "field"]:
         yield f"{prefix}fields: given beside {prefix}field; add that path to `fields` and remove `field`"
+    yield from _check_time(checked, prefix)
+
+
+def _check_time(checked: Values, prefix: str) -> Problems:
+    """Check how a topic is received, and how long its readings may be used."""
+    if checked[prefix + "durability"] == "transient_local" and checked[prefix + "reliability"] != "reliable":
+        yield f"{prefix}durability: found transient_local, which needs reliability: reliable; set that, too"
+    if checked[prefix + "base_frame"] and checked[prefix + "max_age_s"] == math.inf:
+        yield (
+            f"{prefix}max_age_s: found .inf beside base_frame, but a pose in the frame of a moving robot ages with tf; "
+            f"give the largest age of a transform, such as 0.5"
+        )
+    if checked[prefix + "frame"] and not checked[prefix + "base_frame"]:
+        yield f"{prefix}frame: given without base_frame; give the frame of the robot, such as base_link"
 
 
 def _spelling_remedy(found: str) -> str:
@@ -386,6 +408,8 @@ def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
         yield from _check_term_values(checked, prefix)
 
 
+# Parameters of the time of a topic's readings, with their defaults.
+_OF_TIME = {"stamp": "header", "stamp_offset_s": 0.0, "durability": "volatile", "frame": ""}
 # Kinds of terms that are read from a topic; a phase is, too, with `stop_below`.
 _READS = ("sensor", "projected_gravity", "one_hot")
 # Parameters of terms that belong to one kind, whether that kind needs them, and the rule in words.
@@ -402,9 +426,8 @@ _OF_KIND = {
 
 
 def _check_without_topic(checked: Values, prefix: str) -> Problems:
-    given = [name for name in ("topic", "type", "field", "fields", "joints", "max_age_s") if checked[prefix + name]]
-    if checked[prefix + "when_silent"] != "stale":
-        given.append("when_silent")
+    defaults = {"topic": "", "type": "", **CHOICES, "max_age_s": 0.0, "when_silent": "stale", **_OF_TIME}
+    given = [name for name, default in defaults.items() if checked.get(prefix + name, default) != default]
     kind = checked[prefix + "kind"]
     reason = "which is read from a topic only with stop_below" if kind == "phase" else "which comes from no topic"
     for name in given:

@@ -97,8 +97,10 @@ class Configuration:
         sensors: dict[tuple[Any, ...], list[SourceConfiguration]] = {}
         for source in self.sources:
             alone = source.name if isinstance(source, ObservationConfiguration) else None
-            subscription = (alone, source.topic, source.type, source.depth, source.reliability)
-            sensors.setdefault((*subscription, source.max_age_s, source.when_silent), []).append(source)
+            subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.durability)
+            use = (source.max_age_s, source.when_silent, source.stamp, source.stamp_offset_s)
+            use += (source.base_frame, source.frame)
+            sensors.setdefault((*subscription, *use), []).append(source)
         observed = sorted(
             map(tuple, sensors.values()), key=lambda sources: (sources[0].may_be_silent, not sources[0].is_synchronised)
         )

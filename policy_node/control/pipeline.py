@@ -180,6 +180,11 @@ class Pipeline:
         """
         return self._inference.batch.latest
 
+    @property
+    def joined(self) -> set[tuple[int, int]]:
+        """See `FleetSamples.joined`."""
+        return self._samples.joined
+
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Add a sample of one sensor of one robot, both by their index."""
         self._samples.add(robot, sensor, stamp_ns, message)
@@ -383,8 +388,11 @@ class Pipeline:
         selected_s = time.perf_counter()
 
         chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
-        for robot, reason in self._staging(chosen).items():
-            states[robot], reasons[robot] = RobotState.REJECTED, reason
+        if unusable := self._staging(chosen):
+            for robot, reason in unusable.items():
+                states[robot], reasons[robot] = RobotState.REJECTED, reason
+            for lacking in self._staging.lacking:
+                self._samples.join_joints(*lacking)
         ready = np.array([state is RobotState.READY for state in states])
         # Detect pauses: while the process was suspended or the clock stepped, no tick could mark the robot as not
         # driven.

@@ -122,13 +122,10 @@ def _parse(robots: Sequence[str], signals: Mapping[str, Mapping[str, Any]]) -> t
 
 def _decoder(source: ObservationConfiguration, size: int | None) -> tuple[ReadingDecoder, int]:
     try:
-        count = size or reading_size(source.type, source.field, source.fields, source.joints)
+        count = size or reading_size(source.type, **source.choices)
         if count is None:
             raise MessageTypeError("the type has arrays of variable size; give their number as `size`")
         spec = ArraySpec(source.key, (count,), np.float64, -np.inf, np.inf)
-        decoder = reading_decoder(
-            source.type, spec, topic=source.topic, field=source.field, fields=source.fields, joints=source.joints
-        )
-        return decoder, count
+        return reading_decoder(source.type, spec, topic=source.topic, **source.choices), count
     except MessageTypeError as error:
         raise ConfigurationError(f"signals.{source.key}: {error}") from error

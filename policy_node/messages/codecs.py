@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from policy_node.config.parameters import ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import header_stamp_ns
 from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandEncoder
 from policy_node.messages.fields import MessageClass, MessageTypeError, has_header, message_class
-from policy_node.messages.reading import Reader, ReadingChoices, UnusableReading
+from policy_node.messages.reading import Reader, UnusableReading
 from policy_node.messages.types import MESSAGE_TYPES, MessageType
 from policy_node.messages.types.numbers import numbers_at
 
@@ -32,6 +34,8 @@ class ReadingDecoder:
         self._read = read
         self._has_header = has_header(message_type)
         self.parallel = read.parallel
+        #: What an operator should know about the messages so far, each once.
+        self.notices: Sequence[str] = getattr(read, "notices", ())
 
     def stamp_ns(self, raw: bytes) -> int | None:
         """Return the header stamp of a serialised message in nanoseconds.
@@ -71,10 +75,7 @@ def reading_decoder(
     spec: ArraySpec,
     *,
     topic: str,
-    field: str = "",
-    fields: Sequence[str] = (),
-    joints: Sequence[str] = (),
-    encoding: str = "",
+    **choices: Any,
 ) -> ReadingDecoder:
     """Make the decoder that turns messages of a type into one observation of a policy.
 
@@ -87,7 +88,7 @@ def reading_decoder(
         One frame: `[height, width, channels]` for images, `[n]` for all else.
     topic
         Named in errors.
-    field, fields, joints, encoding
+    choices
         See `ReadingChoices`.
 
     Raises
@@ -95,27 +96,31 @@ def reading_decoder(
     MessageTypeError
         If the type does not fit `spec`.
     """
-    choices = ReadingChoices(field, tuple(fields), tuple(joints), encoding)
-    kind = type_named(type_name)
+    kind, chosen = type_named(type_name), _chosen(choices)
     try:
         message_type = message_class(type_name)
-        kind.check(choices)
-        read = kind.make(message_type, spec, choices)
+        kind.check(chosen)
+        read = kind.make(message_type, spec, chosen)
     except MessageTypeError as error:
         what = f"topic '{topic}' of {type_name} cannot give observation '{spec.name}'"
         raise MessageTypeError(f"{what}: {error}") from error
     return ReadingDecoder(message_type, topic, read)
 
 
-def reading_size(type_name: str, field: str = "", fields: Sequence[str] = (), joints: Sequence[str] = ()) -> int | None:
+def reading_size(type_name: str, **choices: Any) -> int | None:
     """Return how many numbers a message of a type gives, read as by `reading_decoder`; None if each message chooses.
 
     Raises MessageTypeError if the type cannot be read like that.
     """
-    choices = ReadingChoices(field, tuple(fields), tuple(joints))
-    kind = type_named(type_name)
-    kind.check(choices)
-    return None if kind.size is None else kind.size(message_class(type_name), choices)
+    kind, chosen = type_named(type_name), _chosen(choices)
+    kind.check(chosen)
+    return None if kind.size is None else kind.size(message_class(type_name), chosen)
+
+
+def _chosen(choices: Mapping[str, Any]) -> ReadingChoices:
+    return ReadingChoices(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()}
+    )
 
 
 def command_encoder(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -105,6 +105,23 @@ def _flatten(path: str, kind: str) -> list[NumericField]:
         )
     parts = owner.get_fields_and_field_types().items()
     return [field for name, kind in parts for field in _flatten(f"{path}.{name}", kind)]
+
+
+def is_zero(message: Any) -> bool:
+    """Return whether a message has numbers outside of its headers, and all of them are 0."""
+    numbers = [np.asarray(value).ravel() for value in _numbers_of(message)]
+    return any(map(len, numbers)) and not any(map(np.any, numbers))
+
+
+def _numbers_of(message: Any) -> Iterator[Any]:
+    for name, kind in message.get_fields_and_field_types().items():
+        value = getattr(message, name)
+        element, _ = elements_of(kind) or (kind, None)
+        if element in NUMBERS:
+            yield value
+        elif element != "std_msgs/Header" and message_of(element) is not None:
+            for one in value if element != kind else [value]:
+                yield from _numbers_of(one)
 
 
 def message_of(kind: str) -> MessageClass | None:

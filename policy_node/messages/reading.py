@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -40,32 +39,3 @@ class Reader(Protocol):
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
-
-
-@dataclass(frozen=True)
-class ReadingChoices:
-    """The choices that parameters make from a message; empty where nothing is chosen.
-
-    Attributes
-    ----------
-    field
-        Position, velocity or effort of a JointState; for other types the dotted path to a number, an array of numbers,
-        or a message of only numbers, which is flattened in the order of its definition.
-    fields
-        Several such paths, one after the other, instead of `field`.
-    joints
-        Joints of a JointState, in the order that the policy wants; without them all, in the order of each message.
-    encoding
-        Encoding of the images that the policy was trained on, a key of `IMAGE_ENCODINGS`; without it the default of the
-        channels and dtype. Messages of another colour encoding are converted, and images of another size resized.
-    """
-
-    field: str = ""
-    fields: tuple[str, ...] = ()
-    joints: tuple[str, ...] = ()
-    encoding: str = ""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The paths of `fields`, or that of `field`; none when neither is given."""
-        return self.fields or ((self.field,) if self.field else ())

@@ -61,6 +61,46 @@ class NumberSource(ABC):
         return None
 
 
+class PaddedSource(NumberSource):
+    """The numbers of another source, cut or filled up with zeros; `has_count` says whether their count comes last."""
+
+    def __init__(self, source: NumberSource, size: int, has_count: bool) -> None:
+        self._source = source
+        self.size = size
+        self._most = size - 1 if has_count else size
+        self._has_count = has_count
+        self.dtypes = source.dtypes
+        self.compared = source.compared
+
+    def numbers(self, message: Any) -> np.ndarray:
+        """Return the numbers `[size]`."""
+        return self._padded(self._source.numbers(message))
+
+    def located(self, layout: Layout) -> ReadNumbers | None:
+        """See `NumberSource`."""
+        read = self._source.located(layout)
+        return None if read is None else lambda raw: self._padded(read(raw))
+
+    def label(self, message: Any, index: int) -> str:
+        """Return the name of a number."""
+        return self._source.label(message, index)
+
+    def _padded(self, numbers: np.ndarray) -> np.ndarray:
+        array = np.zeros(self.size or 0, np.result_type(numbers, np.int64) if self._has_count else numbers.dtype)
+        used = min(len(numbers), self._most)
+        array[:used] = numbers[:used]
+        if self._has_count:
+            array[-1] = len(numbers)
+        return array
+
+
+def padded(source: NumberSource, spec: ArraySpec, padding: str) -> NumberSource:
+    """Return a source with as many numbers as a vector has; `padding` is the parameter of that name."""
+    if padding == "refuse" or len(spec.shape) != 1:
+        return source
+    return PaddedSource(source, spec.shape[0], padding == "zeros_and_count")
+
+
 class VectorReader:
     """Reads the numbers of one message into a vector `[n]`.
 

@@ -170,6 +170,11 @@ class ControlLoop:
         self._thread.start()
         self._watchdog.start()
 
+    @property
+    def joined(self) -> set[tuple[int, int]]:
+        """Robot and sensor whose joint states come from several publishers."""
+        return self._pipeline.joined
+
     def replace_policy(self, pipeline: Pipeline) -> None:
         """Continue with the policy of another pipeline, see `Pipeline.adopt`; wait for the end of the current tick.
 

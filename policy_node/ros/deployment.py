@@ -13,7 +13,6 @@ import torch
 from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
-    ObservationConfiguration,
     TermConfiguration,
 )
 from policy_node.config.specs import ArraySpec
@@ -156,20 +155,18 @@ def pair(
         specs[position.name] = ArraySpec(position.name, (len(position.joints),), np.float64, -np.inf, np.inf)
     for source in (*configuration.sources, *([position] if position else [])):
         spec = specs[source.name]
-        encoding = source.encoding if isinstance(source, ObservationConfiguration) else ""
-        read = (source.topic, source.type, source.field, source.fields, source.joints, encoding)
-        key = (*read, spec.shape, spec.dtype, spec.low.tobytes(), spec.high.tobytes())
+        key = (
+            source.topic,
+            source.type,
+            *source.choices.values(),
+            spec.shape,
+            spec.dtype,
+            spec.low.tobytes(),
+            spec.high.tobytes(),
+        )
         try:
             if key not in shared:
-                shared[key] = reading_decoder(
-                    source.type,
-                    spec,
-                    topic=source.topic,
-                    field=source.field,
-                    fields=source.fields,
-                    joints=source.joints,
-                    encoding=encoding,
-                )
+                shared[key] = reading_decoder(source.type, spec, topic=source.topic, **source.choices)
         except MessageTypeError as error:
             prefix = "" if source is position else "observations."
             problems.append(f"{prefix}{source.name}: {error}")
@@ -311,7 +308,7 @@ def reading_sizes(configuration: Configuration) -> dict[str, int | None]:
     for source in configuration.sources:
         if isinstance(source, TermConfiguration):
             try:
-                sizes[source.name] = reading_size(source.type, source.field, source.fields, source.joints)
+                sizes[source.name] = reading_size(source.type, **source.choices)
             except MessageTypeError as error:
                 problems.append(f"observations.{source.name}: {error}")
     if problems:

@@ -8,7 +8,7 @@ import array
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,16 +20,18 @@ from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from policy_node.config.schema import Configuration, SourceConfiguration, named
+from policy_node.config.schema import Configuration, SourceConfiguration, named, topic_of
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
+from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
 from policy_node.ros.process import this_host, this_process
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.sensing.reception import Finding
 from policy_node.sensing.synchroniser import RobotState
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -166,6 +168,7 @@ class LifecycleDiagnostics:
 class Reporter:
     """Reports on a running control loop from the executor's thread, never from the tick thread.
 
+    `decoders` returns the decoder of each source, whose notices are logged once.
     `description` holds the values that change with the policy only, such as its file and device; set it again when the
     policy is replaced.
     """
@@ -179,6 +182,7 @@ class Reporter:
         description: dict[str, str],
         publisher: StatusPublisher,
         recording: Recording | None = None,
+        decoders: Callable[[], Mapping[str, ReadingDecoder]] = dict,
     ) -> None:
         self._node = node
         self._configuration = configuration
@@ -204,6 +208,8 @@ class Reporter:
         self._state_log = StateLog(configuration.robots, configuration.action.when_stale)
         self._overload_log = OverloadLog(configuration.control_rate_hz)
         self._bound_log = BoundLog(configuration.robots)
+        self._decoders = decoders
+        self._noted: set[tuple[str, str]] = set()
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
@@ -284,7 +290,10 @@ class Reporter:
         self._logger.warning(f"waiting for the first message of {'; '.join(silent)}")
 
     def _log_several_publishers(self) -> None:
-        for source, *_ in self._configuration.sensors:
+        joined = {sensor for _, sensor in self._loop.joined}
+        for sensor, (source, *_) in enumerate(self._configuration.sensors):
+            if sensor in joined:
+                continue
             why = several_publishers(self._node, self._configuration.robots, source)
             if why:
                 self._warn_once_in_a_period(("several_publishers", source.name), f"{source.name}: {why}")
@@ -430,9 +439,17 @@ class Reporter:
 
     def _findings(self) -> dict[str, str]:
         """Return the problems of the reception of sensors; log each once in a period."""
-        findings = self._reception.findings(time.monotonic())
+        findings = [
+            replace(finding, text=finding.text + self._zeros(finding)) if finding.kind == "mixed" else finding
+            for finding in self._reception.findings(time.monotonic(), self._loop.joined)
+        ]
         for finding in findings:
             self._warn_once_in_a_period((finding.kind, finding.sensor), finding.text)
+        for name, decoder in self._decoders().items():
+            for text in decoder.notices:
+                if (name, text) not in self._noted:
+                    self._noted.add((name, text))
+                    self._logger.warning(f"observations.{name}: {text}")
         return {f"{finding.sensor}_{finding.kind}": finding.text for finding in findings}
 
     def _plan_findings(self, report: _Report) -> dict[str, str]:
@@ -454,6 +471,14 @@ class Reporter:
             )
             self._warn_once_in_a_period(("planner_slow", ""), text)
         return found
+    def _zeros(self, finding: Finding) -> str:
+        """Return which of two publishers sends only zeros, see `zero_publisher`."""
+        sensor, robot = self._sensors.index(finding.sensor), self._configuration.robots.index(finding.robots[0])
+        source = self._configuration.sensors[sensor][0]
+        topic = self._node.resolve_topic_name(topic_of(finding.robots[0], source.topic))
+        turns = dict(self._reception.streams[robot][sensor].turns)
+        decoder = self._decoders().get(source.name)
+        return zero_publisher(self._node, topic, turns, decoder.message_type) if decoder is not None else ""
 
     def _recording_findings(self) -> dict[str, str]:
         """Return the problems of the recording; log once in a period that ticks are left out."""

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
+from policy_node.messages.cdr import deserialise
+from policy_node.messages.fields import is_zero
+from policy_node.messages.reading import UnusableReading
 
 # Most topics that are suggested in place of one that nobody publishes.
 MOST_SUGGESTED = 3
@@ -28,6 +33,8 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     robots
         Names of all robots: their topics are no hint.
     """
+    if source.frame:
+        return f"tf has no transform from {source.frame} to {source.base_frame}"
     topic = node.resolve_topic_name(topic_of(robot, source.topic))
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:
@@ -52,6 +59,9 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     best_effort = all(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers)
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
+    is_volatile = all(publisher.qos_profile.durability == DurabilityPolicy.VOLATILE for publisher in publishers)
+    if source.durability == "transient_local" and is_volatile:
+        return f"{topic} is published volatile, but observations.{source.name}.durability is transient_local"
     return ""
 
 
@@ -73,6 +83,24 @@ def _topics_of_type(node: Node, robot: str, source: SourceConfiguration) -> str:
 def endpoint_names(endpoints: Sequence[TopicEndpointInfo]) -> tuple[str, ...]:
     """Return the full names of the nodes with these publishers or subscriptions, each once."""
     return tuple(sorted({f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in endpoints}))
+def zero_publisher(node: Node, topic: str, turns: Mapping[bytes | int, bytes], message_type: Any) -> str:
+    """Return which of the publishers that take turns on a topic sends only zeros, after a semicolon; empty: none.
+
+    `turns` is a message of each publisher by its identity, `topic` the fully qualified name.
+    """
+    zeros = []
+    for publisher, raw in turns.items():
+        with contextlib.suppress(UnusableReading):
+            if is_zero(deserialise(raw, message_type)):
+                zeros.append(publisher)
+    if not zeros or len(zeros) == len(turns):
+        return ""
+    named = [
+        f"{each.node_namespace.rstrip('/')}/{each.node_name}"
+        for each in node.get_publishers_info_by_topic(topic)
+        if any(isinstance(gid, bytes) and bytes(each.endpoint_gid)[: len(gid)] == gid for gid in zeros)
+    ]
+    return f"; {' and '.join(named) or 'one of them'} sends only zeros"
 
 
 def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:

@@ -266,6 +266,7 @@ class PolicyNode(LifecycleNode):
             self.describe_policy(),
             self._diagnostics.publisher,
             recording,
+            lambda: self.deployment.decoders if self.deployment is not None else {},
         )
         self._activated.callback(self.reporter.report_end)
         self._operation.attach(self.loop, configuration.robots)

@@ -9,7 +9,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
@@ -19,8 +19,15 @@ from rclpy.subscription import Subscription
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from policy_node.config.schema import Configuration, ConfigurationError, SourceConfiguration, topic_of
+from policy_node.config.schema import (
+    Configuration,
+    ConfigurationError,
+    ObservationConfiguration,
+    SourceConfiguration,
+    topic_of,
+)
 from policy_node.messages.codecs import ReadingDecoder
+from policy_node.ros.frames import FrameIntake, FramePoses, Intake, check_frames, uses_tf
 from policy_node.ros.middleware import CYCLONE, middleware
 from policy_node.ros.process import raise_if_interrupted
 from policy_node.ros.rclpy_internals import Take, poll_topic
@@ -39,15 +46,19 @@ MOST_PAIRS = 2_250_000
 _Readers: TypeAlias = list[tuple[int, int]]
 
 _RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
+_DURABILITY = {"volatile": DurabilityPolicy.VOLATILE, "transient_local": DurabilityPolicy.TRANSIENT_LOCAL}
+# Stamp and time of publication of a message, as found so far, its information, and the time of the tick under simulated
+# time (else None) -> stamp and time of publication, all in nanoseconds.
+Restamp: TypeAlias = Callable[[int, int, Mapping[str, Any], "int | None"], tuple[int, int]]
 
 
 def sensor_qos(source: SourceConfiguration) -> QoSProfile:
-    """Return the QoS of a subscription: volatile, keep last, best effort unless configured."""
+    """Return the QoS of a subscription: keep last, best effort and volatile unless configured."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=source.depth or (IMAGE_DEPTH if source.is_image else VECTOR_DEPTH),
         reliability=_RELIABILITY[source.reliability],
-        durability=DurabilityPolicy.VOLATILE,
+        durability=_DURABILITY[source.durability],
     )
 
 
@@ -72,7 +83,7 @@ def check_topics(node: Names, configuration: Configuration) -> None:
     ConfigurationError
         One line for every problem.
     """
-    problems = list(_check_count(configuration))
+    problems = [*_check_count(configuration), *check_frames(configuration)]
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
     topics["action.topic"] = configuration.action.topic
     names = {
@@ -122,16 +133,6 @@ def _check_feedback(node: Names, configuration: Configuration) -> Iterator[str]:
             )
 
 
-class Intake(Protocol):
-    """Receives the messages from `SensorSubscriptions.take`, as a pipeline does."""
-
-    def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
-        """Add a message of one sensor of one robot, both by their index."""
-
-    def set_present(self, robot: int, sensor: int, present: bool) -> None:
-        """Note whether a sensor that may be silent has a publisher."""
-
-
 class _Topic(NamedTuple):
     """One subscription and everything that reads from it.
 
@@ -149,6 +150,8 @@ class _Topic(NamedTuple):
         Robots and sensors that read it.
     streams
         Count its messages, one per sensor.
+    restamp
+        Changes the stamps; None where they stay.
     """
 
     subscription: Subscription
@@ -157,6 +160,23 @@ class _Topic(NamedTuple):
     decoder: ReadingDecoder
     readers: _Readers
     streams: list[Stream]
+    restamp: Restamp | None
+
+
+def restamp_of(source: SourceConfiguration) -> Restamp | None:
+    """Return what changes the stamps of a sensor's messages as configured; None where they stay."""
+    mode, offset_ns = source.stamp, round(source.stamp_offset_s * 1e9)
+    if mode == "header":
+        if not offset_ns:
+            return None
+        return lambda stamp_ns, published_ns, info, simulated_ns: (stamp_ns + offset_ns, published_ns + offset_ns)
+    time = "received_timestamp" if mode == "receive" else "source_timestamp"
+
+    def restamp(stamp_ns: int, published_ns: int, info: Mapping[str, Any], simulated_ns: int | None) -> tuple[int, int]:
+        stamp_ns = info[time] if simulated_ns is None else simulated_ns
+        return stamp_ns + offset_ns, info[time] + offset_ns
+
+    return restamp
 
 
 class SensorSubscriptions:
@@ -200,19 +220,23 @@ class SensorSubscriptions:
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
         # Attributes of each topic that `take` needs, looked up once.
-        self._takes: list[tuple[int, Take, ReadingDecoder, _Readers, list[Stream]]] = []
+        self._takes: list[tuple[int, Take, Callable[[bytes], int | None], _Readers, list[Stream], Restamp | None]] = []
         # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
+        self._poses = FramePoses(node, configuration) if any(map(uses_tf, sources)) else None
         self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
         try:
             for robot, sensor in itertools.product(range(len(names)), range(len(sources))):
                 source, decoder, qos = sources[sensor], decoders[sources[sensor].name], sensor_qos(sources[sensor])
-                key = (names[robot][sensor], source.type, qos.depth, qos.reliability)
+                key = (
+                    *(names[robot][sensor], source.type, qos.depth, qos.reliability, qos.durability),
+                    *(source.stamp, source.stamp_offset_s),
+                )
                 topic = topics.get(key)
                 if topic is None:
                     raise_if_interrupted(stopping)
                     name = topic_of(configuration.robots[robot], source.topic)
                     subscription, take = poll_topic(node, decoder.message_type, name, qos, raw=True)
-                    topics[key] = topic = _Topic(subscription, take, qos.depth, decoder, [], [])
+                    topics[key] = topic = _Topic(subscription, take, qos.depth, decoder, [], [], restamp_of(source))
                     self._topics.append(topic)
                 topic.readers.append((robot, sensor))
                 stream = self.reception.streams[robot][sensor]
@@ -227,7 +251,10 @@ class SensorSubscriptions:
                 self._silent.append((silent, topic.subscription.get_publisher_count))
         self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
         self._asked = min(len(self._silent), self._asked)
-        self._takes = [(topic.depth, topic.take, topic.decoder, topic.readers, topic.streams) for topic in self._topics]
+        self._takes = [
+            (topic.depth, topic.take, topic.decoder.stamp_ns, topic.readers, topic.streams, topic.restamp)
+            for topic in self._topics
+        ]
 
     def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
         """Take all messages that have arrived and hand them to the pipeline; called by the tick thread alone.
@@ -240,8 +267,18 @@ class SensorSubscriptions:
             Stamp of messages without a header under simulated time; None in real time, where their stamp is the time
             at which they were published.
         """
+        if self._poses is None:
+            self._take(pipeline, simulated_ns)
+        else:
+            self._take(FrameIntake(self._poses, pipeline), simulated_ns)
+            self._poses.pass_on(pipeline)
+        if self._asked:
+            self._ask_for_publishers(pipeline)
+
+    def _take(self, pipeline: Intake, simulated_ns: int | None) -> None:
+        """Take all messages that have arrived."""
         add = pipeline.add
-        for depth, take, decoder, readers, streams in self._takes:
+        for depth, take, header_stamp_ns, readers, streams, restamp in self._takes:
             # At most the depth of the queue: a publisher faster than this loop must not keep the tick here.
             for _ in range(depth):
                 taken = take()
@@ -249,26 +286,25 @@ class SensorSubscriptions:
                     break
                 raw, info = taken
                 published_ns = info["source_timestamp"]
-                header_ns = decoder.stamp_ns(raw)
-                if header_ns is None:
-                    stamp_ns = published_ns if simulated_ns is None else simulated_ns
-                else:
-                    stamp_ns = header_ns
-                    # A stamp of simulated time, or a missing one, tells nothing about the delay of the message.
-                    if simulated_ns is None and header_ns:
-                        published_ns = header_ns
+                header_ns = header_stamp_ns(raw)
+                without_header_ns = published_ns if simulated_ns is None else simulated_ns
+                stamp_ns = without_header_ns if header_ns is None else header_ns
+                # A stamp of simulated time, or a missing one, tells nothing about the delay of the message.
+                if simulated_ns is None and header_ns:
+                    published_ns = header_ns
+                if restamp is not None:
+                    stamp_ns, published_ns = restamp(stamp_ns, published_ns, info, simulated_ns)
                 for stream in streams:
                     stream.arrived(
                         info.get("publication_sequence_number"),
                         _publisher_of(info),
                         info["received_timestamp"] - published_ns,
+                        raw,
                     )
                 for robot, sensor in readers:
                     add(robot, sensor, stamp_ns, raw)
             for stream in streams:
                 stream.tick_ended()
-        if self._asked:
-            self._ask_for_publishers(pipeline)
 
     def _ask_for_publishers(self, pipeline: Intake) -> None:
         """Ask at some ticks whether sensors that may be silent have a publisher."""
@@ -294,7 +330,17 @@ class SensorSubscriptions:
 def _kinds(configuration: Configuration) -> list[SensorKind]:
     default_s = configuration.synchronisation.max_age_s
     return [
-        SensorKind(source.name, source.topic, source.is_image, sensor_qos(source).depth, source.max_age_s or default_s)
+        SensorKind(
+            source.name,
+            source.topic,
+            source.is_image,
+            sensor_qos(source).depth,
+            source.max_age_s or default_s,
+            steps=max(source.stack, source.history)
+            if source.is_image and isinstance(source, ObservationConfiguration)
+            else 1,
+            has_stamps=source.stamp == "header",
+        )
         for source, *_ in configuration.sensors
     ]
 

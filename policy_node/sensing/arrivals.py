@@ -32,13 +32,19 @@ class Arrivals:
         Name of the sensor.
     max_age_ns
         Largest age of a usable message; its stamp may lie as far in the future.
+
+    Attributes
+    ----------
+    on_lacking
+        Called with a message without some of the joints, while no message was usable; None: nothing is.
     """
 
-    __slots__ = ("_counts_from_ns", "_kept", "_new", "_problem", "max_age_ns", "name")
+    __slots__ = ("_counts_from_ns", "_kept", "_new", "_problem", "max_age_ns", "name", "on_lacking")
 
     def __init__(self, length: int, name: str, max_age_ns: int) -> None:
         self.name = name
         self.max_age_ns = max_age_ns
+        self.on_lacking: Callable[[Any], None] | None = None
         self._new: deque[Sample] = deque(maxlen=length)
         # The newest usable message so far, and the time from which its age counts.
         self._kept: Sample | None = None
@@ -133,6 +139,8 @@ class Arrivals:
             decode(sample.message)
         except MissingJointsError as error:
             # Not a fault of the message: it belongs to other joints.
+            if self._kept is None and self.on_lacking is not None:
+                self.on_lacking(sample.message)
             return RobotState.WAITING, f"{self.name}: {error}"
         except Exception as error:  # a broken message must not stop the robots
             return RobotState.REJECTED, refuse(sample.message, error)

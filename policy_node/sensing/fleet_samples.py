@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from policy_node.config.schema import Configuration
 from policy_node.sensing.arrivals import Arrivals
-from policy_node.sensing.samples import SampleRing
+from policy_node.sensing.joined_joints import JoinedJoints, joints_read
+from policy_node.sensing.samples import AGELESS_NS, SampleRing, age_ns
 from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
 
 # Samples kept of each sensor, at least the depth of its subscription; they pile up while another sensor is silent.
@@ -41,18 +43,20 @@ class FleetSamples:
         self._robots = configuration.robots
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        kinds = [
-            (max(RING_LENGTH, first.depth), first.name, round(first.max_age_s * 1e9)) for first, *_ in self.observed
-        ]
+        kinds = [(max(RING_LENGTH, first.depth), first.name, age_ns(first.max_age_s)) for first, *_ in self.observed]
         rings_by_robot = [[SampleRing(*kind) for kind in kinds] for _ in self._robots]
         position = configuration.safe_position
         self.positions = [
             Arrivals(RING_LENGTH, position.name, self._max_age_ns) for _ in self._robots if position is not None
         ]
         # By robot and sensor.
-        self._buffers: list[list[SampleRing | Arrivals]] = [
+        self._buffers: list[list[SampleRing | Arrivals | JoinedJoints]] = [
             [*rings, *self.positions[robot : robot + 1]] for robot, rings in enumerate(rings_by_robot)
         ]
+        self._joints = [joints_read(sources) for sources in sensors]
+        self._joiners: dict[tuple[int, int], JoinedJoints] = {}
+        for robot, position_of_robot in enumerate(self.positions):
+            position_of_robot.on_lacking = partial(self.join_joints, robot, len(self.observed))
         self._heard = np.zeros((len(self._robots), len(sensors)), bool)
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
         self._present = [[False] * len(sensors) for _ in self._robots]
@@ -68,15 +72,29 @@ class FleetSamples:
     def change_limits(self, configuration: Configuration) -> None:
         """Judge ages by the limits of another configuration, with the same sensors."""
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        ages_ns = [round(first.max_age_s * 1e9) for first, *_ in configuration.sensors]
+        ages_ns = [age_ns(first.max_age_s) for first, *_ in configuration.sensors]
         for buffers in self._buffers:
-            for buffer, age_ns in zip(buffers, ages_ns, strict=True):
-                buffer.max_age_ns = age_ns
+            for buffer, max_age_ns in zip(buffers, ages_ns, strict=True):
+                buffer.max_age_ns = max_age_ns
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Add a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
         self._buffers[robot][sensor].append(stamp_ns, message)
+
+    @property
+    def joined(self) -> set[tuple[int, int]]:
+        """Robot and sensor whose joint states come from several publishers; any thread may ask."""
+        return {where for where, joiner in list(self._joiners.items()) if joiner.joins}
+
+    def join_joints(self, robot: int, sensor: int, message: bytes) -> None:
+        """Join the messages of a sensor with those of other publishers from now on: this one lacked some joints."""
+        buffer = self._buffers[robot][sensor]
+        if isinstance(buffer, JoinedJoints) or not self._joints[sensor]:
+            return
+        is_position = sensor == len(self.observed)
+        joiner = JoinedJoints(buffer, self._joints[sensor], message, is_position)
+        self._buffers[robot][sensor] = self._joiners[robot, sensor] = joiner
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         """Note whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
@@ -95,10 +113,11 @@ class FleetSamples:
         }
 
     def forget(self, robots: Iterable[int]) -> None:
-        """Drop all samples of some robots, by their index."""
+        """Drop all samples of some robots, by their index, but those that do not age: they may never come again."""
         for robot in robots:
             for buffer in self._buffers[robot]:
-                buffer.clear()
+                if buffer.max_age_ns != AGELESS_NS:
+                    buffer.clear()
 
     def select(self, now_ns: int, previous_ns: int) -> list[Selection]:
         """Choose the readings of every robot; the tick before was at `previous_ns`."""

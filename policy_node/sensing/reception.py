@@ -11,17 +11,28 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from policy_node.config.package_files import share_path
 from policy_node.config.schema import named
+from policy_node.sensing.samples import age_ns
 
 WINDOW_S = 5.0
 # Report a problem only if both thresholds are reached.
 MIN_FRACTION = 0.02
 MIN_MESSAGES = 3
+REPEATED_FRACTION = 0.1
+# Calls in a row whose ages differ by less than this, which are then an offset of clocks.
+_AGES = 5
+_CONSTANT_NS = 50_000_000
+# Longest time that messages may be under way; older ones have stamps of a clock that is behind.
+_LONGEST_DELAY_S = 1.0
+# Stamps that are further in the future are of a clock that is ahead.
+_AHEAD_S = 0.01
 # No message takes so long to arrive: its stamp must come from another clock.
 _OTHER_CLOCK_S = 3600.0
 # Most publishers of one topic whose last sequence number is kept.
@@ -36,11 +47,13 @@ class Finding:
     Attributes
     ----------
     kind
-        `lost`, `late` or `mixed` (two publishers on one topic).
+        `lost`, `late`, `offset` (stamps of another clock), `repeated` (stacks with one image twice) or `mixed` (two
+        publishers on one topic).
     robots
         Names of the robots with the problem.
     fraction
-        Lost: of their sent messages; late: of their received messages; mixed: of the robots.
+        Lost: of their sent messages; late: of their received messages; repeated: of the ticks; mixed, offset: of the
+        robots.
     """
 
     sensor: str
@@ -56,13 +69,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class SensorKind:
-    """Properties of a sensor: its queue holds `depth` messages, and those older than `max_age_s` cannot be used."""
+    """Properties of a sensor: its queue holds `depth` messages, and those older than `max_age_s` cannot be used.
+
+    `steps` are those in the stack or history of an image. The stamps of a sensor with `has_stamps` are from its
+    messages.
+    """
 
     name: str
     topic: str
     is_image: bool
     depth: int
     max_age_s: float
+    steps: int = 1
+    has_stamps: bool = True
 
 
 class Counts(NamedTuple):
@@ -84,6 +103,10 @@ class Stream:
         self._depth = depth
         #: Messages that are older when they arrive are late.
         self.max_age_ns = max_age_ns
+        #: By publisher: a message that came after one of another publisher.
+        self.turns: dict[bytes | int, Any] = {}
+        #: Age of the last message when it arrived.
+        self.age_ns = 0
         # Publisher -> sequence number of its last message. Publishers that the middleware does not name are numbered.
         self._last: dict[bytes | int, int] = {}
         self._publisher: bytes | int = b""
@@ -95,7 +118,7 @@ class Stream:
         self._received = self._lost = self._late = self._ticks = self._fresh_ticks = self._changes = 0
         self._late_ages_ns = 0
 
-    def arrived(self, sequence: int | None, publisher: bytes, age_ns: int) -> None:
+    def arrived(self, sequence: int | None, publisher: bytes, age_ns: int, message: Any = None) -> None:
         """Count one message that was taken.
 
         Parameters
@@ -106,6 +129,8 @@ class Stream:
             Identifies the publisher; empty if the middleware does not tell, as with Jazzy.
         age_ns
             Age of the message when it arrived.
+        message
+            The message, which is kept if publishers take turns.
         """
         sender = publisher or (0 if sequence is None else self._publisher_that_continues(sequence))
         if sender:
@@ -113,13 +138,17 @@ class Stream:
             if last is None:
                 if len(self._last) == _MAX_PUBLISHERS:
                     self._last.clear()
+                    self.turns.clear()
             else:
                 if sequence is not None and sequence > last + 1:
                     self._lose(sequence - last - 1, last, not publisher)
                 # An earlier publisher sends again: two take turns. A restarted one would have a new identity.
-                self._changes += sender != self._publisher
+                if sender != self._publisher:
+                    self._changes += 1
+                    self.turns[sender] = message
             self._last[sender] = sequence or 0
             self._publisher = sender
+        self.age_ns = age_ns
         if age_ns > self.max_age_ns:
             self._late += 1
             self._late_ages_ns += age_ns
@@ -225,21 +254,24 @@ class Reception:
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
+        # Ages of the newest messages at the last calls, `[robots][sensors]`.
+        self._ages: list[list[deque[int]]] = [[deque(maxlen=_AGES) for _ in sensors] for _ in robots]
 
     def change_limits(self, sensors: Sequence[SensorKind]) -> None:
         """Use the largest ages of these sensors from now on, which are the same sensors otherwise."""
         self._sensors = tuple(sensors)
         for streams in self.streams:
             for stream, kind in zip(streams, sensors, strict=True):
-                stream.max_age_ns = round((kind.max_age_s + self._waits_s) * 1e9)
+                stream.max_age_ns = age_ns(kind.max_age_s + self._waits_s)
 
     def _counts(self) -> list[list[Counts]]:
         return [[stream.counts() for stream in streams] for streams in self.streams]
 
-    def findings(self, now_s: float | None = None) -> list[Finding]:
+    def findings(self, now_s: float | None = None, joined: Collection[tuple[int, int]] = ()) -> list[Finding]:
         """Return the problems of the last seconds, sensor by sensor.
 
-        Call it about every second, from one thread; `now_s` is the time on the monotonic clock.
+        Call it about every second, from one thread; `now_s` is the time on the monotonic clock. The messages of several
+        publishers belong together for the robots and sensors in `joined`.
         """
         now_s = time.monotonic() if now_s is None else now_s
         counts = self._counts()
@@ -247,19 +279,57 @@ class Reception:
         while len(self._history) > 2 and self._history[1][0] <= now_s - WINDOW_S:
             self._history.popleft()
         elapsed_s, before = now_s - self._history[0][0], self._history[0][1]
-        found = []
+        found = self._offsets(counts, self._history[-2][1])
+        is_offset = {finding.sensor for finding in found}
         for index, sensor in enumerate(self._sensors):
             rows = [
                 Counts(*(new - old for new, old in zip(after[index], earlier[index], strict=True)))
                 for after, earlier in zip(counts, before, strict=True)
             ]
             for kind, (affected, describe) in _PROBLEMS.items():
-                concerned = [robot for robot, row in enumerate(rows) if _is_much(*affected(row))]
+                if (kind == "repeated" and sensor.steps == 1) or (kind == "late" and sensor.name in is_offset):
+                    continue
+                part = REPEATED_FRACTION if kind == "repeated" else MIN_FRACTION
+                concerned = [robot for robot, row in enumerate(rows) if _is_much(*affected(row), part)]
+                if kind == "mixed" and joined:
+                    concerned = [robot for robot in concerned if (robot, index) not in joined]
                 if concerned:
                     total = self._total(index, rows, concerned)
                     count, of = (len(concerned), len(rows)) if kind == "mixed" else affected(total)
                     text = describe(sensor, total, self._named(concerned), elapsed_s)
                     found.append(Finding(sensor.name, kind, self._names(concerned), count / of, text))
+        return found
+
+    def _offsets(self, counts: list[list[Counts]], before: list[list[Counts]]) -> list[Finding]:
+        """Return the sensors whose stamps differ by a constant from the clock of this computer, or from each other."""
+        # Robots and sensors with a constant age of their messages.
+        ages_s = np.full((len(self._robots), len(self._sensors)), np.nan)
+        for robot, sensor in np.ndindex(ages_s.shape):
+            ages = self._ages[robot][sensor]
+            if counts[robot][sensor].received == before[robot][sensor].received or not self._sensors[sensor].has_stamps:
+                ages.clear()
+                continue
+            ages.append(self.streams[robot][sensor].age_ns)
+            age_s = sum(ages) / len(ages) / 1e9
+            if len(ages) == _AGES and max(ages) - min(ages) < _CONSTANT_NS and abs(age_s) < _OTHER_CLOCK_S:
+                ages_s[robot, sensor] = age_s
+        found = []
+        for index, sensor in enumerate(self._sensors):
+            of_sensor, limit_s = ages_s[:, index], self.streams[0][index].max_age_ns / 1e9
+            # Messages may be under way for long, but none arrives before it was sent.
+            beyond = (of_sensor > max(limit_s, _LONGEST_DELAY_S)) | (of_sensor < -limit_s)
+            others = np.where(beyond[:, None], np.nan, ages_s)
+            first = np.min(others, axis=1, initial=np.inf, where=~np.isnan(others))
+            apart = ~beyond & (first < -_AHEAD_S) & (of_sensor - first > limit_s)
+            for concerned, offsets_s, reference in (
+                (beyond, of_sensor, "the clock of this computer"),
+                (apart, of_sensor - first, "those of another sensor of the robot"),
+            ):
+                robots = np.flatnonzero(concerned).tolist()
+                if robots:
+                    offset_s = float(offsets_s[robots[0]])
+                    text = _describe_offset(sensor, offset_s, reference, self._named(robots))
+                    found.append(Finding(sensor.name, "offset", self._names(robots), len(robots) / len(ages_s), text))
         return found
 
     def _total(self, sensor: int, rows: Sequence[Counts], robots: Sequence[int]) -> Counts:
@@ -276,8 +346,25 @@ class Reception:
         return named(self._names(robots), _ROBOTS_NAMED)
 
 
-def _is_much(count: int, of: int) -> bool:
-    return count >= MIN_MESSAGES and count >= MIN_FRACTION * of
+def _is_much(count: int, of: int, part: float) -> bool:
+    return count >= MIN_MESSAGES and count >= part * of
+
+
+def _describe_offset(sensor: SensorKind, age_s: float, reference: str, robots: str) -> str:
+    return (
+        f"{sensor.name}: stamps on {sensor.topic} are {abs(age_s):.2f} s {'behind' if age_s > 0 else 'ahead of'} "
+        f"{reference}, constant ({robots}); synchronise the clocks, or set stamp_offset_s: {age_s:.2f} of "
+        "this sensor"
+    )
+
+
+def _describe_repeated(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
+    repeated = 1.0 - total.fresh_ticks / total.ticks
+    return (
+        f"{sensor.name}: at {repeated:.0%} of the ticks within {elapsed_s:.1f} s no new image came on {sensor.topic} "
+        f"({robots}), so the {sensor.steps} steps hold one twice; publish at the control rate, or set control_rate_hz "
+        "to the rate of the images if the policy was trained so"
+    )
 
 
 def _describe_lost(sensor: SensorKind, total: Counts, robots: str, elapsed_s: float) -> str:
@@ -321,5 +408,6 @@ def _describe_mixed(sensor: SensorKind, total: Counts, robots: str, elapsed_s: f
 _PROBLEMS: dict[str, tuple[Callable[[Counts], tuple[int, int]], Callable[[SensorKind, Counts, str, float], str]]] = {
     "lost": (lambda row: (row.lost, row.received + row.lost), _describe_lost),
     "late": (lambda row: (row.late, row.received), _describe_late),
+    "repeated": (lambda row: (row.ticks - row.fresh_ticks if row.received else 0, row.ticks), _describe_repeated),
     "mixed": (lambda row: (row.changes, row.received), _describe_mixed),
 }

@@ -4,8 +4,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from typing import Any, NamedTuple
+
+# Largest age, in nanoseconds, of what does not age.
+AGELESS_NS = 2**62
+
+
+def age_ns(age_s: float) -> int:
+    """Return an age in nanoseconds; infinite: `AGELESS_NS`."""
+    return AGELESS_NS if age_s == math.inf else round(age_s * 1e9)
 
 
 class Sample(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from policy_node.messages.reading import Decode, UnusableReading
+from policy_node.messages.reading import Decode, MissingJointsError, UnusableReading
 from policy_node.sensing.samples import Sample
 
 # More threads than this wait for the memory, not for the processor.
@@ -87,6 +87,8 @@ class Staging:
         rejections: Rejections,
     ) -> None:
         self.rejections = rejections
+        #: Robot, sensor and message, for messages without some of the joints, at the last call that had problems.
+        self.lacking: list[tuple[int, int, Any]] = []
         outcomes: dict[Hashable, dict[int, np.ndarray | Exception]] = {}
 
         def reading_of(sensor: int, name: str, row: np.ndarray) -> _Reading:
@@ -148,9 +150,12 @@ class Staging:
     def _finish(self, readings: Sequence[_Job]) -> dict[int, str]:
         """Copy the rows of shared messages, and return by robot why a message cannot be used."""
         reasons: dict[int, str] = {}
+        self.lacking.clear()
         for robot, reading, message in readings:
             outcome = reading.outcomes[id(message)]
             if isinstance(outcome, Exception):
+                if isinstance(outcome, MissingJointsError):
+                    self.lacking.append((robot, reading.sensor, message))
                 reasons[robot] = self.rejections.note(robot, reading.name, message, outcome)
             elif outcome is not reading.row:
                 np.copyto(reading.row, outcome)

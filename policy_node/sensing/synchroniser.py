@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from policy_node.sensing.samples import Sample, SampleRing
+from policy_node.sensing.samples import AGELESS_NS, Sample, SampleRing
 
 # Tell simulated stamps (below 30 days) from Unix time (above one year).
 _LONGEST_SIMULATION_NS = 30 * 86_400 * 10**9
@@ -224,14 +224,16 @@ def _nearest_from(ring: SampleRing, target_ns: int, earliest_ns: int) -> Sample 
 
 def _newest(ring: SampleRing, now_ns: int, max_ahead_ns: int) -> Selection:
     """Choose the newest sample of one sensor; see `with_newest`."""
-    refused = ring.refuse_ahead(now_ns, max_ahead_ns)
+    is_ageless = ring.max_age_ns == AGELESS_NS
+    # What does not age may have been stamped before simulated time began again.
+    refused = 0 if is_ageless else ring.refuse_ahead(now_ns, max_ahead_ns)
     if not ring.stamps:
         if ring.is_ahead:
             return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)
         return Selection(RobotState.WAITING, (), None, f"no message on {ring.name}", refused)
     sample = ring.advance_to(ring.stamps[-1])
     age_ns = now_ns - ring.counts_from(sample.stamp_ns)
-    if age_ns <= ring.max_age_ns:
+    if is_ageless or age_ns <= ring.max_age_ns:
         return Selection(RobotState.READY, (sample,), age_ns, "", refused)
     if ring.is_ahead:
         return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import (
     PointStamped,
+    PoseStamped,
     PoseWithCovarianceStamped,
     Quaternion,
     Twist,
@@ -22,11 +24,22 @@ from geometry_msgs.msg import (
     Wrench,
     WrenchStamped,
 )
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import OccupancyGrid, Odometry
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import BatteryState, CompressedImage, Image, Imu, JointState, LaserScan, Range
-from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
+from sensor_msgs.msg import (
+    BatteryState,
+    CompressedImage,
+    Image,
+    Imu,
+    JointState,
+    LaserScan,
+    PointCloud2,
+    PointField,
+    Range,
+)
+from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, MultiArrayDimension, UInt8MultiArray
 
+from policy_node.config.parameters import ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import body_end
 from policy_node.messages.codecs import ReadingDecoder, reading_decoder
@@ -200,9 +213,28 @@ def _distances(values: str, lowest: str, highest: str) -> Callable[[Any], list[f
         low, high = getattr(message, lowest), getattr(message, highest)
         if not -np.inf < low < high < np.inf:
             return None
-        return [value if value != value else min(max(value, low), high) for value in _fields(values)(message)]
+        distances = _fields(values)(message)
+        if distances and all(value != value for value in distances):
+            return None
+        return [high if value != value else min(max(value, low), high) for value in distances]
 
     return read
+
+
+def _again(name: str, messages: Sequence[Any], shape: tuple[int, ...], dtype: str = "float32", **choices: Any) -> Case:
+    """Return a case whose expected values are those of a parser that reads the message as serialised again."""
+    case = Case(name, messages, shape, lambda message: None, dtype, choices)
+    decoder = case.decoder()
+
+    def read(message: Any) -> np.ndarray | None:
+        out = np.zeros(shape, dtype)
+        try:
+            decoder.decode(serialize_message(message), out)
+        except UnusableReading:
+            return None
+        return out
+
+    return replace(case, read=read)
 
 
 def _image_case(
@@ -212,7 +244,7 @@ def _image_case(
     shape: tuple[int, ...],
     dtype: str = "uint8",
 ) -> Case:
-    reader = reader_type(ArraySpec("seen", shape, dtype, 0, 1), "")
+    reader = reader_type(ArraySpec("seen", shape, dtype, 0, 1), ReadingChoices())
 
     def read(message: Image | CompressedImage) -> np.ndarray | None:
         out = np.zeros(shape, dtype)
@@ -225,16 +257,32 @@ def _image_case(
     return Case(name, messages, shape, read, dtype)
 
 
-def _raw_image(pixels: np.ndarray, encoding: str, padding: int) -> Image:
+def _raw_image(pixels: np.ndarray, encoding: str, padding: int, height: int = 0) -> Image:
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
     padded = np.concatenate([rows, np.full((len(rows), padding), 201, np.uint8)], axis=1)
-    size = {"height": pixels.shape[0], "width": pixels.shape[1], "step": padded.shape[1]}
+    size = {"height": height or pixels.shape[0], "width": pixels.shape[1], "step": padded.shape[1]}
     return Image(header=HEADER, encoding=encoding, data=padded.tobytes(), **size)
 
 
 def _encoded(pixels: np.ndarray, extension: str) -> CompressedImage:
     _, data = cv2.imencode(extension, pixels)
     return CompressedImage(header=HEADER, format=extension[1:], data=data.tobytes())
+
+
+def _compressed_depth(pixels: np.ndarray, encoding: str, is_rvl: bool = False) -> CompressedImage:
+    """Return compressed depth; in RVL a run of zeros and one of equal pixels."""
+    header = struct.pack("<iff", 0, 10100.0, -1009.0)
+    if is_rvl:
+        height, width = pixels.shape[:2]
+        # 8 zeros, then 196 others, the first 1000 more than none.
+        nibbles = [0x8, 0x1, 0xC, 0x8, 0x3, *(0x8, 0xA, 0xF, 0x3), *[0] * 195]
+        nibbles += [0] * (-len(nibbles) % 8)
+        words = [int("".join(f"{part:x}" for part in nibbles[at : at + 8]), 16) for at in range(0, len(nibbles), 8)]
+        data = struct.pack(f"<II{len(words)}I", width, height, *words)
+    else:
+        data = cv2.imencode(".png", pixels)[1].tobytes()
+    method = "rvl" if is_rvl else "png"
+    return CompressedImage(header=HEADER, format=f"{encoding}; compressedDepth {method}", data=header + data)
 
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="base")
@@ -245,6 +293,8 @@ _ODOMETRY = Odometry(header=HEADER, child_frame_id="base_link")
 _ODOMETRY.pose.pose.orientation, _ODOMETRY.twist.twist = _TURN, _TWIST
 _POSE = PoseWithCovarianceStamped(header=HEADER)
 _POSE.pose.pose.orientation, _POSE.pose.covariance = _TURN, np.arange(36.0)
+_POSE_STAMPED = PoseStamped(header=HEADER)
+_POSE_STAMPED.pose.orientation.w = 1.0
 _JOINTS = [
     JointState(header=HEADER, name=["a", "b", "ccc"], position=[1.0, 2.0, 3.0], effort=[7.0, 8.0, 9.0]),
     JointState(name=["ccc", "long_name", "b", "a"], position=[4.0, 3.0, 2.0, 1.0], effort=[1.0, 2.0, 3.0, 4.0]),
@@ -254,8 +304,33 @@ _SCAN = LaserScan(header=HEADER, range_min=0.5, range_max=8.0, ranges=[1.0, np.i
 _PIXELS = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
 _RAMP = np.linspace(0, 200, 12)[:, None, None] + np.linspace(0, 50, 17)[None, :, None]
 _DEPTH = (_RAMP + 1.0).astype(np.float32)
+_MILLIMETRES = (_DEPTH * 100 * (_DEPTH % 5 > 1)).astype(np.uint16)
+_NV12 = np.random.default_rng(5).integers(0, 256, (6, 6, 1), np.uint8)
+_YUV = np.random.default_rng(6).integers(0, 256, (5, 8, 2), np.uint8)
+_BAYER16 = np.random.default_rng(7).integers(0, 65536, (6, 8, 1), np.uint16)
 _HOLES = np.where(_DEPTH % 7 < 1, np.nan, _DEPTH).astype(np.float32)
 
+_SCAN_TURN = LaserScan(
+    header=HEADER,
+    angle_min=-0.5,
+    angle_increment=0.25,
+    range_min=0.5,
+    range_max=8.0,
+    ranges=[1.0, np.nan, 2.0, 9.0, 3.0],
+)
+_CLOUD = PointCloud2(
+    header=HEADER,
+    height=1,
+    width=6,
+    fields=[PointField(name=name, offset=4 * place, datatype=7, count=1) for place, name in enumerate("xyz")],
+    point_step=16,
+    row_step=96,
+    data=np.random.default_rng(8).normal(size=(6, 4)).astype("<f4").tobytes(),
+)
+_GRID = OccupancyGrid(header=HEADER, data=[0, 100, -1, 50, -1, 1])
+_GRID.info.height, _GRID.info.width = 2, 3
+_ARRAY = Float32MultiArray(data=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+_ARRAY.layout.dim = [MultiArrayDimension(size=2, stride=6), MultiArrayDimension(size=3, stride=3)]
 _IMU = Imu(header=HEADER, orientation=_TURN, angular_velocity=_ONE_TO_THREE, linear_acceleration=_FOUR_TO_SIX)
 _RANGE = Range(header=HEADER, min_range=0.5, max_range=4.0, range=2.5)
 _TWIST_STAMPED = TwistStamped(header=HEADER, twist=_TWIST)
@@ -303,6 +378,19 @@ CASES = (
         (3, 4, 1),
         "float32",
     ),
+    _again("image_nv12", [_raw_image(_NV12, "nv12", 2, 4)], (4, 6, 3), "uint8"),
+    _again("image_yuv422", [_raw_image(_YUV, "yuv422", 0)], (4, 6, 1), "uint8", resize="crop"),
+    _again("image_bayer16", [_raw_image(_BAYER16, "bayer_rggb16", 0)], (3, 5, 3), "uint8", resize="pad"),
+    _again("image_mm", [_raw_image(_MILLIMETRES, "16UC1", 0)], (3, 4, 1), hole_value=[0.5]),
+    _again("depth_png", [_compressed_depth(_MILLIMETRES, "16UC1")], (3, 4, 1), "uint16"),
+    _again("depth_rvl", [_compressed_depth(_MILLIMETRES, "32FC1", is_rvl=True)], (12, 17, 1), hole_value=[0.5]),
+    _again("scan_rays", [_SCAN_TURN], (4,), rays=4),
+    _again("pose_yaw", [_POSE_STAMPED], (4,), pose_as="position_yaw", base_frame="base"),
+    _again("cloud", [_CLOUD], (4, 3)),
+    _again("cloud_map", [_CLOUD], (3, 3), projection="map", bounds=[-2.0, 2.0, -2.0, 2.0]),
+    _again("grid", [_GRID], (2, 3)),
+    _again("array_layout", [_ARRAY], (2, 3)),
+    _again("list_padded", [Float32MultiArray(data=[1.5, -2.5])], (4,), padding="zeros_and_count"),
     _image_case(
         "image_png",
         CompressedImageReader,

@@ -202,3 +202,16 @@ def test_the_performance_page_marks_missing_measurements(tmp_path):
     filled = page["filled"](text, tmp_path)
     assert filled.startswith("before\n<!-- figures: goals -->\n| case |") and filled.endswith("<!-- end -->\nafter\n")
     assert "not measured yet" in filled and "open: no GPU was available" in filled and "old" not in filled
+
+
+def test_the_conversions_of_images_are_measured_beside_opencv(tmp_path: Path) -> None:
+    run = policy_bench(
+        tmp_path, "images", "--size", "64x48", "--policy", "16x12", "--runs", "3", "--json", "images.json"
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads((tmp_path / "images.json").read_text())
+    names = {row["name"]: row for row in figures["rows"]}
+    assert len(names) == len(figures["rows"]) > 15
+    assert all(row["decode_us"] > 0 for row in names.values())
+    assert [name for name, row in names.items() if "opencv_us" not in row] == ["compressedDepth rvl to 32FC1"]
+    assert "nv12 to rgb8" in run.stdout

@@ -20,7 +20,7 @@ from policy_node.messages.reading import UnusableReading
 from policy_node.messages.vectors import MAX_LAYOUTS, VectorReader
 from policy_node_bench.fuzz.cases import CASES, Case, byteswapped, check
 
-VECTORS = [case for case in CASES if "Image" not in case.type_name]
+VECTORS = [case for case in CASES if isinstance(case.decoder()._read, VectorReader)]
 SIGNALLING_NAN = struct.unpack("<d", (0x7FF0000000000001).to_bytes(8, "little"))[0]
 NUMBERS = st.floats() | st.sampled_from([SIGNALLING_NAN, -0.0, 5e-324, 3.5e38, 1e200, -np.inf])
 
@@ -35,7 +35,8 @@ def test_valid_messages_of_both_byte_orders_give_what_the_typed_ones_give(case: 
     decoder = case.decoder()
     message_type = decoder.message_type
     for message, big_endian in zip(case.messages, case.seeds()[len(case.messages) :], strict=True):
-        assert deserialize_message(big_endian, message_type) == message
+        # As texts: they may hold NaN.
+        assert repr(deserialize_message(big_endian, message_type)) == repr(message)
     # Once to learn the shapes, once to use them.
     accepted = [[check(case, decoder, raw) for raw in case.seeds()] for _ in range(2)]
     assert any(accepted[0]) and accepted[0] == accepted[1]

@@ -20,7 +20,7 @@ from policy_node.messages.codecs import type_named
 from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandType
 from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP, Encoding
 from policy_node.messages.fields import message_class
-from policy_node.messages.types import CHOICES, MESSAGE_TYPES, MessageType
+from policy_node.messages.types import CHOICES, MESSAGE_TYPES, PATHS, MessageType
 from policy_node.messages.types.images import Converter, wanted_encoding
 
 EXAMPLE = Path(__file__).parents[1] / "example_messages"
@@ -44,7 +44,7 @@ def test_a_command_that_was_encoded_is_read_back(kind: CommandType) -> None:
 
 def test_a_type_without_a_record_is_read_by_paths() -> None:
     kind = type_named("geometry_msgs/msg/PointStamped")
-    assert kind.takes == {"field", "fields"} and not kind.is_image
+    assert kind.takes == PATHS == {"field", "fields", "padding"} and not kind.is_image
 
 
 def test_a_mosaic_is_converted_before_it_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_encodings_of_one_colour_space_are_the_same_pixels() -> None:
     alias = Encoding("8UC3", np.dtype(np.uint8), 3, "BGR")
     assert alias.code_to(IMAGE_ENCODINGS["bgr8"]) == KEEP
     assert alias.code_to(IMAGE_ENCODINGS["rgb8"]) == cv2.COLOR_BGR2RGB
-    assert Encoding("rgb16", np.dtype(np.uint16), 3, "RGB").code_to(IMAGE_ENCODINGS["rgb8"]) is None
+    assert Encoding("RGB", np.dtype(np.float64), 3, "RGB").code_to(IMAGE_ENCODINGS["rgb8"]) is None
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,7 @@ def test_encodings_of_one_colour_space_are_the_same_pixels() -> None:
         ("uint8", 4, "rgba8"),
         ("uint8", 1, "mono8"),
         ("uint16", 1, "16UC1"),
+        ("uint16", 3, "rgb16"),
         ("float32", 1, "32FC1"),
     ],
 )
@@ -93,7 +94,8 @@ def test_a_module_that_comes_first_does_not_change_the_default_encoding(
 def test_each_kind_of_pixels_has_one_default_encoding() -> None:
     defaults = [(found.dtype, found.channels) for found in IMAGE_ENCODINGS.values() if found.is_default]
     assert len(defaults) == len(set(defaults))
-    assert set(defaults) == {(found.dtype, found.channels) for found in IMAGE_ENCODINGS.values()}
+    kinds = {(found.dtype, found.channels) for found in IMAGE_ENCODINGS.values() if not found.is_mosaic}
+    assert set(defaults) == kinds
 
 
 def test_a_name_that_two_modules_define_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

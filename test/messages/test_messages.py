@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import (
+    Point,
     PointStamped,
     Quaternion,
     Twist,
@@ -30,6 +31,7 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import MessageTypeError, command_encoder, reading_decoder
+from policy_node.messages.fields import is_zero
 from policy_node.messages.reading import UnusableReading
 
 HEIGHT, WIDTH = 5, 7
@@ -135,12 +137,12 @@ def test_another_size_is_converted_then_resized_by_area(wanted: str, size: tuple
 @pytest.mark.parametrize(
     ("found", "dtype", "shape", "wanted"),
     [
-        ("yuv422", "uint8", (HEIGHT, WIDTH, 3), "rgb8"),
+        ("nv24", "uint8", (HEIGHT, WIDTH, 3), "rgb8"),
         ("", "uint8", (HEIGHT, WIDTH, 3), "rgb8"),
         ("RGB8", "uint8", (HEIGHT, WIDTH, 3), "rgb8"),
         ("16UC1", "uint8", (HEIGHT, WIDTH, 3), "rgb8"),
         ("rgb8", "uint16", (HEIGHT, WIDTH, 1), "16UC1"),
-        ("16UC1", "float32", (HEIGHT, WIDTH, 1), "32FC1"),
+        ("mono16", "float32", (HEIGHT, WIDTH, 1), "32FC1"),
     ],
 )
 def test_an_encoding_that_does_not_convert_is_named(
@@ -346,8 +348,8 @@ def test_compressed_data_of_another_kind_are_unusable() -> None:
     for data in (b"", b"GIF89a", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00\x00" * 400, b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(UnusableReading, match=r"neither JPEG nor PNG|frame header"):
             decode(COMPRESSED_IMAGE, CompressedImage(data=data), (12, 17, 3))
-    with pytest.raises(UnusableReading, match="3 channels of uint16"):
-        decode(COMPRESSED_IMAGE, compressed(smooth(3, "uint16"), ".png"), (12, 17, 3))
+    with pytest.raises(UnusableReading, match="encoding 'bgr16' cannot become '16UC1'"):
+        decode(COMPRESSED_IMAGE, compressed(smooth(3, "uint16"), ".png"), (12, 17, 1), "uint16")
 
 
 # Vectors
@@ -536,18 +538,26 @@ def test_distances_without_usable_limits_are_unusable(limits: tuple[float, float
         decode("sensor_msgs/msg/LaserScan", scan, (1,), "float32")
 
 
-def test_a_beam_that_is_not_a_number_is_unusable() -> None:
+def test_a_beam_that_is_not_a_number_becomes_the_largest_distance() -> None:
     scan = LaserScan(range_min=0.0, range_max=5.0, ranges=[1.0, 2.0, math.nan])
-    with pytest.raises(UnusableReading, match=r"ranges\[2\] is nan"):
+    assert decode("sensor_msgs/msg/LaserScan", scan, (3,), "float32").tolist() == [1.0, 2.0, 5.0]
+    scan.ranges = [math.nan] * 3
+    with pytest.raises(UnusableReading, match="NaN only: no distance was measured"):
         decode("sensor_msgs/msg/LaserScan", scan, (3,), "float32")
+    with pytest.raises(UnusableReading, match="NaN only"):
+        decode("sensor_msgs/msg/Range", Range(min_range=0.5, max_range=4.0, range=math.nan), (1,), "float32")
 
 
-def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+def test_a_signalling_nan_is_replaced_or_refused_without_a_warning() -> None:
     raw = serialize_message(LaserScan(range_min=0.0, range_max=5.0, ranges=[1.0, 2.5]))
     signalling = raw.replace(np.float32(2.5).tobytes(), (0x7F800001).to_bytes(4, "little"))
-    with warnings.catch_warnings(), pytest.raises(UnusableReading, match=r"ranges\[1\] is nan"):
+    array = serialize_message(Float32MultiArray(data=[2.5]))
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decode("sensor_msgs/msg/LaserScan", signalling, (2,), "float32")
+        assert decode("sensor_msgs/msg/LaserScan", signalling, (2,), "float32").tolist() == [1.0, 5.0]
+        with pytest.raises(UnusableReading, match=r"data\[0\] is nan"):
+            signalling = array.replace(np.float32(2.5).tobytes(), (0x7F800001).to_bytes(4, "little"))
+            decode("std_msgs/msg/Float32MultiArray", signalling, (1,), "float32")
 
 
 # What is refused before the first message
@@ -565,10 +575,15 @@ def test_a_signalling_nan_is_refused_without_a_warning() -> None:
         (IMAGE, (5, 7, 2), "uint8", {}, r"cannot give uint8 \[5, 7, 2\]"),
         (IMAGE, (5, 7), "uint8", {}, r"cannot give uint8 \[5, 7\]"),
         (IMAGE, (0, 7, 3), "uint8", {}, r"cannot give uint8 \[0, 7, 3\]"),
-        (IMAGE, (5, 7, 3), "uint8", {"encoding": "mono8"}, "encoding 'mono8'.*allowed here: rgb8, bgr8;"),
+        (IMAGE, (5, 7, 3), "uint8", {"encoding": "mono8"}, "encoding 'mono8'.*allowed here: rgb8, bgr8, 8UC3;"),
         (IMAGE, (5, 7, 3), "uint8", {"encoding": "yuv"}, "encoding 'yuv'.*of all: rgb8.*32FC1"),
         (IMAGE, (5, 7, 3), "uint8", {"field": "data"}, "field: 'data' is given.*remove"),
-        (COMPRESSED_IMAGE, (5, 7, 1), "float32", {}, r"cannot give float32 \[5, 7, 1\]"),
+        (COMPRESSED_IMAGE, (5, 7, 3), "float32", {}, r"cannot give float32 \[5, 7, 3\]"),
+        (IMAGE, (5, 7, 1), "uint8", {"encoding": "bayer_rggb8"}, "encoding 'bayer_rggb8'.*allowed here: mono8, 8UC1;"),
+        (IMAGE, (5, 7, 3), "uint8", {"hole_value": [0.0]}, "hole_value: given for .*which is no depth; remove it"),
+        (IMAGE, (5, 7, 1), "float32", {"hole_value": [0.0, 1.0]}, r"hole_value: found \[0.0, 1.0\]; give one"),
+        (IMAGE, (5, 7, 1), "float32", {"hole_value": [2.0]}, "hole_value: found 2, but the observation is"),
+        (JOINT_STATE, (2,), "float32", {"resize": "crop"}, "resize: 'crop' is given"),
         (JOINT_STATE, (2,), "float32", {"field": "torque"}, "'torque'.*position, velocity, effort"),
         (JOINT_STATE, (2,), "float32", {"joints": ["a", "a"]}, "a named more than once"),
         (JOINT_STATE, (2,), "float32", {"fields": ["position"]}, "fields: .*is given"),
@@ -714,6 +729,13 @@ def test_padding_beyond_the_start_is_refused_before_deserialising() -> None:
     ):
         with pytest.raises(UnusableReading, match=r"not a CDR message|is in XCDR2|is empty"):
             decode(TWIST, raw, (6,), "float32")
+
+
+def test_a_message_of_zeros_is_known() -> None:
+    assert is_zero(Twist()) and not is_zero(Twist(angular=Vector3(y=1e-9)))
+    # Neither its header nor its names count.
+    assert is_zero(JointState(header=HEADER, name=["a"], position=[0.0])) and not is_zero(JointState(name=["a"]))
+    assert not is_zero(SCAN) and is_zero(Bool()) and not is_zero(PointStamped(header=HEADER, point=Point(x=1.0)))
 
 
 # Commands

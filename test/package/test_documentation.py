@@ -19,7 +19,16 @@ FILES = (
     "doc/onboard.md",
     *(
         f"config/{name}.yaml"
-        for name in ("rover", "quadruped", "turtlebot3", "turtlebot4", "arm_wrist_camera", "twist_mux")
+        for name in (
+            "rover",
+            "quadruped",
+            "turtlebot3",
+            "turtlebot4",
+            "arm_wrist_camera",
+            "twist_mux",
+            "lidar_goal",
+            "depth_camera",
+        )
     ),
 )
 

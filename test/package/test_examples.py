@@ -11,13 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from geometry_msgs.msg import Twist, TwistStamped, Vector3, Wrench, WrenchStamped
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped, Vector3, Wrench, WrenchStamped
 from gymnasium import spaces
 from nav_msgs.msg import Odometry
 from node_harness import PATIENCE_S, NodeProcess, Peer
 from rclpy.serialization import serialize_message
 from rclpy.time import Time
-from sensor_msgs.msg import CompressedImage, Imu, JointState
+from sensor_msgs.msg import CompressedImage, Imu, JointState, LaserScan
 from stable_baselines3 import PPO
 from std_msgs.msg import Float64MultiArray
 
@@ -51,7 +51,8 @@ class Example:
     observations: dict[str, spaces.Box]
     actions: int
     image_size: tuple[int, int]
-    seen: dict[str, list[float]]
+    seen: dict[str, Any]
+    over_dds: bool = True
 
 
 def vector(size: int) -> spaces.Box:
@@ -76,6 +77,22 @@ EXAMPLES = (
         (480, 640),
         {"joints": [*ARM_POSITION, *ARM_VELOCITY], "wrench": [1.0, -2.0, 9.0, 0.1, 0.2, -0.3]},
     ),
+    Example(
+        "lidar_goal.yaml",
+        {"scan": vector(36), "state": vector(4)},
+        2,
+        (0, 0),
+        {"scan": [8.0, *[1.5] * 35], "state": [2.0, -1.0, 0.2, -0.5]},
+        over_dds=False,
+    ),
+    Example(
+        "depth_camera.yaml",
+        {"depth": spaces.Box(0.0, 10.0, (48, 48, 1), np.float32), "motion": vector(2)},
+        2,
+        (96, 128),
+        {"depth": np.full((48, 48, 1), 1.25), "motion": [0.2, -0.5]},
+        over_dds=False,
+    ),
 )
 
 
@@ -85,9 +102,15 @@ def message(example: Example, type_name: str, stamp_ns: int) -> Any:
         made = message_class(type_name)(bumper=2)
     else:
         made = {
-            "sensor_msgs/msg/CompressedImage": lambda: CompressedImage(
-                format="jpeg",
-                data=cv2.imencode(".jpg", np.full((*example.image_size, 3), GREY, np.uint8))[1].tobytes(),
+            "sensor_msgs/msg/LaserScan": scan,
+            "geometry_msgs/msg/PoseStamped": goal,
+            "sensor_msgs/msg/CompressedImage": lambda: (
+                depth(example.image_size)
+                if "depth" in example.observations
+                else CompressedImage(
+                    format="jpeg",
+                    data=cv2.imencode(".jpg", np.full((*example.image_size, 3), GREY, np.uint8))[1].tobytes(),
+                )
             ),
             "sensor_msgs/msg/Imu": lambda: Imu(
                 angular_velocity=Vector3(x=0.01, y=0.02, z=-0.5), linear_acceleration=Vector3(x=1.0, y=-2.0, z=9.8)
@@ -103,6 +126,28 @@ def message(example: Example, type_name: str, stamp_ns: int) -> Any:
         }[type_name]()
     made.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
     return made
+
+
+def scan() -> LaserScan:
+    """Return a scan of 360 rays from ahead on, with nothing behind the robot, and one ray in each sector nearer."""
+    ranges = np.full(360, 3.0)
+    ranges[::10] = 1.5
+    ranges[171:190:2], ranges[172:189:2] = 0.0, np.inf
+    return LaserScan(angle_increment=np.pi / 180, range_min=0.1, range_max=12.0, ranges=ranges.tolist())
+
+
+def goal() -> PoseStamped:
+    made = PoseStamped()
+    made.pose.position.x, made.pose.position.y = 2.0, -1.0
+    return made
+
+
+def depth(size: tuple[int, int]) -> CompressedImage:
+    """Return depth in millimetres with holes."""
+    millimetres = np.full(size, 1250, np.uint16)
+    millimetres[::3, ::5] = 0
+    data = cv2.imencode(".png", millimetres)[1].tobytes()
+    return CompressedImage(format="16UC1; compressedDepth png", data=bytes(12) + data)
 
 
 def odometry() -> Odometry:
@@ -137,8 +182,9 @@ def parameters(example: Example, file: Path, **changes: Any) -> dict[str, Any]:
 
 def expected_command(example: Example, model: PPO, configuration: Configuration) -> np.ndarray:
     """Return what the policy itself says of these readings, scaled and clipped as the file says."""
-    image = np.full(example.observations["image"].shape, GREY, np.uint8)
-    observation = {"image": image, **{key: np.array(seen, np.float32) for key, seen in example.seen.items()}}
+    observation = {key: np.array(seen, np.float32) for key, seen in example.seen.items()}
+    if "image" in example.observations:
+        observation["image"] = np.full(example.observations["image"].shape, GREY, np.uint8)
     action, _ = model.predict(observation, deterministic=True)
     settings = configuration.action
     scaled = action.astype(float) * (settings.scale or (1.0,)) + (settings.offset or (0.0,))
@@ -165,6 +211,8 @@ def test_the_robot_is_driven_over_dds(
     example: Example, policy: tuple[Path, PPO], peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
     """Sensors of the robot's types and topics, and the command where and how the robot expects it."""
+    if not example.over_dds:
+        pytest.skip("test_real_sensors.py drives such a robot over DDS")
     file, model = policy
     # A pause of a busy machine is no silence.
     given = parameters(example, file, **{"synchronisation.max_age_s": 5.0, "synchronisation.slop_s": 1.0})

@@ -9,6 +9,7 @@ import itertools
 import json
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,13 @@ def write_motion(file: Path) -> Path:
     return file
 
 
-def reading(rng: np.random.Generator, stamp_ns: int, damaged: bool = False) -> bytes:
-    message = JointState(name=JOINTS)
+def reading(
+    rng: np.random.Generator, stamp_ns: int, damaged: bool = False, joints: Sequence[str] = tuple(JOINTS)
+) -> bytes:
+    message = JointState(name=joints)
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
     for name in ("position", "velocity"):
-        setattr(message, name, array.array("d", [np.nan] * 2 if damaged else rng.normal(size=2).tolist()))
+        setattr(message, name, array.array("d", [np.nan] * 2 if damaged else rng.normal(size=len(joints)).tolist()))
     return bytes(serialize_message(message))
 
 
@@ -178,14 +181,19 @@ def apply_random_event(deployment: Deployment, rng: np.random.Generator) -> None
         pipeline.yield_robots({1: "/other"} if event == "yield" else {})
 
 
-def add_random_samples(deployment: Deployment, rng: np.random.Generator, now_ns: int) -> None:
-    """Add a sample of most sensors, rarely late or damaged; contacts come less often."""
+def add_random_samples(deployment: Deployment, rng: np.random.Generator, now_ns: int, split: bool) -> None:
+    """Add a sample of most sensors, rarely late or damaged; contacts come less often.
+
+    If `split`, each joint of the last robot has a publisher.
+    """
     sensors = deployment.configuration.sensors
     for robot, sensor in itertools.product(range(len(ROBOTS)), range(len(sensors))):
         if rng.random() < (0.3 if sensors[sensor][0].may_be_silent else 0.85):
             stamp_ns = now_ns - int(rng.integers(0, 20_000_000)) - int(rng.random() < 0.05) * 200_000_000
-            message = reading(rng, stamp_ns, damaged=rng.random() < 0.02)
-            deployment.pipeline.add(robot, sensor, stamp_ns, message)
+            is_split = split and robot == len(ROBOTS) - 1 and sensors[sensor][0].topic == "joint_states"
+            for joints in [JOINTS[:1], JOINTS[1:]] if is_split else [JOINTS]:
+                message = reading(rng, stamp_ns, rng.random() < 0.02 and not is_split, joints)
+                deployment.pipeline.add(robot, sensor, stamp_ns, message)
 
 
 class Plans(torch.nn.Module):
@@ -231,9 +239,9 @@ def slow_down(planner: Planner, seed: int) -> None:
     planner.run = slow  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, tmp_path: Path) -> None:
-    check_replay(seed, parameters_of(make_policy(tmp_path / "policy.zip", seed)), tmp_path)
+@pytest.mark.parametrize(("seed", "split"), [(0, False), (1, False), (2, False), (3, True)])
+def test_a_recording_with_random_events_replays_to_the_same_commands(seed: int, split: bool, tmp_path: Path) -> None:
+    check_replay(seed, parameters_of(make_policy(tmp_path / "policy.zip", seed)), tmp_path, split)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +265,7 @@ def test_a_recording_of_plans_replays_to_the_same_commands(
     check_replay(1, parameters, tmp_path)
 
 
-def check_replay(seed: int, parameters: dict[str, Any], tmp_path: Path) -> None:
+def check_replay(seed: int, parameters: dict[str, Any], tmp_path: Path, split: bool = False) -> None:
     rng = np.random.default_rng(seed)
     deployment = deploy(parse_configuration(parameters))
     pipeline, sha256 = deployment.pipeline, deployment.policy.spec.sha256
@@ -276,7 +284,7 @@ def check_replay(seed: int, parameters: dict[str, Any], tmp_path: Path) -> None:
             time.sleep(0.005)
         now_ns += PERIOD_NS * (1 if rng.random() < 0.95 else int(rng.integers(2, 8)))
         apply_random_event(deployment, rng)
-        add_random_samples(deployment, rng, now_ns)
+        add_random_samples(deployment, rng, now_ns, split)
         observed = pipeline.observe(now_ns)
         decided = pipeline.guard(pipeline.act(observed), observed)
         sent = sent_by_chance(losses, decided, pipeline.safe_commands)
@@ -288,7 +296,7 @@ def check_replay(seed: int, parameters: dict[str, Any], tmp_path: Path) -> None:
     recording.end()
     assert pipeline.end(20.0)
     assert not recording.error and not recording.dropped
-    assert replaced > 10
+    assert replaced > 10 and bool(pipeline.joined) is split
     assert recording.folder is not None
 
     report_file = tmp_path / "report.json"

@@ -22,6 +22,7 @@ from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
+from policy_node.ros.graph import zero_publisher
 from policy_node.ros.middleware import lacking
 from policy_node.ros.rclpy_internals import poll_topic
 from policy_node.ros.subscriptions import SensorSubscriptions
@@ -142,8 +143,9 @@ def test_two_publishers_of_a_sensor_are_named_and_not_taken_for_losses(peer: Pee
 
     def send(*publishers: Any) -> None:
         received = stream.counts().received + len(publishers)
-        for publisher in publishers:
-            message = JointState(name=["a", "b"], effort=[0.0, 0.0])
+        for number, publisher in enumerate(publishers):
+            # The second one sends only zeros.
+            message = JointState(name=["a", "b"], effort=[0.0, 0.0 if number else 0.5])
             message.header.stamp = peer.node.get_clock().now().to_msg()
             publisher.publish(message)
 
@@ -173,4 +175,7 @@ def test_two_publishers_of_a_sensor_are_named_and_not_taken_for_losses(peer: Pee
         send(first, second)
     assert [finding.kind for finding in subscriptions.reception.findings()] == ["mixed"]
     assert stream.counts().lost == 0
+    text = zero_publisher(peer.node, "/mixed/touch", stream.turns, JointState)
+    # The middleware may not tell which publisher a message is from; both belong to one node here.
+    assert text in ("; /scripted_robots sends only zeros", "; one of them sends only zeros")
     subscriptions.destroy()

@@ -19,11 +19,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 
-from policy_node.config.schema import Configuration, parse_configuration
+from policy_node.config.schema import Configuration, SourceConfiguration, parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.middleware import CYCLONE, middleware
-from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.subscriptions import SensorSubscriptions, restamp_of
 
 pytestmark = pytest.mark.both_distributions
 
@@ -207,3 +207,21 @@ def test_lost_large_images_are_reported_with_the_remedy(peer: Peer, tmp_path: Pa
     assert lost[0].sensor == "image" and set(lost[0].robots) <= set(robots)
     assert "FASTRTPS_DEFAULT_PROFILES_FILE" in str(lost[0])
     subscriptions.destroy()
+
+
+def test_the_time_of_a_reading_is_chosen() -> None:
+    info = {"source_timestamp": 100, "received_timestamp": 200}
+
+    def restamped(simulated_ns: int | None = None, **given: Any) -> tuple[int, int] | None:
+        source = SourceConfiguration(key="seen", topic="seen", type="sensor_msgs/msg/JointState", **given)
+        restamp = restamp_of(source)
+        # A header stamp of 50, which is also the time of publication as long as nothing else is known.
+        return None if restamp is None else restamp(50, 50, info, simulated_ns)
+
+    assert restamped() is None
+    assert restamped(stamp_offset_s=1e-8) == (60, 60)
+    assert restamped(stamp="receive") == (200, 200)
+    assert restamped(stamp="source") == (100, 100)
+    assert restamped(stamp="source", stamp_offset_s=-1e-8) == (90, 90)
+    # Under simulated time that of the tick.
+    assert restamped(7, stamp="receive") == (7, 200)

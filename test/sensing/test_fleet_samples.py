@@ -154,3 +154,33 @@ def test_samples_are_kept_as_deep_as_the_queue_of_their_sensor(
         for number in range(depth + (robot == 1)):
             fleet.add(robot, sensor, first_ns + (number and 30 * MS + number), None)
     assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY, STALE, READY]
+
+
+def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
+    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
+    configuration = parse_configuration(
+        {
+            "control_rate_hz": 20.0,
+            "robots": ["a"],
+            "policy": {"path": "unused"},
+            "observations": {
+                "keys": ["goal", "touch"],
+                "goal": {**joints, "topic": "goal", "max_age_s": float("inf")},
+                "touch": {**joints, "topic": "touch"},
+            },
+            "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
+            "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x"]},
+        }
+    )
+    fleet = FleetSamples(configuration)
+    fleet.add(0, 1, NOW, "goal")
+    later = NOW + 10**16
+    fleet.add(0, 0, later, "touch")
+    assert fleet.select(later, later - 50 * MS)[0].samples == (Sample(later, "touch"), Sample(NOW, "goal"))
+    fleet.forget([0])
+    assert fleet.select(later, later - 50 * MS)[0].reason == "no message on touch"
+    # A simulation begins again, with times before that of the goal.
+    fleet.add(0, 0, 5 * MS, "touch")
+    assert fleet.select(5 * MS, 0)[0].samples == (Sample(5 * MS, "touch"), Sample(NOW, "goal"))
+    fleet.change_limits(configuration)
+    assert fleet.select(6 * MS, 5 * MS)[0].state is READY

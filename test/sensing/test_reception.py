@@ -378,3 +378,77 @@ def test_a_problem_ends_although_findings_are_rarely_asked_for(at_100_s: None) -
 def test_a_new_stream_has_counted_nothing() -> None:
     (counts,) = {stream.counts() for streams in reception_of(TOUCH).streams for stream in streams}
     assert counts == (0,) * 7
+def ages(reception: Reception, ages_s: Iterable[float], robot: int = 0, sensor: int = 0) -> list[str]:
+    """Return the texts of the findings after messages of these ages, one a second."""
+    found: list[str] = []
+    for second, age_s in enumerate(ages_s):
+        for _ in range(4):
+            tick(reception, [4 * second + _], robot, sensor, age_s)
+        found = [finding.text for finding in reception.findings(float(second))]
+    return found
+
+
+@pytest.mark.parametrize(("offset_s", "words"), [(10.02, "10.02 s behind"), (-3.5, "3.50 s ahead of")])
+def test_a_constant_offset_of_stamps_is_named_with_its_remedies(offset_s: float, words: str) -> None:
+    reception = reception_of(CAMERA, TOUCH)
+    (text,) = ages(reception, [offset_s + jitter for jitter in (0.0, 0.01, -0.01, 0.02, 0.0, 0.0)], robot=1)
+    assert text.startswith(f"image: stamps on camera/image_raw are {words} the clock of this computer, constant (two)")
+    assert f"synchronise the clocks, or set stamp_offset_s: {offset_s:.2f}" in text
+
+
+def test_ages_that_change_are_late_but_no_offset() -> None:
+    reception = reception_of(CAMERA)
+    (text,) = ages(reception, [0.3, 0.9, 0.4, 1.5, 0.5, 0.8])
+    assert "old on average when they arrived" in text
+    assert ages(reception_of(CAMERA), [0.1, 0.11, 0.1, 0.1, 0.1, 0.1]) == []
+
+
+def test_stamps_of_two_sensors_that_are_apart_are_named() -> None:
+    reception = reception_of(CAMERA, TOUCH)
+    for second in range(6):
+        for sensor, age_s in ((0, 0.12), (1, -0.11)):
+            tick(reception, range(4 * second, 4 * second + 4), sensor=sensor, age_s=age_s)
+        found = reception.findings(float(second))
+    (finding,) = found
+    assert finding.text.startswith(
+        "image: stamps on camera/image_raw are 0.23 s behind those of another sensor of the robot, constant (one)"
+    )
+
+
+def test_a_constant_delay_is_late_but_no_offset() -> None:
+    """A message may take half a second to arrive, and an offset would hide that it is old."""
+    (text,) = ages(reception_of(CAMERA), [0.5] * 6)
+    assert "old on average when they arrived" in text and "constant" not in text
+
+
+def test_stamps_that_are_not_of_the_messages_have_no_offset() -> None:
+    assert ages(reception_of(replace(CAMERA, has_stamps=False, max_age_s=1e3)), [10.0] * 6) == []
+
+
+def test_a_stack_with_one_image_twice_is_named() -> None:
+    reception = reception_of(replace(CAMERA, steps=4))
+    for sequence in range(20):
+        tick(reception, [sequence])
+        tick(reception, [])
+    (finding,) = reception.findings()
+    assert finding.kind == "repeated"
+    assert "at 50% of the ticks" in finding.text and "so the 4 steps hold one twice" in finding.text
+    # A camera as fast as the ticks, one that is silent, and one whose images are not stacked.
+    fast, silent, single = (reception_of(replace(CAMERA, steps=steps)) for steps in (4, 4, 1))
+    for sequence in range(20):
+        tick(fast, [sequence] if sequence % 15 else [])
+        tick(silent, [])
+        tick(single, [sequence])
+        tick(single, [])
+    assert fast.findings() == silent.findings() == single.findings() == []
+
+
+def test_publishers_whose_joints_are_joined_may_take_turns() -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(20):
+        stream = reception.streams[0][0]
+        stream.arrived(sequence, b"arm", 0)
+        stream.arrived(sequence, b"gripper", 0)
+        stream.tick_ended()
+    assert [finding.kind for finding in reception.findings(joined={(0, 0)})] == []
+    assert [finding.kind for finding in reception.findings(joined={(1, 0)})] == ["mixed"]

@@ -20,6 +20,10 @@ from policy_node.config.catalogue import Catalogue
 
 # Beside OpenCV's codes: no conversion.
 KEEP = -1
+# Beside OpenCV's colour spaces: distances. Some cameras publish them as mono16.
+DEPTH = "DEPTH"
+# Dtypes of colours that convert into one another.
+_SCALED = {np.dtype(np.uint8), np.dtype(np.uint16)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +37,16 @@ class Encoding:
     dtype, channels
         Dtype and number of channels of the stored pixels.
     colour
-        OpenCV's name of the colour space, such as ``RGB``; empty for depth and mosaics. Colours of one dtype convert
-        into one another.
+        OpenCV's name of the colour space, such as ``RGB``, or `DEPTH`; empty for mosaics. Colours of 8 and 16 bits
+        convert into one another, as cv_bridge does it; depth converts between millimetres and metres (REP 118).
     codes
         For mosaics (Bayer, YUV): OpenCV's code of the conversion to each colour space of the same dtype. Their images
-        are converted before they are resized.
+        are converted before they are resized, and no policy takes them.
     is_default
         Whether an observation of this dtype and number of channels has this encoding if its parameter `encoding` is
         empty. The order of the modules then has no influence on it. Set it for one encoding of each dtype and count.
+    has_chroma_rows
+        Whether half as many rows with the colour of 2 × 2 pixels follow the rows of the image, as in NV12.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Encoding:
     colour: str = ""
     codes: Mapping[str, int] | None = None
     is_default: bool = False
+    has_chroma_rows: bool = False
 
     @property
     def is_mosaic(self) -> bool:
@@ -56,14 +63,22 @@ class Encoding:
         return self.codes is not None
 
     def code_to(self, wanted: Encoding) -> int | None:
-        """Return OpenCV's code of the conversion to another encoding; `KEEP` if none is needed, None if none exists."""
+        """Return OpenCV's code of the conversion to another encoding; `KEEP` if none is needed, None if none exists.
+
+        Where the dtypes differ, the pixels are scaled afterwards.
+        """
         if wanted.name == self.name:
             return KEEP
-        if wanted.dtype != self.dtype or not wanted.colour:
+        if wanted.is_mosaic or not wanted.colour:
+            return None
+        same_dtype = wanted.dtype == self.dtype
+        if not (same_dtype or wanted.colour == DEPTH or {self.dtype, wanted.dtype} == _SCALED):
             return None
         if self.codes is not None:
             return self.codes.get(wanted.colour)
-        return KEEP if wanted.colour == self.colour else getattr(cv2, f"COLOR_{self.colour}2{wanted.colour}", None)
+        if wanted.colour == self.colour or (same_dtype and {self.colour, wanted.colour} == {DEPTH, "GRAY"}):
+            return KEEP
+        return getattr(cv2, f"COLOR_{self.colour}2{wanted.colour}", None)
 
 
 IMAGE_ENCODINGS: Catalogue[Encoding] = FOUND

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from policy_node.config.catalogue import MESSAGE_TYPES as FOUND
 from policy_node.config.catalogue import Catalogue
+from policy_node.config.parameters import CHOICES, ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.fields import MessageClass, MessageTypeError
-from policy_node.messages.reading import Reader, ReadingChoices
-from policy_node.messages.vectors import NumberSource, VectorReader
+from policy_node.messages.reading import Reader
+from policy_node.messages.vectors import NumberSource, VectorReader, padded
 
-# The parameters that choose from a message, and what a type without a record takes.
-CHOICES = ("field", "fields", "joints", "encoding")
-PATHS = frozenset({"field", "fields"})
+# What a type without a record takes.
+PATHS = frozenset({"field", "fields", "padding"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class MessageType:
         The parameters of `CHOICES` that have a meaning for the type.
     is_image
         Whether the messages are images.
+    refuses
+        What is refused, and why, for the documentation.
     """
 
     name: str
@@ -52,12 +54,12 @@ class MessageType:
     size: Callable[[MessageClass, ReadingChoices], int | None] | None = None
     takes: frozenset[str] = PATHS
     is_image: bool = False
+    refuses: str = ""
 
     def check(self, choices: ReadingChoices) -> None:
         """Raise MessageTypeError if a choice has no meaning for the type."""
-        for name in CHOICES:
-            value = getattr(choices, name)
-            if value and name not in self.takes:
+        for name, value in choices.choices.items():
+            if value != CHOICES[name] and name not in self.takes:
                 raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {self.name}; remove it")
 
 
@@ -67,15 +69,21 @@ def vector_type(
     count: str,
     source: Callable[[MessageClass, ReadingChoices], NumberSource],
     takes: frozenset[str] = PATHS,
+    refuses: str = "NaN, infinity and another count, of which the policy never learned",
 ) -> MessageType:
     """Return the record of a type whose messages give a vector; `source` finds the numbers in a message."""
     return MessageType(
         name,
         gives,
         count,
-        make=lambda message_type, spec, choices: VectorReader(message_type, source(message_type, choices), spec),
-        size=lambda message_type, choices: source(message_type, choices).size,
+        make=lambda message_type, spec, choices: VectorReader(
+            message_type, padded(source(message_type, choices), spec, choices.padding), spec
+        ),
+        size=lambda message_type, choices: (
+            source(message_type, choices).size if choices.padding == CHOICES["padding"] else None
+        ),
         takes=takes,
+        refuses=refuses,
     )
 
 

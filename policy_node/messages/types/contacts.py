@@ -83,4 +83,5 @@ MESSAGE_TYPES = MessageType(
     "as many as the policy takes",
     make=lambda message_type, spec, choices: VectorReader(message_type, TouchSource(spec), spec),
     takes=frozenset(),
+    refuses="contacts of collisions that are no cell",
 )

@@ -10,16 +10,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from policy_node.config.parameters import OF_IMAGES, ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
-from policy_node.messages.encodings import IMAGE_ENCODINGS, KEEP
+from policy_node.messages.compressed_depth import HEADER, decode_rvl, metres, rvl_size
+from policy_node.messages.encodings import IMAGE_ENCODINGS
 from policy_node.messages.fields import MessageTypeError
+from policy_node.messages.pixels import Converter
 from policy_node.messages.reading import UnusableReading, stack_hint
 from policy_node.messages.types import MessageType
 
-_LEAST_WEIGHT = 1e-3  # of measured pixels within one that is averaged; less is rounding
 # Encodings that IMREAD_UNCHANGED decodes a JPEG or PNG to, by dtype and channels.
-_DECODED = {("uint8", 1): "mono8", ("uint8", 3): "bgr8", ("uint8", 4): "bgra8", ("uint16", 1): "16UC1"}
+_DECODED = {
+    ("uint8", 1): "mono8",
+    ("uint8", 3): "bgr8",
+    ("uint8", 4): "bgra8",
+    ("uint16", 1): "16UC1",
+    ("uint16", 3): "bgr16",
+    ("uint16", 4): "bgra16",
+}
+_COMPRESSED_DEPTH = "compressedDepth"
 MAX_COMPRESSED_PIXELS = 64_000_000
 _MAX_JPEG_SEGMENTS = 256
 # A progressive JPEG has about ten; each costs a pass over the whole image, and can be a few bytes long.
@@ -36,91 +46,16 @@ _JPEG_SCAN = b"\xff\xda"
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-class Converter:
-    """Converts pixels to the wanted encoding and size.
-
-    Colours convert into one another, and to and from grey, as OpenCV does it; depth stays what it is. Another size is
-    resized with INTER_AREA. The result is that of conversion first and resizing second.
-
-    Depth in metres (32FC1) may have pixels without a distance, as defined by REP 117 and REP 118. Beyond the largest
-    measurable one (+inf) becomes the upper bound of the observation, too near (-inf) its lower bound. No measurement
-    (NaN) becomes 0, as in 16UC1, and is left out when neighbours are averaged.
-    """
-
-    def __init__(self, encoding: str, spec: ArraySpec) -> None:
-        self._wanted = encoding
-        self._size, self._channels = spec.shape[:2], spec.shape[2]
-        self._low, self._high = float(np.min(spec.low)), float(np.max(spec.high))
-        codes = {name: found.code_to(IMAGE_ENCODINGS[encoding]) for name, found in IMAGE_ENCODINGS.items()}
-        self._codes = {name: code for name, code in codes.items() if code is not None}
-        self._mosaics = {name for name, found in IMAGE_ENCODINGS.items() if found.is_mosaic}
-
-    def __call__(self, pixels: np.ndarray, encoding: str, out: np.ndarray) -> None:
-        """Convert `pixels` `[height, width, channels]` of any strides and byte order into `out`, or leave it alone."""
-        if encoding not in self._codes:
-            raise UnusableReading(
-                f"encoding '{encoding}' cannot become '{self._wanted}'; allowed: {', '.join(self._codes)}"
-            )
-        code = self._codes[encoding]
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            pixels = self._filled(pixels)
-        elif pixels.shape[:2] != self._size or code != KEEP:
-            pixels = self._convert(pixels, code, encoding in self._mosaics)
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise UnusableReading("the image holds distances that are too large to be averaged")
-        np.copyto(out, pixels.reshape(out.shape))
-
-    def _filled(self, depth: np.ndarray) -> np.ndarray:
-        """Return depth of the wanted size in which every pixel has a distance."""
-        depth = depth.astype(np.float32)
-        for sign, bound, name in ((1, self._high, "upper"), (-1, self._low, "lower")):
-            beyond = np.isinf(depth) & (np.sign(depth) == sign)
-            if beyond.any():
-                if not np.isfinite(np.float32(bound)):
-                    raise UnusableReading(
-                        f"the image holds {'+' if sign > 0 else '-'}inf, but the observation has no {name} bound that "
-                        "could stand for it; train the policy with a bounded observation space, or publish 16UC1"
-                    )
-                depth[beyond] = bound
-        measured = ~np.isnan(depth)
-        if measured.all():
-            return depth if depth.shape[:2] == self._size else self._convert(depth, KEEP)
-        if not measured.any():
-            raise UnusableReading("the image holds NaN only: no pixel was measured")
-        if not self._low <= 0.0 <= self._high:
-            raise UnusableReading(
-                f"the image holds NaN, which becomes 0, but the observation is {self._low:g} to {self._high:g}; "
-                "train the policy with an observation space that holds 0, or fill the gaps before"
-            )
-        depth[~measured] = 0.0
-        if depth.shape[:2] == self._size:
-            return depth
-        weights = self._convert(measured.astype(np.float32), KEEP)
-        sums = self._convert(depth, KEEP)
-        return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > _LEAST_WEIGHT)
-
-    def _convert(self, pixels: np.ndarray, code: int, is_mosaic: bool = False) -> np.ndarray:
-        # OpenCV wants native byte order and rows of whole elements.
-        if not pixels.dtype.isnative or pixels.strides[0] % pixels.itemsize:
-            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-        height, width = pixels.shape[:2]
-        try:
-            # Grey is rounded, so it comes before resizing; other colours are only copied and reordered.
-            if code != KEEP and (self._channels == 1 or is_mosaic):
-                pixels, code = cv2.cvtColor(pixels, code), KEEP
-            if (height, width) != self._size:
-                pixels = cv2.resize(pixels, self._size[::-1], interpolation=cv2.INTER_AREA)
-            return pixels if code == KEEP else cv2.cvtColor(pixels, code)
-        except cv2.error as error:
-            raise UnusableReading(f"the image of {width} × {height} cannot be converted: {error.err}") from error
-
-
 def wanted_encoding(spec: ArraySpec, encoding: str, allowed: Sequence[str]) -> str:
     """Return `encoding`, or if that is empty the default of the allowed ones that fit `spec` (else the first of them).
 
     Raises MessageTypeError if the encoding does not fit `spec`, or none does.
     """
-    kinds = {name: (found.dtype, found.channels) for name, found in IMAGE_ENCODINGS.items() if name in allowed}
+    kinds = {
+        name: (found.dtype, found.channels)
+        for name, found in IMAGE_ENCODINGS.items()
+        if name in allowed and not found.is_mosaic
+    }
     listed = ", ".join(f"{name} ({dtype} × {channels})" for name, (dtype, channels) in kinds.items())
     wanted = (spec.dtype, spec.shape[2]) if len(spec.shape) == 3 else None
     fitting = [name for name, kind in kinds.items() if kind == wanted]
@@ -146,13 +81,19 @@ def _stack_hint(spec: ArraySpec, encoding: str) -> str:
     return next((hint for hint in hints if hint), "")
 
 
+def compressed_encodings() -> list[str]:
+    """Return the encodings that a CompressedImage is decoded to."""
+    return [*_DECODED.values(), "mono16", "32FC1"]
+
+
 class RawImageReader:
     """Reads sensor_msgs/msg/Image into `[height, width, channels]`; its errors are those of `wanted_encoding`."""
 
     parallel = False
 
-    def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        self._converter = Converter(wanted_encoding(spec, encoding, tuple(IMAGE_ENCODINGS)), spec)
+    def __init__(self, spec: ArraySpec, choices: ReadingChoices) -> None:
+        self._converter = Converter(wanted_encoding(spec, choices.encoding, tuple(IMAGE_ENCODINGS)), spec, choices)
+        self.notices = self._converter.notices
         self._encodings = dict(IMAGE_ENCODINGS)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
@@ -174,65 +115,102 @@ class RawImageReader:
             raise UnusableReading(f"encoding '{name[:40]}' is not known; allowed: {', '.join(self._encodings)}")
         dtype, channels = encoding.dtype, encoding.channels
         row_size = width * channels * dtype.itemsize
-        if height == 0 or width == 0 or step < row_size or count != step * height:
+        rows = height + height // 2 if encoding.has_chroma_rows else height
+        if height == 0 or width == 0 or step < row_size or count != step * rows:
             raise UnusableReading(
                 f"{width} × {height} pixels of {name}, step {step} and {count} bytes of data contradict each other; "
-                f"step must be at least {row_size}, the data step × height bytes, and none of them 0"
+                f"step must be at least {row_size}, the data step × {'1.5 × ' if rows > height else ''}height bytes, "
+                "and none of them 0"
             )
         start = ((name_end + 4) & ~3) + 8
         if start + count > end:
             raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
         strides = (step, channels * dtype.itemsize, dtype.itemsize)
         stored = dtype.newbyteorder(">" if raw[name_end] else "<")
-        self._converter(np.ndarray((height, width, channels), stored, raw, start, strides), name, out)
+        self._converter(np.ndarray((rows, width, channels), stored, raw, start, strides), name, out)
 
 
 class CompressedImageReader:
-    """Reads sensor_msgs/msg/CompressedImage that holds a JPEG or PNG of at most 64 megapixels; never 32FC1."""
+    """Reads sensor_msgs/msg/CompressedImage of at most 64 megapixels: a JPEG or PNG, or depth in PNG or RVL.
+
+    Data behind the header of compressed_depth_image_transport are known by the format, ``compressedDepth``; others say
+    themselves what they are.
+    """
 
     parallel = True
 
-    def __init__(self, spec: ArraySpec, encoding: str) -> None:
-        decoded = [IMAGE_ENCODINGS[name] for name in _DECODED.values()]
+    def __init__(self, spec: ArraySpec, choices: ReadingChoices) -> None:
+        decoded = [IMAGE_ENCODINGS[name] for name in compressed_encodings()]
         allowed = [
             name
             for name, wanted in IMAGE_ENCODINGS.items()
             if any(found.code_to(wanted) is not None for found in decoded)
         ]
-        self._converter = Converter(wanted_encoding(spec, encoding, allowed), spec)
+        self._wanted = wanted_encoding(spec, choices.encoding, allowed)
+        self._converter = Converter(self._wanted, spec, choices)
+        self.notices = self._converter.notices
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
         end = body_end(raw)
         try:
-            # `format` is free text; the data say themselves what they are.
-            offset = skip_string(raw, skip_string(raw, FRAME_START))
+            format_start = skip_string(raw, FRAME_START)
+            offset = skip_string(raw, format_start)
             (count,) = ONE_UINT32[raw[1]].unpack_from(raw, offset)
         except struct.error as error:
             raise UnusableReading("the message is cut within its first fields") from error
         start = offset + 4
         if start + count > end:
             raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
-        data = raw[start : start + count]
-        height, width = _compressed_size(data)
-        if not 0 < height * width <= MAX_COMPRESSED_PIXELS:
-            raise UnusableReading(
-                f"the compressed image has {width} × {height} pixels; 1 to {MAX_COMPRESSED_PIXELS} in all are allowed"
-            )
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error as error:
-            raise UnusableReading(f"the compressed image cannot be decoded: {error.err}") from error
-        if pixels is None:
-            raise UnusableReading("the compressed image cannot be decoded: it is cut or damaged")
-        pixels = np.atleast_3d(pixels)
-        kind = (pixels.dtype.name, pixels.shape[2])
-        if kind not in _DECODED:
-            raise UnusableReading(
-                f"the compressed image has {kind[1]} channels of {kind[0]}; "
-                "1, 3 or 4 of uint8, or 1 of uint16 are allowed"
-            )
-        self._converter(pixels, _DECODED[kind], out)
+        text = raw[format_start + 4 : offset].partition(b"\0")[0].decode(errors="replace")
+        data, published = raw[start : start + count], text.partition(";")[0].strip()
+        pixels, name = _depth(data, published) if _COMPRESSED_DEPTH in text else _picture(data, published)
+        self._converter(pixels, name, out)
+        found, wanted = IMAGE_ENCODINGS[name], IMAGE_ENCODINGS[self._wanted]
+        if found.channels != wanted.channels:
+            self._converter.note(f"compressed images of {name} are converted to the {wanted.name} of the policy")
+
+
+def _depth(data: bytes, encoding: str) -> tuple[np.ndarray, str]:
+    """Return the pixels `[height, width, 1]` of a compressed depth image, and their encoding."""
+    header, data = data[: HEADER.size], data[HEADER.size :]
+    if encoding not in ("16UC1", "32FC1"):
+        raise UnusableReading(f"the format says compressed depth of '{encoding[:40]}'; 16UC1 and 32FC1 are allowed")
+    if data.startswith(_PNG_SIGNATURE):
+        pixels, found = _picture(data, encoding)
+        if found != "16UC1":
+            raise UnusableReading(f"the compressed depth is a PNG of {found}; one channel of 16 bits is allowed")
+    else:
+        size = rvl_size(data)
+        _check_size(*size)
+        pixels = decode_rvl(data, size[0] * size[1]).reshape(*size, 1)
+    return (metres(pixels, header) if encoding == "32FC1" else pixels), encoding
+
+
+def _picture(data: bytes, encoding: str) -> tuple[np.ndarray, str]:
+    """Return the pixels `[height, width, channels]` of a JPEG or PNG, and their encoding."""
+    _check_size(*_compressed_size(data))
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UnusableReading(f"the compressed image cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise UnusableReading("the compressed image cannot be decoded: it is cut or damaged")
+    pixels = np.atleast_3d(pixels)
+    kind = (pixels.dtype.name, pixels.shape[2])
+    if kind not in _DECODED:
+        raise UnusableReading(
+            f"the compressed image has {kind[1]} channels of {kind[0]}; 1, 3 or 4 of uint8 or uint16 are allowed"
+        )
+    # One channel of 16 bits is depth, unless the publisher says that it is grey.
+    return pixels, "mono16" if kind == ("uint16", 1) and encoding == "mono16" else _DECODED[kind]
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_COMPRESSED_PIXELS:
+        raise UnusableReading(
+            f"the compressed image has {width} × {height} pixels; 1 to {MAX_COMPRESSED_PIXELS} in all are allowed"
+        )
 
 
 def _compressed_size(data: bytes) -> tuple[int, int]:
@@ -292,16 +270,19 @@ MESSAGE_TYPES = (
         "sensor_msgs/msg/Image",
         "pixels `[height, width, channels]`",
         "one per pixel and channel",
-        make=lambda message_type, spec, choices: RawImageReader(spec, choices.encoding),
-        takes=frozenset({"encoding"}),
+        make=lambda message_type, spec, choices: RawImageReader(spec, choices),
+        takes=OF_IMAGES,
         is_image=True,
+        refuses="encodings that do not become the policy's (below), as their numbers mean something else; sizes that "
+        "contradict each other; depth in which nothing was measured",
     ),
     MessageType(
         "sensor_msgs/msg/CompressedImage",
-        "pixels `[height, width, channels]` of a JPEG or PNG",
+        "pixels `[height, width, channels]` of a JPEG, a PNG or compressed depth",
         "one per pixel and channel",
-        make=lambda message_type, spec, choices: CompressedImageReader(spec, choices.encoding),
-        takes=frozenset({"encoding"}),
+        make=lambda message_type, spec, choices: CompressedImageReader(spec, choices),
+        takes=OF_IMAGES,
         is_image=True,
+        refuses="as for Image; what is cut, other formats, more than 64 megapixels, animations",
     ),
 )

@@ -48,12 +48,19 @@ class JointSource(NumberSource):
         if not self._joints:
             return np.asarray(values)
         if len(values) != len(names):
+            # Those of other joints may lack the field.
+            if names:
+                self._order_in(names)
             raise UnusableReading(f"{len(values)} values of {self._field} for {len(names)} joints")
         # Joints keep their order from message to message, so they are looked up only when it changes.
         if names != self._names:
-            self._order = np.array([position_of(names, joint) for joint in self._joints], np.intp)
+            self._order = self._order_in(names)
             self._names = names
         return np.asarray(values)[self._order]
+
+    def _order_in(self, names: list[str]) -> np.ndarray:
+        """Return the place of each joint among names."""
+        return np.array([position_of(names, joint) for joint in self._joints], np.intp)
 
     def label(self, message: Any, index: int) -> str:
         """Return the field and the joint of a value."""
@@ -84,8 +91,9 @@ def position_of(names: Sequence[str], joint: str) -> int:
 
 MESSAGE_TYPES = vector_type(
     "sensor_msgs/msg/JointState",
-    "`position` (or `velocity`, `effort`) of `joints`",
+    "`position` (or `velocity`, `effort`) of `joints`; those of several publishers are joined",
     "one per joint",
     lambda message_type, choices: JointSource(choices.field, choices.joints),
     takes=frozenset({"field", "joints"}),
+    refuses="NaN and infinity of a joint that is read; a joint that no publisher of the topic has, or one has twice",
 )

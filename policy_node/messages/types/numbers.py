@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from policy_node.config.parameters import ReadingChoices
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.cdr import deserialise
 from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
 from policy_node.messages.layouts import Layout, number_run
-from policy_node.messages.reading import ReadingChoices
+from policy_node.messages.reading import Reader, UnusableReading
 from policy_node.messages.types import MessageType, vector_type
-from policy_node.messages.vectors import NumberSource, ReadNumbers
+from policy_node.messages.vectors import NumberSource, ReadNumbers, VectorReader
 
 
 class FieldSource(NumberSource):
@@ -49,6 +54,31 @@ class FieldSource(NumberSource):
         raise IndexError(index)
 
 
+class LayoutReader:
+    """Reads a std_msgs MultiArray of several dimensions, which its layout must name; an empty one says nothing."""
+
+    parallel = False
+
+    def __init__(self, message_type: MessageClass, spec: ArraySpec) -> None:
+        self._message_type = message_type
+        self._shape = spec.shape
+        self._strides = [math.prod(spec.shape[axis:]) for axis in range(len(spec.shape))]
+        low, high = spec.low.ravel(), spec.high.ravel()
+        flat = ArraySpec(spec.name, (math.prod(spec.shape),), spec.dtype, low, high)
+        self._read = VectorReader(message_type, FieldSource(message_type, ["data"]), flat)
+
+    def __call__(self, raw: bytes, out: np.ndarray) -> None:
+        """Read `raw` into `out`; raises `UnusableReading`."""
+        layout = deserialise(raw, self._message_type).layout
+        sizes, strides = [axis.size for axis in layout.dim], [axis.stride for axis in layout.dim]
+        if layout.data_offset or (sizes and (sizes != list(self._shape) or strides != self._strides)):
+            raise UnusableReading(
+                f"the layout has sizes {sizes}, strides {strides} and data_offset {layout.data_offset}, but the policy "
+                f"takes {list(self._shape)}, whose strides are {self._strides}"
+            )
+        self._read(raw, out.reshape(-1))
+
+
 def numbers_at(name: str, gives: str, count: str, *paths: str) -> MessageType:
     """Return the record of a type that is read by paths, by default `paths`; without a default they must be chosen."""
 
@@ -61,7 +91,15 @@ def numbers_at(name: str, gives: str, count: str, *paths: str) -> MessageType:
             )
         return FieldSource(message_type, chosen)
 
-    return vector_type(name, gives, count, source)
+    record = vector_type(name, gives, count, source)
+
+    def make(message_type: MessageClass, spec: ArraySpec, choices: ReadingChoices) -> Reader:
+        has_layout = "layout" in message_type.get_fields_and_field_types()
+        if len(spec.shape) < 2 or not has_layout or choices.paths not in ((), ("data",)):
+            return record.make(message_type, spec, choices)
+        return LayoutReader(message_type, spec)
+
+    return replace(record, make=make)
 
 
 MESSAGE_TYPES = (

@@ -46,6 +46,7 @@ from policy_node.recording.replay.schedule import (
     describe_offsets,
     has_clock,
     measure_offsets,
+    stamp_reader,
     ticks_at_rate,
     ticks_on_clock,
     unfitting,
@@ -53,6 +54,7 @@ from policy_node.recording.replay.schedule import (
 from policy_node.ros.deployment import Deployment, deploy
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.subscriptions import sensor_qos
+from policy_node.sensing.samples import age_ns
 from policy_node.sensing.synchroniser import RobotState
 
 # Node whose namespace topics are relative to, unless the bag names the node that recorded it.
@@ -157,13 +159,19 @@ class Replay:
         self._commands: list[list[tuple[int, np.ndarray]]] = [[] for _ in robots]
         self._depths = [sensor_qos(sources[0]).depth for sources in configuration.sensors]
         decoders = self.deployment.decoders
-        self._stamps = {topic: decoders[source.name].stamp_ns for topic, source in self._sources.items()}
+        self._stamps = {
+            topic: stamp_reader(source, decoders[source.name].stamp_ns) for topic, source in self._sources.items()
+        }
         #: Clock of the ticks, one of `TIMES`, or ``ticks`` for the ticks of a recording.
         self.time = "ticks"
         if recording is None:
             self._offsets = measure_offsets(bag, self._stamps)
             default_s = configuration.synchronisation.max_age_s
-            limits_ns = {topic: round((source.max_age_s or default_s) * 1e9) for topic, source in self._sources.items()}
+            limits_ns = {
+                topic: age_ns(source.max_age_s or default_s)
+                for topic, source in self._sources.items()
+                if source.max_age_s != math.inf
+            }
             limit_ns = max(limits_ns.values(), default=0)
             self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
             self._note_time(options.time, limits_ns)

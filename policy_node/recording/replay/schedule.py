@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policy_node.config.schema import SourceConfiguration
 from policy_node.control.timing import Schedule
 from policy_node.messages.cdr import header_stamp_ns
 from policy_node.recording.format import Tick as RecordedTick
@@ -56,6 +57,21 @@ class Offset(NamedTuple):
     to_record_ns: int  #: Time of recording minus stamp.
     to_clock_ns: int | None  #: Simulated time at the recording minus stamp; None without a /clock.
     zero: bool  #: Whether all stamps are zero.
+
+
+def stamp_reader(source: SourceConfiguration, header_stamp: Stamp) -> Stamp:
+    """Return what reads the stamps of a sensor's messages; those of their arrival are the times of recording."""
+    offset_ns = round(source.stamp_offset_s * 1e9)
+    if source.stamp != "header":
+        return lambda raw: None
+    if not offset_ns:
+        return header_stamp
+
+    def read(raw: bytes) -> int | None:
+        stamp_ns = header_stamp(raw)
+        return None if stamp_ns is None else stamp_ns + offset_ns
+
+    return read
 
 
 def measure_offsets(bag: Bag, stamps: Mapping[str, Stamp]) -> dict[str, Offset]:
