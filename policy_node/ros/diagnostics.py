@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Report on the node: `/diagnostics`, `~/timing`, and the lines of the log that are not about one event."""
+"""Report on the node: `/diagnostics`, `~/timing`, `~/preview`, and lines of the log that are not about one event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.preview import Preview
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
@@ -159,7 +161,7 @@ class Reporter:
     """Reports on a running control loop from the executor's thread, never from the tick thread.
 
     `description` holds the values that change with the policy only, such as its file and device; set it again when the
-    policy is replaced.
+    policy is replaced. `deployment` returns what is deployed then.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Reporter:
         sensors: SensorSubscriptions,
         description: dict[str, str],
         publisher: StatusPublisher,
+        deployment: Callable[[], Deployment | None],
         recording: Recording | None = None,
     ) -> None:
         self._node = node
@@ -196,6 +199,7 @@ class Reporter:
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
+        self._preview = Preview(node, lambda: loop.latest, deployment)
         # Real time, also in simulation: reports go on while simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
@@ -220,6 +224,7 @@ class Reporter:
         """Remove timers and publishers from the node."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
+        self._preview.end()
         self._node.destroy_publisher(self._timing)
 
     def _guarded(self, callback: Callable[[], None]) -> Callable[[], None]:

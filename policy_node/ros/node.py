@@ -264,6 +264,7 @@ class PolicyNode(LifecycleNode):
             self.sensors,
             self.describe_policy(),
             self._diagnostics.publisher,
+            lambda: self.deployment,
             recording,
         )
         self._activated.callback(self.reporter.report_end)
