@@ -31,6 +31,8 @@ COMMANDS_S = 30.0
 TIMING_S = 120.0
 EVENTS = 2000
 CONTROL = "control"
+# State of the robots of a node that is not active.
+INACTIVE = "INACTIVE"
 PREVIEW_KEYS = {"robots", "components", "low", "high", "states", "reasons", "ages_ms", "commands", "images"}
 
 Message = dict[str, Any]
@@ -63,7 +65,7 @@ class Feed:
         self._timing_s: dict[str, float] = {}
         # Newest status of each part of each node.
         self._statuses: dict[tuple[str, str], Message] = {}
-        self._states: dict[tuple[str, str], tuple[str, str]] = {}
+        self._states: dict[tuple[str, str], str] = {}
         self._history: dict[str, deque[Message]] = {
             "timing": deque(),
             "preview": deque(),
@@ -132,40 +134,53 @@ class Feed:
 
     def _events(self, message: Message) -> list[Message]:
         """Return the changes of states that a message tells."""
-        if message["kind"] == "preview":
-            reasons = message["reasons"]
-            found = [
-                (robot, state, reasons.get(str(index), ""))
-                for index, (robot, state) in enumerate(zip(message["robots"], message["states"], strict=True))
-            ]
-        elif message["kind"] == "status" and message["part"] == CONTROL:
-            found = [(CONTROL, str(message["level"]), message["message"])]
-        elif message["kind"] == "status" and message["node"] not in self._previews:
-            values = message["values"]
-            found = [(message["part"], str(values["state"]), str(values.get("reason", "")))]
-        else:
-            found = []
         events = []
-        for part, state, reason in found:
-            key = (message["node"], part)
-            if self._states.get(key, ("",))[0] != state:
-                self._states[key] = (state, reason)
-                event = {"kind": "event", "node": key[0], "part": part, "t": message["t"]}
+        for part, state, reason in self._states_in(message):
+            if self._states.get((message["node"], part)) != state:
+                self._states[message["node"], part] = state
+                event = {"kind": "event", "node": message["node"], "part": part, "t": message["t"]}
                 events.append({**event, "state": state, "reason": reason})
         return events
 
+    def _states_in(self, message: Message) -> list[tuple[str, str, str]]:
+        """Return part, state and reason of everything whose state a message tells."""
+        node = message["node"]
+        if message["kind"] == "preview":
+            reasons = message["reasons"]
+            return [
+                (robot, state, reasons.get(str(index), ""))
+                for index, (robot, state) in enumerate(zip(message["robots"], message["states"], strict=False))
+            ]
+        if message["kind"] != "status":
+            return []
+        if message["part"] != CONTROL:
+            # Previews are newer.
+            values, has_previews = message["values"], node in self._previews
+            return [] if has_previews else [(message["part"], str(values["state"]), str(values.get("reason", "")))]
+        found = [(CONTROL, message["level"], message["message"])]
+        if not _is_active(message):
+            found += [(part, INACTIVE, "") for owner, part in self._states if owner == node and part != CONTROL]
+        return found
+
     def _keep(self, message: Message) -> None:
-        kind = message["kind"]
-        if kind == "status":
-            self._statuses[message["node"], message["part"]] = message
-        else:
+        kind, node = message["kind"], message["node"]
+        if kind != "status":
             self._history[kind].append(message if kind != "preview" else {**message, "images": {}})
+            return
+        if message["part"] == CONTROL and not _is_active(message):
+            for part in [part for owner, part in self._statuses if owner == node and part != CONTROL]:
+                del self._statuses[node, part]
+        self._statuses[node, message["part"]] = message
 
     def _forget(self, now_s: float) -> None:
         for kind, kept_s in (("timing", TIMING_S), ("preview", COMMANDS_S)):
             messages = self._history[kind]
             while messages and messages[0]["t"] < now_s - kept_s:
                 messages.popleft()
+
+
+def _is_active(message: Message) -> bool:
+    return message["values"].get("lifecycle_state") == "active"
 
 
 def _preview(node: str, text: str, now_s: float) -> Message | None:

@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from rclpy.node import Node
 
 from policy_node.cli.monitor import DiagnosticsView
@@ -62,6 +63,8 @@ class _Page:
 
     def __init__(self) -> None:
         self.texts: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING)
+        #: Whether it does not yet know what happened before.
+        self.is_new = True
         self.is_slow = False
 
     def put(self, text: str) -> None:
@@ -96,14 +99,24 @@ class Server:
             self._operator.spin()
             messages += self._feed.take(is_watched=bool(self._pages))
             for node in self._feed.nodes:
-                self._operator.prepare(node)
+                # What fails now, as for a right that SROS 2 denies, is said when it is asked for.
+                with suppress(Exception):
+                    self._operator.prepare(node)
             if time.monotonic() - sent_s >= SEND_S:
                 sent_s = time.monotonic()
-                text = self._packed(messages) if self._pages else ""
-                for page in self._pages:
-                    page.put(text)
+                self._send_all(messages)
                 messages = []
             await asyncio.sleep(POLL_S)
+
+    def _send_all(self, messages: list[Message]) -> None:
+        """Send messages to the pages, and to new pages also those before them."""
+        for is_new in (False, True):
+            # Known pages first: the new ones become known here.
+            pages = [page for page in self._pages if page.is_new is is_new]
+            text = self._packed(self._feed.history() if is_new else messages) if pages else ""
+            for page in pages:
+                page.put(text)
+                page.is_new = False
 
     def _packed(self, messages: list[Message]) -> str:
         """Return messages with the present time; also without any, because the page counts on them."""
@@ -143,28 +156,27 @@ class Server:
         return web.Response(body=content, content_type=kind, charset="utf-8")
 
     async def _get_messages(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
-        await socket.prepare(request)
+        channel = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
+        await channel.prepare(request)
         page = _Page()
-        page.put(self._packed(self._feed.history()))
         self._pages.add(page)
-        sending = asyncio.create_task(self._send(page, socket))
+        sending = asyncio.create_task(self._send(page, channel))
         try:
-            async for message in socket:
-                if message.type == WSMsgType.ERROR:
-                    break
+            async for _ in channel:
+                # A page says nothing.
+                pass
         finally:
             self._pages.discard(page)
             sending.cancel()
-        return socket
+        return channel
 
-    async def _send(self, page: _Page, socket: web.WebSocketResponse) -> None:
+    async def _send(self, page: _Page, channel: web.WebSocketResponse) -> None:
         while not page.is_slow:
             try:
-                await socket.send_str(await page.texts.get())
+                await channel.send_str(await page.texts.get())
             except ConnectionError:
                 break
-        await socket.close()
+        await channel.close()
 
     async def _post_act(self, request: web.Request) -> web.Response:
         try:
@@ -177,7 +189,10 @@ class Server:
             return web.Response(status=400, text=f"action: found {action!r}, allowed: {', '.join((*ACTIONS, SWAP))}")
         if node not in self._feed.nodes:
             return web.Response(status=404, text=f"node: found {node!r}, known: {', '.join(self._feed.nodes)}")
-        done, answer = await self._operator.act(node, action, robot, path)
+        try:
+            done, answer = await self._operator.act(node, action, robot, path)
+        except Exception as error:  # such as a right that SROS 2 denies
+            done, answer = False, f"{action} failed: {type(error).__name__}: {error}"
         return web.json_response({"done": done, "answer": answer})
 
 

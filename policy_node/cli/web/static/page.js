@@ -46,7 +46,7 @@ function nodeOf(name) {
   element.setAttribute("aria-label", `/${name}`);
   const node = {
     name, element, find, robots: new Map(), events: [], t: -Infinity, previewT: -Infinity, level: "STALE", message: "",
-    values: {}, ticks: [[], [], []], ages: [[], []], description: {},
+    values: {}, ticks: [[], [], []], ages: [], description: {},
   };
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-action]");
@@ -70,6 +70,7 @@ function robotOf(node, name) {
   const robot = {
     name, element, find: (selector) => element.querySelector(selector), state: "", reason: "", values: {}, ageMs: NaN,
     command: null, commands: [], images: new Map(), bars: [], plot: null, changed: true,
+    stateText: element.querySelector(".state"), reasonText: element.querySelector(".reason"),
   };
   const after = [...node.robots.values()].find((other) => naturally(other.name, name) > 0);
   node.find(".robots").insertBefore(element, after?.element ?? null);
@@ -98,6 +99,7 @@ const receive = {
       if (message.values.lifecycle_state !== "active") forgetRobots(node);
       return;
     }
+    if (node.values.lifecycle_state !== "active") return;
     const robot = robotOf(node, message.part);
     robot.values = message.values;
     robot.changed = true;
@@ -108,8 +110,8 @@ const receive = {
     robot.reason = message.values.reason || (message.level === "OK" ? "" : message.message);
   },
   preview(node, message) {
+    if (node.values.lifecycle_state !== "active") return;
     node.previewT = message.t;
-    if (node.description.components?.join() !== message.components.join()) node.plotsChanged = true;
     node.description = { components: message.components, low: message.low, high: message.high };
     message.robots.forEach((name, index) => {
       const robot = robotOf(node, name);
@@ -125,7 +127,7 @@ const receive = {
     node.ticks[0].push(...message.ticks);
     node.ticks[1].push(...message.lateness);
     node.ticks[2].push(...message.duration);
-    node.ages[1].push(...message.age);
+    node.ages.push(...message.age);
     node.ticksChanged = true;
   },
   event(node, message) {
@@ -166,16 +168,17 @@ function connect() {
 /* What the buttons ask for */
 
 async function request(action, whom, robot) {
+  if (!whom.length) return showAnswer("no node is known", true);
   const names = robot || whom.map((node) => `all robots of /${node.name}`).join(", ");
   let path = "";
   if (action in ASK && !(action === "reset" && robot)) {
     path = await asked(action, names, whom[0]);
-    if (path === null) return;
+    if (path === null) return null;
   }
   const answers = await Promise.all(whom.map((node) => act({ node: node.name, action, robot, path })));
   const failed = answers.some((answer) => !answer.done);
   const text = answers.map((answer, index) => `/${whom[index].name}: ${answer.answer}`).join("\n");
-  showAnswer(text || "no node is known", failed || !whom.length);
+  return showAnswer(text, failed);
 }
 
 async function act(wish) {
@@ -243,6 +246,7 @@ function draw() {
     for (const robot of node.robots.values()) {
       all += 1;
       ready += robot.state === "READY" && !node.isOld;
+      drawState(robot);
       if (robot.changed && visible.has(robot.element)) drawRobot(node, robot);
     }
   }
@@ -291,12 +295,15 @@ function drawStages(node) {
   }));
 }
 
+function drawState(robot) {
+  setData(robot.element, "state", robot.state);
+  setText(robot.stateText, robot.state);
+  setText(robot.reasonText, robot.reason);
+}
+
 function drawRobot(node, robot) {
   robot.changed = false;
   const { values } = robot;
-  setData(robot.element, "state", robot.state);
-  setText(robot.find(".state"), robot.state);
-  setText(robot.find(".reason"), robot.reason);
   const rates = Object.entries(values).filter(([key]) => key.endsWith("_hz"));
   setText(robot.find(".figures"), [
     `age ${figure(robot.ageMs ?? NaN, 0)} ms`,
@@ -358,14 +365,23 @@ function resized(made, holder) {
   if (made.width !== width) made.setSize({ width, height: made.height });
 }
 
+function forget(node, now) {
+  const gone = node.ticks[0].findIndex((t) => t >= now - TICKS_S);
+  for (const column of [...node.ticks, node.ages]) column.splice(0, gone < 0 ? column.length : gone);
+  for (const { commands } of node.robots.values()) {
+    const first = commands.findIndex(([t]) => t >= now - COMMANDS_S);
+    commands.splice(0, first < 0 ? commands.length : first);
+  }
+}
+
 function drawPlots() {
-  if (document.hidden) return;
   const now = serverNow();
   for (const node of nodes.values()) {
-    if (node.values.lifecycle_state !== "active" || node.isOld) continue;
+    if (node.isOld) continue;
+    forget(node, now);
+    if (document.hidden || node.values.lifecycle_state !== "active") continue;
     drawTicks(node, now);
     for (const robot of node.robots.values()) {
-      while (robot.commands.length && robot.commands[0][0] < now - COMMANDS_S) robot.commands.shift();
       if (visible.has(robot.element)) drawCommands(node, robot, now);
     }
     drawTimeline(node, now);
@@ -375,8 +391,6 @@ function drawPlots() {
 
 function drawTicks(node, now) {
   const [times, lateness, duration] = node.ticks;
-  const gone = times.findIndex((t) => t >= now - TICKS_S);
-  for (const column of [...node.ticks, node.ages[1]]) column.splice(0, gone < 0 ? column.length : gone);
   if (!node.ticksChanged || !node.find(".about").open) return;
   node.ticksChanged = false;
   const x = times.map((t) => t - now);
@@ -386,7 +400,7 @@ function drawTicks(node, now) {
   resized(node.ticksPlot, node.find(".ticks"));
   resized(node.agesPlot, node.find(".ages"));
   node.ticksPlot.setData([x, lateness, duration]);
-  node.agesPlot.setData([x, node.ages[1]]);
+  node.agesPlot.setData([x, node.ages]);
 }
 
 function drawCommands(node, robot, now) {
