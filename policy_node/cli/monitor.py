@@ -94,15 +94,16 @@ class DiagnosticsView:
         self.nodes: dict[str, NodeView] = {}
         _, self._take = poll_topic(node, DiagnosticArray, "/diagnostics", QoSProfile(depth=100))
 
-    def take(self) -> list[tuple[str, str, Part]]:
-        """Take all messages that have arrived; return the node, the name and the new diagnostics of each part."""
-        statuses = [status for message, _ in iter(self._take, None) for status in message.status]
-        return [kept for status in statuses if (kept := self._keep(status))]
+    def take(self) -> None:
+        """Take all messages that have arrived."""
+        for message, _ in iter(self._take, None):
+            for status in message.status:
+                self._keep(status)
 
-    def _keep(self, status: DiagnosticStatus) -> tuple[str, str, Part] | None:
+    def _keep(self, status: DiagnosticStatus) -> None:
         owner, _, name = status.name.rpartition(": ")
         if not owner or (self._wanted and owner != self._wanted):
-            return None
+            return
         values = {pair.key: pair.value for pair in status.values}
         part = Part(_LEVELS.get(status.level, "STALE"), status.message, values)
         if name == "control" and "lifecycle_state" in values:
@@ -112,9 +113,6 @@ class DiagnosticsView:
                 view.robots.clear()
         elif owner in self.nodes and "state" in values:
             self.nodes[owner].robots[name] = part
-        else:
-            return None
-        return owner, name, part
 
     def why_nothing(self) -> str:
         """Return why there are no diagnostics, and what to do."""
@@ -337,8 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     with ros_process(arguments) as stopping:
         node = Node("policy_monitor", start_parameter_services=False)
-        view = DiagnosticsView(node, options.node)
         try:
+            view = DiagnosticsView(node, options.node)
             if options.web:
                 from policy_node.cli.web.server import serve
 

@@ -7,7 +7,8 @@ A message is a dictionary with its `kind`, the name of its `node`, and its time 
 - `status`: diagnostics of a `part` (`control` or a robot) of a node: `level`, `message`, `values`;
 - `timing`: every tick since the last one: times `ticks`, and in ms `lateness`, `duration` and `age` of the oldest data;
 - `preview`: see `policy_node.ros.preview`;
-- `event`: a change of the `state` of a `part`, with its `reason`.
+- `event`: a change of the `state` of a `part`, with its `reason`;
+- `gone`: the node is no longer there under this name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 
-from policy_node.cli.monitor import DiagnosticsView, part_as_json
+from policy_node.cli.monitor import DiagnosticsView, Part, part_as_json
 from policy_node.ros.rclpy_internals import poll_topic
 
 # How far back a new page sees.
@@ -63,6 +65,8 @@ class Feed:
         self._timing: dict[str, _Topic] = {}
         self._previews: dict[str, _Topic] = {}
         self._timing_s: dict[str, float] = {}
+        # Diagnostics of each part of each node that were told, a new object for each report.
+        self._told: dict[tuple[str, str], Part] = {}
         # Newest status of each part of each node.
         self._statuses: dict[tuple[str, str], Message] = {}
         self._states: dict[tuple[str, str], str] = {}
@@ -88,7 +92,8 @@ class Feed:
     def take(self, is_watched: bool) -> list[Message]:
         """Return the messages since the last call; previews only while somebody watches."""
         now_s = time.time()
-        messages = [self._status(*part, now_s) for part in self._view.take()]
+        self._view.take()
+        messages = [*self._news(now_s), *self._gone(now_s)]
         self._subscribe(is_watched)
         for name, topic in self._timing.items():
             messages += [self._ticks(name, message, now_s) for message in topic.take() if len(message.layout.dim) == 2]
@@ -102,18 +107,38 @@ class Feed:
         self._forget(now_s)
         return messages
 
+    def _news(self, now_s: float) -> Iterator[Message]:
+        """Yield the diagnostics that are new."""
+        for node, view in self._view.nodes.items():
+            for part, found in ((CONTROL, view.control), *view.robots.items()):
+                if self._told.get((node, part)) is not found:
+                    self._told[node, part] = found
+                    yield {"kind": "status", "node": node, "part": part, "t": now_s, **part_as_json(found)}
+
+    def _gone(self, now_s: float) -> list[Message]:
+        """Return which nodes are no longer there under their name, and forget them."""
+        gone = {node for node, _ in self._told} - self._view.nodes.keys()
+        if not gone:
+            return []
+        for kept in (self._told, self._statuses, self._states):
+            for key in [key for key in kept if key[0] in gone]:
+                del kept[key]
+        for kind, messages in self._history.items():
+            self._history[kind] = deque((found for found in messages if found["node"] not in gone), messages.maxlen)
+        for topics in (self._timing, self._previews):
+            for node in gone & topics.keys():
+                topics.pop(node).close()
+        return [{"kind": "gone", "node": node, "t": now_s} for node in gone]
+
     def _subscribe(self, is_watched: bool) -> None:
         for name in self._view.nodes:
             if name not in self._timing:
-                self._timing[name] = _Topic(self._node, Float64MultiArray, f"/{name}/timing", 10)
+                self._timing[name] = _Topic(self._node, Float64MultiArray, f"/{owner_of(name)}/timing", 10)
             if is_watched and name not in self._previews:
-                self._previews[name] = _Topic(self._node, String, f"/{name}/preview", 10)
+                self._previews[name] = _Topic(self._node, String, f"/{owner_of(name)}/preview", 10)
         if not is_watched:
             while self._previews:
                 self._previews.popitem()[1].close()
-
-    def _status(self, node: str, part: str, found: Any, now_s: float) -> Message:
-        return {"kind": "status", "node": node, "part": part, "t": now_s, **part_as_json(found)}
 
     def _ticks(self, node: str, message: Float64MultiArray, now_s: float) -> Message:
         ticks, columns = (dimension.size for dimension in message.layout.dim)
@@ -164,6 +189,8 @@ class Feed:
 
     def _keep(self, message: Message) -> None:
         kind, node = message["kind"], message["node"]
+        if kind == "gone":
+            return
         if kind != "status":
             self._history[kind].append(message if kind != "preview" else {**message, "images": {}})
             return
@@ -177,6 +204,11 @@ class Feed:
             messages = self._history[kind]
             while messages and messages[0]["t"] < now_s - kept_s:
                 messages.popleft()
+
+
+def owner_of(node: str) -> str:
+    """Return the name of a node without the process that tells it from another one of that name."""
+    return node.partition(" ")[0]
 
 
 def _is_active(message: Message) -> bool:

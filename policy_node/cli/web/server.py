@@ -27,7 +27,7 @@ from aiohttp import web
 from rclpy.node import Node
 
 from policy_node.cli.monitor import DiagnosticsView
-from policy_node.cli.web.feed import Feed, Message
+from policy_node.cli.web.feed import Feed, Message, owner_of
 from policy_node.cli.web.operator import ACTIONS, SWAP, Operator
 
 # Period of the look at the topics, and of messages to the pages.
@@ -101,7 +101,7 @@ class Server:
             for node in self._feed.nodes:
                 # What fails now, as for a right that SROS 2 denies, is said when it is asked for.
                 with suppress(Exception):
-                    self._operator.prepare(node)
+                    self._operator.prepare(owner_of(node))
             if time.monotonic() - sent_s >= SEND_S:
                 sent_s = time.monotonic()
                 self._send_all(messages)
@@ -190,7 +190,7 @@ class Server:
         if node not in self._feed.nodes:
             return web.Response(status=404, text=f"node: found {node!r}, known: {', '.join(self._feed.nodes)}")
         try:
-            done, answer = await self._operator.act(node, action, robot, path)
+            done, answer = await self._operator.act(owner_of(node), action, robot, path)
         except Exception as error:  # such as a right that SROS 2 denies
             done, answer = False, f"{action} failed: {type(error).__name__}: {error}"
         return web.json_response({"done": done, "answer": answer})

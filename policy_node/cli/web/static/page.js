@@ -130,6 +130,11 @@ const receive = {
     node.ages.push(...message.age);
     node.ticksChanged = true;
   },
+  gone(node) {
+    forgetRobots(node);
+    node.element.remove();
+    nodes.delete(node.name);
+  },
   event(node, message) {
     node.events.push(message);
     if (node.events.length > 5000) node.events.splice(0, 1000);
