@@ -18,8 +18,8 @@ DURATION_S ?= $(if $(WEB),600,30)
 # For `make mutants`: a subpackage or module below policy_node that pyproject.toml lists.
 MODULE ?=
 PYTEST_FLAGS ?=
-# One process more than cores, as tests over DDS wait for each other; each takes a gigabyte.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
+# Two processes more than cores, as tests over DDS wait for each other; each takes a gigabyte.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 7 ? cores + 2 : 8)))
 
 VENV := .venv
 JAZZY_VENV := .venv-jazzy
@@ -50,8 +50,6 @@ test-all:
 test-kilted: $(VENV)/test.stamp
 	$(VENV)/bin/$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
-# Nearly all of these tests are over DDS.
-test-jazzy: WORKERS := $(shell echo $$(($(WORKERS) + 1)))
 test-jazzy: $(JAZZY_VENV)/test.stamp
 	$(JAZZY_VENV)/bin/$(PYTEST) -m "both_distributions and not slow" $(PYTEST_FLAGS)
 

@@ -5,6 +5,7 @@
 import os
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests over DDS a second try, and put timing-sensitive tests first.
+    """Give tests over DDS a second try, put timing-sensitive tests first, and spread the files with tests over DDS.
 
     `--dist worksteal` of pytest-xdist gives each worker an equal part in this order, and steals from the end of a part:
-    the first worker runs the timing-sensitive tests, one after the other.
+    the first worker runs the timing-sensitive tests, one after the other. Tests over DDS wait for other processes while
+    the others compute.
     """
     for item in items:
         if OVER_DDS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("over_dds")
         if item.get_closest_marker("over_dds"):
             item.add_marker(SECOND_TRY)
-    items.sort(key=lambda item: item.get_closest_marker("timing") is None)
+    places = _spread(items)
+    items.sort(key=lambda item: (item.get_closest_marker("timing") is None, places[item.path]))
+
+
+def _spread(items: list[pytest.Item]) -> dict[Path, float]:
+    """Return a place from 0 to 1 for each file, so that files with tests over DDS are evenly between the others."""
+    sizes = Counter(item.path for item in items)
+    over_dds = {item.path for item in items if item.get_closest_marker("over_dds")}
+    places = {}
+    for files in ([path for path in sizes if path in over_dds], [path for path in sizes if path not in over_dds]):
+        before = 0
+        total = sum(sizes[path] for path in files)
+        for path in files:
+            places[path] = (before + sizes[path] / 2) / total
+            before += sizes[path]
+    return places
 
 
 @pytest.hookimpl(optionalhook=True, trylast=True)

@@ -69,13 +69,29 @@ class ScriptedTime:
 
 
 class TickClock:
-    """The clock that the tick thread waits for: a deadline is reached when the test releases the tick."""
+    """The clock that the tick thread waits for: a deadline is reached when the test releases the tick.
+
+    Attributes
+    ----------
+    deadlines_ns
+        Deadlines that were waited for.
+    jumps
+        Set to end a wait as when simulated time jumps back.
+    is_closed
+        Whether the loop has closed it, as it does with simulated time.
+    """
 
     def __init__(self, time: ScriptedTime) -> None:
         self._time = time
         self.stopping = threading.Event()
         self.released = threading.Semaphore(0)
         self.waits = threading.Event()
+        self.deadlines_ns: list[int] = []
+        self.jumps = threading.Event()
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def now_ns(self) -> int:
         return round(self._time.now_s * 1e9)
@@ -84,9 +100,11 @@ class TickClock:
         if deadline_ns == 1:
             # Simulated time may not have begun; this one has.
             return True
+        self.deadlines_ns.append(deadline_ns)
         self.waits.set()
         while not self.released.acquire(timeout=0.005):
-            if self.stopping.is_set():
+            if self.stopping.is_set() or self.jumps.is_set():
+                self.jumps.clear()
                 return False
         self._time.now_s = max(self._time.now_s, deadline_ns / 1e9)
         return True
@@ -114,16 +132,26 @@ class LoopRig:
         Robot index -> command that its reading asks for, and age of the reading at the tick; None: no reading.
     sent
         Every command in the order of sending: robot index, command, whether it is of a tick.
+    taken_ns
+        Simulated time of each reading of the messages; None with the steady clock.
     """
 
     def __init__(
-        self, peer: Peer, policy: Path, monkeypatch: pytest.MonkeyPatch, robots: int = 3, **changes: Any
+        self,
+        peer: Peer,
+        policy: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        robots: int = 3,
+        simulated: bool = False,
+        recording: Any = None,
+        **changes: Any,
     ) -> None:
         self.time = ScriptedTime()
         for module in (control_loop, publishers, watchdog):
             monkeypatch.setattr(module, "time", self.time)
         self.clock = TickClock(self.time)
         monkeypatch.setattr(control_loop, "SteadyClock", self._start_clock)
+        monkeypatch.setattr(control_loop, "SimulatedClock", lambda clock, stopping: self._start_clock(stopping))
         changes = {
             "control_rate_hz": 1.0 / PERIOD_S,
             "synchronisation__max_age_s": MAX_AGE_S,
@@ -131,7 +159,7 @@ class LoopRig:
             **changes,
         }
         names = [f"robot_{robot}" for robot in range(robots)]
-        configuration = parse_configuration(moody_parameters(policy, names, **changes))
+        self.configuration = configuration = parse_configuration(moody_parameters(policy, names, **changes))
         deployment = deploy(configuration)
         self.pipeline = deployment.pipeline
         self._act, self.pipeline.act = self.pipeline.act, self._held_act  # type: ignore[method-assign]
@@ -149,15 +177,17 @@ class LoopRig:
             SimpleNamespace(take=self._take),  # type: ignore[arg-type]
             self.publishers,
             self.time,  # type: ignore[arg-type]
-            simulated=False,
+            simulated=simulated,
             logger=peer.node.get_logger(),
             on_failure=self.failures.append,
             may_command=lambda: self.has_claim,
+            recording=recording,
         )
         self.readings: dict[int, tuple[Command, float] | None] = {
             robot: ((robot + 1.0, 10.0), 0.0) for robot in range(robots)
         }
         self.sent: list[tuple[int, Command, bool]] = []
+        self.taken_ns: list[int | None] = []
         self._hold = threading.Event()
         self._holds = threading.Event()
         self._go_on = threading.Event()
@@ -169,6 +199,7 @@ class LoopRig:
         return self.clock
 
     def _take(self, pipeline: Intake, simulated_ns: int | None) -> None:
+        self.taken_ns.append(simulated_ns)
         for robot, reading in self.readings.items():
             if reading is not None:
                 command, age_s = reading
@@ -203,6 +234,13 @@ class LoopRig:
         assert self.clock.waits.wait(PATIENCE_S), self.failures
         assert self.loop.latest is not None
         return self.loop.latest
+
+    def jump_back(self, duration_s: float) -> None:
+        """Set simulated time back, between two ticks."""
+        self.clock.waits.clear()
+        self.time.now_s -= duration_s
+        self.clock.jumps.set()
+        assert self.clock.waits.wait(PATIENCE_S), self.failures
 
     def begin_tick(self) -> None:
         """Begin a tick whose policy takes until `end_tick`."""

@@ -8,6 +8,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_packages_with_prefixes
@@ -17,7 +19,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from policy_node.cli.launching import Argument, IncludedFile, NodeProcess
+from policy_node.cli.launching import Argument, IncludedFile, NodeProcess, check_known
 
 # Launch does not end a process whose start has begun and not ended yet.
 START_S = 1.0
@@ -29,6 +31,8 @@ def launch_description(
     """Return the description of a launch file, which starts what `decide` returns for the values of its arguments."""
 
     def start(context: LaunchContext) -> list[Node | IncludeLaunchDescription]:
+        if _is_on_command_line(context):
+            check_known(context.argv, arguments)
         given = {argument.name: _value(LaunchConfiguration(argument.name).perform(context)) for argument in arguments}
         return [_action(started) for started in decide(given)]
 
@@ -61,6 +65,16 @@ def require_packages(packages: Sequence[str], debian_package: str, alternative: 
             f"{', '.join(missing)}: not found; install with `sudo apt install {debian_package}` and source ROS again"
             f"{alternative}"
         )
+
+
+def _is_on_command_line(context: LaunchContext) -> bool:
+    """Whether the command line names this launch file, and not one that includes it and may have other arguments."""
+    file = Path(context.get_locals_as_dict().get("current_launch_file_path", ""))
+    # A path, or `ros2 launch PACKAGE FILE`. The files in XML and YAML include the one in Python.
+    return any(
+        Path(word).stem == file.stem and (before == "policy_node" or Path(word).absolute().parent == file.parent)
+        for before, word in pairwise(sys.argv)
+    )
 
 
 def _value(written: str) -> str:

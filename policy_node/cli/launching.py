@@ -9,7 +9,7 @@ hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -139,6 +139,22 @@ FLEET_ARGUMENTS = (
     USE_SIM_TIME,
     *COMMON,
 )
+# What the launch system itself takes on its command line.
+_OF_LAUNCH = ("emulate_tty", "launch-prefix", "launch-prefix-filter", "sigkill_timeout", "sigterm_timeout")
+
+
+def check_known(words: Sequence[str], arguments: Sequence[Argument]) -> None:
+    """Check that a launch file has the arguments `NAME:=VALUE` of its command line; launch ignores others.
+
+    Raises
+    ------
+    ValueError
+        When there is another one.
+    """
+    known = [argument.name for argument in arguments]
+    for word in words:
+        if word.partition(":=")[0] not in (*known, *_OF_LAUNCH):
+            raise ValueError(f"{word}: there is no such argument; allowed are {', '.join(known)}")
 
 
 def policy(given: Mapping[str, str]) -> list[NodeProcess]:

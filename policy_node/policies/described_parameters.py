@@ -109,7 +109,7 @@ def described_parameters(description: TrainerDescription) -> dict[str, Described
     rate = description.values.get("control_rate_hz")
     found = {
         "control_rate_hz": DescribedParameter(rate or 50.0, "" if rate else f"{NOT_SAID}; give the rate of training"),
-        "policy.path": DescribedParameter(None if description.policy is None else str(description.policy.resolve())),
+        "policy.path": DescribedParameter(None if description.policy is None else str(description.policy)),
     }
     if description.policy is not None and description.policy.suffix != ".onnx":
         found["policy.trusted"] = DescribedParameter(None, f"{MISSING}true, if you trust the file; it can run code")

@@ -20,7 +20,7 @@ import torch
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
-from policy_node.config.files import read_file
+from policy_node.config.files import answer, read_file
 from policy_node.policies.contract import Policy, PolicyError
 from policy_node.policies.described import DescribedPolicy, description_to_texts, read_description
 from policy_node.policies.foreign import ForeignPolicy
@@ -142,21 +142,25 @@ def _read_external(tensor: Any, file: PolicyFile, contents: dict[Path, bytes]) -
     """Copy the weights of a tensor from another file, whose content is then in `contents`."""
     found = {entry.key: entry.value for entry in tensor.external_data}
     location = found.get("location", "")
-    folder = Path(file.path).resolve().parent
-    inside = PurePosixPath(location.replace("\\", "/"))
-    source = folder / inside
-    if inside.is_absolute() or ".." in inside.parts or ":" in location or folder not in source.resolve().parents:
-        raise file.error(
-            f"is refused: its weights '{tensor.name}' lie in '{location}', outside of its folder; "
-            "get it again from somebody whom you trust, or save it as one file"
-        )
+    source = Path(file.path).parent / location
     try:
+        folder = answer(file.path, Path(file.path).resolve).parent
+        inside = PurePosixPath(location.replace("\\", "/"))
+        source = folder / inside
+        is_named_inside = not (inside.is_absolute() or ".." in inside.parts or ":" in location)
+        if not (is_named_inside and folder in answer(source, source.resolve).parents):
+            raise file.error(
+                f"is refused: its weights '{tensor.name}' lie in '{location}', outside of its folder; "
+                "get it again from somebody whom you trust, or save it as one file"
+            )
         if source not in contents:
             contents[source] = read_file(source, MAX_POLICY_BYTES - sum(map(len, contents.values())))
         offset = int(found.get("offset", 0))
         length = int(found.get("length", len(contents[source]) - offset))
         if offset < 0 or length < 0 or offset + length > len(contents[source]):
             raise ValueError(f"bytes {offset} to {offset + length} of {len(contents[source])} are wanted")
+    except PolicyError:
+        raise
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"the weights '{tensor.name}' of policy file '{file.path}' cannot be read from '{source}' "

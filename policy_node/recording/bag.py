@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import CompressionMode, Reader, ReaderError, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk, write_channel, write_schema
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -392,9 +392,8 @@ def _describe(folder: Path) -> int:
         metadata = yaml.safe_load(read_file(folder / METADATA_FILE, MAX_METADATA_BYTES))["rosbag2_bagfile_information"]
         described = [topic["topic_metadata"] for topic in metadata["topics_with_message_count"]]
         hashes = {topic["name"]: topic["type_description_hash"] for topic in described}
-        custom = metadata["custom_data"]
-    # For example after a power failure.
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        custom = dict(metadata["custom_data"])
+    except Exception as error:  # a damaged file may raise anything, as after a power failure
         raise ValueError(
             f"{folder / METADATA_FILE} cannot be read ({error}); the messages are complete: delete it and "
             f"create it again with `ros2 bag reindex`"
@@ -407,7 +406,9 @@ def _describe(folder: Path) -> int:
             files.append(_File(file.name, *((reader.start_time, reader.end_time - 1) if count else (0, 0)), count))
             for each in reader.connections:
                 before = connections[each.topic].msgcount if each.topic in connections else 0
-                connections[each.topic] = each._replace(digest=hashes[each.topic], msgcount=each.msgcount + before)
+                connections[each.topic] = each._replace(
+                    digest=hashes.get(each.topic, ""), msgcount=each.msgcount + before
+                )
     _write_metadata(folder, files, list(connections.values()), custom)
     return sum(file.messages for file in files)
 
@@ -502,8 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in parser.parse_args(arguments).bags:
         try:
             print(f"{folder}: complete, {complete(folder.resolve())} messages")
-        except (ValueError, OSError, ReaderError) as error:
-            print(error, file=sys.stderr)
+        except Exception as error:  # a damaged file may raise anything
+            print(error if str(folder) in str(error) else f"{folder}: {error}", file=sys.stderr)
             status = 1
     return status
 

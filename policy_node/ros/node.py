@@ -127,6 +127,7 @@ class PolicyNode(LifecycleNode):
             self._configure()
         except Interrupted:
             self._cleanup()
+            self._diagnostics.note("unconfigured")
             self.get_logger().warning("configure was interrupted by a signal")
         except ConfigurationError as error:
             self._fail(f"configure failed:\n{error}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from io import BytesIO
@@ -62,7 +63,8 @@ def _read_csv(content: bytes, path: str, arrays: Sequence[str]) -> np.ndarray:
     first = [cell.strip() for cell in (lines or [""])[0].split(",")]
     if first == [""]:
         raise ValueError(f"'{path}' is empty")
-    names = [] if all(map(_is_number, first)) else first
+    # A comment may follow the numbers of the first row.
+    names = [] if all(map(_is_number, lines[0].partition("#")[0].split(","))) else first
     try:
         rows = np.loadtxt(lines, np.float64, delimiter=",", skiprows=1 if names else 0, ndmin=2)
     except ValueError as error:
@@ -130,7 +132,7 @@ def _read_npz(content: bytes, path: str, arrays: Sequence[str], rate_hz: float) 
     lengths = {name: stored[name].shape[:1] for name in arrays}
     if len(set(lengths.values())) > 1 or () in lengths.values():
         raise ValueError(f"'{path}' has arrays with different rows: {lengths}; take arrays of the same motion")
-    parts = [stored[name].reshape(len(stored[name]), -1) for name in arrays]
+    parts = [stored[name].reshape(len(stored[name]), math.prod(stored[name].shape[1:])) for name in arrays]
     if any(part.dtype.kind not in "fiub" for part in parts):
         raise ValueError(f"'{path}' has arrays that are no numbers")
     return np.concatenate(parts, axis=1).astype(np.float64)

@@ -20,6 +20,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.cli.child_process import ToolError
+from policy_node.ros.middleware import reports_deadlines
 from policy_node.ros.rclpy_internals import poll_topic
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
@@ -80,7 +81,8 @@ def observed_deadlines(robots: int, deadline_s: float) -> Iterator[tuple[np.ndar
     """Subscribe to the commands as the robots do.
 
     Yields the time of the first missed deadline of each robot, `[robots]` in seconds on the monotonic clock, else
-    infinity, and a function that processes events for some seconds.
+    infinity, and a function that processes events for some seconds. No deadline is missed where the middleware reports
+    none.
     """
     missed_s = np.full(robots, np.inf)
 
@@ -100,7 +102,8 @@ def observed_deadlines(robots: int, deadline_s: float) -> Iterator[tuple[np.ndar
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, deadline=Duration(seconds=deadline_s))
     for robot in range(robots):
         callbacks = SubscriptionEventCallbacks(
-            deadline=partial(on_missed, robot), incompatible_qos=partial(on_incompatible, robot)
+            deadline=partial(on_missed, robot) if reports_deadlines() else None,
+            incompatible_qos=partial(on_incompatible, robot),
         )
         topic = f"{robot_name(robot)}/{COMMAND_TOPIC}"
         node.create_subscription(Float64MultiArray, topic, _ignore, qos, event_callbacks=callbacks)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +177,19 @@ def markdown(figures: Figures) -> str:
         f"{resources['warm_up_s']:.0f} s to the end; file descriptors {resources['descriptors']['first']:.0f} → "
         f"{resources['descriptors']['last']:.0f},",
         f"  threads {resources['threads']['first']:.0f} → {resources['threads']['last']:.0f}{growth}.",
-        "- The node killed with SIGKILL: no command was sent after it; every robot had missed its deadline after",
-        f"  {node['deadline_s'] * 1e3:.0f} ms. Started again, it drove all robots after {node['restart_s']:.1f} s.",
+        f"- The node killed with SIGKILL: no command was sent after it; {missed_deadlines(node)}.",
+        f"  Started again, it drove all robots after {node['restart_s']:.1f} s.",
         f"  Ended with SIGTERM, it sent every robot the safe command within {node['end_s'] * 1e3:.0f} ms.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def missed_deadlines(node: Mapping[str, float | None]) -> str:
+    """Return when the robots noticed that the node was killed."""
+    deadline_s = node["deadline_s"]
+    if deadline_s is None:
+        return "the middleware reports no missed deadlines"
+    return f"every robot had missed its deadline after {deadline_s * 1e3:.0f} ms"
 
 
 def show(figures: Figures) -> Iterable[RenderableType]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -253,6 +254,14 @@ def intruder_process(connection: Connection, options: RobotOptions) -> None:
         publisher.publish(String(data="not a reading"))
 
 
+def _lower_priority(niceness: int) -> None:
+    """Raise the niceness of this process, and of its session, where Linux shares the CPUs by session (autogroup)."""
+    os.setsid()
+    os.nice(niceness)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 def _begin(options: RobotOptions) -> None:
     """Redirect the output to the log, ignore signals, lower the priority and start ROS."""
     with options.log.open("a") as log:
@@ -261,5 +270,5 @@ def _begin(options: RobotOptions) -> None:
     # The campaign ends its robots in order after Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(options.niceness)
+    _lower_priority(options.niceness)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

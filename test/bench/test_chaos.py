@@ -14,9 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_harness import Peer
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray
 
+from policy_node_bench.chaos import observer
 from policy_node_bench.chaos.faults import BY_NAME, FLEET_FAULTS, KINDS, Fault, plans
 from policy_node_bench.chaos.judge import SAFETY, Judge, Limits, compare_lateness, grid_phase_s, judge_ticks
 from policy_node_bench.chaos.policy import (
@@ -32,8 +37,9 @@ from policy_node_bench.chaos.policy import (
     save_policy,
     touch_numbers,
 )
-from policy_node_bench.chaos.report import judge_resources, markdown, resource_figures
+from policy_node_bench.chaos.report import judge_resources, markdown, missed_deadlines, resource_figures
 from policy_node_bench.chaos.robot import Behaviour, ReadingMessages
+from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 
 LIMITS = Limits(period_s=0.05, max_age_s=0.2, slop_s=0.03)
 # A safe command is the position of the robot.
@@ -298,6 +304,25 @@ def test_lateness_has_a_limit_and_is_compared_with_that_without_faults() -> None
     figures = compare_lateness(quiet, faults, 0.05)
     assert figures["quiet_p99"] == pytest.approx(9.9) and figures["faults_p99"] == pytest.approx(19.8)
     assert figures["limit"] == pytest.approx(12.5) and figures["noise"] == pytest.approx(4.95, abs=0.1)
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_missed_deadlines_are_observed_where_the_middleware_reports_them(
+    reports: bool, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer, "reports_deadlines", lambda: reports)
+    qos = QoSProfile(depth=1, deadline=Duration(seconds=0.1))
+    publisher = peer.node.create_publisher(Float64MultiArray, f"{robot_name(0)}/{COMMAND_TOPIC}", qos)
+    with observer.observed_deadlines(2, 0.1) as (missed_s, spin):
+        peer.spin_until(publisher.get_subscription_count, "the robot")
+        publisher.publish(Float64MultiArray())
+        spin(0.5)
+    assert np.isfinite(missed_s).tolist() == [reports, False]
+
+
+@pytest.mark.parametrize(("deadline_s", "text"), [(0.12, "after 120 ms"), (None, "reports no missed deadlines")])
+def test_the_report_names_the_missed_deadlines(deadline_s: float | None, text: str) -> None:
+    assert text in missed_deadlines({"deadline_s": deadline_s})
 
 
 @pytest.mark.over_dds

@@ -15,6 +15,7 @@ from policy_node.cli.launching import (
     POLICY_ARGUMENTS,
     Argument,
     NodeProcess,
+    check_known,
     fleet,
     onboard,
     policy,
@@ -78,6 +79,15 @@ def test_every_argument_is_declared_once_and_described(arguments: Sequence[Argum
     names = [argument.name for argument in arguments]
     assert len(names) == len(set(names))
     assert all(argument.description for argument in arguments)
+
+
+@pytest.mark.parametrize("arguments", ALL_ARGUMENTS.values(), ids=ALL_ARGUMENTS.keys())
+def test_an_argument_that_a_launch_file_does_not_have_is_refused(arguments: Sequence[Argument]) -> None:
+    known = [argument.name for argument in arguments]
+    check_known([*(f"{name}:=value" for name in known), "sigterm_timeout:=9"], arguments)
+    other = "robots" if "robot_count" in known else "robot_count"
+    with pytest.raises(ValueError, match=f"^{other}:=4: there is no such argument; allowed are .*{known[-1]}$"):
+        check_known([f"{known[0]}:=value", f"{other}:=4"], arguments)
 
 
 def test_arguments_that_set_parameters_are_empty_by_default() -> None:

@@ -96,7 +96,7 @@ def test_only_ready_robots_with_finite_actions_get_them(when_stale: str) -> None
     assert decided.held.tolist() == [False, when_stale == "hold", False, False, False]
     # `silent` is about data: faults and stops are stopped.
     assert decided.publish.tolist() == [True, when_stale != "silent", True, True, True]
-    assert decided.max_age_s == MAX_AGE_S and decided.guard_s >= 0.0
+    assert decided.max_age_s == MAX_AGE_S and 0.0 <= decided.guard_s < 60.0
 
 
 def test_the_failure_of_the_policy_is_the_reason_of_every_robot_that_was_ready() -> None:
@@ -113,10 +113,11 @@ def test_one_number_that_is_not_finite_is_enough() -> None:
         assert decide(configuration(), actions=actions(wanted)).states[0] is FAULT
 
 
-def test_a_robot_without_a_safe_command_gets_nothing_but_the_policys() -> None:
+@pytest.mark.parametrize("when_stale", ["stop", "silent"])
+def test_a_robot_without_a_safe_command_gets_nothing_but_the_policys(when_stale: str) -> None:
     safe = SAFE.copy()
     safe[:, 1] = NAN
-    decided = decide(configuration(), safe=safe)
+    decided = decide(configuration(when_stale=when_stale), safe=safe)
     assert decided.publish.tolist() == [True, False, False, False, True]
     np.testing.assert_array_equal(decided.commands[[0, 4]], WANTED[[0, 4]])
 

@@ -4,6 +4,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from onnx import TensorProto, helper
 from policy_conformance import load_trusted
 
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
-from policy_node.control.pairing import match_observations
+from policy_node.config.specs import ArraySpec
+from policy_node.control.pairing import match_observations, side_by_side
 from policy_node.policies import Policy, load_policy
 from policy_node_bench.harness.untrained import untrained_model
 
-HINT = r"observations.camera: the policy wants 4 channels, .*4 = 4 × 1, trained with VecFrameStack\(4\).*`stack: 4`"
+HINT = (
+    r"^observations\.camera: the policy wants 4 channels, and images are converted to colours with alpha; name their "
+    r"encoding, or, for 4 = 4 × 1, trained with VecFrameStack\(4\) on grey images, set `stack: 4`$"
+)
 
 
 def configuration(**camera: Any) -> Configuration:
@@ -76,3 +81,47 @@ def test_an_input_that_may_be_memory_is_said_to_be_one(tmp_path: Path) -> None:
     vector = configuration(type="std_msgs/msg/Float32MultiArray")
     with pytest.raises(ConfigurationError, match=hint):
         match_observations(vector, load_policy(tmp_path / "policy.onnx"), {"camera": None})
+
+
+def test_all_that_is_configured_is_shown_beside_what_the_policy_wants() -> None:
+    vector = {"topic": "vector", "type": "std_msgs/msg/Float64MultiArray"}
+    observations: dict[str, Any] = {
+        "camera": {"topic": "camera", "type": "sensor_msgs/msg/Image", "stack": 2, "stack_order": "newest_first"},
+        "joints": {
+            "topic": "joints",
+            "type": "sensor_msgs/msg/JointState",
+            "field": "position",
+            "joints": ["hip", "knee"],
+            "history": 3,
+        },
+        "odometry": {"topic": "odom", "type": "nav_msgs/msg/Odometry", "fields": ["twist.twist.linear.x"]},
+        "isaac": {**vector, "stack": 2, "stack_as": "isaac_lab", "stack_grouping": "by_time"},
+        "parts": {"terms": ["a", "b"], "stack": 3, "a": {**vector, "stack": 2}, "b": {"kind": "step"}},
+    }
+    several = parse_configuration(
+        {
+            "robots": ["robot"],
+            "control_rate_hz": 10.0,
+            "policy": {"path": "model.zip"},
+            "observations": {"keys": list(observations), **observations},
+            "action": {**vector, "topic": "command", "safe_command": [0.0]},
+        }
+    )
+    wanted = {"camera": ArraySpec("camera", (8, 9, 6), np.uint8, 0, 255), "x": ArraySpec("x", (2,), np.float32, -1, 1)}
+    width = len(str(wanted["camera"]))
+    assert width > max(len("policy wants"), len(str(wanted["x"])))
+    shown = side_by_side(several, SimpleNamespace(spec=SimpleNamespace(observations=wanted)))  # type: ignore[arg-type]
+    rows = [
+        ("key", "policy wants", "configured sensor"),
+        ("camera", str(wanted["camera"]), "sensor_msgs/msg/Image on camera, stack 2, newest first"),
+        ("x", str(wanted["x"]), "not configured"),
+        (
+            "joints",
+            "not there",
+            "sensor_msgs/msg/JointState on joints, field position, joints ['hip', 'knee'], history 3",
+        ),
+        ("odometry", "not there", "nav_msgs/msg/Odometry on odom, field ['twist.twist.linear.x']"),
+        ("isaac", "not there", "std_msgs/msg/Float64MultiArray on vector, stack 2 as isaac_lab, grouped by_time"),
+        ("parts", "not there", "terms a (stack 2), b, stack 3"),
+    ]
+    assert shown.splitlines() == [f"  {key:<8}  {spec:<{width}}  {sensor}" for key, spec, sensor in rows]

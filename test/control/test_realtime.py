@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moody import MoodyFleet, moody_parameters, save_moody
@@ -111,6 +112,19 @@ def test_no_setting_changes_unless_it_is_configured(monkeypatch: pytest.MonkeyPa
     for name in ("sched_setscheduler", "sched_setaffinity"):
         monkeypatch.setattr(os, name, pytest.fail)
     apply_realtime(realtime())
+
+
+def test_the_settings_are_those_of_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    for name in ("sched_setscheduler", "sched_setaffinity"):
+        monkeypatch.setattr(os, name, lambda *given, name=name: calls.append((name, *given)))
+    apply_realtime(realtime(cpus=(0, 2)))
+    apply_realtime(realtime(PRIORITY))
+    (affinity, (name, thread, policy, parameters)) = calls
+    # 0 is the calling thread.
+    assert affinity == ("sched_setaffinity", 0, (0, 2))
+    assert (name, thread, policy) == ("sched_setscheduler", 0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK)
+    assert parameters.sched_priority == PRIORITY
 
 
 def test_the_shortest_switch_interval_holds_in_any_order_of_exits() -> None:

@@ -4,6 +4,7 @@
 
 import math
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from policy_node.control import timing
 from policy_node.control.timing import (
+    POLL_S,
     Schedule,
     SteadyClock,
     TickRecord,
@@ -88,6 +91,21 @@ def test_the_steady_clock_never_returns_before_the_deadline():
     assert clock.wait_until(deadline_ns - 10**9)
 
 
+def test_the_steady_clock_sleeps_until_the_deadline_with_a_look_at_the_end_in_between(monkeypatch):
+    slept_s = []
+    now = SimpleNamespace(ns=10**9)
+
+    def sleep(duration_s):
+        slept_s.append(duration_s)
+        now.ns += round(duration_s * 1e9)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic_ns=lambda: now.ns, sleep=sleep))
+    assert SteadyClock().wait_until(now.ns + round(2.5 * POLL_S * 1e9))
+    assert slept_s == pytest.approx([POLL_S, POLL_S, POLL_S / 2])
+    assert SteadyClock().wait_until(now.ns) and len(slept_s) == 3
+    assert SteadyClock().wait_until(now.ns + 1) and slept_s[3] == 1e-9
+
+
 def test_an_ended_wait_returns_false():
     stopping = threading.Event()
     clock = SteadyClock(stopping)
@@ -112,6 +130,14 @@ def test_statistics_forget_the_oldest_records_but_count_all():
         statistics.add(record(missed=number))
     records, ticks, missed = statistics.collect()
     assert ([entry.missed for entry in records], ticks, missed) == ([2, 3, 4], 5, 10)
+
+
+def test_statistics_keep_the_ticks_of_minutes():
+    statistics = TickStatistics()
+    for number in range(10_001):
+        statistics.add(record(missed=number))
+    records, _, _ = statistics.collect()
+    assert [records[0].missed, len(records)] == [1, 10_000]
 
 
 def test_statistics_lose_nothing_between_threads():

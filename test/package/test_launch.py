@@ -439,10 +439,9 @@ def test_a_launch_ends_with_its_node_so_that_systemd_starts_both_again(launch: C
 
 
 def refused(*arguments: str) -> str:
-    """Return the output of a launch that ends with an error."""
-    done = subprocess.run(
-        ["ros2", "launch", "policy_node", *arguments], capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    """Return the output of a launch that ends with an error; the first argument is a file, or its path."""
+    package = [] if Path(arguments[0]).is_absolute() else ["policy_node"]
+    done = subprocess.run(["ros2", "launch", *package, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     return done.stdout + done.stderr
 
@@ -450,6 +449,25 @@ def refused(*arguments: str) -> str:
 def test_an_invalid_argument_ends_the_launch() -> None:
     said = refused("onboard.launch.py", PARAMS_FILE, "priority:=high")
     assert "priority:=high: give a whole number from 0 to 99" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "argument"), [("demo.launch.py", "robots:=4"), ("policy.launch.xml", "robot_count:=4")]
+)
+def test_an_unknown_argument_ends_the_launch(file: str, argument: str) -> None:
+    said = f"{argument}: there is no such argument; allowed are params_file, "
+    assert said in refused(file, PARAMS_FILE, argument)
+    assert said in refused(str(installed("launch", file)), PARAMS_FILE, argument)
+
+
+def test_an_including_launch_file_has_arguments_of_its_own(tmp_path: Path) -> None:
+    parent = tmp_path / "policy.launch.xml"
+    file = installed("launch", "policy.launch.py")
+    parent.write_text(
+        f'<launch><arg name="mine" default="a"/><include file="{file}"><arg name="params_file" value="$(var mine)"/>'
+        "</include></launch>"
+    )
+    assert "params_file:=missing.yaml: there is no such file" in refused(str(parent), "mine:=missing.yaml")
 
 
 @pytest.mark.parametrize("file", [*POLICY_FILES, "demo.launch.py"])

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from policy_conformance import ROBOTS, PolicyConformance, example_observations, load_trusted
 from torch import nn
 
+from policy_node.config import files
 from policy_node.config.schema import parse_configuration
 from policy_node.config.specs import ArraySpec, DiscreteSpec
 from policy_node.control.pairing import policy_interface
@@ -669,6 +671,20 @@ def test_weights_beside_an_onnx_file_are_read_and_hashed(tmp_path):
     (tmp_path / "policy.data").unlink()
     with pytest.raises(PolicyError, match=r"cannot be read from .*copy that file too"):
         load_trusted(file)
+
+
+def test_weights_on_a_file_system_that_does_not_answer_are_given_up(tmp_path, monkeypatch):
+    file = with_external_weights(tmp_path, "policy.data", tmp_path / "policy.data")
+    answered = threading.Event()
+    resolve = Path.resolve
+    # No test can mount a server that is gone.
+    monkeypatch.setattr(files, "STALL_S", 0.05)
+    monkeypatch.setattr(Path, "resolve", lambda path: answered.wait() if path.suffix == ".data" else resolve(path))
+    try:
+        with pytest.raises(PolicyError, match=r"cannot be read from '.*policy\.data' \(its file system did not answer"):
+            load_trusted(file)
+    finally:
+        answered.set()
 
 
 @pytest.mark.parametrize("location", ["../secret", "{absolute}", "link/secret", "..\\secret"])

@@ -500,6 +500,9 @@ def test_a_folder_that_does_not_answer_is_given_up(
     try:
         with pytest.raises(PolicyError, match=r"its file system did not answer for 0\.05 s; (mount it again|name the)"):
             find_description(policy)
+        if system_call == "resolve":
+            with pytest.raises(PolicyError, match=r"its file system did not answer for 0\.05 s; mount it again"):
+                read_description(policy.with_suffix(".yaml"))
     finally:
         answered.set()
 

@@ -216,7 +216,6 @@ def test_each_activation_records_a_new_bag(model: Model, peer: Peer, start_node:
 
 
 @pytest.mark.slow
-@pytest.mark.both_distributions
 def test_a_full_disk_ends_the_recording_while_the_node_drives_on(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

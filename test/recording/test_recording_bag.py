@@ -80,7 +80,7 @@ def test_invalid_values_of_a_tick_are_refused(key, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "[" * 100_000, '{"action.low": [Infinity]}', '{"action.low": 1.0}', '{"action.ramp_s": 1.0}'],
+    ["", "5", "[" * 5_000, '{"action.low": [Infinity]}', '{"action.low": 1.0}', '{"action.ramp_s": 1.0}'],
     ids=lambda text: text[:30],
 )
 def test_invalid_limits_of_a_tick_are_refused(text):
@@ -217,7 +217,10 @@ def test_a_split_bag_that_was_cut_off_is_completed(tmp_path, current):
     assert complete(folder) == len(kept)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "rosbag2_bagfile_information: {version: 9}"])
+DESCRIBED = "rosbag2_bagfile_information: {topics_with_message_count: [], custom_data: 5}"
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[" * 100_000, DESCRIBED, "rosbag2_bagfile_information: {version: 9}"])
 def test_messages_are_completed_without_metadata(tmp_path, text):
     written = write(tmp_path / "bag", 5, 5)
     metadata = tmp_path / "bag" / "metadata.yaml"
@@ -240,6 +243,10 @@ def test_a_bag_is_completed_from_the_command_line(tmp_path, capsys):
     (tmp_path / "bag" / "bag.mcap").write_bytes(b"something else")
     assert main([str(tmp_path / "bag")]) == 1
     assert "is not an MCAP file" in capsys.readouterr().err
+    magic = b"\x89MCAP0\r\n"
+    (tmp_path / "bag" / "bag.mcap").write_bytes(magic + bytes(100) + magic)
+    assert main([str(tmp_path / "bag")]) == 1
+    assert str(tmp_path / "bag") in capsys.readouterr().err
 
 
 # Writes until the file may not grow any more, and says how many messages it had flushed before.

@@ -52,7 +52,6 @@ def make_policy(kind: str, folder: Path) -> tuple[Path, int]:
     return file, stack
 
 
-@pytest.mark.both_distributions
 @pytest.mark.parametrize("kind", [pytest.param("frame stack", marks=pytest.mark.slow), "memory"])
 def test_a_recorded_drive_replays_to_the_sent_commands(
     kind: str, rovers: None, peer: Peer, start_node: Callable[..., Any], tmp_path: Path

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Activation of a node in this process that a signal interrupts."""
+"""Transitions of a node in this process that a signal interrupts."""
 
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from geometry_msgs.msg import Twist
 from loop_rig import save_echo
 from moody import moody_parameters
-from node_harness import Peer
+from node_harness import Diagnostics, Peer
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -43,3 +43,20 @@ def test_a_signal_during_the_activation_leaves_the_robots_alone(
         destroy_last_node(node)
     peer.spin_for(0.2)
     assert not commands
+
+
+def test_after_an_interrupted_configure_the_diagnostics_show_an_unconfigured_node(peer: Peer, tmp_path: Path) -> None:
+    parameters = moody_parameters(save_echo(tmp_path / "policy.pt"), ["robot"])
+    stopping = threading.Event()
+    stopping.set()
+    diagnostics = Diagnostics(peer)
+    node = PolicyNode(stopping, parameter_overrides=[Parameter(key, value=value) for key, value in parameters.items()])
+    try:
+        peer.spin_until(lambda: node.count_subscribers("/diagnostics"), "the subscription")
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        shown = lambda: [status.message for array in diagnostics.arrays for status in array.status]  # noqa: E731
+        peer.spin_until(lambda: any(text.startswith("configuring") for text in shown()), "the transition")
+        peer.spin_until(lambda: shown()[-1] == "unconfigured: no robot is driven", "the end of the transition")
+    finally:
+        node.stop()
+        destroy_last_node(node)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.both_distributions
 Simulation = subprocess.Popen[str]
 
 
-@pytest.fixture(scope="module", params=["rmw_zenoh_cpp", "rmw_unknown_cpp"])
+@pytest.fixture(scope="module", params=["rmw_zenoh_cpp", pytest.param("rmw_unknown_cpp", marks=pytest.mark.slow)])
 def without_deadlines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the command that runs the one after it on a middleware that has no more than rmw_zenoh_cpp has."""
     compiler = shutil.which("cc")

@@ -120,14 +120,12 @@ def test_warnings_of_a_policy_go_to_the_ros_log_without_source(start_node: Start
     assert "UserWarning" not in process.text and "warn(" not in process.text
 
 
-@pytest.mark.both_distributions
 def test_an_unreadable_parameter_file_is_reported_without_a_traceback(model: Model, start_node: StartNode) -> None:
     process = start_node(parameters_of(model()[0], ROBOTS, {"action.table": [0.3, 0, 1.0]}))
     process.wait_for("policy_node cannot start: .*give all numbers of a list a decimal point, or none")
     assert "Traceback" not in process.text
 
 
-@pytest.mark.both_distributions
 def test_a_missing_home_folder_is_explained(model: Model, start_node: StartNode) -> None:
     without_home = ["env", "-u", "HOME", "-u", "ROS_HOME", "-u", "ROS_LOG_DIR"]
     process = start_node(parameters_of(model()[0], ROBOTS, {}), wrapper=without_home)

@@ -35,7 +35,6 @@ class Operator(LifecycleClient):
         return response.message
 
 
-@pytest.mark.both_distributions
 def test_a_stop_holds_through_all_states_until_it_is_resumed(moody: Path, peer: Peer, start_node: StartNode) -> None:
     process = start_node(moody_parameters(moody, ROBOTS, autostart=False))
     operator = Operator(peer, process.full_name)
@@ -88,7 +87,7 @@ def test_an_operator_stops_robots_while_the_tick_hangs(moody: Path, peer: Peer, 
     peer.spin_until(lambda: all(fleet.commands.values()), "safe commands")
     assert fleet.is_safe()
     # The command of the tick that hung is not sent.
-    fleet.live(lambda: len(fleet.commands["robot_1"]) > 10, "commands after the tick")
+    fleet.live(lambda: fleet.commands["robot_1"], "the command of the tick")
     for robot in ROBOTS:
         assert {tuple(command_values(command)) for command in fleet.commands[robot]} == {SAFE}
     operator.ask("resume")
@@ -131,7 +130,7 @@ def test_one_robot_is_stopped_by_name(moody: Path, peer: Peer, start_node: Start
     send("stop", "robot_0")
     peer.spin_until(lambda: fleet.commands["robot_0"], "the safe command")
     assert not fleet.commands["robot_1"]
-    fleet.live(lambda: len(fleet.commands["robot_1"]) > 10, "commands after the tick")
+    fleet.live(lambda: fleet.commands["robot_1"], "the command of the tick")
     assert {tuple(command_values(command)) for command in fleet.commands["robot_0"]} == {SAFE}
     assert all(command_values(command)[0] > 0.0 for command in fleet.commands["robot_1"])
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from moody import EXHAUST, MoodyFleet, moody_parameters, save_moody
 from node_harness import PATIENCE_S, Diagnostics, LifecycleClient, NodeProcess, Peer, parameters_of
@@ -20,7 +19,6 @@ StartNode = Callable[..., NodeProcess]
 CONTROL = "policy_node: control"
 
 
-@pytest.mark.both_distributions
 def test_diagnostics_show_every_state_of_the_lifecycle(model: Model, peer: Peer, start_node: StartNode) -> None:
     diagnostics = Diagnostics(peer)
     process = start_node(parameters_of("nothing.zip", ["robot"], {"autostart": False}))

@@ -218,7 +218,6 @@ def test_a_policy_is_changed_before_the_node_drives(model: Model, peer: Peer, st
     robots.assert_driven_by(old)
 
 
-@pytest.mark.both_distributions
 def test_the_node_serves_other_requests_while_a_policy_loads(
     model: Model, peer: Peer, start_node: StartNode, tmp_path: Path
 ) -> None:

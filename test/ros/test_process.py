@@ -189,7 +189,6 @@ def driving(
     return drive
 
 
-@pytest.mark.both_distributions
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_configure_that_waits_for_a_file(
     number: signal.Signals, peer: Peer, start_node: Callable[..., NodeProcess]
@@ -244,7 +243,6 @@ def test_a_swap_to_a_file_system_that_does_not_answer_is_refused_and_the_next_on
     assert operator.set(policy__path=str(model(seed=5)[0])) == ""
 
 
-@pytest.mark.both_distributions
 def test_a_node_that_gets_no_more_memory_ends_with_safe_commands(
     driving: Callable[[str], tuple[NodeProcess, ScriptedFleet]],
 ) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rclpy.serialization import deserialize_message
 from policy_node.config.schema import parse_configuration
 from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import command_encoder
+from policy_node.ros import publishers as publishers_module
 from policy_node.ros.process import Interrupted
 from policy_node.ros.publishers import ACKNOWLEDGE_S, CommandPublishers, command_qos
 
@@ -102,15 +104,18 @@ def test_safe_commands_leave_robots_without_one_alone(rig: Rig, peer: Peer) -> N
     assert rig.take() == [EACH[0], [], EACH[2]]
     (batch,) = rig.batches
     assert not batch.of_tick and before_ns <= batch.time_ns <= peer.node.get_clock().now().nanoseconds
+    assert rig.publishers.without_safe_command == ()
     # They block nothing.
     assert rig.publishers.publish(COMMANDS, EVERYBODY, 0).sent.all()
 
 
-def test_nothing_follows_the_commands_of_a_stop_until_it_ends(rig: Rig) -> None:
+def test_nothing_follows_the_commands_of_a_stop_until_it_ends(rig: Rig, peer: Peer) -> None:
     safe = COMMANDS.copy()
     safe[1, 1] = np.inf
+    before_ns = peer.node.get_clock().now().nanoseconds
     rig.publishers.stop(safe)
     assert rig.take() == [EACH[0], [], EACH[2]] and not rig.batches[-1].of_tick
+    assert before_ns <= rig.batches[-1].time_ns <= peer.node.get_clock().now().nanoseconds
     assert rig.publishers.without_safe_command == ("two",)
     assert [bool(recorder.waited_s) for recorder in rig.recorders] == [True, False, True]
     assert all(0.0 < recorder.waited_s[0] <= ACKNOWLEDGE_S for recorder in rig.recorders[::2])
@@ -121,6 +126,40 @@ def test_nothing_follows_the_commands_of_a_stop_until_it_ends(rig: Rig) -> None:
     assert rig.take() == EACH and not rig.publishers.without_safe_command
     rig.publishers.resume()
     assert rig.publishers.publish(COMMANDS, EVERYBODY, 0).sent.all() and rig.take() == EACH
+
+
+def test_nothing_is_sent_after_the_topics_are_removed(rig: Rig) -> None:
+    rig.publishers._publishers = rig._own
+    rig.publishers.destroy()
+    delivery = rig.publishers.publish(COMMANDS, EVERYBODY, 0)
+    assert not delivery.sent.any() and delivery.error is None and rig.take() == [[], [], []]
+
+
+def test_a_command_is_late_after_its_time_not_at_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishers_module, "time", SimpleNamespace(perf_counter=lambda: 100.0))
+    until_s = np.array([100.0, 99.875, 100.125])
+    delivery = rig.publishers.publish(COMMANDS, EVERYBODY, 0, until_s)
+    assert delivery.late == [1] and delivery.sent.tolist() == [True, False, True]
+
+
+def test_the_wait_for_the_last_commands_ends_for_all_robots_together(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = iter([100.0, 100.0, 100.0 + ACKNOWLEDGE_S / 2, 101.0])
+    monkeypatch.setattr(
+        publishers_module, "time", SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: next(now_s))
+    )
+    rig.publishers.stop(COMMANDS)
+    assert [recorder.waited_s for recorder in rig.recorders] == [[ACKNOWLEDGE_S], [ACKNOWLEDGE_S / 2], [0.0]]
+
+
+def test_the_node_logs_that_commands_cannot_be_sent_as_bytes(
+    peer: Peer, model: Callable[..., tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(publishers_module, "direct_send", lambda publisher, logger: logged.append(logger.name))
+    configuration = parse_configuration(parameters_of(model()[0], ROBOTS, {}))
+    encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)
+    CommandPublishers(peer.node, configuration, encoder).destroy()
+    assert logged == [peer.node.get_logger().name] * 3
 
 
 def test_a_failure_is_the_first_one_and_concerns_its_robot_only(rig: Rig) -> None:

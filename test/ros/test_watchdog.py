@@ -183,19 +183,31 @@ class ScriptedWatchdog:
     ----------
     account
         What the watchdog did: how long it waited, acted, or logged.
+    lines
+        The errors that it logged, whole.
     """
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, events: dict[float, Callable[[Watchdog], Any]], reason: str = ""
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        events: dict[float, Callable[[Watchdog], Any]],
+        reason: str = "",
+        end_s: float = 4.0,
     ) -> None:
         self.now_s = 0.0
         self.account: list[Any] = []
+        self.lines: list[str] = []
         self.error: Exception | None = None
         self._events = dict(sorted(events.items()))
+        self._end_s = end_s
         monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+        def error(text: str, **throttle: Any) -> None:
+            self.lines.append(text)
+            self.account.append(("error", text.split(";")[0]))
+
         logger = SimpleNamespace(
-            warning=lambda text, once=False: self.account.append(("warning", text, once)),
-            error=lambda text, **throttle: self.account.append(("error", text.split(";")[0])),
+            warning=lambda text, once=False: self.account.append(("warning", text, once)), error=error
         )
         self.watchdog = Watchdog(
             1.0,
@@ -219,7 +231,7 @@ class ScriptedWatchdog:
             self.now_s = next(iter(self._events))
             self._events.pop(self.now_s)(self.watchdog)
         self.now_s = end_s
-        self.watchdog._ended = end_s >= 4.0
+        self.watchdog._ended = end_s >= self._end_s
 
     def run(self) -> list[Any]:
         self.watchdog._run()
@@ -254,6 +266,62 @@ def test_a_tick_that_hangs_after_another_is_another_one_and_logged_if_the_last_l
     assert account[:7] == ["prepare", 1.0, HANGS, "act", 0.25, returned, 0.9375]
     # At 2.1875 the second tick hangs, 1.1875 s after the line about the first one.
     assert account[7:] == [*logged, *["act", 0.25] * 8]
+
+
+def test_hanging_ticks_that_were_not_logged_are_counted_in_the_next_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "REPEAT_S", 3.5)
+    # Each tick takes 1.0625 s and hangs from one second on; at 4.5 the last line is 3.5 s old.
+    events = {0.0: BEGIN, 1.0625: END, 1.125: BEGIN, 2.1875: END, 2.25: BEGIN, 3.3125: END, 3.5: BEGIN, 9.0: END}
+    scripted = ScriptedWatchdog(monkeypatch, events, end_s=5.0)
+    scripted.run()
+    first, second = scripted.lines
+    assert first.endswith("raise watchdog.timeout_s")
+    assert second.endswith("; 2 other ticks hung since the last such line")
+    # They count once.
+    scripted = ScriptedWatchdog(monkeypatch, {**events, 5.0: END, 5.0625: BEGIN, 10.0: END}, end_s=9.0)
+    scripted.run()
+    assert scripted.lines[:2] == [first, second] and scripted.lines[2] == first
+
+
+def test_a_tick_that_hangs_for_long_is_logged_however_old_the_last_line_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "LONG_S", 2.0)
+    scripted = ScriptedWatchdog(monkeypatch, {0.0: BEGIN, 1.125: END, 1.25: BEGIN, 9.0: END}, end_s=4.0)
+    account = scripted.run()
+    lines = [index for index, entry in enumerate(account) if entry == HANGS]
+    waited_s = [sum(entry for entry in account[:index] if isinstance(entry, float)) for index in lines]
+    # The second one hangs from 2.25 on, for long from 3.25 on.
+    assert waited_s == [1.0, 3.25]
+
+
+def test_it_does_not_act_after_its_end_although_a_tick_hangs(acts: Acts) -> None:
+    watchdog = make_watchdog(acts, timeout_s=0.05)
+    watchdog.begin_tick()
+    assert acts.acted.wait(PATIENCE_S)
+    watchdog.end()
+    count = acts.count
+    acts.acted.clear()
+    assert not acts.acted.wait(0.1) and acts.count == count
+
+
+def test_the_end_does_not_wait_for_an_act_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "END_S", 0.05)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go_on.wait(PATIENCE_S)
+
+    watchdog = Watchdog(0.05, 0.01, hang, get_logger("watchdog"))
+    watchdog.start()
+    watchdog.begin_tick()
+    assert begun.wait(PATIENCE_S)
+    ends = threading.Thread(target=watchdog.end)
+    ends.start()
+    ends.join(PATIENCE_S / 2)
+    has_ended = not ends.is_alive()
+    go_on.set()
+    ends.join()
+    assert has_ended
 
 
 def test_a_failure_to_act_is_logged_and_the_next_attempt_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,24 @@ def test_each_robot_keeps_its_own_frames_in_their_order(account: Account, device
         np.testing.assert_array_equal(batch.push(reset)["policy"].cpu().numpy(), account.expected())
 
 
+class OnDevice(torch.Tensor):
+    """A tensor in main memory that is taken for one of a GPU, where steps are shifted in another way."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def test_steps_are_shifted_on_a_gpu_as_in_main_memory(account: Account) -> None:
+    batch = account.batch("cpu")
+    history = batch._histories["policy"]
+    assert history._stacked is not None
+    history._shift = history._make_shift(history._stacked.as_subclass(OnDevice))  # type: ignore[arg-type]
+    for reset in RESETS:
+        account.add(account.stage(batch), reset)
+        np.testing.assert_array_equal(batch.push(reset)["policy"].numpy(), account.expected())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_an_episode_that_begins_again_leaves_the_frames_of_others(account: Account, device: str) -> None:
     batch = account.batch(device)

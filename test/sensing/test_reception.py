@@ -4,11 +4,14 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy_node.config.package_files import share_path
+from policy_node.sensing import reception as reception_module
 from policy_node.sensing.reception import Reception, SensorKind
 
 CAMERA = SensorKind("image", "camera/image_raw", is_image=True, depth=2, max_age_s=0.2)
@@ -258,3 +261,120 @@ def test_a_topic_that_robots_share_is_counted_once_and_concerns_all_of_them() ->
     (finding,) = reception.findings()
     assert finding.robots == ("one", "two")
     assert "27 of 37 messages" in finding.text
+
+
+# The texts for operators, and the limits.
+
+
+@pytest.fixture
+def at_100_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reception begin at 100 s."""
+    monkeypatch.setattr(reception_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
+
+
+def texts(reception: Reception, now_s: float = 102.5) -> list[str]:
+    return [str(finding) for finding in reception.findings(now_s)]
+
+
+def test_lost_messages_are_told_in_words(at_100_s: None) -> None:
+    reception = reception_of(CAMERA, TOUCH)
+    for sequence in range(0, 40, 4):
+        tick(reception, [sequence], robot=1)
+        tick(reception, [], robot=1)
+    for robot in range(3):
+        tick(reception, range(0, 18, 2), robot, sensor=1)
+    profile = share_path("config", "fastdds.xml")
+    assert texts(reception) == [
+        "image: 27 of 37 messages on camera/image_raw were lost on their way within 2.5 s (73%; two), a new one came "
+        "at 50% of the ticks; where the images are published with Fast DDS, start the publishers with "
+        f"FASTRTPS_DEFAULT_PROFILES_FILE={profile} (its default settings lose large messages), or publish compressed "
+        "or smaller images, or fewer of them",
+        "touch: 24 of 51 messages on touch were lost on their way within 2.5 s (47%; all 3 robots), a new one came at "
+        "100% of the ticks; see that network and CPUs are not overloaded, publish at a lower rate, or reliably",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_s", "remedy"),
+    [
+        (TOUCH, 0.25, "see that the clocks agree and that the publisher stamps the time of the measurement"),
+        (TOUCH, 3600.0, "see that the clocks agree and that the publisher stamps the time of the measurement"),
+        (
+            CAMERA,
+            0.25,
+            "see that the clocks agree and that the publisher stamps the time of the measurement, publish compressed "
+            "or smaller images, or fewer of them",
+        ),
+        (
+            CAMERA,
+            3600.5,
+            "their stamps are simulated or recorded time: start the node with use_sim_time: true, and a /clock",
+        ),
+    ],
+)
+def test_late_messages_are_told_in_words(at_100_s: None, kind: SensorKind, age_s: float, remedy: str) -> None:
+    reception = reception_of(kind)
+    for sequence in range(12):
+        tick(reception, [sequence], age_s=age_s if sequence % 3 == 0 else 0.2)
+    assert texts(reception) == [
+        f"{kind.name}: 4 of 12 messages on {kind.topic} within 2.5 s were {age_s:.3f} s old on average when they "
+        f"arrived (one), but 0.200 s are allowed; {remedy}"
+    ]
+
+
+def test_two_publishers_are_told_in_words(at_100_s: None) -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(10):
+        for publisher in (b"left", b"right"):
+            reception.streams[2][0].arrived(sequence, publisher, 0)
+        reception.streams[2][0].tick_ended()
+    (finding,) = reception.findings(102.5)
+    assert str(finding) == (
+        "touch: two publishers take turns on touch (three); the policy sees one, then the other: stop one of them, or "
+        "give it another topic"
+    )
+    # One of three robots.
+    assert finding.fraction == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("late", "received", "is_found"), [(3, 150, True), (3, 151, False), (2, 2, False)])
+def test_few_messages_and_small_shares_are_no_problem(late: int, received: int, is_found: bool) -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(received):
+        tick(reception, [sequence], age_s=0.25 if sequence < late else 0.0)
+    assert bool(reception.findings()) is is_found
+
+
+@pytest.mark.parametrize(
+    ("robots", "named"), [(("one",), "one"), (("one", "two"), "all 2 robots"), (("one", "two", "three"), "one, two")]
+)
+def test_robots_are_named_unless_they_are_all(robots: tuple[str, ...], named: str) -> None:
+    reception = Reception(robots, [TOUCH], [[f"{robot}/touch"] for robot in robots])
+    for robot in range(min(len(robots), 2)):
+        for sequence in range(5):
+            tick(reception, [sequence], robot, age_s=0.25)
+    (finding,) = reception.findings()
+    assert f"({named})" in finding.text and finding.robots == robots[:2]
+
+
+def test_a_problem_ends_with_the_window(at_100_s: None) -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(5):
+        tick(reception, [sequence], age_s=0.25)
+    for now_s in (101.0, 102.0, 103.0, 104.0, 105.0, 105.9375):
+        (text,) = texts(reception, now_s)
+        assert f"5 of 5 messages on touch within {now_s - 100.0:.1f} s" in text
+    assert not texts(reception, 106.0)
+
+
+def test_a_problem_ends_although_findings_are_rarely_asked_for(at_100_s: None) -> None:
+    reception = reception_of(TOUCH)
+    for sequence in range(5):
+        tick(reception, [sequence], age_s=0.25)
+    assert len(texts(reception, 101.0)) == 1
+    assert not texts(reception, 200.0)
+
+
+def test_a_new_stream_has_counted_nothing() -> None:
+    (counts,) = {stream.counts() for streams in reception_of(TOUCH).streams for stream in streams}
+    assert counts == (0,) * 7

@@ -24,8 +24,11 @@ class Decoder:
     def __init__(self, parallel: bool, threads: int = 1) -> None:
         self.parallel = parallel
         self._together = threading.Barrier(threads)
+        #: Thread and length of each message that it was given.
+        self.calls: list[tuple[int, int]] = []
 
     def decode(self, message: bytes, out: np.ndarray) -> None:
+        self.calls.append((threading.get_ident(), len(message)))
         self._together.wait(PATIENCE_S)
         if not message:
             raise UnusableReading("empty")
@@ -52,15 +55,26 @@ def test_large_messages_are_decoded_at_once_where_the_decoder_allows_it():
     assert rows.ravel().tolist() == [len(LARGE) + robot for robot in range(4)]
 
 
+def test_two_messages_that_are_large_together_are_decoded_at_once():
+    staging, rows = staging_of(Decoder(parallel=True, threads=2), robots=2)
+    assert staging([(0, [Sample(0, bytes(FEW_BYTES // 2))]), (1, [Sample(0, bytearray(FEW_BYTES // 2))])]) == {}
+    assert rows.ravel().tolist() == [FEW_BYTES // 2] * 2
+
+
+def test_no_more_threads_decode_than_there_are_cpus_and_each_message_once():
+    decoder = Decoder(parallel=True, threads=2)
+    staging, _ = staging_of(decoder, robots=6)
+    assert staging([(robot, [Sample(0, LARGE + bytes(robot))]) for robot in range(6)]) == {}
+    assert len({thread for thread, _ in decoder.calls}) == 2
+    assert sorted(length for _, length in decoder.calls) == [len(LARGE) + robot for robot in range(6)]
+
+
 @pytest.mark.parametrize(("parallel", "message"), [(False, LARGE), (True, b"small")])
 def test_others_are_decoded_in_the_calling_thread(parallel, message):
-    here = []
     decoder = Decoder(parallel)
-    decode = decoder.decode
-    decoder.decode = lambda *arguments: (here.append(threading.get_ident()), decode(*arguments))  # type: ignore
     staging, rows = staging_of(decoder, robots=3)
     assert staging([(robot, [Sample(0, message)]) for robot in (0, 2)]) == {}
-    assert set(here) == {threading.get_ident()}
+    assert {thread for thread, _ in decoder.calls} == {threading.get_ident()}
     assert rows.ravel().tolist() == [len(message), 0, len(message)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.sensing.samples import Sample, SampleRing
-from policy_node.sensing.synchroniser import RobotState, Selection, select, with_newest, with_silent
+from policy_node.sensing.synchroniser import RobotState, Selection, old_reason, select, with_newest, with_silent
 
 NAMES = ("image", "touch", "odom")
 SLOP_NS = 30
@@ -166,6 +166,29 @@ def test_stamps_of_simulated_time_are_named_as_such(now_s: float, says_so: bool)
     reason = choose(rings_of([12_250_000_000]), round(now_s * 1e9)).reason
     assert ("12.250 s, is simulated time" in reason and "use_sim_time: true" in reason) is says_so
     assert ("s old" in reason) is not says_so
+
+
+DAY_NS = 86_400 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "now_ns", "reason"),
+    [
+        (0, 10**18, "touch: its header stamp is zero; the publisher must set it to the time of the measurement"),
+        (1, 2 * 10**9 + 1, "touch: is 2.000 s old, its max_age_s allows 0.500 s"),
+        (
+            30 * DAY_NS - 1,
+            365 * DAY_NS + 1,
+            "touch: its stamp, 2592000.000 s, is simulated time, but this node runs in real time; start the node with "
+            "use_sim_time: true",
+        ),
+        # A stamp of the first year of Unix time, and a simulation that lasts a year.
+        (30 * DAY_NS, 365 * DAY_NS + 1, "touch: is 28944000.000 s old, its max_age_s allows 0.500 s"),
+        (30 * DAY_NS - 1, 365 * DAY_NS, "touch: is 28944000.000 s old, its max_age_s allows 0.500 s"),
+    ],
+)
+def test_old_readings_are_told_in_words(stamp_ns: int, now_ns: int, reason: str) -> None:
+    assert old_reason("touch", stamp_ns, now_ns - stamp_ns, "its max_age_s", 500_000_000) == reason
 
 
 def test_a_clock_that_runs_ahead_makes_no_reading_fresher_than_it_is():

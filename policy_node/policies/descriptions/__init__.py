@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,10 @@ def _read_known(path: Path) -> TrainerDescription | None:
     """Return the description in a file, None if it is of no known kind; raises as `read_description`."""
     try:
         content = read_file(path, MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_POLICY_BYTES)
-        return next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
+        found = next((kind.read(content, path) for kind in DESCRIPTIONS if kind.matches(content)), None)
+        if found is None or found.policy is None:
+            return found
+        return replace(found, policy=answer(found.policy, found.policy.resolve))
     except OSError as error:
         reason = reason_and_remedy(error, "give the path of a description")
         raise PolicyError(f"description '{path}' cannot be read: {reason}") from error
