@@ -18,6 +18,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from policy_node.config.schema import ActionConfiguration, Configuration
+from policy_node.control.realtime import name_thread
 from policy_node.control.tick import FleetTick
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.messages.reading import UnusableReading
@@ -118,6 +119,7 @@ class Preview:
         self._node.destroy_publisher(self._publisher)
 
     def _run(self) -> None:
+        name_thread("preview")
         period_s = IDLE_PERIOD_S
         while not self._ended.wait(period_s):
             try:
