@@ -4,6 +4,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -144,9 +146,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path,
 @pytest.fixture
 def start_page() -> Iterator[Callable[..., tuple[Any, str]]]:
     """Return a function that starts `policy_monitor --web` and returns the process and the address of the page."""
-    import subprocess
-    import sys
-
     from node_harness import end
 
     started = []
