@@ -1,6 +1,7 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the fleet in the simulated arena, results in demo_output/      make demo ROBOTS=16 DURATION_S=60
+# make demo WEB=1   the same for ten minutes, with a page of the fleet in the browser; Ctrl-C ends it
 # make test   linters, types and the tests: with ROS 2 Kilted, and those that depend on ROS once more with Jazzy
 # make test-all   this, then the slow tests, many more examples of the property-based ones, and all others with Jazzy
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
@@ -12,7 +13,8 @@
 
 PYTHON ?= python3
 ROBOTS ?= 4
-DURATION_S ?= 30
+WEB ?=
+DURATION_S ?= $(if $(WEB),600,30)
 # For `make mutants`: a subpackage or module below policy_node that pyproject.toml lists.
 MODULE ?=
 PYTEST_FLAGS ?=
@@ -34,7 +36,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
-	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S)
+	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S) $(if $(WEB),--web)
 
 # All run, also after failures. The linters need one core for a minute in a new clone; their findings come last.
 test: $(VENV)/test.stamp
@@ -52,7 +54,7 @@ test-jazzy: $(JAZZY_VENV)/test.stamp
 	$(JAZZY_VENV)/bin/$(PYTEST) -m "both_distributions and not slow" $(PYTEST_FLAGS)
 
 # What `make test` leaves out. The plugin of Hypothesis marks its tests.
-test-slow: $(VENV)/test.stamp $(JAZZY_VENV)/test.stamp
+test-slow: $(VENV)/test.stamp $(VENV)/browser.stamp $(JAZZY_VENV)/test.stamp
 	HYPOTHESIS_PROFILE=large $(VENV)/bin/$(PYTEST) -m "slow or hypothesis" $(PYTEST_FLAGS); kilted=$$?; \
 	$(JAZZY_VENV)/bin/$(PYTEST) -m "slow or not both_distributions" $(PYTEST_FLAGS) && exit $$kilted
 
@@ -67,9 +69,10 @@ docs: $(VENV)/docs.stamp
 	rm -rf doc/api
 	$(VENV)/bin/sphinx-build --builder html --fail-on-warning --keep-going --quiet doc doc/_build
 
-# Measures and writes doc/parity.md and doc/export.md. A test run never writes them.
-pages: $(VENV)/test.stamp
+# Measures and writes doc/parity.md and doc/export.md, and takes the picture doc/monitor.png. A test run never writes them.
+pages: $(VENV)/test.stamp $(VENV)/browser.stamp
 	$(VENV)/bin/pytest -q --write-pages test/policies/test_parity.py test/cli/test_export.py
+	$(VENV)/bin/pytest -q --write-pages -k picture test/cli/test_web_page.py
 
 # Continues where the last run ended; `rm -r mutants` starts again. Prints the mutants that no test noticed.
 mutants: $(VENV)/mutants.stamp
@@ -79,13 +82,18 @@ mutants: $(VENV)/mutants.stamp
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,rover,bags]"
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,rover,bags,web]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh
 	@echo "installing the tools of the tests into $(VENV)"
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,bench,test]"
 	@test/gazebo_tools.sh $(VENV)/gazebo
+	@touch $@
+
+$(VENV)/browser.stamp: $(VENV)/test.stamp test/browser_tools.sh
+	@echo "getting a browser for the tests of the page into $(VENV)"
+	@test/browser_tools.sh $(VENV)/browser
 	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/test.stamp

@@ -46,8 +46,11 @@ lerobot = ['lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"']
 bags = ["rosbags>=0.11,<0.12"]
 dataset = [*bags, "minari[hdf5]>=0.5"]
 
-# Linters, types and tests.
-test = ["hypothesis", "import-linter", "mypy", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
+# The page of the fleet, `policy_monitor --web`. Only youplot 1.0.0 is known to carry uPlot unchanged, see index.html.
+web = ["aiohttp>=3.9", "youplot==1.0.0"]
+
+# Linters, types and tests; those of the page in a browser need Chromium, too.
+test = ["hypothesis", "import-linter", "mypy", "playwright", "pytest", "pytest-rerunfailures", "pytest-xdist", "ruff"]
 
 # Mutation tests, `make mutants`.
 mutants = ["mutmut>=3.8"]
@@ -62,6 +65,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(include=["policy_node*"]),
+    package_data={"policy_node.cli.web": ["static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
         ("share/" + package_name, ["package.xml"]),
@@ -95,7 +99,8 @@ setup(
         "gpu": gpu,
         "docs": docs,
         "mutants": mutants,
-        "test": [*contrib, *onnx, *dataset, *test],
+        "test": [*contrib, *onnx, *dataset, *web, *test],
+        "web": web,
     },
     zip_safe=True,
     maintainer="The policy_node authors",

@@ -4,6 +4,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +38,7 @@ settings.register_profile("search", max_examples=1500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))
 
 # Fixtures that start processes which talk over DDS.
-OVER_DDS = {"launch", "lockstep", "start_node", "start_sim"}
+OVER_DDS = {"launch", "lockstep", "start_node", "start_page", "start_sim"}
 # A machine that takes the CPU from such processes can break any wait. These tests get a second try; the summary shows
 # how the first one failed. A test that shows up there again and again is wrong.
 SECOND_TRY = pytest.mark.flaky(reruns=1, only_rerun=["AssertionError", "TimeoutExpired"])
@@ -139,3 +141,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path,
         return made[kind]
 
     return get
+
+
+@pytest.fixture
+def start_page() -> Iterator[Callable[..., tuple[Any, str]]]:
+    """Return a function that starts `policy_monitor --web` and returns the process and the address of the page."""
+    from node_harness import end
+
+    started = []
+
+    def start(*options: str) -> tuple[Any, str]:
+        command = [sys.executable, "-m", "policy_node.cli.monitor", "--web", "--port", "0", *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process, process.stdout.readline().split()[-1]
+
+    yield start
+    for process in started:
+        end(process)
+        process.stdout.close()

@@ -19,6 +19,7 @@ from policy_node.cli.signal_handling import temporary_handler
 REMEDIES = {
     "rclpy": 'source a ROS 2 installation, or pip install ".[ros]" in the copy of policy_node',
     "rosbags": "pip install rosbags",
+    **dict.fromkeys(("aiohttp", "youplot"), 'pip install ".[web]" in the copy of policy_node'),
     **dict.fromkeys(
         ("matplotlib", "mujoco", "PIL", "psutil", "sb3_contrib", "tensorboard"),
         'pip install ".[rover]" in the copy of policy_node',

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Show the state of running policy nodes in a terminal, from `/diagnostics`."""
+"""Show the state of running policy nodes in a terminal, from `/diagnostics`, or on a web page."""
 
 from __future__ import annotations
 
@@ -172,14 +172,15 @@ def as_json(view: DiagnosticsView) -> dict[str, Any]:
     return {
         f"/{name}": {
             "heard_s_ago": round(now_s - node.heard_s, 3),
-            **_part_as_json(node.control),
-            "robots": {robot: _part_as_json(part) for robot, part in sorted(node.robots.items())},
+            **part_as_json(node.control),
+            "robots": {robot: part_as_json(part) for robot, part in sorted(node.robots.items())},
         }
         for name, node in sorted(view.nodes.items())
     }
 
 
-def _part_as_json(part: Part) -> dict[str, Any]:
+def part_as_json(part: Part) -> dict[str, Any]:
+    """Return diagnostics for JSON, numbers as numbers."""
     values = {key: value if key in _TEXTS else _parsed(value) for key, value in part.values.items()}
     return {"level": part.level, "message": part.message, "values": values}
 
@@ -343,6 +344,13 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--node", default="", help="full name, such as /policy_node (default: all policy nodes)")
     parser.add_argument("--once", action="store_true", help="print once and end; exit status 1 when there is no node")
     parser.add_argument("--json", action="store_true", help="print a line of JSON every second, or once with --once")
+    parser.add_argument("--web", action="store_true", help="serve a page that shows the fleet; print its address")
+    parser.add_argument("--port", type=number(int, 0, 65535), default=8080, help="of the page (default 8080; 0: free)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address at which the page is served (default 127.0.0.1: this machine only; others need a token)",
+    )
     parser.add_argument(
         "--timeout-s",
         type=number(float, 0.1, 3600),
@@ -361,7 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ros_process(arguments) as stopping:
         node = Node("policy_monitor", start_parameter_services=False)
         try:
-            return watch(DiagnosticsView(node, options.node), options, console, stopping)
+            view = DiagnosticsView(node, options.node)
+            if options.web:
+                from policy_node.cli.web.server import serve
+
+                return serve(node, view, options.host, options.port, stopping)
+            return watch(view, options, console, stopping)
         finally:
             destroy_last_node(node)
 

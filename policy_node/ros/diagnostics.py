@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Report on the node: `/diagnostics`, `~/timing`, and the lines of the log that are not about one event."""
+"""Report on the node: `/diagnostics`, `~/timing`, `~/preview`, and lines of the log that are not about one event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from policy_node.control.timing import TickRecord, column_percentiles, percentil
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
+from policy_node.ros.preview import Preview
 from policy_node.ros.process import this_host, this_process
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, OverloadLog, StateLog
@@ -170,7 +172,7 @@ class Reporter:
 
     `decoders` returns the decoder of each source, whose notices are logged once.
     `description` holds the values that change with the policy only, such as its file and device; set it again when the
-    policy is replaced.
+    policy is replaced. `deployment` returns what is deployed then.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class Reporter:
         sensors: SensorSubscriptions,
         description: dict[str, str],
         publisher: StatusPublisher,
+        deployment: Callable[[], Deployment | None],
         recording: Recording | None = None,
         decoders: Callable[[], Mapping[str, ReadingDecoder]] = dict,
     ) -> None:
@@ -213,6 +216,7 @@ class Reporter:
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
         self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
+        self._preview = Preview(node, lambda: loop.latest, deployment)
         # Real time, also in simulation: reports go on while simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
@@ -237,6 +241,7 @@ class Reporter:
         """Remove timers and publishers from the node."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
+        self._preview.end()
         self._node.destroy_publisher(self._timing)
 
     def _guarded(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -265,6 +265,7 @@ class PolicyNode(LifecycleNode):
             self.sensors,
             self.describe_policy(),
             self._diagnostics.publisher,
+            lambda: self.deployment,
             recording,
             lambda: self.deployment.decoders if self.deployment is not None else {},
         )

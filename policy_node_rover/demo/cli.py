@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rclpy.node import Node
@@ -20,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from policy_node.cli.child_process import ToolError
+from policy_node.cli.child_process import Child, ToolError
 from policy_node.cli.options import number
 from policy_node.config.package_files import share_path
 from policy_node.ros.domain import keep_to_itself
@@ -33,6 +34,9 @@ from policy_node_rover.mujoco.rendering import KINDS
 # Warn above this share of missed ticks.
 MAX_MISSED_PERCENT = 1.0
 LINE_PERIOD_S = 5.0
+PAGE = "import sys; from policy_node.cli.executables import policy_monitor; sys.exit(policy_monitor())"
+ADDRESS = "the page is at "
+POLL_S = 0.1
 
 
 class Display:
@@ -118,7 +122,7 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     errors: list[str] = []
     console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
     try:
-        with fleet:
+        with fleet, _page(options, console, stopping) if options.web else nullcontext():
             if fleet.wait_until_driving(monitor, stopping):
                 with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
                     display = Display(console, live, monitor, options.duration_s)
@@ -138,6 +142,21 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     elif not errors:
         errors.append("ended before anything was measured")
     return print_errors(console, errors)
+
+
+@contextmanager
+def _page(options: argparse.Namespace, console: Console, stopping: Callable[[], bool]) -> Iterator[None]:
+    """Serve the page of the fleet within the context, and print its address; raise ToolError if that fails."""
+    arguments = ["-c", PAGE, "--web", "--port", str(options.port)]
+    child = Child("policy_monitor", arguments, options.output / "policy_monitor.log")
+    try:
+        while ADDRESS not in child.tail() and not stopping():
+            child.check()
+            time.sleep(POLL_S)
+        console.print(child.tail(), highlight=False, soft_wrap=True)
+        yield
+    finally:
+        child.stop()
 
 
 def _node_arguments(robots: Sequence[str], model: Path | None) -> list[str]:
@@ -190,6 +209,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     # Training draws its seeds above 2**32: the policy was not trained in these layouts.
     add("--seed", type=number(int, 0, 2**31), default=1, help="seed of the layout of rover_0 (default 1)")
     add("--renderer", choices=KINDS, default="auto", help="auto: EGL if it works, else ray casting")
+    add("--web", action="store_true", help="serve the page of the fleet meanwhile (policy_monitor --web)")
+    add("--port", type=number(int, 0, 65535), default=8080, help="of the page (default 8080; 0: free)")
     add("--model", type=Path, help="policy to run (default: the one in config/rover.yaml)")
     return parser.parse_args(arguments)
 

@@ -60,7 +60,7 @@ NOT_ON_A_ROBOT = {"PIL", "google", "matplotlib", "mujoco", "psutil", "rosbags", 
 # Installed with pip, as the manifest says.
 WITHOUT_ROSDEP_KEY = {"safetensors"}
 # Only with an extra of setup.py.
-WITH_AN_EXTRA = {"minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
+WITH_AN_EXTRA = {"aiohttp", "minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 

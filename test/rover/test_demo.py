@@ -3,6 +3,7 @@
 """The demonstration: the files of a short run, and their content for a given recording."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
         assert animation.n_frames > 1
     for text in ("beacons pressed", "stamp to command", str(output / "fleet.gif")):
         assert text in demo.stdout
+
+
+@pytest.mark.over_dds
+@pytest.mark.slow
+def test_it_serves_the_page_of_the_fleet_meanwhile(tmp_path: Path) -> None:
+    model = tmp_path / "untrained.zip"
+    untrained_model(observation_space(), action_space()).save(model)
+    options = ["--robots", "1", "--duration-s", "3", "--output", str(tmp_path), "--model", str(model)]
+    demo = run_demo(*options, "--web", "--port", "0")
+    assert demo.returncode == 0, demo.stdout
+    assert "the page is at http://127.0.0.1:" in demo.stdout
+    # A port that is taken.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        demo = run_demo(*options, "--web", "--port", str(port))
+    assert demo.returncode == 1 and f"the page cannot be served at 127.0.0.1, port {port} " in demo.stdout
 
 
 @pytest.mark.slow
