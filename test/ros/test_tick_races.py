@@ -65,6 +65,20 @@ def test_a_robot_that_is_yielded_during_a_tick_gets_one_safe_command_and_no_othe
     assert rig.commands(1) == [SAFE]
 
 
+def test_the_pipeline_is_told_of_robots_of_other_nodes(rig: LoopRig) -> None:
+    """Also of one without readings, and until they come back."""
+    rig.loop.yield_robots({1: "/other"})
+    rig.readings[1] = None
+    rig.time.now_s += 2 * MAX_AGE_S
+    tick = rig.tick()
+    assert tick.owners == {1: "/other"} and tick.publish.tolist() == [True, False, True]
+    assert tick.states[1] is STOPPED and tick.reasons[1] == "/other commands it"
+    assert np.isnan(rig.pipeline.safe_commands[1]).all()
+    rig.loop.yield_robots({})
+    tick = rig.tick()
+    assert tick.owners == {} and tick.states[1] is STALE and rig.commands(1)[-1] == SAFE
+
+
 def yield_again(rig: LoopRig) -> None:
     rig.loop.yield_robots({1: "/another"})
 
