@@ -249,6 +249,19 @@ def test_the_watchdog_makes_all_robots_safe_while_a_tick_hangs(make_rig: MakeRig
     assert tick.fresh_start.all() and tick.before == ("overruled",) * 3
 
 
+def test_readings_from_before_a_tick_that_hung_drive_nobody(make_rig: MakeRig) -> None:
+    # They would still be young enough.
+    rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
+    rig.begin_tick()
+    rig.let_hang()
+    rig.watch()
+    rig.end_tick()
+    rig.sent.clear()
+    rig.readings = {}
+    assert rig.tick().states == (RobotState.WAITING,) * 3
+    assert rig.newest() == dict.fromkeys(range(3), SAFE)
+
+
 def test_the_watchdog_leaves_a_tick_alone_that_has_not_taken_too_long(rig: LoopRig) -> None:
     rig.begin_tick()
     rig.time.now_s += 0.9 * TIMEOUT_S
