@@ -284,6 +284,30 @@ def test_the_watchdog_does_not_act_on_a_tick_that_has_ended_meanwhile(rig: LoopR
     assert rig.newest() == {robot: wanted(robot) for robot in range(3)}
 
 
+def test_the_watchdog_waits_for_commands_that_are_being_sent(make_rig: MakeRig) -> None:
+    rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
+    sends, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        rig.senders[0].before = lambda: None
+        sends.set()
+        assert go_on.wait(PATIENCE_S)
+
+    rig.senders[0].before = hold
+    rig.clock.waits.clear()
+    rig.clock.released.release()
+    assert sends.wait(PATIENCE_S)
+    rig.let_hang()
+    watch = threading.Thread(target=rig.watch, daemon=True)
+    watch.start()
+    # It gets its turn after the tick, which has ended by then.
+    watch.join(0.1)
+    go_on.set()
+    watch.join(PATIENCE_S)
+    assert rig.clock.waits.wait(PATIENCE_S)
+    assert rig.sent == [(robot, wanted(robot), True) for robot in range(3)]
+
+
 def test_the_watchdog_commands_no_robot_that_may_be_another_nodes_after_a_pause(make_rig: MakeRig) -> None:
     rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
     rig.begin_tick()
