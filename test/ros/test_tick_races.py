@@ -308,6 +308,20 @@ def test_the_watchdog_waits_for_commands_that_are_being_sent(make_rig: MakeRig) 
     assert rig.sent == [(robot, wanted(robot), True) for robot in range(3)]
 
 
+def test_the_tick_ends_for_the_watchdog_before_it_may_send(rig: LoopRig) -> None:
+    """Otherwise it could overrule the next tick, for a tick that hung while its commands were sent."""
+    is_locked: list[bool] = []
+    end = rig.loop._watchdog.end_tick
+
+    def look() -> None:
+        is_locked.append(rig.loop._sending.locked())
+        end()
+
+    rig.loop._watchdog.end_tick = look  # type: ignore[method-assign]
+    rig.tick()
+    assert is_locked == [True]
+
+
 def test_the_watchdog_commands_no_robot_that_may_be_another_nodes_after_a_pause(make_rig: MakeRig) -> None:
     rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
     rig.begin_tick()
