@@ -65,6 +65,20 @@ def test_a_robot_that_is_yielded_during_a_tick_gets_one_safe_command_and_no_othe
     assert rig.commands(1) == [SAFE]
 
 
+def test_the_pipeline_is_told_of_robots_of_other_nodes(rig: LoopRig) -> None:
+    """Also of one without readings, and until they come back."""
+    rig.loop.yield_robots({1: "/other"})
+    rig.readings[1] = None
+    rig.time.now_s += 2 * MAX_AGE_S
+    tick = rig.tick()
+    assert tick.owners == {1: "/other"} and tick.publish.tolist() == [True, False, True]
+    assert tick.states[1] is STOPPED and tick.reasons[1] == "/other commands it"
+    assert np.isnan(rig.pipeline.safe_commands[1]).all()
+    rig.loop.yield_robots({})
+    tick = rig.tick()
+    assert tick.owners == {} and tick.states[1] is STALE and rig.commands(1)[-1] == SAFE
+
+
 def yield_again(rig: LoopRig) -> None:
     rig.loop.yield_robots({1: "/another"})
 
@@ -235,6 +249,19 @@ def test_the_watchdog_makes_all_robots_safe_while_a_tick_hangs(make_rig: MakeRig
     assert tick.fresh_start.all() and tick.before == ("overruled",) * 3
 
 
+def test_readings_from_before_a_tick_that_hung_drive_nobody(make_rig: MakeRig) -> None:
+    # They would still be young enough.
+    rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
+    rig.begin_tick()
+    rig.let_hang()
+    rig.watch()
+    rig.end_tick()
+    rig.sent.clear()
+    rig.readings = {}
+    assert rig.tick().states == (RobotState.WAITING,) * 3
+    assert rig.newest() == dict.fromkeys(range(3), SAFE)
+
+
 def test_the_watchdog_leaves_a_tick_alone_that_has_not_taken_too_long(rig: LoopRig) -> None:
     rig.begin_tick()
     rig.time.now_s += 0.9 * TIMEOUT_S
@@ -255,6 +282,44 @@ def test_the_watchdog_does_not_act_on_a_tick_that_has_ended_meanwhile(rig: LoopR
     assert not rig.sent
     assert rig.tick().states == (READY,) * 3
     assert rig.newest() == {robot: wanted(robot) for robot in range(3)}
+
+
+def test_the_watchdog_waits_for_commands_that_are_being_sent(make_rig: MakeRig) -> None:
+    rig = make_rig(synchronisation__max_age_s=2 * TIMEOUT_S)
+    sends, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        rig.senders[0].before = lambda: None
+        sends.set()
+        assert go_on.wait(PATIENCE_S)
+
+    rig.senders[0].before = hold
+    rig.clock.waits.clear()
+    rig.clock.released.release()
+    assert sends.wait(PATIENCE_S)
+    rig.let_hang()
+    watch = threading.Thread(target=rig.watch, daemon=True)
+    watch.start()
+    # It gets its turn after the tick, which has ended by then.
+    watch.join(0.1)
+    go_on.set()
+    watch.join(PATIENCE_S)
+    assert rig.clock.waits.wait(PATIENCE_S)
+    assert rig.sent == [(robot, wanted(robot), True) for robot in range(3)]
+
+
+def test_the_tick_ends_for_the_watchdog_before_it_may_send(rig: LoopRig) -> None:
+    """Otherwise it could overrule the next tick, for a tick that hung while its commands were sent."""
+    is_locked: list[bool] = []
+    end = rig.loop._watchdog.end_tick
+
+    def look() -> None:
+        is_locked.append(rig.loop._sending.locked())
+        end()
+
+    rig.loop._watchdog.end_tick = look  # type: ignore[method-assign]
+    rig.tick()
+    assert is_locked == [True]
 
 
 def test_the_watchdog_commands_no_robot_that_may_be_another_nodes_after_a_pause(make_rig: MakeRig) -> None:

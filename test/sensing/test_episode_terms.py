@@ -174,6 +174,26 @@ def test_a_phase_stands_at_a_share_and_may_begin_again(device: str, restarts: bo
         batch.begin_again(np.array([False, False]))
 
 
+def test_a_clock_that_began_again_goes_on_with_another_policy() -> None:
+    speed = {"topic": "speed", "type": "std_msgs/msg/Int32"}
+    term = {"kind": "phase", "period_s": 0.2, "phase_as": "number", "stop_below": 0.5, "stop_restarts": True, **speed}
+    layout = layout_of(1, np.float64, {"gait": term}, sizes={"clock.gait": 1})
+    old, new = batch_of(layout, 2), batch_of(layout, 2)
+
+    def push(batch: ObservationBatch, begins: bool, *speeds: float) -> list[list[float]]:
+        for robot, value in enumerate(speeds):
+            batch.readings(robot)["clock.gait"][...] = value
+        return batch.push(np.array([begins] * 2))["clock"].tolist()
+
+    # Only the first robot stands, for three ticks.
+    for begins in (True, False, False):
+        push(old, begins, 0.0, 1.0)
+    assert push(old, False, 1.0, 1.0) == [[0.0], [pytest.approx(0.3)]]
+    push(new, True, 1.0, 1.0)
+    new.take_over(old)
+    assert push(new, False, 1.0, 1.0) == [[pytest.approx(0.1)], [pytest.approx(0.4)]]
+
+
 @pytest.fixture
 def motion(tmp_path: Path) -> dict[str, Any]:
     """Return the arrays of a motion, and the files that hold them."""
