@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,7 +19,8 @@ class _Absence(type):
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Absent
+        # As a mapping it is empty.
+        return tuple if name == "keys" else Absent
 
     def __call__(cls, *arguments: object, **named: object) -> Any:
         return Absent
@@ -27,12 +28,15 @@ class _Absence(type):
     def __getitem__(cls, key: object) -> Any:
         return Absent
 
-    def __index__(cls) -> int:
-        # Where it is a size.
-        return 1
+    def __setitem__(cls, key: object, value: object) -> None:
+        pass
 
-    def __iter__(cls) -> Iterator[Any]:
-        return iter(())
+    def __index__(cls) -> int:
+        # Where it is a size of an array: more than any index into it.
+        return 64
+
+    # With items it would be a sequence without end.
+    __iter__ = None
 
 
 class Absent(metaclass=_Absence):

@@ -161,7 +161,7 @@ class Control:
         return newest
 
     def _call(self, kind: Any, name: str, request: Any, timeout_s: float | None = None) -> Any:
-        client = self._node.create_client(kind, name)
+        client: Any = self._node.create_client(kind, name)
         self._wait(client.service_is_ready, f"{name} does not answer")
         future = client.call_async(request)
         self._wait(future.done, f"{name} did not answer", timeout_s)

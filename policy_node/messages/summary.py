@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from policy_node.messages.cdr import deserialise
@@ -29,7 +30,7 @@ def summary(raw: bytes, message_type: MessageClass) -> tuple[str, str]:
         return f"{message.width}×{message.height}", encoding
     for name, what in _LISTS.items():
         values = getattr(message, name, None)
-        if not encoding and hasattr(values, "__len__") and not isinstance(values, str):
+        if not encoding and isinstance(values, Sized) and not isinstance(values, str):
             return f"{len(values)} {what}", ""
     return _bytes(len(raw)), encoding
 

@@ -238,7 +238,7 @@ class BoundLog:
         if not new.any():
             return []
         self._logged |= new
-        names = named([self._robots[robot] for robot in np.flatnonzero(new)])
+        names = named([self._robots[robot] for robot in np.flatnonzero(new).tolist()])
         return [
             Line(
                 f"{names}: action.low or action.high changes every command; see whether action.scale, action.offset "

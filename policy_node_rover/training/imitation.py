@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from policy_node_rover.mujoco.environment import action_space, observation_space
 from policy_node_rover.training.model import MINIBATCH
@@ -198,6 +197,9 @@ class Imitation:
 
     def learn(self) -> bool:
         """Execute the remaining rounds; False when the training is to stop before their end."""
+        # Without TensorBoard this raises, which would keep `--help` from being shown.
+        from torch.utils.tensorboard import SummaryWriter
+
         run = self._run
         run.progress.start_phase(PHASE, self._steps(), run.config.imitation_steps, self._round / self._rounds)
         with SummaryWriter(run.config.output / PHASE) as log:
