@@ -63,6 +63,15 @@ def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
         assert text in demo.stdout
 
 
+@pytest.mark.over_dds
+@pytest.mark.timing
+@pytest.mark.slow
+def test_the_shipped_policy_presses_beacons(tmp_path: Path) -> None:
+    demo = run_demo("--robots", "2", "--duration-s", "20", "--output", str(tmp_path))
+    assert demo.returncode == 0, demo.stdout
+    assert json.loads((tmp_path / "summary.json").read_text())["presses"] > 0
+
+
 @pytest.mark.slow
 def test_a_policy_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("of an earlier run")
