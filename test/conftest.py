@@ -123,6 +123,30 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="session")
+def echo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of the policy of the rigs."""
+    from loop_rig import save_echo
+
+    return save_echo(tmp_path_factory.mktemp("policy") / "echo.pt")
+
+
+@pytest.fixture
+def make_rig(peer: Any, echo_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a function that makes a `loop_rig.LoopRig`; all of them are destroyed after the test."""
+    from loop_rig import LoopRig
+
+    made = []
+
+    def make(**changes: Any) -> LoopRig:
+        made.append(LoopRig(peer, echo_file, monkeypatch, **changes))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.destroy()
+
+
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
     """Return a function that gives the file of a scripted robot's model and the model itself, made once per kind."""
     from node_harness import make_model

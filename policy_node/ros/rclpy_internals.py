@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Use what rclpy does not document: take messages when the caller wants them, send serialised ones, release a node.
 
-The only module that does so. Executors of rclpy call `take_message` themselves; rclpy has no public way to take a
-message when a tick needs it. `publish_raw` is what `Publisher.publish` calls behind a lock and checks of types.
-`_state_machine` keeps a lifecycle node alive. Each is looked for before it is used. Where it is missing or has changed,
-the public way takes its place, and a warning says so.
+The only module that does so. Executors of rclpy call `take_message` and `take_event` themselves; rclpy has no public
+way to take a message or an event when a tick needs it. `publish_raw` is what `Publisher.publish` calls behind a lock
+and checks of types. `_state_machine` keeps a lifecycle node alive. Each is looked for before it is used. Where it is
+missing or has changed, the public way takes its place, and a warning says so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import QoSSubscriptionEventType, SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.logging import RcutilsLogger
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -45,7 +46,7 @@ _executors: dict[Node, Executor] = {}
 
 
 class EventsOnly(CallbackGroup):
-    """Keeps its subscriptions out of the wait set of executors, which call the handlers of their events alone."""
+    """Keeps its subscriptions out of the wait set of executors."""
 
     def can_execute(self, entity: object) -> bool:
         """Return whether an entity is anything but a subscription."""
@@ -81,7 +82,6 @@ def poll_topic(
     topic: str,
     qos: QoSProfile,
     raw: bool = False,
-    event_callbacks: SubscriptionEventCallbacks | None = None,
 ) -> tuple[Subscription, Take]:
     """Subscribe a topic without a callback.
 
@@ -93,8 +93,6 @@ def poll_topic(
         As for `Node.create_subscription`.
     raw
         Whether messages are taken as serialised bytes.
-    event_callbacks
-        Called by the executor of the node.
 
     Returns
     -------
@@ -103,7 +101,8 @@ def poll_topic(
     take
         Returns the next message and its information; None if there is none. Call it from one thread at a time.
     """
-    events = event_callbacks or SubscriptionEventCallbacks(use_default_callbacks=False)
+    # Handlers of events would wake the executor without end while a message waits: Fast DDS has one condition for both.
+    events = SubscriptionEventCallbacks(use_default_callbacks=False)
     subscription = node.create_subscription(
         message_type, topic, _never_called, qos, callback_group=EventsOnly(), raw=raw, event_callbacks=events
     )
@@ -112,6 +111,22 @@ def poll_topic(
         return subscription, take
     node.destroy_subscription(subscription)
     return _queued(node, message_type, topic, qos, raw, events)
+
+
+def poll_event(subscription: Subscription, kind: QoSSubscriptionEventType) -> Callable[[], Any] | None:
+    """Return the function that takes the newest event of a kind of a polled subscription.
+
+    Returns
+    -------
+    take
+        Returns the status of the event, with its changes since the last call; None without a change. Call it from one
+        thread at a time. None where the middleware has no such event, or rclpy no usable `EventHandle`.
+    """
+    try:
+        take: Callable[[], Any] = _rclpy.EventHandle(subscription.handle, kind).take_event
+    except (UnsupportedEventTypeError, AttributeError, TypeError):
+        return None
+    return take
 
 
 def direct_take(subscription: Subscription, logger: RcutilsLogger) -> Take | None:
@@ -200,7 +215,8 @@ def spinning(node: Node) -> Iterator[None]:
         try:
             executor.spin_once(timeout_sec=timeout_s)
         except Exception as error:  # the other callbacks go on
-            node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+            text = f"a callback failed: {type(error).__name__}: {error}"
+            node.get_logger().error(text, throttle_duration_sec=1.0)
 
     def run() -> None:
         while not ended.is_set():

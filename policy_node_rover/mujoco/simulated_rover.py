@@ -16,7 +16,7 @@ from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.duration import Duration
-from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+from rclpy.event_handler import QoSSubscriptionEventType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
@@ -26,7 +26,7 @@ from std_msgs.msg import Float64MultiArray, Int32, Int64
 from std_srvs.srv import Trigger
 
 from policy_node.ros.middleware import middleware, reports_deadlines
-from policy_node.ros.rclpy_internals import Take, poll_topic
+from policy_node.ros.rclpy_internals import poll_event, poll_topic
 from policy_node_rover.arena.description import ROVER
 from policy_node_rover.frames import PosePublisher, camera_frame, camera_info
 from policy_node_rover.mujoco.arena import Arena
@@ -45,7 +45,7 @@ RELIABLE_QOS = QoSProfile(depth=1)
 
 
 class DeadlineMonitor:
-    """Detect publishers of a topic that miss their deadline or die; the node must be spun.
+    """Detect publishers of a topic that miss their deadline or die, without an executor.
 
     This is a second subscription beside the one that takes the commands: a subscription that requests a deadline gets
     nothing from publishers that offer none, such as teleoperation or `ros2 topic pub`. Those, and publishers that offer
@@ -54,18 +54,7 @@ class DeadlineMonitor:
     """
 
     def __init__(self, node: Node, message_type: Any, topic: str, deadline_s: float) -> None:
-        self._is_commanded = self._has_event = False
-        self._take: Take | None = None
-        if reports_deadlines():
-            self._take = self._open(node, message_type, topic, Duration(seconds=deadline_s))
-        if self._take is None:
-            node.get_logger().warning(
-                f"{middleware()} reports no missed deadlines: rovers stop {COMMAND_TIMEOUT_S:g} s after their last "
-                "command",
-                once=True,
-            )
-
-    def _open(self, node: Node, message_type: Any, topic: str, deadline: Duration) -> Take | None:
+        deadline = Duration(seconds=deadline_s)
         qos = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.BEST_EFFORT,
@@ -73,27 +62,27 @@ class DeadlineMonitor:
             liveliness=LivelinessPolicy.AUTOMATIC,
             liveliness_lease_duration=deadline,
         )
-        events = SubscriptionEventCallbacks(
-            deadline=self._on_missed, liveliness=self._on_liveliness, use_default_callbacks=False
-        )
-        try:
-            return poll_topic(node, message_type, topic, qos, raw=True, event_callbacks=events)[1]
-        except UnsupportedEventTypeError:
-            return None
-
-    def _on_missed(self, missed: Any) -> None:
-        self._has_event = self._has_event or missed.total_count_change > 0
-
-    def _on_liveliness(self, changed: Any) -> None:
-        self._has_event = self._has_event or changed.not_alive_count_change > 0
+        self._is_commanded = False
+        subscription, self._take = poll_topic(node, message_type, topic, qos, raw=True)
+        kinds = QoSSubscriptionEventType
+        self._missed = poll_event(subscription, kinds.RCL_SUBSCRIPTION_REQUESTED_DEADLINE_MISSED)
+        self._changed = poll_event(subscription, kinds.RCL_SUBSCRIPTION_LIVELINESS_CHANGED)
+        if not reports_deadlines() or self._missed is None or self._changed is None:
+            node.get_logger().warning(
+                f"{middleware()} reports no missed deadlines: rovers stop {COMMAND_TIMEOUT_S:g} s after their last "
+                "command",
+                once=True,
+            )
 
     def publisher_is_lost(self) -> bool:
         """Return once for each silence whether a publisher missed its deadline or died since its newest command."""
-        if self._take is None:
-            return False
         if self._take() is not None:
             self._is_commanded = True
-        has_event, self._has_event = self._has_event, False
+        missed = self._missed() if self._missed is not None else None
+        changed = self._changed() if self._changed is not None else None
+        has_event = (missed is not None and missed.total_count_change > 0) or (
+            changed is not None and changed.not_alive_count_change > 0
+        )
         lost = self._is_commanded and has_event
         # Deadline events repeat; a publisher that is not monitored may command in the meantime.
         self._is_commanded = self._is_commanded and not lost
@@ -103,9 +92,9 @@ class DeadlineMonitor:
 class SimulatedRover:
     """One rover in its arena with its topics. Messages are taken between physics steps.
 
-    Another thread must spin the node, for its services and the events of deadlines. `monitor_deadlines` stops the rover
-    when a publisher of commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch;
-    `poses` publishes its pose. After a reset the rover stands still and is silent for `reset_pause_s`.
+    Another thread must spin the node, for its services. `monitor_deadlines` stops the rover when a publisher of
+    commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch; `poses` publishes its
+    pose. After a reset the rover stands still and is silent for `reset_pause_s`.
     """
 
     def __init__(

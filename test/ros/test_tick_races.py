@@ -3,15 +3,13 @@
 """Operators, other nodes, the watchdog and late commands against a tick that is held at the wrong moment."""
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, is_safe, save_echo, wanted
+from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, is_safe, wanted
 from moody import SAFE
-from node_harness import PATIENCE_S, Peer
+from node_harness import PATIENCE_S
 
 from policy_node.config.schema import Configuration
 from policy_node.ros.control_loop import RECENT_S
@@ -20,24 +18,6 @@ from policy_node.sensing.synchroniser import RobotState
 READY, STALE, FAULT, STOPPED = RobotState.READY, RobotState.STALE, RobotState.FAULT, RobotState.STOPPED
 
 MakeRig = Callable[..., LoopRig]
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_echo(tmp_path_factory.mktemp("policy") / "echo.pt")
-
-
-@pytest.fixture
-def make_rig(peer: Peer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRig]:
-    made: list[LoopRig] = []
-
-    def make(**changes: Any) -> LoopRig:
-        made.append(LoopRig(peer, policy, monkeypatch, **changes))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.destroy()
 
 
 @pytest.fixture

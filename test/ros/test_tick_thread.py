@@ -3,7 +3,7 @@
 """The tick thread with scripted time: simulated time, recording, limits, another policy, priority and failures."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, save_echo, wanted
+from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, wanted
 from moody import SAFE
-from node_harness import Peer
 
 from policy_node.control.tick import FleetTick
 from policy_node.ros import control_loop
@@ -24,24 +23,6 @@ from policy_node.sensing.synchroniser import RobotState
 READY, STALE, STOPPED, WAITING = RobotState.READY, RobotState.STALE, RobotState.STOPPED, RobotState.WAITING
 
 MakeRig = Callable[..., LoopRig]
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_echo(tmp_path_factory.mktemp("policy") / "echo.pt")
-
-
-@pytest.fixture
-def make_rig(peer: Peer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRig]:
-    made: list[LoopRig] = []
-
-    def make(**changes: Any) -> LoopRig:
-        made.append(LoopRig(peer, policy, monkeypatch, **changes))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.destroy()
 
 
 # Simulated time.

@@ -80,6 +80,15 @@ def test_it_serves_the_page_of_the_fleet_meanwhile(tmp_path: Path) -> None:
     assert demo.returncode == 1 and f"the page cannot be served at 127.0.0.1, port {port} " in demo.stdout
 
 
+@pytest.mark.over_dds
+@pytest.mark.timing
+@pytest.mark.slow
+def test_the_shipped_policy_presses_beacons(tmp_path: Path) -> None:
+    demo = run_demo("--robots", "2", "--duration-s", "20", "--output", str(tmp_path))
+    assert demo.returncode == 0, demo.stdout
+    assert json.loads((tmp_path / "summary.json").read_text())["presses"] > 0
+
+
 @pytest.mark.slow
 def test_a_policy_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("of an earlier run")
