@@ -21,7 +21,7 @@ from policy_node.control.memory_reserve import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
-from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
+from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics, delay_until_gap
 from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
@@ -101,6 +101,7 @@ class ControlLoop:
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
         # A tick that computes without end would block a watchdog of lower priority; it may run on any CPU.
         priority = replace(configuration.realtime, cpus=())
+        self._schedule: Schedule | None = None
         self._watchdog = Watchdog(
             configuration.watchdog_timeout_s,
             configuration.period_ns / 1e9,
@@ -147,6 +148,14 @@ class ControlLoop:
     def hanging_since_s(self) -> float | None:
         """See `Watchdog.hanging_since_s`."""
         return self._watchdog.hanging_since_s
+
+    def delay_until_gap(self, delay_s: float) -> float:
+        """See `timing.delay_until_gap`; in simulated time the delay is the given one."""
+        schedule, tick = self._schedule, self.statistics.newest
+        if schedule is None or tick is None or self.simulated:
+            return delay_s
+        tick_s = (schedule.deadline_ns - time.monotonic_ns()) / 1e9
+        return delay_until_gap(delay_s, tick_s, tick, self._configuration.period_ns / 1e9)
 
     @property
     def owners(self) -> Mapping[int, str]:
@@ -344,7 +353,7 @@ class ControlLoop:
             if not clock.wait_until(1):
                 self._pipeline.reset()
                 continue
-            schedule = Schedule(self._configuration.period_ns, clock.now_ns())
+            self._schedule = schedule = Schedule(self._configuration.period_ns, clock.now_ns())
             missed = 0
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns

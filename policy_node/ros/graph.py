@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSCompatibility, ReliabilityPolicy, qos_check_compatible
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
 
@@ -45,6 +47,24 @@ def why_silent(node: Node, robot: str, source: SourceConfiguration, robots: Sequ
     best_effort = all(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers)
     if source.reliability == "reliable" and best_effort:
         return f"{topic} is published best_effort, but observations.{source.name}.reliability is reliable"
+    return ""
+
+
+def why_unheard(node: Node, publisher: Publisher[Any]) -> str:
+    """Return which subscriber gets no message of a publisher, and why; empty when all subscribers match."""
+    topic = publisher.topic_name
+    # Counting is cheap, and mostly finds the same number.
+    if node.count_subscribers(topic) <= publisher.get_subscription_count():
+        return ""
+    wanted = f"{publisher.msg_type.__module__.split('.')[0]}/msg/{publisher.msg_type.__name__}"
+    for endpoint in node.get_subscriptions_info_by_topic(topic):
+        name = f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+        if endpoint.topic_type != wanted:
+            return f"{name} expects {endpoint.topic_type} on {topic}, but its messages are {wanted}"
+        compatibility, reason = qos_check_compatible(publisher.qos_profile, endpoint.qos_profile)
+        if compatibility == QoSCompatibility.ERROR:
+            why = reason.replace("ERROR: ", "").strip("; ")
+            return f"{name} requests another QoS on {topic} and gets no message: {why}"
     return ""
 
 
