@@ -296,6 +296,7 @@ class PolicyNode(LifecycleNode):
             "algorithm": policy.spec.algorithm,
             "device": str(policy.device),
             **self.deployment.engine.description,
+            **({"engine_session": session} if (session := self.deployment.pipeline.session) else {}),
             "rmw": middleware(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }
