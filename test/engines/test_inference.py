@@ -18,9 +18,11 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 from policy_node.config.schema import Configuration, parse_configuration
+from policy_node.config.specs import PolicySpec
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import make_inference
-from policy_node.engines import EngineSettings, bound_tick, choose_engine, in_chunks
+from policy_node.engines import EngineError, EngineSettings, choose_engine, in_chunks
+from policy_node.engines.bound_tick import BoundTick
 from policy_node.engines.inference import Inference
 from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies import Policy
@@ -300,7 +302,10 @@ def test_a_reading_of_nan_spoils_one_command_of_a_session(folder: Path) -> None:
 
 
 def test_what_one_session_cannot_hold_runs_as_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound_tick, "TOLERANCE", -1.0)
+    def differ(self: BoundTick, rng: np.random.Generator, spec: PolicySpec) -> None:
+        raise EngineError("its commands differ from those of PyTorch")
+
+    monkeypatch.setattr(BoundTick, "_compare", differ)
     configuration, policy = configuration_of("vector", LIMITS), policy_of(folder, "vector", False)
     run = choose_engine(policy, ROBOTS, EngineSettings("onnxruntime"))[0]
     inference = inference_of(configuration, run, policy)
