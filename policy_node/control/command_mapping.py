@@ -183,26 +183,50 @@ class CommandLimiter:
             self._bounds = bool(configuration.low or configuration.high)
             self._limits_change = bool(configuration.max_rate)
 
+    @property
+    def numbers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Lower and upper bound, and the largest change, `[components]` float64; `change` writes in place."""
+        return self._low, self._high, self._max_change
+
+    @property
+    def kinds(self) -> tuple[bool, ...]:
+        """Whether commands ramp, are bounded, and are limited in their change."""
+        return self._ramps, self._bounds, self._limits_change
+
     def __call__(
         self, commands: torch.Tensor, previous: torch.Tensor, start: torch.Tensor, ramp: torch.Tensor
     ) -> torch.Tensor:
         """Limit the commands, see `CommandLimits`."""
+        return self.limit(commands, previous, start, ramp, *self.numbers)
+
+    def limit(
+        self,
+        commands: torch.Tensor,
+        previous: torch.Tensor,
+        start: torch.Tensor,
+        ramp: torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        max_change: torch.Tensor,
+    ) -> torch.Tensor:
+        """Limit the commands by these `numbers`, so that an exported computation can take others."""
+
+        def clip(values: torch.Tensor) -> torch.Tensor:
+            return values.clamp(low, high) if self._bounds else values
+
         wanted = commands.double().where(commands.isfinite(), torch.nan)
-        bounded = self._clip(wanted)
+        bounded = clip(wanted)
         slowed = bounded
         if self._ramps:
-            begin = self._clip(start)
+            begin = clip(start)
             # Rounding may move the sum beyond a bound.
-            ramped = self._clip(begin + (bounded - begin) * ramp[:, None])
+            ramped = clip(begin + (bounded - begin) * ramp[:, None])
             slowed = bounded.where((ramp >= 1.0)[:, None] | start.isnan(), ramped)
         if self._limits_change:
-            sent = self._clip(previous)
-            limited = slowed.clamp(sent - self._max_change, sent + self._max_change)
+            sent = clip(previous)
+            limited = slowed.clamp(sent - max_change, sent + max_change)
             slowed = slowed.where(previous.isnan(), limited)
         usable = ~wanted.isnan()
         steps = ((wanted, bounded), (bounded, slowed))
         acted = [(usable & (after != before)).any(dim=1, keepdim=True).double() for before, after in steps]
         return torch.cat([slowed, *acted], dim=1)
-
-    def _clip(self, commands: torch.Tensor) -> torch.Tensor:
-        return commands.clamp(self._low, self._high) if self._bounds else commands

@@ -163,6 +163,11 @@ class Pipeline:
         return self._inference.policy
 
     @property
+    def session(self) -> str:
+        """See `Inference.session`."""
+        return self._inference.session
+
+    @property
     def inference_s(self) -> float:
         """Shortest time of one inference for all robots at the warm-up."""
         return self._inference.duration_s

@@ -16,6 +16,9 @@ from policy_node.control.tick import PlannedTick
 
 # Period with which a thread that waits for a distant deadline checks whether it must stop.
 POLL_S = 0.1
+# Shortest delay in control periods that `delay_until_gap` changes, and how long after a tick the gap begins.
+MIN_PERIODS = 2.5
+GAP_S = 0.001
 
 
 class Schedule:
@@ -46,6 +49,29 @@ class Schedule:
         missed = max(0, (now_ns - self.deadline_ns) // self._period_ns - 1)
         self.deadline_ns += (missed + 1) * self._period_ns
         return missed
+
+
+def delay_until_gap(delay_s: float, tick_s: float, tick: TickRecord, period_s: float) -> float:
+    """Return the delay nearest to `delay_s` after which a tick has just ended, if ticks take as long as the last one.
+
+    Work that begins then has nearly a period before it competes with a tick for the interpreter. A delay of few periods
+    stays as it is.
+
+    Parameters
+    ----------
+    delay_s
+        The wanted delay.
+    tick_s
+        Time until the next tick begins; negative during a tick.
+    tick
+        The last tick.
+    period_s
+        Control period.
+    """
+    if delay_s < MIN_PERIODS * period_s:
+        return delay_s
+    gap_s = tick_s + tick.lateness_s + tick.duration_s + GAP_S
+    return max(0.0, gap_s + round((delay_s - gap_s) / period_s) * period_s)
 
 
 class SteadyClock:
@@ -95,6 +121,8 @@ class TickStatistics:
         self._records: deque[TickRecord] = deque(maxlen=length)
         self._lock = threading.Lock()
         self._ticks = 0
+        #: The last tick; None before the first.
+        self.newest: TickRecord | None = None
         #: Ticks missed so far.
         self.missed = 0
 
@@ -102,6 +130,7 @@ class TickStatistics:
         """Record one tick; called by the tick thread."""
         with self._lock:
             self._records.append(record)
+            self.newest = record
             self._ticks += 1
             self.missed += record.missed
 

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from policy_node.config.schema import ActionConfiguration
+from policy_node.engines.bound_tick import BoundTick
+from policy_node.engines.choice import reason_of
+from policy_node.engines.tracing import EnginePolicy
 from policy_node.engines.wrapped import CapturedPolicy, capture
 from policy_node.policies.contract import Policy, State
 from policy_node.sensing.batch import ObservationBatch
@@ -45,6 +48,10 @@ class CommandLimits(Protocol):
     @property
     def is_needed(self) -> bool:
         """Whether anything is limited; may change between two ticks."""
+
+    @property
+    def kinds(self) -> tuple[bool, ...]:
+        """The kinds of limits that are computed; may change between two ticks."""
 
     def check(self, configuration: ActionConfiguration) -> None:
         """Check that `change` can set the limits of a configuration; raises ConfigurationError."""
@@ -117,6 +124,8 @@ class Inference:
         captured = isinstance(policy, CapturedPolicy)
         source = policy.source if isinstance(policy, CapturedPolicy) else policy
         self._program = DeviceProgram(source, batch, command_map, limits, robots, captured)
+        #: What one session computes, for diagnostics, see `DeviceProgram.bind`.
+        self.session = self._program.bind()
 
     def warm_up(self) -> None:
         """Run the whole batch on example observations, so that the first tick takes as long as later ones.
@@ -150,7 +159,7 @@ class Inference:
                 numbers = self._program.transfer(fresh_start, previous, start, ramp)
             else:
                 restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
-                numbers = self._program(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
+                numbers = self._program.run(restart, previous, start, ramp)
         if not self.limits.is_needed:
             nothing = np.zeros(self._robots, bool)
             return Inferred(numbers, nothing, nothing)
@@ -193,6 +202,7 @@ class DeviceProgram:
             self._host_controls = torch.zeros((robots, columns), dtype=torch.float64, pin_memory=self._pinned)
             self._controls = torch.zeros((robots, columns), dtype=torch.float64, device=self._device)
             self._rows = self._host_controls.numpy()
+        self._tick: BoundTick | None = None
         self._host_result: torch.Tensor | None = None
         self._repeat: Callable[[], torch.Tensor] | None = None
 
@@ -208,10 +218,7 @@ class DeviceProgram:
         `restart` `[robots]` bool marks the robots whose histories and memories start again; None: none. The result is
         `[robots, components]`, with limits that of `CommandLimits`; not finite where an action was not usable.
         """
-        observations = self._batch.step(restart)
-        memory = self._memory
-        if memory is not None and restart is not None:
-            memory = self._policy.reset(memory, restart)
+        observations, memory = self._step(restart)
         actions, memory = self._policy(observations, memory)
         self._keep(memory)
         self._batch.remember(actions, memory or {})
@@ -220,6 +227,39 @@ class DeviceProgram:
             # With another number of rows it is unknown which robot each belongs to.
             raise ValueError(f"its commands are {list(commands.shape)}, not {list(previous.shape)}")
         return self._limits(commands, previous, start, ramp) if self._limits.is_needed else commands
+
+    def bind(self) -> str:
+        """Make one session of network, mapping and limits where the engine can; return what it computes.
+
+        That is ``tick``, or ``network`` and the reason; empty if the engine has no session.
+        """
+        policy = self._policy
+        if not isinstance(policy, EnginePolicy) or policy.bind_tick is None or policy.robots != self._robots:
+            return ""
+        try:
+            self._tick = policy.bind_tick(self._command_map, self._limits)
+        except Exception as error:  # the parts run one after the other then
+            return f"network; {reason_of(error)}"
+        return "tick"
+
+    def run(
+        self, restart: torch.Tensor | None, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray
+    ) -> np.ndarray:
+        """Run the tick on a CPU, as one session if there is one for the present kinds of limits; see `__call__`."""
+        tick = self._tick
+        if tick is None or tick.kinds != self._limits.kinds:
+            return self(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
+        observations, memory = self._step(restart)
+        commands, actions, self._memory = tick(observations, memory, previous, start, ramp)
+        self._batch.remember(actions, self._memory or {})
+        return commands
+
+    def _step(self, restart: torch.Tensor | None) -> tuple[Mapping[str, torch.Tensor], State]:
+        """Return the observations of this step, and the memory of the robots."""
+        observations, memory = self._batch.step(restart), self._memory
+        if memory is not None and restart is not None:
+            memory = self._policy.reset(memory, restart)
+        return observations, memory
 
     def transfer(self, restart: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
         """Run the tick with arguments on the host, after the uploads of the batch were started.

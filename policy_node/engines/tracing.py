@@ -29,19 +29,24 @@ class EnginePolicy(WrappedPolicy):
     ----------
     run
         The engine, on contiguous inputs in the order of `PolicyNetwork`, without the mask.
+    bind_tick
+        Makes the `BoundTick` of the policy; None: the engine has none.
     """
 
-    def __init__(self, request: EngineRequest, engine: str, run: Run) -> None:
+    def __init__(
+        self, request: EngineRequest, engine: str, run: Run, bind_tick: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__(request.policy)
+        self.bind_tick = bind_tick
         self.engine_name = engine if request.precision == "float32" else f"{engine} {request.precision}"
         self._run = run
-        self._robots = request.robots
+        self.robots = request.robots
         self._inputs = [(key, key in request.channels_last) for key in self.spec.observations]
         self._memory = tuple(self.spec.memory)
 
     def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions and the next memory from checked arguments."""
-        if masks is not None or len(next(iter(observations.values()))) != self._robots:
+        if masks is not None or len(next(iter(observations.values()))) != self.robots:
             return self.source.act(observations, memory, masks)
         inputs = [observations[key].movedim(-3, -1) if moved else observations[key] for key, moved in self._inputs]
         inputs += [memory[name] for name in self._memory]

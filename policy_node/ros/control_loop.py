@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from rclpy.clock import Clock
+from rclpy.clock import Clock, ROSClock
 from rclpy.logging import RcutilsLogger
 
 from policy_node.config.schema import Configuration
@@ -21,7 +21,7 @@ from policy_node.control.memory_reserve import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
 from policy_node.control.tick import FleetCommands, FleetTick, Sent
-from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics
+from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics, delay_until_gap
 from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
 from policy_node.ros.publishers import CommandPublishers
@@ -90,7 +90,9 @@ class ControlLoop:
         self._subscriptions = subscriptions
         self._publishers = publishers
         self._configuration = configuration
-        self._clock = clock
+        # ROS time that is not simulated is that of the system, which Python tells several times faster than rclpy.
+        is_system = isinstance(clock, ROSClock) and not simulated
+        self._now_ns = time.time_ns if is_system else lambda: clock.now().nanoseconds
         self._stopping = threading.Event()
         # Held during a tick and while the policy is replaced.
         self._ticking = threading.Lock()
@@ -101,6 +103,7 @@ class ControlLoop:
         self._thread = threading.Thread(target=self._run, name="control_loop", daemon=True)
         # A tick that computes without end would block a watchdog of lower priority; it may run on any CPU.
         priority = replace(configuration.realtime, cpus=())
+        self._schedule: Schedule | None = None
         self._watchdog = Watchdog(
             configuration.watchdog_timeout_s,
             configuration.period_ns / 1e9,
@@ -147,6 +150,14 @@ class ControlLoop:
     def hanging_since_s(self) -> float | None:
         """See `Watchdog.hanging_since_s`."""
         return self._watchdog.hanging_since_s
+
+    def delay_until_gap(self, delay_s: float) -> float:
+        """See `timing.delay_until_gap`; in simulated time the delay is the given one."""
+        schedule, tick = self._schedule, self.statistics.newest
+        if schedule is None or tick is None or self.simulated:
+            return delay_s
+        tick_s = (schedule.deadline_ns - time.monotonic_ns()) / 1e9
+        return delay_until_gap(delay_s, tick_s, tick, self._configuration.period_ns / 1e9)
 
     @property
     def planning_s(self) -> float | None:
@@ -370,7 +381,7 @@ class ControlLoop:
             if not clock.wait_until(1):
                 self._pipeline.reset()
                 continue
-            schedule = Schedule(self._configuration.period_ns, clock.now_ns())
+            self._schedule = schedule = Schedule(self._configuration.period_ns, clock.now_ns())
             missed = 0
             while clock.wait_until(schedule.deadline_ns) and not self._stopping.is_set():
                 lateness_ns = clock.now_ns() - schedule.deadline_ns
@@ -482,9 +493,6 @@ class ControlLoop:
         self._pipeline.reset()
         # After a pause of this process other nodes may drive the robots, and the safe commands are outdated.
         return self._publishers.send_safe(self._safe_commands()).error if recent else None
-
-    def _now_ns(self) -> int:
-        return self._clock.now().nanoseconds
 
 
 def _nothing_sent(decided: FleetCommands, why: tuple[RobotState, str]) -> Sent:

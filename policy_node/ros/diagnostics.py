@@ -30,6 +30,8 @@ from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
 from policy_node.ros.preview import Preview
 from policy_node.ros.process import this_host, this_process
+from policy_node.ros.publishers import CommandPublishers
+from policy_node.ros.rclpy_internals import NO_EVENTS
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, OverloadLog, StateLog
 from policy_node.ros.subscriptions import SensorSubscriptions
@@ -39,7 +41,6 @@ from policy_node.sensing.synchroniser import RobotState
 DIAGNOSTICS_PERIOD_S = 1.0
 # Reports compete with the tick for the interpreter: those of a large fleet go out in parts, spread over the period.
 ROBOTS_PER_PART = 16
-CHANGES_PERIOD_S = 0.25
 WAITING_PERIOD_S = 5.0
 # Longest wait for the arrival of the last report.
 ACKNOWLEDGE_S = 0.2
@@ -105,7 +106,7 @@ class StatusPublisher:
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._hardware = {CONTROL: this_host()}
         self._process = this_process()
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10, event_callbacks=NO_EVENTS)
 
     def status(self, part: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
         """Return the status of a part of the node: `CONTROL` or a robot."""
@@ -181,6 +182,7 @@ class Reporter:
         configuration: Configuration,
         loop: ControlLoop,
         sensors: SensorSubscriptions,
+        commands: CommandPublishers,
         description: dict[str, str],
         publisher: StatusPublisher,
         deployment: Callable[[], Deployment | None],
@@ -191,13 +193,14 @@ class Reporter:
         self._configuration = configuration
         self._loop = loop
         self._reception = sensors.reception
+        self._commands = commands
         self.description = description
         self._recording = recording
         self._dropped = 0
         self._sensors = tuple(sources[0].name for sources in configuration.sensors)
         self._logger = node.get_logger()
         robots = len(configuration.robots)
-        self._reported_at_s = self._last_tick_s = time.monotonic()
+        self._reported_at_s = self._last_tick_s = self._searched_s = time.monotonic()
         self._reported_at_ns = node.get_clock().now().nanoseconds
         self._received = self._messages_received()
         self._process = ProcessLoad()
@@ -215,45 +218,47 @@ class Reporter:
         self._noted: set[tuple[str, str]] = set()
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
-        self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10)
+        self._timing = node.create_publisher(Float64MultiArray, "~/timing", 10, event_callbacks=NO_EVENTS)
         self._preview = Preview(node, lambda: loop.latest, deployment)
         # Real time, also in simulation: reports go on while simulated time stands still.
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [
-            node.create_timer(period_s, self._guarded(callback), clock=steady_clock)
-            for period_s, callback in (
-                (DIAGNOSTICS_PERIOD_S / self._parts, self._report),
-                (CHANGES_PERIOD_S, self._log_changes),
-                (WAITING_PERIOD_S, self._log_unheard),
-                (WAITING_PERIOD_S, self._log_several_publishers),
-            )
-        ]
+        self._timer = node.create_timer(DIAGNOSTICS_PERIOD_S / self._parts, self._act, clock=steady_clock)
 
     def report_end(self) -> None:
         """Publish why the loop ended, if it failed."""
         if self._loop.failure is not None:
             self._next_part = 0
             for _ in range(self._parts):
-                self._guarded(self._report)()
+                self._guard(self._report)
             self._publisher.wait_until_heard()
 
     def destroy(self) -> None:
         """Remove timers and publishers from the node."""
-        for timer in self._timers:
-            self._node.destroy_timer(timer)
+        self._node.destroy_timer(self._timer)
         self._preview.end()
         self._node.destroy_publisher(self._timing)
 
-    def _guarded(self, callback: Callable[[], None]) -> Callable[[], None]:
-        def guarded() -> None:
-            try:
-                callback()
-            except Exception as error:  # a failed report must not end the process that drives the robots
-                self._logger.error(
-                    f"reporting failed: {type(error).__name__}: {error}", throttle_duration_sec=WAITING_PERIOD_S
-                )
+    def _act(self) -> None:
+        """Do what is due. One timer wakes the executor for all of it, because each wake-up takes time from the tick."""
+        self._guard(self._report)
+        self._guard(self._log_changes)
+        now_s = time.monotonic()
+        if now_s - self._searched_s >= WAITING_PERIOD_S:
+            self._searched_s = now_s
+            for search in (self._log_silent, self._log_several_publishers, self._log_unheard):
+                self._guard(search)
+        # Just after a tick, because this holds the GIL.
+        self._timer.timer_period_ns = round(self._loop.delay_until_gap(DIAGNOSTICS_PERIOD_S / self._parts) * 1e9)
+        self._timer.reset()
 
-        return guarded
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Log an exception: a failed report must not end the process that drives the robots."""
+        try:
+            act()
+        except Exception as error:
+            self._logger.error(
+                f"reporting failed: {type(error).__name__}: {error}", throttle_duration_sec=WAITING_PERIOD_S
+            )
 
     def _log_changes(self) -> None:
         """Log robots whose state or reason has changed."""
@@ -273,7 +278,7 @@ class Reporter:
             else:
                 self._logger.info(line.text)
 
-    def _log_unheard(self) -> None:
+    def _log_silent(self) -> None:
         if self._loop.waits_for_clock:
             self._logger.warning("waiting for the first message of /clock, as use_sim_time is set")
             return
@@ -302,6 +307,10 @@ class Reporter:
             why = several_publishers(self._node, self._configuration.robots, source)
             if why:
                 self._warn_once_in_a_period(("several_publishers", source.name), f"{source.name}: {why}")
+
+    def _log_unheard(self) -> None:
+        for robot, why in self._commands.unheard():
+            self._warn_once_in_a_period(("unheard", robot), f"{robot}: {why}")
 
     def _warn_once_in_a_period(self, key: tuple[str, str], text: str) -> None:
         now_s = time.monotonic()

@@ -25,8 +25,11 @@ from policy_node.policies.contract import warnings_to
 from policy_node.ros.node import PolicyNode
 from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_at_once, exit_without, ros_process
 
-# Longest delay of a signal. Each wake-up takes time from the tick thread, more so with a timeout that varies.
-SPIN_TIMEOUT_S = 0.25
+# Longest wait for a callback; None: the timers of the node end it, as a signal does. Each wake-up takes time from the
+# tick thread.
+SPIN_TIMEOUT_S: float | None = None
+# Repeated failures must not take time from the tick.
+PAUSE_S = 0.25
 # Time in which requests that came during the first configure are served, before the node activates by itself.
 REQUESTS_S = 0.05
 EXITS = "exit_on_failure is true: the process ends with status 1"
@@ -52,14 +55,13 @@ _START_REMEDIES = {
 }
 
 
-def _serve(executor: SingleThreadedExecutor, node: PolicyNode, timeout_s: float = SPIN_TIMEOUT_S) -> None:
+def _serve(executor: SingleThreadedExecutor, node: PolicyNode, timeout_s: float | None) -> None:
     """Run one callback; log its exception, and drive on."""
     try:
         executor.spin_once(timeout_sec=timeout_s)
     except Exception as error:
         node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
-        # Repeated failures must not take time from the tick.
-        time.sleep(SPIN_TIMEOUT_S)
+        time.sleep(PAUSE_S)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -95,9 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         stack.callback(executor.shutdown)
         executor.add_node(node)
+        stopping.on_set = node.create_guard_condition(lambda: None).trigger
         try:
             status = _drive(executor, node, stopping)
         finally:
+            stopping.on_set = None
             stopped = _try(node, node.stop)
     status = status if stopped else 1
     exit_without(node.parameter_changes.threads, status)
@@ -137,7 +141,7 @@ def _drive(executor: SingleThreadedExecutor, node: PolicyNode, stopping: threadi
         if not stopping.is_set():
             node.trigger_activate()
     while not stopping.is_set():
-        _serve(executor, node)
+        _serve(executor, node, SPIN_TIMEOUT_S)
         if node.has_failed and node.exit_on_failure:
             node.get_logger().fatal(EXITS)
             return 1

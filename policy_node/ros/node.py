@@ -7,13 +7,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
 
 from policy_node.config.schema import ConfigurationError, named, parse_configuration, topic_of
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
@@ -34,7 +35,7 @@ from policy_node.ros.process import (
     run_interruptibly,
 )
 from policy_node.ros.publishers import CommandPublishers
-from policy_node.ros.rclpy_internals import check_executor
+from policy_node.ros.rclpy_internals import check_executor, waited_on
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 
@@ -81,6 +82,11 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         #: Sets parameters, also of the running node.
         self.parameter_changes = ParameterChanges(self)
+
+    @property
+    def subscriptions(self) -> Iterator[Subscription[Any]]:
+        """The subscriptions that executors wait on; the tick takes the messages of all others."""
+        return waited_on(super().subscriptions)
 
     @property
     def is_configured(self) -> bool:
@@ -263,6 +269,7 @@ class PolicyNode(LifecycleNode):
             configuration,
             self.loop,
             self.sensors,
+            self._commands,
             self.describe_policy(),
             self._diagnostics.publisher,
             lambda: self.deployment,
@@ -291,6 +298,7 @@ class PolicyNode(LifecycleNode):
             "algorithm": policy.spec.algorithm,
             "device": str(policy.device),
             **self.deployment.engine.description,
+            **({"engine_session": session} if (session := self.deployment.pipeline.session) else {}),
             "rmw": middleware(),
             **{f"{robot}_also_commanded_by": others for robot, others in self._claims.conflicts.items()},
         }

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from policy_node.ros.process import raise_if_interrupted, this_process
-from policy_node.ros.rclpy_internals import direct_take
+from policy_node.ros.rclpy_internals import NO_EVENTS, direct_take
 
 HEARTBEAT_S = 1.0
 # A claim that was not repeated for this time has ended; its node may have died.
@@ -107,7 +107,7 @@ class Claims:
     Parameters
     ----------
     node
-        Owner of topic and timers.
+        Owner of topic and timer.
     topics
         Full name of the command topic by the robot's name.
     claims_topic
@@ -138,15 +138,12 @@ class Claims:
         self._namesakes: set[str] = set()
         self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
-        self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1))
+        self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1), event_callbacks=NO_EVENTS)
         self._subscription = node.create_subscription(DiagnosticArray, claims_topic, self._on_message, _qos(MOST_NODES))
         self._take = direct_take(self._subscription, self._logger)
         # Real time: simulated time may stand still.
-        clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [
-            node.create_timer(HEARTBEAT_S, self._beat, clock=clock),
-            node.create_timer(FOREIGN_PERIOD_S, self._name_foreign_publishers, clock=clock),
-        ]
+        self._timer = node.create_timer(HEARTBEAT_S, self._beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._searched_s = self._created_s
         # Tells the others that this node's publishers belong to a policy_node.
         self._publisher.publish(self._own.message())
 
@@ -195,8 +192,7 @@ class Claims:
         self.end()
         self._publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
         time.sleep(SETTLE_S)
-        for timer in self._timers:
-            self._node.destroy_timer(timer)
+        self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
         self._node.destroy_subscription(self._subscription)
 
@@ -222,8 +218,11 @@ class Claims:
         self._publisher.publish(self._own.message())
 
     def _beat(self) -> None:
+        now_s = _now_s()
+        if now_s - self._searched_s >= FOREIGN_PERIOD_S:
+            self._searched_s = now_s
+            self._name_foreign_publishers()
         if self._on_change is not None:
-            now_s = _now_s()
             silent_s = now_s - self._claimed_s
             if silent_s >= EXPIRY_S:
                 self._renew(now_s, silent_s)

@@ -48,6 +48,19 @@ def this_process() -> str:
     return f"{this_host()}:{os.getpid()}"
 
 
+class StopEvent(threading.Event):
+    """Asks the process to end."""
+
+    #: Called after the event was set, from the thread that sets it; None: nothing is.
+    on_set: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        """Set the event."""
+        super().set()
+        if self.on_set is not None:
+            self.on_set()
+
+
 @contextmanager
 def open_ros(
     arguments: Sequence[str] = (), signal_handlers: SignalHandlerOptions = SignalHandlerOptions.NO
@@ -69,7 +82,7 @@ def open_ros(
 
 
 @contextmanager
-def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
+def ros_process(arguments: Sequence[str] = ()) -> Iterator[StopEvent]:
     """Keep ROS open within the context, also after a signal.
 
     Parameters
@@ -79,10 +92,10 @@ def ros_process(arguments: Sequence[str] = ()) -> Iterator[threading.Event]:
 
     Yields
     ------
-    threading.Event
+    StopEvent
         Set by SIGINT and SIGTERM, also while the main thread is in a library that does not return.
     """
-    stopping = threading.Event()
+    stopping = StopEvent()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ from policy_node.config.schema import Configuration, topic_of
 from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
+from policy_node.ros.graph import why_unheard
 from policy_node.ros.process import raise_if_interrupted
-from policy_node.ros.rclpy_internals import Send, direct_send
+from policy_node.ros.rclpy_internals import NO_EVENTS, Send, direct_send
 
 # Longest wait at shutdown for the arrival of the safe commands.
 ACKNOWLEDGE_S = 0.5
@@ -111,7 +112,7 @@ class CommandPublishers:
             for robot in configuration.robots:
                 raise_if_interrupted(stopping)
                 topic = topic_of(robot, configuration.action.topic)
-                publisher = node.create_publisher(encoder.message_type, topic, qos)
+                publisher = node.create_publisher(encoder.message_type, topic, qos, event_callbacks=NO_EVENTS)
                 self._publishers.append(publisher)
                 self._senders.append(direct_send(publisher, node.get_logger()))
         except Exception:
@@ -177,6 +178,12 @@ class CommandPublishers:
         finite = np.isfinite(safe_commands).all(axis=1)
         with self._lock:
             return self._send(safe_commands, finite & (not self._stopped), self._clock.now().nanoseconds)
+
+    def unheard(self) -> Iterator[tuple[str, str]]:
+        """Yield the robots whose commands a subscriber cannot get, and why."""
+        for robot, publisher in zip(self._robots, self._publishers, strict=True):
+            if why := why_unheard(self._node, publisher):
+                yield robot, why
 
     def resume(self) -> None:
         """Let commands through again after the robots were stopped."""

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import QoSSubscriptionEventType, SubscriptionEventCallbacks, UnsupportedEventTypeError
+from rclpy.event_handler import (
+    PublisherEventCallbacks,
+    QoSSubscriptionEventType,
+    SubscriptionEventCallbacks,
+    UnsupportedEventTypeError,
+)
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.logging import RcutilsLogger
@@ -41,6 +46,9 @@ Send: TypeAlias = Callable[[bytes], None]
 # Most calls of callbacks after the end of `spinning`.
 LAST_CALLS = 100
 
+# For publishers whose events no executor handles: each handler is checked at each of its wake-ups.
+NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
+
 # Executors of nodes that nobody else spins; they end with the process.
 _executors: dict[Node, Executor] = {}
 
@@ -58,6 +66,11 @@ class EventsOnly(CallbackGroup):
 
     def ending_execution(self, entity: object) -> None:
         """Do nothing."""
+
+
+def waited_on(subscriptions: Iterable[Subscription]) -> Iterator[Subscription]:
+    """Return the subscriptions that executors have to wait on, without those of `poll_topic`."""
+    return (each for each in subscriptions if not isinstance(each.callback_group, EventsOnly))
 
 
 def check_executor(node: Node) -> None:

@@ -169,3 +169,29 @@ def test_percentiles_of_columns_are_those_of_each_column(rows):
     p50, p99 = column_percentiles(rows)
     expected = np.array([percentiles(column) for column in rows.T]).reshape(-1, 2)
     np.testing.assert_allclose(np.stack([p50, p99], axis=1), expected, rtol=1e-12, atol=1e-6)
+
+
+DURATIONS_S = st.floats(0.0, 0.2)
+
+
+@given(DURATIONS_S, DURATIONS_S, st.floats(-0.1, 1.0), st.floats(0.02, 0.4))
+def test_what_waits_for_a_gap_begins_just_after_a_tick(lateness_s, duration_s, tick_s, period_s):
+    tick = TickRecord(lateness_s, duration_s, 0, {}, np.zeros(1))
+    delay_s = timing.delay_until_gap(1.0, tick_s, tick, period_s)
+    ticks = (delay_s - timing.GAP_S - duration_s - lateness_s - tick_s) / period_s
+    assert abs(ticks - round(ticks)) < 1e-6
+    assert abs(delay_s - 1.0) <= period_s / 2 + 1e-9
+
+
+def test_the_delay_of_a_slow_loop_stays():
+    assert timing.delay_until_gap(1.0, 0.3, record(), 0.5) == 1.0
+
+
+def test_statistics_know_the_last_tick():
+    statistics = TickStatistics()
+    assert statistics.newest is None
+    statistics.add(record())
+    last = record(lateness_s=0.5)
+    statistics.add(last)
+    statistics.collect()
+    assert statistics.newest is last

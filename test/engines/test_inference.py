@@ -18,12 +18,15 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 from policy_node.config.schema import Configuration, parse_configuration
+from policy_node.config.specs import PolicySpec
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import make_inference
-from policy_node.engines import in_chunks
+from policy_node.engines import EngineError, EngineSettings, choose_engine, in_chunks
+from policy_node.engines.bound_tick import BoundTick
 from policy_node.engines.inference import Inference
 from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies import Policy
+from policy_node.sensing.batch import ObservationLayout
 from policy_node_bench.harness.untrained import SpacesOnly
 
 # More threads would only wait for each other on a busy machine.
@@ -123,9 +126,12 @@ def policy_of(folder: Path, kind: str, recurrent: bool, device: str = "cpu", see
     return load_trusted(file, device)
 
 
+def layouts_of(configuration: Configuration, policy: Policy) -> dict[str, ObservationLayout]:
+    return match_observations(configuration, policy, {"touch.pressure": 4, "touch.gait": 2})
+
+
 def inference_of(configuration: Configuration, policy: Policy, source: Policy | None = None) -> Inference:
-    layouts = match_observations(configuration, source or policy, {"touch.pressure": 4, "touch.gait": 2})
-    inference = make_inference(configuration, policy, layouts)
+    inference = make_inference(configuration, policy, layouts_of(configuration, source or policy))
     inference.warm_up()
     return inference
 
@@ -248,3 +254,62 @@ def test_a_steady_tick_allocates_nothing_and_waits_once(
     counts = ("allocation.all.allocated", "segment.all.allocated", "num_alloc_retries", "num_ooms")
     assert {name: after[name] - before[name] for name in counts} == dict.fromkeys(counts, 0)
     assert len(waits) == 10
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limits", "no limits"])
+@pytest.mark.parametrize("recurrent", [True, False], ids=["LSTM", "feed-forward"])
+@pytest.mark.parametrize("kind", SPACES)
+def test_one_session_gives_the_commands_of_the_plain_program(
+    folder: Path, kind: str, recurrent: bool, limited: bool
+) -> None:
+    action = {"scale": [0.5], "offset": [0.1, -0.2], **(LIMITS if limited else {})}
+    configuration, policy = configuration_of(kind, action), policy_of(folder, kind, recurrent)
+    moved = [layout.key for layout in layouts_of(configuration, policy).values() if layout.channels_first]
+    run, _ = choose_engine(policy, ROBOTS, EngineSettings("onnxruntime"), moved)
+    plain, bound = inference_of(configuration, policy), inference_of(configuration, run, policy)
+    assert (plain.session, bound.session) == ("", "tick")
+    draws, states = [np.random.default_rng(4) for _ in range(2)], [new_state() for _ in range(2)]
+
+    def ticks_agree() -> None:
+        expected, found = (
+            tick(one, draw, state) for one, draw, state in zip((plain, bound), draws, states, strict=True)
+        )
+        np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=0.0, atol=1e-5)
+        assert np.array_equal(found[:, 2:], expected[:, 2:])
+
+    for _ in range(TICKS):
+        ticks_agree()
+    # The session takes other numbers; another kind of limit runs as operations of PyTorch.
+    for changes in ({**LIMITS, "low": [-0.1], "max_rate": [1.0]}, {"low": [-0.2]}, {}):
+        for inference in (plain, bound):
+            inference.limits.change(configuration_of(kind, {**action, **changes}).action)
+        for _ in range(3):
+            ticks_agree()
+
+
+def test_a_reading_of_nan_spoils_one_command_of_a_session(folder: Path) -> None:
+    configuration, policy = configuration_of("vector", LIMITS), policy_of(folder, "vector", False)
+    inference = inference_of(configuration, choose_engine(policy, ROBOTS, EngineSettings("onnxruntime"))[0], policy)
+    nothing, everyone = np.full((ROBOTS, 2), np.nan), np.ones(ROBOTS, bool)
+    for robot in range(ROBOTS):
+        inference.batch.row("touch", robot)[...] = np.nan if robot == 3 else 0.5
+    inferred = inference(everyone, nothing, nothing, np.ones(ROBOTS))
+    assert np.array_equal(np.isnan(inferred.commands).any(axis=1), np.arange(ROBOTS) == 3)
+    # Commands are the caller's: the next tick leaves them as they are.
+    kept = inferred.commands.copy()
+    for robot in range(ROBOTS):
+        inference.batch.row("touch", robot)[...] = -0.5
+    inference(everyone, nothing, nothing, np.ones(ROBOTS))
+    assert np.array_equal(inferred.commands, kept, equal_nan=True)
+
+
+def test_what_one_session_cannot_hold_runs_as_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def differ(self: BoundTick, rng: np.random.Generator, spec: PolicySpec) -> None:
+        raise EngineError("its commands differ from those of PyTorch")
+
+    monkeypatch.setattr(BoundTick, "_compare", differ)
+    configuration, policy = configuration_of("vector", LIMITS), policy_of(folder, "vector", False)
+    run = choose_engine(policy, ROBOTS, EngineSettings("onnxruntime"))[0]
+    inference = inference_of(configuration, run, policy)
+    assert inference.session == "network; its commands differ from those of PyTorch"
+    assert np.isfinite(tick(inference, np.random.default_rng(0), new_state())).all()

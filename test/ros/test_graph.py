@@ -3,13 +3,16 @@
 """Explanations of topics without messages."""
 
 import pytest
+import rclpy
 from geometry_msgs.msg import Twist
 from node_harness import Peer, parameters_of
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from policy_node.config.schema import parse_configuration
-from policy_node.ros.graph import several_publishers, why_silent
+from policy_node.ros.graph import several_publishers, why_silent, why_unheard
+from policy_node.ros.publishers import command_qos
+from policy_node.ros.rclpy_internals import NO_EVENTS
 
 pytestmark = pytest.mark.both_distributions
 
@@ -73,3 +76,27 @@ def test_a_topic_with_two_publishers_is_named_with_them(peer: Peer, tmp_path) ->
     peer.spin_until(lambda: several() != "", "the second publisher")
     name = peer.node.get_fully_qualified_name()
     assert several().startswith(f"/four/camera/image_raw has 2 publishers ({name}, {name})")
+
+
+def test_a_subscriber_that_gets_no_command_is_named_with_the_reason(peer: Peer) -> None:
+    publisher = peer.node.create_publisher(Twist, "/six/cmd_vel", command_qos(0.2), event_callbacks=NO_EVENTS)
+    peer.node.create_subscription(Twist, "/six/cmd_vel", print, 1)
+    peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
+    assert why_unheard(peer.node, publisher) == ""
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    demanding = peer.node.create_subscription(Twist, "/six/cmd_vel", print, latched)
+    name = peer.node.get_fully_qualified_name()
+    found = (
+        f"{name} requests another QoS on /six/cmd_vel and gets no message: "
+        "Volatile publisher and transient local subscription"
+    )
+    peer.spin_until(lambda: why_unheard(peer.node, publisher) == found, "the reason")
+    peer.node.destroy_subscription(demanding)
+    peer.spin_until(lambda: why_unheard(peer.node, publisher) == "", "the end of the subscription")
+    # One participant cannot have two types of a topic.
+    with rclpy.Context() as context:
+        other = rclpy.create_node("other", context=context)
+        other.create_subscription(Image, "/six/cmd_vel", print, 1)
+        found = "/other expects sensor_msgs/msg/Image on /six/cmd_vel, but its messages are geometry_msgs/msg/Twist"
+        peer.spin_until(lambda: why_unheard(peer.node, publisher) == found, "the type")
+        other.destroy_node()

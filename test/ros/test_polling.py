@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import rclpy
+from loop_rig import save_echo
+from moody import moody_parameters
 from node_harness import Peer
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import (
@@ -169,6 +171,22 @@ def test_an_events_executor_is_refused_by_name(ros: None, capfd: pytest.CaptureF
         destroy_last_node(node)
     log = capfd.readouterr().err
     assert "found EventsExecutor" in log and "SingleThreadedExecutor" in log
+
+
+def test_executors_wait_for_nothing_of_a_robot(peer: Peer, tmp_path: Path) -> None:
+    file = save_echo(tmp_path / "policy.pt")
+    waited_on = []
+    for robots in (["one"], ["one", "two", "three"]):
+        overrides = [Parameter(key, value=value) for key, value in moody_parameters(file, robots).items()]
+        node = PolicyNode(parameter_overrides=overrides)
+        try:
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert node.count_publishers("/one/cmd_vel") == node.count_subscribers("/one/touch") == 1
+            waited_on.append([len(list(each)) for each in (node.subscriptions, node.waitables, node.timers)])
+        finally:
+            node.stop()
+            destroy_last_node(node)
+    assert waited_on[0] == waited_on[1]
 
 
 # Requests for a parameter of each kind, for a missing one, and for none.

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from policy_node.engines.backends import Engine, EngineError, EngineRequest
+from policy_node.engines.bound_tick import OPSET, BoundTick
 from policy_node.engines.tracing import EnginePolicy, network_of, tracing
 from policy_node.policies.contract import Policy
-
-OPSET = 18
 
 
 def _build(request: EngineRequest) -> Policy:
@@ -32,7 +33,11 @@ def _build(request: EngineRequest) -> Policy:
     session = runtime.make_session(content.getvalue(), device, ["CUDAExecutionProvider"])
     if device.type == "cuda" and session.get_providers() == ["CPUExecutionProvider"]:
         raise EngineError("the installed onnxruntime cannot start CUDA here")
-    return EnginePolicy(request, "onnxruntime", runtime.OnnxruntimeNetwork(session, device))
+    bind_tick = None
+    if device.type == "cpu":
+        # Without the examples, which may be large.
+        bind_tick = partial(BoundTick, replace(request, observations={}))
+    return EnginePolicy(request, "onnxruntime", runtime.OnnxruntimeNetwork(session, device), bind_tick)
 
 
 ENGINE = Engine(
