@@ -176,7 +176,8 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     problems = [
         value
         for key, value in values.items()
-        if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by")) or key == "planner_slow"
+        if key.endswith(("_lost", "_late", "_mixed", "_also_commanded_by"))
+        or key in ("planner_slow", "commands_unheard")
     ]
     lines = [*map(Text, _figures(values)), *(Text(problem, style="yellow") for problem in problems)]
     return [title, *lines, _robots_table(node)]

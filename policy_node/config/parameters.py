@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, MESSAGE_TYPES
+from policy_node.config.catalogue import IMAGE_ENCODINGS, MESSAGE_TYPES
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
 # Not below a namespace: `/NAME/...` is private to a node of that name.
@@ -410,9 +410,16 @@ class ActionConfiguration:
     """The command of every robot, and its replacement when the robot's data are not good."""
 
     topic: str = parameter(None, "Topic of the commands, below the robot's namespace.")
-    type: str = parameter(None, "Message type of the commands.", choices=lambda: tuple(COMMAND_TYPES))
+    type: str = parameter(None, "Message type of the commands: one of the command types, or any other with `fields`.")
     fields: tuple[str, ...] = parameter(
-        (), "Field of a Twist for each component of the command, such as `linear.x`; required for a Twist command."
+        (),
+        "Path to the field of each component of the command, such as `linear.x` of a Twist, `motor_cmd[0].q`, or "
+        "`motor_cmd[0:12].q` for 12 components; required for types without a record.",
+    )
+    constants: tuple[str, ...] = parameter(
+        (),
+        "Fields that have the same value in every command, each as `path=value`, such as `motor_cmd[0:12].kp=25.0` or "
+        "`effort=[0.5, 0.5]`; the value is written as in YAML.",
     )
     joints: tuple[str, ...] = parameter(
         (), "Joint of a JointState or JointTrajectory for each component of the command; required for a joint command."

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
+from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES, command_kind
 from policy_node.config.parameters import SOURCE_PARAMETERS, Parameter, is_image
 
 # An error lists the types that take a parameter only if there are at most this many.
@@ -264,7 +264,7 @@ def _check_safe_command(checked: Values) -> Problems:
     action_type, components = checked["action.type"], checked["action.fields"] or checked["action.joints"]
     safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
     silent = checked["action.when_stale"] == "silent"
-    if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
+    if not (safe_command or position_topic or silent or command_kind(action_type).is_velocity):
         yield (
             f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
             f"is safe, for positions the topic of the current ones in action.safe_position_topic, "
@@ -281,20 +281,31 @@ def _check_safe_command(checked: Values) -> Problems:
 def _check_components(checked: Values) -> Problems:
     """Check the parameters that name the components of a command."""
     action_type = checked["action.type"]
-    named_by = COMMAND_TYPES[action_type].named_by
+    if remedy := _spelling_remedy(action_type):
+        yield f"action.type: found {action_type!r}, but a type is spelled package/msg/Type; {remedy}"
+        return
+    kind = command_kind(action_type)
+    named_by = kind.named_by
+    if checked["action.constants"] and not kind.has_constants:
+        users = [each.name for each in COMMAND_TYPES.values() if each.has_constants]
+        yield (
+            f"action.constants: given for a {action_type}; only {', '.join(users)} and types without "
+            "a record have them; remove it"
+        )
     if named_by and not checked[f"action.{named_by}"]:
         example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
         yield f"action.{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
     for name in ("fields", "joints"):
         if name != named_by and checked[f"action.{name}"]:
-            users = " and ".join(kind.name for kind in COMMAND_TYPES.values() if kind.named_by == name)
-            yield f"action.{name}: given for a {action_type}; only {users} use it; remove it"
+            users = [each.name for each in COMMAND_TYPES.values() if each.named_by == name]
+            only = "it names no components" if len(users) > MOST_NAMED else f"only {' and '.join(users)} use it"
+            yield f"action.{name}: given for a {action_type}; {only}; remove it"
 
 
 def _check_safe_position(checked: Values) -> Problems:
     """Check the safe command that is the robot's current position."""
     name, action_type = "action.safe_position_topic", checked["action.type"]
-    kind = COMMAND_TYPES[action_type]
+    kind = command_kind(action_type)
     if kind.is_velocity:
         yield f"{name}: given for a {action_type}, which is a velocity; remove it"
     elif kind.has_field and checked["action.field"] != "position":

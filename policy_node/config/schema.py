@@ -29,6 +29,7 @@ from policy_node.config.parameters import (
     SynchronisationConfiguration,
     TermConfiguration,
 )
+from policy_node.config.paths import expand
 from policy_node.config.rules import (
     check_rules,
     check_value,
@@ -268,6 +269,8 @@ def _check(flat: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], di
         ]
     checked = {name: flat.get(name, parameter.default) for name, parameter in known.items()}
     checked |= {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
+    if has_type(checked["action.fields"], "list[str]"):
+        checked["action.fields"] = expand(checked["action.fields"])
     # Rules across parameters need the right types.
     problems = problems or check_rules(checked, keys, terms)
     if problems:

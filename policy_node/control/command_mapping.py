@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from policy_node.config.catalogue import COMMAND_TYPES
+from policy_node.config.catalogue import command_kind
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ActionSpec, DiscreteSpec, MultiDiscreteSpec
 
@@ -30,7 +30,7 @@ class CommandMapper:
     """
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
-        joints = COMMAND_TYPES[configuration.type].named_by == "joints"
+        joints = command_kind(configuration.type).named_by == "joints"
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
         self._choices = isinstance(action, MultiDiscreteSpec)
@@ -77,7 +77,7 @@ class CommandMapper:
         """Return the safe command `[components]` float64, None when the configuration names none."""
         numbers = configuration.safe_command
         if not numbers:
-            return np.zeros(self.components) if COMMAND_TYPES[configuration.type].is_velocity else None
+            return np.zeros(self.components) if command_kind(configuration.type).is_velocity else None
         if len(numbers) != self.components:
             raise ConfigurationError(
                 f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"

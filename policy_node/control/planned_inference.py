@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from policy_node.config.catalogue import COMMAND_TYPES
+from policy_node.config.catalogue import command_kind
 from policy_node.config.parameters import ChunkConfiguration
 from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec
@@ -424,7 +424,7 @@ class PlannedInference:
 def _nearest(configuration: Configuration, components: int) -> list[int]:
     """Return the indices of the components of the action that are not interpolated."""
     action = configuration.action
-    kind = COMMAND_TYPES[action.type].named_by
+    kind = command_kind(action.type).named_by
     names = list(getattr(action, kind)) if kind else []
     found = []
     for name in configuration.chunk.nearest:

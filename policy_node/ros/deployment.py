@@ -188,6 +188,7 @@ def configured_encoder(configuration: Configuration, components: int) -> Command
             field=action.field,
             frame_id=action.frame_id,
             time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
+            constants=action.constants,
         )
     except MessageTypeError as error:
         raise ConfigurationError(f"action: {error}") from error

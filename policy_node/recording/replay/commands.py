@@ -13,7 +13,8 @@ from rosbags.rosbag2 import WriterError
 from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import ReadingDecoder
-from policy_node.messages.commands import COMMAND_TYPES, CommandChoices
+from policy_node.messages.command_fields import command_type
+from policy_node.messages.commands import CommandChoices
 from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.vectors import VectorReader
@@ -40,12 +41,12 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
     BagError
         When commands of that type have no such components.
     """
-    kind = COMMAND_TYPES.get(type_name)
+    kind = command_type(type_name)
     choices = CommandChoices(components, action.fields, action.joints, action.field)
-    if kind is None or (kind.named_by and not getattr(choices, kind.named_by)):
+    if kind.named_by and not getattr(choices, kind.named_by):
         raise BagError(
-            f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of one of "
-            f"{', '.join(COMMAND_TYPES)}"
+            f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of the "
+            f"same type"
         )
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     try:
