@@ -32,7 +32,8 @@ OUTPUT_ACTIVATIONS = ("identity", "tanh", "hardtanh")
 class Parameter:
     """One parameter: its name, type and rule."""
 
-    #: Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
+    #: Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`, and
+    #: `<command>` for each name in `actions.keys`.
     name: str
     #: `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
     type: str
@@ -406,8 +407,8 @@ class SynchronisationConfiguration:
 
 
 @dataclass(frozen=True)
-class ActionConfiguration:
-    """The command of every robot, and its replacement when the robot's data are not good."""
+class CommandConfiguration:
+    """The commands of one topic of every robot, and their replacement when the robot's data are not good."""
 
     topic: str = parameter(None, "Topic of the commands, below the robot's namespace.")
     type: str = parameter(None, "Message type of the commands: one of the command types, or any other with `fields`.")
@@ -429,6 +430,12 @@ class ActionConfiguration:
     time_from_start_s: float = parameter(
         0.0, "When a JointTrajectory's point is to be reached; 0: one control period.", limits=(0.0, 60.0)
     )
+    components: tuple[int, ...] = parameter(
+        (),
+        "Component of the policy's action, from 0, for each component of the command; empty: all of them, and with "
+        "several topics the next ones, as many as `fields` or `joints` name.",
+        limits=(0, 1_000_000),
+    )
     scale: tuple[float, ...] = parameter(
         (), "Factor of a continuous action; one number or one per component, empty: 1."
     )
@@ -441,7 +448,6 @@ class ActionConfiguration:
     high: tuple[float, ...] = parameter(
         (), "Highest command, after `offset`; one number or one per component, empty: none."
     )
-    table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
     when_stale: str = parameter(
         "stop",
         "What a robot without good data gets: the safe command, its last command for `hold_s`, or nothing.",
@@ -469,6 +475,25 @@ class ActionConfiguration:
         "sent at once.",
         limits=(1e-9, 1e9),
     )
+    #: Name in `actions.keys`; empty for the only topic.
+    key: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of its parameters."""
+        return f"actions.{self.key}" if self.key else "action"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the components of a command; empty where they have none."""
+        return self.fields or self.joints
+
+
+@dataclass(frozen=True)
+class ActionConfiguration(CommandConfiguration):
+    """The command of every robot; of several topics their components one after the other, without topic and type."""
+
+    table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
     ramp_s: float = parameter(
         0.0, "Duration of the ramp from the safe command after activation or recovery.", limits=(0.0, 60.0)
     )
@@ -540,6 +565,7 @@ def _term_parameters() -> list[Parameter]:
 
 
 OBSERVATION = "observations.<key>."
+COMMAND = "actions.<command>."
 TERM = "observations.<key>.<term>."
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -593,6 +619,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     *_term_parameters(),
     *_parameters(SynchronisationConfiguration, "synchronisation."),
     *_parameters(ActionConfiguration, "action."),
+    Parameter(
+        "actions.keys",
+        "list[str]",
+        (),
+        "Names of the command topics of a robot that has several, such as those of an arm and a gripper; empty: one, "
+        "described by `action`.",
+    ),
+    *(
+        replace(each, description=f"As `action.{each.name.removeprefix(COMMAND)}`.")
+        for each in _parameters(CommandConfiguration, COMMAND)
+    ),
     *_parameters(RecordingConfiguration, "record."),
     Parameter(
         "watchdog.timeout_s",
@@ -610,6 +647,9 @@ SOURCE_PARAMETERS = (
     *(each.name for each in _parameters(SourceConfiguration, OBSERVATION)),
     f"{OBSERVATION}encoding",
 )
+
+# Parameters of `action` that each of several command topics has for itself.
+COMMAND_PARAMETERS = tuple(each.name for each in _parameters(CommandConfiguration, "action."))
 
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")

@@ -429,8 +429,9 @@ def _nearest(configuration: Configuration, components: int) -> list[int]:
     found = []
     for name in configuration.chunk.nearest:
         index = names.index(name) if name in names else int(name) if name.isdecimal() else components
-        if index >= components:
+        if index >= max(components, len(names)):
             allowed = ", ".join(names) or f"the numbers 0 to {components - 1}"
             raise ConfigurationError(f"chunk.nearest: found {name!r}, but the components are {allowed}")
-        found.append(index)
+        # Names are those of the command, plans have the components of the action.
+        found.append(action.components[index] if name in names and action.components else index)
     return found

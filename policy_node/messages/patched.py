@@ -75,11 +75,11 @@ class PatchedMessages:
 
     def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
         """See `FleetEncoder`."""
-        by_component = commands.T
+        by_component: Sequence[np.ndarray] | np.ndarray = commands.T
         if self._casts:
-            by_component = list(by_component)
+            by_component = columns = list(by_component)
             for component, cast in self._casts:
-                by_component[component] = cast(by_component[component])
+                columns[component] = cast(columns[component])
         for column, values in zip(self._columns, by_component, strict=True):
             column[:] = values
         if self._stamps is not None:

@@ -54,8 +54,13 @@ class CommandSubscribers:
             (self._suspected.add if problem else self._suspected.discard)(robot)
 
     def _problem(self, robot: str) -> str:
-        action = self._configuration.action
-        return why_unheard(self._node, topic_of(robot, action.topic), action.topic, action.type, "action", self._qos)
+        problems = (
+            why_unheard(
+                self._node, topic_of(robot, command.topic), command.topic, command.type, command.prefix, self._qos
+            )
+            for command in self._configuration.commands
+        )
+        return next(filter(None, problems), "")
 
 
 def why_unheard(node: Node, topic: str, relative: str, type_name: str, prefix: str, qos: QoSProfile) -> str:
@@ -89,12 +94,12 @@ def why_unheard(node: Node, topic: str, relative: str, type_name: str, prefix: s
         who = f"{each.node_namespace.rstrip('/')}/{each.node_name}"
         if each.topic_type != type_name:
             return f"{name} is subscribed as {each.topic_type} by {who}, {prefix}.type is {type_name}"
-        if reason := _why_incompatible(each.qos_profile, qos, prefix):
+        if reason := _why_incompatible(each.qos_profile, qos):
             return f"{name} is subscribed by {who} with an incompatible QoS: {reason}"
     return ""
 
 
-def _why_incompatible(wanted: QoSProfile, offered: QoSProfile, prefix: str) -> str:
+def _why_incompatible(wanted: QoSProfile, offered: QoSProfile) -> str:
     """Return what a subscriber requests that commands do not offer; empty if they offer all. They are reliable."""
     if wanted.durability == DurabilityPolicy.TRANSIENT_LOCAL:
         return "it requests transient_local, commands are volatile; let it request volatile"
@@ -109,6 +114,6 @@ def _why_incompatible(wanted: QoSProfile, offered: QoSProfile, prefix: str) -> s
         if 0 < requested.nanoseconds < given.nanoseconds - _ROUNDING_NS:
             return (
                 f"it requests a {what} of {requested.nanoseconds / 1e9:g} s, commands offer "
-                f"{given.nanoseconds / 1e9:g} s; lower {prefix}.deadline_s, or let it request more"
+                f"{given.nanoseconds / 1e9:g} s; lower action.deadline_s, or let it request more"
             )
     return ""

@@ -266,7 +266,7 @@ class ControlLoop:
                 self._send_safe(final_safe_commands)
 
     def _is_driving(self, robot: int) -> bool:
-        return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).all()) and self._may_command()
+        return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).any()) and self._may_command()
 
     def _make_safe(self) -> None:
         """Send safe commands while the tick hangs; called by the watchdog."""
@@ -417,7 +417,7 @@ class ControlLoop:
         meanwhile waits for the next tick, but `_send` drops the commands of this one.
         """
         with self._sending:
-            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
+            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).any(axis=1)).tolist()
             if made_safe:
                 self._pipeline.note_overruled(made_safe)
                 self._safe_sent[:] = np.nan

@@ -536,7 +536,7 @@ def tick_account(tick: FleetTick, record: TickRecord, robots: Sequence[str]) -> 
         f"{robot} {state.name}"
         + (f" ({reason})" if reason else "")
         + (f", age {age_s * 1e3:.0f} ms" if math.isfinite(age_s) else "")
-        + f", sent {np.array2string(sent, precision=4, threshold=20) if np.isfinite(sent).all() else 'nothing'}"
+        + f", sent {np.array2string(sent, precision=4, threshold=20) if np.isfinite(sent).any() else 'nothing'}"
         for robot, state, reason, age_s, sent in zip(
             robots[:ACCOUNT_ROBOTS], tick.states, tick.reasons, tick.ages_s.tolist(), tick.sent, strict=False
         )

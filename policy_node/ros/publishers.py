@@ -1,13 +1,13 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Publish the commands: one topic per robot."""
+"""Publish the commands: one topic per robot, or several."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +74,8 @@ class CommandPublishers:
         Owner of the publishers.
     configuration
         Robots and topic.
-    encoder
-        Turns a row into a message.
+    encoders
+        By command topic of a robot: turns the components of the topic into a message.
     stopping
         Ends the creation of topics, which raises `Interrupted`; None: nothing does.
 
@@ -91,29 +91,35 @@ class CommandPublishers:
         self,
         node: Node,
         configuration: Configuration,
-        encoder: CommandEncoder,
+        encoders: Sequence[CommandEncoder],
         stopping: threading.Event | None = None,
     ) -> None:
         self._node = node
         self._robots = configuration.robots
-        self._encode = fleet_encoder(encoder, len(configuration.robots))
+        # Of each topic of a robot its components in a command, and its encoder.
+        self._topics = [
+            (columns, fleet_encoder(encoder, len(configuration.robots)))
+            for columns, encoder in zip(configuration.columns, encoders, strict=True)
+        ]
         self._clock: Clock = node.get_clock()
         # The encoder reuses its messages, and safe commands come from other threads.
         self._lock = threading.Lock()
         self._stopped = False
         self.without_safe_command: tuple[str, ...] = ()
         self.on_sent: Callable[[SentCommands], None] | None = None
+        # By robot, then by topic.
         self._publishers: list[Publisher] = []
         # `Publisher.publish` takes a lock and checks types, which costs 1 to 2 us more per robot and tick.
         self._senders: list[Send] = []
         qos = command_qos(configuration.action.deadline_s)
         try:
             for robot in configuration.robots:
-                raise_if_interrupted(stopping)
-                topic = topic_of(robot, configuration.action.topic)
-                publisher = node.create_publisher(encoder.message_type, topic, qos)
-                self._publishers.append(publisher)
-                self._senders.append(direct_send(publisher, node.get_logger()))
+                for command, encoder in zip(configuration.commands, encoders, strict=True):
+                    raise_if_interrupted(stopping)
+                    topic = topic_of(robot, command.topic)
+                    publisher = node.create_publisher(encoder.message_type, topic, qos)
+                    self._publishers.append(publisher)
+                    self._senders.append(direct_send(publisher, node.get_logger()))
         except Exception:
             self.destroy()
             raise
@@ -122,6 +128,8 @@ class CommandPublishers:
         self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
     ) -> Delivery:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
+
+        Of several topics, those whose components are NaN get nothing.
 
         Nothing is sent once the robots were stopped. A publisher that fails keeps no other robot from its command.
 
@@ -145,26 +153,43 @@ class CommandPublishers:
         of_tick: bool = False,
     ) -> Delivery:
         first_error: Exception | None = None
-        robots = np.flatnonzero(publish).tolist()
-        untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
+        unsent: list[int] = []
         late: list[int] = []
         sent: dict[int, bytes] = {}
-        for robot, message, robot_until_s in zip(
-            robots, self._encode(commands, robots, stamp_ns), untils_s, strict=True
-        ):
-            if time.perf_counter() > robot_until_s:
-                late.append(robot)
-                continue
-            try:
-                self._senders[robot](message)
-                sent[robot] = message
-            except Exception as error:  # the other robots still get their commands
-                first_error = first_error or error
+        topics = len(self._topics)
+        for topic, (columns, encode) in enumerate(self._topics):
+            chosen, part = publish, commands
+            if topics > 1:
+                part = commands[:, columns]
+                chosen = publish & np.isfinite(part).all(axis=1)
+            robots = np.flatnonzero(chosen).tolist()
+            untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
+            for robot, message, robot_until_s in zip(robots, encode(part, robots, stamp_ns), untils_s, strict=True):
+                if time.perf_counter() > robot_until_s:
+                    late.append(robot)
+                    continue
+                index = robot * topics + topic
+                try:
+                    self._senders[index](message)
+                    sent[index] = message
+                except Exception as error:  # the other robots still get their commands
+                    first_error = first_error or error
+                    unsent.append(robot)
         if sent and self.on_sent is not None:
             self.on_sent(SentCommands(stamp_ns, sent, of_tick))
         was_sent = np.zeros(len(publish), bool)
-        was_sent[list(sent)] = True
+        if topics == 1:
+            was_sent[list(sent)] = True
+        else:
+            was_sent[[index // topics for index in sent]] = True
+            # A robot has its command when all its topics have.
+            was_sent[[*late, *unsent]] = False
+            late = list(dict.fromkeys(late))
         return Delivery(was_sent, late, first_error)
+
+    def _have_command(self, commands: np.ndarray) -> np.ndarray:
+        """Return which robots `[robots]` bool have a finite command for a topic."""
+        return np.any([np.isfinite(commands[:, columns]).all(axis=1) for columns, _ in self._topics], axis=0)
 
     def send_safe(self, safe_commands: np.ndarray) -> Delivery:
         """Send every robot its safe command now, without blocking later commands; may be called from any thread.
@@ -172,9 +197,9 @@ class CommandPublishers:
         Parameters
         ----------
         safe_commands
-            `[robots, components]` float64; robots whose row is not finite get nothing.
+            `[robots, components]` float64; a topic whose components are not finite gets nothing.
         """
-        finite = np.isfinite(safe_commands).all(axis=1)
+        finite = self._have_command(safe_commands)
         with self._lock:
             return self._send(safe_commands, finite & (not self._stopped), self._clock.now().nanoseconds)
 
@@ -191,23 +216,26 @@ class CommandPublishers:
         Parameters
         ----------
         safe_commands
-            `[robots, components]` float64; robots whose row is not finite get nothing.
+            `[robots, components]` float64; a topic whose components are not finite gets nothing.
 
         Raises
         ------
         Exception
             The first error of a publisher, after every other robot got its command.
         """
-        finite = np.isfinite(safe_commands).all(axis=1)
+        finite = self._have_command(safe_commands)
+        without = np.flatnonzero(~np.isfinite(safe_commands).all(axis=1))
         with self._lock:
             self._stopped = True
-            self.without_safe_command = tuple(self._robots[robot] for robot in np.flatnonzero(~finite))
+            self.without_safe_command = tuple(self._robots[robot] for robot in without)
             delivery = self._send(safe_commands, finite, self._clock.now().nanoseconds)
         if delivery.error is not None:
             raise delivery.error
         deadline_s = time.monotonic() + ACKNOWLEDGE_S
-        for robot in np.flatnonzero(finite):
-            self._publishers[robot].wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))
+        topics = len(self._topics)
+        for robot in np.flatnonzero(finite).tolist():
+            for publisher in self._publishers[robot * topics : (robot + 1) * topics]:
+                publisher.wait_for_all_acked(Duration(seconds=max(0.0, deadline_s - time.monotonic())))
 
     def destroy(self) -> None:
         """Remove the publishers from the node; nothing is sent any more."""
