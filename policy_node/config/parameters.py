@@ -494,6 +494,18 @@ class ActionConfiguration(CommandConfiguration):
     """The command of every robot; of several topics their components one after the other, without topic and type."""
 
     table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
+    publish_rate_hz: float = parameter(
+        0.0,
+        "Rate of the commands, a multiple of `control_rate_hz`: those between two ticks follow from "
+        "`interpolation`; 0: one command per tick.",
+        limits=(0.0, 10_000.0),
+    )
+    interpolation: str = parameter(
+        "linear",
+        "With `publish_rate_hz`: `linear` approaches each command of the policy within a control period, `hold` "
+        "repeats it. Safe commands are sent at once.",
+        choices=("linear", "hold"),
+    )
     ramp_s: float = parameter(
         0.0, "Duration of the ramp from the safe command after activation or recovery.", limits=(0.0, 60.0)
     )

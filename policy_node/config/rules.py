@@ -264,6 +264,13 @@ def _check_deadline_and_table(checked: Values) -> Problems:
             f"action.deadline_s: found {deadline_s:g}, but commands are {period_s:g} s apart; give more, or 0.0 for "
             f"three periods"
         )
+    rate_hz, control_rate_hz = checked["action.publish_rate_hz"], checked["control_rate_hz"]
+    steps = round(rate_hz / control_rate_hz)
+    if rate_hz and (steps < 2 or abs(rate_hz - steps * control_rate_hz) > 1e-6 * rate_hz):
+        yield (
+            f"action.publish_rate_hz: found {rate_hz:g}, but it is a multiple of control_rate_hz, {control_rate_hz:g}: "
+            f"2, 3, 4 … times as much; or 0.0 for one command per tick"
+        )
     table, components = checked["action.table"], checked.get("action.fields") or checked.get("action.joints")
     if table and components and len(table) % len(components):
         yield (

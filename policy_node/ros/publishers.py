@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,12 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
 from policy_node.config.schema import Configuration, topic_of
+from policy_node.control.between import BetweenTicks
+from policy_node.control.realtime import apply_realtime
 from policy_node.control.tick import SentCommands
 from policy_node.messages.codecs import CommandEncoder
 from policy_node.messages.patched import fleet_encoder
+from policy_node.ros.command_rate import CommandRate
 from policy_node.ros.process import raise_if_interrupted
 from policy_node.ros.rclpy_internals import Send, direct_send
 
@@ -107,6 +110,10 @@ class CommandPublishers:
         self._stopped = False
         self.without_safe_command: tuple[str, ...] = ()
         self.on_sent: Callable[[SentCommands], None] | None = None
+        # Commands between two ticks; None: there are none.
+        self._between: BetweenTicks | None = None
+        self._rate: CommandRate | None = None
+        self._set_rate(configuration, sum(encoder.components for encoder in encoders))
         # By robot, then by topic.
         self._publishers: list[Publisher] = []
         # `Publisher.publish` takes a lock and checks types, which costs 1 to 2 us more per robot and tick.
@@ -124,8 +131,41 @@ class CommandPublishers:
             self.destroy()
             raise
 
+    def _set_rate(self, configuration: Configuration, components: int) -> None:
+        """Prepare the commands between two ticks."""
+        action = configuration.action
+        if not action.publish_rate_hz:
+            return
+        steps = round(action.publish_rate_hz / configuration.control_rate_hz)
+        self._between = BetweenTicks(len(configuration.robots), components, steps, action.interpolation == "linear")
+        realtime = configuration.realtime
+        self._rate = CommandRate(configuration.period_ns, steps, self._send_between, lambda: apply_realtime(realtime))
+
+    def _send_between(self) -> bool:
+        """Send the next commands between two ticks; return False if there are none."""
+        with self._lock:
+            if self._stopped or self._between is None or self._between.is_done:
+                return False
+            commands, publish = self._between.next()
+            # The tick after it says what failed.
+            self._send(commands, publish, self._clock.now().nanoseconds, self._between.until_s, noted=False)
+            return True
+
+    def end_between(self, robots: Collection[int]) -> None:
+        """Send these robots, by their index, nothing more before the next tick."""
+        if self._between is not None and robots:
+            with self._lock:
+                ended = np.zeros(len(self._robots), bool)
+                ended[list(robots)] = True
+                self._between.end(ended)
+
     def publish(
-        self, commands: np.ndarray, publish: np.ndarray, stamp_ns: int, until_s: np.ndarray | None = None
+        self,
+        commands: np.ndarray,
+        publish: np.ndarray,
+        stamp_ns: int,
+        until_s: np.ndarray | None = None,
+        smooth: np.ndarray | None = None,
     ) -> Delivery:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
 
@@ -140,9 +180,19 @@ class CommandPublishers:
         until_s
             `[robots]` float64 on the clock of `time.perf_counter`: when each command becomes too old to be sent, for
             example because sending another one was held up; infinity, NaN, or no array: never.
+        smooth
+            `[robots]` bool: robots whose commands come from the policy, which may be interpolated. None: nothing is
+            sent between the ticks.
         """
         with self._lock:
-            return self._send(commands, publish & (not self._stopped), stamp_ns, until_s, of_tick=True)
+            publish = publish & (not self._stopped)
+            if self._between is None or self._rate is None or smooth is None:
+                return self._send(commands, publish, stamp_ns, until_s, of_tick=True)
+            first = self._between.begin(commands, publish, smooth, until_s)
+            delivery = self._send(first, publish, stamp_ns, until_s, of_tick=True, recorded=commands)
+            self._between.end(publish & ~delivery.sent)
+            self._rate.begin()
+            return delivery
 
     def _send(
         self,
@@ -151,7 +201,10 @@ class CommandPublishers:
         stamp_ns: int,
         until_s: np.ndarray | None = None,
         of_tick: bool = False,
+        noted: bool = True,
+        recorded: np.ndarray | None = None,
     ) -> Delivery:
+        """Send commands; note them, or `recorded` in their place, unless `noted` is False. The lock must be held."""
         first_error: Exception | None = None
         unsent: list[int] = []
         late: list[int] = []
@@ -175,7 +228,9 @@ class CommandPublishers:
                 except Exception as error:  # the other robots still get their commands
                     first_error = first_error or error
                     unsent.append(robot)
-        if sent and self.on_sent is not None:
+        if sent and noted and self.on_sent is not None:
+            if recorded is not None:
+                sent = self._serialised(recorded, sent, stamp_ns)
             self.on_sent(SentCommands(stamp_ns, sent, of_tick))
         was_sent = np.zeros(len(publish), bool)
         if topics == 1:
@@ -186,6 +241,15 @@ class CommandPublishers:
             was_sent[[*late, *unsent]] = False
             late = list(dict.fromkeys(late))
         return Delivery(was_sent, late, first_error)
+
+    def _serialised(self, commands: np.ndarray, indices: Collection[int], stamp_ns: int) -> dict[int, bytes]:
+        """Return the messages of commands on some topics, by their index."""
+        topics, messages = len(self._topics), {}
+        for topic, (columns, encode) in enumerate(self._topics):
+            robots = [index // topics for index in indices if index % topics == topic]
+            found = encode(commands[:, columns], robots, stamp_ns)
+            messages.update({robot * topics + topic: each for robot, each in zip(robots, found, strict=True)})
+        return messages
 
     def _have_command(self, commands: np.ndarray) -> np.ndarray:
         """Return which robots `[robots]` bool have a finite command for a topic."""
@@ -201,6 +265,8 @@ class CommandPublishers:
         """
         finite = self._have_command(safe_commands)
         with self._lock:
+            if self._between is not None:
+                self._between.end(finite, safe_commands)
             return self._send(safe_commands, finite & (not self._stopped), self._clock.now().nanoseconds)
 
     def resume(self) -> None:
@@ -227,6 +293,8 @@ class CommandPublishers:
         without = np.flatnonzero(~np.isfinite(safe_commands).all(axis=1))
         with self._lock:
             self._stopped = True
+            if self._between is not None:
+                self._between.end(np.ones(len(finite), bool), safe_commands)
             self.without_safe_command = tuple(self._robots[robot] for robot in without)
             delivery = self._send(safe_commands, finite, self._clock.now().nanoseconds)
         if delivery.error is not None:
@@ -239,6 +307,8 @@ class CommandPublishers:
 
     def destroy(self) -> None:
         """Remove the publishers from the node; nothing is sent any more."""
+        if self._rate is not None:
+            self._rate.end()
         with self._lock:
             self._stopped = True
             for publisher in self._publishers:
