@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 
+from policy_node.config.parameters import CommandConfiguration
 from policy_node.config.schema import Configuration, topic_of
 from policy_node.ros.publishers import command_qos
 
 # Period in which the subscribers of every robot are looked at. A problem counts when it is found twice in a row, as the
 # graph is known only a while after a process has started: within 4 s, and in the diagnostics a second later.
 LOOK_PERIOD_S = 1.5
+# Looks after which type and QoS of as many subscribers as before are read again, which costs much more than counting.
+READ_AGAIN = 10
 # Middlewares may round durations.
 _ROUNDING_NS = 1000
 
@@ -39,58 +42,73 @@ class CommandSubscribers:
         self._node = node
         self._configuration = configuration
         self._qos = command_qos(configuration.action.deadline_s)
+        # Full names of the command topics, by robot.
+        self._topics = [
+            [node.resolve_topic_name(topic_of(robot, command.topic)) for command in configuration.commands]
+            for robot in configuration.robots
+        ]
         # Problems of the last look, which count once they are found again.
         self._suspected: set[int] = set()
+        # By topic: number of its subscribers when they were read, looks since then, and the problem that was found.
+        self._read: dict[str, tuple[int, int, str]] = {}
         self.problems: dict[int, str] = {}
 
     def look(self, robots: range, owners: Mapping[int, str]) -> None:
         """Look at the subscribers of some robots, by their index; other nodes answer for the robots in `owners`."""
+        elsewhere: dict[str, str] = {}
         for robot in robots:
-            problem = "" if robot in owners else self._problem(self._configuration.robots[robot])
+            problem = "" if robot in owners else self._problem(robot, elsewhere)
             if problem and robot in self._suspected:
                 self.problems[robot] = problem
             elif not problem:
                 self.problems.pop(robot, None)
             (self._suspected.add if problem else self._suspected.discard)(robot)
 
-    def _problem(self, robot: str) -> str:
-        problems = (
-            why_unheard(
-                self._node, topic_of(robot, command.topic), command.topic, command.type, command.prefix, self._qos
-            )
-            for command in self._configuration.commands
-        )
-        return next(filter(None, problems), "")
+    def _problem(self, robot: int, elsewhere: dict[str, str]) -> str:
+        for command, name in zip(self._configuration.commands, self._topics[robot], strict=True):
+            count = self._node.count_subscribers(name)
+            if count == 0:
+                self._read.pop(name, None)
+                # The same for all robots, and slow to find.
+                if command.key not in elsewhere:
+                    elsewhere[command.key] = self._subscribed_elsewhere(command)
+                return f"nobody subscribes to {name}{elsewhere[command.key]}"
+            before, looks, problem = self._read.get(name, (0, 0, ""))
+            if count != before or looks >= READ_AGAIN:
+                looks, problem = 0, why_unheard(self._node, name, command.type, command.prefix, self._qos)
+            self._read[name] = (count, looks + 1, problem)
+            if problem:
+                return problem
+        return ""
+
+    def _subscribed_elsewhere(self, command: CommandConfiguration) -> str:
+        """Return topics of the same name and type that others subscribe, outside the namespaces of the robots."""
+        own = {name for names in self._topics for name in names}
+        ending = f"/{command.topic.lstrip('/')}"
+        others = [
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if name not in own and name.endswith(ending) and command.type in types
+            if self._node.count_subscribers(name) and not self._node.count_publishers(name)
+        ]
+        return f", but {', '.join(sorted(others)[:3])} is subscribed; check the robot's namespace" if others else ""
 
 
-def why_unheard(node: Node, topic: str, relative: str, type_name: str, prefix: str, qos: QoSProfile) -> str:
-    """Return why a subscriber of a command topic gets no commands, or that there is none; empty if all get them.
+def why_unheard(node: Node, name: str, type_name: str, prefix: str, qos: QoSProfile) -> str:
+    """Return why a subscriber of a command topic gets no commands; empty if all get them.
 
     Parameters
     ----------
     node
         Node that reads the graph.
-    topic, relative
-        The robot's topic, and the same without the robot's namespace.
+    name
+        Full name of the robot's topic.
     type_name, qos
         Type and offered QoS of the commands.
     prefix
         Beginning of the names of the topic's parameters, such as `action`.
     """
-    name = node.resolve_topic_name(topic)
-    subscribers = node.get_subscriptions_info_by_topic(name)
-    if not subscribers:
-        ending = f"/{relative.lstrip('/')}"
-        # Topics that carry the commands of other robots are no hint.
-        others = [
-            other
-            for other, types in node.get_topic_names_and_types()
-            if other.endswith(ending) and type_name in types
-            if node.count_subscribers(other) and not node.count_publishers(other)
-        ]
-        found = f", but {', '.join(sorted(others)[:3])} is subscribed; check the robot's namespace" if others else ""
-        return f"nobody subscribes to {name}{found}"
-    for each in subscribers:
+    for each in node.get_subscriptions_info_by_topic(name):
         who = f"{each.node_namespace.rstrip('/')}/{each.node_name}"
         if each.topic_type != type_name:
             return f"{name} is subscribed as {each.topic_type} by {who}, {prefix}.type is {type_name}"

@@ -1,17 +1,21 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Robots with two command topics, in one process with scripted time: each topic has its command, or its safe one."""
+"""Robots with two command topics, in one process with scripted time and over DDS: each has its command or safe one."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from geometry_msgs.msg import Twist
 from loop_rig import PERIOD_S, LoopRig, save_echo
-from node_harness import Peer
+from moody import MoodyFleet, moody_parameters
+from node_harness import Diagnostics, NodeProcess, Peer
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
 
 from policy_node.control.tick import SentCommands
 from policy_node.sensing.synchroniser import RobotState
@@ -155,3 +159,34 @@ def test_a_topic_that_fails_leaves_its_robot_without_a_command_of_the_policy(mak
     assert rig.loop.latest.driven.tolist() == [False, True]
     for robot in (0, 1):
         assert rig.take_sent(robot)[-2:] == [(BASE, 0.0), (GRIPPER, SAFE_GRIP)]
+
+
+def test_a_base_and_its_gripper_are_driven_recorded_and_made_safe_over_dds(
+    policy: Path, peer: Peer, start_node: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    process = start_node(moody_parameters(policy, ["robot"], record__path=str(tmp_path), **TOPICS))
+    diagnostics = Diagnostics(peer)
+    fleet = MoodyFleet(peer, ["robot"])
+    found = "nobody subscribes to /robot/gripper"
+    fleet.live(lambda: found in diagnostics.values("policy_node: robot").get("commands_unheard", ""), "the finding")
+    grips: list[Float64MultiArray] = []
+    peer.node.create_subscription(Float64MultiArray, "/robot/gripper", grips.append, 100)
+    # The base is limited to 4.
+    fleet.live(
+        lambda: (
+            fleet.commands["robot"] and fleet.commands["robot"][-1].linear.x == 4.0 and grips and grips[-1].data[0] > 4
+        ),
+        "commands on both topics",
+    )
+    peer.call(Trigger, f"{process.full_name}/stop", Trigger.Request())
+    peer.spin_until(
+        lambda: fleet.commands["robot"][-1].linear.x == 0.0 and list(grips[-1].data) == [SAFE_GRIP],
+        "the safe command of both topics",
+    )
+    assert process.send(signal.SIGINT) == 0
+    (metadata,) = tmp_path.glob("*/metadata.yaml")
+    information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
+    counts = {
+        each["topic_metadata"]["name"]: each["message_count"] for each in information["topics_with_message_count"]
+    }
+    assert counts["/robot/cmd_vel"] == counts["/robot/gripper"] > 0
