@@ -11,6 +11,13 @@ from rich.table import Table
 
 # The loops of the fleet benchmark by their keys in the figures.
 LOOPS = {"node": "policy_node", "baseline": "today's loop"}
+# The nodes of the benchmark of plans by their keys in the figures.
+PLANNERS = {
+    "fast": "fast policy, in the tick",
+    "background": "slow policy, in the background, a plan every 0.5 s",
+    "as_soon_as_possible": "the same, planned as soon as possible",
+    "tick": "slow policy, in the tick",
+}
 Rows = list[list[str]]
 
 
@@ -83,3 +90,33 @@ def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
         ["forward pass alone", *(times(engine["forward_ms"]) for engine in columns)],
         ["**overhead_ratio**", *(f"{engine['overhead_ratio']:.2f}" for engine in columns)],
     ]
+
+
+def chunk_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return a row for each node of the benchmark of plans."""
+    rows = [["", "ticks missed", "lateness, p50 / p99", "driven", "plans per robot and s", "observation to its plan"]]
+    rows[0].append("reaction, p50 / max")
+    for name, label in PLANNERS.items():
+        found = figures[name]
+        plans, latency = found.get("plans_per_robot_s"), found.get("observation_to_plan_ms")
+        rows.append(
+            [
+                label,
+                percent(found["missed_fraction"]),
+                f"{times(found['lateness_ms'])} ms",
+                percent(found["driven_fraction"]),
+                "–" if plans is None else f"{plans:.2f}",
+                "–" if latency is None else f"{times(latency)} ms",
+                f"{times(found['reaction_ms'], ('p50', 'max'))} ms",
+            ]
+        )
+    return rows
+
+
+def jump_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return how far commands jump from plan to plan for each aggregation, as a multiple of the steps within a plan."""
+    planned = {"planned every 0.5 s": "largest_jump", "as soon as possible": "largest_jump_as_soon_as_possible"}
+    rows = [["`chunk.aggregate`", *planned]]
+    for name in figures["largest_jump"]:
+        rows.append([f"`{name}`", *(f"{figures[key][name]['ratio']:.2f}" for key in planned.values())])
+    return rows

@@ -13,7 +13,7 @@ PATH="$PWD/.venv/bin:$PATH"
 model=models/rover.zip
 failed=
 step=0
-steps=9
+steps=10
 started=$(date +%s)
 
 # bench NAME COMMAND OPTIONS…: write NAME.json and NAME.png to the folder.
@@ -40,6 +40,10 @@ bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" 
     --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
     --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \
     --versus policy.engine:=direct --versus policy.engine:=torchscript
+step=$((step + 1))
+echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench chunks"
+policy_bench chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$seconds" \
+    --json "$folder/chunks.json" || failed="$failed chunks"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     steps=$((steps + 2))
     for robots in 256 1024; do

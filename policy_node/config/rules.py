@@ -162,7 +162,8 @@ def check_rules(checked: Values, keys: Sequence[str], terms: Terms, commands: Se
     problems = [*_check_robots(checked), *_check_observations(checked, keys, terms)]
     if not problems:
         problems += _check_synchronised(checked, keys, terms)
-    problems += [*_check_policy(checked), *_check_deadline_and_table(checked), *_check_commands(checked, commands)]
+    problems += [*_check_policy(checked), *_check_prefix(checked)]
+    problems += [*_check_deadline_and_table(checked), *_check_commands(checked, commands)]
     prefixes = [f"actions.{command}." for command in commands] or ["action."]
     for prefix in ("policy.", *prefixes):
         problems += _check_bounds(f"{prefix}low", checked[f"{prefix}low"], checked[f"{prefix}high"])
@@ -205,6 +206,19 @@ def _check_policy(checked: Values) -> Problems:
     sha256 = checked["policy.sha256"]
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         yield f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
+
+
+def _check_prefix(checked: Values) -> Problems:
+    """Check that the inputs that take the previous plan are given where they are used."""
+    aggregate = checked["chunk.aggregate"]
+    given = [name for name in ("chunk.prefix_input", "chunk.delay_input") if checked[name]]
+    if given and aggregate != "prefix":
+        yield f"{given[0]}: given, but chunk.aggregate is {aggregate}; set that to prefix, or remove it"
+    if not given and aggregate == "prefix":
+        yield (
+            "chunk.prefix_input: missing, as is chunk.delay_input, but chunk.aggregate is prefix; name the inputs of "
+            "the policy that take the previous plan and the delay"
+        )
 
 
 def _check_observations(checked: Values, keys: Sequence[str], terms: Terms) -> Problems:

@@ -30,8 +30,8 @@ class FleetMemory:
         self.last_driven_ns = np.full(count, NEVER_NS)
         #: `[robots]` bool: robots whose history and memory restart at their next good set of readings.
         self.fresh_start = np.ones(count, bool)
-        # `[robots]` bool: robots that no command of the policy was sent to at the last tick.
-        self._undriven = np.ones(count, bool)
+        # `[robots]` bool: robots whose episode goes on, but that got no command of the policy at the last tick.
+        self._awaiting = self._nobody = np.zeros(count, bool)
         #: `[robots]` int64: sent commands that were clipped to a bound, or whose change was limited.
         self.bounded, self.slowed = np.zeros((2, count), np.int64)
         # Start command and start time of each robot's ramp.
@@ -47,7 +47,7 @@ class FleetMemory:
 
     def restart(self, robots: Sequence[int]) -> None:
         """Restart the episodes of some robots; no earlier command is held."""
-        self.fresh_start[list(robots)] = self._undriven[list(robots)] = True
+        self.fresh_start[list(robots)] = True
         self.last_driven_ns[list(robots)] = NEVER_NS
 
     def forget(self, robots: Sequence[int]) -> None:
@@ -74,7 +74,7 @@ class FleetMemory:
         """
         if not self._ramp_ns:
             return current, self._passed
-        begins = self._undriven | observed.fresh_start
+        begins = observed.fresh_start | self._awaiting
         passed = np.clip((observed.now_ns - self._recovered_ns) / self._ramp_ns, 0.0, 1.0)
         return np.where(begins[:, None], current, self._ramp_start), np.where(begins, 0.0, passed)
 
@@ -98,10 +98,10 @@ class FleetMemory:
         self.last_driven_ns[ends_hold] = NEVER_NS
         self.last_commands = sent.commands
         if self._ramp_ns:
-            began = driven & (self._undriven | observed.fresh_start)
+            began = driven & (observed.fresh_start | self._awaiting)
             self._ramp_start[began] = decided.actions.current[began]
             self._recovered_ns[began] = observed.now_ns
-        self._undriven = self.fresh_start if goes_on is driven else ~driven
+        self._awaiting = self._nobody if goes_on is driven else goes_on & ~driven
         self.bounded += inferred.bounded & driven
         self.slowed += inferred.slowed & driven
         if sent.not_sent:

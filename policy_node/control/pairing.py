@@ -89,9 +89,11 @@ def chunk_inputs(configuration: Configuration) -> tuple[str, ...]:
 def _chunk_shapes(configuration: Configuration) -> dict[str, tuple[int, ...]]:
     """Return the shapes of these inputs for one robot, for files that do not say them, as far as they are known."""
     chunk, horizon = configuration.chunk, configuration.policy.horizon
-    components = len(configuration.action.joints or configuration.action.fields)
+    action = configuration.action
+    components = len(action.joints or action.fields or action.safe_command)
     shapes: dict[str, tuple[int, ...]] = {chunk.delay_input: ()} if chunk.delay_input else {}
-    return shapes | ({chunk.prefix_input: (horizon, components)} if chunk.prefix_input and horizon else {})
+    is_known = chunk.prefix_input and horizon and components
+    return shapes | ({chunk.prefix_input: (horizon, components)} if is_known else {})
 
 
 def _dtype_of_image(entry: ObservationConfiguration) -> str:

@@ -98,16 +98,6 @@ def check_plans(configuration: Configuration, policy: Policy) -> None:
 def _check_prefix(chunk: ChunkConfiguration, policy: Policy) -> None:
     """Check the inputs that take the previous plan."""
     given = {name: getattr(chunk, name) for name in ("prefix_input", "delay_input") if getattr(chunk, name)}
-    if given and chunk.aggregate != "prefix":
-        raise ConfigurationError(
-            f"chunk.{next(iter(given))}: given, but chunk.aggregate is {chunk.aggregate}; set that to prefix, or "
-            f"remove it"
-        )
-    if not given and chunk.aggregate == "prefix":
-        raise ConfigurationError(
-            "chunk.prefix_input: missing, as is chunk.delay_input, but chunk.aggregate is prefix; name the inputs of "
-            "the policy that take the previous plan and the delay"
-        )
     spec = policy.spec
     size = math.prod(spec.action.shape) if isinstance(spec.action, ArraySpec) else 0
     for name, numbers in (("prefix_input", spec.horizon * size), ("delay_input", 1)):

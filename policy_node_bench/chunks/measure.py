@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from policy_node.cli.child_process import Child
 from policy_node.cli.options import number
@@ -26,21 +25,15 @@ from policy_node.config.schema import flatten
 from policy_node.report.figures import distribution, machine
 from policy_node_bench.chunks.policies import READING, Slow, products_for, save
 from policy_node_bench.chunks.robots import STATE_TOPIC
-from policy_node_bench.chunks.smoothness import AGGREGATES, largest_jumps
+from policy_node_bench.chunks.smoothness import largest_jumps
 from policy_node_bench.command import Command, Figures, option
 from policy_node_bench.harness.observer import Round, measure
 from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
-from policy_node_bench.tables import percent, screen, times
+from policy_node_bench.tables import PLANNERS, chunk_rows, jump_rows, screen
 
 NODE = "policy_bench_node"
 REPLAN_S = 0.5
-LABELS = {
-    "fast": "fast policy, in the tick",
-    "background": "slow policy, in the background",
-    "as_soon_as_possible": "the same, planned as soon as possible",
-    "tick": "slow policy, in the tick",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +103,9 @@ def run_chunks(options: ChunksOptions, console: Console) -> dict[str, Any]:
         folder = Path(temporary)
         figures: dict[str, Any] = {"options": asdict(options), "machine": machine()}
         for name, parameters in _variants(options, folder).items():
-            with console.status(f"measuring: {LABELS[name]}"):
+            with console.status(f"measuring: {PLANNERS[name]}"):
                 figures[name] = _measure(options, name, parameters, folder)
-            console.print(f"{LABELS[name]}: done", highlight=False)
+            console.print(f"{PLANNERS[name]}: done", highlight=False)
         jumps = {}
         for name, replan_every in (("background", _replan_every(options)), ("as_soon_as_possible", 0)):
             with console.status("measuring smoothness"):
@@ -125,7 +118,7 @@ def run_chunks(options: ChunksOptions, console: Console) -> dict[str, Any]:
         "plans_per_robot_s": figures["background"]["plans_per_robot_s"],
         "largest_jump": jumps["background"],
         "largest_jump_as_soon_as_possible": jumps["as_soon_as_possible"],
-        "reaction_ms": {name: figures[name]["reaction_ms"] for name in LABELS},
+        "reaction_ms": {name: figures[name]["reaction_ms"] for name in PLANNERS},
     }
     return figures
 
@@ -180,29 +173,8 @@ def show(figures: Figures) -> list[RenderableType]:
         f"{options['robots']} robots, inference {options['inference_ms']:g} ms, horizon {options['horizon']}, "
         f"control at {options['rate_hz']:g} Hz"
     )
-    rows = [["", "ticks missed", "lateness, p50 / p99", "driven", "plans per robot and s", "reaction, p50 / max"]]
-    for name, label in LABELS.items():
-        found = figures[name]
-        plans = found.get("plans_per_robot_s")
-        rows.append(
-            [
-                label,
-                percent(found["missed_fraction"]),
-                f"{times(found['lateness_ms'])} ms",
-                percent(found["driven_fraction"]),
-                "–" if plans is None else f"{plans:.2f}",
-                f"{times(found['reaction_ms'], ('p50', 'max'))} ms",
-            ]
-        )
-    return [screen(title, rows), jump_table(figures)]
-
-
-def jump_table(figures: Figures) -> Table:
-    """Return how far commands jump for each aggregation."""
-    planned = {f"every {REPLAN_S:g} s": "largest_jump", "as soon as possible": "largest_jump_as_soon_as_possible"}
-    rows = [["chunk.aggregate", *(f"planned {label}" for label in planned)]]
-    rows += [[name, *(f"{figures[key][name]['ratio']:.2f}" for key in planned.values())] for name in AGGREGATES]
-    return screen("largest change of a command / largest step within a plan", rows)
+    jumps = "largest change of a command / largest step within a plan"
+    return [screen(title, chunk_rows(figures)), screen(jumps, jump_rows(figures))]
 
 
 COMMAND = Command(

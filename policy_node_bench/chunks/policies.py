@@ -19,8 +19,6 @@ COMPONENTS = 2
 SIDE = 192
 # Radians per second of the trajectories that plans follow.
 SPEED = math.pi
-# Steps in which a plan returns from its prefix to its own trajectory.
-RETURN_STEPS = 10.0
 
 
 class Slow(nn.Module):
@@ -34,7 +32,7 @@ class Slow(nn.Module):
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Return plans `[robots, horizon, 2]` for readings `[robots, 2]`; without a horizon actions `[robots, 2]`."""
-        product = self.matrix
+        product: torch.Tensor = self.matrix
         for _ in range(self.products):
             product = product @ self.matrix
         actions = state[:, :1].repeat(1, 2) * product[0, 0]
@@ -50,7 +48,7 @@ class Swing(nn.Module):
 
     def nominal(self, state: torch.Tensor) -> torch.Tensor:
         """Return the plans without regard to those before."""
-        angles = state[:, :1] + self.angles
+        angles = state[:, :1] + self.angles  # type: ignore[operator]
         return torch.stack([angles.sin(), angles.cos()], dim=2) + state[:, 1:, None]
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
@@ -61,12 +59,15 @@ class Swing(nn.Module):
 class PrefixedSwing(Swing):
     """Plans as `Swing`, but begins with what is executed meanwhile, as policies trained for that do."""
 
-    def forward(self, state: torch.Tensor, rest: torch.Tensor, delay: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]
+        self, state: torch.Tensor, rest: torch.Tensor, delay: torch.Tensor
+    ) -> torch.Tensor:
         """Return plans `[robots, horizon, 2]` that follow `rest` for `delay` steps and then return to the circle."""
         nominal = self.nominal(state)
         steps = torch.arange(nominal.shape[1])[None] - delay[:, None]
         last = delay.long().clamp(max=nominal.shape[1] - 1)[:, None, None].expand(-1, 1, 2)
         gap = rest.gather(1, last) - nominal.gather(1, last)
+        # The plan returns from its prefix to its own trajectory within about ten steps.
         weight = torch.exp(-steps.clamp(min=0) / 10.0) * (delay > 0)[:, None]
         planned = nominal + gap * weight[:, :, None]
         return torch.where(((steps < 0) & (delay > 0)[:, None])[:, :, None], rest, planned)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from policy_node_bench.chunks import smoothness
-from policy_node_bench.chunks.measure import LABELS, ChunksOptions, _parameters
+from policy_node_bench.chunks.measure import ChunksOptions, _parameters
 from policy_node_bench.chunks.smoothness import AGGREGATES, largest_jumps
+from policy_node_bench.tables import PLANNERS
 
 
 @pytest.mark.over_dds
@@ -27,11 +28,11 @@ def test_a_slow_policy_is_measured_beside_the_tick_and_in_it(tmp_path: Path) -> 
     for name in ("lateness_ms", "lateness_fast_ms"):
         assert 0.0 <= figures[name]["p50"] <= figures[name]["p99"]
     assert 0.0 < figures["plans_per_robot_s"] <= 2.5
-    assert set(figures["reaction_ms"]) == set(LABELS)
+    assert set(figures["reaction_ms"]) == set(PLANNERS)
     # An inference takes longer than a period, and a reaction longer than an inference.
     assert figures["reaction_ms"]["background"]["p50"] > 60.0
     assert set(figures["largest_jump"]) == set(AGGREGATES)
-    assert all(label in run.stdout for label in LABELS.values())
+    assert "largest change of a command" in run.stdout
 
 
 def test_blends_and_prefixes_jump_less_than_plans_that_replace_each_other(

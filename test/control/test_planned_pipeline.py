@@ -33,6 +33,13 @@ class Plans(torch.nn.Module):
         return touch[:, None, :] + torch.arange(4)[None, :, None]
 
 
+class Told(torch.nn.Module):
+    """Plans the first two steps of the rest of the previous plan, then the reading, then the delay."""
+
+    def forward(self, touch: torch.Tensor, rest: torch.Tensor, delay: torch.Tensor) -> torch.Tensor:
+        return torch.cat([rest[:, :2], touch[:, None], delay[:, None, None].expand(-1, 1, 2)], dim=1)
+
+
 class Echo(torch.nn.Module):
     """Gives the reading as the action."""
 
@@ -98,7 +105,7 @@ class Rig:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
-    for module in (Plans(), Echo(), Counting()):
+    for module in (Plans(), Told(), Echo(), Counting()):
         save(module, folder / f"{type(module).__name__}.pt")
     return folder
 
@@ -192,6 +199,31 @@ def test_a_part_of_the_fleet_is_planned_at_a_time_the_oldest_plans_first(folder:
     assert tick.states == (READY,) * 5
 
 
+@pytest.mark.parametrize("inference", ["tick", "background"])
+def test_a_policy_is_told_the_rest_of_its_previous_plan_and_the_delay(
+    folder: Path, rigs: list[Rig], inference: str
+) -> None:
+    prefix = {"aggregate": "prefix", "prefix_input": "rest", "delay_input": "delay", "replan_every": 2}
+    changes: dict[str, Any] = {f"chunk__{name}": value for name, value in prefix.items()}
+    rig = Rig(folder / "Told.pt", policy__inference=inference, policy__horizon=HORIZON, **changes)
+    rigs.append(rig)
+    rig.pipeline.start()
+    rig.readings = {robot: (7.0, 7.0) for robot in range(3)}
+    commands = []
+    for _ in range(8):
+        tick = rig.tick()
+        rig.wait()
+        commands.append(tick.commands[1, 0])
+    assert tick.planned is not None
+    if inference == "tick":
+        # Nothing comes before the first plan; the second begins with the reading, which the first one planned for now.
+        assert commands == [0.0, 0.0, 7.0, 0.0, 7.0, 0.0, 7.0, 0.0] and tick.planned.delay == 0
+    else:
+        # Each plan is there a tick after its observation, and was told at least this one.
+        assert tick.planned.delay >= 1
+        assert commands[:4] == [SAFE[0], 0.0, 7.0, 0.0]
+
+
 def test_parameters_of_plans_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"chunk\.replan_every: found 5, but a plan of this policy has 4"):
         Rig(folder / "Plans.pt", chunk__replan_every=5)
@@ -201,5 +233,9 @@ def test_parameters_of_plans_that_do_not_fit_are_refused(folder: Path) -> None:
         Rig(folder / "Echo.pt", chunk__aggregate="blend", policy__inference="background")
     with pytest.raises(ConfigurationError, match=r"policy\.horizon: .* \[4, 2\] for one robot, no 3 future actions"):
         Rig(folder / "Plans.pt", policy__horizon=3)
+    with pytest.raises(ConfigurationError, match=r"chunk\.prefix_input: missing, as is chunk\.delay_input"):
+        Rig(folder / "Plans.pt", chunk__aggregate="prefix")
+    with pytest.raises(ConfigurationError, match=r"chunk\.delay_input: given, but chunk\.aggregate is newest"):
+        Rig(folder / "Plans.pt", chunk__delay_input="delay")
     with pytest.raises(ConfigurationError, match=r"chunk\.nearest: found 'grip', but the components are the numbers"):
         Rig(folder / "Plans.pt", chunk__nearest=["grip"])
