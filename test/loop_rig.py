@@ -24,7 +24,7 @@ from policy_node.config.schema import parse_configuration
 from policy_node.control.tick import FleetTick, Observed, SentCommands
 from policy_node.ros import control_loop, publishers, watchdog
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import configured_encoder, deploy
+from policy_node.ros.deployment import configured_encoders, deploy
 from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.subscriptions import Intake
 
@@ -163,7 +163,7 @@ class LoopRig:
         deployment = deploy(configuration)
         self.pipeline = deployment.pipeline
         self._act, self.pipeline.act = self.pipeline.act, self._held_act  # type: ignore[method-assign]
-        self.publishers = CommandPublishers(peer.node, configuration, configured_encoder(configuration, 2))
+        self.publishers = CommandPublishers(peer.node, configuration, configured_encoders(configuration, 2))
         self._own = self.publishers._publishers
         self.senders = [Sender(publisher) for publisher in self._own]
         self.publishers._publishers = self.senders  # type: ignore[assignment]

@@ -210,7 +210,8 @@ def _node_parts(name: str, node: NodeView) -> list[Text | Table]:
     title = Text.assemble((f"/{name} ", "bold"), (level, _COLOURS[level]), f" {message}")
     if not node.is_active:
         return [title]
-    problems = [value for key, value in values.items() if key.endswith(_PROBLEMS) or key == "planner_slow"]
+    single = ("planner_slow", "commands_unheard")
+    problems = [value for key, value in values.items() if key.endswith(_PROBLEMS) or key in single]
     lines = [*map(Text, _figures(values)), *(Text(problem, style="yellow") for problem in problems)]
     return [title, *lines, _robots_table(node)]
 

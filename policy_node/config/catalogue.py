@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -67,3 +68,19 @@ IMAGE_ENCODINGS: Catalogue[Any] = Catalogue(
 COMMAND_TYPES: Catalogue[Any] = Catalogue(
     Registry("policy_node.messages.commands", "COMMAND_TYPES", "policy_node.command_types")
 )
+
+
+@dataclass(frozen=True)
+class WrittenByFields:
+    """What is known of a command type without a record: the paths in `fields` name its components."""
+
+    name: str
+    named_by: str = "fields"
+    is_velocity: bool = False
+    has_field: bool = False
+    has_constants: bool = True
+
+
+def command_kind(name: str) -> Any:
+    """Return the record of a command type, or that of a type without one."""
+    return COMMAND_TYPES.get(name) or WrittenByFields(name)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from policy_node.config.catalogue import COMMAND_TYPES, IMAGE_ENCODINGS, MESSAGE_TYPES
+from policy_node.config.catalogue import IMAGE_ENCODINGS, MESSAGE_TYPES
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
 # Not below a namespace: `/NAME/...` is private to a node of that name.
@@ -32,7 +32,8 @@ OUTPUT_ACTIVATIONS = ("identity", "tanh", "hardtanh")
 class Parameter:
     """One parameter: its name, type and rule."""
 
-    #: Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`.
+    #: Dotted name; `<key>` stands for each name in `observations.keys`, `<term>` for each in that key's `terms`, and
+    #: `<command>` for each name in `actions.keys`.
     name: str
     #: `bool`, `int`, `float`, `str`, `list[str]`, `list[int]` or `list[float]`.
     type: str
@@ -526,13 +527,20 @@ class SynchronisationConfiguration:
 
 
 @dataclass(frozen=True)
-class ActionConfiguration:
-    """The command of every robot, and its replacement when the robot's data are not good."""
+class CommandConfiguration:
+    """The commands of one topic of every robot, and their replacement when the robot's data are not good."""
 
     topic: str = parameter(None, "Topic of the commands, below the robot's namespace.")
-    type: str = parameter(None, "Message type of the commands.", choices=lambda: tuple(COMMAND_TYPES))
+    type: str = parameter(None, "Message type of the commands: one of the command types, or any other with `fields`.")
     fields: tuple[str, ...] = parameter(
-        (), "Field of a Twist for each component of the command, such as `linear.x`; required for a Twist command."
+        (),
+        "Path to the field of each component of the command, such as `linear.x` of a Twist, `motor_cmd[0].q`, or "
+        "`motor_cmd[0:12].q` for 12 components; required for types without a record.",
+    )
+    constants: tuple[str, ...] = parameter(
+        (),
+        "Fields that have the same value in every command, each as `path=value`, such as `motor_cmd[0:12].kp=25.0` or "
+        "`effort=[0.5, 0.5]`; the value is written as in YAML.",
     )
     joints: tuple[str, ...] = parameter(
         (), "Joint of a JointState or JointTrajectory for each component of the command; required for a joint command."
@@ -541,6 +549,12 @@ class ActionConfiguration:
     frame_id: str = parameter("", "frame_id of stamped commands.")
     time_from_start_s: float = parameter(
         0.0, "When a JointTrajectory's point is to be reached; 0: one control period.", limits=(0.0, 60.0)
+    )
+    components: tuple[int, ...] = parameter(
+        (),
+        "Component of the policy's action, from 0, for each component of the command; empty: all of them, and with "
+        "several topics the next ones, as many as `fields` or `joints` name.",
+        limits=(0, 1_000_000),
     )
     scale: tuple[float, ...] = parameter(
         (), "Factor of a continuous action; one number or one per component, empty: 1."
@@ -554,7 +568,6 @@ class ActionConfiguration:
     high: tuple[float, ...] = parameter(
         (), "Highest command, after `offset`; one number or one per component, empty: none."
     )
-    table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
     when_stale: str = parameter(
         "stop",
         "What a robot without good data gets: the safe command, its last command for `hold_s`, or nothing.",
@@ -581,6 +594,37 @@ class ActionConfiguration:
         "Largest change of the command per second; one number or one per component, empty: any. Safe commands are "
         "sent at once.",
         limits=(1e-9, 1e9),
+    )
+    #: Name in `actions.keys`; empty for the only topic.
+    key: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of its parameters."""
+        return f"actions.{self.key}" if self.key else "action"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the components of a command; empty where they have none."""
+        return self.fields or self.joints
+
+
+@dataclass(frozen=True)
+class ActionConfiguration(CommandConfiguration):
+    """The command of every robot; of several topics their components one after the other, without topic and type."""
+
+    table: tuple[float, ...] = parameter((), "For a Discrete action: one command per action, row after row.")
+    publish_rate_hz: float = parameter(
+        0.0,
+        "Rate of the commands, a multiple of `control_rate_hz`: those between two ticks follow from "
+        "`interpolation`; 0: one command per tick.",
+        limits=(0.0, 10_000.0),
+    )
+    interpolation: str = parameter(
+        "linear",
+        "With `publish_rate_hz`: `linear` approaches each command of the policy within a control period, `hold` "
+        "repeats it. Safe commands are sent at once.",
+        choices=("linear", "hold"),
     )
     ramp_s: float = parameter(
         0.0, "Duration of the ramp from the safe command after activation or recovery.", limits=(0.0, 60.0)
@@ -655,6 +699,7 @@ def _term_parameters() -> list[Parameter]:
 
 
 OBSERVATION = "observations.<key>."
+COMMAND = "actions.<command>."
 TERM = "observations.<key>.<term>."
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -708,6 +753,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     *_term_parameters(),
     *_parameters(SynchronisationConfiguration, "synchronisation."),
     *_parameters(ActionConfiguration, "action."),
+    Parameter(
+        "actions.keys",
+        "list[str]",
+        (),
+        "Names of the command topics of a robot that has several, such as those of an arm and a gripper; empty: one, "
+        "described by `action`.",
+    ),
+    *(
+        replace(each, description=f"As `action.{each.name.removeprefix(COMMAND)}`.")
+        for each in _parameters(CommandConfiguration, COMMAND)
+    ),
     *_parameters(RecordingConfiguration, "record."),
     Parameter(
         "watchdog.timeout_s",
@@ -722,6 +778,9 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 # The parameters of a topic. An observation that is made of terms has none of these; each term has its own.
 SOURCE_PARAMETERS = tuple(each.name for each in _parameters(SourceConfiguration, OBSERVATION))
+
+# Parameters of `action` that each of several command topics has for itself.
+COMMAND_PARAMETERS = tuple(each.name for each in _parameters(CommandConfiguration, "action."))
 
 # Parameters that ROS itself gives every node.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")

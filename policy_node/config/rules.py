@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
+from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES, command_kind
 from policy_node.config.parameters import CHOICES, SOURCE_PARAMETERS, Parameter, is_image
 
 # An error lists the types that take a parameter only if there are at most this many.
@@ -54,6 +54,11 @@ def unknown_parameter(name: str, value: Any, known: Mapping[str, Parameter]) -> 
             f"observations.<key>.depth or observations.<key>.reliability"
         )
     parts = name.split(".")
+    if parts[0] == "action" and "action.topic" not in known:
+        remedy = f"give it to one of them, as actions.<key>.{parts[1]}"
+        return f"{name}: found {value!r}, but actions.keys names several topics; {remedy}"
+    if parts[0] == "actions" and len(parts) > 2 and f"actions.{parts[1]}.topic" not in known:
+        return f"{name}: found {value!r}, but actions.keys does not name '{parts[1]}'; add it there or remove it"
     if parts[0] == "observations" and len(parts) > 2:
         if f"observations.{parts[1]}.terms" not in known:
             return (
@@ -146,7 +151,7 @@ def _is_missing(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(MISSING)
 
 
-def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]:
+def check_rules(checked: Values, keys: Sequence[str], terms: Terms, commands: Sequence[str] = ()) -> list[str]:
     """Check all rules across parameters.
 
     Parameters
@@ -155,14 +160,19 @@ def check_rules(checked: Values, keys: Sequence[str], terms: Terms) -> list[str]
         Every parameter by its dotted name, of the right type and within its own range.
     keys, terms
         The keys of the observations, and the terms of each by its key.
+    commands
+        The names of several command topics.
     """
     problems = [*_check_robots(checked), *_check_observations(checked, keys, terms)]
     if not problems:
         problems += _check_synchronised(checked, keys, terms)
-    for group in ("policy", "action"):
-        problems += _check_bounds(f"{group}.low", checked[f"{group}.low"], checked[f"{group}.high"])
-    for check in (_check_policy, _check_prefix, _check_components, _check_command, _check_safe_command):
-        problems += check(checked)
+    problems += [*_check_policy(checked), *_check_prefix(checked)]
+    problems += [*_check_deadline_and_table(checked), *_check_commands(checked, commands)]
+    prefixes = [f"actions.{command}." for command in commands] or ["action."]
+    for prefix in ("policy.", *prefixes):
+        problems += _check_bounds(f"{prefix}low", checked[f"{prefix}low"], checked[f"{prefix}high"])
+    for check in (_check_components, _check_command, _check_safe_command):
+        problems += [problem for prefix in prefixes for problem in check(checked, prefix)]
     return problems
 
 
@@ -256,21 +266,32 @@ def _dotted(terms: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(f"{term}." for term in terms) if terms else ("",)
 
 
-def _check_command(checked: Values) -> Problems:
-    """Check the topic, the deadline and the table of the commands."""
-    topic, robots = checked["action.topic"], checked["robots"]
+def _check_command(checked: Values, prefix: str) -> Problems:
+    """Check the topic of the commands."""
+    topic, robots = checked[prefix + "topic"], checked["robots"]
     if topic.startswith("/") and len(robots) > 1:
         yield (
-            f"action.topic: found {topic!r}, which would send the commands of {len(robots)} robots to one topic; "
+            f"{prefix}topic: found {topic!r}, which would send the commands of {len(robots)} robots to one topic; "
             f"remove the leading '/'"
         )
+
+
+def _check_deadline_and_table(checked: Values) -> Problems:
+    """Check the deadline of the commands, and the table of those of a Discrete action."""
     deadline_s, period_s = checked["action.deadline_s"], 1.0 / checked["control_rate_hz"]
     if 0.0 < deadline_s <= period_s:
         yield (
             f"action.deadline_s: found {deadline_s:g}, but commands are {period_s:g} s apart; give more, or 0.0 for "
             f"three periods"
         )
-    table, components = checked["action.table"], checked["action.fields"] or checked["action.joints"]
+    rate_hz, control_rate_hz = checked["action.publish_rate_hz"], checked["control_rate_hz"]
+    steps = round(rate_hz / control_rate_hz)
+    if rate_hz and (steps < 2 or abs(rate_hz - steps * control_rate_hz) > 1e-6 * rate_hz):
+        yield (
+            f"action.publish_rate_hz: found {rate_hz:g}, but it is a multiple of control_rate_hz, {control_rate_hz:g}: "
+            f"2, 3, 4 … times as much; or 0.0 for one command per tick"
+        )
+    table, components = checked["action.table"], checked.get("action.fields") or checked.get("action.joints")
     if table and components and len(table) % len(components):
         yield (
             f"action.table: found {len(table)} numbers, but they must be rows of {len(components)}, "
@@ -278,54 +299,112 @@ def _check_command(checked: Values) -> Problems:
         )
 
 
-def _check_safe_command(checked: Values) -> Problems:
-    """Check that there is one safe command, and that it has the size of a command."""
-    action_type, components = checked["action.type"], checked["action.fields"] or checked["action.joints"]
-    safe_command, position_topic = checked["action.safe_command"], checked["action.safe_position_topic"]
-    silent = checked["action.when_stale"] == "silent"
-    if not (safe_command or position_topic or silent or COMMAND_TYPES[action_type].is_velocity):
+def _check_commands(checked: Values, commands: Sequence[str]) -> Problems:
+    """Check the command topics of robots that have several."""
+    if not commands:
+        return
+    yield from _duplicates("actions.keys", commands)
+    for key in commands:
+        if not key.isidentifier():
+            yield f"actions.keys: found {key!r}, but a key is a name of letters, digits and underscores; rename it"
+    if checked["action.table"]:
+        yield "action.table: given beside actions.keys; a Discrete action commands one topic; remove one of the two"
+    prefixes = [f"actions.{key}." for key in commands]
+    topics = Counter(checked[prefix + "topic"].removeprefix("/") for prefix in prefixes)
+    for topic in (topic for topic, count in topics.items() if count > 1):
+        yield f"actions.keys: {topics[topic]} of them have the topic {topic!r}; give each its topic"
+    positions = {checked[prefix + "safe_position_topic"] for prefix in prefixes} - {""}
+    if len(positions) > 1:
         yield (
-            f"action.safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
-            f"is safe, for positions the topic of the current ones in action.safe_position_topic, "
-            f"or set action.when_stale to silent"
+            f"{prefixes[0]}safe_position_topic: positions are read from one topic, but {', '.join(sorted(positions))} "
+            f"are given; publish them on one, or give a safe_command"
+        )
+    measured = [prefix for prefix in prefixes if checked[prefix + "safe_position_topic"]]
+    if len({(checked[prefix + "when_stale"], checked[prefix + "hold_s"]) for prefix in measured}) > 1:
+        yield (
+            f"{measured[0]}when_stale: topics with a safe_position_topic need the same when_stale and hold_s, because "
+            f"the positions are kept for all of them at once"
+        )
+    for prefix in prefixes:
+        yield from _check_part(checked, prefix)
+
+
+def _check_part(checked: Values, prefix: str) -> Problems:
+    """Check that the size of the command of one of several topics is known, and that there are as many numbers."""
+    named = checked[prefix + "fields"] or checked[prefix + "joints"]
+    count = len(checked[prefix + "components"] or named)
+    if not count:
+        yield f"{prefix}components: missing; give the components of the action that this topic gets, such as [6]"
+        return
+    for name in ("scale", "offset", "low", "high", "max_rate", "safe_command"):
+        found = len(checked[prefix + name])
+        allowed = (0, count) if name == "safe_command" else (0, 1, count)
+        if found not in allowed:
+            yield f"{prefix}{name}: found {found} numbers, but the command has {count} components"
+
+
+def _check_safe_command(checked: Values, prefix: str) -> Problems:
+    """Check that there is one safe command, and that it has the size of a command."""
+    action_type, components = checked[prefix + "type"], checked[prefix + "fields"] or checked[prefix + "joints"]
+    safe_command, position_topic = checked[prefix + "safe_command"], checked[prefix + "safe_position_topic"]
+    silent = checked[prefix + "when_stale"] == "silent"
+    if not (safe_command or position_topic or silent or command_kind(action_type).is_velocity):
+        yield (
+            f"{prefix}safe_command: missing; for a {action_type} zeros may move a robot, so give the command that "
+            f"is safe, for positions the topic of the current ones in {prefix}safe_position_topic, "
+            f"or set {prefix}when_stale to silent"
         )
     if position_topic:
-        yield from _check_safe_position(checked)
-    elif checked["action.safe_position_joints"]:
-        yield "action.safe_position_joints: given without action.safe_position_topic; give that topic or remove it"
+        yield from _check_safe_position(checked, prefix)
+    elif checked[prefix + "safe_position_joints"]:
+        yield f"{prefix}safe_position_joints: given without {prefix}safe_position_topic; give that topic or remove it"
     if safe_command and components and len(safe_command) != len(components):
-        yield f"action.safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
+        yield f"{prefix}safe_command: found {len(safe_command)} numbers, but a command has {len(components)} components"
 
 
-def _check_components(checked: Values) -> Problems:
+def _check_components(checked: Values, prefix: str) -> Problems:
     """Check the parameters that name the components of a command."""
-    action_type = checked["action.type"]
-    named_by = COMMAND_TYPES[action_type].named_by
-    if named_by and not checked[f"action.{named_by}"]:
+    action_type = checked[prefix + "type"]
+    if remedy := _spelling_remedy(action_type):
+        yield f"{prefix}type: found {action_type!r}, but a type is spelled package/msg/Type; {remedy}"
+        return
+    kind = command_kind(action_type)
+    named_by = kind.named_by
+    if checked[prefix + "constants"] and not kind.has_constants:
+        users = [each.name for each in COMMAND_TYPES.values() if each.has_constants]
+        yield (
+            f"{prefix}constants: given for a {action_type}; only {', '.join(users)} and types without "
+            "a record have them; remove it"
+        )
+    if named_by and not checked[f"{prefix}{named_by}"]:
         example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
-        yield f"action.{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
+        yield f"{prefix}{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"
+    named, components = checked[prefix + "fields"] or checked[prefix + "joints"], checked[prefix + "components"]
+    if named and components and len(named) != len(components):
+        yield f"{prefix}components: found {len(components)}, but {len(named)} {named_by} are named; give one for each"
     for name in ("fields", "joints"):
-        if name != named_by and checked[f"action.{name}"]:
-            users = " and ".join(kind.name for kind in COMMAND_TYPES.values() if kind.named_by == name)
-            yield f"action.{name}: given for a {action_type}; only {users} use it; remove it"
+        if name != named_by and checked[f"{prefix}{name}"]:
+            users = [each.name for each in COMMAND_TYPES.values() if each.named_by == name]
+            only = "it names no components" if len(users) > MOST_NAMED else f"only {' and '.join(users)} use it"
+            yield f"{prefix}{name}: given for a {action_type}; {only}; remove it"
 
 
-def _check_safe_position(checked: Values) -> Problems:
+def _check_safe_position(checked: Values, prefix: str) -> Problems:
     """Check the safe command that is the robot's current position."""
-    name, action_type = "action.safe_position_topic", checked["action.type"]
-    kind = COMMAND_TYPES[action_type]
+    name, action_type = f"{prefix}safe_position_topic", checked[prefix + "type"]
+    kind = command_kind(action_type)
     if kind.is_velocity:
         yield f"{name}: given for a {action_type}, which is a velocity; remove it"
-    elif kind.has_field and checked["action.field"] != "position":
-        yield f"{name}: given, but action.field is {checked['action.field']}; remove it"
-    if checked["action.safe_command"]:
-        yield f"{name}: given beside action.safe_command; remove one of the two"
-    joints, commanded = checked["action.safe_position_joints"], checked["action.joints"]
+    elif kind.has_field and checked[prefix + "field"] != "position":
+        yield f"{name}: given, but {prefix}field is {checked[prefix + 'field']}; remove it"
+    if checked[prefix + "safe_command"]:
+        yield f"{name}: given beside {prefix}safe_command; remove one of the two"
+    joints, commanded = checked[prefix + "safe_position_joints"], checked[prefix + "joints"]
     if not joints and not commanded:
-        yield "action.safe_position_joints: missing; give the joint of each component of the command"
+        yield f"{prefix}safe_position_joints: missing; give the joint of each component of the command"
     if joints and commanded and len(joints) != len(commanded):
         yield (
-            f"action.safe_position_joints: found {len(joints)}, but action.joints has {len(commanded)}; give one for "
+            f"{prefix}safe_position_joints: found {len(joints)}, but {prefix}joints has {len(commanded)}; give one for "
             f"each"
         )
 

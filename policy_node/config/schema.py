@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
+from policy_node.config.commands import joined, with_components
 from policy_node.config.parameters import (
+    COMMAND_PARAMETERS,
     PARAMETERS,
     ROS_PARAMETER_PREFIXES,
     ROS_PARAMETERS,
     SOURCE_PARAMETERS,
     ActionConfiguration,
     ChunkConfiguration,
+    CommandConfiguration,
     ObservationConfiguration,
     Parameter,
     PolicyConfiguration,
@@ -29,6 +33,7 @@ from policy_node.config.parameters import (
     SynchronisationConfiguration,
     TermConfiguration,
 )
+from policy_node.config.paths import expand
 from policy_node.config.rules import (
     check_rules,
     check_value,
@@ -72,6 +77,8 @@ class Configuration:
     observations: tuple[ObservationConfiguration, ...]
     synchronisation: SynchronisationConfiguration
     action: ActionConfiguration
+    #: The command topics of a robot: `action` alone, or several, whose components `action` has one after the other.
+    commands: tuple[CommandConfiguration, ...]
     record: RecordingConfiguration
     watchdog_timeout_s: float
     realtime: RealtimeConfiguration
@@ -120,6 +127,14 @@ class Configuration:
             max_age_s=self.synchronisation.max_age_s,
         )
 
+    @cached_property
+    def columns(self) -> tuple[slice, ...]:
+        """By command topic its components in a command of all of them."""
+        if len(self.commands) == 1:
+            return (slice(None),)
+        ends = list(accumulate(len(command.components) for command in self.commands))
+        return tuple(slice(first, end) for first, end in zip([0, *ends], ends, strict=False))
+
     @property
     def period_ns(self) -> int:
         """Control period in nanoseconds."""
@@ -137,9 +152,11 @@ def with_limits(configuration: Configuration, values: Mapping[str, Any]) -> Conf
     for name, value in values.items():
         section, _, field = name.partition(".")
         sections[section][field] = tuple(value) if isinstance(value, list) else value
+    action = replace(configuration.action, **sections["action"])
     return replace(
         configuration,
-        action=replace(configuration.action, **sections["action"]),
+        action=action,
+        commands=configuration.commands if len(configuration.commands) > 1 else (action,),
         synchronisation=replace(configuration.synchronisation, **sections["synchronisation"]),
     )
 
@@ -185,7 +202,9 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def parameters_for(keys: Sequence[str], terms: Mapping[str, Sequence[str]]) -> dict[str, Parameter]:
+def parameters_for(
+    keys: Sequence[str], terms: Mapping[str, Sequence[str]], commands: Sequence[str] = ()
+) -> dict[str, Parameter]:
     """Every parameter by its full name.
 
     Parameters
@@ -194,9 +213,16 @@ def parameters_for(keys: Sequence[str], terms: Mapping[str, Sequence[str]]) -> d
         Written out for `<key>`.
     terms
         By key, written out for `<term>`; a key with terms has no parameters of a topic.
+    commands
+        Written out for `<command>`; with any of them `action` has no parameters of a topic.
     """
     named: dict[str, Parameter] = {}
     for parameter in PARAMETERS:
+        if "<command>" in parameter.name:
+            named.update({parameter.name.replace("<command>", command): parameter for command in commands})
+            continue
+        if commands and parameter.name in COMMAND_PARAMETERS:
+            continue
         for key in keys if "<key>" in parameter.name else ("",):
             name = parameter.name.replace("<key>", key)
             if "<term>" in parameter.name:
@@ -215,6 +241,12 @@ def observations_of(flat: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str,
     return names, {key: tuple(named) for key, named in terms.items() if has_type(named, "list[str]")}  # type: ignore[arg-type]
 
 
+def commands_of(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of several command topics; a value of another type counts as none."""
+    keys = flat.get("actions.keys")
+    return tuple(keys) if has_type(keys, "list[str]") else ()  # type: ignore[arg-type]
+
+
 def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     """Check parameters as a whole and return them typed.
 
@@ -230,10 +262,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     """
     checked, keys, terms = _check(flatten(values))
     period_s = 1.0 / checked["control_rate_hz"]
-    action = _group(checked, "action.")
-    action["deadline_s"] = action["deadline_s"] or 3.0 * period_s
-    if action["safe_position_topic"]:
-        action["safe_position_joints"] = action["safe_position_joints"] or action["joints"]
+    action, commands = _commands(checked, period_s)
     return Configuration(
         control_rate_hz=checked["control_rate_hz"],
         robots=_shard_of(checked["robots"], checked["shard"]),
@@ -245,7 +274,8 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         chunk=ChunkConfiguration(**_group(checked, "chunk.")),
         observations=tuple(_observation(checked, key, terms.get(key, ())) for key in keys),
         synchronisation=SynchronisationConfiguration(**_group(checked, "synchronisation.")),
-        action=ActionConfiguration(**action),
+        action=action,
+        commands=commands,
         record=RecordingConfiguration(**_group(checked, "record.")),
         watchdog_timeout_s=checked["watchdog.timeout_s"] or max(checked["synchronisation.max_age_s"], 2.0 * period_s),
         realtime=RealtimeConfiguration(**_group(checked, "realtime.")),
@@ -255,7 +285,11 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
 def _check(flat: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Return every parameter with its default, the keys of the observations, and their terms by key."""
     keys, terms = observations_of(flat)
-    known = parameters_for(keys, terms)
+    commands = commands_of(flat)
+    known = parameters_for(keys, terms, commands)
+    if commands:
+        # Declared before `actions.keys` was set.
+        flat = {name: value for name, value in flat.items() if name not in COMMAND_PARAMETERS or value}
     problems = [
         unknown_parameter(name, value, known)
         for name, value in flat.items()
@@ -270,11 +304,32 @@ def _check(flat: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], di
         ]
     checked = {name: flat.get(name, parameter.default) for name, parameter in known.items()}
     checked |= {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
+    for name in (name for name in checked if name.startswith("action") and name.endswith(".fields")):
+        if has_type(checked[name], "list[str]"):
+            checked[name] = expand(checked[name])
     # Rules across parameters need the right types.
-    problems = problems or check_rules(checked, keys, terms)
+    problems = problems or check_rules(checked, keys, terms, commands)
     if problems:
         raise ConfigurationError(problems)
     return checked, keys, terms
+
+
+def _commands(
+    checked: Mapping[str, Any], period_s: float
+) -> tuple[ActionConfiguration, tuple[CommandConfiguration, ...]]:
+    """Return the command of all topics, and the topics."""
+    action = _group(checked, "action.")
+    action["deadline_s"] = action["deadline_s"] or 3.0 * period_s
+    keys = checked["actions.keys"]
+    if keys:
+        commands = with_components(
+            [CommandConfiguration(key=key, **_group(checked, f"actions.{key}.")) for key in keys]
+        )
+        return joined(commands, **action), commands
+    if action["safe_position_topic"]:
+        action["safe_position_joints"] = action["safe_position_joints"] or action["joints"]
+    alone = ActionConfiguration(**action)
+    return alone, (alone,)
 
 
 def _group(checked: Mapping[str, Any], prefix: str) -> dict[str, Any]:

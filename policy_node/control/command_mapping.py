@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from policy_node.config.catalogue import COMMAND_TYPES
+from policy_node.config.catalogue import command_kind
 from policy_node.config.schema import ActionConfiguration, ConfigurationError
 from policy_node.config.specs import ActionSpec, DiscreteSpec, MultiDiscreteSpec
 
@@ -30,12 +30,14 @@ class CommandMapper:
     """
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
-        joints = COMMAND_TYPES[configuration.type].named_by == "joints"
+        joints = command_kind(configuration.type).named_by == "joints"
         name, named = ("action.joints", configuration.joints) if joints else ("action.fields", configuration.fields)
         self._table: torch.Tensor | None = None
+        self._picked: torch.Tensor | None = None
         self._choices = isinstance(action, MultiDiscreteSpec)
         affine = {name: getattr(configuration, name) for name in ("scale", "offset", "low", "high")}
         if isinstance(action, DiscreteSpec):
+            affine["components"] = configuration.components
             given = [f"action.{name}" for name, numbers in affine.items() if numbers]
             if given:
                 raise ConfigurationError(
@@ -47,6 +49,7 @@ class CommandMapper:
             self._table = torch.from_numpy(np.vstack([rows, np.full((1, self.components), np.nan)])).to(device)
         else:
             self.components = len(action.choices) if isinstance(action, MultiDiscreteSpec) else math.prod(action.shape)
+            self._pick(action, configuration, device)
             if configuration.table:
                 kind = "several choices" if self._choices else "continuous"
                 raise ConfigurationError(f"action.table: given, but the policy's action is {kind}, {action}; remove it")
@@ -55,12 +58,27 @@ class CommandMapper:
                     f"{name}: found {len(named)} ({', '.join(named)}), but the policy's action has "
                     f"{self.components} components, {action}"
                 )
+        affine.pop("components", None)
         _check_counts(affine, self.components)
         self._scale, self._offset = (
             torch.tensor(affine[name], dtype=torch.float64, device=device) if affine[name] else None
             for name in ("scale", "offset")
         )
         self.safe_command = self._safe_command(configuration)
+
+    def _pick(self, action: ActionSpec, configuration: ActionConfiguration, device: torch.device) -> None:
+        """Take the configured components of the action only, in their order."""
+        picked = configuration.components
+        if not picked:
+            return
+        if max(picked) >= self.components:
+            commands = [f"{each}" for each in picked if each >= self.components]
+            raise ConfigurationError(
+                f"components of the command: found {', '.join(commands)}, but the policy's action has "
+                f"{self.components} components, {action}, counted from 0"
+            )
+        self.components = len(picked)
+        self._picked = torch.tensor(picked, dtype=torch.int64, device=device)
 
     @staticmethod
     def _discrete_components(action: DiscreteSpec, configuration: ActionConfiguration, named: int, name: str) -> int:
@@ -77,7 +95,7 @@ class CommandMapper:
         """Return the safe command `[components]` float64, None when the configuration names none."""
         numbers = configuration.safe_command
         if not numbers:
-            return np.zeros(self.components) if COMMAND_TYPES[configuration.type].is_velocity else None
+            return np.zeros(self.components) if command_kind(configuration.type).is_velocity else None
         if len(numbers) != self.components:
             raise ConfigurationError(
                 f"action.safe_command: found {len(numbers)} numbers, but a command has {self.components} components"
@@ -89,6 +107,8 @@ class CommandMapper:
         if self._table is not None:
             return self._table[actions]
         commands = actions.reshape(actions.shape[0], -1)
+        if self._picked is not None:
+            commands = commands[:, self._picked]
         if self._choices:
             commands = commands.double().where(commands >= 0, torch.nan)
         if self._scale is not None:

@@ -29,6 +29,15 @@ class Guard:
         self.max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
         self._hold_ns = round(configuration.action.hold_s * 1e9)
         self._when_stale = configuration.action.when_stale
+        # Of robots with several command topics: components, `when_stale` and `hold_s` in ns of each topic.
+        self._topics: list[tuple[slice, str, int]] = []
+        # Whether the safe command of a topic is a measured position, which must not follow a robot that has got it.
+        self._is_position = [bool(command.safe_position_topic) for command in configuration.commands]
+        if len(configuration.commands) > 1:
+            self._topics = [
+                (columns, command.when_stale, round(command.hold_s * 1e9))
+                for command, columns in zip(configuration.commands, configuration.columns, strict=True)
+            ]
         self._no_robots = np.zeros(len(configuration.robots), bool)
 
     def __call__(
@@ -69,18 +78,21 @@ class Guard:
             states[robot], reasons[robot] = RobotState.STALE, reason
         commands = safe_commands.copy()
         commands[ready] = actions.inferred.commands[ready]
+        # `hold` and `silent` are about data: a robot whose policy fails, or that an operator stops, is stopped anyway.
+        ends = self._no_robots
+        if self._topics or self._when_stale != "stop":
+            ends = faulty | observed.stopped | (self._no_robots if pending is None else pending)
         held = self._no_robots
-        if self._when_stale == "hold":
-            since_driven_ns = observed.now_ns - memory.last_driven_ns
-            held = ~ready & ~faulty & ~observed.stopped & (since_driven_ns <= self._hold_ns)
-            if pending is not None:
-                held &= ~pending
-            commands[held] = memory.last_commands[held]
-        # A robot that has no safe command, or that another node commands, gets nothing.
-        publish = ~np.isnan(commands).any(axis=1)
-        if self._when_stale == "silent":
-            # `silent` is about data: a robot whose policy fails, or that an operator stops, is stopped anyway.
-            publish &= ready | faulty | observed.stopped | (False if pending is None else pending)
+        if self._topics:
+            held, publish = self._replace_by_topic(commands, ready, ends, observed.now_ns, memory)
+        else:
+            if self._when_stale == "hold":
+                held = ~ready & ~ends & (observed.now_ns - memory.last_driven_ns <= self._hold_ns)
+                commands[held] = memory.last_commands[held]
+            # A robot that has no safe command, or that another node commands, gets nothing.
+            publish = ~np.isnan(commands).any(axis=1)
+            if self._when_stale == "silent":
+                publish &= ready | ends
         return FleetCommands(
             observed=observed,
             actions=actions,
@@ -95,6 +107,41 @@ class Guard:
             max_age_s=self.max_age_ns / 1e9,
             guard_s=time.perf_counter() - started_s,
         )
+
+    def _replace_by_topic(
+        self, commands: np.ndarray, ready: np.ndarray, ends: np.ndarray, now_ns: int, memory: FleetMemory
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Replace the commands of robots without good data by `when_stale` of each topic.
+
+        The components of a topic that gets nothing become NaN.
+
+        Parameters
+        ----------
+        commands
+            `[robots, components]`: the policy's for robots that are `ready`, else the safe ones; changed in place.
+        ends
+            `[robots]` bool: robots that are stopped whatever `when_stale` is.
+
+        Returns
+        -------
+        tuple
+            `[robots]` bool each: robots of which a topic gets its last command again, if any has a measured position
+            one of those, and robots of which one gets any.
+        """
+        held, publish = self._no_robots, self._no_robots
+        for is_position, (columns, when_stale, hold_ns) in zip(self._is_position, self._topics, strict=True):
+            part = commands[:, columns]
+            if when_stale == "hold":
+                holds = ~ready & ~ends & (now_ns - memory.last_driven_ns <= hold_ns)
+                part[holds] = memory.last_commands[holds, columns]
+                if is_position or not any(self._is_position):
+                    held = held | holds
+            elif when_stale == "silent":
+                part[~(ready | ends)] = np.nan
+            complete = ~np.isnan(part).any(axis=1)
+            part[~complete] = np.nan
+            publish = publish | complete
+        return held, publish
 
     def _outdated(self, ready: np.ndarray, observed: Observed, clock: Callable[[], int] | None) -> dict[int, str]:
         """Return the robots whose synchronised readings have become too old since the tick began, with the reason.

@@ -143,14 +143,23 @@ class Pipeline:
         position = configuration.safe_position
         if position is None:
             return SafeCommands(len(self.robots), self.components, self._inference.safe_command)
-        if len(position.joints) != self.components:
+        columns = None
+        if len(configuration.commands) > 1:
+            measured = [
+                np.arange(self.components)[columns]
+                for command, columns in zip(configuration.commands, configuration.columns, strict=True)
+                if command.safe_position_topic
+            ]
+            columns = np.concatenate(measured)
+        elif len(position.joints) != self.components:
             problem = (
                 f"action.safe_position_joints: found {len(position.joints)}, but a command has {self.components} "
                 f"components; give the joint of each"
             )
             raise ConfigurationError(problem)
         decode = decoders[position.name]
-        return MeasuredPositions(self.components, self._samples.positions, decode, self._rejections)
+        fixed = self._inference.safe_command if columns is not None else None
+        return MeasuredPositions(self.components, self._samples.positions, decode, self._rejections, columns, fixed)
 
     @property
     def safe_commands(self) -> np.ndarray:

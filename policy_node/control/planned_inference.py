@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from policy_node.config.catalogue import COMMAND_TYPES
+from policy_node.config.catalogue import command_kind
 from policy_node.config.parameters import ChunkConfiguration
 from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec
@@ -414,13 +414,14 @@ class PlannedInference:
 def _nearest(configuration: Configuration, components: int) -> list[int]:
     """Return the indices of the components of the action that are not interpolated."""
     action = configuration.action
-    kind = COMMAND_TYPES[action.type].named_by
+    kind = command_kind(action.type).named_by
     names = list(getattr(action, kind)) if kind else []
     found = []
     for name in configuration.chunk.nearest:
         index = names.index(name) if name in names else int(name) if name.isdecimal() else components
-        if index >= components:
+        if index >= max(components, len(names)):
             allowed = ", ".join(names) or f"the numbers 0 to {components - 1}"
             raise ConfigurationError(f"chunk.nearest: found {name!r}, but the components are {allowed}")
-        found.append(index)
+        # Names are those of the command, plans have the components of the action.
+        found.append(action.components[index] if name in names and action.components else index)
     return found

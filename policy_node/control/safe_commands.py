@@ -86,6 +86,10 @@ class MeasuredPositions(SafeCommands):
         Writes a message into `[components]` float64.
     rejections
         Counts messages that cannot be used.
+    columns
+        `[measured]` int: components that are positions, in the order of the reading; None: all of them.
+    fixed
+        `[components]` float64: safe command of the others.
     """
 
     def __init__(
@@ -94,15 +98,20 @@ class MeasuredPositions(SafeCommands):
         arrivals: Sequence[Arrivals],
         decode: Decode,
         rejections: Rejections,
+        columns: np.ndarray | None = None,
+        fixed: np.ndarray | None = None,
     ) -> None:
-        super().__init__(len(arrivals), components, None)
+        super().__init__(len(arrivals), components, fixed)
+        self._columns: np.ndarray | slice = slice(None) if columns is None else columns
+        self._rows[:, self._columns] = np.nan
+        self._offer()
         self._arrivals = arrivals
         self._decode = decode
         self._rejections = rejections
         self._refusers = [partial(self._refuse, robot) for robot in range(len(arrivals))]
         # By robot the message whose position is in `_rows`; None where there is no position.
         self._decoded: list[Sample | None] = [None] * len(arrivals)
-        self._position = np.empty(components)
+        self._position = np.empty(components if columns is None else len(columns))
 
     def update(self, now_ns: int) -> Mapping[int, tuple[RobotState, str]]:
         """Read the positions before a tick, see `SafeCommands.update`."""
@@ -115,12 +124,18 @@ class MeasuredPositions(SafeCommands):
             if isinstance(found, Sample):
                 readings[robot] = found
                 if found is not decoded:
-                    self._rows[robot], self._decoded[robot] = self._position, found
+                    self._rows[robot, self._columns], self._decoded[robot] = self._position, found
             else:
-                self._rows[robot], self._decoded[robot], problems[robot] = np.nan, None, found
+                self._rows[robot, self._columns], self._decoded[robot], problems[robot] = np.nan, None, found
         self.readings = tuple(readings)
         self._offer()
         return problems
+
+    def freeze_known(self, robots: Sequence[int]) -> None:
+        """Keep the safe commands of some robots, by their index, whose position is known."""
+        frozen = self.frozen.copy()
+        frozen[robots] = ~np.isnan(self.commands[list(robots)][:, self._columns]).any(axis=1)
+        self.frozen = frozen
 
     def _read(self, message: Any) -> None:
         self._decode(message, self._position)
@@ -131,8 +146,8 @@ class MeasuredPositions(SafeCommands):
     def forget(self, robots: Iterable[int]) -> None:
         """Forget the positions of some robots."""
         chosen = list(robots)
-        self._rows[chosen] = np.nan
         for robot in chosen:
+            self._rows[robot, self._columns] = np.nan
             self._decoded[robot] = None
         self.frozen[chosen] = False
         self._offer()

@@ -148,7 +148,7 @@ class Sent(NamedTuple):
     @property
     def replaced(self) -> np.ndarray:
         """`[robots]` bool: robots that got their safe command in place of the decided one."""
-        return ~self.as_decided & np.isfinite(self.commands).all(axis=1)
+        return ~self.as_decided & np.isfinite(self.commands).any(axis=1)
 
 
 class SentCommands(NamedTuple):
@@ -156,7 +156,7 @@ class SentCommands(NamedTuple):
 
     #: Their stamp.
     time_ns: int
-    #: Serialised, by index of the robot.
+    #: Serialised, by index of the topic: robot * topics of a robot + topic.
     messages: Mapping[int, bytes]
     #: True for the commands of a tick; False for safe commands that replace them.
     of_tick: bool

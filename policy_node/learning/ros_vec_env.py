@@ -44,7 +44,7 @@ from policy_node.policies.described_parameters import fill_in
 from policy_node.policies.sb3.actions import action_spec
 from policy_node.policies.sb3.observations import keyed_spaces, observation_spec
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import configured_encoder, load_configured, pair
+from policy_node.ros.deployment import configured_encoders, load_configured, pair
 from policy_node.ros.graph import why_silent
 from policy_node.ros.ownership import Claims
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
@@ -225,7 +225,7 @@ class RosVecEnv(VecEnv):
         configuration = self.configuration
         check_topics(self.node, configuration)
         topics = {
-            robot: self.node.resolve_topic_name(topic_of(robot, configuration.action.topic))
+            robot: [self.node.resolve_topic_name(topic_of(robot, command.topic)) for command in configuration.commands]
             for robot in configuration.robots
         }
         self._claims = claims = Claims(self.node, topics, configuration.claims_topic)
@@ -233,8 +233,8 @@ class RosVecEnv(VecEnv):
         decode = {source: decoder.decode for source, decoder in decoders.items()}
         self._pipeline = Pipeline(configuration, self._learner, layouts, decode)
         self._learner.attach(self._pipeline)
-        encoder = configured_encoder(configuration, self._pipeline.components)
-        publishers = CommandPublishers(self.node, configuration, encoder)
+        encoders = configured_encoders(configuration, self._pipeline.components)
+        publishers = CommandPublishers(self.node, configuration, encoders)
         self._sensors = SensorSubscriptions(self.node, configuration, decoders)
         self._signals = Signals(self.node, configuration.robots, signals)
         self._resets = Resets(self.node, configuration.robots, reset)

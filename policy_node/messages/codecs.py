@@ -12,7 +12,8 @@ import numpy as np
 from policy_node.config.parameters import ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import header_stamp_ns
-from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandEncoder
+from policy_node.messages.command_fields import command_type
+from policy_node.messages.commands import CommandChoices, CommandEncoder
 from policy_node.messages.fields import MessageClass, MessageTypeError, has_header, message_class
 from policy_node.messages.reading import Reader, UnusableReading
 from policy_node.messages.types import MESSAGE_TYPES, MessageType
@@ -132,18 +133,20 @@ def command_encoder(
     field: str = "position",
     frame_id: str = "",
     time_from_start_s: float,
+    constants: Sequence[str] = (),
 ) -> CommandEncoder:
     """Make the encoder that turns commands into messages of a type; `CommandChoices` describes the parameters.
 
     Raises
     ------
     MessageTypeError
-        If the type has no record in `policy_node.messages.commands`, or fields or joints do not fit it.
+        If fields, joints or constants do not fit the type. A type without a record in `policy_node.messages.commands`
+        is written by `fields`.
     """
-    kind = COMMAND_TYPES.get(type_name)
-    if kind is None:
-        raise MessageTypeError(f"type '{type_name}' cannot carry the command; allowed: {', '.join(COMMAND_TYPES)}")
-    choices = CommandChoices(components, tuple(fields), tuple(joints), field, frame_id, time_from_start_s)
+    kind = command_type(type_name)
+    choices = CommandChoices(
+        components, tuple(fields), tuple(joints), field, frame_id, time_from_start_s, tuple(constants)
+    )
     try:
         kind.check(choices)
         return kind.make(message_class(type_name), choices)

@@ -10,13 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from policy_node.messages.cdr import deserialise, serialise
+from policy_node.messages.command_fields import number_cast
 from policy_node.messages.commands import CommandEncoder
 
-# Bytes that occur nowhere else in a message, and the value that serialises to them.
+# Bytes that occur nowhere else in a message, and by type the value that serialises to them, exact in float64. Types
+# without one are too short to be found.
 _PROBE_BYTES = bytes([0x12, 0x34, 0x56, 0x78, 0x9A, 0x6B, 0x6C, 0x6D])
-_PROBE = struct.unpack("=d", _PROBE_BYTES)[0]
+_PROBES = {
+    "d": struct.unpack("=d", _PROBE_BYTES)[0],
+    "f": struct.unpack("=f", _PROBE_BYTES[2:6])[0],
+    **dict.fromkeys("iI", 0x12346B6C),
+    **dict.fromkeys("lLqQ", 0x12345678_9A6C0000),
+}
 _PROBE_STAMP_BYTES = struct.pack("=iI", 0x11223344, 0x15263748)
 _PROBE_STAMP_NS = 0x11223344 * 1_000_000_000 + 0x15263748
 # Numbers and stamps with which a template is compared with the typed messages.
@@ -29,10 +37,11 @@ FleetEncoder: TypeAlias = Callable[[np.ndarray, Sequence[int], int], list[bytes]
 
 
 class Template(NamedTuple):
-    """A serialised message, and the offsets of its components (float64) and of its stamp (two numbers of 4 bytes)."""
+    """A serialised message, and the offsets of its components and of its stamp (two numbers of 4 bytes)."""
 
     message: bytes
     offsets: tuple[int, ...]
+    dtypes: tuple[np.dtype, ...]
     stamp_offset: int | None
 
 
@@ -54,17 +63,24 @@ class PatchedMessages:
         size = len(template.message)
         messages = bytearray(template.message * robots)
 
-        def column(dtype: type, offset: int) -> np.ndarray:
+        def column(dtype: DTypeLike, offset: int) -> np.ndarray:
             return np.ndarray((robots,), dtype, messages, offset, strides=(size,))
 
         self._messages, self._size = messages, size
-        self._columns = [column(np.float64, offset) for offset in template.offsets]
+        self._columns = [column(*each) for each in zip(template.dtypes, template.offsets, strict=True)]
+        # Numbers of other types than float64, by the index of their component.
+        self._casts = [(i, number_cast(dtype)) for i, dtype in enumerate(template.dtypes) if dtype != np.float64]
         start = template.stamp_offset
         self._stamps = None if start is None else (column(np.int32, start), column(np.uint32, start + 4))
 
     def __call__(self, commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
         """See `FleetEncoder`."""
-        for column, values in zip(self._columns, commands.T, strict=True):
+        by_component: Sequence[np.ndarray] | np.ndarray = commands.T
+        if self._casts:
+            by_component = columns = list(by_component)
+            for component, cast in self._casts:
+                columns[component] = cast(columns[component])
+        for column, values in zip(self._columns, by_component, strict=True):
             column[:] = values
         if self._stamps is not None:
             self._stamps[0][:], self._stamps[1][:] = divmod(stamp_ns, 1_000_000_000)
@@ -89,12 +105,18 @@ def find_template(encoder: CommandEncoder) -> Template | None:
         message = serialise(encoder(command, stamp_ns))
         return [match.start() for match in re.finditer(re.escape(pattern), message)]
 
+    if any(dtype.char not in _PROBES for dtype in encoder.dtypes):
+        return None
+    probes = np.array([_PROBES[dtype.char] for dtype in encoder.dtypes], np.float64)
     stamps = places(np.zeros(components), _PROBE_STAMP_NS, _PROBE_STAMP_BYTES)
-    offsets = [places(row, 0, _PROBE_BYTES) for row in np.eye(components) * _PROBE]
+    offsets = [
+        places(row, 0, probe.astype(dtype).tobytes())
+        for row, probe, dtype in zip(np.diag(probes), probes, encoder.dtypes, strict=True)
+    ]
     if len(stamps) > 1 or any(len(found) != 1 for found in offsets):
         return None
     message = serialise(encoder(np.zeros(components), 0))
-    template = Template(message, tuple(found[0] for found in offsets), stamps[0] if stamps else None)
+    template = Template(message, tuple(found[0] for found in offsets), encoder.dtypes, stamps[0] if stamps else None)
     patched = PatchedMessages(template, 1)
     for stamp_ns in _CHECKED_STAMPS_NS:
         for first in range(len(_CHECKED)):

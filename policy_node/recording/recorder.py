@@ -88,7 +88,7 @@ class RecordingPlan:
     robots: tuple[str, ...]  #: Names, in the order of the configuration.
     sensors: tuple[str, ...]  #: Names; the sensor of the safe position comes last.
     sensor_topics: tuple[tuple[str, ...], ...]  #: `[robots][sensors]` fully qualified names.
-    command_topics: tuple[str, ...]  #: `[robots]` fully qualified names.
+    command_topics: tuple[str, ...]  #: Fully qualified names: those of the first robot, then of the next.
     types: Mapping[str, str]  #: Message type by topic.
     typestore: Typestore  #: Definitions of these types.
     parameters: str  #: All parameters of the node as a parameter file.
@@ -128,9 +128,13 @@ def plan_recording(
     sensor_topics = [
         tuple(resolve(topic_of(robot, source.topic)) for source in sources) for robot in configuration.robots
     ]
-    command_topics = [resolve(topic_of(robot, configuration.action.topic)) for robot in configuration.robots]
+    command_types = {
+        resolve(topic_of(robot, command.topic)): command.type
+        for robot in configuration.robots
+        for command in configuration.commands
+    }
     types = {topic: source.type for topics in sensor_topics for topic, source in zip(topics, sources, strict=True)}
-    types |= dict.fromkeys(command_topics, configuration.action.type)
+    types |= command_types
     types[ticks_topic(name)] = TICK_TYPE
     try:
         typestore = typestore_of(types.values())
@@ -142,7 +146,7 @@ def plan_recording(
         robots=configuration.robots,
         sensors=tuple(source.name for source in sources),
         sensor_topics=tuple(sensor_topics),
-        command_topics=tuple(command_topics),
+        command_topics=tuple(command_types),
         types=types,
         typestore=typestore,
         parameters=yaml.safe_dump({"/**": {"ros__parameters": _plain(parameters)}}, sort_keys=False),
@@ -312,8 +316,8 @@ class Recording:
         topics = self._plan.command_topics
         for sent in commands:
             self._last_ns = max(self._last_ns, sent.time_ns)
-            for robot, message in sent.messages.items():
-                bag.write(topics[robot], self._last_ns, message)
+            for index, message in sent.messages.items():
+                bag.write(topics[index], self._last_ns, message)
 
     def _write_tick(self, bag: RecordingBag, queued: QueuedTick) -> None:
         """Write commands up to the tick, its samples, the message about the tick, and the commands after it began."""

@@ -240,6 +240,7 @@ class ControlLoop:
             self._request_halt(self._halted.union(robots))
             self._just_halted.update(robots)
             commands = self._safe_commands(robots)
+            self._publishers.end_between(robots)
             self._send_safe(commands)
             return int(np.isfinite(commands).all(axis=1).sum())
 
@@ -278,11 +279,12 @@ class ControlLoop:
             final_safe_commands = self._safe_commands(taken)
             self._owners = dict(owners)
             self._requests["yield"] = lambda: self._pipeline.yield_robots(owners)
+            self._publishers.end_between(owners)
             if taken:
                 self._send_safe(final_safe_commands)
 
     def _is_driving(self, robot: int) -> bool:
-        return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).all()) and self._may_command()
+        return self.latest is not None and bool(np.isfinite(self.latest.sent[robot]).any()) and self._may_command()
 
     def _make_safe(self) -> None:
         """Send safe commands while the tick hangs; called by the watchdog."""
@@ -295,6 +297,7 @@ class ControlLoop:
         """Send safe commands in place of those of the current tick; `_sending` must be held."""
         self._overruled = why
         commands = self._safe_commands()
+        self._publishers.end_between(range(len(commands)))
         self._send_safe(commands)
         return int(np.isfinite(commands).all(axis=1).sum())
 
@@ -433,7 +436,7 @@ class ControlLoop:
         meanwhile waits for the next tick, but `_send` drops the commands of this one.
         """
         with self._sending:
-            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).all(axis=1)).tolist()
+            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).any(axis=1)).tolist()
             if made_safe:
                 self._pipeline.note_overruled(made_safe)
                 self._safe_sent[:] = np.nan
@@ -457,7 +460,9 @@ class ControlLoop:
         publish[list(not_sent)] = False
         # Simulated time may pause while commands are sent.
         until_s = decided.expires_s if self._simulated is None else None
-        delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s)
+        # Between the ticks of simulated time nothing is sent: its speed is unknown.
+        smooth = decided.ready if self._simulated is None else None
+        delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s, smooth)
         error = delivery.error
         why = ENDED if error is None else NOT_SENT
         not_sent |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)

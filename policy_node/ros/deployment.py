@@ -177,27 +177,34 @@ def pair(
     return layouts, decoders
 
 
-def configured_encoder(configuration: Configuration, components: int) -> CommandEncoder:
-    """Return the encoder of commands with this number of components into the configured messages.
+def configured_encoders(configuration: Configuration, components: int) -> tuple[CommandEncoder, ...]:
+    """Return by command topic the encoder into its messages; `components` is the size of a command of all of them.
 
     Raises
     ------
     ConfigurationError
         When the message cannot carry them.
     """
-    action = configuration.action
-    try:
-        return command_encoder(
-            action.type,
-            components,
-            fields=action.fields,
-            joints=action.joints,
-            field=action.field,
-            frame_id=action.frame_id,
-            time_from_start_s=action.time_from_start_s or 1.0 / configuration.control_rate_hz,
-        )
-    except MessageTypeError as error:
-        raise ConfigurationError(f"action: {error}") from error
+    encoders, problems = [], []
+    for command in configuration.commands:
+        try:
+            encoders.append(
+                command_encoder(
+                    command.type,
+                    len(command.components) or components,
+                    fields=command.fields,
+                    joints=command.joints,
+                    field=command.field,
+                    frame_id=command.frame_id,
+                    time_from_start_s=command.time_from_start_s or 1.0 / configuration.control_rate_hz,
+                    constants=command.constants,
+                )
+            )
+        except MessageTypeError as error:
+            problems.append(f"{command.prefix}: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(encoders)
 
 
 def _fit(

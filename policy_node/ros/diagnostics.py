@@ -25,12 +25,12 @@ from policy_node.control.tick import FleetTick
 from policy_node.control.timing import TickRecord, column_percentiles, percentiles
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
+from policy_node.ros.command_subscribers import CommandSubscribers
 from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
 from policy_node.ros.preview import Preview
 from policy_node.ros.process import this_host, this_process
-from policy_node.ros.publishers import CommandPublishers
 from policy_node.ros.rclpy_internals import NO_EVENTS
 from policy_node.ros.resource_usage import DeviceLoad, ProcessLoad
 from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, OverloadLog, StateLog
@@ -182,7 +182,6 @@ class Reporter:
         configuration: Configuration,
         loop: ControlLoop,
         sensors: SensorSubscriptions,
-        commands: CommandPublishers,
         description: dict[str, str],
         publisher: StatusPublisher,
         deployment: Callable[[], Deployment | None],
@@ -193,7 +192,6 @@ class Reporter:
         self._configuration = configuration
         self._loop = loop
         self._reception = sensors.reception
-        self._commands = commands
         self.description = description
         self._recording = recording
         self._dropped = 0
@@ -207,6 +205,8 @@ class Reporter:
         self._device = DeviceLoad(torch.device(description["device"]))
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0
+        self._subscribers = CommandSubscribers(node, configuration)
+        self._next_look = 0
         self._current: _Report | None = None
         self._changes = np.zeros(robots, np.int64)
         # Plans taken and exhausted until the last report.
@@ -242,10 +242,11 @@ class Reporter:
         """Do what is due. One timer wakes the executor for all of it, because each wake-up takes time from the tick."""
         self._guard(self._report)
         self._guard(self._log_changes)
+        self._guard(self._look_at_subscribers)
         now_s = time.monotonic()
         if now_s - self._searched_s >= WAITING_PERIOD_S:
             self._searched_s = now_s
-            for search in (self._log_silent, self._log_several_publishers, self._log_unheard):
+            for search in (self._log_silent, self._log_several_publishers):
                 self._guard(search)
         # Just after a tick, because this holds the GIL.
         self._timer.timer_period_ns = round(self._loop.delay_until_gap(DIAGNOSTICS_PERIOD_S / self._parts) * 1e9)
@@ -308,9 +309,22 @@ class Reporter:
             if why:
                 self._warn_once_in_a_period(("several_publishers", source.name), f"{source.name}: {why}")
 
-    def _log_unheard(self) -> None:
-        for robot, why in self._commands.unheard():
-            self._warn_once_in_a_period(("unheard", robot), f"{robot}: {why}")
+    def _look_at_subscribers(self) -> None:
+        """Look at who subscribes to the commands of some robots; after the last ones log what was found."""
+        self._subscribers.look(self._robots_of(self._next_look), self._loop.owners)
+        self._next_look = (self._next_look + 1) % self._parts
+        if self._next_look == 0:
+            self._log_unheard_commands()
+
+    def _log_unheard_commands(self) -> None:
+        """Log robots whose commands are not heard, each once in a period."""
+        now_s, robots = time.monotonic(), self._configuration.robots
+        keys = {robot: ("commands_unheard", robots[robot]) for robot in self._subscribers.problems}
+        due = [robot for robot, key in keys.items() if now_s - self._found_at_s.get(key, -math.inf) >= FINDING_PERIOD_S]
+        if due:
+            self._found_at_s.update({keys[robot]: now_s for robot in due})
+            others = f"; so it is with {named([robots[robot] for robot in due[1:]])}" if due[1:] else ""
+            self._logger.warning(f"commands are not heard: {self._subscribers.problems[due[0]]}{others}")
 
     def _warn_once_in_a_period(self, key: tuple[str, str], text: str) -> None:
         now_s = time.monotonic()
@@ -333,12 +347,16 @@ class Reporter:
             if report.latest is not None and report.records and self._logger.is_enabled_for(LoggingSeverity.DEBUG):
                 self._logger.debug(tick_account(report.latest, report.records[-1], self._configuration.robots))
         if self._current.latest is not None:
-            first = self._next_part * ROBOTS_PER_PART
-            robots = range(first, min(first + ROBOTS_PER_PART, len(self._configuration.robots)))
+            robots = self._robots_of(self._next_part)
             statuses += [self._robot_status(robot, self._current, self._current.latest) for robot in robots]
         self._next_part = (self._next_part + 1) % self._parts
         if statuses:
             self._publisher.publish(statuses)
+
+    def _robots_of(self, part: int) -> range:
+        """Return the indices of the robots of a part of a report."""
+        first = part * ROBOTS_PER_PART
+        return range(first, min(first + ROBOTS_PER_PART, len(self._configuration.robots)))
 
     def _begin_report(self) -> _Report:
         records, ticks, missed = self._loop.statistics.collect()
@@ -402,6 +420,9 @@ class Reporter:
     def _node_status(self, report: _Report) -> DiagnosticStatus:
         records, latest, robots = report.records, report.latest, len(self._configuration.robots)
         findings = self._findings() | self._recording_findings() | self._plan_findings(report)
+        if unheard := self._subscribers.problems:
+            more = f"; {len(unheard)} robots in all" if len(unheard) > 1 else ""
+            findings["commands_unheard"] = f"{next(iter(unheard.values()))}{more}"
         driven = latest is not None and not report.silence
         ready = sum(state is RobotState.READY for state in latest.states) if latest and driven else 0
         interrupted = int((report.driven_shares < 1.0).sum())
@@ -485,6 +506,7 @@ class Reporter:
             )
             self._warn_once_in_a_period(("planner_slow", ""), text)
         return found
+
     def _zeros(self, finding: Finding) -> str:
         """Return which of two publishers sends only zeros, see `zero_publisher`."""
         sensor, robot = self._sensors.index(finding.sensor), self._configuration.robots.index(finding.robots[0])
@@ -517,6 +539,10 @@ class Reporter:
             before = self._loop.interruptions[robot]
             reason = f"{before[0].name}: {before[1]}" if before is not None else "not driven yet"
             level, text = DiagnosticStatus.WARN, f"driven in {share:.0%} of the ticks; before: {reason}"
+        unheard = self._subscribers.problems.get(robot, "")
+        if unheard and level == DiagnosticStatus.OK:
+            reason = f"its commands are not heard: {unheard}"
+            level, text = DiagnosticStatus.WARN, reason
         ages_ms = {
             "age_at_command_ms": report.ages_ms[robot],
             "stamp_to_command_ms_p50": report.p50_ms[robot],
@@ -533,6 +559,7 @@ class Reporter:
             "rejected": int(latest.rejected[robot]),
             "bounded": int(latest.bounded[robot]),
             "slowed": int(latest.slowed[robot]),
+            **({"commands_unheard": unheard} if unheard else {}),
         }
         if latest.planned is not None:
             values |= {"plans": int(latest.planned.taken[robot]), "plans_ended": int(latest.planned.exhausted[robot])}
@@ -548,7 +575,7 @@ def tick_account(tick: FleetTick, record: TickRecord, robots: Sequence[str]) -> 
         f"{robot} {state.name}"
         + (f" ({reason})" if reason else "")
         + (f", age {age_s * 1e3:.0f} ms" if math.isfinite(age_s) else "")
-        + f", sent {np.array2string(sent, precision=4, threshold=20) if np.isfinite(sent).all() else 'nothing'}"
+        + f", sent {np.array2string(sent, precision=4, threshold=20) if np.isfinite(sent).any() else 'nothing'}"
         for robot, state, reason, age_s, sent in zip(
             robots[:ACCOUNT_ROBOTS], tick.states, tick.reasons, tick.ages_s.tolist(), tick.sent, strict=False
         )

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSCompatibility, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from policy_node.config.schema import SAFE_POSITION, SourceConfiguration, topic_of
@@ -104,24 +103,6 @@ def zero_publisher(node: Node, topic: str, turns: Mapping[bytes | int, bytes], m
         if any(isinstance(gid, bytes) and bytes(each.endpoint_gid)[: len(gid)] == gid for gid in zeros)
     ]
     return f"; {' and '.join(named) or 'one of them'} sends only zeros"
-
-
-def why_unheard(node: Node, publisher: Publisher[Any]) -> str:
-    """Return which subscriber gets no message of a publisher, and why; empty when all subscribers match."""
-    topic = publisher.topic_name
-    # Counting is cheap, and mostly finds the same number.
-    if node.count_subscribers(topic) <= publisher.get_subscription_count():
-        return ""
-    wanted = f"{publisher.msg_type.__module__.split('.')[0]}/msg/{publisher.msg_type.__name__}"
-    for endpoint in node.get_subscriptions_info_by_topic(topic):
-        name = f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
-        if endpoint.topic_type != wanted:
-            return f"{name} expects {endpoint.topic_type} on {topic}, but its messages are {wanted}"
-        compatibility, reason = qos_check_compatible(publisher.qos_profile, endpoint.qos_profile)
-        if compatibility == QoSCompatibility.ERROR:
-            why = reason.replace("ERROR: ", "").strip("; ")
-            return f"{name} requests another QoS on {topic} and gets no message: {why}"
-    return ""
 
 
 def several_publishers(node: Node, robots: Sequence[str], source: SourceConfiguration) -> str:

@@ -22,7 +22,7 @@ from policy_node.engines.failures import is_device_failure
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.bond import bond, check_bond
 from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment, configured_encoder, deploy, slowness
+from policy_node.ros.deployment import Deployment, configured_encoders, deploy, slowness
 from policy_node.ros.diagnostics import LifecycleDiagnostics, Reporter
 from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
@@ -188,7 +188,7 @@ class PolicyNode(LifecycleNode):
         self._claims = Claims(
             self,
             {
-                robot: self.resolve_topic_name(topic_of(robot, configuration.action.topic))
+                robot: [self.resolve_topic_name(topic_of(robot, command.topic)) for command in configuration.commands]
                 for robot in configuration.robots
             },
             configuration.claims_topic,
@@ -196,7 +196,7 @@ class PolicyNode(LifecycleNode):
         )
         self._configured.callback(self._claims.destroy)
         deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)
-        encoder = configured_encoder(configuration, deployment.pipeline.components)
+        encoders = configured_encoders(configuration, deployment.pipeline.components)
         if deployment.policy.spec.mask:
             self.get_logger().warning(
                 "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "
@@ -206,7 +206,7 @@ class PolicyNode(LifecycleNode):
         if text := slowness(deployment):
             self.get_logger().warning(text)
         self.deployment = deployment
-        self._commands = CommandPublishers(self, configuration, encoder, self._stopping)
+        self._commands = CommandPublishers(self, configuration, encoders, self._stopping)
         self._configured.callback(self._commands.destroy)
         self.sensors = SensorSubscriptions(self, configuration, deployment.decoders, self._stopping)
         self._configured.callback(self.sensors.destroy)
@@ -269,7 +269,6 @@ class PolicyNode(LifecycleNode):
             configuration,
             self.loop,
             self.sensors,
-            self._commands,
             self.describe_policy(),
             self._diagnostics.publisher,
             lambda: self.deployment,

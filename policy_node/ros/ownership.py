@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -109,7 +109,7 @@ class Claims:
     node
         Owner of topic and timer.
     topics
-        Full name of the command topic by the robot's name.
+        Full names of the command topics by the robot's name.
     claims_topic
         Topic of the claims, the same for all nodes.
     stopping
@@ -117,16 +117,20 @@ class Claims:
     """
 
     def __init__(
-        self, node: Node, topics: Mapping[str, str], claims_topic: str, stopping: threading.Event | None = None
+        self,
+        node: Node,
+        topics: Mapping[str, Sequence[str]],
+        claims_topic: str,
+        stopping: threading.Event | None = None,
     ) -> None:
         self._node = node
         self._logger = node.get_logger()
         self._stopping = stopping or threading.Event()
         self._robots = tuple(topics)
-        self._topics = tuple(topics.values())
-        self._own = Claim(
-            node.get_fully_qualified_name(), f"{this_process()}:{uuid.uuid4().hex}", 0, frozenset(self._topics)
-        )
+        # Index of the robot and name of each topic.
+        self._topics = tuple((robot, topic) for robot, names in enumerate(topics.values()) for topic in names)
+        own_topics = frozenset(topic for _, topic in self._topics)
+        self._own = Claim(node.get_fully_qualified_name(), f"{this_process()}:{uuid.uuid4().hex}", 0, own_topics)
         self._created_s = self._claimed_s = _now_s()
         # Time from which the claim holds.
         self._holds_from_s = self._created_s
@@ -285,7 +289,7 @@ class Claims:
         owners: dict[int, Claim] = {}
         for rival in rivals:
             first = rival.precedes(self._own)
-            for robot, topic in enumerate(self._topics):
+            for robot, topic in self._topics:
                 if topic in rival.topics:
                     robots = conflicts.setdefault((rival.owner, first), [])
                     if robot not in robots:
@@ -326,7 +330,7 @@ class Claims:
         """Warn once of each node that publishes on a command topic and is not a policy_node, such as teleoperation."""
         # A node that has just started may not have claimed yet.
         known = {self._own.owner, *(claim.owner for claim, _ in self._heard.values())}
-        for robot, topic in zip(self._robots, self._topics, strict=True):
+        for robot, topic in self._topics:
             # Counting is cheap, and mostly finds this node alone.
             if self._node.count_publishers(topic) < 2:
                 continue
@@ -335,8 +339,8 @@ class Claims:
                 if name not in known and (name, topic) not in self._foreign:
                     self._foreign.add((name, topic))
                     self._logger.warning(
-                        f"{name} publishes on {topic}, too: {robot} obeys both; stop one of the two, or put "
-                        f"a multiplexer between them and the robot"
+                        f"{name} publishes on {topic}, too: {self._robots[robot]} obeys both; stop one of the two, or "
+                        f"put a multiplexer between them and the robot"
                     )
 
 

@@ -24,6 +24,7 @@ from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
     Parameter,
+    commands_of,
     observations_of,
     parameters_for,
     parse_configuration,
@@ -58,7 +59,7 @@ def is_limit(name: str) -> bool:
 def wrong_type(node: Node, changes: Sequence[RosParameter]) -> str:
     """Return why the types of parameters that are about to be set are wrong; empty where they are right."""
     values = _values(node, changes)
-    known = parameters_for(*observations_of(values))
+    known = parameters_for(*observations_of(values), commands_of(values))
     for name in (change.name for change in changes):
         if name in known and name in values and not has_type(values[name], known[name].type):
             return next(check_value(name, known[name], values), "")
@@ -72,7 +73,8 @@ def declare_parameters(node: Node) -> None:
     is then kept until configure, which names it, instead of ending the process. Parameters are typed dynamically for
     the same reason.
     """
-    known = parameters_for(*observations_of(_values(node)))
+    values = _values(node)
+    known = parameters_for(*observations_of(values), commands_of(values))
     lists: list[RosParameter] = []
     for name, parameter in known.items():
         descriptor = _descriptor(name, parameter)

@@ -85,7 +85,7 @@ def check_topics(node: Names, configuration: Configuration) -> None:
     """
     problems = [*_check_count(configuration), *check_frames(configuration)]
     topics = {f"observations.{source.name}.topic": source.topic for source in configuration.sources}
-    topics["action.topic"] = configuration.action.topic
+    topics |= {f"{command.prefix}.topic": command.topic for command in configuration.commands}
     names = {
         parameter: (topic, topic_of(max(configuration.robots, key=len), topic)) for parameter, topic in topics.items()
     }
@@ -121,7 +121,7 @@ def _check_feedback(node: Names, configuration: Configuration) -> Iterator[str]:
     def names_of(topic: str) -> dict[str, str]:
         return {node.resolve_topic_name(topic_of(robot, topic)): robot for robot in configuration.robots}
 
-    commanded = names_of(configuration.action.topic)
+    commanded = {name: robot for command in configuration.commands for name, robot in names_of(command.topic).items()}
     for source, *_ in configuration.sensors:
         is_position = source is configuration.safe_position
         parameter = "action.safe_position_topic" if is_position else f"observations.{source.name}.topic"

@@ -73,7 +73,7 @@ class Rig:
         self.may_command = threading.Event()
         self.may_command.set()
         self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
-        self.publishers = CommandPublishers(peer.node, configuration, encoder)
+        self.publishers = CommandPublishers(peer.node, configuration, [encoder])
         self.own = self.publishers._publishers
         self.senders = [TroubledPublisher(publisher) for publisher in self.own]
         self.publishers._publishers = self.senders  # type: ignore[assignment]

@@ -38,6 +38,10 @@ HEIGHT, WIDTH = 5, 7
 IMAGE, COMPRESSED_IMAGE, JOINT_STATE = (
     f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "JointState")
 )
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+# Types without a record as commands.
+PATHS = "geometry_msgs/msg/TwistWithCovarianceStamped"
+JOY = "sensor_msgs/msg/Joy"
 TWIST = "geometry_msgs/msg/Twist"
 FLOAT64_ARRAY = "std_msgs/msg/Float64MultiArray"
 MARK = 77  # in every number of `out` before decoding
@@ -780,6 +784,54 @@ def test_joint_trajectory_commands() -> None:
     assert (point.time_from_start.sec, point.time_from_start.nanosec) == (1, 50_000_000)
 
 
+@pytest.mark.both_distributions
+def test_commands_of_poses() -> None:
+    got = encode("geometry_msgs/msg/PoseStamped", [0.5, -1.0], 12 * 10**9 + 345, fields=["position.x", "position.z"])
+    assert (got.pose.position.x, got.pose.position.y, got.pose.position.z) == (0.5, 0.0, -1.0)
+    # The orientation is the identity where no component gives it.
+    assert got.pose.orientation == Quaternion(w=1.0)
+    assert (got.header.stamp.sec, got.header.stamp.nanosec) == (12, 345)
+
+
+@pytest.mark.both_distributions
+def test_commands_of_one_number_and_of_single_precision() -> None:
+    assert encode("std_msgs/msg/Float32MultiArray", [0.1, -1e300]).data.tolist() == [
+        float(np.float32(0.1)),
+        float(np.finfo(np.float32).min),
+    ]
+    assert [encode("std_msgs/msg/Bool", [value]).data for value in (0.49, 0.5, -1.0)] == [False, True, False]
+    assert [encode("std_msgs/msg/UInt8", [value]).data for value in (-3.0, 2.6, 1e300)] == [0, 3, 255]
+    assert encode("std_msgs/msg/Int64", [1e300]).data == 2**63 - 1024
+    assert encode("std_msgs/msg/Int64", [-1e300]).data == -(2**63)
+
+
+@pytest.mark.both_distributions
+def test_a_type_without_a_record_is_written_by_paths_with_constants() -> None:
+    covariance = [float(index) for index in range(36)]
+    constants = ["twist.covariance[0:36]=7.0", "header.frame_id=base", f"twist.covariance={covariance}"]
+    fields = ["twist.twist.angular.z", "twist.twist.linear.x"]
+    got = encode(PATHS, [0.5, -2.0], 10**9, fields=fields, constants=constants)
+    assert (got.twist.twist.angular.z, got.twist.twist.linear.x) == (0.5, -2.0)
+    assert got.twist.covariance.tolist() == covariance
+    assert (got.header.frame_id, got.header.stamp.sec) == ("base", 1)
+    # Elements of arrays; sequences grow, of numbers and of messages.
+    got = encode(PATHS, [0.5, -2.0], fields=["twist.covariance[35]", "twist.covariance[7]"])
+    assert np.flatnonzero(got.twist.covariance).tolist() == [7, 35]
+    got = encode(JOY, [0.5, 3.4], fields=["axes[2]", "buttons[1]"], constants=["axes[0:2]=0.25"])
+    assert (got.axes.tolist(), got.buttons.tolist()) == ([0.25, 0.25, 0.5], [0, 3])
+    points = "trajectory_msgs/msg/MultiDOFJointTrajectory"
+    fields = ["points[1].transforms[0].translation.x"]
+    got = encode(points, [0.5], fields=fields, constants=["joint_names=[base]"])
+    assert (len(got.points), got.joint_names) == (2, ["base"])
+    assert got.points[1].transforms[0].translation.x == 0.5
+
+
+@pytest.mark.both_distributions
+def test_joint_commands_have_constant_efforts() -> None:
+    got = encode(JOINT_STATE, [1.0, -2.5], joints=["b", "a"], constants=["effort=[0.5, 0.25]"])
+    assert (list(got.position), list(got.effort)) == ([1.0, -2.5], [0.5, 0.25])
+
+
 @pytest.mark.parametrize(
     ("type_name", "choices", "text"),
     [
@@ -802,8 +854,29 @@ def test_joint_trajectory_commands() -> None:
             {"joints": ["a", "b"], "time_from_start_s": 0.0},
             "time_from_start_s is 0",
         ),
-        ("sensor_msgs/msg/Imu", {}, "allowed: .*geometry_msgs/msg/Twist, "),
-        ("nonsense", {}, "allowed: .*geometry_msgs/msg/Twist, "),
+        ("std_msgs/msg/Bool", {}, "the command has 2 components, the message one number"),
+        ("sensor_msgs/msg/Imu", {}, r"fields: 0 named \(none\)"),
+        ("nonsense", {"fields": ["a", "b"]}, "is not the name of a message type"),
+        (JOINT_TRAJECTORY, {"joints": ["a", "b"], "constants": ["points=[]"]}, "constants.*no meaning"),
+        (
+            JOINT_STATE,
+            {"joints": ["a", "b"], "constants": ["position=[1.0, 2.0]"]},
+            "position follows from the command",
+        ),
+        (TWIST, {"fields": ["linear.x", "linear.y"], "constants": ["linear.x=1.0"]}, "linear.x is a component"),
+        (TWIST, {"fields": ["linear.x", "linear.y"], "constants": ["linear.z"]}, "path=value"),
+        (TWIST, {"fields": ["linear.x", "linear.y"], "constants": ["linear.z=[1"]}, "cannot be read as YAML"),
+        (TWIST, {"fields": ["linear.x", "linear.y"], "constants": ["linear.z=fast"]}, "'linear.z' is double"),
+        (
+            TWIST,
+            {"fields": ["linear.x", "linear.y"], "constants": ["angular=1.0"]},
+            "'angular' is geometry_msgs/Vector3",
+        ),
+        (PATHS, {"fields": ["twist.covariance[0]", "twist.covariance[36]"]}, "has no element 36"),
+        (PATHS, {"fields": ["twist.covariance[0]", "twist.twist[0].linear.x"]}, "has no element 0"),
+        (PATHS, {"fields": ["twist.covariance[0]", "twist.covariance"]}, r"name its elements, such as .*\[0:12\]"),
+        (PATHS, {"fields": ["twist.covariance[0]", "header.frame_id"]}, "'header.frame_id' is not a number"),
+        (JOY, {"fields": ["axes[0]", "axes[4096]"]}, "has no element 4096"),
     ],
 )
 def test_commands_that_cannot_work_are_refused(type_name: str, choices: dict[str, Any], text: str) -> None:

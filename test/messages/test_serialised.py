@@ -21,6 +21,7 @@ from policy_node.messages.patched import PatchedMessages, TypedMessages, find_te
 pytestmark = pytest.mark.both_distributions
 
 VELOCITY_FIELDS = [f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"]
+POSE_FIELDS = [*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")]
 # As long as a name may be in bytes: what follows it is aligned anew for each length.
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 STAMPS_NS = st.integers(0, 2**31 * 10**9 - 1)
@@ -35,12 +36,18 @@ def said(messages: Sequence[bytes], message_type: Any) -> list[tuple[int, str]]:
 @st.composite
 def encoders(draw: st.DrawFn) -> Any:
     """Draw a command type with its fields or joints, frame and other choices."""
-    kind = draw(st.sampled_from(list(COMMAND_TYPES.values())))
+    # Booleans and integers below 32 bits have no template, see below.
+    short = ("Bool", "Int8", "Int16")
+    kinds = [kind for kind in COMMAND_TYPES.values() if not kind.name.endswith(short) and "ackermann" not in kind.name]
+    kind = draw(st.sampled_from(kinds))
     choices: dict[str, Any] = {"time_from_start_s": draw(st.floats(1e-3, 3600.0)), "frame_id": draw(NAMES)}
     components = draw(st.integers(1, 40))
     if kind.named_by == "fields":
-        choices["fields"] = draw(st.permutations(VELOCITY_FIELDS))[: draw(st.integers(1, 6))]
+        fields = VELOCITY_FIELDS if "Twist" in kind.name else POSE_FIELDS
+        choices["fields"] = draw(st.permutations(fields))[: draw(st.integers(1, 6))]
         components = len(choices["fields"])
+    elif "Array" not in kind.name and not kind.named_by:
+        components = 1
     elif kind.named_by == "joints":
         choices["joints"] = draw(st.lists(NAMES.filter(bool), min_size=1, max_size=12, unique=True))
         components = len(choices["joints"])
@@ -94,6 +101,7 @@ class Doubling:
 
     message_type = Twist
     components = 1
+    dtypes = (np.dtype(np.float64),)
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:
         message = Twist()
@@ -106,6 +114,7 @@ class Twice:
 
     message_type = Twist
     components = 1
+    dtypes = (np.dtype(np.float64),)
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:
         message = Twist()
@@ -120,3 +129,23 @@ def test_messages_of_an_unknown_layout_are_serialised_one_by_one(encoder: Any) -
     commands = np.array([[1.5], [-0.25]])
     messages = fleet_encoder(encoder, 2)(commands, [1, 0], 0)
     assert messages == [serialize_message(encoder(row, 0)) for row in commands[[1, 0]]]
+
+
+def test_numbers_that_are_too_short_to_be_found_are_written_by_the_typed_message() -> None:
+    for name in ("Bool", "Int8", "UInt8", "Int16", "UInt16"):
+        encoder = command_encoder(f"std_msgs/msg/{name}", 1, time_from_start_s=0.1)
+        assert find_template(encoder) is None
+        messages = fleet_encoder(encoder, 2)(np.ones((2, 1)), [1], 0)
+        assert said(messages, encoder.message_type) == said(
+            [serialize_message(encoder(np.ones(1), 0))], encoder.message_type
+        )
+
+
+def test_rows_without_a_command_are_no_error() -> None:
+    encoder = command_encoder("sensor_msgs/msg/Joy", 2, fields=["axes[0]", "buttons[0]"], time_from_start_s=0.1)
+    encode = fleet_encoder(encoder, 2)
+    assert isinstance(encode, PatchedMessages)
+    (message,) = encode(np.array([[np.nan, np.nan], [0.5, 2.6]]), [1], 0)
+    assert said([message], encoder.message_type) == said(
+        [serialize_message(encoder(np.array([0.5, 2.6]), 0))], encoder.message_type
+    )

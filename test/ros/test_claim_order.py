@@ -93,7 +93,7 @@ class Member:
         self._name = name
         self._can_take = can_take
         world.members.append(self)
-        topics = {robot: f"/{robot}/cmd_vel" for robot in robots or ("robot",)}
+        topics = {robot: [f"/{robot}/cmd_vel"] for robot in robots or ("robot",)}
         self.claims = Claims(self, topics, "claims", world)  # type: ignore[arg-type]
 
     # The parts of a node that claims need.
@@ -328,7 +328,7 @@ def test_each_robot_has_its_own_order(world: World) -> None:
 
 def test_two_names_of_one_topic_are_two_robots_of_one_owner(world: World) -> None:
     member = Member(world, "/node", "robot")
-    claims = Claims(member, {"robot": "/robot/cmd_vel", "again": "/robot/cmd_vel"}, "claims", world)  # type: ignore[arg-type]
+    claims = Claims(member, {"robot": ["/robot/cmd_vel"], "again": ["/robot/cmd_vel"]}, "claims", world)  # type: ignore[arg-type]
     changes: list[dict[int, str]] = []
     claims.begin(lambda owners: changes.append(dict(owners)))
     member.hear(Claim("/early", "early", 1, frozenset({"/robot/cmd_vel"})))

@@ -160,7 +160,7 @@ class Claimant:
 
     def __init__(self, name: str) -> None:
         self.peer = Peer(name)
-        self.claims = Claims(self.peer.node, {"robot": "/robot/cmd_vel"}, CLAIMS_TOPIC)
+        self.claims = Claims(self.peer.node, {"robot": ["/robot/cmd_vel"]}, CLAIMS_TOPIC)
         self.changes: list[dict[int, str]] = []
 
     def begin(self) -> None:

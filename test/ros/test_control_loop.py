@@ -83,7 +83,7 @@ class Rig:
         self.may_command = threading.Event()
         self.may_command.set()
         self.sensors = SensorSubscriptions(peer.node, configuration, deployment.decoders)
-        self.publishers = CommandPublishers(peer.node, configuration, encoder)
+        self.publishers = CommandPublishers(peer.node, configuration, [encoder])
         self.loop = ControlLoop(
             configuration,
             deployment.pipeline,

@@ -3,16 +3,16 @@
 """Explanations of topics without messages."""
 
 import pytest
-import rclpy
-from geometry_msgs.msg import Twist
+from geometry_msgs.msg import Twist, TwistStamped
 from node_harness import Peer, parameters_of
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from policy_node.config.schema import parse_configuration
-from policy_node.ros.graph import several_publishers, why_silent, why_unheard
+from policy_node.ros.command_subscribers import CommandSubscribers, why_unheard
+from policy_node.ros.graph import several_publishers, why_silent
 from policy_node.ros.publishers import command_qos
-from policy_node.ros.rclpy_internals import NO_EVENTS
 
 pytestmark = pytest.mark.both_distributions
 
@@ -78,25 +78,77 @@ def test_a_topic_with_two_publishers_is_named_with_them(peer: Peer, tmp_path) ->
     assert several().startswith(f"/four/camera/image_raw has 2 publishers ({name}, {name})")
 
 
-def test_a_subscriber_that_gets_no_command_is_named_with_the_reason(peer: Peer) -> None:
-    publisher = peer.node.create_publisher(Twist, "/six/cmd_vel", command_qos(0.2), event_callbacks=NO_EVENTS)
-    peer.node.create_subscription(Twist, "/six/cmd_vel", print, 1)
-    peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
-    assert why_unheard(peer.node, publisher) == ""
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    demanding = peer.node.create_subscription(Twist, "/six/cmd_vel", print, latched)
-    name = peer.node.get_fully_qualified_name()
-    found = (
-        f"{name} requests another QoS on /six/cmd_vel and gets no message: "
-        "Volatile publisher and transient local subscription"
+def test_subscribers_that_get_no_commands_are_named_with_the_reason(peer: Peer) -> None:
+    offered = command_qos(0.15)
+    subscriber = peer.node.get_fully_qualified_name()
+
+    def why(robot: str) -> str:
+        return why_unheard(peer.node, f"/{robot}/cmd_vel", "geometry_msgs/msg/Twist", "action", offered)
+
+    def subscribe(robot: str, message_type: type, **qos: object) -> None:
+        peer.node.create_subscription(message_type, f"{robot}/cmd_vel", print, QoSProfile(depth=1, **qos))
+
+    incompatible = {
+        "late": {"durability": DurabilityPolicy.TRANSIENT_LOCAL},
+        "fast": {"deadline": Duration(seconds=0.05)},
+        "lease": {"liveliness_lease_duration": Duration(seconds=0.1)},
+        "manual": {"liveliness": LivelinessPolicy.MANUAL_BY_TOPIC},
+    }
+    subscribe("good", Twist, reliability=ReliabilityPolicy.BEST_EFFORT, deadline=Duration(seconds=0.15))
+    subscribe("stamped", TwistStamped)
+    for robot, qos in incompatible.items():
+        subscribe(robot, Twist, **qos)
+    peer.spin_until(lambda: peer.node.count_subscribers("/good/cmd_vel") == 1, "a subscriber that gets commands")
+    assert why("good") == ""
+    assert why("stamped") == (
+        f"/stamped/cmd_vel is subscribed as geometry_msgs/msg/TwistStamped by {subscriber}, "
+        "action.type is geometry_msgs/msg/Twist"
     )
-    peer.spin_until(lambda: why_unheard(peer.node, publisher) == found, "the reason")
-    peer.node.destroy_subscription(demanding)
-    peer.spin_until(lambda: why_unheard(peer.node, publisher) == "", "the end of the subscription")
-    # One participant cannot have two types of a topic.
-    with rclpy.Context() as context:
-        other = rclpy.create_node("other", context=context)
-        other.create_subscription(Image, "/six/cmd_vel", print, 1)
-        found = "/other expects sensor_msgs/msg/Image on /six/cmd_vel, but its messages are geometry_msgs/msg/Twist"
-        peer.spin_until(lambda: why_unheard(peer.node, publisher) == found, "the type")
-        other.destroy_node()
+    expected = {
+        "late": "it requests transient_local, commands are volatile",
+        "fast": "it requests a deadline of 0.05 s, commands offer 0.15 s; lower action.deadline_s",
+        "lease": "it requests a lease of liveliness of 0.1 s, commands offer 0.15 s",
+        "manual": "it requests manual liveliness, that of commands is automatic",
+    }
+    for robot, reason in expected.items():
+        assert why(robot).startswith(
+            f"/{robot}/cmd_vel is subscribed by {subscriber} with an incompatible QoS: {reason}"
+        )
+    # Another one that gets the commands does not make up for it.
+    subscribe("late", Twist)
+    peer.spin_until(lambda: peer.node.count_subscribers("/late/cmd_vel") == 2, "the second subscriber")
+    assert "it requests transient_local" in why("late")
+
+
+def test_a_problem_counts_when_it_is_found_twice_and_no_longer_when_it_is_gone(peer: Peer, tmp_path) -> None:
+    robots = ("six", "seven", "others")
+    subscribers = CommandSubscribers(peer.node, parse_configuration(parameters_of(tmp_path / "policy.zip", robots, {})))
+    everyone, owners = range(3), {2: "/other_node"}
+    subscribers.look(everyone, owners)
+    assert subscribers.problems == {}
+    subscribers.look(everyone, owners)
+    assert subscribers.problems == {
+        0: "nobody subscribes to /six/cmd_vel",
+        1: "nobody subscribes to /seven/cmd_vel",
+    }
+    peer.node.create_subscription(Twist, "/six/cmd_vel", print, 1)
+    peer.spin_until(lambda: peer.node.count_subscribers("/six/cmd_vel") == 1, "the subscriber")
+    subscribers.look(everyone, owners)
+    assert set(subscribers.problems) == {1}
+    # A topic outside all namespaces is a hint, those of other robots are none.
+    peer.node.create_subscription(Twist, "/cmd_vel", print, 1)
+    peer.spin_until(lambda: peer.node.count_subscribers("/cmd_vel") == 1, "the subscriber outside")
+    subscribers.look(everyone, owners)
+    remedy = "but /cmd_vel is subscribed; check the robot's namespace"
+    assert subscribers.problems == {1: f"nobody subscribes to /seven/cmd_vel, {remedy}"}
+    # Another subscriber is looked at, and the same ones from time to time.
+    late = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    peer.node.create_subscription(Twist, "/six/cmd_vel", print, late)
+    peer.spin_until(lambda: peer.node.count_subscribers("/six/cmd_vel") == 2, "the second subscriber")
+    for _ in range(2):
+        subscribers.look(everyone, owners)
+    assert "it requests transient_local" in subscribers.problems[0]
+    peer.node.destroy_subscription(list(peer.node.subscriptions)[-1])
+    peer.spin_until(lambda: peer.node.count_subscribers("/six/cmd_vel") == 1, "the end of the second subscriber")
+    subscribers.look(everyone, owners)
+    assert set(subscribers.problems) == {1}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import TwistStamped
 from moody import EXHAUST, MoodyFleet, moody_parameters, save_moody
-from node_harness import PATIENCE_S, Diagnostics, LifecycleClient, NodeProcess, Peer, parameters_of
+from node_harness import PATIENCE_S, Diagnostics, LifecycleClient, NodeProcess, Peer, ScriptedFleet, parameters_of
 from std_srvs.srv import Trigger
 
 Model = Callable[..., tuple[Path, Any]]
@@ -103,3 +104,30 @@ def test_the_log_level_is_that_of_the_node_alone(peer: Peer, start_node: StartNo
     assert process.send(signal.SIGINT) == 0
     _, warning, after = process.text.partition("~/stop: stopped; ")
     assert warning and not re.search(r"\[(DEBUG|INFO)\]", after)
+
+
+def test_commands_that_nobody_gets_are_named_in_log_and_diagnostics(
+    model: Model, peer: Peer, start_node: StartNode
+) -> None:
+    robots = ["heard", "stamped", "unheard"]
+    process = start_node(parameters_of(model()[0], robots, {"synchronisation.max_age_s": 5.0}))
+    diagnostics = Diagnostics(peer)
+    ScriptedFleet(peer, robots[:1])
+    subscriber = peer.node.get_fully_qualified_name()
+    peer.node.create_subscription(TwistStamped, "/stamped/cmd_vel", print, 1)
+    found = (
+        f"/stamped/cmd_vel is subscribed as geometry_msgs/msg/TwistStamped by {subscriber}, action.type is "
+        "geometry_msgs/msg/Twist"
+    )
+
+    def unheard(robot: str) -> str:
+        return diagnostics.values(f"policy_node: {robot}").get("commands_unheard", "")
+
+    peer.spin_until(
+        lambda: unheard("stamped") == found and unheard("unheard") == "nobody subscribes to /unheard/cmd_vel",
+        "both findings",
+    )
+    process.wait_for(f"commands are not heard: {found}; so it is with unheard")
+    peer.spin_until(lambda: "commands_unheard" in diagnostics.values(CONTROL), "the finding of the node")
+    assert diagnostics.newest[CONTROL].level == DiagnosticStatus.WARN
+    assert unheard("heard") == ""

@@ -56,7 +56,7 @@ class Rig:
         monkeypatch.setattr(ownership, "time", clock)
         monkeypatch.setattr(ownership, "_now_s", lambda: self.now_s)
         self.slept_s: list[float] = []
-        self.claims = Claims(peer.node, TOPICS, CLAIMS_TOPIC)
+        self.claims = Claims(peer.node, {robot: [topic] for robot, topic in TOPICS.items()}, CLAIMS_TOPIC)
         self.log = Log()
         self.claims._logger = self.log  # type: ignore[assignment]
         self.claims._stopping = SimpleNamespace(wait=self._sleep, is_set=lambda: False)  # type: ignore[assignment]

@@ -53,7 +53,7 @@ class Rig:
         configuration = parse_configuration(parameters_of(model()[0], ROBOTS, changes))
         action = configuration.action
         encoder = command_encoder(action.type, 2, fields=action.fields, time_from_start_s=0.1)
-        self.publishers = CommandPublishers(peer.node, configuration, encoder)
+        self.publishers = CommandPublishers(peer.node, configuration, [encoder])
         self.recorders = [Recorder(publisher) for publisher in self.publishers._publishers]
         self._own, self.publishers._publishers = self.publishers._publishers, self.recorders  # type: ignore[assignment]
         self.publishers._senders = [recorder.publish_raw for recorder in self.recorders]
@@ -158,7 +158,7 @@ def test_the_node_logs_that_commands_cannot_be_sent_as_bytes(
     monkeypatch.setattr(publishers_module, "direct_send", lambda publisher, logger: logged.append(logger.name))
     configuration = parse_configuration(parameters_of(model()[0], ROBOTS, {}))
     encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)
-    CommandPublishers(peer.node, configuration, encoder).destroy()
+    CommandPublishers(peer.node, configuration, [encoder]).destroy()
     assert logged == [peer.node.get_logger().name] * 3
 
 
@@ -186,7 +186,7 @@ def test_command_topics_offer_reliable_newest_commands_with_a_deadline(deadline_
 def test_a_command_that_has_become_too_old_is_not_sent(peer: Peer, model: Callable[..., tuple[Path, Any]]) -> None:
     configuration = parse_configuration(parameters_of(model()[0], ROBOTS, {}))
     encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)
-    publishers = CommandPublishers(peer.node, configuration, encoder)
+    publishers = CommandPublishers(peer.node, configuration, [encoder])
     heard: dict[str, list[Twist]] = {robot: [] for robot in ROBOTS}
     for robot in ROBOTS:
         peer.node.create_subscription(Twist, f"{robot}/cmd_vel", heard[robot].append, 10)
@@ -219,8 +219,8 @@ def test_a_signal_ends_the_creation_of_topics(peer: Peer, model: Callable[..., t
     encoder = command_encoder(configuration.action.type, 2, fields=configuration.action.fields, time_from_start_s=0.1)
     before = len(list(peer.node.publishers))
     stopping = threading.Event()
-    CommandPublishers(peer.node, configuration, encoder, stopping).destroy()
+    CommandPublishers(peer.node, configuration, [encoder], stopping).destroy()
     stopping.set()
     with pytest.raises(Interrupted):
-        CommandPublishers(peer.node, configuration, encoder, stopping)
+        CommandPublishers(peer.node, configuration, [encoder], stopping)
     assert len(list(peer.node.publishers)) == before

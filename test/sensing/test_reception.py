@@ -378,6 +378,8 @@ def test_a_problem_ends_although_findings_are_rarely_asked_for(at_100_s: None) -
 def test_a_new_stream_has_counted_nothing() -> None:
     (counts,) = {stream.counts() for streams in reception_of(TOUCH).streams for stream in streams}
     assert counts == (0,) * 7
+
+
 def ages(reception: Reception, ages_s: Iterable[float], robot: int = 0, sensor: int = 0) -> list[str]:
     """Return the texts of the findings after messages of these ages, one a second."""
     found: list[str] = []

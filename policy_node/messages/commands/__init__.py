@@ -33,7 +33,7 @@ class CommandChoices:
     components
         Count of the numbers of a command.
     fields
-        The field of each component in a Twist or TwistStamped, such as ``linear.x``.
+        The path of each component in a message that is written by fields, such as ``linear.x`` of a Twist.
     joints
         The joint of each component in a JointState or JointTrajectory.
     field
@@ -42,6 +42,8 @@ class CommandChoices:
         Frame of the types with a header.
     time_from_start_s
         Time in which a JointTrajectory reaches its point.
+    constants
+        Fields with a value that never changes, such as ``kp=20.0``.
     """
 
     components: int
@@ -50,14 +52,24 @@ class CommandChoices:
     field: str = "position"
     frame_id: str = ""
     time_from_start_s: float = 0.0
+    constants: tuple[str, ...] = ()
 
 
 class CommandEncoder(ABC):
-    """Encodes the commands of one robot after the other into one message."""
+    """Encodes the commands of one robot after the other into one message.
+
+    Attributes
+    ----------
+    components
+        Count of the numbers of a command.
+    dtypes
+        Types of these numbers in the message, all float64 unless a subclass says otherwise.
+    """
 
     def __init__(self, message: Any, components: int, frame_id: str = "") -> None:
         self.message_type: MessageClass = type(message)
         self.components = components
+        self.dtypes: tuple[np.dtype, ...] = (np.dtype(np.float64),) * components
         self._message = message
         if frame_id and hasattr(message, "header"):
             message.header.frame_id = frame_id
@@ -81,6 +93,8 @@ class CommandType:
         Whether a command is a velocity, so that zeros are safe and there is no current position to hold.
     has_field
         Whether `field` chooses what is commanded; without it only positions are.
+    has_constants
+        Whether `constants` can be written into its messages.
     make
         Makes the encoder of commands into messages of the class; raises MessageTypeError.
     source
@@ -93,6 +107,7 @@ class CommandType:
     make: Callable[[MessageClass, CommandChoices], CommandEncoder]
     source: Callable[[MessageClass, CommandChoices], NumberSource]
     has_field: bool = False
+    has_constants: bool = False
 
     def check(self, choices: CommandChoices) -> None:
         """Raise MessageTypeError if a choice has no meaning for the type, or does not name each component once."""
@@ -100,6 +115,8 @@ class CommandType:
         names = given.pop(self.named_by, ())
         if not self.has_field and choices.field != "position":
             given["field"] = choices.field
+        if not self.has_constants:
+            given["constants"] = choices.constants
         for name, value in given.items():
             if value:
                 raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {self.name}; remove it")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from policy_node.messages.command_fields import write_constants
 from policy_node.messages.commands import CommandChoices, CommandEncoder, CommandType, doubles, set_time
 from policy_node.messages.fields import MessageClass, MessageTypeError, message_class
 from policy_node.messages.reading import UnusableReading
@@ -24,6 +25,12 @@ class JointStateEncoder(CommandEncoder):
         check_joint_field(choices.field)
         super().__init__(message_type(name=list(choices.joints)), len(choices.joints), choices.frame_id)
         self._field = choices.field
+        written = write_constants(self._message, choices.constants)
+        taken = {"name", choices.field}.intersection(path.partition("[")[0] for path in written)
+        if taken:
+            raise MessageTypeError(
+                f"constants: {', '.join(sorted(taken))} follows from the command; remove the constant"
+            )
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
         """See `CommandEncoder`."""
@@ -83,6 +90,7 @@ COMMAND_TYPES = (
         named_by="joints",
         is_velocity=False,
         has_field=True,
+        has_constants=True,
         make=JointStateEncoder,
         source=lambda message_type, choices: JointSource(choices.field, choices.joints),
     ),

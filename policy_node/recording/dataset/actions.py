@@ -23,6 +23,11 @@ class ActionInverse:
     """
 
     def __init__(self, action: ActionSpec, configuration: ActionConfiguration) -> None:
+        if configuration.components:
+            raise ConfigurationError(
+                f"{'action.components' if configuration.topic else 'actions.keys'}: given, but an action follows from "
+                "commands only where they are all its components, on one topic"
+            )
         self._action = action
         self.moved = 0  #: Number of commands that no action gives; each became the nearest action.
         self._scale = np.array(configuration.scale or (1.0,), np.float64)

@@ -13,13 +13,14 @@ from rosbags.rosbag2 import WriterError
 from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import ReadingDecoder
-from policy_node.messages.commands import COMMAND_TYPES, CommandChoices
+from policy_node.messages.command_fields import command_type
+from policy_node.messages.commands import CommandChoices
 from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.vectors import VectorReader
 from policy_node.recording.bag import RecordingBag, typestore_of
 from policy_node.recording.replay.bag import BagError
-from policy_node.ros.deployment import configured_encoder
+from policy_node.ros.deployment import configured_encoders
 
 # Reads a command `[components]` float64 from a serialised message; raises UnusableReading.
 ReadCommand = Callable[[bytes], np.ndarray]
@@ -40,12 +41,12 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
     BagError
         When commands of that type have no such components.
     """
-    kind = COMMAND_TYPES.get(type_name)
+    kind = command_type(type_name)
     choices = CommandChoices(components, action.fields, action.joints, action.field)
-    if kind is None or (kind.named_by and not getattr(choices, kind.named_by)):
+    if kind.named_by and not getattr(choices, kind.named_by):
         raise BagError(
-            f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of one of "
-            f"{', '.join(COMMAND_TYPES)}"
+            f"--compare {topic}: it is {type_name}, which has no components of a {action.type}; give a topic of the "
+            f"same type"
         )
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     try:
@@ -64,7 +65,7 @@ def command_reader(type_name: str, action: ActionConfiguration, components: int,
 
 
 class CommandBag:
-    """Writes commands to a new bag (MCAP, with schemas), on one of the `topics` per robot.
+    """Writes commands to a new bag (MCAP, with schemas); `topics` are those of the first robot, then of the next.
 
     Raises
     ------
@@ -80,19 +81,27 @@ class CommandBag:
         components: int,
         custom: Mapping[str, str],
     ) -> None:
-        self._encode = fleet_encoder(configured_encoder(configuration, components), len(topics))
+        commands, robots = configuration.commands, len(topics) // len(configuration.commands)
+        self._encoders = [
+            (columns, fleet_encoder(encoder, robots))
+            for columns, encoder in zip(
+                configuration.columns, configured_encoders(configuration, components), strict=True
+            )
+        ]
         self._topics = tuple(topics)
-        kind = configuration.action.type
+        types = {topic: commands[index % len(commands)].type for index, topic in enumerate(topics)}
         try:
-            self._bag = RecordingBag(path, dict.fromkeys(topics, kind), typestore_of([kind]), custom)
+            self._bag = RecordingBag(path, types, typestore_of(types.values()), custom)
         except (WriterError, OSError) as error:
             raise BagError(f"--output {path}: {error}; give a folder that does not exist yet") from error
 
     def write(self, time_ns: int, commands: np.ndarray, publish: np.ndarray) -> None:
         """Write the rows of `commands` `[robots, components]` that `publish` `[robots]` selects, at a time."""
-        robots = np.flatnonzero(publish).tolist()
-        for robot, message in zip(robots, self._encode(commands, robots, time_ns), strict=True):
-            self._bag.write(self._topics[robot], time_ns, message)
+        for topic, (columns, encode) in enumerate(self._encoders):
+            part = commands[:, columns]
+            robots = np.flatnonzero(publish & ~np.isnan(part).any(axis=1)).tolist()
+            for robot, message in zip(robots, encode(part, robots, time_ns), strict=True):
+                self._bag.write(self._topics[robot * len(self._encoders) + topic], time_ns, message)
 
     def close(self) -> None:
         """Write index and metadata."""

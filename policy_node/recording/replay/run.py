@@ -151,8 +151,10 @@ class Replay:
                 self.pipeline.set_present(robot, sensor, True)
         #: Names of the components of a command.
         self.names = component_names(configuration.action, self.pipeline.components)
-        #: Command topic of each robot.
-        self.command_topics = [self.topic_name(robot, configuration.action.topic) for robot in robots]
+        #: Command topics of the first robot, then of the next.
+        self.command_topics = [
+            self.topic_name(robot, command.topic) for robot in robots for command in configuration.commands
+        ]
         self._readers = self._command_readers(options.compare)
         #: Indices of the robots whose recorded commands are in the bag.
         self.compared = sorted(robot for robots, _ in self._readers.values() for robot in robots)
@@ -197,6 +199,11 @@ class Replay:
         """Return by topic of recorded commands the robots that are compared with it, and its reader."""
         action = self._configuration.action
         readers: dict[str, tuple[list[int], ReadCommand]] = {}
+        if len(self._configuration.commands) > 1:
+            if compare:
+                raise BagError(f"--compare {compare}: the robots have several command topics, which cannot be compared")
+            self.notes.append("nothing is compared: the robots have several command topics")
+            return readers
         for robot, name in enumerate(self._configuration.robots):
             topic = self.topic_name(name, compare or action.topic)
             if topic in readers:
