@@ -99,8 +99,14 @@ def conversions(options: ImagesOptions) -> Iterator[Conversion]:
     yield from _depths(depth, image, small, small_of)
     jpeg, png = (cv2.imencode(kind, rgb)[1] for kind in (".jpg", ".png"))
     for name, data in (("JPEG", jpeg), ("PNG", png)):
-        decode = lambda data=data: cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)  # noqa: E731
+        decode = lambda data=data: cv2.cvtColor(_decoded(data), cv2.COLOR_BGR2RGB)  # noqa: E731
         yield Conversion(f"{name} to rgb8", CompressedImage(data=data.tobytes()), whole, decode)
+
+
+def _decoded(data: np.ndarray) -> np.ndarray:
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
 
 
 def _depths(
@@ -117,11 +123,11 @@ def _depths(
     holes = np.where(np.kron(blocks, np.ones((8, 8), bool))[:height, :width], 0, depth).astype(np.uint16)
 
     def metres(pixels: np.ndarray) -> np.ndarray:
-        return cv2.multiply(pixels, 0.001, dtype=cv2.CV_32F)
+        return cv2.multiply(pixels, np.array([0.001]), dtype=cv2.CV_32F)
 
     def without_holes() -> np.ndarray:
-        measured = cv2.compare(holes, 0, cv2.CMP_NE)
-        weights = small_of(cv2.multiply(measured, 1 / 255, dtype=cv2.CV_32F))
+        measured = cv2.compare(holes, np.zeros(1), cv2.CMP_NE)
+        weights = small_of(cv2.multiply(measured, np.array([1 / 255]), dtype=cv2.CV_32F))
         return cv2.divide(small_of(metres(holes)), weights)
 
     yield Conversion("16UC1 to 32FC1", image(depth, "16UC1"), whole, lambda: metres(depth), "float32")
@@ -131,7 +137,7 @@ def _depths(
     yield Conversion("16UC1 with holes to 32FC1, resized", image(holes, "16UC1"), resized, without_holes, "float32")
     data = cv2.imencode(".png", holes)[1]
     for method, body, opencv in (
-        ("png", data.tobytes(), lambda: metres(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))),
+        ("png", data.tobytes(), lambda: metres(_decoded(data))),
         ("rvl", encode_rvl(holes), None),
     ):
         message = CompressedImage(format=f"16UC1; compressedDepth {method}", data=bytes(12) + body)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,10 @@ def _print_live(reports: Sequence[RobotReport], deployment: Deployment, duration
             f"{report.ready_share:.0%} of the ticks",
             _pair(report.skew_p50_s, report.skew_max_s),
             Text(command),
-            Text(", ".join(report.listeners) or NOTHING),
-            Text(", ".join(report.commanders) or NOTHING),
+            *(
+                Text(", ".join(dict.fromkeys(chain.from_iterable(names.values()))) or NOTHING)
+                for names in (report.listeners, report.commanders)
+            ),
         )
     console.print(sensors, commands)
     action = deployment.configuration.action

@@ -105,9 +105,9 @@ class Configuration:
         for source in self.sources:
             alone = source.name if isinstance(source, ObservationConfiguration) else None
             subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.durability)
-            use = (source.max_age_s, source.when_silent, source.stamp, source.stamp_offset_s)
-            use += (source.base_frame, source.frame)
-            sensors.setdefault((*subscription, *use), []).append(source)
+            time = (source.max_age_s, source.when_silent, source.stamp, source.stamp_offset_s)
+            frames = (source.base_frame, source.frame)
+            sensors.setdefault((*subscription, *time, *frames), []).append(source)
         observed = sorted(
             map(tuple, sensors.values()), key=lambda sources: (sources[0].may_be_silent, not sources[0].is_synchronised)
         )

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from policy_node.config.catalogue import command_kind
 from policy_node.config.parameters import ChunkConfiguration
 from policy_node.config.schema import Configuration, ConfigurationError
 from policy_node.config.specs import ArraySpec, DiscreteSpec
@@ -130,6 +129,8 @@ class PlannedInference:
         robots, action, chunk = len(configuration.robots), configuration.action, configuration.chunk
         self.policy = policy
         self.duration_s = 0.0
+        #: As `Inference.session`: commands follow from plans, outside of any session.
+        self.session = ""
         self.batch = ObservationBatch({layout.key: layout for layout in layouts.values()}, robots, policy.device)
         # Commands are few numbers, and plans lie on the host.
         host = torch.device("cpu")
@@ -414,8 +415,7 @@ class PlannedInference:
 def _nearest(configuration: Configuration, components: int) -> list[int]:
     """Return the indices of the components of the action that are not interpolated."""
     action = configuration.action
-    kind = command_kind(action.type).named_by
-    names = list(getattr(action, kind)) if kind else []
+    names = action.fields or action.joints
     found = []
     for name in configuration.chunk.nearest:
         index = names.index(name) if name in names else int(name) if name.isdecimal() else components

@@ -140,7 +140,8 @@ class BoundTick:
         outputs = [f"output_{index}" for index in range(len(self._outputs))]
         names: dict[str, Any] = {"input_names": self._names, "output_names": outputs}
         with tracing():
-            torch.onnx.export(self._tick, tuple(self._given), content, dynamo=False, opset_version=OPSET, **names)
+            export: Any = torch.onnx.export  # its stubs know no file in memory
+            export(self._tick, tuple(self._given), content, dynamo=False, opset_version=OPSET, **names)
         self._session = make_session(content.getvalue(), torch.device("cpu"), [])
         self._binding = self._session.io_binding()
         # Without limits their numbers are no inputs.

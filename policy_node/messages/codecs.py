@@ -119,9 +119,10 @@ def reading_size(type_name: str, **choices: Any) -> int | None:
 
 
 def _chosen(choices: Mapping[str, Any]) -> ReadingChoices:
-    return ReadingChoices(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()}
-    )
+    chosen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()
+    }
+    return ReadingChoices(**chosen)
 
 
 def command_encoder(

@@ -22,7 +22,7 @@ from policy_node.recording.recorder import plan_recording
 from policy_node.ros.bond import check_bond
 from policy_node.ros.deployment import (
     Deployment,
-    configured_encoder,
+    configured_encoders,
     deploy_paired,
     load_configured,
     pair,
@@ -162,7 +162,7 @@ def _check_policy(configuration: Configuration, found: Checked) -> None:
     paired = found.collect(lambda: pair(configuration, policy), "observations: ")
     mapper = found.collect(lambda: CommandMapper(policy.spec.action, configuration.action, policy.device), "action: ")
     if mapper is not None:
-        found.collect(lambda: configured_encoder(configuration, mapper.components), "action: ")
+        found.collect(lambda: configured_encoders(configuration, mapper.components), "action: ")
     if paired is None or found.problems:
         return
     found.deployment = found.collect(lambda: deploy_paired(configuration, policy, *paired), "policy.path: ")

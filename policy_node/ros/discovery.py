@@ -302,7 +302,7 @@ def _ways(topic: HeardTopic, count: int) -> Iterator[dict[str, Any]]:
         yield {}
     for path in _paths(message_class(topic.type)):
         try:
-            size = reading_size(topic.type, path)
+            size = reading_size(topic.type, field=path)
         except MessageTypeError:
             continue
         if size in (None, count):

@@ -58,10 +58,9 @@ class RobotReport(NamedTuple):
     ready_share: float
     #: `[components]` float64: the first command of the policy; None where there was none.
     first_command: np.ndarray | None
-    command_topic: str
-    #: Full names of the nodes that listen to the commands, and of others that send some.
-    listeners: tuple[str, ...]
-    commanders: tuple[str, ...]
+    #: By full name of each command topic the full names of the nodes that listen to it, and of others that send to it.
+    listeners: Mapping[str, tuple[str, ...]]
+    commanders: Mapping[str, tuple[str, ...]]
 
     @property
     def problems(self) -> list[str]:
@@ -69,10 +68,12 @@ class RobotReport(NamedTuple):
         found = [f"{self.robot}: {sensor.silence}" for sensor in self.sensors if sensor.silence]
         if self.first_command is None and not found:
             found.append(f"{self.robot}: {self.state}: {self.reason}")
-        if not self.listeners:
-            found.append(f"{self.robot}: nobody listens to its commands on {self.command_topic}")
-        if self.commanders:
-            found.append(f"{self.robot}: {', '.join(self.commanders)} commands it already on {self.command_topic}")
+        for topic, names in self.listeners.items():
+            if not names:
+                found.append(f"{self.robot}: nobody listens to its commands on {topic}")
+        for topic, names in self.commanders.items():
+            if names:
+                found.append(f"{self.robot}: {', '.join(names)} commands it already on {topic}")
         return found
 
 
@@ -189,7 +190,7 @@ def _robot_report(
         counts = subscriptions.reception.streams[robot][sensor].counts()
         each, topic = heard[sensor], node.resolve_topic_name(topic_of(name, source.topic))
         size = encoding = silence = ""
-        ages_s = np.array(each.ages_ns or [np.nan]) / 1e9
+        ages_s = np.array(each.ages_ns, np.float64) / 1e9 if each.ages_ns else np.full(1, np.nan)
         if each.count:
             size, encoding = summary(each.newest, deployment.decoders[source.name].message_type)
         elif not source.may_be_silent:
@@ -210,7 +211,7 @@ def _robot_report(
             )
         )
     skews_s = np.array(driven.skews_s or [np.nan])
-    command_topic = node.resolve_topic_name(topic_of(name, configuration.action.topic))
+    topics = [node.resolve_topic_name(topic_of(name, command.topic)) for command in configuration.commands]
     reason = driven.reason
     if not ticks and node.get_parameter("use_sim_time").value:
         reason = "/clock has no message, but use_sim_time is true"
@@ -223,9 +224,8 @@ def _robot_report(
         reason,
         driven.ready_ticks / max(1, ticks),
         driven.first_command,
-        command_topic,
-        endpoint_names(node.get_subscriptions_info_by_topic(command_topic)),
-        endpoint_names(node.get_publishers_info_by_topic(command_topic)),
+        {topic: endpoint_names(node.get_subscriptions_info_by_topic(topic)) for topic in topics},
+        {topic: endpoint_names(node.get_publishers_info_by_topic(topic)) for topic in topics},
     )
 
 

@@ -67,7 +67,7 @@ class _Camera:
         if image.ndim == IMAGE_AXES and image.shape[2] == 3 and not self.is_bgr:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         done, jpeg = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-        return base64.b64encode(jpeg).decode() if done else ""
+        return base64.b64encode(jpeg.tobytes()).decode() if done else ""
 
 
 def _as_uint8(image: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:

@@ -28,10 +28,12 @@ from policy_node.config.specs import ArraySpec
 from policy_node.control.timing import SteadyClock
 from policy_node.messages.cdr import serialise
 from policy_node.messages.codecs import ReadingDecoder
-from policy_node.messages.commands import COMMAND_TYPES, CommandChoices
+from policy_node.messages.command_fields import command_type
+from policy_node.messages.commands import CommandChoices
 from policy_node.messages.examples import example_message
 from policy_node.messages.fields import has_header, message_class
 from policy_node.messages.reading import UnusableReading
+from policy_node.messages.vectors import NumberSource
 from policy_node.policies import Policy
 from policy_node.ros.deployment import pair
 from policy_node.ros.subscriptions import sensor_qos
@@ -65,7 +67,8 @@ class SimulatedRobots:
     Attributes
     ----------
     commands
-        By robot: the number of commands so far, and the newest one, None before the first.
+        By robot, and key of the command topic where there are several: the number of commands so far, and the newest
+        one, None before the first.
 
     Raises
     ------
@@ -93,21 +96,22 @@ class SimulatedRobots:
         return tuple(self._publishers)
 
     def _listen(self) -> None:
-        action = self._configuration.action
-        kind = message_class(action.type)
-        components = len(action.fields or action.joints)
-        choices = CommandChoices(components, action.fields, action.joints, action.field)
-        source = COMMAND_TYPES[action.type].source(kind, choices)
-
-        def keep(robot: str) -> Callable[[Any], None]:
+        def keep(name: str, source: NumberSource) -> Callable[[Any], None]:
             def hear(message: Any) -> None:
-                self.commands[robot] = (self.commands[robot][0] + 1, source.numbers(message))
+                self.commands[name] = (self.commands[name][0] + 1, source.numbers(message))
 
             return hear
 
-        for robot in self._configuration.robots:
-            self.commands[robot] = (0, None)
-            self._node.create_subscription(kind, topic_of(robot, action.topic), keep(robot), QoSProfile(depth=10))
+        commands = self._configuration.commands
+        for robot, command in itertools.product(self._configuration.robots, commands):
+            kind, components = message_class(command.type), len(command.fields or command.joints)
+            choices = CommandChoices(components, command.fields, command.joints, command.field)
+            source = command_type(command.type).source(kind, choices)
+            name = robot if len(commands) == 1 else f"{robot} {command.key}"
+            self.commands[name] = (0, None)
+            self._node.create_subscription(
+                kind, topic_of(robot, command.topic), keep(name, source), QoSProfile(depth=10)
+            )
 
     def random_readings(self, rate_hz: float, seed: int = 0) -> Iterator[Reading]:
         """Yield random readings of all sensors of all robots at a rate, without end."""

@@ -129,7 +129,8 @@ def test_it_reports_what_was_heard_and_the_first_commands(model: Model, ros: Non
     assert first.skew_max_s >= first.skew_p50_s >= 0.0
     assert first.state == "READY" and first.first_command is not None
     assert np.all((first.first_command >= ACTION_SPACE.low) & (first.first_command <= ACTION_SPACE.high))
-    assert first.listeners == ("/simulating",) and first.commanders == () and first.problems == []
+    (topic,) = first.listeners
+    assert first.listeners == {topic: ("/simulating",)} and first.commanders == {topic: ()} and first.problems == []
     (silent,) = second.problems
     assert silent.startswith("robot_1: /robot_1/touch has a publisher, but no message came within 1.")
     assert second.first_command is None

@@ -86,7 +86,7 @@ class LeRobotDataset:
             frames = rows[:steps, -1] if key in self._histories else rows[:steps]
             arrays[self._names[key]] = lerobot_process.channels_last(frames)
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, allow_pickle=False, **arrays)
         self._send(content.getvalue())
 
     def close(self) -> None:
