@@ -32,7 +32,7 @@ def watcher(ros: None) -> Iterator[Node]:
     node.destroy_node()
 
 
-class WaitCounter(Waitable[None]):
+class WaitCounter(Waitable):  # type: ignore[type-arg]  # not generic with Jazzy
     """Counts how often an executor waits for the entities of its node."""
 
     waits = 0
