@@ -129,13 +129,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., None]]:
         log = tmp_path / f"{name}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                host.command(*arguments), env=dict(environment), stdout=output, stderr=subprocess.STDOUT
+                host.command(*arguments),
+                env=dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         started.append((name, process, log))
 
     yield start_there
     for name, process, log in reversed(started):
         end(process)
+        # The program fastdds is a script that leaves the server behind.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         print(f"--- {name}\n{log.read_text(errors='replace')}")
 
 
