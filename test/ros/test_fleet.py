@@ -3,11 +3,9 @@
 """A fleet shared by several nodes: on one computer, and on two that a network connects."""
 
 import contextlib
-import contextlib
 import json
 import os
 import shutil
-import signal
 import signal
 import subprocess
 import sys
