@@ -75,7 +75,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.live is None:
         return 0
     reports = _listen(found.deployment, values, options.live, options.node)
-    return _print_live(reports, found.deployment, options.live, console)
+    status = _print_live(reports, found.deployment, options.live, console)
+    if status == 0 and not overrides:
+        print(f"start the node: policy_node --ros-args --params-file {options.file}")
+    return status
 
 
 def _print_checked(file: Path, found: Checked) -> None:
@@ -161,8 +164,11 @@ def _print_live(reports: Sequence[RobotReport], deployment: Deployment, duration
             ),
         )
     console.print(sensors, commands)
-    action = deployment.configuration.action
-    print(f"the commands would be {action.type} {list(action.fields or action.joints)}; none was sent")
+    topics = "; ".join(
+        f"{command.topic}, {command.type}" + (f" with {', '.join(command.named)}" if command.named else "")
+        for command in deployment.configuration.commands
+    )
+    print(f"the commands would go to {topics}; none was sent")
     problems = [problem for report in reports for problem in report.problems]
     print(f"{len(problems)} problems" if problems else "no problem: every robot would be driven")
     for problem in problems:

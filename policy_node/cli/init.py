@@ -22,7 +22,7 @@ from policy_node.policies.described_parameters import (
 )
 from policy_node.policies.description import spec_from_json
 from policy_node.policies.descriptions import TrainerDescription, find_description
-from policy_node.policies.proposed_parameters import proposed_parameters
+from policy_node.policies.proposed_parameters import components_of, proposed_parameters
 
 DEFAULT_ROBOT = "robot_0"
 LISTEN_S = 5.0
@@ -99,6 +99,13 @@ def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
         return _from_description(description, options)
     observations, action, policy = _from_policy(options)
     remarks: list[str] = []
+    if "policy.trusted" in policy and not options.trusted:
+        bundle = options.policy.with_suffix(".bundle")
+        remarks.append(
+            f"loading {options.policy} can run code, so policy.trusted is false, which check and the node refuse: give "
+            f"--trusted if you know where it comes from; or policy_export {options.policy} --output {bundle}, and init "
+            "for that"
+        )
     found: Mapping[str, Any] = {}
     names, comment = tuple(options.robots), ""
     if options.from_graph is not None:
@@ -108,6 +115,11 @@ def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
         discovery: Discovery = discover(graph, observations, action, options.robots)
         found, names, comment = discovery.found, discovery.robots, "found by their topics"
         remarks += [f"no topic fits {name}: see its comments" for name in discovery.missing]
+        if len(discovery.commands) > 1 and components_of(action) > 1:
+            remarks.append(
+                f"the robots listen to {', '.join(discovery.commands)}; if the policy commands several of these, write "
+                "actions.keys in place of action, see Several topics in doc/configuration.md"
+            )
     robots = DescribedParameter(names or (DEFAULT_ROBOT,), comment if names else "ASSUMED: namespaces of the robots")
     entries = proposed_parameters(observations, action, policy, robots, found)
     shapes = interface.shapes if (interface := parse_interface(options.shape, [])) is not None else {}

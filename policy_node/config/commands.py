@@ -14,7 +14,7 @@ from policy_node.config.catalogue import command_kind
 from policy_node.config.parameters import ActionConfiguration, CommandConfiguration
 
 # Stand for no bound and no limit: finite, as parameters are.
-_HIGHEST = sys.float_info.max
+UNBOUNDED = sys.float_info.max
 _FASTEST = 1e9
 
 
@@ -55,8 +55,8 @@ def joined(commands: Sequence[CommandConfiguration], **shared: Any) -> ActionCon
         components=tuple(component for command in commands for component in command.components),
         scale=numbers("scale", 1.0),
         offset=numbers("offset", 0.0),
-        low=numbers("low", -_HIGHEST),
-        high=numbers("high", _HIGHEST),
+        low=numbers("low", -UNBOUNDED),
+        high=numbers("high", UNBOUNDED),
         max_rate=numbers("max_rate", _FASTEST),
         when_stale=stale.pop() if len(stale) == 1 else "stop",
         safe_command=tuple(number for command in commands for number in _safe_command(command)),

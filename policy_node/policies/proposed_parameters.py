@@ -23,6 +23,12 @@ TWIST_FIELDS = {
     2: ("linear.x", "angular.z"),
     3: ("linear.x", "linear.y", "angular.z"),
 }
+# Fields of other messages in the usual order of the components, by a part of the type's name.
+_FIELDS = {
+    "Ackermann": ("speed", "steering_angle", "acceleration", "jerk", "steering_angle_velocity"),
+    "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
+    "": tuple(f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
+}
 # Types with a list of numbers of each dtype, and the parameters that read it.
 _LISTS: dict[str, dict[str, Any]] = {
     "f": {"type": "std_msgs/msg/Float32MultiArray"},
@@ -214,11 +220,12 @@ def _action(action: ActionSpec, found: Found | None) -> dict[str, DescribedParam
     entries["topic"] = DescribedParameter(values["topic"], topic_comment)
     entries["type"] = DescribedParameter(values["type"], type_comment)
     if kind.named_by == "fields" and "fields" not in values:
-        fields = TWIST_FIELDS.get(
-            components, tuple(f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz")
+        usual = next(fields for part, fields in _FIELDS.items() if part in values["type"])
+        is_twist = usual is _FIELDS[""] and components in TWIST_FIELDS
+        fields = TWIST_FIELDS[components] if is_twist else usual
+        entries["fields"] = DescribedParameter(
+            fields[:components], "ASSUMED: the field of each component, in the policy's order"
         )
-        fields = fields[:components]
-        entries["fields"] = DescribedParameter(fields, "ASSUMED: the field of each component, in the policy's order")
     if isinstance(action, DiscreteSpec):
         rows = tuple((0.0,) * components for _ in range(action.n))
         entries["table"] = DescribedParameter(

@@ -12,6 +12,7 @@ import torch
 from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 
+from policy_node.config.catalogue import command_kind
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
 from policy_node.control.command_mapping import CommandMapper
 from policy_node.control.realtime import check_realtime
@@ -116,6 +117,7 @@ def check_parameters(values: Mapping[str, Any], node: str = "/policy_node") -> C
             _check_policy_file(parameters, found)
             return found
         found.configuration = configuration
+        found.notes += _without_safe_command(configuration)
         found.collect(lambda: check_topics(names, configuration))
         found.collect(lambda: check_realtime(configuration.realtime))
         found.collect(lambda: check_bond(configuration.bond_period_s))
@@ -141,6 +143,16 @@ def _check_policy_file(parameters: Mapping[str, Any], found: Checked) -> None:
             found.problems.append(f"{error.parameter}: {error}")
     except Exception:  # may need parameters that are wrong now; the next check says it
         found.notes.append("the policy file was not checked, as other parameters are wrong")
+
+
+def _without_safe_command(configuration: Configuration) -> list[str]:
+    """Return a note on each command topic where a stop sends nothing."""
+    return [
+        f"{command.prefix}: no safe command is known, so nothing is sent to a robot that is stopped or lacks data, and "
+        f"it may go on with its last command; give {command.prefix}.safe_command, or safe_position_topic there"
+        for command in configuration.commands
+        if not (command.safe_command or command.safe_position_topic or command_kind(command.type).is_velocity)
+    ]
 
 
 def _without_gpu(configuration: Configuration, found: Checked) -> Configuration:

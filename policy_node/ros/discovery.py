@@ -21,6 +21,7 @@ from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES
 from policy_node.config.specs import ActionSpec, ArraySpec
 from policy_node.messages.cdr import deserialise
 from policy_node.messages.codecs import reading_decoder, reading_size
+from policy_node.messages.commands import CommandChoices, CommandType
 from policy_node.messages.fields import MessageClass, MessageTypeError, elements_of, message_class, message_of
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.summary import joint_names, summary
@@ -101,6 +102,8 @@ class Discovery:
     missing: tuple[str, ...] = ()
     slowest_hz: float = 0.0
     has_clock: bool = False
+    #: All topics on which the robots take commands, below their namespaces and with their types.
+    commands: tuple[str, ...] = ()
 
 
 def hear(node: Node, duration_s: float, stopping: threading.Event) -> Graph:
@@ -178,7 +181,14 @@ def discover(
     rates = [topic.rate_hz for topic in graph.heard if topic.count and topic.name in topics]
     named = (ALONE,) if alone else tuple(namespace.strip("/") for namespace in namespaces)
     missing = tuple(key for key in candidates if key not in found)
-    return Discovery(tuple(robots) or named, found, missing, min(rates, default=0.0), graph.has_clock)
+    commands = dict.fromkeys(
+        f"{relative} ({kind})"
+        for topic, kind in sorted(graph.commands.items())
+        for namespace in namespaces
+        if (relative := topic if alone else _below(topic, namespace))
+    )
+    slowest_hz = min(rates, default=0.0)
+    return Discovery(tuple(robots) or named, found, missing, slowest_hz, graph.has_clock, tuple(commands))
 
 
 def topics_by_type(
@@ -349,6 +359,15 @@ def _message(topic: HeardTopic) -> Any:
         return None
 
 
+def _takes(kind: CommandType, components: int) -> bool:
+    """Whether messages of a type without names can carry so many numbers."""
+    try:
+        kind.make(message_class(kind.name), CommandChoices(components))
+    except MessageTypeError:
+        return False
+    return True
+
+
 def _for_action(action: ActionSpec, graph: Graph) -> Iterator[Candidate]:
     """Yield the topics of commands that robots listen to, with the names of the components where they are known."""
     count = components_of(action)
@@ -362,8 +381,9 @@ def _for_action(action: ActionSpec, graph: Graph) -> Iterator[Candidate]:
         if kind.named_by == "fields":
             if count > 6:
                 continue
-            yield Candidate(name, {"type": type_name}, listens, likeness + 0.2 * (count in (0, *TWIST_FIELDS)))
-        elif kind.named_by == "joints" or not kind.is_velocity:
+            likeness += 0.2 * (kind.is_velocity and count in (0, *TWIST_FIELDS))
+            yield Candidate(name, {"type": type_name}, listens, likeness)
+        elif kind.named_by == "joints" or _takes(kind, count or 2):
             states = [(topic, names) for topic, names in joints.items() if len(names) == count]
             # Those of the same robot come first.
             states.sort(key=lambda state: -len(os.path.commonpath([state[0], name])))

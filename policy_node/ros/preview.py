@@ -17,6 +17,7 @@ import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from policy_node.config.commands import UNBOUNDED
 from policy_node.config.schema import ActionConfiguration, Configuration
 from policy_node.control.realtime import name_thread
 from policy_node.control.tick import FleetTick
@@ -222,7 +223,13 @@ def _for_each(bounds: Sequence[float], components: int) -> list[float | None]:
     """Return one bound per component; None where there is none."""
     if len(bounds) <= 1:
         bounds = [*(bounds or [np.nan])] * components
-    return [float(bound) if np.isfinite(bound) else None for bound in bounds]
+    return [float(bound) if abs(bound) < UNBOUNDED else None for bound in bounds]
+
+
+def _finite(command: list[float]) -> list[float | None] | None:
+    """Return a command with None in place of NaN; None where all of it is NaN."""
+    numbers = [number if number == number else None for number in command]
+    return None if all(number is None for number in numbers) else numbers
 
 
 def _figures(tick: FleetTick) -> dict[str, Any]:
@@ -239,5 +246,6 @@ def _figures(tick: FleetTick) -> dict[str, Any]:
         },
         # NaN is no JSON.
         "ages_ms": [age_ms if age_ms == age_ms else None for age_ms in ages_ms],
-        "commands": [command if command[0] == command[0] else None for command in commands],
+        # A robot without any command has none; of several topics, those without one have null.
+        "commands": [_finite(command) for command in commands],
     }

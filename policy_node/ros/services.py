@@ -122,7 +122,14 @@ class Operation:
         nodes = ", ".join(sorted(set(owners.values())))
         others = f"; other nodes drive {len(owners)} of them ({nodes}): stop there, too" if owners else ""
         got = f"{safe} of {len(self._robots)} robots got their safe command, until ~/resume is called"
-        return True, f"{again}; {got}{others}"
+        return True, f"{again}; {got}{self._without_safe_command(safe + len(owners))}{others}"
+
+    def _without_safe_command(self, others: int) -> str:
+        """Return how many robots go on with their last command; empty if none does."""
+        count = len(self._robots) - others
+        if count <= 0:
+            return ""
+        return f"; for {count} no safe command is known (action.safe_command): they may go on with their last one"
 
     def _resume(self) -> Answer:
         if not self._all_stopped and not self._exceptions:

@@ -202,5 +202,5 @@ def described(
     others = list(commands)[MOST_SHOWN:]
     if others:
         total = sum(commands[robot][0] - before.get(robot, 0) for robot in others)
-        lines.append(f"{len(others)} robots more: {total / elapsed_s / len(others):.1f} commands/s each")
+        lines.append(f"{len(others)} more: {total / elapsed_s / len(others):.1f} commands/s each")
     return "\n".join(lines)

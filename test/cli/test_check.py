@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from geometry_msgs.msg import Twist, Vector3
 from node_harness import ACTION_SPACE, Peer, parameters_of
 from rclpy.node import Node
+from rich.console import Console
+from std_msgs.msg import Float64MultiArray
 
-from policy_node.cli import executables
+from policy_node.cli import check, executables
 from policy_node.cli.check import main
 from policy_node.config.schema import parse_configuration
 from policy_node.ros.checking import check_parameters
@@ -138,6 +141,59 @@ def test_it_reports_what_was_heard_and_the_first_commands(model: Model, ros: Non
     assert third.problems[0].startswith("robot_2: no publisher on /robot_2/camera/image_raw")
     # Nothing was sent.
     assert all(newest is None for _, newest in simulated.commands.values())
+
+
+TWO_TOPICS: dict[str, Any] = {
+    **dict.fromkeys(("action.topic", "action.type", "action.fields")),
+    "actions.keys": ["base", "arm"],
+    "actions.base.topic": "cmd_vel",
+    "actions.base.type": "geometry_msgs/msg/Twist",
+    "actions.base.fields": ["angular.z"],
+    "actions.base.components": [1],
+    "actions.arm.topic": "lift",
+    "actions.arm.type": "std_msgs/msg/Float64MultiArray",
+    "actions.arm.components": [0],
+    "actions.arm.when_stale": "silent",
+}
+
+
+def test_a_robot_with_two_command_topics(model: Model, ros: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each topic is simulated, and heard of, on its own."""
+    parameters = parameters_of(model()[0], ("robot_7",), TWO_TOPICS)
+    found = check_parameters(parameters)
+    assert found.problems == [] and found.deployment is not None
+    (note,) = found.notes
+    assert note.startswith("actions.arm: no safe command is known") and "give actions.arm.safe_command" in note
+    ended = threading.Event()
+    simulating, checking = (Node(name, start_parameter_services=False) for name in ("simulating_two", "checking_two"))
+    configuration = parse_configuration(parameters)
+    simulated = SimulatedRobots(simulating, configuration, found.deployment.policy)
+    assert list(simulated.commands) == ["robot_7 base", "robot_7 arm"]
+    thread = threading.Thread(target=simulated.publish, args=(simulated.random_readings(30.0), ended), daemon=True)
+    twist = checking.create_publisher(Twist, "/robot_7/cmd_vel", 10)
+    lift = checking.create_publisher(Float64MultiArray, "/robot_7/lift", 10)
+    try:
+        with spinning(simulating), spinning(checking):
+            thread.start()
+            wait_for_graph(checking, ended, settle_s=0.5)
+            (report,) = listen(checking, found.deployment, 1.0, ended)
+            while not all(count for count, _ in simulated.commands.values()):
+                twist.publish(Twist(angular=Vector3(z=0.5)))
+                lift.publish(Float64MultiArray(data=[0.25]))
+                ended.wait(0.05)
+    finally:
+        ended.set()
+        thread.join()
+        simulating.destroy_node()
+        checking.destroy_node()
+    listener = ("/simulating_two",)
+    assert report.listeners == {"/robot_7/cmd_vel": listener, "/robot_7/lift": listener}
+    assert report.first_command is not None and report.first_command.shape == (2,)
+    newest = {name: command.tolist() for name, (_, command) in simulated.commands.items() if command is not None}
+    assert newest == {"robot_7 base": [0.5], "robot_7 arm": [0.25]}
+    check._print_live([report], found.deployment, 1.0, Console(width=check.FILE_WIDTH))
+    said = capsys.readouterr().out
+    assert "cmd_vel, geometry_msgs/msg/Twist with angular.z; lift, std_msgs/msg/Float64MultiArray; none was" in said
 
 
 def test_a_wrong_topic_suggests_those_of_its_type(model: Model, peer: Peer) -> None:

@@ -27,6 +27,8 @@ from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.specs import ArraySpec, DiscreteSpec
 from policy_node.messages.cdr import serialise
 from policy_node.messages.examples import example_message
+from policy_node.policies.described_parameters import DescribedParameter
+from policy_node.policies.proposed_parameters import Found, proposed_parameters
 from policy_node.ros.checking import check_parameters
 from policy_node.ros.discovery import Discovery, Graph, HeardTopic, discover, hear, topics_by_type
 from policy_node_bench.harness.untrained import SpacesOnly
@@ -91,7 +93,9 @@ def test_stacks_and_tables_are_written(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_file_that_may_run_code_is_read_without_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(choices(tmp_path))]) == 0
-    assert "trusted: false  # loading the file can run code" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "trusted: false  # loading the file can run code" in said.out
+    assert "give --trusted if you know where it comes from; or policy_export" in said.err
 
 
 def test_errors_end_with_status_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +192,31 @@ def test_an_arm_gets_the_names_of_its_joints(namespace: str) -> None:
     assert found["joint_position"].values["joints"] == tuple(names)
     assert found["action"].values["joints"] == tuple(names)
     assert found["action"].values["safe_position_topic"] == ("joint_states" if namespace else "/joint_states")
+
+
+def test_a_topic_of_one_number_is_not_proposed_for_more() -> None:
+    """Another topic of the robot is named, in case the policy commands several."""
+    graph = rovers("/r")
+    graph = graph._replace(commands={**graph.commands, "/r/gripper": "std_msgs/msg/Float64"})
+    discovery = found_for(graph)
+    assert discovery.found["action"].others == ()
+    assert discovery.commands == (f"cmd_vel ({TWIST})", "gripper (std_msgs/msg/Float64)")
+
+
+@pytest.mark.parametrize(
+    ("type_name", "components", "fields"),
+    [
+        ("geometry_msgs/msg/TwistStamped", 3, ("linear.x", "linear.y", "angular.z")),
+        ("geometry_msgs/msg/PoseStamped", 3, ("position.x", "position.y", "position.z")),
+        ("ackermann_msgs/msg/AckermannDriveStamped", 2, ("speed", "steering_angle")),
+        (TWIST, 4, ("linear.x", "linear.y", "linear.z", "angular.x")),
+    ],
+)
+def test_the_fields_are_those_of_the_type(type_name: str, components: int, fields: tuple[str, ...]) -> None:
+    action = ArraySpec("action", (components,), np.float32, -1.0, 1.0)
+    found = {"action": Found({"topic": "drive", "type": type_name}, "a robot listens")}
+    entries = proposed_parameters({}, action, {}, DescribedParameter(("r",)), found)
+    assert entries["action.fields"].value == fields
 
 
 def test_topics_of_a_description_are_found_by_their_types() -> None:

@@ -97,6 +97,15 @@ def test_a_robot_of_another_node_is_not_said_to_be_stopped(rig: Rig) -> None:
     assert "/other drives it" in rig.send("resume", "rover_1")[0][1]
 
 
+def test_robots_without_a_safe_command_are_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.loop, "stop_robots", lambda: 1)
+    success, text = rig.call("stop")
+    assert success and "1 of 3 robots got their safe command" in text
+    assert text.endswith(
+        "; for 2 no safe command is known (action.safe_command): they may go on with their last one"
+    )
+
+
 def test_a_safe_command_that_fails_is_told_with_the_emergency_stop(rig: Rig) -> None:
     rig.loop.error = RuntimeError("no route")
     success, text = rig.call("stop")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Robots with two command topics, in one process with scripted time and over DDS: each has its command or safe one."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 from policy_node.control.tick import SentCommands
+from policy_node.ros import preview
 from policy_node.sensing.synchroniser import RobotState
 
 SAFE_GRIP = 0.5
@@ -106,6 +108,19 @@ def test_without_good_data_each_topic_does_what_its_parameters_say(make_rig: Mak
     assert first.states[0] is RobotState.STALE and first.commanded[0]
     # That pause was longer than the gripper holds its command.
     assert rig.take_sent(0) == [(BASE, 0.0), (GRIPPER, SAFE_GRIP)]
+
+
+def test_a_preview_has_the_topics_side_by_side(make_rig: MakeRig) -> None:
+    """A topic without a bound has none there, and a topic that is silent has no number."""
+    rig = make_rig(actions__base__when_stale="silent")
+    described = preview._described(rig.configuration, 2)
+    assert described["components"] == ["base.linear.x", "gripper.0"]
+    assert (described["low"], described["high"]) == ([None, None], [4.0, None])
+    rig.tick()
+    rig.readings[0] = None
+    rig.time.now_s += 1.0
+    figures = json.loads(json.dumps(preview._figures(rig.tick()), allow_nan=False))
+    assert figures["commands"] == [[None, SAFE_GRIP], [4.0, 2.0]]
 
 
 def test_a_gripper_holds_its_command_while_the_base_stops(make_rig: MakeRig) -> None:
