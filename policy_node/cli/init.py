@@ -8,10 +8,11 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policy_node.cli.options import number
 from policy_node.cli.policy_info import parse_interface, policy_info
+from policy_node.config.schema import named
 from policy_node.config.specs import ActionSpec, ArraySpec
 from policy_node.policies import PolicyError
 from policy_node.policies.described_parameters import (
@@ -24,11 +25,16 @@ from policy_node.policies.description import spec_from_json
 from policy_node.policies.descriptions import TrainerDescription, find_description
 from policy_node.policies.proposed_parameters import components_of, proposed_parameters
 
+if TYPE_CHECKING:
+    from policy_node.ros.discovery import Graph
+
 DEFAULT_ROBOT = "robot_0"
 LISTEN_S = 5.0
 # Data are too old after so many periods of the slowest sensor.
 MAX_AGE_PERIODS = 3.0
 LEAST_MAX_AGE_S = 0.2
+# Most topics in a remark.
+MOST_HEARD = 12
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -113,8 +119,13 @@ def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
 
         graph = _hear(options.from_graph)
         discovery: Discovery = discover(graph, observations, action, options.robots)
-        found, names, comment = discovery.found, discovery.robots, "found by their topics"
-        remarks += [f"no topic fits {name}: see its comments" for name in discovery.missing]
+        found = discovery.found
+        if found:
+            names, comment = discovery.robots, "found by their topics"
+        specs = {**observations, "action": action}
+        remarks += [f"no topic fits {specs[name]}: see its comments" for name in discovery.missing]
+        if discovery.missing:
+            remarks.append(_heard_topics(graph))
         if len(discovery.commands) > 1 and components_of(action) > 1:
             remarks.append(
                 f"the robots listen to {', '.join(discovery.commands)}; if the policy commands several of these, write "
@@ -131,6 +142,19 @@ def proposed_file(options: argparse.Namespace) -> tuple[str, list[str]]:
         "ASSUMED: neither the policy nor the topics say it, check it. `# name:` may be given.",
     ]
     return written_file(first, entries), remarks
+
+
+def _heard_topics(graph: Graph) -> str:
+    """Return the topics that were heard, or where they were looked for."""
+    from policy_node.ros.domain import search_scope
+
+    heard = [f"{topic.name} ({topic.text})" for topic in graph.heard]
+    heard += [f"{name} ({kind}, a robot listens)" for name, kind in graph.commands.items()]
+    if not heard:
+        return (
+            f"no topic at all was heard with {search_scope()}: start the robots, or set both variables here as for them"
+        )
+    return f"heard were {named(heard, MOST_HEARD)}"
 
 
 def _note_rates(entries: dict[str, DescribedParameter], slowest_hz: float, has_clock: bool) -> None:
@@ -193,7 +217,7 @@ def _from_description(description: TrainerDescription, options: argparse.Namespa
     return written_file(introduction(description), entries), remarks
 
 
-def _hear(duration_s: float) -> Any:
+def _hear(duration_s: float) -> Graph:
     """Listen to the topics of the running robots."""
     import threading
 

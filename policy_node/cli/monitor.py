@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import number
+from policy_node.ros.domain import search_scope
 from policy_node.ros.process import destroy_last_node, ros_process
 from policy_node.ros.rclpy_internals import poll_topic
 
@@ -158,11 +158,8 @@ class DiagnosticsView:
         silent = f"{wanted} does not publish on /diagnostics; "
         if names:
             return silent + f"others do: {', '.join(names)}; a policy node publishes from its start on"
-        domain = os.environ.get("ROS_DOMAIN_ID", "0 (not set)")
-        reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)")
         return (
-            silent + f"no node does with ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}: start the "
-            "node, or set both variables here as for the node"
+            silent + f"no node does with {search_scope()}: start the node, or set both variables here as for the node"
         )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reserve a free ROS domain before ROS starts."""
+"""Reserve a free ROS domain before ROS starts, and tell which one is used."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def keep_to_itself() -> None:
     """Isolate this process and its children in a free domain, unless the environment chooses one."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain_id()))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def search_scope() -> str:
+    """Return where this process looks for other nodes, for errors that found none."""
+    domain = os.environ.get("ROS_DOMAIN_ID", "0 (not set)")
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)")
+    return f"ROS_DOMAIN_ID {domain} and ROS_AUTOMATIC_DISCOVERY_RANGE {reach}"

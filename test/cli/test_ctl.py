@@ -3,6 +3,7 @@
 """`policy_ctl` operates running nodes."""
 
 import threading
+from asyncio import run
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from forked import ForkedProcess
 from node_harness import PATIENCE_S, Diagnostics, NodeProcess, Peer, ScriptedFleet, parameters_of
 from rclpy.node import Node
 
-from policy_node.cli.ctl import Control, ControlError, main
+from policy_node.cli.ctl import main
+from policy_node.cli.operations import OperationError, Operations
 from policy_node.ros.rclpy_internals import spinning
 
 ROBOTS = ("robot_0", "robot_1")
@@ -27,24 +29,24 @@ def test_it_operates_a_running_node(
     node, ended = Node("operator", start_parameter_services=False), threading.Event()
     try:
         with spinning(node):
-            control = Control(node, ended, PATIENCE_S)
-            assert control.find() == ["/fleet"]
-            with pytest.raises(ControlError, match="there is no policy node /other; found are /fleet"):
-                Control(node, ended, 0.1).find("/other")
-            success, text = control.operate("/fleet", "stop")
+            operations = Operations(node, ended, PATIENCE_S)
+            assert run(operations.find()) == ["/fleet"]
+            with pytest.raises(OperationError, match="there is no policy node /other; found are /fleet"):
+                run(Operations(node, ended, 0.1).find("/other"))
+            success, text = run(operations.operate("/fleet", "stop"))
             assert success and "2 of 2 robots got their safe command" in text
-            assert control.operate("/fleet", "resume")[0]
-            assert control.operate_robot("/fleet", "stop", "robot_1") == (True, "stop of robot_1: the node has it")
+            assert run(operations.operate("/fleet", "resume"))[0]
+            assert run(operations.operate("/fleet", "stop", "robot_1")) == (True, "stop of robot_1: the node has it")
             fleet.drive(lambda: diagnostics.values("fleet: robot_1").get("state") == "STOPPED", "the stop of one")
             assert diagnostics.values("fleet: robot_0")["state"] == "READY"
-            success, text = control.operate_robot("/fleet", "stop", "robot_9")
+            success, text = run(operations.operate("/fleet", "stop", "robot_9"))
             assert not success and text.endswith("allowed are robot_0, robot_1")
-            success, text = control.swap("/fleet", {"policy.path": "nothing.zip"})
+            success, text = run(operations.swap("/fleet", {"policy.path": "nothing.zip"}))
             assert not success and "nothing.zip" in text and "The present policy goes on." in text
             other = str(model(seed=2)[0])
-            assert control.swap("/fleet", {"policy.path": other}) == (True, f"the policy is now {other}")
-            assert control.change("/fleet", "deactivate") == (True, "inactive: no robot is driven")
-            success, text = control.change("/fleet", "configure")
+            assert run(operations.swap("/fleet", {"policy.path": other})) == (True, f"the policy is now {other}")
+            assert run(operations.change("/fleet", "deactivate")) == (True, "inactive: no robot is driven")
+            success, text = run(operations.change("/fleet", "configure"))
             assert not success and text == "configure failed, or is not possible now: inactive: no robot is driven"
     finally:
         node.destroy_node()
@@ -59,7 +61,7 @@ def test_it_operates_a_running_node(
 def test_it_says_that_there_is_no_node(ros: None) -> None:
     node = Node("operator", start_parameter_services=False)
     try:
-        with pytest.raises(ControlError, match=r"no policy node was found within 0\.1 s with ROS_DOMAIN_ID"):
-            Control(node, threading.Event(), 0.1).find()
+        with pytest.raises(OperationError, match=r"no policy node was found within 0\.1 s with ROS_DOMAIN_ID"):
+            run(Operations(node, threading.Event(), 0.1).find())
     finally:
         node.destroy_node()

@@ -20,7 +20,7 @@ from stable_baselines3 import DQN, PPO
 from std_msgs.msg import Float64MultiArray
 from test_trainer_descriptions import write_deploy, write_onnx
 
-from policy_node.cli import check
+from policy_node.cli import check, init
 from policy_node.cli.init import main
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
@@ -168,6 +168,23 @@ def test_topics_that_do_not_fit_are_not_proposed() -> None:
     discovery = found_for(graph)
     assert set(discovery.missing) == {"touch", "action"} and discovery.has_clock
     assert discovery.found["image"].values["topic"].endswith("image") and len(discovery.found["image"].others) == 1
+
+
+def test_remarks_name_what_was_heard_or_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = str(choices(tmp_path))
+    monkeypatch.setenv("ROS_DOMAIN_ID", "77")
+    monkeypatch.setattr(init, "_hear", lambda duration_s: Graph([], {}, has_clock=False))
+    assert main([policy, "--trusted", "--from-graph"]) == 0
+    said = capsys.readouterr()
+    assert "robots: [robot_0]  # ASSUMED" in said.out
+    assert "no topic at all was heard with ROS_DOMAIN_ID 77 and ROS_AUTOMATIC_DISCOVERY_RANGE" in said.err
+    monkeypatch.setattr(init, "_hear", lambda duration_s: Graph([bumper("/r/touch")], {}, has_clock=False))
+    assert main([policy, "--trusted", "--from-graph"]) == 0
+    said = capsys.readouterr()
+    assert "no topic fits observation: float32 [5] in [-1, 1]: see" in said.err
+    assert "heard were /r/touch (JointState, 10.0 Hz, 8 joints, best effort)" in said.err
 
 
 def test_numbers_are_found_inside_messages() -> None:

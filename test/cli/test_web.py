@@ -25,9 +25,9 @@ from node_harness import NodeProcess, Peer, ScriptedFleet, command_values, end, 
 from std_msgs.msg import Float64MultiArray, String
 
 from policy_node.cli.monitor import DiagnosticsView
+from policy_node.cli.operations import Operations
 from policy_node.cli.web import server as web_server
 from policy_node.cli.web.feed import Feed
-from policy_node.cli.web.operator import Operator
 from policy_node.cli.web.server import Server, is_loopback
 from policy_node.control.timing import TickRecord
 from policy_node.ros.diagnostics import timing_message
@@ -45,7 +45,9 @@ def asked(feed: Feed, peer: Peer, token: str, ask: Callable[[Any], Awaitable[Any
     """Return what a client gets from a server."""
 
     async def run() -> Any:
-        async with TestClient(TestServer(Server(feed, Operator(peer.node), token).application)) as client:
+        async with TestClient(
+            TestServer(Server(feed, Operations(peer.node, threading.Event()), token).application)
+        ) as client:
             return await ask(client)
 
     return asyncio.run(run())
@@ -142,7 +144,8 @@ def test_a_wrong_request_is_named(feed: Feed, peer: Peer, wish: bytes, status: i
 
 def test_a_page_that_is_too_slow_is_closed(feed: Feed, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "MOST_WAITING", 2)
-    server, stopping = Server(feed, Operator(peer.node), ""), threading.Event()
+    stopping = threading.Event()
+    server = Server(feed, Operations(peer.node, stopping), "")
 
     async def run() -> None:
         async with TestClient(TestServer(server.application)) as client:

@@ -101,9 +101,7 @@ def test_robots_without_a_safe_command_are_counted(rig: Rig, monkeypatch: pytest
     monkeypatch.setattr(rig.loop, "stop_robots", lambda: 1)
     success, text = rig.call("stop")
     assert success and "1 of 3 robots got their safe command" in text
-    assert text.endswith(
-        "; for 2 no safe command is known (action.safe_command): they may go on with their last one"
-    )
+    assert text.endswith("; for 2 no safe command is known (action.safe_command): they may go on with their last one")
 
 
 def test_a_safe_command_that_fails_is_told_with_the_emergency_stop(rig: Rig) -> None:

@@ -27,9 +27,12 @@ from aiohttp import web
 from rclpy.node import Node
 
 from policy_node.cli.monitor import DiagnosticsView
+from policy_node.cli.operations import OPERATIONS, Answer, OperationError, Operations
 from policy_node.cli.web.feed import Feed, Message, owner_of
-from policy_node.cli.web.operator import ACTIONS, SWAP, Operator
+from policy_node.ros.rclpy_internals import spinning
 
+SWAP = "swap"
+ACTIONS = (*OPERATIONS, SWAP)
 # Period of the look at the topics, and of messages to the pages.
 POLL_S = 0.05
 SEND_S = 0.2
@@ -78,9 +81,9 @@ class _Page:
 class Server:
     """Serves pages of a feed; everything runs in the thread of the event loop."""
 
-    def __init__(self, feed: Feed, operator: Operator, token: str) -> None:
+    def __init__(self, feed: Feed, operations: Operations, token: str) -> None:
         self._feed = feed
-        self._operator = operator
+        self._operations = operations
         self._token = token
         self._pages: set[_Page] = set()
         self._files = {path: (_own_file(name), kind) for path, (name, kind) in FILES.items()}
@@ -96,12 +99,11 @@ class Server:
         messages: list[Message] = []
         sent_s = 0.0
         while not stopping.is_set():
-            self._operator.spin()
             messages += self._feed.take(is_watched=bool(self._pages))
             for node in self._feed.nodes:
                 # What fails now, as for a right that SROS 2 denies, is said when it is asked for.
                 with suppress(Exception):
-                    self._operator.prepare(owner_of(node))
+                    self._operations.prepare(f"/{owner_of(node)}")
             if time.monotonic() - sent_s >= SEND_S:
                 sent_s = time.monotonic()
                 self._send_all(messages)
@@ -185,15 +187,22 @@ class Server:
             robot, path = wish.get("robot", ""), wish.get("path", "")
         except (ValueError, KeyError, TypeError, AttributeError):
             return web.Response(status=400, text="found no JSON with node and action")
-        if not all(isinstance(word, str) for word in (node, action, robot, path)) or action not in (*ACTIONS, SWAP):
-            return web.Response(status=400, text=f"action: found {action!r}, allowed: {', '.join((*ACTIONS, SWAP))}")
+        if not all(isinstance(word, str) for word in (node, action, robot, path)) or action not in ACTIONS:
+            return web.Response(status=400, text=f"action: found {action!r}, allowed: {', '.join(ACTIONS)}")
         if node not in self._feed.nodes:
             return web.Response(status=404, text=f"node: found {node!r}, known: {', '.join(self._feed.nodes)}")
         try:
-            done, answer = await self._operator.act(owner_of(node), action, robot, path)
+            done, answer = await self._act(f"/{owner_of(node)}", action, robot, path)
+        except OperationError as error:
+            done, answer = False, str(error)
         except Exception as error:  # such as a right that SROS 2 denies
             done, answer = False, f"{action} failed: {type(error).__name__}: {error}"
         return web.json_response({"done": done, "answer": answer})
+
+    async def _act(self, name: str, action: str, robot: str, path: str) -> Answer:
+        if action == SWAP:
+            return await self._operations.swap(name, {"policy.path": path})
+        return await self._operations.operate(name, action, robot)
 
 
 def _own_file(name: str) -> bytes:
@@ -219,11 +228,9 @@ def is_loopback(host: str) -> bool:
 def serve(node: Node, view: DiagnosticsView, host: str, port: int, stopping: threading.Event) -> int:
     """Serve the page until `stopping` is set; print its address. Return the exit status."""
     token = "" if is_loopback(host) else secrets.token_urlsafe(16)
-    operator = Operator(node)
-    try:
-        return asyncio.run(_serve(Server(Feed(node, view), operator, token), host, port, token, stopping))
-    finally:
-        operator.close()
+    server = Server(Feed(node, view), Operations(node, stopping), token)
+    with spinning(node):
+        return asyncio.run(_serve(server, host, port, token, stopping))
 
 
 async def _serve(server: Server, host: str, port: int, token: str, stopping: threading.Event) -> int:
