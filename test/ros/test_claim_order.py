@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims of several nodes in one process with scripted time: who drives a robot, who yields, and what is logged."""
 
+import math
 import os
 import platform
 import time
@@ -168,7 +169,9 @@ class Member:
         self.timers[0].call()
 
     def look_for_others(self) -> None:
-        self.timers[1].call()
+        """Beat at a time when others are looked for."""
+        self.claims._searched_s = -math.inf
+        self.beat()
 
     def texts(self) -> list[str]:
         """Return the beginnings of the lines since the last call."""
@@ -621,6 +624,17 @@ def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> 
     assert member.texts() == ["warning: /teleoperation publishes on /c/cmd_vel, too: c obeys both"]
 
 
+def test_other_publishers_are_looked_for_at_every_fifth_beat(world: World) -> None:
+    member = Member(world, "/node")
+    member.publishers = {"/robot/cmd_vel": [("/", "node"), ("/", "teleoperation")]}
+    lines = []
+    for _ in range(6):
+        world.now_s += HEARTBEAT_S
+        member.beat()
+        lines.append(len(member.texts()))
+    assert lines == [0, 0, 0, 0, 1, 0]
+
+
 # The topic.
 
 
@@ -629,7 +643,7 @@ def test_later_nodes_hear_the_newest_claim_of_each_in_real_time(world: World) ->
     for qos, depth in ((member.publisher.qos, 1), (member.subscription.qos, MOST_NODES)):
         assert (qos.depth, qos.reliability) == (depth, ReliabilityPolicy.RELIABLE)
         assert qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    assert [timer.period_s for timer in member.timers] == [HEARTBEAT_S, FOREIGN_PERIOD_S]
+    assert [timer.period_s for timer in member.timers] == [HEARTBEAT_S]
     assert {timer.clock.clock_type for timer in member.timers} == {ClockType.STEADY_TIME}
 
 
