@@ -107,7 +107,7 @@ class Member:
     def get_fully_qualified_name(self) -> str:
         return self._name
 
-    def create_publisher(self, message_type: type, topic: str, qos: Any) -> Any:
+    def create_publisher(self, message_type: type, topic: str, qos: Any, event_callbacks: Any) -> Any:
         assert (message_type, topic) == (DiagnosticArray, "claims")
 
         def publish(message: DiagnosticArray) -> None:
