@@ -17,8 +17,6 @@ from rover_simulation import rover_sim
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path=Path(sys.prefix) / "browser")
 pytestmark = [
     pytest.mark.slow,
@@ -35,6 +33,7 @@ StartPage = Callable[..., tuple[Any, str]]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims of several nodes in one process with scripted time: who drives a robot, who yields, and what is logged."""
 
-import math
 import os
 import platform
 import time
@@ -136,8 +135,8 @@ class Member:
         return self.subscription
 
     def create_timer(self, period_s: float, callback: Callable[[], None], clock: Any) -> Any:
-        self.timers = [*getattr(self, "timers", []), SimpleNamespace(period_s=period_s, call=callback, clock=clock)]
-        return self.timers[-1]
+        self.timer = SimpleNamespace(period_s=period_s, call=callback, clock=clock)
+        return self.timer
 
     def count_publishers(self, topic: str) -> int:
         return len(self.publishers.get(topic, ()))
@@ -166,12 +165,14 @@ class Member:
         self.spin()
 
     def beat(self) -> None:
-        self.timers[0].call()
+        self.timer.call()
 
-    def look_for_others(self) -> None:
-        """Beat at a time when others are looked for."""
-        self.claims._searched_s = -math.inf
-        self.beat()
+    def look_for_others(self, *claims: Claim) -> None:
+        """Run the node until it has looked for other publishers, while others repeat their claims."""
+        for _ in range(round(FOREIGN_PERIOD_S / HEARTBEAT_S)):
+            self._world.now_s += HEARTBEAT_S
+            self.hear(*claims)
+            self.beat()
 
     def texts(self) -> list[str]:
         """Return the beginnings of the lines since the last call."""
@@ -603,7 +604,9 @@ def test_the_message_of_a_claim_says_what_it_is() -> None:
 
 def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> None:
     member = begun(world, "/space/node", "c", "a", "b")
-    member.hear(rival("/claimant", member, "a", before=False))
+    claim = rival("/claimant", member, "a", before=False)
+    member.hear(claim)
+    member.beat()
     member.texts()
     own, claimant, teleoperation = ("/space", "node"), ("/", "claimant"), ("/", "teleoperation")
     member.publishers = {
@@ -613,26 +616,14 @@ def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> 
         "/c/cmd_vel": [teleoperation],
     }
     for _ in range(2):
-        member.look_for_others()
-        world.now_s += FOREIGN_PERIOD_S
+        member.look_for_others(claim)
     assert member.texts() == [
         "warning: /teleoperation publishes on /b/cmd_vel, too: b obeys both",
         "warning: /maX/joystick publishes on /b/cmd_vel, too: b obeys both",
     ]
     member.publishers["/c/cmd_vel"].append(own)
-    member.look_for_others()
+    member.look_for_others(claim)
     assert member.texts() == ["warning: /teleoperation publishes on /c/cmd_vel, too: c obeys both"]
-
-
-def test_other_publishers_are_looked_for_at_every_fifth_beat(world: World) -> None:
-    member = Member(world, "/node")
-    member.publishers = {"/robot/cmd_vel": [("/", "node"), ("/", "teleoperation")]}
-    lines = []
-    for _ in range(6):
-        world.now_s += HEARTBEAT_S
-        member.beat()
-        lines.append(len(member.texts()))
-    assert lines == [0, 0, 0, 0, 1, 0]
 
 
 # The topic.
@@ -643,8 +634,8 @@ def test_later_nodes_hear_the_newest_claim_of_each_in_real_time(world: World) ->
     for qos, depth in ((member.publisher.qos, 1), (member.subscription.qos, MOST_NODES)):
         assert (qos.depth, qos.reliability) == (depth, ReliabilityPolicy.RELIABLE)
         assert qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    assert [timer.period_s for timer in member.timers] == [HEARTBEAT_S]
-    assert {timer.clock.clock_type for timer in member.timers} == {ClockType.STEADY_TIME}
+    assert member.timer.period_s == HEARTBEAT_S
+    assert member.timer.clock.clock_type == ClockType.STEADY_TIME
 
 
 def test_the_topic_is_closed_when_the_others_had_time_to_hear_the_end(world: World) -> None:
@@ -653,4 +644,4 @@ def test_the_topic_is_closed_when_the_others_had_time_to_hear_the_end(world: Wor
     member.claims.destroy()
     assert member.published[-1].activated_ns == 0
     assert world.waits_s == [ACKNOWLEDGE_S, SETTLE_S]
-    assert member.destroyed == [*member.timers, member.publisher, member.subscription]
+    assert member.destroyed == [member.timer, member.publisher, member.subscription]
