@@ -163,7 +163,7 @@ def test_its_buttons_stop_at_once_and_ask_before_they_resume(watched: Watched) -
     watched.click("Resume")
     watched.drive(lambda: watched.states() == {"READY"}, "all robots")
     watched.click("Reset robot_0")
-    watched.drive(lambda: "reset of robot_0 was sent" in answer.inner_text(), "the reset")
+    watched.drive(lambda: "reset of robot_0: the node has it" in answer.inner_text(), "the reset")
 
 
 def test_it_swaps_the_policy(watched: Watched, model: Callable[..., tuple[Path, Any]]) -> None:
