@@ -88,7 +88,7 @@ def test_bad_and_missing_data_stop_one_robot_only(model: Model, peer: Peer, star
         (image, "rgb8", touch[:-1], f"touch: {CELLS - 1} numbers found, the policy takes {CELLS}"),
         (image, "rgb8", np.where(touch == touch[0], np.nan, touch), "touch: effort[0] is nan"),
         (image[:, :, :2], "rgb8", touch, "camera/image_raw"),
-        (image, "yuv422", touch, "yuv422"),
+        (image, "nv24", touch, "nv24"),
     ):
         start = len(process.text)
 
