@@ -41,6 +41,7 @@ ARM_JOINTS = [
 ]
 ARM_POSITION = np.array([0.1, -1.4, 1.7, -1.6, -1.5, 0.2])
 ARM_VELOCITY = np.array([0.3, 0.0, -0.2, 0.1, 0.0, 0.4])
+FINGER = 0.015
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ EXAMPLES = (
         6,
         (480, 640),
         {"joints": [*ARM_POSITION, *ARM_VELOCITY], "wrench": [1.0, -2.0, 9.0, 0.1, 0.2, -0.3]},
+    ),
+    Example(
+        "arm_gripper.yaml",
+        {"image": SQUARE, "joints": vector(7)},
+        7,
+        (480, 640),
+        {"joints": [*ARM_POSITION, FINGER]},
+        over_dds=False,
     ),
     Example(
         "lidar_goal.yaml",
@@ -118,7 +127,9 @@ def message(example: Example, type_name: str, stamp_ns: int) -> Any:
             "nav_msgs/msg/Odometry": odometry,
             # In another order than the controller's, as the broadcaster has it.
             "sensor_msgs/msg/JointState": lambda: JointState(
-                name=ARM_JOINTS[::-1], position=ARM_POSITION[::-1].tolist(), velocity=ARM_VELOCITY[::-1].tolist()
+                name=["finger_joint", *ARM_JOINTS[::-1]],
+                position=[FINGER, *ARM_POSITION[::-1]],
+                velocity=[0.0, *ARM_VELOCITY[::-1]],
             ),
             "geometry_msgs/msg/WrenchStamped": lambda: WrenchStamped(
                 wrench=Wrench(force=Vector3(x=1.0, y=-2.0, z=9.0), torque=Vector3(x=0.1, y=0.2, z=-0.3))
@@ -212,7 +223,7 @@ def test_the_robot_is_driven_over_dds(
 ) -> None:
     """Sensors of the robot's types and topics, and the command where and how the robot expects it."""
     if not example.over_dds:
-        pytest.skip("test_real_sensors.py drives such a robot over DDS")
+        pytest.skip("test_driven_examples.py drives it, in one process")
     file, model = policy
     # A pause of a busy machine is no silence.
     given = parameters(example, file, **{"synchronisation.max_age_s": 5.0, "synchronisation.slop_s": 1.0})
