@@ -4,6 +4,7 @@
 
 import re
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from test_examples import ARM_POSITION, EXAMPLES, FINGER, expected_command, mess
 
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
-from policy_node.config.schema import parse_configuration, topic_of
+from policy_node.config.schema import ConfigurationError, parse_configuration, topic_of
 from policy_node.messages.codecs import message_class
 from policy_node.ros import ownership
 from policy_node.ros.node import PolicyNode
@@ -149,6 +150,43 @@ def test_a_robot_is_driven_and_safe_while_a_sensor_is_silent(
         rig.run_until_commanded(expected)
     rig.node.trigger_deactivate()
     rig.run_until_commanded(np.array(SAFE[file]))
+
+
+class Plans(torch.nn.Module):
+    """Plans eight actions of the arm, each joint a tenth more in each; the gripper stays in the middle."""
+
+    def forward(self, joints: torch.Tensor) -> torch.Tensor:
+        """Return plans `[robots, 8, 7]` for joints `[robots, 7]`."""
+        steps = 0.1 * torch.arange(8)[None, :, None].float()
+        return torch.cat([steps.repeat(joints.size(0), 1, 6), torch.zeros(joints.size(0), 8, 1)], dim=2)
+
+
+def test_an_arm_gets_trajectories_of_its_plan(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    (example,) = [example for example in EXAMPLES if example.file == "arm_gripper.yaml"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Plans()).save(str(tmp_path / "plans.pt"))
+    changes = {"observations.keys": ["joints"], "observations.joints.shape": [7], "action.ramp_s": None}
+    given = parameters(example, tmp_path / "plans.pt", **CALM, **changes, **{"policy.engine": "torchscript"})
+    given = {name: value for name, value in given.items() if not name.startswith("observations.image")}
+    with pytest.raises(ConfigurationError, match=r"actions.gripper.points: given for a std_msgs/msg/Float64MultiArray"):
+        parse_configuration({**given, "actions.gripper.points": 6})
+    rig = make_rig(
+        {**given, "actions.arm.points": 6, "actions.arm.max_rate": [0.8]}, lambda kind: message(example, kind, 0)
+    )
+    settings = rig.configuration.action
+    start = np.array(settings.offset)
+    rig.run_until_commanded(start)
+    points = rig.commands[0][-1].points
+    assert [point.time_from_start.sec * 10**9 + point.time_from_start.nanosec for point in points] == [
+        number * 100_000_000 for number in range(1, 7)
+    ]
+    # Points are two steps of 0.05 rad apart, max_rate allows 0.08 rad, and the last action repeats.
+    changed = np.array([point.positions for point in points]) - start[:6]
+    expected = np.array([0.0, 0.08, 0.16, 0.24, 0.32, 0.35])
+    np.testing.assert_allclose(changed, np.repeat(expected[:, None], 6, axis=1), atol=1e-6)
+    rig.run_until_commanded(np.array(SAFE["arm_gripper.yaml"]), silent=["/joint_states"])
+    assert [list(point.positions) for point in rig.commands[0][-1].points] == [ARM_POSITION.tolist()] * 6
 
 
 # The robot's message type needs a package that does not come as a wheel. These messages have arrays of messages, too.
