@@ -39,7 +39,10 @@ contrib = ["sb3-contrib>=2.8"]
 onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
 # For folders of LeRobot's policies, and to export them; robots run the exported ONNX files with onnxruntime alone.
-lerobot = ['lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"']
+lerobot = [
+    'lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"',
+    'draccus>=0.10; python_version >= "3.12"',
+]
 
 # Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.
 # The recorder and the replay use parts of rosbags that it does not document.

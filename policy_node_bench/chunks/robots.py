@@ -17,6 +17,7 @@ from sensor_msgs.msg import JointState
 
 from policy_node.control.timing import SteadyClock
 from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.rclpy_internals import poll_topic
 from policy_node_bench.chunks.policies import READING
 from policy_node_bench.harness.publishers import StampedMessage
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
@@ -52,8 +53,7 @@ def main(robots: int, rate_hz: float, file: str) -> None:
             node.create_publisher(JointState, f"{name}/{STATE_TOPIC}", qos_profile_sensor_data) for name in names
         ]
         listeners = [
-            node.create_subscription(Twist, f"{name}/{COMMAND_TOPIC}", lambda _: None, QoSProfile(depth=1), raw=True)
-            for name in names
+            poll_topic(node, Twist, f"{name}/{COMMAND_TOPIC}", QoSProfile(depth=1), raw=True)[1] for name in names
         ]
         messages = [_message(level) for level in LEVELS]
         period_ns = round(1e9 / rate_hz)
@@ -77,7 +77,7 @@ def main(robots: int, rate_hz: float, file: str) -> None:
                         next_ns[robot] = published_ns + rng.uniform(*CHANGES_S) * 1e9
                     publisher.publish(messages[levels[robot]](stamp_ns))
             for robot in np.flatnonzero(waiting_ns).tolist():
-                taken = listeners[robot].handle.take_message(Twist, True)
+                taken = listeners[robot]()
                 if taken is None:
                     continue
                 command = _FIRST.unpack_from(taken[0], _FIRST_START)[0]

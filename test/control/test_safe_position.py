@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sensor_msgs.msg import JointState
 from test_pipeline import (
     FAULT,
     FRAMES,
@@ -26,6 +27,7 @@ from policy_node.config.schema import ConfigurationError
 from policy_node.control.pairing import match_observations
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick, Sent
+from policy_node.messages.cdr import serialise
 from policy_node.messages.reading import MissingJointsError
 
 ARM = {
@@ -49,7 +51,7 @@ class Arms(Rig):
 
     def new_pipeline(self) -> Pipeline:
         layouts = match_observations(self.configuration, self.policy)
-        decoders = dict.fromkeys((*self.frames, "action.safe_position"), decode)
+        decoders = {**dict.fromkeys(self.frames, decode), "action.safe_position": decode_position}
         return Pipeline(self.configuration, self.policy, layouts, decoders)
 
     def at(self, *position: float, robot: int = 0, age_ns: int = LATENCY_NS) -> None:
@@ -118,10 +120,18 @@ def test_a_robot_whose_position_is_lost_is_left_alone(tmp_path):
     assert rig.drive("silent").commands.tolist() == [[0.25, 1.0]]
 
 
-OTHER_JOINTS = MissingJointsError("joint 'shoulder' occurs 0 times, not once; joints found: gripper")
+LACKS_JOINTS = MissingJointsError("joint 'shoulder' occurs 0 times, not once; joints found: gripper")
+OTHER_JOINTS = serialise(JointState(name=["gripper"], position=[0.1]))
 
 
-@pytest.mark.parametrize("other", [OTHER_JOINTS, ZeroDivisionError("in the decoder"), np.zeros(3)], ids=str)
+def decode_position(message: object, out: np.ndarray) -> None:
+    """Read a position, or a message without the arm's joints."""
+    decode(LACKS_JOINTS if message is OTHER_JOINTS else message, out)
+
+
+@pytest.mark.parametrize(
+    "other", [OTHER_JOINTS, ZeroDivisionError("in the decoder"), np.zeros(3)], ids=["joints", "error", "size"]
+)
 @pytest.mark.parametrize("age_ns", [0, LATENCY_NS, OLD_NS, 10**15, -(10**15)])
 def test_messages_that_cannot_be_used_do_not_displace_the_position(tmp_path, other, age_ns):
     rig = Arms(tmp_path, synchronisation={"max_age_s": 0.12})
@@ -143,11 +153,11 @@ def test_messages_of_other_joints_are_no_fault(tmp_path):
     for _ in range(2):
         result = rig.drive()
         assert result.states == (WAITING,)
-        assert result.reasons == (f"action.safe_position: {OTHER_JOINTS}",)
+        assert result.reasons == (f"action.safe_position: {LACKS_JOINTS}",)
         assert result.rejected.tolist() == [0]
 
 
-@pytest.mark.parametrize("other", [OTHER_JOINTS, np.zeros(3)], ids=str)
+@pytest.mark.parametrize("other", [OTHER_JOINTS, np.zeros(3)], ids=["joints", "size"])
 def test_a_position_gets_no_younger_by_messages_that_cannot_be_used(tmp_path, other):
     rig = Arms(tmp_path, synchronisation={"max_age_s": 0.12})
     rig.at(0.5, -1.0)

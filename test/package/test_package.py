@@ -60,7 +60,7 @@ NOT_ON_A_ROBOT = {"PIL", "google", "matplotlib", "mujoco", "psutil", "rosbags", 
 # Installed with pip, as the manifest says.
 WITHOUT_ROSDEP_KEY = {"safetensors"}
 # Only with an extra of setup.py.
-WITH_AN_EXTRA = {"aiohttp", "minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
+WITH_AN_EXTRA = {"aiohttp", "draccus", "lerobot", "minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 
@@ -111,7 +111,7 @@ def test_every_import_is_declared_for_rosdep_and_for_pip(module):
         assert ROSDEP_KEYS.get(module, module) in manifest_values(needs)
     is_ros_package = module not in {*ROSDEP_KEYS, *WITHOUT_ROSDEP_KEY, *WITH_AN_EXTRA}
     pypi_name = f"ros-{module.replace('_', '-')}" if is_ros_package else PYPI_NAMES.get(module, module)
-    assert module in WITHOUT_WHEEL or re.search(rf'"{pypi_name}[">=[]', SETUP)
+    assert module in WITHOUT_WHEEL or re.search(rf"""["']{pypi_name}[">=[]""", SETUP)
 
 
 @pytest.mark.parametrize("distribution, pin", [("jazzy", "numpy<2\n"), ("kilted", "numpy<2\n"), ("lyrical", "")])

@@ -429,7 +429,9 @@ def test_the_format_may_be_named(exported, tmp_path):
     file = tmp_path / "policy.bin"
     file.write_bytes(exported(Walker, "onnx").read_bytes())
     assert load_trusted(file, format="onnx", interface=WALKER).spec.algorithm == "ONNX"
-    with pytest.raises(PolicyError, match="the format is 'caffe'; allowed are 'auto', 'bundle', 'exported', 'onnx'"):
+    with pytest.raises(
+        PolicyError, match="the format is 'caffe'; allowed are 'auto', 'bundle', 'exported', 'lerobot', 'onnx'"
+    ):
         load_trusted(file, format="caffe")
 
 

@@ -107,7 +107,7 @@ class Member:
     def get_fully_qualified_name(self) -> str:
         return self._name
 
-    def create_publisher(self, message_type: type, topic: str, qos: Any) -> Any:
+    def create_publisher(self, message_type: type, topic: str, qos: Any, event_callbacks: Any) -> Any:
         assert (message_type, topic) == (DiagnosticArray, "claims")
 
         def publish(message: DiagnosticArray) -> None:
@@ -135,8 +135,8 @@ class Member:
         return self.subscription
 
     def create_timer(self, period_s: float, callback: Callable[[], None], clock: Any) -> Any:
-        self.timers = [*getattr(self, "timers", []), SimpleNamespace(period_s=period_s, call=callback, clock=clock)]
-        return self.timers[-1]
+        self.timer = SimpleNamespace(period_s=period_s, call=callback, clock=clock)
+        return self.timer
 
     def count_publishers(self, topic: str) -> int:
         return len(self.publishers.get(topic, ()))
@@ -165,10 +165,14 @@ class Member:
         self.spin()
 
     def beat(self) -> None:
-        self.timers[0].call()
+        self.timer.call()
 
-    def look_for_others(self) -> None:
-        self.timers[1].call()
+    def look_for_others(self, *claims: Claim) -> None:
+        """Run the node until it has looked for other publishers, while others repeat their claims."""
+        for _ in range(round(FOREIGN_PERIOD_S / HEARTBEAT_S)):
+            self._world.now_s += HEARTBEAT_S
+            self.hear(*claims)
+            self.beat()
 
     def texts(self) -> list[str]:
         """Return the beginnings of the lines since the last call."""
@@ -600,7 +604,9 @@ def test_the_message_of_a_claim_says_what_it_is() -> None:
 
 def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> None:
     member = begun(world, "/space/node", "c", "a", "b")
-    member.hear(rival("/claimant", member, "a", before=False))
+    claim = rival("/claimant", member, "a", before=False)
+    member.hear(claim)
+    member.beat()
     member.texts()
     own, claimant, teleoperation = ("/space", "node"), ("/", "claimant"), ("/", "teleoperation")
     member.publishers = {
@@ -610,14 +616,13 @@ def test_each_other_publisher_of_a_command_topic_is_named_once(world: World) -> 
         "/c/cmd_vel": [teleoperation],
     }
     for _ in range(2):
-        member.look_for_others()
-        world.now_s += FOREIGN_PERIOD_S
+        member.look_for_others(claim)
     assert member.texts() == [
         "warning: /teleoperation publishes on /b/cmd_vel, too: b obeys both",
         "warning: /maX/joystick publishes on /b/cmd_vel, too: b obeys both",
     ]
     member.publishers["/c/cmd_vel"].append(own)
-    member.look_for_others()
+    member.look_for_others(claim)
     assert member.texts() == ["warning: /teleoperation publishes on /c/cmd_vel, too: c obeys both"]
 
 
@@ -629,8 +634,8 @@ def test_later_nodes_hear_the_newest_claim_of_each_in_real_time(world: World) ->
     for qos, depth in ((member.publisher.qos, 1), (member.subscription.qos, MOST_NODES)):
         assert (qos.depth, qos.reliability) == (depth, ReliabilityPolicy.RELIABLE)
         assert qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    assert [timer.period_s for timer in member.timers] == [HEARTBEAT_S, FOREIGN_PERIOD_S]
-    assert {timer.clock.clock_type for timer in member.timers} == {ClockType.STEADY_TIME}
+    assert member.timer.period_s == HEARTBEAT_S
+    assert member.timer.clock.clock_type == ClockType.STEADY_TIME
 
 
 def test_the_topic_is_closed_when_the_others_had_time_to_hear_the_end(world: World) -> None:
@@ -639,4 +644,4 @@ def test_the_topic_is_closed_when_the_others_had_time_to_hear_the_end(world: Wor
     member.claims.destroy()
     assert member.published[-1].activated_ns == 0
     assert world.waits_s == [ACKNOWLEDGE_S, SETTLE_S]
-    assert member.destroyed == [*member.timers, member.publisher, member.subscription]
+    assert member.destroyed == [member.timer, member.publisher, member.subscription]

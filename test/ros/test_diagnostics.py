@@ -123,7 +123,7 @@ def test_a_new_reason_within_a_state_is_logged_once(model: Model, peer: Peer, st
     fleet.drive(lambda: "robot: READY" in process.text, "the robot to be driven")
     image, touch = random_reading(np.random.default_rng(1))
     sent: list[str] = []
-    for encoding in ("nv24", "nonsense"):
+    for encoding in ("unknown", "nonsense"):
 
         def bad_image(encoding: str = encoding) -> None:
             now_ns = peer.node.get_clock().now().nanoseconds

@@ -58,7 +58,7 @@ def test_it_shows_states_commands_and_images_of_every_robot(
     drive(lambda: len(previews) > 5, ROBOTS[:1])
     # The policy sees nothing of the second robot, which gets the safe command.
     assert all(list(shown["images"]) in ([], ["robot_0"]) for shown in previews)
-    assert previews[-1]["commands"][1] == [0.0, 0.0] and "older" in previews[-1]["reasons"]["1"]
+    assert previews[-1]["commands"][1] == [0.0, 0.0] and " s old, " in previews[-1]["reasons"]["1"]
 
 
 def test_it_looks_at_nothing_while_nobody_subscribes(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

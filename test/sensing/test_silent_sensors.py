@@ -55,6 +55,7 @@ def test_a_silent_sensor_reads_zeros_until_its_publisher_is_gone(
     assert not any("waiting for the first message" in line and "touch" in line for line in process.text.splitlines())
     fleet.close_touch("robot_0")
     drive_until(lambda: gets(SAFE), "the safe command")
-    process.wait_for("robot_0: WAITING, no message on touch, and nobody publishes it")
+    said = "robot_0: WAITING, no message on touch, and nobody publishes it"
+    drive_until(lambda: said in process.text, said)
     fleet.open_touch("robot_0")
     drive_until(lambda: gets(silent), "commands from zeros with a new publisher")
