@@ -79,6 +79,7 @@ class WrittenByFields:
     is_velocity: bool = False
     has_field: bool = False
     has_constants: bool = True
+    has_points: bool = False
 
 
 def command_kind(name: str) -> Any:

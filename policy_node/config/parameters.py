@@ -548,7 +548,13 @@ class CommandConfiguration:
     field: str = parameter("position", "What a JointState commands.", choices=("position", "velocity", "effort"))
     frame_id: str = parameter("", "frame_id of stamped commands.")
     time_from_start_s: float = parameter(
-        0.0, "When a JointTrajectory's point is to be reached; 0: one control period.", limits=(0.0, 60.0)
+        0.0, "When the first point of a JointTrajectory is to be reached; 0: one control period.", limits=(0.0, 60.0)
+    )
+    points: int = parameter(
+        1,
+        "Number of points of a JointTrajectory, `time_from_start_s` apart: the command and those that follow it in the "
+        "robot's plan. More than 1 needs a policy that gives plans.",
+        limits=(1, 1000),
     )
     components: tuple[int, ...] = parameter(
         (),

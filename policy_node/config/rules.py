@@ -291,6 +291,11 @@ def _check_deadline_and_table(checked: Values) -> Problems:
             f"action.publish_rate_hz: found {rate_hz:g}, but it is a multiple of control_rate_hz, {control_rate_hz:g}: "
             f"2, 3, 4 … times as much; or 0.0 for one command per tick"
         )
+    if rate_hz and any(value > 1 for name, value in checked.items() if name.endswith(".points")):
+        yield (
+            f"action.publish_rate_hz: found {rate_hz:g}, but a trajectory of several points already says what follows "
+            f"a tick; set points to 1, or publish_rate_hz to 0.0"
+        )
     table, components = checked["action.table"], checked.get("action.fields") or checked.get("action.joints")
     if table and components and len(table) % len(components):
         yield (
@@ -325,6 +330,9 @@ def _check_commands(checked: Values, commands: Sequence[str]) -> Problems:
             f"{measured[0]}when_stale: topics with a safe_position_topic need the same when_stale and hold_s, because "
             f"the positions are kept for all of them at once"
         )
+    planned = [prefix for prefix in prefixes if checked[prefix + "points"] > 1]
+    if len({(checked[prefix + "points"], checked[prefix + "time_from_start_s"]) for prefix in planned}) > 1:
+        yield f"{planned[0]}points: topics with several points need the same points and time_from_start_s"
     for prefix in prefixes:
         yield from _check_part(checked, prefix)
 
@@ -376,6 +384,9 @@ def _check_components(checked: Values, prefix: str) -> Problems:
             f"{prefix}constants: given for a {action_type}; only {', '.join(users)} and types without "
             "a record have them; remove it"
         )
+    if checked[prefix + "points"] > 1 and not kind.has_points:
+        users = [each.name for each in COMMAND_TYPES.values() if each.has_points]
+        yield f"{prefix}points: given for a {action_type}; only {', '.join(users)} has several; remove it"
     if named_by and not checked[f"{prefix}{named_by}"]:
         example = ", such as [linear.x, angular.z]" if named_by == "fields" else ""
         yield f"{prefix}{named_by}: missing; a {action_type} needs the {named_by[:-1]} of each component{example}"

@@ -48,6 +48,13 @@ class RecordedPlans(NamedTuple):
     delay: int = 0
 
 
+def trajectory_of(configuration: Configuration) -> tuple[int, int]:
+    """Return the number of points in a trajectory, 1 without any, and the time from one to the next in nanoseconds."""
+    found = [(each.points, each.time_from_start_s) for each in configuration.commands if each.points > 1]
+    points, time_s = found[0] if found else (1, 0.0)
+    return points, round(time_s * 1e9) or configuration.period_ns
+
+
 def has_plans(configuration: Configuration, policy: Policy) -> bool:
     """Return whether commands of a policy follow from plans."""
     return policy.spec.horizon > 0 or configuration.policy.inference == "background"
@@ -68,6 +75,12 @@ def check_plans(configuration: Configuration, policy: Policy) -> None:
         When they do not.
     """
     chunk, horizon = configuration.chunk, policy.spec.horizon
+    for command in configuration.commands if horizon <= 1 else ():
+        if command.points > 1:
+            raise ConfigurationError(
+                f"{command.prefix}.points: found {command.points}, but the policy gives one action, not a plan with "
+                f"later ones; set it to 1"
+            )
     if not has_plans(configuration, policy):
         default = ChunkConfiguration()
         for name in (name for name in vars(default) if getattr(chunk, name) != getattr(default, name)):
@@ -137,6 +150,9 @@ class PlannedInference:
         self._map = CommandMapper(policy.spec.action, action, host)
         self.components, self.safe_command = self._map.components, self._map.safe_command
         self.limits = CommandLimiter(action, self.components, 1.0 / configuration.control_rate_hz, host)
+        self._points, self._point_ns = trajectory_of(configuration)
+        # Control periods from one point of a trajectory to the next.
+        self._point_periods = self._point_ns / configuration.period_ns
         spec = policy.spec.action
         self._is_array = isinstance(spec, ArraySpec)
         self._shape = (robots, *(spec.shape if isinstance(spec, ArraySpec) else ()))
@@ -184,6 +200,7 @@ class PlannedInference:
         everything, nothing = np.ones(robots, bool), np.full((robots, self.components), np.nan)
         self._step(everything)
         self._commands(self.store.due(0), everything, nothing, nothing, np.ones(robots))
+        self._following(0, nothing, everything, nothing, np.ones(robots))
         if self.planner.is_in_background:
             return
         durations_s = []
@@ -249,6 +266,7 @@ class PlannedInference:
         due = self.store.due(now_ns)
         missing = due.missing & observed.ready
         inferred = self._commands(due, missing, current, start, ramp)
+        following = self._following(now_ns, inferred.commands, missing, start, ramp)
         self._count(due, observed)
         return inferred, PlannedTick(
             pending=missing & ~faulty,
@@ -261,6 +279,7 @@ class PlannedInference:
             exhausted=self.exhausted,
             inference_s=None if arrived is None else arrived.inference_s,
             latency_s=None if arrived is None else (now_ns - arrived.request.start_ns) / 1e9,
+            following=following,
         )
 
     def _forget_ended(self, observed: Observed) -> None:
@@ -369,9 +388,7 @@ class PlannedInference:
         if missing.any():
             # Nothing of an earlier plan may be remembered.
             numbers = np.where(missing[:, None], 0.0, numbers)
-        actions = torch.from_numpy(numbers).reshape(self._shape)
-        if not self._is_array:
-            actions = actions.long()
+        actions = self._tensor(numbers)
         with torch.inference_mode():
             self.batch.remember(actions, {})
             commands = self._map(actions)
@@ -384,6 +401,37 @@ class PlannedInference:
         if missing.any():
             limited = np.where(missing[:, None], np.nan, limited)
         return Inferred(limited, bounded, slowed)
+
+    def _tensor(self, numbers: np.ndarray) -> torch.Tensor:
+        """Return actions as the policy gave them."""
+        actions = torch.from_numpy(numbers).reshape(self._shape)
+        return actions if self._is_array else actions.long()
+
+    def _following(
+        self, now_ns: int, commands: np.ndarray, missing: np.ndarray, start: np.ndarray, ramp: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the commands that follow those of this tick in the plans, see `PlannedTick`.
+
+        Each is limited as if the one before it had been sent; the ramp stays where it is at this tick. The last action
+        of a plan repeats.
+        """
+        if self._points == 1:
+            return None
+        low, high, max_change = self.limits.numbers
+        found, before = [], commands
+        for point in range(1, self._points):
+            numbers = np.where(missing[:, None], 0.0, self.store.due(now_ns + point * self._point_ns).actions)
+            with torch.inference_mode():
+                wanted = self._map(self._tensor(numbers))
+                if self.limits.is_needed:
+                    sent, begin, share = map(torch.from_numpy, (before, start, ramp))
+                    most = max_change * self._point_periods
+                    wanted = self.limits.limit(wanted, sent, begin, share, low, high, most)[:, :-2]
+            before = wanted.numpy()
+            found.append(before)
+        following = np.stack(found, axis=1)
+        following[missing] = np.nan
+        return following
 
     def _count(self, due: DueActions, observed: Observed) -> None:
         exhausted = due.exhausted & observed.ready

@@ -68,6 +68,9 @@ class PlannedTick(NamedTuple):
     #: any.
     inference_s: float | None
     latency_s: float | None
+    #: `[robots, points - 1, components]` float64: the commands that follow the one that is due, NaN for robots without
+    #: any; None where trajectories have one point.
+    following: np.ndarray | None = None
 
 
 class Actions(NamedTuple):
@@ -122,6 +125,14 @@ class FleetCommands(NamedTuple):
         """
         age_s = self.observed.ages_s
         return np.where(self.ready, self.observed.started_s + self.max_age_s - age_s, np.inf)
+
+    @property
+    def following(self) -> np.ndarray | None:
+        """See `PlannedTick.following`; NaN for robots that do not get the policy's command."""
+        planned = self.actions.planned
+        if planned is None or planned.following is None:
+            return None
+        return np.where(self.ready[:, None, None], planned.following, np.nan)
 
 
 class Sent(NamedTuple):

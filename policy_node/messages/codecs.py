@@ -135,6 +135,7 @@ def command_encoder(
     frame_id: str = "",
     time_from_start_s: float,
     constants: Sequence[str] = (),
+    points: int = 1,
 ) -> CommandEncoder:
     """Make the encoder that turns commands into messages of a type; `CommandChoices` describes the parameters.
 
@@ -146,7 +147,7 @@ def command_encoder(
     """
     kind = command_type(type_name)
     choices = CommandChoices(
-        components, tuple(fields), tuple(joints), field, frame_id, time_from_start_s, tuple(constants)
+        components, tuple(fields), tuple(joints), field, frame_id, time_from_start_s, tuple(constants), points
     )
     try:
         kind.check(choices)

@@ -32,7 +32,8 @@ _CHECKED = (-0.0, 5e-324, -1.7976931348623157e308, 1 / 3, 2.5)
 _CHECKED_STAMPS_NS = (0, 1_999_999_999, (2**31 - 1) * 1_000_000_000 + 999_999_999)
 
 
-# Serialises the rows `robots` of commands `[robots, components]` float64, all with one stamp in nanoseconds.
+# Serialises the rows `robots` of commands `[robots, components]` float64, all with one stamp in nanoseconds. Messages
+# of several points take those of all points, or one command that all points repeat.
 FleetEncoder: TypeAlias = Callable[[np.ndarray, Sequence[int], int], list[bytes]]
 
 
@@ -91,7 +92,16 @@ class PatchedMessages:
 def fleet_encoder(encoder: CommandEncoder, robots: int) -> FleetEncoder:
     """Make the encoder of a fleet: `PatchedMessages` where a template is found, else `TypedMessages`."""
     template = find_template(encoder)
-    return TypedMessages(encoder) if template is None else PatchedMessages(template, robots)
+    encode: FleetEncoder = TypedMessages(encoder) if template is None else PatchedMessages(template, robots)
+    if encoder.points == 1:
+        return encode
+
+    def repeated(commands: np.ndarray, robots: Sequence[int], stamp_ns: int) -> list[bytes]:
+        if commands.shape[1] != encoder.components:
+            commands = np.tile(commands, encoder.points)
+        return encode(commands, robots, stamp_ns)
+
+    return repeated
 
 
 def find_template(encoder: CommandEncoder) -> Template | None:

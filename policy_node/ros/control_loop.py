@@ -462,7 +462,8 @@ class ControlLoop:
         until_s = decided.expires_s if self._simulated is None else None
         # Between the ticks of simulated time nothing is sent: its speed is unknown.
         smooth = decided.ready if self._simulated is None else None
-        delivery = self._publishers.publish(decided.commands, publish, decided.observed.now_ns, until_s, smooth)
+        now_ns, following = decided.observed.now_ns, decided.following
+        delivery = self._publishers.publish(decided.commands, publish, now_ns, until_s, smooth, following)
         error = delivery.error
         why = ENDED if error is None else NOT_SENT
         not_sent |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)

@@ -198,6 +198,7 @@ def configured_encoders(configuration: Configuration, components: int) -> tuple[
                     frame_id=command.frame_id,
                     time_from_start_s=command.time_from_start_s or 1.0 / configuration.control_rate_hz,
                     constants=command.constants,
+                    points=command.points,
                 )
             )
         except MessageTypeError as error:

@@ -68,6 +68,13 @@ class Delivery(NamedTuple):
     error: Exception | None
 
 
+def _trajectories(commands: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Return commands `[robots, components]` and those that follow, `[robots, points * components]`."""
+    first = commands[:, None]
+    further = np.where(np.isfinite(following), following, first)
+    return np.concatenate([first, further], axis=1).reshape(len(commands), -1)
+
+
 class CommandPublishers:
     """Publishes rows of commands.
 
@@ -113,7 +120,9 @@ class CommandPublishers:
         # Commands between two ticks; None: there are none.
         self._between: BetweenTicks | None = None
         self._rate: CommandRate | None = None
-        self._set_rate(configuration, sum(encoder.components for encoder in encoders))
+        # By topic.
+        self._points = [encoder.points for encoder in encoders]
+        self._set_rate(configuration, sum(encoder.components // encoder.points for encoder in encoders))
         # By robot, then by topic.
         self._publishers: list[Publisher] = []
         # `Publisher.publish` takes a lock and checks types, which costs 1 to 2 us more per robot and tick.
@@ -166,6 +175,7 @@ class CommandPublishers:
         stamp_ns: int,
         until_s: np.ndarray | None = None,
         smooth: np.ndarray | None = None,
+        following: np.ndarray | None = None,
     ) -> Delivery:
         """Send each robot its row of `commands` `[robots, components]` where `publish` `[robots]` is set.
 
@@ -183,11 +193,14 @@ class CommandPublishers:
         smooth
             `[robots]` bool: robots whose commands come from the policy, which may be interpolated. None: nothing is
             sent between the ticks.
+        following
+            `[robots, points - 1, components]` float64: the further points of trajectories; where they are not
+            finite, or without an array, the command.
         """
         with self._lock:
             publish = publish & (not self._stopped)
             if self._between is None or self._rate is None or smooth is None:
-                return self._send(commands, publish, stamp_ns, until_s, of_tick=True)
+                return self._send(commands, publish, stamp_ns, until_s, of_tick=True, following=following)
             first = self._between.begin(commands, publish, smooth, until_s)
             delivery = self._send(first, publish, stamp_ns, until_s, of_tick=True, recorded=commands)
             self._between.end(publish & ~delivery.sent)
@@ -203,6 +216,7 @@ class CommandPublishers:
         of_tick: bool = False,
         noted: bool = True,
         recorded: np.ndarray | None = None,
+        following: np.ndarray | None = None,
     ) -> Delivery:
         """Send commands; note them, or `recorded` in their place, unless `noted` is False. The lock must be held."""
         first_error: Exception | None = None
@@ -215,6 +229,8 @@ class CommandPublishers:
             if topics > 1:
                 part = commands[:, columns]
                 chosen = publish & np.isfinite(part).all(axis=1)
+            if following is not None and self._points[topic] > 1:
+                part = _trajectories(part, following[:, :, columns])
             robots = np.flatnonzero(chosen).tolist()
             untils_s = [math.nan] * len(robots) if until_s is None else until_s[robots].tolist()
             for robot, message, robot_until_s in zip(robots, encode(part, robots, stamp_ns), untils_s, strict=True):

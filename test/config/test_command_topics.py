@@ -82,6 +82,11 @@ def test_one_topic_has_all_components() -> None:
         ({"actions.gripper.safe_command": None}, "actions.gripper.safe_command: missing"),
         ({"actions.gripper.topic": None}, "actions.gripper.topic: missing"),
         ({"actions.base.topic": "/cmd_vel"}, "actions.base.topic: found '/cmd_vel', which would send"),
+        ({"actions.arm.points": 3}, "actions.arm.points: given for a sensor_msgs/msg/JointState; only trajectory_msgs"),
+        (
+            {"actions.arm.points": 3, "action.publish_rate_hz": 100.0},
+            "a trajectory of several points already says what follows a tick",
+        ),
         ({"action.table": [0.0]}, "action.table: given beside actions.keys"),
         (
             {

@@ -224,7 +224,40 @@ def test_a_policy_is_told_the_rest_of_its_previous_plan_and_the_delay(
         assert commands[:4] == [SAFE[0], 0.0, 7.0, 0.0]
 
 
+TRAJECTORY: dict[str, Any] = {
+    "action__type": "trajectory_msgs/msg/JointTrajectory",
+    "action__joints": ["shoulder", "elbow"],
+    "action__points": 4,
+}
+
+
+def test_the_commands_that_follow_in_the_plan_are_known_and_limited(folder: Path) -> None:
+    # The second joint is limited: 0.5 from point to point.
+    limits = {"action__max_rate": [1000.0, 10.0], "action__high": [12.5, 100.0]}
+    rig = Rig(folder / "Plans.pt", 2, chunk__replan_every=4, **TRAJECTORY, **limits)
+    rig.tick()
+    tick = rig.tick()
+    assert tick.planned is not None and tick.planned.following is not None
+    # The second action of the plan is due; the last one repeats. The first robot's command is far from its safe one.
+    np.testing.assert_allclose(tick.sent[:, 0], [1.0, 11.0])
+    np.testing.assert_allclose(tick.planned.following[:, :, 0], [[2.0, 3.0, 3.0], [12.0, 12.5, 12.5]])
+    changed = tick.planned.following[:, :, 1] - tick.sent[:, 1, None]
+    np.testing.assert_allclose(changed, [[0.5, 1.0, 1.5]] * 2)
+    # Without a plan nothing follows.
+    rig.pipeline.reset()
+    rig.readings.clear()
+    rig.now_ns += PERIOD_NS
+    idle = rig.pipeline.step(rig.now_ns)
+    assert not idle.driven.any()
+    one = Rig(folder / "Plans.pt", 2).tick()
+    assert one.planned is not None and one.planned.following is None
+
+
 def test_parameters_of_plans_that_do_not_fit_are_refused(folder: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"action\.points: found 4, but the policy gives one action, not a plan"
+    ):
+        Rig(folder / "Echo.pt", **TRAJECTORY)
     with pytest.raises(ConfigurationError, match=r"chunk\.replan_every: found 5, but a plan of this policy has 4"):
         Rig(folder / "Plans.pt", chunk__replan_every=5)
     with pytest.raises(ConfigurationError, match=r"chunk\.stagger: given, but the policy gives one action"):

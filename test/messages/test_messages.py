@@ -28,10 +28,12 @@ from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, Imu, JointState, LaserScan, Range
 from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Header, Int32, UInt8MultiArray
+from trajectory_msgs.msg import JointTrajectory
 
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import MessageTypeError, command_encoder, reading_decoder
 from policy_node.messages.fields import is_zero
+from policy_node.messages.patched import fleet_encoder
 from policy_node.messages.reading import UnusableReading
 
 HEIGHT, WIDTH = 5, 7
@@ -782,6 +784,24 @@ def test_joint_trajectory_commands() -> None:
     (point,) = got.points
     assert list(point.positions) == [1.0, -2.5]
     assert (point.time_from_start.sec, point.time_from_start.nanosec) == (1, 50_000_000)
+
+
+@pytest.mark.both_distributions
+def test_joint_trajectory_commands_of_several_points() -> None:
+    choices: dict[str, Any] = {"joints": ["b", "a"], "points": 3}
+    encoder = command_encoder("trajectory_msgs/msg/JointTrajectory", 2, time_from_start_s=0.6, **choices)
+    encode = fleet_encoder(encoder, 2)
+
+    def points(commands: np.ndarray) -> list[tuple[list[float], int, int]]:
+        found = deserialize_message(encode(commands, [1], 0)[0], JointTrajectory).points
+        return [(list(each.positions), each.time_from_start.sec, each.time_from_start.nanosec) for each in found]
+
+    planned = points(np.array([[0.0] * 6, [1.0, -2.5, 1.5, -2.0, 1.75, 3.0]]))
+    assert planned == [([1.0, -2.5], 0, 600_000_000), ([1.5, -2.0], 1, 200_000_000), ([1.75, 3.0], 1, 800_000_000)]
+    # One command is repeated, such as a safe one.
+    assert [found[0] for found in points(np.array([[0.0, 0.0], [1.0, -2.5]]))] == [[1.0, -2.5]] * 3
+    with pytest.raises(MessageTypeError, match="points: 3 is given"):
+        command_encoder("sensor_msgs/msg/JointState", 2, time_from_start_s=0.6, **choices)
 
 
 @pytest.mark.both_distributions

@@ -100,7 +100,7 @@ class Doubling:
     """An encoder whose messages hold something else than the numbers of the command."""
 
     message_type = Twist
-    components = 1
+    components = points = 1
     dtypes = (np.dtype(np.float64),)
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:
@@ -113,7 +113,7 @@ class Twice:
     """An encoder that writes its number to two places."""
 
     message_type = Twist
-    components = 1
+    components = points = 1
     dtypes = (np.dtype(np.float64),)
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Twist:

@@ -28,6 +28,8 @@ FILES = (
             "twist_mux",
             "lidar_goal",
             "depth_camera",
+            "arm_gripper",
+            "quadruped_gains",
         )
     ),
 )

@@ -4,7 +4,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ ARM_JOINTS = [
 ]
 ARM_POSITION = np.array([0.1, -1.4, 1.7, -1.6, -1.5, 0.2])
 ARM_VELOCITY = np.array([0.3, 0.0, -0.2, 0.1, 0.0, 0.4])
+FINGER = 0.015
+# The messages of a robot come with its ROS installation, not as wheels.
+HAS_BUMPER = importlib.util.find_spec("irobot_create_msgs") is not None
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,13 @@ EXAMPLES = (
     Example("turtlebot3.yaml", {"image": IMAGE, "bumper": vector(4)}, 2, (240, 320), {"bumper": [0.0, 0.0, 1.0, 0.0]}),
     Example(
         "turtlebot4.yaml",
-        {"image": SQUARE, "motion": vector(8)},
+        {"image": SQUARE, "motion": vector(8), **({"bumper": vector(5)} if HAS_BUMPER else {})},
         2,
         (250, 250),
-        {"motion": [0.2, -0.5, 0.01, 0.02, -0.5, 0.1, -0.2, 0.98]},
+        {
+            "motion": [0.2, -0.5, 0.01, 0.02, -0.5, 0.1, -0.2, 0.98],
+            **({"bumper": [0.0, 1.0, 0.0, 0.0, 0.0]} if HAS_BUMPER else {}),
+        },
     ),
     Example(
         "arm_wrist_camera.yaml",
@@ -76,6 +82,14 @@ EXAMPLES = (
         6,
         (480, 640),
         {"joints": [*ARM_POSITION, *ARM_VELOCITY], "wrench": [1.0, -2.0, 9.0, 0.1, 0.2, -0.3]},
+    ),
+    Example(
+        "arm_gripper.yaml",
+        {"image": SQUARE, "joints": vector(7)},
+        7,
+        (480, 640),
+        {"joints": [*ARM_POSITION, FINGER]},
+        over_dds=False,
     ),
     Example(
         "lidar_goal.yaml",
@@ -100,6 +114,10 @@ def message(example: Example, type_name: str, stamp_ns: int) -> Any:
     """Return what a sensor of a type says."""
     if type_name.startswith("turtlebot3_msgs"):
         made = message_class(type_name)(bumper=2)
+    elif type_name.startswith("irobot_create_msgs"):
+        pressed = message_class("irobot_create_msgs/msg/HazardDetection")(type=1)
+        pressed.header.frame_id = "bump_front_left"
+        made = message_class(type_name)(detections=[pressed])
     else:
         made = {
             "sensor_msgs/msg/LaserScan": scan,
@@ -118,7 +136,9 @@ def message(example: Example, type_name: str, stamp_ns: int) -> Any:
             "nav_msgs/msg/Odometry": odometry,
             # In another order than the controller's, as the broadcaster has it.
             "sensor_msgs/msg/JointState": lambda: JointState(
-                name=ARM_JOINTS[::-1], position=ARM_POSITION[::-1].tolist(), velocity=ARM_VELOCITY[::-1].tolist()
+                name=["finger_joint", *ARM_JOINTS[::-1]],
+                position=[FINGER, *ARM_POSITION[::-1]],
+                velocity=[0.0, *ARM_VELOCITY[::-1]],
             ),
             "geometry_msgs/msg/WrenchStamped": lambda: WrenchStamped(
                 wrench=Wrench(force=Vector3(x=1.0, y=-2.0, z=9.0), torque=Vector3(x=0.1, y=0.2, z=-0.3))
@@ -176,6 +196,10 @@ def policy(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def parameters(example: Example, file: Path, **changes: Any) -> dict[str, Any]:
     """Return the parameters of the example with another policy."""
     given = read_parameter_file(share_path("config", example.file))
+    if "bumper" in given["observations.keys"] and "bumper" not in example.observations:
+        # As the file says for computers without its messages.
+        given["observations.keys"] = [key for key in given["observations.keys"] if key != "bumper"]
+        given = {name: value for name, value in given.items() if not name.startswith("observations.bumper.")}
     own = {"policy.path": str(file), "policy.trusted": True, "policy.device": "cpu", "policy.engine": "direct"}
     return {name: value for name, value in {**given, **own, **changes}.items() if value is not None}
 
@@ -212,7 +236,7 @@ def test_the_robot_is_driven_over_dds(
 ) -> None:
     """Sensors of the robot's types and topics, and the command where and how the robot expects it."""
     if not example.over_dds:
-        pytest.skip("test_real_sensors.py drives such a robot over DDS")
+        pytest.skip("test_driven_examples.py drives it, in one process")
     file, model = policy
     # A pause of a busy machine is no silence.
     given = parameters(example, file, **{"synchronisation.max_age_s": 5.0, "synchronisation.slop_s": 1.0})
@@ -248,11 +272,21 @@ def values(command: Any) -> np.ndarray:
     return np.array([command.twist.linear.x, command.twist.angular.z])
 
 
-def test_a_turtlebot_whose_message_type_is_missing_is_refused_with_the_package_to_install(tmp_path: Path) -> None:
-    if importlib.util.find_spec("turtlebot3_msgs") is not None:
-        pytest.skip("turtlebot3_msgs is installed")
-    example = EXAMPLES[0]
+@pytest.mark.parametrize(
+    ("example", "bumper", "message_type"),
+    [
+        (EXAMPLES[0], 4, "turtlebot3_msgs/msg/SensorState"),
+        (EXAMPLES[1], 5, "irobot_create_msgs/msg/HazardDetectionVector"),
+    ],
+)
+def test_a_turtlebot_whose_message_type_is_missing_is_refused_with_the_package_to_install(
+    example: Example, bumper: int, message_type: str, tmp_path: Path
+) -> None:
+    package = message_type.split("/")[0]
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    complete = replace(example, observations={**example.observations, "bumper": vector(bumper)})
     file = tmp_path / "policy.zip"
-    untrained_model(spaces.Dict(example.observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(file)
-    with pytest.raises(ValueError, match=r"turtlebot3_msgs/msg/SensorState' cannot be imported.*install and source"):
-        deploy(parse_configuration(parameters(example, file)))
+    untrained_model(spaces.Dict(complete.observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(file)
+    with pytest.raises(ValueError, match=rf"{message_type}' cannot be imported.*install and source"):
+        deploy(parse_configuration(parameters(complete, file)))

@@ -41,9 +41,11 @@ class CommandChoices:
     frame_id
         Frame of the types with a header.
     time_from_start_s
-        Time in which a JointTrajectory reaches its point.
+        Time in which a JointTrajectory reaches its first point, and the next one from each.
     constants
         Fields with a value that never changes, such as ``kp=20.0``.
+    points
+        Number of the points of a JointTrajectory.
     """
 
     components: int
@@ -53,6 +55,7 @@ class CommandChoices:
     frame_id: str = ""
     time_from_start_s: float = 0.0
     constants: tuple[str, ...] = ()
+    points: int = 1
 
 
 class CommandEncoder(ABC):
@@ -61,14 +64,17 @@ class CommandEncoder(ABC):
     Attributes
     ----------
     components
-        Count of the numbers of a command.
+        Count of the numbers of a message: those of a command, of each point where there are several.
+    points
+        Commands in a message, one after the other.
     dtypes
         Types of these numbers in the message, all float64 unless a subclass says otherwise.
     """
 
-    def __init__(self, message: Any, components: int, frame_id: str = "") -> None:
+    def __init__(self, message: Any, components: int, frame_id: str = "", points: int = 1) -> None:
         self.message_type: MessageClass = type(message)
         self.components = components
+        self.points = points
         self.dtypes: tuple[np.dtype, ...] = (np.dtype(np.float64),) * components
         self._message = message
         if frame_id and hasattr(message, "header"):
@@ -95,6 +101,8 @@ class CommandType:
         Whether `field` chooses what is commanded; without it only positions are.
     has_constants
         Whether `constants` can be written into its messages.
+    has_points
+        Whether a message can have several points.
     make
         Makes the encoder of commands into messages of the class; raises MessageTypeError.
     source
@@ -108,6 +116,7 @@ class CommandType:
     source: Callable[[MessageClass, CommandChoices], NumberSource]
     has_field: bool = False
     has_constants: bool = False
+    has_points: bool = False
 
     def check(self, choices: CommandChoices) -> None:
         """Raise MessageTypeError if a choice has no meaning for the type, or does not name each component once."""
@@ -117,6 +126,8 @@ class CommandType:
             given["field"] = choices.field
         if not self.has_constants:
             given["constants"] = choices.constants
+        if not self.has_points and choices.points > 1:
+            given["points"] = choices.points
         for name, value in given.items():
             if value:
                 raise MessageTypeError(f"{name}: {value!r} is given, which has no meaning for {self.name}; remove it")

@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of joints: JointState with positions, velocities or efforts, and JointTrajectory with one point."""
+"""Commands of joints: JointState with positions, velocities or efforts, and JointTrajectory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JointStateEncoder(CommandEncoder):
 
 
 class JointTrajectoryEncoder(CommandEncoder):
-    """Encodes into trajectory_msgs JointTrajectory: one point of positions, to be reached `time_from_start_s` later.
+    """Encodes into trajectory_msgs JointTrajectory: points of positions, each `time_from_start_s` after the one before.
 
     The stamp stays 0, which a joint trajectory controller takes as "from the arrival on": the clocks of two machines
     need not agree, and a late command is not rejected.
@@ -50,14 +50,18 @@ class JointTrajectoryEncoder(CommandEncoder):
         time_s = choices.time_from_start_s
         if not 0.0 < time_s <= 3600.0:
             raise MessageTypeError(f"time_from_start_s is {time_s}; above 0 s, at most 3600 s is allowed")
-        super().__init__(message_type(joint_names=list(choices.joints)), len(choices.joints), choices.frame_id)
-        self._point = message_class("trajectory_msgs/msg/JointTrajectoryPoint")()
-        set_time(self._point.time_from_start, math.ceil(time_s * 1e9))
-        self._message.points = [self._point]
+        self._joints, points = len(choices.joints), choices.points
+        message = message_type(joint_names=list(choices.joints))
+        super().__init__(message, self._joints * points, choices.frame_id, points)
+        self._points = [message_class("trajectory_msgs/msg/JointTrajectoryPoint")() for _ in range(points)]
+        for number, point in enumerate(self._points, 1):
+            set_time(point.time_from_start, number * math.ceil(time_s * 1e9))
+        message.points = self._points
 
     def __call__(self, command: np.ndarray, stamp_ns: int) -> Any:
-        """See `CommandEncoder`."""
-        self._point.positions = doubles(command)
+        """See `CommandEncoder`; the positions of the first point come first."""
+        for start, point in enumerate(self._points):
+            point.positions = doubles(command[start * self._joints : (start + 1) * self._joints])
         return self._message
 
 
@@ -98,6 +102,7 @@ COMMAND_TYPES = (
         "trajectory_msgs/msg/JointTrajectory",
         named_by="joints",
         is_velocity=False,
+        has_points=True,
         make=JointTrajectoryEncoder,
         source=lambda message_type, choices: FirstPointSource(choices.joints),
     ),
