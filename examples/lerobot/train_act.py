@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="folder of the policy; its ONNX file goes beside it")
+    parser.add_argument("--init", type=Path, help="folder of a policy to go on from")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
@@ -103,7 +104,8 @@ def main() -> None:
         optimizer_lr=5e-4,
         optimizer_lr_backbone=5e-4,
     )
-    policy = get_policy_class("act")(config)
+    kind = get_policy_class("act")
+    policy = kind.from_pretrained(options.init, config=config) if options.init else kind(config)
     before, after = make_pre_post_processors(config, dataset_stats=dataset.meta.stats)
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
     rate = [group["lr"] for group in optimizer.param_groups]
