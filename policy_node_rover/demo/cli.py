@@ -117,7 +117,7 @@ def run_demo(options: argparse.Namespace, console: Console, stopping: Callable[[
     monitor = FleetMonitor(node, robots)
     simulation = ["--robots", str(options.robots), "--rate-hz", str(SENSOR_RATE_HZ), "--seed", str(options.seed)]
     simulation += ["--renderer", options.renderer]
-    fleet = FleetProcesses(simulation, _node_arguments(robots, options.model), options.output)
+    fleet = FleetProcesses(simulation, _node_arguments(robots, options.model, options.params), options.output)
     measurement = Measurement(monitor, fleet)
     errors: list[str] = []
     console.print(f"starting the simulation and the node for {options.robots} rovers …", highlight=False)
@@ -159,13 +159,13 @@ def _page(options: argparse.Namespace, console: Console, stopping: Callable[[], 
         child.stop()
 
 
-def _node_arguments(robots: Sequence[str], model: Path | None) -> list[str]:
-    """Return the arguments of the node for ROS; without a model it runs the one in `config/rover.yaml`."""
+def _node_arguments(robots: Sequence[str], model: Path | None, params: Path | None) -> list[str]:
+    """Return the arguments of the node for ROS; without a model it runs the one in the parameters."""
     overrides = [f"robots:=[{', '.join(robots)}]"]
     if model is not None:
         # A file that the user names is trusted.
         overrides += [f"policy.path:={model.resolve()}", "policy.trusted:=true"]
-    parameter_file = str(share_path("config", "rover.yaml"))
+    parameter_file = str(params or share_path("config", "rover.yaml"))
     return ["--params-file", parameter_file, *(word for override in overrides for word in ("-p", override))]
 
 
@@ -199,7 +199,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="policy_demo",
         description="Drive simulated rovers with one policy over ROS 2. `policy_demo evaluate` drives whole episodes "
-        "and compares them with the same ones in process.",
+        "and compares them with the same ones in process; `policy_demo record` records those of the scripted driver.",
         epilog="Documentation: README.md",
     )
     add = parser.add_argument
@@ -211,18 +211,23 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--renderer", choices=KINDS, default="auto", help="auto: EGL if it works, else ray casting")
     add("--web", action="store_true", help="serve the page of the fleet meanwhile (policy_monitor --web)")
     add("--port", type=number(int, 0, 65535), default=8080, help="of the page (default 8080; 0: free)")
-    add("--model", type=Path, help="policy to run (default: the one in config/rover.yaml)")
+    add("--params", type=Path, help="parameters of the node (default: config/rover.yaml)")
+    add("--model", type=Path, help="policy to run (default: the one in the parameters)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration, or `policy_demo evaluate`; Ctrl-C ends it early, with the results so far."""
+    """Run the demonstration, `evaluate` or `record`; Ctrl-C ends it early, with the results so far."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["evaluate"]:
         # Imported here, as Stable-Baselines3 takes seconds to import.
         from policy_node_rover.demo.evaluate import main as evaluate
 
         return evaluate(words[1:])
+    if words[:1] == ["record"]:
+        from policy_node_rover.demo.record import main as record
+
+        return record(words[1:])
     options = parse_options(words)
     keep_to_itself()
     with ros_process() as stopping:

@@ -44,9 +44,13 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
         # All processes use the renderer that works here.
         with closing(make_renderer(ArenaModel(), options.renderer)) as renderer:
             kind = renderer.kind
-        reference = Reference(reference_path(options.model), kind, len(robots))
+        # What other parameters name is no policy of Stable-Baselines3, with which actions could be compared.
+        reference = None if options.params else Reference(reference_path(options.model), kind, len(robots))
         setup = DdsSetup(
-            robots, seeds, options.lockstep, kind, options.model, reference.keys, reference.stack, options.output
+            *(robots, seeds, options.lockstep, kind, options.model),
+            *(reference.keys if reference else (), reference.stack if reference else 0),
+            options.output,
+            options.params or share_path("config", "rover.yaml"),
         )
         console.print(
             f"starting the simulation and the node for {len(robots)} rovers, images by {kind} …", highlight=False
@@ -60,30 +64,33 @@ def run_evaluation(options: argparse.Namespace, console: Console, stopping: Call
     if scheduler.running:
         raise KeyboardInterrupt
     progress = partial(EpisodeProgress, console, episodes=len(seeds), stopping=stopping)
-    with progress(task="in process") as shown:
-        in_process = reference.run(seeds, shown.show)
-    comparison = None
-    if options.lockstep:
+    in_process, comparison = None, None
+    if reference:
+        with progress(task="in process") as shown:
+            in_process = reference.run(seeds, shown.show)
+    if reference and options.lockstep:
         with progress(task="comparing") as shown:
             comparison = reference.replay(scheduler.finished, shown.show)
     report = make_report(setup, measured, [episode.result for episode in scheduler.finished], in_process, comparison)
     _print_report(console, report)
     if options.json:
         write_figures(options.json, report)
-    return print_errors(console, report["shortcomings"])
+    return print_errors(console, report.get("shortcomings", []))
 
 
 def make_report(
     setup: DdsSetup,
     measured: dict[str, Any],
     results: Sequence[EpisodeResult],
-    in_process: Sequence[EpisodeResult],
+    in_process: Sequence[EpisodeResult] | None,
     comparison: ActionComparison | None,
 ) -> dict[str, Any]:
-    """Return the content of the JSON report, with the keys of `policy_train evaluate` and those of the comparison."""
-    summary, summary_in_process = summarise_episodes(results), summarise_episodes(in_process)
-    actions = comparison.report() if comparison else None
-    problems = find_problems(summary["success_rate"], summary_in_process["success_rate"], actions)
+    """Return the content of the JSON report, with the keys of `policy_train evaluate` and those of the comparison.
+
+    `in_process` is None where nothing is compared.
+    """
+    summary = summarise_episodes(results)
+    compared = _compare(summary["success_rate"], results, in_process, comparison) if in_process is not None else {}
     return {
         "driver": "policy",
         "model": str(setup.model) if setup.model else None,
@@ -95,8 +102,23 @@ def make_report(
         "control_rate_hz": setup.configuration.control_rate_hz,
         **summary,
         **measured,
-        "in_process": summary_in_process,
-        "success_difference_points": round(100 * (summary["success_rate"] - summary_in_process["success_rate"]), 6),
+        **compared,
+    }
+
+
+def _compare(
+    success_rate: float,
+    results: Sequence[EpisodeResult],
+    in_process: Sequence[EpisodeResult],
+    comparison: ActionComparison | None,
+) -> dict[str, Any]:
+    """Return the part of the report about the same episodes in process."""
+    summary = summarise_episodes(in_process)
+    actions = comparison.report() if comparison else None
+    problems = find_problems(success_rate, summary["success_rate"], actions)
+    return {
+        "in_process": summary,
+        "success_difference_points": round(100 * (success_rate - summary["success_rate"]), 6),
         "same_results_in_process": sum(result in in_process for result in results),
         "actions": actions,
         "reached": not problems,
@@ -121,18 +143,20 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     lines = [
         f"over ROS, {report['mode'].replace('_', ' ')}, {report['robots']} rovers, images by {report['renderer']}: "
         + describe_summary(report),
-        f"in process: {describe_summary(report['in_process'])}",
-        f"success over ROS minus in process: {report['success_difference_points']:+.1f} percentage points; "
-        f"{report['same_results_in_process']} of {report['episodes']} episodes end with the "
-        "same result at the same time",
     ]
-    if actions := report["actions"]:
+    if "in_process" in report:
+        lines += [
+            f"in process: {describe_summary(report['in_process'])}",
+            f"success over ROS minus in process: {report['success_difference_points']:+.1f} percentage points; "
+            f"{report['same_results_in_process']} of {report['episodes']} episodes end with the "
+            "same result at the same time",
+        ]
+    if actions := report.get("actions"):
         lines.append(
             f"actions compared at {actions['steps_compared']} steps: largest difference "
             f"{actions['largest_difference']:.2g}, {actions['steps_equal_bit_by_bit']} bit-identical"
         )
-    else:
-        late = report["lateness"]
+    elif late := report["lateness"]:
         age, lateness = late["age_at_command_ms"], late["lateness_ms"]
         lines.append(
             f"{late['missed_ticks']} of {late['ticks']} ticks missed; age of readings at the command p50 {age['p50']} "
@@ -153,6 +177,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--episodes", type=number(int, 1), default=100, help="number of episodes (default 100)")
     add("--robots", type=number(int, 1, 256), default=8, help="number of rovers (default 8)")
     add("--seed", type=number(int, 0, 2**31), default=1000, help="seed of the first episode (default 1000)")
+    add("--params", type=Path, help="parameters of another policy, such as one with plans; it is not compared")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--lockstep",

@@ -26,7 +26,6 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Int64
 
 from policy_node.cli.child_process import ToolError
-from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import read_parameter_file
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.control.timing import percentiles
@@ -53,8 +52,8 @@ ROUNDING_S = 1e-6
 class DdsSetup:
     """Setup of an evaluation over DDS.
 
-    `model` is the policy, None for the one in `config/rover.yaml`; `keys` and `stack` are its observations. Logs and
-    parameters go to `folder`.
+    `params` is the file of the node's parameters, `model` the policy, None for the one in that file; `keys` and `stack`
+    are its observations, empty and 0 for those in the file. Logs and parameters go to `folder`.
     """
 
     robots: tuple[str, ...]
@@ -65,11 +64,12 @@ class DdsSetup:
     keys: Sequence[str]
     stack: int
     folder: Path
+    params: Path
 
     @cached_property
     def configuration(self) -> Configuration:
-        """The configuration of the demonstration."""
-        return parse_configuration(read_parameter_file(share_path("config", "rover.yaml")))
+        """The configuration of the node."""
+        return parse_configuration(read_parameter_file(self.params))
 
     @property
     def reset_pause_s(self) -> float:
@@ -89,13 +89,14 @@ class DdsSetup:
 
     def node_parameters(self) -> dict[str, Any]:
         """Return the parameters of the node by dotted name."""
-        given = read_parameter_file(share_path("config", "rover.yaml"))
-        unused = tuple(f"observations.{key}." for key in given["observations.keys"] if key not in self.keys)
+        given = read_parameter_file(self.params)
+        keys = self.keys or given["observations.keys"]
+        unused = tuple(f"observations.{key}." for key in given["observations.keys"] if key not in keys)
         parameters = {name: value for name, value in given.items() if not name.startswith(unused)}
-        parameters |= {"robots": list(self.robots), "observations.keys": list(self.keys)}
+        parameters |= {"robots": list(self.robots), "observations.keys": list(keys)}
         parameters |= {f"observations.{key}.stack": self.stack for key in self.keys}
         if self.lockstep:
-            parameters |= {f"observations.{key}.reliability": "reliable" for key in self.keys}
+            parameters |= {f"observations.{key}.reliability": "reliable" for key in keys}
             parameters |= {"use_sim_time": True, "watchdog.timeout_s": LOCKSTEP_WATCHDOG_S}
         if self.model is not None:
             # A file that the user names is trusted.
@@ -203,7 +204,7 @@ def run_over_dds(
     try:
         monitor = NodeMonitor(node, setup.robots)
         client = EpisodeClient(node, setup.robots, scheduler)
-        if "touch" not in setup.keys:
+        if setup.keys and "touch" not in setup.keys:
             # In lockstep time waits for a subscriber.
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
             for robot in setup.robots:

@@ -34,7 +34,7 @@ from policy_node_rover.frames import PosePublisher, publish_fixed_transforms
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.model import ArenaModel
 from policy_node_rover.mujoco.rendering import KINDS, Renderer, RendererError, make_renderer
-from policy_node_rover.mujoco.simulated_rover import RELIABLE_QOS, Overview, SimulatedRover
+from policy_node_rover.mujoco.simulated_rover import RELIABLE_QOS, Disturbance, Overview, SimulatedRover
 
 LOG_PERIOD_S = 10.0
 LOCKSTEP_LOG_PERIOD_S = 5.0
@@ -111,6 +111,8 @@ class Lockstep:
         for rover in self._rovers:
             rover.take_command()
         self._clock.publish(Clock(clock=ros_time(self._time_ns)))
+        for rover in self._rovers:
+            rover.drive()
         if self._wait_for_commands():
             for rover in self._rovers:
                 rover.simulate(1.0 / self._rate_hz)
@@ -214,8 +216,14 @@ def simulate(
     poses = PosePublisher(node)
     rovers = []
     for robot, name in enumerate(names):
-        arena = Arena(model, None if options.seed is None else options.seed + robot)
-        rovers.append(SimulatedRover(node, name, arena, not options.clock, sensor_qos, poses, options.reset_pause_s))
+        seed = None if options.seed is None else options.seed + robot
+        disturbance = Disturbance(options.disturb, seed) if options.disturb else None
+        rovers.append(
+            SimulatedRover(
+                *(node, name, Arena(model, seed), not options.clock, sensor_qos, poses, options.reset_pause_s),
+                *(options.scripted, disturbance),
+            )
+        )
     overview = Overview(node, [rover.arena for rover in rovers], renderer)
     if options.lockstep:
         times_s = Lockstep(node, rovers, renderer, overview, options.rate_hz, stopping).run(options.duration_s)
@@ -282,6 +290,7 @@ def _run_timed(
             rover.update(slot_s, simulated_s if options.clock else time.monotonic())
             if (robot - slot) % slots == 0 and not rover.is_paused:
                 rover.publish_sensors(renderer, stamp)
+                rover.drive()
         overview.update(simulated_s, stamp)
         yield simulated_s
 
@@ -331,6 +340,15 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         default=0.0,
         help="simulated seconds for which a rover stands still and publishes nothing after a reset, so that the node "
         "starts a new episode, too (default 0)",
+    )
+    add("--scripted", action="store_true", help="let the scripted driver send the commands, which knows the true state")
+    add(
+        "--disturb",
+        type=number(float, 0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of the time in which rovers drive at random instead of as commanded, so that recordings show "
+        "returns to the way (default 0)",
     )
     add("--duration-s", type=number(float, 0, 1e9), default=0.0, help="simulated seconds; 0: endless (default)")
     options = parser.parse_args(arguments)

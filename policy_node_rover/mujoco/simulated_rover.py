@@ -31,6 +31,7 @@ from policy_node_rover.arena.description import ROVER
 from policy_node_rover.frames import PosePublisher, camera_frame, camera_info
 from policy_node_rover.mujoco.arena import Arena
 from policy_node_rover.mujoco.rendering import Renderer
+from policy_node_rover.mujoco.scripted_driver import scripted_command
 
 COMMAND_TIMEOUT_S = 0.5
 # Publishers that offer this deadline are noticed when they stop, before the timeout.
@@ -38,6 +39,7 @@ COMMAND_DEADLINE_S = 0.25
 OVERVIEW_PERIOD_S = 0.25
 OVERVIEW_WIDTH_PX = 480
 PRESSES_PERIOD_S = 1.0
+DISTURBANCE_S = 0.5
 
 
 # With a depth of 1, Fast DDS requests the acknowledgement of a sample at once, otherwise only every 3 s.
@@ -89,12 +91,33 @@ class DeadlineMonitor:
         return lost
 
 
+class Disturbance:
+    """Push a rover off its way: for a share of the time it drives at random, for `DISTURBANCE_S` at a time."""
+
+    def __init__(self, share: float, seed: int | None) -> None:
+        self._share = share
+        self._rng = np.random.default_rng(seed)
+        self._left_s = 0.0
+        self._command: tuple[float, float] | None = None
+
+    def after(self, duration_s: float) -> tuple[float, float] | None:
+        """Return the command instead of the one that was sent, for the next `duration_s`; None for that one."""
+        self._left_s -= duration_s
+        if self._left_s < 0.0:
+            self._left_s += DISTURBANCE_S
+            low = (-ROVER.max_reverse_m_s, -ROVER.max_angular_rad_s)
+            drawn = self._rng.uniform(low, (ROVER.max_linear_m_s, ROVER.max_angular_rad_s)).tolist()
+            self._command = (drawn[0], drawn[1]) if self._rng.random() < self._share else None
+        return self._command
+
+
 class SimulatedRover:
     """One rover in its arena with its topics. Messages are taken between physics steps.
 
     Another thread must spin the node, for its services. `monitor_deadlines` stops the rover when a publisher of
     commands misses its deadline, which is in wall time; `sensor_qos` is for camera and touch; `poses` publishes its
-    pose. After a reset the rover stands still and is silent for `reset_pause_s`.
+    pose. After a reset the rover stands still and is silent for `reset_pause_s`. With `scripted`, `drive` sends the
+    commands of the scripted driver. `disturbance` changes how the rover drives, not what is sent.
     """
 
     def __init__(
@@ -106,6 +129,8 @@ class SimulatedRover:
         sensor_qos: QoSProfile,
         poses: PosePublisher,
         reset_pause_s: float = 0.0,
+        scripted: bool = False,
+        disturbance: Disturbance | None = None,
     ) -> None:
         self.name = name
         self.arena = arena
@@ -136,6 +161,8 @@ class SimulatedRover:
         self.publishers = (*self.observation_publishers, *ground_truth, *status)
         command_topic = f"{name}/cmd_vel"
         self._commands, self._take_command = poll_topic(node, Twist, command_topic, RELIABLE_QOS)
+        self._driver = publisher(Twist, "cmd_vel") if scripted else None
+        self._disturbance = disturbance
         self._deadlines = DeadlineMonitor(node, Twist, command_topic, COMMAND_DEADLINE_S) if monitor_deadlines else None
         _, self._take_reset = poll_topic(node, Int64, f"{name}/reset", QoSProfile(depth=10))
         # Requests wait for the simulation, which must see those of all rovers meanwhile.
@@ -174,11 +201,20 @@ class SimulatedRover:
     def simulate(self, duration_s: float) -> None:
         """Simulate with the present command, or stand still in the pause after a reset."""
         if not self.is_paused:
+            if self._disturbance is not None:
+                self.arena.command(*(self._disturbance.after(duration_s) or self._command))
             self.arena.advance(duration_s)
             return
         self._pause_ns -= round(duration_s * 1e9)
         # Commands in the pause belong to the episode before.
         self._set_command(0.0, 0.0)
+
+    def drive(self) -> None:
+        """Send the command of the scripted driver, if it drives this rover."""
+        if self._driver is not None:
+            command = Twist()
+            command.linear.x, command.angular.z = scripted_command(self.arena)
+            self._driver.publish(command)
 
     def take_command(self) -> bool:
         """Apply the newest command; return whether there was one. A command that is not finite stops the rover."""

@@ -185,7 +185,7 @@ def test_a_dataset_of_lerobot_has_frames_actions_and_the_task(
     params = write_parameters(tmp_path / "parameters.yaml", parameters)
     output = tmp_path / "datasets" / "drive"
     arguments = ["to-dataset", str(bag), "--params", str(params), "--output", str(output), "--task", "go there"]
-    assert main([*arguments, "--format", "lerobot"]) == 0
+    assert main([*arguments, "--format", "lerobot", "--lerobot-state", "touch"]) == 0
     name, fps, features, episodes = json.loads((output / "all.json").read_text())
     assert (name, fps) == ("local/drive", round(1e9 / PERIOD_NS))
     assert features["observation.images.image"] == {
@@ -193,7 +193,7 @@ def test_a_dataset_of_lerobot_has_frames_actions_and_the_task(
         "shape": [*READINGS.values["robot_0"][0][0].shape],
         "names": ["height", "width", "channels"],
     }
-    assert features["action"]["shape"] == [2] and features["observation.touch"]["dtype"] == "float32"
+    assert features["action"]["shape"] == [2] and features["observation.state"]["dtype"] == "float32"
     assert {frame["task"] for episode in episodes for frame in episode} == {"go there"}
     stretches = [("robot_0", 1, STEPS), ("robot_1", 1, SILENT.start), ("robot_1", SILENT.stop, STEPS)]
     assert sorted(map(len, episodes)) == sorted(last - first - 1 for _, first, last in stretches)
@@ -201,7 +201,7 @@ def test_a_dataset_of_lerobot_has_frames_actions_and_the_task(
     for step, frame in enumerate(longest):
         image, touch = READINGS.values["robot_0"][step + 1]
         np.testing.assert_array_equal(frame["observation.images.image"], image)
-        np.testing.assert_array_equal(frame["observation.touch"], touch)
+        np.testing.assert_array_equal(frame["observation.state"], touch)
         np.testing.assert_allclose(frame["action"], commands["robot_0"][step], atol=1e-6)
 
 
@@ -212,6 +212,8 @@ def test_a_lerobot_that_cannot_be_run_is_named(model: Model, tmp_path: Path, cap
     words = ["to-dataset", str(bag), "--params", str(params), "--format", "lerobot", "--output", str(tmp_path / "out")]
     assert main([*words, "--lerobot-python", str(tmp_path / "python")]) == 1
     assert "--lerobot-python:" in capfd.readouterr().err
+    assert main([*words, "--lerobot-state", "arm"]) == 1
+    assert "--lerobot-state: found 'arm'" in capfd.readouterr().err
     assert main([*words, "--lerobot-python", "/bin/false"]) == 1
     assert "LeRobot in /bin/false ended with status 1" in capfd.readouterr().err
     assert main([*words[:-1], str(tmp_path)]) == 1

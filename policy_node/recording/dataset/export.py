@@ -194,6 +194,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--reward-field", metavar="PATH", default="data", help="path to the number (default data)")
     parser.add_argument("--task", metavar="TEXT", default="", help="what the robots do, for LeRobot")
     parser.add_argument(
+        "--lerobot-state",
+        metavar="KEY",
+        default="",
+        help="observation to store as observation.state, which networks of LeRobot take (default: the one named state)",
+    )
+    parser.add_argument(
         "--lerobot-python",
         metavar="PATH",
         default="",
@@ -224,7 +230,8 @@ def _dataset_kind(arguments: argparse.Namespace) -> Callable[[DatasetDescription
         from policy_node.recording.dataset.lerobot_dataset import LeRobotDataset
 
         LeRobotDataset.place(output)
-        return lambda description: LeRobotDataset(output, description, arguments.lerobot_python)
+        python, state = arguments.lerobot_python, arguments.lerobot_state
+        return lambda description: LeRobotDataset(output, description, python, state)
     from policy_node.recording.dataset.minari_dataset import MinariDataset
 
     MinariDataset.place(output)

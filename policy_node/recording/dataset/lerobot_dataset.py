@@ -22,6 +22,8 @@ from policy_node.recording.dataset import lerobot_process
 from policy_node.recording.dataset.episodes import DatasetDescription, Episode
 from policy_node.recording.replay.bag import BagError
 
+_STATE = "state"
+
 
 class LeRobotDataset:
     """A dataset in a folder.
@@ -32,14 +34,17 @@ class LeRobotDataset:
         The folder, which must not exist.
     python
         Interpreter that has LeRobot with its extra ``dataset``; empty: this one.
+    state
+        Key of the observation that becomes ``observation.state``; empty: the one of that name.
 
     Raises
     ------
     BagError
-        When the folder exists, the rate is no whole number, actions are choices, or LeRobot is missing there.
+        When the folder exists, the rate is no whole number, actions are choices, the state is no observation, or
+        LeRobot is missing there.
     """
 
-    def __init__(self, output: str, description: DatasetDescription, python: str = "") -> None:
+    def __init__(self, output: str, description: DatasetDescription, python: str = "", state: str = "") -> None:
         self.path = self.place(output)
         rate, spec = description.rate_hz, description.spec
         if rate != round(rate):
@@ -50,9 +55,12 @@ class LeRobotDataset:
             raise BagError(
                 f"the policy's action is {spec.action}, but LeRobot's are continuous; write a Minari dataset"
             )
+        if state and state not in spec.observations:
+            raise BagError(f"--lerobot-state: found '{state}', but the observations are {', '.join(spec.observations)}")
         self._histories = description.histories
         self._names = {
-            key: lerobot_process.feature_name(key, _frame(spec, key, self._histories)) for key in spec.observations
+            key: lerobot_process.feature_name(_STATE if key == state else key, _frame(spec, key, self._histories))
+            for key in spec.observations
         }
         features = {
             self._names[key]: lerobot_process.feature_of(_frame(spec, key, self._histories))
