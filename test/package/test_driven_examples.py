@@ -146,7 +146,7 @@ def test_a_robot_is_driven_and_safe_while_a_sensor_is_silent(
     assert not np.allclose(expected, SAFE[file], atol=0.01)
     rig.run_until_commanded(expected)
     position = rig.configuration.safe_position
-    # Without joint states the position to hold is soon unknown, and nothing is sent: test_node_safe_position.py.
+    # Without joint states the position to hold is soon unknown, and nothing is sent: test_safe_position.py.
     for topic in rig.sensors.keys() - {position.topic if position else ""}:
         rig.run_until_commanded(np.array(SAFE[file]), silent=[topic])
         rig.run_until_commanded(expected)
