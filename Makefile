@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the fleet in the simulated arena, results in demo_output/      make demo ROBOTS=16 DURATION_S=60
 # make demo WEB=1   the same for ten minutes, with a page of the fleet in the browser; Ctrl-C ends it
+# make demo POLICY=act   with an ACT of LeRobot instead, which gives the actions of a second at once
 # make test   linters, types and the tests: with ROS 2 Kilted, and those that depend on ROS once more with Jazzy
 # make test-all   this, then the slow tests, many more examples of the property-based ones, and all others with Jazzy
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
@@ -14,6 +15,7 @@
 PYTHON ?= python3
 ROBOTS ?= 4
 WEB ?=
+POLICY ?=
 DURATION_S ?= $(if $(WEB),600,30)
 # For `make mutants`: a subpackage or module below policy_node that pyproject.toml lists.
 MODULE ?=
@@ -35,8 +37,9 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
-demo: $(VENV)/demo.stamp
-	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S) $(if $(WEB),--web)
+demo: $(VENV)/demo.stamp $(if $(POLICY),$(VENV)/onnx.stamp)
+	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S) $(if $(WEB),--web) \
+	  $(if $(POLICY),--params config/rover_$(POLICY).yaml)
 
 # All run, also after failures. The linters need one core for a minute in a new clone; their findings come last.
 test: $(VENV)/test.stamp
@@ -83,6 +86,10 @@ $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,rover,bags,web]"
+	@touch $@
+
+$(VENV)/onnx.stamp: $(VENV)/demo.stamp
+	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[onnx]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh

@@ -21,6 +21,5 @@ policy_replay to-dataset "$folder/bag" --params "$folder/recorded.yaml" --time c
   --lerobot-python "$python" --lerobot-state touch --task "drive to the beacon" --output "$folder/dataset"
 PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}" "$python" "$here/train_act.py" "$folder/dataset" \
   --output "$folder/act" --minutes "$minutes"
-cp "$here/rover_act.yaml" "$folder"
-cd "$folder"
-policy_demo evaluate --params rover_act.yaml --episodes 100 --json act.json
+policy_demo evaluate --params "$here/../../config/rover_act.yaml" --model "$folder/act.onnx" --episodes 100 \
+  --json "$folder/act.json"

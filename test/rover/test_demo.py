@@ -66,6 +66,20 @@ def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
 
 @pytest.mark.over_dds
 @pytest.mark.slow
+def test_an_act_of_lerobot_drives_the_rovers_by_its_plans(tmp_path: Path) -> None:
+    params = Path(__file__).resolve().parents[2] / "config" / "rover_act.yaml"
+    report = tmp_path / "report.json"
+    words = ["--robots", "3", "--episodes", "3", "--json", str(report), "--output", str(tmp_path)]
+    demo = run_demo("evaluate", "--params", str(params), *words)
+    assert demo.returncode == 0, demo.stdout
+    found = json.loads(report.read_text())
+    assert found["policy"] == "rover_act.onnx"
+    assert found["success_rate"] >= 2 / 3
+    assert "in_process" not in found
+
+
+@pytest.mark.over_dds
+@pytest.mark.slow
 def test_it_serves_the_page_of_the_fleet_meanwhile(tmp_path: Path) -> None:
     model = tmp_path / "untrained.zip"
     untrained_model(observation_space(), action_space()).save(model)
