@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -41,6 +40,8 @@ TRANSITIONS = {
     "cleanup": (Transition.TRANSITION_CLEANUP, "unconfigured"),
 }
 TIMEOUT_S = 5.0
+# Longest wait for a change of the policy or the state, as loading a policy may take long.
+CHANGE_TIMEOUT_S = 300.0
 LOOK_PERIOD_S = 0.02
 # Time in which further nodes may be discovered after the first.
 SETTLE_S = 0.5
@@ -67,7 +68,7 @@ class Operations:
     stopping
         Ends every wait.
     timeout_s
-        Longest wait for a node to appear, and for an answer. Loading a policy may take longer.
+        Longest wait for a node to appear, and for an answer other than to a change of policy or state.
     """
 
     def __init__(self, node: Node, stopping: threading.Event, timeout_s: float = TIMEOUT_S) -> None:
@@ -140,7 +141,9 @@ class Operations:
         """Set the parameters `policy.…` of another policy."""
         parameters = [Parameter(key, value=value).to_parameter_msg() for key, value in changes.items()]
         request = SetParametersAtomically.Request(parameters=parameters)
-        response = await self._call(SetParametersAtomically, f"{name}/set_parameters_atomically", request, math.inf)
+        response = await self._call(
+            SetParametersAtomically, f"{name}/set_parameters_atomically", request, CHANGE_TIMEOUT_S
+        )
         policy = changes["policy.path"]
         return response.result.successful, response.result.reason or f"the policy is now {policy}"
 
@@ -149,10 +152,14 @@ class Operations:
         if self._take_report is None:
             _, self._take_report = poll_topic(self._node, DiagnosticArray, "/diagnostics", QoSProfile(depth=100))
         wanted, state = TRANSITIONS[transition]
-        request = ChangeState.Request(transition=Transition(id=wanted))
-        response = await self._call(ChangeState, f"{name}/change_state", request, math.inf)
-        if response.success:
-            return True, await self._report(name, state) or f"{transition}: done"
+        service = f"{name}/get_available_transitions"
+        available = await self._call(GetAvailableTransitions, service, GetAvailableTransitions.Request())
+        # rclpy of Jazzy does not answer a request for another transition.
+        if wanted in [each.transition.id for each in available.available_transitions]:
+            request = ChangeState.Request(transition=Transition(id=wanted))
+            response = await self._call(ChangeState, f"{name}/change_state", request, CHANGE_TIMEOUT_S)
+            if response.success:
+                return True, await self._report(name, state) or f"{transition}: done"
         found = await self._report(name) or "see the log of the node"
         return False, f"{transition} failed, or is not possible now: {found}"
 
@@ -172,8 +179,12 @@ class Operations:
 
     async def _call(self, kind: Any, name: str, request: Any, timeout_s: float | None = None) -> Any:
         """Return the response of a service; raises OperationError if there is none."""
+        is_new = name not in self._clients
         client = self._client(kind, name)
         await self._wait(client.service_is_ready, f"{name} does not answer")
+        if is_new and timeout_s is not None:
+            # The node may not know this client yet; the answer would be lost.
+            await asyncio.sleep(SETTLE_S)
         future = client.call_async(request)
         try:
             await self._wait(
