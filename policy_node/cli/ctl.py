@@ -85,25 +85,37 @@ async def _act(operations: Operations, options: argparse.Namespace) -> int:
     names = await operations.find(f"/{options.node.strip('/')}" if options.node else "")
     if len(names) > 1 and not options.all:
         raise OperationError(f"there are several policy nodes, {', '.join(names)}; choose with --node, or give --all")
-    status = 0
-    for name in names:
-        success, text = await _give(operations, name, options)
+    # At once, so that a node that does not answer keeps no other one from its stop.
+    answers = await asyncio.gather(*(_give(operations, name, options) for name in names))
+    for name, (success, text) in zip(names, answers, strict=True):
         print(f"{name}: {text}", file=sys.stdout if success else sys.stderr, flush=True)
-        status |= not success
-    return int(status)
+    return int(not all(success for success, _ in answers))
 
 
 async def _give(operations: Operations, name: str, options: argparse.Namespace) -> Answer:
-    """Give the command to one node; return success and its answer."""
+    """Give the command to one node; return success and its answer, or why there is none."""
+    try:
+        return await _command(operations, name, options)
+    except OperationError as error:
+        return False, str(error)
+
+
+async def _command(operations: Operations, name: str, options: argparse.Namespace) -> Answer:
     if options.command in TRANSITIONS:
         return await operations.change(name, options.command)
     if options.command == "swap":
-        # Relative paths count from the folder of the node, which is mostly another.
-        local = Path(options.policy)
-        path = str(local.resolve()) if local.exists() else options.policy
-        given = {"policy.path": path, "policy.sha256": options.sha256, "policy.vecnormalize": options.vecnormalize}
+        given = {
+            "policy.path": _resolved(options.policy),
+            "policy.sha256": options.sha256,
+            "policy.vecnormalize": options.vecnormalize and _resolved(options.vecnormalize),
+        }
         return await operations.swap(name, {key: value for key, value in given.items() if value is not None})
     return await operations.operate(name, options.command, options.robot or "")
+
+
+def _resolved(file: str) -> str:
+    """Return the full path of a file of this machine: the node mostly runs in another folder."""
+    return str(Path(file).resolve()) if Path(file).exists() else file
 
 
 def _status(node: Node, options: argparse.Namespace, stopping: threading.Event) -> int:

@@ -49,6 +49,15 @@ SAFE_POSITION = "action.safe_position"
 # Limits, which may be set while the node is configured, as may the `max_age_s` of a topic.
 LIMITS = ("action.low", "action.high", "action.max_rate", "synchronisation.max_age_s")
 
+# What a node keeps of command topics and of observed topics when its policy is replaced.
+_COMMAND_WIRING = (
+    *("topic", "type", "fields", "joints", "field", "constants", "points", "time_from_start_s", "frame_id"),
+    *("when_stale", "hold_s", "safe_command", "safe_position_topic", "safe_position_joints"),
+)
+_SOURCE_WIRING = (
+    *("topic", "type", "depth", "reliability", "durability", "stamp", "stamp_offset_s", "base_frame", "frame"),
+)
+
 
 class ConfigurationError(ValueError):
     """The configuration cannot be used; the text names each parameter, what was found, what is allowed and a remedy."""
@@ -178,6 +187,36 @@ def check_same_sensors(current: Configuration, wanted: Configuration) -> None:
             "observations: the max_age_s of a topic may be changed while the node is configured, but neither from nor "
             "to 0.0, and terms that share a topic need the same; deactivate and clean up the node first"
         )
+
+
+def check_same_wiring(current: Configuration, wanted: Configuration) -> None:
+    """Check that another policy leaves topics, safe commands and rates as they are.
+
+    Raises
+    ------
+    ConfigurationError
+        When it does not, as its description names other joints; commands would go to the wrong ones.
+    """
+    before, after = _wiring(current), _wiring(wanted)
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if changed:
+        found, used = after.get(changed[0]), before.get(changed[0])
+        raise ConfigurationError(
+            f"{changed[0]}: the new policy needs {found}, the node was configured with {used}; clean up the node, then "
+            "configure it with the new policy"
+        )
+
+
+def _wiring(configuration: Configuration) -> dict[str, Any]:
+    """Return by dotted name what a node keeps when its policy is replaced."""
+    names = ("control_rate_hz", "robots", "action.ramp_s", "action.publish_rate_hz")
+    found = {name: attrgetter(name)(configuration) for name in names}
+    for command in configuration.commands:
+        found |= {f"{command.prefix}.{name}": getattr(command, name) for name in _COMMAND_WIRING}
+    for sources in configuration.sensors:
+        for source in sources:
+            found |= {f"observations.{source.name}.{name}": getattr(source, name) for name in _SOURCE_WIRING}
+    return found
 
 
 def topic_of(robot: str, topic: str) -> str:

@@ -498,7 +498,7 @@ class Pipeline:
             got_safe |= sent.replaced
             driven = driven & sent.as_decided
             states, reasons = _with_replaced(decided, sent)
-        self._safe.freeze(got_safe)
+        self._safe.freeze(got_safe & self._safe.was_sent(sent.commands))
         # The memory keeps a reference to it.
         sent.commands.flags.writeable = False
         if sent.overruled:

@@ -332,8 +332,11 @@ class PlannedInference:
 
     def _previous_plans(self, now_ns: int) -> dict[str, torch.Tensor]:
         """Return the inputs of the policy that take the rest of the previous plan, and its steps until the next one."""
-        delays = np.where(self.store.has_plan, self.delay, 0)
-        found = {self._prefix: self.store.upcoming(self._everyone, now_ns), self._delay: delays}
+        # Of a plan that is not executed, such as one that has ended, nothing is told.
+        missing = self.store.due(now_ns).missing
+        upcoming = self.store.upcoming(self._everyone, now_ns)
+        upcoming[missing] = 0.0
+        found = {self._prefix: upcoming, self._delay: np.where(missing, 0, self.delay)}
         specs, device = self.policy.spec.observations, self.policy.device
         return {
             key: torch.from_numpy(array.reshape(-1, *specs[key].shape).astype(specs[key].dtype)).to(device)

@@ -152,6 +152,9 @@ class PlanStore:
         actions
             `[robots, horizon, components]`, all finite.
         """
+        # Nothing of a plan that has ended, while the robot got its safe command, continues in the next one.
+        age_ns = now_ns - self._newest_start_ns[robots]
+        self._start_ns[robots[(age_ns >= self._last_ns) | (age_ns > self.max_age_ns)]] = NEVER_NS
         self._newest[robots] = (self._newest[robots] + 1) % self._actions.shape[1]
         self._order = self._slots_in_order()
         slots = self._newest[robots]
@@ -220,7 +223,7 @@ class PlanStore:
         """Average all plans that cover the present, as Algorithm 2 of ACT does: the oldest has the weight exp(0)."""
         assert self.duration_ns is not None
         start_ns = np.take_along_axis(self._start_ns, self._order, axis=1)
-        covers = now_ns - start_ns < self.duration_ns
+        covers = (now_ns - start_ns < self.duration_ns) & (now_ns - start_ns <= self.max_age_ns)
         ranks = np.cumsum(covers, axis=1) - 1
         # Without a plan that covers the present all weights are 0: the newest one is held.
         weights = np.where(covers, np.exp(-self._decay * ranks), 0.0)

@@ -60,6 +60,10 @@ class SafeCommands:
         """Keep the safe commands of these robots, `[robots]` bool; update those of all others."""
         self.frozen = robots
 
+    def was_sent(self, commands: np.ndarray) -> np.ndarray:
+        """Return to which robots, `[robots]` bool, commands `[robots, components]` sent what `freeze` keeps."""
+        return np.ones(len(commands), bool)
+
     def freeze_known(self, robots: Sequence[int]) -> None:
         """Keep the safe commands of some robots, by their index, that have one."""
         frozen = self.frozen.copy()
@@ -130,6 +134,11 @@ class MeasuredPositions(SafeCommands):
         self.readings = tuple(readings)
         self._offer()
         return problems
+
+    def was_sent(self, commands: np.ndarray) -> np.ndarray:
+        """Return which robots got a position; other topics of a robot may have got their safe command alone."""
+        was_sent: np.ndarray = np.isfinite(commands[:, self._columns]).all(axis=1)
+        return was_sent
 
     def freeze_known(self, robots: Sequence[int]) -> None:
         """Keep the safe commands of some robots, by their index, whose position is known."""

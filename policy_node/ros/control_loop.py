@@ -463,6 +463,8 @@ class ControlLoop:
         # Between the ticks of simulated time nothing is sent: its speed is unknown.
         smooth = decided.ready if self._simulated is None else None
         now_ns, following = decided.observed.now_ns, decided.following
+        # The robot's own timeout has stopped it: the way to its command does not begin at the last one.
+        self._publishers.end_between(np.flatnonzero(decided.observed.unseen_gap).tolist())
         delivery = self._publishers.publish(decided.commands, publish, now_ns, until_s, smooth, following)
         error = delivery.error
         why = ENDED if error is None else NOT_SENT
@@ -494,6 +496,7 @@ class ControlLoop:
 
     def _yield_to_others(self) -> Exception | None:
         """Restart the episodes, because other nodes may have taken over; `_sending` must be held."""
+        self._publishers.end_between(range(len(self.changes)))
         recent = time.monotonic() - self._sent_s < RECENT_S
         self._sent_s = -math.inf
         self._pipeline.reset()

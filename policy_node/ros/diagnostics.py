@@ -388,7 +388,8 @@ class Reporter:
             newest_ms = np.where(np.isfinite(newest_ms), newest_ms, latest.ages_s * 1e3)
         plans = exhausted = None
         if latest is not None and latest.planned is not None:
-            plans, exhausted = latest.planned.taken - self._plans, latest.planned.exhausted - self._exhausted
+            plans = _since(self._plans, latest.planned.taken)
+            exhausted = _since(self._exhausted, latest.planned.exhausted)
             self._plans, self._exhausted = latest.planned.taken, latest.planned.exhausted
         planning_s = self._loop.planning_s
         return _Report(
@@ -621,6 +622,11 @@ def _plan_values(report: _Report) -> dict[str, object]:
         if math.isfinite(low):
             values |= {f"{name}_ms_p50": low, f"{name}_ms_p99": high}
     return values
+
+
+def _since(before: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return how many came since a count, which begins at 0 again with another policy."""
+    return np.where(count < before, count, count - before)
 
 
 def _timing_values(records: Sequence[TickRecord]) -> dict[str, float]:

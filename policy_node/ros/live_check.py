@@ -18,8 +18,10 @@ from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import Schedule, SteadyClock
 from policy_node.messages.summary import summary
+from policy_node.ros.command_subscribers import why_unheard
 from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import endpoint_names, why_silent
+from policy_node.ros.publishers import command_qos
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.sensing.synchroniser import RobotState
 
@@ -61,6 +63,8 @@ class RobotReport(NamedTuple):
     #: By full name of each command topic the full names of the nodes that listen to it, and of others that send to it.
     listeners: Mapping[str, tuple[str, ...]]
     commanders: Mapping[str, tuple[str, ...]]
+    #: Why some node that listens to the commands gets none, see `why_unheard`.
+    unheard: tuple[str, ...]
 
     @property
     def problems(self) -> list[str]:
@@ -71,6 +75,7 @@ class RobotReport(NamedTuple):
         for topic, names in self.listeners.items():
             if not names:
                 found.append(f"{self.robot}: nobody listens to its commands on {topic}")
+        found += [f"{self.robot}: {why}" for why in self.unheard]
         for topic, names in self.commanders.items():
             if names:
                 found.append(f"{self.robot}: {', '.join(names)} commands it already on {topic}")
@@ -211,7 +216,9 @@ def _robot_report(
             )
         )
     skews_s = np.array(driven.skews_s or [np.nan])
-    topics = [node.resolve_topic_name(topic_of(name, command.topic)) for command in configuration.commands]
+    topics = {node.resolve_topic_name(topic_of(name, command.topic)): command for command in configuration.commands}
+    qos = command_qos(configuration.action.deadline_s)
+    unheard = [why_unheard(node, topic, command.type, command.prefix, qos) for topic, command in topics.items()]
     reason = driven.reason
     if not ticks and node.get_parameter("use_sim_time").value:
         reason = "/clock has no message, but use_sim_time is true"
@@ -226,6 +233,7 @@ def _robot_report(
         driven.first_command,
         {topic: endpoint_names(node.get_subscriptions_info_by_topic(topic)) for topic in topics},
         {topic: endpoint_names(node.get_publishers_info_by_topic(topic)) for topic in topics},
+        tuple(filter(None, unheard)),
     )
 
 

@@ -18,6 +18,7 @@ from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
     check_same_sensors,
+    check_same_wiring,
 )
 from policy_node.ros.deployment import slowness
 from policy_node.ros.loading import Loading
@@ -188,6 +189,7 @@ class ParameterChanges:
         # Limits may have been changed while the policy was loading.
         configuration = read.parse(self._limits)
         check_same_sensors(node.deployment.configuration, configuration)
+        check_same_wiring(node.deployment.configuration, configuration)
         deployment.pipeline.change_limits(configuration)
         if node.loop is not None:
             node.loop.replace_policy(deployment.pipeline)

@@ -157,7 +157,8 @@ class CommandPublishers:
                 return False
             commands, publish = self._between.next()
             # The tick after it says what failed.
-            self._send(commands, publish, self._clock.now().nanoseconds, self._between.until_s, noted=False)
+            delivery = self._send(commands, publish, self._clock.now().nanoseconds, self._between.until_s, noted=False)
+            self._between.end(publish & ~delivery.sent)
             return True
 
     def end_between(self, robots: Collection[int]) -> None:
@@ -289,6 +290,9 @@ class CommandPublishers:
         """Let commands through again after the robots were stopped."""
         with self._lock:
             self._stopped = False
+            if self._between is not None:
+                # The robots may have been moved meanwhile.
+                self._between.end(np.ones(len(self._robots), bool))
 
     def stop(self, safe_commands: np.ndarray) -> None:
         """Send every robot its safe command, and nothing after it; wait a moment until it has arrived.

@@ -22,7 +22,7 @@ from aiohttp import WSServerHandshakeError
 from aiohttp.test_utils import TestClient, TestServer
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from node_harness import NodeProcess, Peer, ScriptedFleet, command_values, end, parameters_of
-from std_msgs.msg import Float64MultiArray, String
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout, String
 
 from policy_node.cli.monitor import DiagnosticsView
 from policy_node.cli.operations import Operations
@@ -268,10 +268,17 @@ def test_a_node_that_has_another_name_now_is_gone(reports: Reports, feed: Feed, 
 
 
 def test_something_else_on_the_topics_is_ignored(reports: Reports, feed: Feed) -> None:
-    for text in ("no JSON", "[1]", "{}"):
+    good = json.loads(preview_of(["robot_0"], ["READY"], {}).data)
+    wrong = [json.dumps({**good, **change}) for change in ({"robots": 1}, {"reasons": []}, {"states": [[]]})]
+    for text in ("no JSON", "[1]", "{}", "[" * 100_000, *wrong):
         reports.preview.publish(String(data=text))
+    for sizes in ([3, 4], [0, 5], [2, 1], [2]):
+        layout = MultiArrayLayout(dim=[MultiArrayDimension(size=size) for size in sizes])
+        reports.timing.publish(Float64MultiArray(layout=layout, data=[1.0, 2.0]))
+    foreign = DiagnosticStatus(name="no name!: control", values=[KeyValue(key="lifecycle_state", value="active")])
+    reports.diagnostics.publish(DiagnosticArray(status=[foreign]))
     reports.next("status", lambda: reports.status("control", lifecycle_state="active", robots="2"))
-    assert not [message for message in feed.history() if message["kind"] == "preview"]
+    assert not [message for message in feed.history() if message["kind"] in ("preview", "timing")]
 
 
 def test_a_page_that_is_opened_later_knows_what_happened(reports: Reports, feed: Feed) -> None:
@@ -304,6 +311,15 @@ def test_a_request_stops_and_resumes_the_robots(
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 
+    def is_known() -> bool:
+        # The node reports once a second.
+        try:
+            return bool(act(action="resume")["done"])
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+            return False
+
+    fleet.drive(is_known, "the page to know the node")
     assert act(action="stop") == {
         "done": True,
         "answer": "stopped; 2 of 2 robots got their safe command, until ~/resume is called",

@@ -44,7 +44,9 @@ class Reference:
         if self.chunk.max_age_s and now_ns - start_ns > round(self.chunk.max_age_s * 1e9):
             return None
         if self.chunk.aggregate == "ensemble":
+            most_ns = round(self.chunk.max_age_s * 1e9) or math.inf
             covering = [plan for plan in self.plans if now_ns - plan[0] < len(plan[2]) * self.step_ns]
+            covering = [plan for plan in covering if now_ns - plan[0] <= most_ns]
             if covering:
                 weights = [math.exp(-self.chunk.ensemble_decay * index) for index in range(len(covering))]
                 weighted = [w * self.action_of(plan, now_ns) for w, plan in zip(weights, covering, strict=True)]
@@ -96,6 +98,9 @@ def test_the_store_gives_what_a_plain_reference_gives(
             actions = rng.normal(size=(len(rows), horizon, 3))
             store.take(rows, start_ns, now_ns, actions)
             for row, plan in zip(rows, actions, strict=True):
+                if references[row].due(now_ns) is None:
+                    # Nothing of a plan that has ended continues.
+                    references[row].plans.clear()
                 references[row].plans.append((start_ns, now_ns, plan))
         elif event == "drop":
             dropped = rng.random(robots) < 0.5

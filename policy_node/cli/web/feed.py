@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Float64MultiArray, String
 
 from policy_node.cli.monitor import DiagnosticsView, Part, part_as_json
@@ -96,7 +98,7 @@ class Feed:
         messages = [*self._news(now_s), *self._gone(now_s)]
         self._subscribe(is_watched)
         for name, topic in self._timing.items():
-            messages += [self._ticks(name, message, now_s) for message in topic.take() if len(message.layout.dim) == 2]
+            messages += [ticks for message in topic.take() if (ticks := self._ticks(name, message, now_s))]
         for name, topic in self._previews.items():
             # The newest shows the present; the images of each differ.
             messages += [preview for text in topic.take() if (preview := _preview(name, text.data, now_s))]
@@ -132,6 +134,10 @@ class Feed:
 
     def _subscribe(self, is_watched: bool) -> None:
         for name in self._view.nodes:
+            try:
+                validate_full_topic_name(f"/{owner_of(name)}/timing")
+            except NameValidationException:
+                continue  # of another program, which has no such topics
             if name not in self._timing:
                 self._timing[name] = _Topic(self._node, Float64MultiArray, f"/{owner_of(name)}/timing", 10)
             if is_watched and name not in self._previews:
@@ -140,8 +146,12 @@ class Feed:
             while self._previews:
                 self._previews.popitem()[1].close()
 
-    def _ticks(self, node: str, message: Float64MultiArray, now_s: float) -> Message:
-        ticks, columns = (dimension.size for dimension in message.layout.dim)
+    def _ticks(self, node: str, message: Float64MultiArray, now_s: float) -> Message | None:
+        """Return the times of ticks as a message; None if another program publishes something else on the topic."""
+        sizes = [dimension.size for dimension in message.layout.dim]
+        if len(sizes) != 2 or math.prod(sizes) != len(message.data) or sizes[0] < 1 or sizes[1] < 3:
+            return None
+        ticks, columns = sizes
         rows_ms = np.array(message.data).reshape(ticks, columns)
         ages_ms = np.where(np.isfinite(rows_ms[:, 2:]), rows_ms[:, 2:], -math.inf).max(axis=1)
         # Ticks are regular: their times follow from those of the reports.
@@ -215,11 +225,18 @@ def _is_active(message: Message) -> bool:
     return message["values"].get("lifecycle_state") == "active"
 
 
+def _is_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(each, str) for each in found)
+
+
 def _preview(node: str, text: str, now_s: float) -> Message | None:
     """Return a preview as a message; None if another program publishes something else on its topic."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_preview = isinstance(found, dict) and found.keys() >= PREVIEW_KEYS
+    # What the feed reads itself; the page shows the rest.
+    is_preview = is_preview and isinstance(found["reasons"], dict)
+    is_preview = is_preview and all(_is_texts(found[key]) for key in ("robots", "states"))
     return {**found, "kind": "preview", "node": node, "t": now_s} if is_preview else None

@@ -143,7 +143,7 @@ class Server:
     def _problem(self, request: web.Request, given: str | None) -> str:
         """Return why a request is refused; empty if it is not."""
         host = urlsplit(f"//{request.host}").hostname
-        if not self._token and host not in LOCAL_NAMES:
+        if not self._token and not is_loopback(host or ""):
             return f"refused: found Host {host}, allowed: {', '.join(LOCAL_NAMES)}"
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
