@@ -136,3 +136,11 @@ def test_robots_of_other_nodes_are_followed_but_get_no_command() -> None:
     np.testing.assert_array_equal(rig.safe.commands, [[1.0, 2.0], [NAN, NAN], [5.0, 6.0]])
     rig.safe.yield_robots({})
     np.testing.assert_array_equal(rig.safe.commands, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+
+
+def test_only_a_position_that_was_sent_counts_as_sent() -> None:
+    """Other topics of a robot may have got their safe command alone."""
+    rig = Rig()
+    both = MeasuredPositions(3, rig.arrivals, rig._decode, rig.rejections, np.array([1, 2]), np.array([0.0, NAN, NAN]))
+    assert both.was_sent(np.array([[0.0, NAN, NAN], [NAN, 1.0, 2.0], [0.0, 1.0, 2.0]])).tolist() == [False, True, True]
+    assert SafeCommands(ROBOTS, 2, None).was_sent(np.full((ROBOTS, 2), NAN)).all()

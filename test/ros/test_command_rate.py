@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
 from loop_rig import LoopRig, save_echo
@@ -84,6 +85,24 @@ def test_commands_are_interpolated_and_the_recording_has_those_of_the_ticks(make
     assert rig.take(0) == [(2.0, 8.0), (3.0, 6.0), (4.0, 4.0), (5.0, 2.0)]
     assert tick.sent[0].tolist() == [5.0, 2.0]
     assert rig.commands(0) == [(1.0, 10.0), (5.0, 2.0)]
+
+
+@pytest.mark.parametrize("pause", ["stopped", "not heard"])
+def test_after_a_pause_the_way_does_not_begin_at_the_last_command(make_rig: MakeRig, pause: str) -> None:
+    rig = make_rig()
+    rig.tick()
+    rig.steps()
+    rig.take(0)
+    if pause == "stopped":
+        rig.publishers.stop(np.array([SAFE] * 2))
+        rig.publishers.resume()
+        rig.take(0)
+    else:
+        rig.time.now_s += 5.0
+    rig.readings[0] = ((5.0, 2.0), 0.0)
+    assert rig.tick().states[0] is RobotState.READY
+    rig.steps()
+    assert rig.take(0) == [(5.0, 2.0)] * 4
 
 
 def test_held_commands_are_repeated(make_rig: MakeRig) -> None:

@@ -56,12 +56,12 @@ def node(make_node: StartNode, tmp_path: Path) -> PolicyNode:
     return made
 
 
-def save_described(file: Path, observation: str) -> Path:
+def save_described(file: Path, observation: str, joints: str = "hip,knee") -> Path:
     """Save a policy for two joints with the description of its trainer."""
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["robots", 2]) for name in ("obs", "actions")]
     graph = helper.make_graph([helper.make_node("Identity", ["obs"], ["actions"])], "policy", ports[:1], ports[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    metadata = {"joint_names": "hip,knee", "default_joint_pos": "0.1,-1.5", "observation_names": observation}
+    metadata = {"joint_names": joints, "default_joint_pos": "0.1,-1.5", "observation_names": observation}
     helper.set_model_props(model, metadata)
     onnx.save(model, str(file))
     return file
@@ -120,15 +120,19 @@ def test_a_limit_is_changed_without_reading_files_again(
     assert set_parameters(described, action__high=[2.0]) == "" == set_parameters(described, action__low=[1.0])
 
 
-def test_a_policy_whose_description_asks_for_other_sensors_replaces_nothing(
-    described: PolicyNode, peer: Peer, tmp_path: Path
+@pytest.mark.parametrize(
+    ("observation", "joints", "reason"),
+    [("joint_vel", "hip,knee", "observations"), ("joint_pos", "knee,hip", "action.joints: the new policy needs")],
+)
+def test_a_policy_whose_description_asks_for_other_sensors_or_joints_replaces_nothing(
+    described: PolicyNode, peer: Peer, tmp_path: Path, observation: str, joints: str, reason: str
 ) -> None:
     before = described.deployment
     assert before is not None
     policy = before.pipeline.policy
     operator = LifecycleClient(peer, described.get_fully_qualified_name())
-    refused = operator.set(policy__path=str(save_described(tmp_path / "other.onnx", "joint_vel")))
-    assert "The present policy goes on." in refused
+    refused = operator.set(policy__path=str(save_described(tmp_path / "other.onnx", observation, joints)))
+    assert reason in refused and "The present policy goes on." in refused
     assert described.deployment is before and before.pipeline.policy is policy
     assert operator.get("policy.path") == [str(tmp_path / "policy.onnx")]
     assert set_parameters(described, action__high=[0.5]) == ""
