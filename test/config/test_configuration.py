@@ -17,6 +17,7 @@ from policy_node.config.schema import (
     Configuration,
     ConfigurationError,
     check_same_sensors,
+    commands_of,
     flatten,
     limits_of,
     observations_of,
@@ -507,7 +508,7 @@ def test_any_mutation_parses_or_is_a_configuration_error(changes, without, base)
     except ConfigurationError as error:
         keys = values.get("observations.keys")
         texts = [key for key in keys if isinstance(key, str)] if isinstance(keys, (list, tuple)) else []
-        named = [*flatten(values), *parameters_for(texts, observations_of(values)[1])]
+        named = [*flatten(values), *parameters_for(texts, observations_of(values)[1], commands_of(values))]
         assert error.problems
         for problem in error.problems:
             assert any(problem.startswith(f"{name}: ") for name in named), problem

@@ -93,7 +93,7 @@ def test_the_store_gives_what_a_plain_reference_gives(
         if event.startswith("plan"):
             rows = np.arange(robots) if event == "plan all" else np.flatnonzero(rng.random(robots) < 0.5)
             # The inference took up to eight ticks; plans come in the order of their observations.
-            start_ns = max(last_start_ns, now_ns - int(rng.integers(0, 8)) * PERIOD_NS)
+            start_ns = min(now_ns, max(last_start_ns, now_ns - int(rng.integers(0, 8)) * PERIOD_NS))
             last_start_ns = start_ns + PERIOD_NS
             actions = rng.normal(size=(len(rows), horizon, 3))
             store.take(rows, start_ns, now_ns, actions)

@@ -18,6 +18,7 @@ from policy_node.messages.types import PATHS, MessageType, vector_type
 from policy_node.messages.types.numbers import FieldSource
 from policy_node.messages.vectors import ReadNumbers
 
+_ROUNDING_RAD = 1e-6
 _SCAN = frozenset({"rays", "angles", "reduce"})
 _TURN = 2.0 * math.pi
 
@@ -77,7 +78,7 @@ class ScanSource(RangeSource):
 
     Direction `i` of `rays` is `angles[0] + i * (angles[1] - angles[0]) / (rays - 1)`. Without `angles` the first and
     the last ray of the message are the ends. A direction gets the rays that are nearer to it than to the next one, or
-    the nearest ray if there is none.
+    the nearest ray if there is none. A single direction gets all rays between the ends.
     """
 
     def __init__(self, message_type: MessageClass, choices: ReadingChoices) -> None:
@@ -137,8 +138,13 @@ class ScanSource(RangeSource):
         first, last = self._angles or sorted((angle_min, angle_min + float(offsets[-1])))
         step = (last - first) / (self.size - 1) if self.size and self.size > 1 else last - first or 1.0
         # From the first direction on, within a turn of it.
-        along = (angle_min + offsets - first + step / 2) % _TURN - step / 2
-        directions = np.rint(along / step).astype(np.intp)
+        before = step / 2 if self.size != 1 else _ROUNDING_RAD
+        along = (angle_min + offsets - first + before) % _TURN - before
+        if self.size == 1:
+            # There is no next direction: it stands for all between the ends.
+            directions = np.where(along <= last - first + _ROUNDING_RAD, 0, -1)
+        else:
+            directions = np.rint(along / step).astype(np.intp)
         groups = [np.flatnonzero(directions == direction) for direction in range(self.size or 0)]
         for direction, group in enumerate(groups):
             away = np.abs((along - direction * step + math.pi) % _TURN - math.pi)
