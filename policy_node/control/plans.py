@@ -116,7 +116,8 @@ class PlanStore:
         interval_ns = max(period_ns, self._replan_ns)
         if aggregate == "ensemble":
             assert self.duration_ns is not None
-            return -(-self.duration_ns // interval_ns)
+            # One more, because ticks come a little early or late.
+            return 1 + -(-self.duration_ns // interval_ns)
         return 1 + math.ceil(self._blend_ns / interval_ns) if aggregate == "blend" else 1
 
     def _slots_in_order(self) -> np.ndarray:
