@@ -121,7 +121,7 @@ def test_it_shows_every_robot_as_its_state_changes(watched: Watched) -> None:
     watched.drive(lambda: page.locator(".ticks canvas, .ages canvas").count() == 2, "plots of the node")
     stages = page.locator(".stages th").all_inner_texts()
     assert stages == ["lateness", "tick", "take", "select", "stage", "infer", "guard", "publish", "stamp to command"]
-    assert page.locator("#summary").inner_text() == "3 of 3 robots driven by 1 node"
+    watched.drive(lambda: page.locator("#summary").inner_text() == "3 of 3 robots driven by 1 node", "all robots")
 
     # One robot fails, and the others drive on.
     watched.drive(lambda: watched.state("robot_10") == "STALE", "the failure", *ROBOTS[:2])
