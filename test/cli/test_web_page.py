@@ -127,7 +127,8 @@ def test_it_shows_every_robot_as_its_state_changes(watched: Watched) -> None:
     watched.drive(lambda: watched.state("robot_10") == "STALE", "the failure", *ROBOTS[:2])
     watched.drive(lambda: " s old, " in watched.card("robot_10").locator(".reason").inner_text(), "why", *ROBOTS[:2])
     watched.drive(lambda: watched.states(*ROBOTS[:2]) == {"READY"}, "the others", *ROBOTS[:2])
-    assert any("robot_10 STALE" in text for text in page.locator(".events li").all_inner_texts())
+    events = page.locator(".events li")
+    watched.drive(lambda: any("robot_10 STALE" in text for text in events.all_inner_texts()), "event", *ROBOTS[:2])
     watched.drive(
         lambda: page.locator("#summary").inner_text() == "2 of 3 robots driven by 1 node", "both", *ROBOTS[:2]
     )
