@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from policy_node.cli.options import number, override
-from policy_node.config.parameter_file import read_parameter_file
+from policy_node.cli.options import add_parameter_file, number, parameters_of
 from policy_node.config.schema import ConfigurationError, named
 from policy_node.ros.checking import Checked, check_parameters
 from policy_node.ros.deployment import Deployment
@@ -35,18 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
         "neither robots nor a GPU. The exit status is 1 if there is a problem.",
         epilog="Documentation: doc/getting_started.md",
     )
-    parser.add_argument("file", type=Path, help="ROS parameter file (YAML)")
+    add_parameter_file(parser)
     parser.add_argument("--policy", metavar="POLICY", help="policy file in place of policy.path")
-    parser.add_argument(
-        "-p",
-        dest="overrides",
-        type=override,
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="override a parameter of the file; may be repeated",
-    )
-    parser.add_argument("--node", default="/policy_node", help="full name of the node (default /policy_node)")
     parser.add_argument(
         "--live",
         type=number(float, 1.0, 3600.0),
@@ -60,14 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run `policy_node check`."""
     options = make_parser().parse_args(words)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
-    overrides = dict(options.overrides)
-    if options.policy is not None:
-        overrides["policy.path"] = options.policy
     try:
-        values = {**read_parameter_file(options.file, options.node), **overrides}
+        values = parameters_of(options)
     except ConfigurationError as error:
         print(f"policy_node check: {error}", file=sys.stderr)
         return 1
+    if options.policy is not None:
+        values["policy.path"] = options.policy
     found = check_parameters(values, options.node)
     _print_checked(options.file, found)
     if found.problems or found.deployment is None:
@@ -76,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     reports = _listen(found.deployment, values, options.live, options.node)
     status = _print_live(reports, found.deployment, options.live, console)
-    if status == 0 and not overrides:
+    if status == 0 and not options.overrides and options.policy is None:
         print(f"start the node: policy_node --ros-args --params-file {options.file}")
     return status
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from rclpy.node import Node
 
-from policy_node.cli.options import number, override
-from policy_node.config.parameter_file import read_parameter_file
+from policy_node.cli.options import add_parameter_file, number, parameters_of
 from policy_node.config.schema import ConfigurationError, named, parse_configuration
 from policy_node.policies.described_parameters import fill_in
 from policy_node.ros.deployment import load_configured
@@ -35,11 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         "that arrive. There are no physics: it shows that the file runs end to end.",
         epilog="Documentation: doc/getting_started.md",
     )
-    parser.add_argument("file", type=Path, help="ROS parameter file (YAML) of the node")
-    parser.add_argument(
-        "-p", dest="overrides", type=override, action="append", default=[], metavar="NAME:=VALUE", help="override one"
-    )
-    parser.add_argument("--node", default="/policy_node", help="full name of the node (default /policy_node)")
+    add_parameter_file(parser)
     parser.add_argument(
         "--rate-hz",
         type=number(float, 0.1, 1000.0),
@@ -62,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    values = {**read_parameter_file(options.file, options.node), **dict(options.overrides)}
+    values = parameters_of(options)
     filled, _ = fill_in(with_resolved_paths(values))
     configuration = parse_configuration(filled)
     policy = load_configured(configuration)

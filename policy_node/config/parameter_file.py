@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,14 @@ def parse_override(text: str) -> tuple[str, Any]:
         return name, parse_yaml(value)
     except ValueError as error:
         raise ValueError(f"found '{text}', whose value is no YAML") from error
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Parse `NAME:=VALUE`, for the `type` of an argparse option."""
+    try:
+        return parse_override(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _sections(content: Mapping[Any, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

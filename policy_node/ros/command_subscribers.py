@@ -11,6 +11,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 
 from policy_node.config.parameters import CommandConfiguration
 from policy_node.config.schema import Configuration, topic_of
+from policy_node.ros.graph import endpoint_name
 from policy_node.ros.publishers import command_qos
 
 # Looks after which type and QoS of as many subscribers as before are read again, which costs much more than counting.
@@ -108,7 +109,7 @@ def why_unheard(node: Node, name: str, type_name: str, prefix: str, qos: QoSProf
         Beginning of the names of the topic's parameters, such as `action`.
     """
     for each in node.get_subscriptions_info_by_topic(name):
-        who = f"{each.node_namespace.rstrip('/')}/{each.node_name}"
+        who = endpoint_name(each)
         if each.topic_type != type_name:
             return f"{name} is subscribed as {each.topic_type} by {who}, {prefix}.type is {type_name}"
         if reason := _why_incompatible(each.qos_profile, qos):

@@ -80,9 +80,14 @@ def _topics_of_type(node: Node, robot: str, source: SourceConfiguration) -> str:
     return f"; of {source.type} there {'is' if len(found) == 1 else 'are'} {shown}: did you mean {found[0]}?"
 
 
+def endpoint_name(endpoint: TopicEndpointInfo) -> str:
+    """Return the full name of the node with a publisher or subscription."""
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
 def endpoint_names(endpoints: Sequence[TopicEndpointInfo]) -> tuple[str, ...]:
     """Return the full names of the nodes with these publishers or subscriptions, each once."""
-    return tuple(sorted({f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in endpoints}))
+    return tuple(sorted(set(map(endpoint_name, endpoints))))
 
 
 def zero_publisher(node: Node, topic: str, turns: Mapping[bytes | int, bytes], message_type: Any) -> str:
@@ -98,7 +103,7 @@ def zero_publisher(node: Node, topic: str, turns: Mapping[bytes | int, bytes], m
     if not zeros or len(zeros) == len(turns):
         return ""
     named = [
-        f"{each.node_namespace.rstrip('/')}/{each.node_name}"
+        endpoint_name(each)
         for each in node.get_publishers_info_by_topic(topic)
         if any(isinstance(gid, bytes) and bytes(each.endpoint_gid)[: len(gid)] == gid for gid in zeros)
     ]
@@ -115,7 +120,7 @@ def several_publishers(node: Node, robots: Sequence[str], source: SourceConfigur
     if not crowded:
         return ""
     publishers = node.get_publishers_info_by_topic(crowded[0])
-    names = sorted(f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}" for publisher in publishers)
+    names = sorted(map(endpoint_name, publishers))
     others = f" and {len(crowded) - 1} topics more" if len(crowded) > 1 else ""
     return (
         f"{crowded[0]}{others} has {len(publishers)} publishers ({', '.join(names[:4])}), but the policy takes their "

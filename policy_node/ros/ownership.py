@@ -21,6 +21,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from policy_node.ros.graph import endpoint_name
 from policy_node.ros.process import raise_if_interrupted, this_process
 from policy_node.ros.rclpy_internals import NO_EVENTS, direct_take
 
@@ -335,7 +336,7 @@ class Claims:
             if self._node.count_publishers(topic) < 2:
                 continue
             for endpoint in self._node.get_publishers_info_by_topic(topic):
-                name = f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+                name = endpoint_name(endpoint)
                 if name not in known and (name, topic) not in self._foreign:
                     self._foreign.add((name, topic))
                     self._logger.warning(

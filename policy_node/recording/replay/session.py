@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from policy_node.config.parameter_file import parse_override
+from policy_node.config.parameter_file import override
 from policy_node.control.tick import FleetTick
 from policy_node.control.timing import SteadyClock
 from policy_node.recording.replay.bag import Bag, BagError
@@ -38,7 +37,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p",
         dest="overrides",
-        type=_override,
+        type=override,
         action="append",
         default=[],
         metavar="NAME:=VALUE",
@@ -68,13 +67,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="topic of the recorded commands, relative to each robot or absolute (default: action.topic if the bag has "
         "it)",
     )
-
-
-def _override(text: str) -> tuple[str, Any]:
-    try:
-        return parse_override(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _remap(text: str) -> tuple[str, str]:
