@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import platform
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +21,11 @@ from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
 _switching = threading.Lock()
 _switch_intervals_s: list[float] = []
 _python_interval_s = sys.getswitchinterval()
+# Number of the system call sched_setattr, for which the C libraries of today have no function yet.
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+# size, policy, flags, niceness, priority, runtime, deadline, period.
+_SCHED_ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+SLICE_NS = 100_000
 
 
 def check_realtime(realtime: RealtimeConfiguration) -> None:
@@ -60,6 +68,19 @@ def apply_realtime(realtime: RealtimeConfiguration) -> None:
     if realtime.priority:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(realtime.priority))
+
+
+def shorten_slice() -> None:
+    """Let the calling thread, and threads that it starts later, run at once when they wake, for a short time.
+
+    Since Linux 6.12 a thread runs before threads with longer slices that compute. Its share of the CPU stays as it is,
+    and no permission is needed. Does nothing where the system knows no slices.
+    """
+    number = _SCHED_SETATTR.get(platform.machine())
+    if number is not None and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        attributes = _SCHED_ATTRIBUTES.pack(_SCHED_ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, SLICE_NS, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
 def name_thread(name: str) -> None:

@@ -21,6 +21,7 @@ from policy_node.config.files import check_file
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
 from policy_node.control.memory_reserve import MemoryMonitor
+from policy_node.control.realtime import shorten_slice
 from policy_node.policies.contract import warnings_to
 from policy_node.ros.node import PolicyNode
 from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_at_once, exit_without, ros_process
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv if arguments is None else ["policy_node", *arguments]
     # The threads of OpenCV spin while they wait: a single one resizes a camera image in two thirds of the CPU time.
     cv2.setNumThreads(1)
+    shorten_slice()
     with ExitStack() as stack:
         try:
             _check_parameter_files(arguments)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 
 from policy_node.cli.options import number
 from policy_node.cli.process_environment import profile_variable
+from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
+from policy_node.control.realtime import check_realtime
 from policy_node_bench.chaos.report import show, write_markdown
 from policy_node_bench.command import Command, option
 from policy_node_bench.harness.processes import ros_session
@@ -68,8 +70,9 @@ class ChaosOptions:
         choices=("udp", "shm"),
     )
     priority: int = option(
-        0,
-        "realtime.priority of the node; robots that start take its CPU time, because they run on the same computer",
+        50,
+        "realtime.priority of the node, 0 where the system refuses it; without one, robots that start take CPU time "
+        "from the node, because they run on the same computer",
         type=number(int, 0, 99),
     )
     busy: bool = option(
@@ -91,6 +94,15 @@ class ChaosOptions:
         return BUSY_NICENESS if self.busy else NICENESS
 
 
+def _granted(options: ChaosOptions) -> ChaosOptions:
+    """Return the options with the priority that the system grants."""
+    try:
+        check_realtime(RealtimeConfiguration(options.priority, (), freeze_gc=True, switch_interval_s=0.0))
+    except ConfigurationError:
+        return replace(options, priority=0)
+    return options
+
+
 def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:
     """Run a campaign with the transport and return the figures."""
     with tempfile.TemporaryDirectory(prefix="policy_bench_") as folder:
@@ -102,7 +114,7 @@ def measure(options: ChaosOptions, console: Console) -> dict[str, Any]:
         with ros_session():
             from policy_node_bench.chaos.campaign import run_chaos
 
-            return run_chaos(options, console)
+            return run_chaos(_granted(options), console)
 
 
 COMMAND = Command(

@@ -159,8 +159,8 @@ def markdown(figures: Figures) -> str:
         "",
         f"`policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} "
         f"--seed {options['seed']}{busy}`,",
-        f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, over "
-        f"{options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
+        f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, `realtime.priority` "
+        f"{options['priority']}, over {options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
         "",
         f"- {injected} faults, {commands['driven']} commands from readings and {commands['safe']} safe commands;",
         f"  **{figures['violations']} violations**. The oldest readings of a command were",

@@ -5,11 +5,13 @@
 import ctypes
 import gc
 import os
+import platform
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,15 @@ from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import LifecycleClient, NodeProcess, Peer
 
 from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
-from policy_node.control.realtime import apply_realtime, check_realtime, frozen_garbage, switch_interval
+from policy_node.control.realtime import (
+    _SCHED_ATTRIBUTES,
+    SLICE_NS,
+    apply_realtime,
+    check_realtime,
+    frozen_garbage,
+    shorten_slice,
+    switch_interval,
+)
 
 PRIORITY = 1
 ABSENT_CPU = 100_000
@@ -88,6 +98,32 @@ def drop_priority() -> None:
     """Drop the permission to raise the priority in a process before it is executed."""
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
+
+
+def test_threads_that_start_later_wake_with_short_slices() -> None:
+    # sched_getattr(2).
+    number = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
+    found = bytearray(_SCHED_ATTRIBUTES.size)
+
+    def ask() -> None:
+        buffer = (ctypes.c_char * len(found)).from_buffer(found)
+        ctypes.CDLL(None).syscall(number, 0, buffer, len(found), 0)
+
+    def slice_ns() -> int:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(ask).result()
+        return int(_SCHED_ATTRIBUTES.unpack(found)[5])
+
+    def shortened_ns() -> int:
+        shorten_slice()
+        return slice_ns()
+
+    usual_ns = slice_ns()
+    if not usual_ns:
+        pytest.skip("this kernel knows no slices of threads: Linux 6.12 or later does")
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(shortened_ns).result() == SLICE_NS < usual_ns
+    assert slice_ns() == usual_ns
 
 
 def test_a_refused_priority_names_the_remedy() -> None:
