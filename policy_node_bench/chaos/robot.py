@@ -50,6 +50,9 @@ POSITION_TOPIC = "joint_states"
 DELAY_STEPS = 30
 DELAY_STEP_S = 0.002
 _ANY = Reading(1, 1)
+# Joints of incomplete messages. A robot keeps the newest value of the others, which are the time: as old as it says.
+_HALF = [0, 4, 5]
+_SHORT = [0, 3, 4, 5]
 # Faults that readings request of the policy.
 _REQUESTS = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_raises": Request.RAISE}
 # Discovery of a robot costs CPU time in all processes, so its node has few topics and services.
@@ -112,19 +115,22 @@ class ReadingMessages:
 
     def __init__(self, seed: int) -> None:
         height, width, channels = IMAGE_SHAPE
-        pixels, numbers = image_bytes(_ANY), touch_numbers(_ANY)
-        names = list(TOUCH_JOINTS)
+        pixels = image_bytes(_ANY)
         self._rng = np.random.default_rng(seed)
         image = Image(height=height, width=width, encoding="rgb8", step=width * channels, data=pixels)
         self._image = StampedMessage(image, pixels)
         image.height += 1
         self._contradiction = StampedMessage(image, pixels)
-        self._touch = StampedMessage(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
-        half = numbers[::2]
-        self._half_touch = StampedMessage(JointState(name=names[::2], effort=half.tolist()), half.tobytes())
+        self._touch = self._touch_of(list(range(len(TOUCH_JOINTS))))
+        self._half_touch = self._touch_of(_HALF)
         self._gripper = StampedMessage(JointState(name=["gripper"], effort=[0.5]))
-        short = numbers[1:]
-        self._short_touch = StampedMessage(JointState(name=names[1:], effort=short.tolist()), short.tobytes())
+        self._short_touch = self._touch_of(_SHORT)
+
+    @staticmethod
+    def _touch_of(joints: list[int]) -> StampedMessage:
+        numbers = touch_numbers(_ANY)[joints]
+        names = [TOUCH_JOINTS[joint] for joint in joints]
+        return StampedMessage(JointState(name=names, effort=numbers.tolist()), numbers.tobytes())
 
     def __call__(self, reading: Reading, stamp_ns: int, behaviour: Behaviour) -> tuple[bytes, bytes]:
         """Return camera and touch message of a reading, with the fault of the behaviour."""
@@ -138,9 +144,9 @@ class ReadingMessages:
             # Keep the encapsulation with the byte order.
             return self._noise(image), self._noise(touch)
         if fault == "wrong_size":
-            return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[1:].tobytes())
+            return self._contradiction(stamp_ns, pixels), self._short_touch(stamp_ns, numbers[_SHORT].tobytes())
         if fault == "partial":
-            return image, self._half_touch(stamp_ns, numbers[::2].tobytes())
+            return image, self._half_touch(stamp_ns, numbers[_HALF].tobytes())
         if fault == "truncated_image":
             return image[: len(image) // 2], touch
         return image, touch
