@@ -254,8 +254,8 @@ class Reception:
         # Counts `[robots][sensors]` at earlier calls of `findings`, with their times.
         self._history: deque[tuple[float, list[list[Counts]]]] = deque()
         self._history.append((time.monotonic(), self._counts()))
-        # Ages of the newest messages at the last calls, `[robots][sensors]`.
-        self._ages: list[list[deque[int]]] = [[deque(maxlen=_AGES) for _ in sensors] for _ in robots]
+        # Ages of the newest messages at the last calls, `[calls, robots, sensors]`; NaN where none came.
+        self._ages_ns = np.full((_AGES, len(robots), len(sensors)), np.nan)
 
     def change_limits(self, sensors: Sequence[SensorKind]) -> None:
         """Use the largest ages of these sensors from now on, which are the same sensors otherwise."""
@@ -302,17 +302,21 @@ class Reception:
 
     def _offsets(self, counts: list[list[Counts]], before: list[list[Counts]]) -> list[Finding]:
         """Return the sensors whose stamps differ by a constant from the clock of this computer, or from each other."""
+        has_stamps = np.array([sensor.has_stamps for sensor in self._sensors])
+        arrived = np.array(
+            [
+                [new.received > old.received for new, old in zip(*rows, strict=True)]
+                for rows in zip(counts, before, strict=True)
+            ]
+        )
+        self._ages_ns = np.roll(self._ages_ns, 1, axis=0)
+        self._ages_ns[0] = [[stream.age_ns for stream in streams] for streams in self.streams]
+        self._ages_ns[:, ~(arrived & has_stamps)] = np.nan
         # Robots and sensors with a constant age of their messages.
-        ages_s = np.full((len(self._robots), len(self._sensors)), np.nan)
-        for robot, sensor in np.ndindex(ages_s.shape):
-            ages = self._ages[robot][sensor]
-            if counts[robot][sensor].received == before[robot][sensor].received or not self._sensors[sensor].has_stamps:
-                ages.clear()
-                continue
-            ages.append(self.streams[robot][sensor].age_ns)
-            age_s = sum(ages) / len(ages) / 1e9
-            if len(ages) == _AGES and max(ages) - min(ages) < _CONSTANT_NS and abs(age_s) < _OTHER_CLOCK_S:
-                ages_s[robot, sensor] = age_s
+        ages_s = self._ages_ns.mean(axis=0) / 1e9
+        ages_s[~((np.ptp(self._ages_ns, axis=0) < _CONSTANT_NS) & (abs(ages_s) < _OTHER_CLOCK_S))] = np.nan
+        if not ((ages_s > _LONGEST_DELAY_S) | (ages_s < 0.0)).any():
+            return []
         found = []
         for index, sensor in enumerate(self._sensors):
             of_sensor, limit_s = ages_s[:, index], self.streams[0][index].max_age_ns / 1e9
