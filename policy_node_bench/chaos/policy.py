@@ -123,20 +123,25 @@ class TellTale(torch.nn.Module):
     def forward(self, image: torch.Tensor, touch: torch.Tensor) -> torch.Tensor:
         """Return the commands `[robots, COMMAND_SIZE]` of images `[robots, *IMAGE_SHAPE]` and touch."""
         request = touch[:, 4]
+        # Few operations, because the policy is not under test.
+        if float(request.max()) >= self.block:
+            self._misbehave(request, touch[:, 5])
+        pixels = image.reshape(image.size(0), -1)
+        first, last = pixels[:, :8], pixels[:, -8:]
+        torn = (first != last).any(dim=1, keepdim=True).float()
+        # Sums of whole numbers below 2^24, which are exact in float32.
+        mark = first.float() @ self.weights
+        command = torch.cat([touch[:, :3], mark, touch[:, 3:4] + self.number, torn], dim=1)
+        return command.masked_fill((request == self.nan)[:, None], float("nan"))
+
+    def _misbehave(self, request: torch.Tensor, seconds: torch.Tensor) -> None:
         blocking = request == self.block
         if bool(blocking.any()):
-            end_ns = torch.ops.prim.TimePoint() + int((touch[:, 5] * blocking.float()).max() * 1e9)
+            end_ns = torch.ops.prim.TimePoint() + int((seconds * blocking.float()).max() * 1e9)
             while torch.ops.prim.TimePoint() < end_ns:
                 pass
         if bool((request == self.fail).any()):
             raise ValueError("a reading requested a failure of the policy")
-        pixels = image.reshape(image.size(0), -1).float()
-        first, last = pixels[:, :8], pixels[:, -8:]
-        torn = (first != last).any(dim=1, keepdim=True).float()
-        # Sums of at most three products, which are exact in float32.
-        mark = (first[:, :, None] * self.weights).sum(dim=1)
-        command = torch.cat([touch[:, :3], mark, touch[:, 3:4] + self.number, torn], dim=1)
-        return torch.where((request == self.nan)[:, None], torch.full_like(command, float("nan")), command)
 
 
 def save_policy(path: Path, number: int = 0) -> None:
