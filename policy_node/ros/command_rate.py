@@ -18,8 +18,8 @@ END_S = 1.0
 class CommandRate:
     """Calls a function at a rate for the rest of each control period.
 
-    Nothing is called later than a period after the tick: when the tick hangs, or the process was paused, there are no
-    commands until the next one.
+    Nothing is called later than a period after the tick: when the tick hangs, or the process was paused or the machine
+    suspended, there are no commands until the next one.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class CommandRate:
         self._steps = steps
         self._send = send
         self._prepare = prepare
-        self._began_ns = 0
+        # On the monotonic clock, and on the one that goes on while the machine is suspended.
+        self._began_ns = self._began_at_ns = 0
         self._began = threading.Event()
         self._stopping = threading.Event()
         self._clock = SteadyClock(self._stopping)
@@ -47,6 +48,7 @@ class CommandRate:
     def begin(self) -> None:
         """Begin the calls of a period; called at each tick, whose own command is the first."""
         self._began_ns = time.monotonic_ns()
+        self._began_at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if not self._thread.is_alive() and not self._stopping.is_set():
             self._thread.start()
         self._began.set()
@@ -66,11 +68,11 @@ class CommandRate:
             self._began.clear()
             if self._stopping.is_set():
                 return
-            began_ns = self._began_ns
+            began_ns, ends_ns = self._began_ns, self._began_at_ns + self._period_ns
             for step in range(1, self._steps):
                 due_ns = began_ns + step * self._period_ns // self._steps
                 if not self._clock.wait_until(due_ns) or self._began.is_set():
                     break
                 # After a pause another node may drive the robots.
-                if time.monotonic_ns() - began_ns > self._period_ns or not self._send():
+                if time.clock_gettime_ns(time.CLOCK_BOOTTIME) > ends_ns or not self._send():
                     break
