@@ -16,13 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import add_parameter_file, number, parameters_of
+from policy_node.cli.output import NOTHING, make_console
 from policy_node.config.schema import ConfigurationError, named
 from policy_node.ros.checking import Checked, check_parameters
 from policy_node.ros.deployment import Deployment
 from policy_node.ros.live_check import RobotReport, listen, wait_for_graph
 
-NOTHING = "–"
-FILE_WIDTH = 160
 NODE_NAME = "policy_node_check"
 
 
@@ -48,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     """Run `policy_node check`."""
     options = make_parser().parse_args(words)
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    console = make_console()
     try:
         values = parameters_of(options)
     except ConfigurationError as error:
@@ -90,27 +89,17 @@ def _print_checked(file: Path, found: Checked) -> None:
 
 def _listen(deployment: Deployment, values: dict[str, Any], duration_s: float, node_name: str) -> list[RobotReport]:
     """Listen to the topics from a node in the namespace of the one to check."""
-    from rclpy.node import Node
-    from rclpy.parameter import Parameter
-
-    from policy_node.ros.process import destroy_last_node, ros_process
+    from policy_node.ros.process import tool_node
     from policy_node.ros.rclpy_internals import spinning
 
-    simulated = values.get("use_sim_time", False)
-    with ros_process() as stopping:
-        node = Node(
-            NODE_NAME,
-            namespace=node_name.rpartition("/")[0] or None,
-            start_parameter_services=False,
-            parameter_overrides=[Parameter("use_sim_time", value=simulated)],
-        )
-        try:
-            with spinning(node):
-                print(f"listening for {duration_s:g} s …", file=sys.stderr, flush=True)
-                wait_for_graph(node, stopping)
-                return listen(node, deployment, duration_s, stopping)
-        finally:
-            destroy_last_node(node)
+    parameters = {"use_sim_time": values.get("use_sim_time", False)}
+    with (
+        tool_node(NODE_NAME, namespace=node_name.rpartition("/")[0], parameters=parameters) as (node, stopping),
+        spinning(node),
+    ):
+        print(f"listening for {duration_s:g} s …", file=sys.stderr, flush=True)
+        wait_for_graph(node, stopping)
+        return listen(node, deployment, duration_s, stopping)
 
 
 def _print_live(reports: Sequence[RobotReport], deployment: Deployment, duration_s: float, console: Console) -> int:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
-from rich.console import Console
 
-from policy_node.cli.monitor import FILE_WIDTH, DiagnosticsView, as_table
+from policy_node.cli.monitor import DiagnosticsView, as_table
 from policy_node.cli.operations import OPERATIONS, TIMEOUT_S, TRANSITIONS, Answer, OperationError, Operations
 from policy_node.cli.options import number
-from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.cli.output import make_console
+from policy_node.ros.process import tool_node
 from policy_node.ros.rclpy_internals import spinning
 
 
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `policy_ctl`."""
     arguments = sys.argv if arguments is None else ["policy_ctl", *arguments]
     options = make_parser().parse_args(remove_ros_args(arguments)[1:])
-    with ros_process(arguments) as stopping:
-        node = Node(f"policy_ctl_{os.getpid()}", start_parameter_services=False)
+    with tool_node(f"policy_ctl_{os.getpid()}", arguments) as (node, stopping):
         try:
             if options.command == "status":
                 return _status(node, options, stopping)
@@ -76,8 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OperationError as error:
             print(f"policy_ctl: {error}", file=sys.stderr)
             return 1
-        finally:
-            destroy_last_node(node)
 
 
 async def _act(operations: Operations, options: argparse.Namespace) -> int:
@@ -124,7 +121,7 @@ def _status(node: Node, options: argparse.Namespace, stopping: threading.Event) 
     view.wait(options.timeout_s, stopping)
     if not view.nodes:
         raise OperationError(view.why_nothing())
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(as_table(view), highlight=False)
+    make_console().print(as_table(view))
     return 0
 
 

@@ -219,21 +219,12 @@ def _from_description(description: TrainerDescription, options: argparse.Namespa
 
 def _hear(duration_s: float) -> Graph:
     """Listen to the topics of the running robots."""
-    import threading
-
-    from rclpy.node import Node
-
     from policy_node.ros.discovery import hear
-    from policy_node.ros.process import destroy_last_node, ros_process
+    from policy_node.ros.process import tool_node
 
-    with ros_process() as stopping:
-        assert isinstance(stopping, threading.Event)
-        node = Node("policy_node_init", start_parameter_services=False)
-        try:
-            print(f"listening for {duration_s:g} s …", file=sys.stderr, flush=True)
-            return hear(node, duration_s, stopping)
-        finally:
-            destroy_last_node(node)
+    with tool_node("policy_node_init") as (node, stopping):
+        print(f"listening for {duration_s:g} s …", file=sys.stderr, flush=True)
+        return hear(node, duration_s, stopping)
 
 
 if __name__ == "__main__":

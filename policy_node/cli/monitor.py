@@ -25,16 +25,16 @@ from rich.table import Table
 from rich.text import Text
 
 from policy_node.cli.options import number
+from policy_node.cli.output import NOTHING, make_console
 from policy_node.ros.domain import search_scope
-from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.graph import natural_order
+from policy_node.ros.process import tool_node
 from policy_node.ros.rclpy_internals import poll_topic
 
 LOOK_PERIOD_S = 0.25
 PRINT_PERIOD_S = 1.0
 # Nodes report every second.
 SILENT_S = 3.0
-NOTHING = "–"
-FILE_WIDTH = 160
 
 _LEVELS = {
     DiagnosticStatus.OK: "OK",
@@ -260,7 +260,7 @@ def _robots_table(node: NodeView) -> Table:
     for counted in ("rejected", "bounded", "slowed"):
         table.add_column(counted, justify="right")
     table.add_column("reason", overflow="fold")
-    for robot, part in sorted(node.robots.items(), key=lambda item: _natural(item[0])):
+    for robot, part in sorted(node.robots.items(), key=lambda item: natural_order(item[0])):
         values = part.values
         state = values.get("state", NOTHING)
         table.add_row(
@@ -277,12 +277,6 @@ def _robots_table(node: NodeView) -> Table:
             Text(values.get("reason", "")),
         )
     return table
-
-
-def _natural(name: str) -> tuple[str, int, str]:
-    """Return a sorting key that puts robot_2 before robot_10."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or 0), name
 
 
 def _figure(values: Mapping[str, str], key: str, digits: int = 1) -> str:
@@ -323,7 +317,7 @@ def _print(view: DiagnosticsView, options: argparse.Namespace, console: Console)
     if options.json:
         print(json.dumps(as_json(view)), flush=True)
     elif view.nodes:
-        console.print(as_table(view), highlight=False)
+        console.print(as_table(view))
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -362,19 +356,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `policy_monitor` until SIGINT or SIGTERM."""
     arguments = sys.argv if arguments is None else ["policy_monitor", *arguments]
     options = parse_options(remove_ros_args(arguments)[1:])
-    # A file or a pipe has no width.
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    with ros_process(arguments) as stopping:
-        node = Node("policy_monitor", start_parameter_services=False)
-        try:
-            view = DiagnosticsView(node, options.node)
-            if options.web:
-                from policy_node.cli.web.server import serve
+    console = make_console()
+    with tool_node("policy_monitor", arguments) as (node, stopping):
+        view = DiagnosticsView(node, options.node)
+        if options.web:
+            from policy_node.cli.web.server import serve
 
-                return serve(node, view, options.host, options.port, stopping)
-            return watch(view, options, console, stopping)
-        finally:
-            destroy_last_node(node)
+            return serve(node, view, options.host, options.port, stopping)
+        return watch(view, options, console, stopping)
 
 
 if __name__ == "__main__":

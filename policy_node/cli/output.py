@@ -1,14 +1,25 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check that the output files and folders of a command can be written, before it does any work; show warnings."""
+"""How commands print, and checks that their output files and folders can be written before they do any work."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
+
+# In a cell without a value.
+NOTHING = "–"
+# A file or a pipe has no width.
+_FILE_WIDTH = 160
+
+
+def make_console() -> Console:
+    """Return the console of the standard output."""
+    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
 
 
 def warnings_as_lines(program: str, console: Console) -> AbstractContextManager[None]:

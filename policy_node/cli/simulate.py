@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from rclpy.node import Node
-
 from policy_node.cli.options import add_parameter_file, number, parameters_of
 from policy_node.config.schema import ConfigurationError, named, parse_configuration
 from policy_node.policies.described_parameters import fill_in
 from policy_node.ros.deployment import load_configured
-from policy_node.ros.parameters import with_resolved_paths
-from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
+from policy_node.ros.process import tool_node
 from policy_node.ros.rclpy_internals import spinning
 from policy_node.ros.simulated_robots import Reading, SimulatedRobots, bag_readings, described
 
@@ -58,14 +56,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     values = parameters_of(options)
+    if uses_sim_time(values):
+        raise ConfigurationError(
+            "use_sim_time: found true, but simulated robots have the time of this computer and publish no /clock; give "
+            "-p use_sim_time:=false here and to the node"
+        )
     filled, _ = fill_in(with_resolved_paths(values))
     configuration = parse_configuration(filled)
     policy = load_configured(configuration)
     rate_hz = options.rate_hz or max(DEFAULT_RATE_HZ, configuration.control_rate_hz)
-    with ros_process() as stopping, ExitStack() as stack:
-        namespace = options.node.rpartition("/")[0]
-        node = Node("policy_node_simulate", namespace=namespace or None, start_parameter_services=False)
-        stack.callback(destroy_last_node, node)
+    namespace = options.node.rpartition("/")[0]
+    with tool_node("policy_node_simulate", namespace=namespace) as (node, stopping), ExitStack() as stack:
         robots = SimulatedRobots(node, configuration, policy)
         readings = _of_bag(options.bag, robots, stack) if options.bag else robots.random_readings(rate_hz, options.seed)
         print(f"simulating {named(configuration.robots)}: {len(robots.topics)} topics; Ctrl-C ends it", flush=True)

@@ -27,7 +27,7 @@ from policy_node.messages.reading import UnusableReading
 from policy_node.messages.summary import joint_names, summary
 from policy_node.messages.types.joint_states import JOINT_FIELDS
 from policy_node.policies.proposed_parameters import TWIST_FIELDS, Found, components_of, frame_of
-from policy_node.ros.graph import endpoint_names
+from policy_node.ros.graph import endpoint_names, natural_order
 from policy_node.ros.rclpy_internals import Take, poll_topic
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -265,7 +265,7 @@ def _namespaces(candidates: Mapping[str, Sequence[Candidate]]) -> list[str]:
     deepest = [one for one in full if not any(other != one and _below(f"{other}/x", one) for other in full)]
     if not deepest or (most == 1 and len(deepest) == 1):
         return ["/"]
-    return _without_common_end(sorted(deepest, key=_natural))
+    return _without_common_end(sorted(deepest, key=natural_order))
 
 
 def _without_common_end(namespaces: Sequence[str]) -> list[str]:
@@ -274,11 +274,6 @@ def _without_common_end(namespaces: Sequence[str]) -> list[str]:
     while len(parts) > 1 and len({each[-1] for each in parts}) == 1 and all(len(each) > 1 for each in parts):
         parts = [each[:-1] for each in parts]
     return ["/" + "/".join(each) for each in parts]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key that puts robot_2 before robot_10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _for_observation(key: str, spec: ArraySpec, heard: Iterable[HeardTopic]) -> list[Candidate]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,11 @@ def _topics_of_type(node: Node, robot: str, source: SourceConfiguration) -> str:
         return ""
     shown = ", ".join(found[:MOST_SUGGESTED])
     return f"; of {source.type} there {'is' if len(found) == 1 else 'are'} {shown}: did you mean {found[0]}?"
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Return a sorting key that puts robot_2 before robot_10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def endpoint_name(endpoint: TopicEndpointInfo) -> str:

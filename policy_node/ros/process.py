@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, TimeoutError, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import rclpy
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from policy_node.config.threads import start
@@ -204,6 +205,20 @@ def destroy_last_node(node: Node) -> None:
     with end_process_if_destruction_hangs():
         node.destroy_node()
         release_state_machine(node)
+
+
+@contextmanager
+def tool_node(
+    name: str, arguments: Sequence[str] = (), namespace: str = "", parameters: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Node, StopEvent]]:
+    """Keep ROS and the only node of a command open within the context; yield it and the event of `ros_process`."""
+    with ros_process(arguments) as stopping:
+        overrides = [Parameter(key, value=value) for key, value in (parameters or {}).items()]
+        node = Node(name, namespace=namespace or None, start_parameter_services=False, parameter_overrides=overrides)
+        try:
+            yield node, stopping
+        finally:
+            destroy_last_node(node)
 
 
 class EventThreadMonitor:

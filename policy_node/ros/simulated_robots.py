@@ -36,10 +36,13 @@ from policy_node.messages.reading import UnusableReading
 from policy_node.messages.vectors import NumberSource
 from policy_node.policies import Policy
 from policy_node.ros.deployment import pair
+from policy_node.ros.frames import uses_tf
 from policy_node.ros.subscriptions import sensor_qos
 
 # Messages that a sensor repeats.
 EXAMPLES = 8
+# Time between the end of a bag and its next beginning.
+BAG_PAUSE_S = 0.1
 # Most robots whose commands are shown.
 MOST_SHOWN = 8
 _STAMP = struct.Struct("<iI")
@@ -77,6 +80,11 @@ class SimulatedRobots:
     """
 
     def __init__(self, node: Node, configuration: Configuration, policy: Policy) -> None:
+        for source in filter(uses_tf, configuration.sources):
+            raise ConfigurationError(
+                f"observations.{source.name}.base_frame: found {source.base_frame!r}, but simulated robots publish no "
+                f"tf; give -p observations.{source.name}.base_frame:='' here and to the node"
+            )
         self._node = node
         self._configuration = configuration
         layouts, self._decoders = pair(configuration, policy)
@@ -173,14 +181,16 @@ class SimulatedRobots:
 
 
 def bag_readings(messages: Callable[[], Iterable[tuple[int, str, bytes]]]) -> Iterator[Reading]:
-    """Yield the messages of a bag, times in nanoseconds with topics and bytes, again and again."""
+    """Yield the messages of a bag, times in nanoseconds with topics and bytes, again and again after a pause."""
+    after_s = 0.0
     while True:
         before_ns: int | None = None
         for time_ns, topic, raw in messages():
-            yield Reading(0.0 if before_ns is None else max(0, time_ns - before_ns) / 1e9, topic, raw)
+            yield Reading(after_s if before_ns is None else max(0, time_ns - before_ns) / 1e9, topic, raw)
             before_ns = time_ns
         if before_ns is None:
             return
+        after_s = BAG_PAUSE_S
 
 
 def _restamped(raw: bytes, stamp_ns: int) -> bytes:

@@ -27,7 +27,7 @@ from rosgraph_msgs.msg import Clock
 from policy_node.cli.options import number
 from policy_node.control.timing import SteadyClock
 from policy_node.ros.middleware import confirms_arrival, middleware
-from policy_node.ros.process import destroy_last_node, ros_process
+from policy_node.ros.process import tool_node
 from policy_node.ros.rclpy_internals import spinning
 from policy_node_rover.arena.description import ARENA
 from policy_node_rover.frames import PosePublisher, publish_fixed_transforms
@@ -362,8 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate until SIGINT, SIGTERM or the end of `--duration-s`."""
     arguments = sys.argv if arguments is None else ["rover_sim", *arguments]
     options = parse_options(remove_ros_args(arguments)[1:])
-    with ros_process(arguments) as stopping:
-        node = Node("rover_sim", start_parameter_services=False)
+    with tool_node("rover_sim", arguments) as (node, stopping):
         options.clock |= node.get_parameter("use_sim_time").value
         try:
             model = ArenaModel()
@@ -372,8 +371,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RendererError as error:
             node.get_logger().fatal(str(error))
             return 1
-        finally:
-            destroy_last_node(node)
     return 0
 
 

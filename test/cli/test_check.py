@@ -14,11 +14,11 @@ import yaml
 from geometry_msgs.msg import Twist, Vector3
 from node_harness import ACTION_SPACE, Peer, parameters_of
 from rclpy.node import Node
-from rich.console import Console
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.cli import check, executables
 from policy_node.cli.check import main
+from policy_node.cli.output import make_console
 from policy_node.config.schema import parse_configuration
 from policy_node.ros.checking import check_parameters
 from policy_node.ros.live_check import listen, wait_for_graph
@@ -191,7 +191,7 @@ def test_a_robot_with_two_command_topics(model: Model, ros: None, capsys: pytest
     assert report.first_command is not None and report.first_command.shape == (2,)
     newest = {name: command.tolist() for name, (_, command) in simulated.commands.items() if command is not None}
     assert newest == {"robot_7 base": [0.5], "robot_7 arm": [0.25]}
-    check._print_live([report], found.deployment, 1.0, Console(width=check.FILE_WIDTH))
+    check._print_live([report], found.deployment, 1.0, make_console())
     said = capsys.readouterr().out
     assert "cmd_vel, geometry_msgs/msg/Twist with angular.z; lift, std_msgs/msg/Float64MultiArray; none was" in said
 

@@ -20,7 +20,7 @@ from policy_node.messages.cdr import deserialise, header_stamp_ns, serialise
 from policy_node.messages.codecs import reading_decoder
 from policy_node.messages.examples import example_message
 from policy_node.messages.fields import MessageTypeError, message_class
-from policy_node.ros.simulated_robots import _restamped, bag_readings
+from policy_node.ros.simulated_robots import BAG_PAUSE_S, _restamped, bag_readings
 
 
 def test_a_node_drives_simulated_robots(
@@ -41,6 +41,30 @@ def test_a_node_drives_simulated_robots(
 def test_problems_end_with_status_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing.yaml")]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"use_sim_time": True}, "publish no /clock; give -p use_sim_time:=false"),
+        (
+            {"observations.touch.type": "geometry_msgs/msg/PoseStamped", "observations.touch.base_frame": "base_link"},
+            "observations.touch.base_frame: found 'base_link', but simulated robots publish no tf",
+        ),
+    ],
+)
+def test_what_simulated_robots_lack_is_refused(
+    model: Callable[..., tuple[Path, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    parameters = parameters_of(model()[0], ("robot_0",), changes)
+    file = tmp_path / "robots.yaml"
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    assert main([str(file)]) == 1
+    assert words in capsys.readouterr().err
 
 
 # Types that random numbers can give; others need a bag.
@@ -101,5 +125,11 @@ def test_the_messages_of_a_bag_come_again_in_their_rhythm() -> None:
     recorded = [(10_000_000_000, "/a", b"1"), (10_500_000_000, "/b", b"2")]
     first = list(itertools.islice(bag_readings(lambda: recorded), 4))
     assert [reading.topic for reading in first] == ["/a", "/b", "/a", "/b"]
-    assert [reading.after_s for reading in first] == [0.0, 0.5, 0.0, 0.5]
+    assert [reading.after_s for reading in first] == [0.0, 0.5, BAG_PAUSE_S, 0.5]
+    # Also those of one time come in a rhythm.
+    assert [reading.after_s for reading in itertools.islice(bag_readings(lambda: recorded[:1]), 3)] == [
+        0.0,
+        BAG_PAUSE_S,
+        BAG_PAUSE_S,
+    ]
     assert list(bag_readings(lambda: [])) == []
