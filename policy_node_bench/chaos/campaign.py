@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from policy_node.cli.child_process import Child, ToolError
+from policy_node.cli.process_environment import memory_environment
 from policy_node.report.figures import machine, progress_bar
 from policy_node.ros.middleware import reports_deadlines
 from policy_node_bench.chaos.cli import ChaosOptions
@@ -156,7 +157,8 @@ class Campaign:
         parameters["record.path"] = str(self._folder / RECORDINGS)
         parameters["realtime.priority"] = self._options.priority
         arguments = node_arguments(NODE_NAME, parameters, self._folder / "parameters.yaml")
-        return Child("the node", arguments, self._folder / f"node_{self._nodes}.log", wrapper=self._disk)
+        log = self._folder / f"node_{self._nodes}.log"
+        return Child("the node", arguments, log, memory_environment(), wrapper=self._disk)
 
     def _start_second(self, name: str, wrapper: list[str]) -> Child:
         """Start a node for the same robots, whose commands differ from those of the node under test."""
@@ -388,8 +390,11 @@ def run_chaos(options: ChaosOptions, console: Console) -> dict[str, Any]:
         judge.add(campaign.judge)
     quiet, faulty = campaign.quiet_windows, campaign.fault_windows
     times_s = np.concatenate([np.array(sent_s) for sent_s in judge.sent_s])
-    quiet_s = [times_s[(start_s <= times_s) & (times_s < end_s)] for start_s, end_s in quiet]
-    phase_s = grid_phase_s(np.concatenate(quiet_s), judge.limits.period_s)
+    # An activation begins another grid; both windows of a cycle are between two.
+    phases_s = [
+        grid_phase_s(times_s[(start_s <= times_s) & (times_s < end_s)], judge.limits.period_s)
+        for start_s, end_s in quiet
+    ]
     figures |= {
         "commands": dict(judge.commands),
         "starved_s": campaign.starved_s,
@@ -397,7 +402,7 @@ def run_chaos(options: ChaosOptions, console: Console) -> dict[str, Any]:
         "allowed_age_s": judge.limits.age_s,
         "faults": fault_figures(campaign.faults),
         "full_disks": campaign.operations.full_disks,
-        **judge_timing(judge, judge_ticks(judge, quiet, phase_s), judge_ticks(judge, faulty, phase_s)),
+        **judge_timing(judge, judge_ticks(judge, quiet, phases_s), judge_ticks(judge, faulty, phases_s)),
         "resources": resource_figures(campaign.samples, options.seconds),
     }
     if figures["resources"]["is_judged"]:

@@ -248,8 +248,8 @@ def grid_phase_s(times_s: np.ndarray, period_s: float) -> float:
     return (reference_s + float(np.quantile(offsets_s, EARLIEST))) % period_s
 
 
-def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: float) -> Ticks:
-    """Assign the commands of robots without a fault, in ascending windows of time, to the ticks of the grid."""
+def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phases_s: Sequence[float]) -> Ticks:
+    """Assign the commands of robots without a fault, in ascending windows of time, to the ticks of each one's grid."""
     lateness_ms: list[list[np.ndarray]] = [[] for _ in windows]
     missed: list[tuple[int, float]] = []
     ticks = 0
@@ -259,7 +259,7 @@ def judge_ticks(judge: Judge, windows: Sequence[tuple[float, float]], phase_s: f
                 low, high = np.searchsorted(sent_s, [free_start_s, free_end_s])
                 if high - low < 2:
                     continue
-                times_s = np.array(sent_s[low:high]) - phase_s
+                times_s = np.array(sent_s[low:high]) - phases_s[window]
                 numbers = tick_numbers(times_s, judge.limits.period_s)
                 lateness_ms[window].append((times_s - numbers * judge.limits.period_s) * 1e3)
                 skipped = np.maximum(np.diff(numbers) - 1, 0)

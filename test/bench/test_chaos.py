@@ -277,12 +277,12 @@ def test_missed_ticks_and_lateness_are_measured_on_the_grid(phase: float, seed: 
     for time_s in sent_s:
         judge.sent_s[0].append(time_s)
     phase_s = grid_phase_s(sent_s, LIMITS.period_s)
-    ticks = judge_ticks(judge, [(0.0, 1000.0)], phase_s)
+    ticks = judge_ticks(judge, [(0.0, 1000.0)], [phase_s])
     assert len(ticks.missed) == 2 and ticks.ticks == 400
     assert np.sort(ticks.lateness_ms[0])[-3:] == pytest.approx([35.5, 70.0, 85.0], abs=1.0)
     # Ticks of a robot with a fault are not judged.
     judge.concerned[0] += [(grid_s[190], grid_s[210]), (grid_s[295], grid_s[305])]
-    assert not judge_ticks(judge, [(0.0, 1000.0)], phase_s).missed
+    assert not judge_ticks(judge, [(0.0, 1000.0)], [phase_s]).missed
 
 
 def test_growth_is_distinguished_from_noise() -> None:
