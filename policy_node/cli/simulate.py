@@ -15,6 +15,7 @@ from policy_node.cli.options import add_parameter_file, number, parameters_of
 from policy_node.config.schema import ConfigurationError, named, parse_configuration
 from policy_node.policies.described_parameters import fill_in
 from policy_node.ros.deployment import load_configured
+from policy_node.ros.frames import uses_tf
 from policy_node.ros.parameters import uses_sim_time, with_resolved_paths
 from policy_node.ros.process import tool_node
 from policy_node.ros.rclpy_internals import spinning
@@ -63,6 +64,11 @@ def _run(options: argparse.Namespace) -> int:
         )
     filled, _ = fill_in(with_resolved_paths(values))
     configuration = parse_configuration(filled)
+    for source in filter(uses_tf, configuration.sources):
+        raise ConfigurationError(
+            f"observations.{source.name}.base_frame: found {source.base_frame!r}, but simulated robots publish no tf; "
+            f"give -p observations.{source.name}.base_frame:='' here and to the node"
+        )
     policy = load_configured(configuration)
     rate_hz = options.rate_hz or max(DEFAULT_RATE_HZ, configuration.control_rate_hz)
     namespace = options.node.rpartition("/")[0]

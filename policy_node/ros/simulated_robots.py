@@ -36,7 +36,6 @@ from policy_node.messages.reading import UnusableReading
 from policy_node.messages.vectors import NumberSource
 from policy_node.policies import Policy
 from policy_node.ros.deployment import pair
-from policy_node.ros.frames import uses_tf
 from policy_node.ros.subscriptions import sensor_qos
 
 # Messages that a sensor repeats.
@@ -80,11 +79,6 @@ class SimulatedRobots:
     """
 
     def __init__(self, node: Node, configuration: Configuration, policy: Policy) -> None:
-        for source in filter(uses_tf, configuration.sources):
-            raise ConfigurationError(
-                f"observations.{source.name}.base_frame: found {source.base_frame!r}, but simulated robots publish no "
-                f"tf; give -p observations.{source.name}.base_frame:='' here and to the node"
-            )
         self._node = node
         self._configuration = configuration
         layouts, self._decoders = pair(configuration, policy)
