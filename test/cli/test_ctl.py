@@ -37,8 +37,12 @@ def test_it_operates_a_running_node(
             assert success and "2 of 2 robots got their safe command" in text
             assert run(operations.operate("/fleet", "resume"))[0]
             assert run(operations.operate("/fleet", "stop", "robot_1")) == (True, "stop of robot_1: the node has it")
-            fleet.drive(lambda: diagnostics.values("fleet: robot_1").get("state") == "STOPPED", "the stop of one")
-            assert diagnostics.values("fleet: robot_0")["state"] == "READY"
+
+            def states() -> list[str | None]:
+                return [diagnostics.values(f"fleet: {robot}").get("state") for robot in ROBOTS]
+
+            # A report may still be of the stop of both.
+            fleet.drive(lambda: states() == ["READY", "STOPPED"], "the stop of one")
             success, text = run(operations.operate("/fleet", "stop", "robot_9"))
             assert not success and text.endswith("allowed are robot_0, robot_1")
             success, text = run(operations.swap("/fleet", {"policy.path": "nothing.zip"}))
