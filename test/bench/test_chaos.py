@@ -117,10 +117,13 @@ def test_messages_are_valid_without_a_fault_and_invalid_with_one() -> None:
         image.data
     ) == image_bytes(reading)
     assert np.isnan(deserialize_message(messages(reading, 0, Behaviour("nan"))[1], JointState).effort).sum() == 1
-    for fault in ("wrong_size", "partial"):
+    for fault, left in (("wrong_size", 4), ("partial", 3)):
         found = deserialize_message(messages(reading, 0, Behaviour(fault))[1], JointState)
         values = dict(zip(touch.name, touch.effort, strict=True))
-        assert found.name and dict(zip(found.name, found.effort, strict=True)).items() < values.items()
+        assert (
+            len(found.name) == len(found.effort) == left
+            and dict(zip(found.name, found.effort, strict=True)).items() < values.items()
+        )
         # A joined reading has the time of its oldest joints.
         assert not {"touch_1", "touch_2"} & set(found.name)
     gripper = deserialize_message(messages.gripper(2_000_000_007), JointState)

@@ -299,11 +299,14 @@ def test_a_quadruped_gets_gains_and_500_commands_a_second(make_rig: Callable[...
         way = start + (end - start) * np.arange(11)[:, None] / 10
         del commands[:-1]
         rig.run_until_commanded(command(robot.settled()))
+        passed: list[int] = []
         for sent in map(numbers_of, commands):
             tenth = int(np.abs(way - sent).max(axis=1).argmin())
             if not np.allclose(sent, way[tenth], rtol=0.0, atol=1e-4):
                 break
-            tenths.add(tenth)
+            passed.append(tenth)
+        assert passed == sorted(passed)
+        tenths.update(passed)
 
     # A busy machine skips some at a time.
     deadline_s = time.monotonic() + PATIENCE_S
