@@ -266,12 +266,21 @@ class Peer:
         assert self.spin_for(timeout_s, condition), f"waited {timeout_s:g} s in vain for {what}"
 
     def spin_for(self, duration_s: float, condition: Callable[[], Any] = lambda: False) -> bool:
-        """Spin for a time, or until a condition holds; return whether it held."""
+        """Spin for a time, or until a condition holds; return whether it held.
+
+        It spins for as long as the condition took: one message for each look at a page would leave old ones behind.
+        """
         deadline_s = time.monotonic() + duration_s
+        asked_s = time.monotonic()
         while not condition():
-            if time.monotonic() >= deadline_s:
+            now_s = time.monotonic()
+            if now_s >= deadline_s:
                 return False
+            spun_until_s = 2.0 * now_s - asked_s
             self._executor.spin_once(timeout_sec=0.02)
+            while time.monotonic() < spun_until_s:
+                self._executor.spin_once(timeout_sec=0.0)
+            asked_s = time.monotonic()
         return True
 
     def call(self, service_type: Any, name: str, request: Any) -> Any:

@@ -152,7 +152,7 @@ def test_its_buttons_stop_at_once_and_ask_before_they_resume(watched: Watched) -
     assert "all robots of /fleet again? It moves at once" in page.get_by_role("dialog").inner_text()
     watched.click("Cancel")
     watched.fleet.clear()
-    watched.drive(lambda: len(watched.fleet.commands["robot_0"]) > 10, "commands")
+    watched.drive(lambda: all(len(commands) > 10 for commands in watched.fleet.commands.values()), "commands")
     assert watched.is_safe() and watched.states() == {"STOPPED"}
     watched.click("Resume robot_1")
     watched.click("Resume")
