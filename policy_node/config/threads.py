@@ -13,8 +13,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Threads without work, the last one used at the end. In a process with many threads glibc gives each new thread the next
-# of its memory arenas, and each arena keeps what a load of a policy left in it: 13 MB in 60 loads, 2 MB with one thread.
+# Threads without work, the last one used at the end. In a process with many threads glibc gives each new thread the
+# next of its memory arenas, and each keeps what a load of a policy left in it: 13 MB in 60 loads, 2 MB with one thread.
 _idle: list[_Worker] = []
 # A forked process has none of them.
 os.register_at_fork(after_in_child=_idle.clear)
