@@ -120,8 +120,6 @@ def choose_engine(
     laid_out = frozenset(channels_last)
     if settings.engine != "auto":
         return _named(policy, robots, settings, laid_out)
-    if beside is not None:
-        settings = replace(settings, compile=False)
     candidates = {one.label: one for one in all_candidates(policy, settings)}
     own = policy.engine_name
     if len(candidates) == 1:
