@@ -3,6 +3,7 @@
 """Engines act as the policy does or are left out; the fastest is taken and remembered; chunks change nothing."""
 
 import json
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -229,6 +230,13 @@ def test_an_engine_that_fails_or_differs_is_left_out_with_its_reason(monkeypatch
     assert chosen.excluded["onnxruntime"] == "RuntimeError: no kernel"
     with pytest.raises(EngineError, match="RuntimeError: no kernel; use 'auto' or 'direct'"):
         choose_engine(load(KINDS[0]), ROBOTS, EngineSettings("onnxruntime"))
+
+
+def test_a_missing_package_of_an_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # rosdep has no key for it, so that a robot may lack it.
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    chosen = choose_engine(load(KINDS[0]), ROBOTS, EngineSettings())[1]
+    assert chosen.excluded["onnxruntime"] == "onnx is not installed; pip install onnx onnxruntime"
 
 
 def test_robots_that_influence_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

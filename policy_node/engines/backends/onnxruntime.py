@@ -18,9 +18,11 @@ from policy_node.policies.contract import Policy
 
 def _build(request: EngineRequest) -> Policy:
     try:
+        import onnx  # noqa: F401  torch.onnx needs it, and says so less clearly.
+
         from policy_node.policies import onnxruntime_network as runtime
     except ModuleNotFoundError as error:
-        raise EngineError(f"{error.name} is not installed; pip install onnx onnxruntime onnxscript") from error
+        raise EngineError(f"{error.name} is not installed; pip install onnx onnxruntime") from error
     device = request.policy.device
     if device.type == "cuda" and not runtime.runs_on_gpu():
         raise EngineError("the installed onnxruntime cannot use a GPU; install onnxruntime-gpu in its place")
