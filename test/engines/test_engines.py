@@ -32,6 +32,8 @@ from policy_node.engines import (
     in_chunks,
 )
 from policy_node.engines.backends import EngineRequest, onnxruntime, torchscript
+from policy_node.engines.parity import ParityTrial
+from policy_node.engines.tracing import EnginePolicy
 from policy_node.engines.wrapped import CapturedPolicy
 from policy_node.policies import Policy, WrappedPolicy
 
@@ -265,6 +267,25 @@ def test_a_network_that_branches_on_values_is_not_recorded() -> None:
     run_by, chosen = choose_engine(policy, ROBOTS, EngineSettings())
     assert run_by is policy and chosen.name == "direct"
     assert all("its computation depends on values" in chosen.excluded[engine] for engine in ENGINES)
+
+
+@pytest.mark.parametrize("case", [*KINDS[:2], KINDS[6], RECURRENT], ids=str)
+def test_onnxruntime_is_measured_as_a_tick_runs_it(case: Case) -> None:
+    """The session is bound once, to tensors whose numbers change."""
+    policy, images = load(case), frozenset(images_of(load(case)))
+    run_by, _ = choose_engine(policy, ROBOTS, EngineSettings("onnxruntime"), images)
+    trial = ParityTrial(policy, ROBOTS, images)
+    assert not isinstance(choice.one_call(policy, trial)(), list)
+    assert isinstance(choice.one_call(run_by, trial)(), list)
+    assert isinstance(run_by, EnginePolicy)
+    observations, memory = trial.observations, policy.initial_state(ROBOTS)
+    call = run_by.bound(observations, memory)
+    assert call is not None
+    for seed in range(3):
+        for key, drawn in example_observations(policy, ROBOTS, seed).items():
+            observations[key].copy_(drawn)
+        expected, _ = policy(observations, memory)
+        assert_same_actions(policy, call()[0], expected)
 
 
 def test_beside_a_policy_that_drives_nothing_is_measured(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:

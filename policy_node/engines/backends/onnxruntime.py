@@ -35,11 +35,11 @@ def _build(request: EngineRequest) -> Policy:
     session = runtime.make_session(content.getvalue(), device, ["CUDAExecutionProvider"])
     if device.type == "cuda" and session.get_providers() == ["CPUExecutionProvider"]:
         raise EngineError("the installed onnxruntime cannot start CUDA here")
-    bind_tick = None
-    if device.type == "cpu":
-        # Without the examples, which may be large.
-        bind_tick = partial(BoundTick, replace(request, observations={}))
-    return EnginePolicy(request, "onnxruntime", runtime.OnnxruntimeNetwork(session, device), bind_tick)
+    run = runtime.OnnxruntimeNetwork(session, device)
+    if device.type != "cpu":
+        return EnginePolicy(request, "onnxruntime", run)
+    # Without the examples, which may be large.
+    return EnginePolicy(request, "onnxruntime", run, partial(BoundTick, replace(request, observations={})), run.bound)
 
 
 ENGINE = Engine(
