@@ -37,7 +37,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LI
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
-demo: $(VENV)/demo.stamp $(if $(POLICY),$(VENV)/onnx.stamp)
+demo: $(VENV)/demo.stamp
 	$(VENV)/bin/policy_demo --robots $(ROBOTS) --duration-s $(DURATION_S) $(if $(WEB),--web) \
 	  $(if $(POLICY),--params config/rover_$(POLICY).yaml)
 
@@ -86,10 +86,6 @@ $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt
 	@echo "installing into $(VENV), about one minute"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[ros,rover,bags,web]"
-	@touch $@
-
-$(VENV)/onnx.stamp: $(VENV)/demo.stamp
-	@$(VENV)/bin/$(PIP_INSTALL) --constraint constraints.txt --editable ".[onnx]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp test/gazebo_tools.sh

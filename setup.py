@@ -35,9 +35,6 @@ bench = [*rover]
 # For policies of RecurrentPPO, MaskablePPO, TRPO, TQC, CrossQ, QRDQN and ARS.
 contrib = ["sb3-contrib>=2.8"]
 
-# For ONNX policies, and to export them. With a GPU, install onnxruntime-gpu in place of onnxruntime.
-onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
-
 # For folders of LeRobot's policies, and to export them; robots run the exported ONNX files with onnxruntime alone.
 lerobot = [
     'lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"',
@@ -82,8 +79,13 @@ setup(
         "setuptools",
         "gymnasium>=0.29",
         "numpy>=1.26",
+        # The engine of most policies on a CPU, and ONNX files; for those on a GPU, doc/onboard.md has onnxruntime-gpu.
+        "onnx>=1.17",
+        "onnxruntime>=1.20",
+        "onnxscript>=0.5",
         # The headless build of OpenCV: the other one does not import on a machine without libGL.
         "opencv-python-headless>=4.8",
+        "protobuf",
         "pyyaml",
         "rich",
         "safetensors>=0.4.3",
@@ -95,14 +97,13 @@ setup(
         "rover": rover,
         "bench": bench,
         "contrib": contrib,
-        "onnx": onnx,
         "lerobot": lerobot,
         "bags": bags,
         "dataset": dataset,
         "gpu": gpu,
         "docs": docs,
         "mutants": mutants,
-        "test": [*contrib, *onnx, *dataset, *web, *test],
+        "test": [*contrib, *dataset, *web, *test],
         "web": web,
     },
     zip_safe=True,

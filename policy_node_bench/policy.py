@@ -32,7 +32,7 @@ from policy_node_bench.command import Command, Figures, counts, option, plot_opt
 from policy_node_bench.harness.turns import Part, in_turn
 from policy_node_bench.tables import screen
 
-# Not measured: engines compile and allocate in their first runs.
+# Not measured: engines optimise and allocate in their first runs.
 WARM_UP_RUNS = 5
 TURN_S = 0.1
 # Part of the highest throughput that a recommended batch must reach; larger batches only add latency and memory.
@@ -50,7 +50,6 @@ class PolicyOptions:
     threads: int = option(1, "CPU threads of one inference", type=number(int, 1))
     seconds: float = option(2.0, "measured time of each batch, all engines together", type=number(float, 0))
     rate_hz: float = option(20.0, "control rate", "--rate", type=number(float, 0.1), metavar="HZ")
-    compile: bool = option(False, "let AOTInductor compile, up to minutes for each batch", action="store_true")
 
 
 def run_policy(options: PolicyOptions, console: Console) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def _candidates(policy: Policy, options: PolicyOptions) -> list[tuple[Candidate,
     """Return every engine in every precision, with the settings to build it."""
     found: dict[Candidate, EngineSettings] = {}
     for precision in TOLERANCES:
-        settings = EngineSettings(precision=precision, compile=options.compile, threads=options.threads)
+        settings = EngineSettings(precision=precision, threads=options.threads)
         for candidate in all_candidates(policy, settings):
             found.setdefault(candidate, settings)
     return list(found.items())

@@ -4,9 +4,9 @@
 
     python train_act.py datasets/rover --output runs/act --minutes 20
 
-It needs LeRobot 0.6 (Python 3.12), and policy_node with its extra `onnx` for the export. Model, loss, optimiser,
-normalisation and dataset are those of LeRobot. The loop is here, as all frames fit into memory and LeRobot's loader
-would take more time than the network. So is the backbone: LeRobot's smallest, ResNet-18, has 11 million weights.
+It needs LeRobot 0.6 (Python 3.12), and policy_node for the export. Model, loss, optimiser, normalisation and dataset
+are those of LeRobot. The loop is here, as all frames fit into memory and LeRobot's loader would take more time than the
+network. So is the backbone: LeRobot's smallest, ResNet-18, has 11 million weights.
 """
 
 from __future__ import annotations

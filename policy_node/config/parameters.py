@@ -101,10 +101,6 @@ class PolicyConfiguration:
         "Least precision that an engine may compute in; below float32 actions differ in the third digit.",
         choices=("float32", "bfloat16", "float16"),
     )
-    compile: bool = parameter(
-        False,
-        "Whether `auto` may compile the policy with AOTInductor, once: it needs a C++ compiler and up to minutes.",
-    )
     inference: str = parameter(
         "tick",
         "Where the policy runs: within each `tick`, or in the `background`, for one that takes longer than a control "

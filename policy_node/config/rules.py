@@ -53,6 +53,8 @@ def unknown_parameter(name: str, value: Any, known: Mapping[str, Parameter]) -> 
             f"{name}: found {value!r}, but sensors and commands take no overrides; remove it and set "
             f"observations.<key>.depth or observations.<key>.reliability"
         )
+    if name == "policy.compile":
+        return f"{name}: found {value!r}, but no engine compiles the policy any more; remove it"
     parts = name.split(".")
     if parts[0] == "action" and "action.topic" not in known:
         remedy = f"give it to one of them, as actions.<key>.{parts[1]}"

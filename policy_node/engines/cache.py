@@ -1,6 +1,6 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keep measurements and compiled engines in the user's cache, ``$XDG_CACHE_HOME/policy_node``."""
+"""Keep measurements of engines in the user's cache, ``$XDG_CACHE_HOME/policy_node``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import stat
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -56,15 +55,9 @@ def policy_key(policy: Policy, robots: int, settings: EngineSettings, channels_l
         "device": str(policy.device),
         "threads": settings.threads,
         "precision": settings.precision,
-        "compile": settings.compile,
         "channels_last": sorted(channels_last),
         "machine": machine_key(policy.device),
     }
-
-
-def key_hash(key: Mapping[str, Any]) -> str:
-    """Return the hash of a key, which names its files."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def read_entry(key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -91,34 +84,9 @@ def write_entry(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
             Path(unfinished).unlink(missing_ok=True)
 
 
-def package_file(key: Mapping[str, Any]) -> Path:
-    """Return the file of the compiled package of a key; it may not exist.
-
-    Raises PermissionError if other users could have written code there.
-    """
-    folder = cache_folder() / "compiled"
-    file = folder / f"{key_hash(key)}.pt2"
-    for path in (folder, file):
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            continue
-        others_write = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
-        if found.st_uid != os.getuid() or others_write or stat.S_ISLNK(found.st_mode):
-            raise PermissionError(
-                f"'{path}', which holds code, belongs to somebody else or can be written by others; remove it"
-            )
-    return file
-
-
-def make_package_folder(file: Path) -> None:
-    """Make the folder of a compiled package, for this user alone."""
-    file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    file.parent.chmod(0o700)
-
-
 def _entry_file(key: Mapping[str, Any]) -> Path:
-    return cache_folder() / "engines" / f"{key_hash(key)}.json"
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "engines" / f"{name}.json"
 
 
 def _cpu_name() -> str:

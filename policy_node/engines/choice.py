@@ -17,6 +17,7 @@ from policy_node.engines import cache
 from policy_node.engines.backends import ENGINES, EngineError, EngineRequest, EngineSettings
 from policy_node.engines.failures import is_out_of_memory
 from policy_node.engines.parity import TOLERANCES, ParityTrial
+from policy_node.engines.tracing import EnginePolicy
 from policy_node.policies.contract import Policy, TorchPolicy
 
 # Another engine must be faster than PyTorch by more than measurements differ.
@@ -120,8 +121,6 @@ def choose_engine(
     laid_out = frozenset(channels_last)
     if settings.engine != "auto":
         return _named(policy, robots, settings, laid_out)
-    if beside is not None:
-        settings = replace(settings, compile=False)
     candidates = {one.label: one for one in all_candidates(policy, settings)}
     own = policy.engine_name
     if len(candidates) == 1:
@@ -253,9 +252,12 @@ def measure(usable: Mapping[str, Policy], trial: ParityTrial) -> dict[str, float
     return {label: shortest * 1e3 for label, shortest in shortest_s.items()}
 
 
-def one_call(policy: Policy, trial: ParityTrial) -> Callable[[], None]:
-    """Return a function that runs one inference and waits for it."""
+def one_call(policy: Policy, trial: ParityTrial) -> Callable[[], Any]:
+    """Return a function that runs one inference as a tick does, and waits for it."""
     state = policy.initial_state(trial.robots)
+    bound = policy.bound(trial.observations, state) if isinstance(policy, EnginePolicy) else None
+    if bound is not None:
+        return bound
 
     def call() -> None:
         policy(trial.observations, state)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from policy_node.engines.backends import EngineError, EngineRequest
-from policy_node.policies.contract import Tensors, TorchPolicy, WrappedPolicy
+from policy_node.policies.contract import State, Tensors, TorchPolicy, WrappedPolicy
 from policy_node.policies.precision import full_precision
 from policy_node.policies.traced import PolicyNetwork, example_inputs, output_dtypes
 
@@ -31,13 +31,22 @@ class EnginePolicy(WrappedPolicy):
         The engine, on contiguous inputs in the order of `PolicyNetwork`, without the mask.
     bind_tick
         Makes the `BoundTick` of the policy; None: the engine has none.
+    bind
+        Returns a function that runs the engine on inputs that stay at their place, as a `BoundTick` does, and returns
+        its outputs; None: the engine has no `BoundTick`.
     """
 
     def __init__(
-        self, request: EngineRequest, engine: str, run: Run, bind_tick: Callable[..., Any] | None = None
+        self,
+        request: EngineRequest,
+        engine: str,
+        run: Run,
+        bind_tick: Callable[..., Any] | None = None,
+        bind: Callable[[list[torch.Tensor]], Callable[[], Sequence[torch.Tensor]]] | None = None,
     ) -> None:
         super().__init__(request.policy)
         self.bind_tick = bind_tick
+        self._bind = bind
         self.engine_name = engine if request.precision == "float32" else f"{engine} {request.precision}"
         self._run = run
         self.robots = request.robots
@@ -48,10 +57,17 @@ class EnginePolicy(WrappedPolicy):
         """Compute actions and the next memory from checked arguments."""
         if masks is not None or len(next(iter(observations.values()))) != self.robots:
             return self.source.act(observations, memory, masks)
+        actions, *after = self._run(self._inputs_of(observations, memory))
+        return actions, dict(zip(self._memory, after, strict=True))
+
+    def bound(self, observations: Tensors, memory: State) -> Callable[[], Sequence[torch.Tensor]] | None:
+        """Return what `bind` gives for these tensors; None: the engine has no `BoundTick`."""
+        return None if self._bind is None else self._bind(self._inputs_of(observations, memory or {}))
+
+    def _inputs_of(self, observations: Tensors, memory: Tensors) -> list[torch.Tensor]:
         inputs = [observations[key].movedim(-3, -1) if moved else observations[key] for key, moved in self._inputs]
         inputs += [memory[name] for name in self._memory]
-        actions, *after = self._run([tensor.contiguous() for tensor in inputs])
-        return actions, dict(zip(self._memory, after, strict=True))
+        return [tensor.contiguous() for tensor in inputs]
 
 
 def network_of(request: EngineRequest, marks_nan: bool = False) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -86,6 +86,21 @@ class OnnxruntimeNetwork:
             self._known[sizes] = [(tuple(output.shape), output.dtype) for output in outputs]
         return outputs
 
+    def bound(self, inputs: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        """Return a function that runs the session on a CPU, with these inputs and its outputs bound once."""
+        binding, outputs = self._session.io_binding(), self(inputs)
+        for port, tensor in zip(self.inputs, inputs, strict=True):
+            self._bind(binding.bind_input, port.name, tensor)
+        for name, tensor in zip(self.outputs, outputs, strict=True):
+            self._bind(binding.bind_output, name, tensor)
+
+        # The binding has only the addresses of the inputs.
+        def run(kept: list[torch.Tensor] = inputs) -> list[torch.Tensor]:
+            self._session.run_with_iobinding(binding)
+            return outputs
+
+        return run
+
     def opened(self, axes: Mapping[str, int]) -> Iterator[Network]:
         """Yield the network with an open robots axis."""
         content = None if self.alone else self._open_batch(axes)

@@ -251,7 +251,7 @@ def _warmed_up(
     """Choose the engine for `rows` robots in one inference and warm up the pipeline with it."""
     chosen, robots = configuration.policy, _inferred_robots(configuration, policy)
     channels_last = [layout.key for layout in layouts.values() if layout.channels_first]
-    settings = EngineSettings(chosen.engine, chosen.precision, chosen.compile, chosen.threads)
+    settings = EngineSettings(chosen.engine, chosen.precision, chosen.threads)
     try:
         run_by, engine = choose_engine(policy, rows, settings, channels_last, beside)
     except EngineError as error:

@@ -267,6 +267,7 @@ class Measurement:
                 "sensor_rate_hz": SENSOR_RATE_HZ,
                 "rmw": control.get("rmw"),
                 "device": control.get("device"),
+                "engine": control.get("engine"),
                 "policy": Path(control.get("policy", "")).name,
                 "policy_sha256": control.get("policy_sha256"),
                 "seed": seed,

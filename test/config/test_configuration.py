@@ -406,6 +406,14 @@ def test_a_present_position_fits_the_command(changes, problem):
     assert any(found.startswith(problem) for found in problems_of(values))
 
 
+def test_the_compiled_engine_of_earlier_versions_is_refused_with_the_remedy():
+    assert problems_of(rovers({"policy.compile": True})) == (
+        "policy.compile: found True, but no engine compiles the policy any more; remove it",
+    )
+    (problem,) = problems_of(rovers({"policy.engine": "aotinductor"}))
+    assert problem.startswith("policy.engine: found 'aotinductor'") and "onnxruntime" in problem
+
+
 def test_observations_of_one_topic_do_not_share_it():
     same = {"observations.touch.topic": "camera/image_raw", "observations.touch.type": "sensor_msgs/msg/Image"}
     values = rovers(same, without=("observations.touch.field", "observations.touch.joints"))

@@ -3,6 +3,7 @@
 """Images as real cameras publish them, against OpenCV's own conversions and cv_bridge's conventions."""
 
 import struct
+import tracemalloc
 from typing import Any
 
 import cv2
@@ -137,6 +138,22 @@ def test_a_mosaic_that_contradicts_its_size_is_unusable(encoding: str, changes: 
         setattr(message, name, value)
     with pytest.raises(UnusableReading, match=text):
         decode(message, (HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.both_distributions
+@pytest.mark.parametrize("padding", [0, 8])
+@pytest.mark.parametrize(("encoding", "channels"), [("rgb8", 3), ("bgr8", 3), ("rgb8", 1)])
+def test_pixels_of_the_wanted_size_are_written_into_the_row_at_once(encoding: str, channels: int, padding: int) -> None:
+    """Nothing else of their size is allocated, neither by NumPy nor for OpenCV's results, which are arrays of NumPy."""
+    raw = serialize_message(image(noise(120, 160, 3), encoding, padding=padding))
+    decoder, rows = decoder_of((120, 160, channels)), np.zeros((2, 120, 160, channels), np.uint8)
+    decoder.decode(raw, rows[0])
+    tracemalloc.start()
+    decoder.decode(raw, rows[1])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < rows[1].nbytes / 4
+    assert rows[1].any() and np.array_equal(rows[0], rows[1])
 
 
 # Resizing

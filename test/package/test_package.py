@@ -38,6 +38,7 @@ ROSDEP_KEYS = {
     "matplotlib": "python3-matplotlib",
     "mujoco": "python3-mujoco-pip",
     "numpy": "python3-numpy",
+    "onnxruntime": "python3-onnxruntime-pip",
     "psutil": "python3-psutil",
     "rich": "python3-rich",
     "rosbags": "python3-rosbags-pip",
@@ -56,11 +57,11 @@ PYPI_NAMES = {
     "yaml": "pyyaml",
 }
 # Imported by the example robot, the benchmarks and the extras only, which rosdep does not bring onto a robot.
-NOT_ON_A_ROBOT = {"PIL", "google", "matplotlib", "mujoco", "psutil", "rosbags", "sb3_contrib"}
+NOT_ON_A_ROBOT = {"PIL", "matplotlib", "mujoco", "psutil", "rosbags", "sb3_contrib"}
 # Installed with pip, as the manifest says.
-WITHOUT_ROSDEP_KEY = {"safetensors"}
+WITHOUT_ROSDEP_KEY = {"onnx", "onnxscript", "safetensors"}
 # Only with an extra of setup.py.
-WITH_AN_EXTRA = {"aiohttp", "draccus", "lerobot", "minari", "onnx", "onnxruntime", "onnxscript", "pynvml"}
+WITH_AN_EXTRA = {"aiohttp", "draccus", "lerobot", "minari", "pynvml"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 
@@ -111,7 +112,9 @@ def test_every_import_is_declared_for_rosdep_and_for_pip(module):
         assert ROSDEP_KEYS.get(module, module) in manifest_values(needs)
     is_ros_package = module not in {*ROSDEP_KEYS, *WITHOUT_ROSDEP_KEY, *WITH_AN_EXTRA}
     pypi_name = f"ros-{module.replace('_', '-')}" if is_ros_package else PYPI_NAMES.get(module, module)
-    assert module in WITHOUT_WHEEL or re.search(rf"""["']{pypi_name}[">=[]""", SETUP)
+    is_base = not is_ros_package and module not in NOT_ON_A_ROBOT | WITH_AN_EXTRA
+    declared = SETUP.partition("install_requires=")[2].partition("]")[0] if is_base else SETUP
+    assert module in WITHOUT_WHEEL or re.search(rf"""["']{pypi_name}[">=[]""", declared)
 
 
 @pytest.mark.parametrize("distribution, pin", [("jazzy", "numpy<2\n"), ("kilted", "numpy<2\n"), ("lyrical", "")])

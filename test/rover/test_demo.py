@@ -13,6 +13,7 @@ import pytest
 from node_harness import PATIENCE_S
 from PIL import Image
 
+from policy_node.engines.backends import ENGINES
 from policy_node_bench.harness.untrained import untrained_model
 from policy_node_rover.demo.report import Frame, Recording, animation_speed, summarise, write_report
 from policy_node_rover.mujoco.environment import action_space, observation_space
@@ -53,6 +54,7 @@ def test_a_short_run_leaves_its_three_files(tmp_path: Path) -> None:
     assert summary["robots"] == 2
     assert summary["policy"] == "untrained.zip"
     assert summary["device"] == "cpu" or summary["device"].startswith("cuda")
+    assert summary["engine"].partition(" ")[0] in ENGINES.names
     assert summary["ticks"] > 0
     assert summary["duration_s"] > 2.0
     for name in ("tick_ms", "stamp_to_command_ms", "lateness_ms"):

@@ -29,7 +29,6 @@ class EngineSettings:
 
     engine: str = "auto"
     precision: str = "float32"
-    compile: bool = False
     threads: int = 1
 
 

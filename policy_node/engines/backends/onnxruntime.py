@@ -18,9 +18,11 @@ from policy_node.policies.contract import Policy
 
 def _build(request: EngineRequest) -> Policy:
     try:
+        import onnx  # noqa: F401  torch.onnx needs it, and says so less clearly.
+
         from policy_node.policies import onnxruntime_network as runtime
     except ModuleNotFoundError as error:
-        raise EngineError(f"{error.name} is not installed; pip install onnx onnxruntime onnxscript") from error
+        raise EngineError(f"{error.name} is not installed; pip install onnx onnxruntime") from error
     device = request.policy.device
     if device.type == "cuda" and not runtime.runs_on_gpu():
         raise EngineError("the installed onnxruntime cannot use a GPU; install onnxruntime-gpu in its place")
@@ -33,11 +35,11 @@ def _build(request: EngineRequest) -> Policy:
     session = runtime.make_session(content.getvalue(), device, ["CUDAExecutionProvider"])
     if device.type == "cuda" and session.get_providers() == ["CPUExecutionProvider"]:
         raise EngineError("the installed onnxruntime cannot start CUDA here")
-    bind_tick = None
-    if device.type == "cpu":
-        # Without the examples, which may be large.
-        bind_tick = partial(BoundTick, replace(request, observations={}))
-    return EnginePolicy(request, "onnxruntime", runtime.OnnxruntimeNetwork(session, device), bind_tick)
+    run = runtime.OnnxruntimeNetwork(session, device)
+    if device.type != "cpu":
+        return EnginePolicy(request, "onnxruntime", run)
+    # Without the examples, which may be large.
+    return EnginePolicy(request, "onnxruntime", run, partial(BoundTick, replace(request, observations={})), run.bound)
 
 
 ENGINE = Engine(
