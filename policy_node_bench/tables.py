@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 # The loops of the fleet benchmark by their keys in the figures.
-LOOPS = {"node": "policy_node", "baseline": "today's loop"}
+LOOPS = {"node": "policy_node", "baseline": "today's loop", "baseline_batched": "today's loop, batched"}
 # The nodes of the benchmark of plans by their keys in the figures.
 PLANNERS = {
     "fast": "fast policy, in the tick",

@@ -187,7 +187,7 @@ def machine(load: Load) -> str:
 def beside(load: Load) -> str:
     """Return node and baseline for 64 robots."""
     figures = load("fleet_64")
-    return table(fleet_rows({label: figures[loop] for loop, label in LOOPS.items()}))
+    return table(fleet_rows({label: figures[loop] for loop, label in LOOPS.items() if loop in figures}))
 
 
 def scale(load: Load) -> str:

@@ -59,7 +59,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false no_malloc"
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
     assert {"take", "infer", "publish"} <= figures["node"]["stages_ms"].keys()
-    for loop in (figures["node"], figures["baseline"], figures["versus"][0]):
+    for loop in (figures["node"], figures["baseline"], figures["baseline_batched"], figures["versus"][0]):
         assert loop["ticks"] > 0
         assert loop["cpu_us_per_robot_tick"] > 0
         assert loop["cpu_us_per_robot_tick_by_round"] == [pytest.approx(loop["cpu_us_per_robot_tick"])]
@@ -70,9 +70,11 @@ def test_both_loops_are_measured_over_dds(tmp_path):
         assert 0 <= loop["fresh_fraction"] <= 1
         assert loop["rss_mb"] > 0
         assert loop["cpu_us_per_robot_tick_by_thread"]
-    assert figures["ratio_cpu"] == pytest.approx(
-        figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
-    )
+    for ratio, loop in (("ratio_cpu", "baseline"), ("ratio_cpu_batched", "baseline_batched")):
+        assert figures[ratio] == pytest.approx(
+            figures[loop]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
+        )
+    assert figures["baseline"]["synchroniser"] == figures["baseline_batched"]["synchroniser"]
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
     assert not any(environment.get("TMPDIR") == str(tmp_path) for environment in environments)
     assert not list(tmp_path.glob("policy_bench_*"))
