@@ -11,6 +11,8 @@ from rich.table import Table
 
 # The loops of the fleet benchmark by their keys in the figures.
 LOOPS = {"node": "policy_node", "baseline": "today's loop", "baseline_batched": "today's loop, batched"}
+# The loops of the benchmark of capacity by their keys in its figures, and their keys in those of the fleet benchmark.
+CAPACITY_LOOPS = {"node": "node", "naive": "baseline", "batched": "baseline_batched"}
 # The nodes of the benchmark of plans by their keys in the figures.
 PLANNERS = {
     "fast": "fast policy, in the tick",
@@ -75,6 +77,19 @@ def scale_rows(fleets: Sequence[Mapping[str, Any]]) -> Rows:
             if loop in fleet:
                 cells = [_FLEET_CELLS[figure](fleet[loop]) for figure in _SCALE_COLUMNS.values()]
                 rows.append([f"{fleet['options']['robots']}", label, *cells])
+    return rows
+
+
+def capacity_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return a row for each loop: how many robots it serves, and why it does not serve the next larger number."""
+    rows = [["", "robots served", "with more"]]
+    for name, loop in CAPACITY_LOOPS.items():
+        refused = [each for each in figures["tries"][name] if not each["served"]]
+        reason = f"no more than {figures['options']['max_robots']} were tried"
+        if refused:
+            nearest = min(refused, key=lambda each: each["robots"])
+            reason = f"{nearest['robots']}: {nearest['why'].splitlines()[0]}"
+        rows.append([LOOPS[loop], f"{figures['capacity'][name]}", reason])
     return rows
 
 
