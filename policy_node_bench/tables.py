@@ -20,6 +20,14 @@ PLANNERS = {
     "as_soon_as_possible": "the same, planned as soon as possible",
     "tick": "slow policy, in the tick",
 }
+# The counts of `policy_bench smoke` by their keys in its figures.
+SMOKE_COUNTS = {
+    "calls": "calls of Python functions",
+    "c_calls": "calls of C functions",
+    "torch_operations": "operations of PyTorch",
+    "allocations": "allocated blocks",
+    "array_bytes": "bytes of new arrays",
+}
 Rows = list[list[str]]
 
 
@@ -105,6 +113,13 @@ def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
         ["forward pass alone", *(times(engine["forward_ms"]) for engine in columns)],
         ["**overhead_ratio**", *(f"{engine['overhead_ratio']:.2f}" for engine in columns)],
     ]
+
+
+def smoke_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return a row for each count and a column for each number of robots."""
+    columns = figures["counts"].values()
+    head = ["per tick", *(f"{robots} robot{'s' if robots != '1' else ''}" for robots in figures["counts"])]
+    return [head, *([label, *(f"{each[name]}" for each in columns)] for name, label in SMOKE_COUNTS.items())]
 
 
 def image_rows(figures: Mapping[str, Any]) -> list[list[str]]:
