@@ -7,7 +7,9 @@
 # make test-all   this, then the slow tests, many more examples of the property-based ones, and all others with Jazzy
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
 # make docs   the documentation, in doc/_build         make pages   measures the generated pages of the documentation
-# make bench  all figures of doc/performance.md and the README, a quarter of an hour on a machine that is otherwise idle
+# make bench  all figures of doc/performance.md and the README, half an hour on a machine that is otherwise idle
+# make smoke  counts calls, allocations and copies of a tick, half a minute, and says what is worse than in
+#             doc/performance/smoke.json; make smoke-figures writes that file
 # make mutants   changes the code in small ways that tests must notice, hours      make mutants MODULE=control.guard
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS
 # installation is needed or used.
@@ -33,7 +35,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # A sourced ROS installation would mix its libraries with those of the wheels.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION
 
-.PHONY: demo test test-all test-kilted test-jazzy test-slow bench lint docs pages mutants clean
+.PHONY: demo test test-all test-kilted test-jazzy test-slow bench smoke smoke-figures lint docs pages mutants clean
 # The tests of two environments would take the machine from each other.
 .NOTPARALLEL:
 
@@ -63,6 +65,13 @@ test-slow: $(VENV)/test.stamp $(VENV)/browser.stamp $(JAZZY_VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	doc/performance/measure.sh
+
+# Counts do not depend on the load of the machine, but on the version of Python and on those in constraints.txt.
+smoke: $(VENV)/test.stamp
+	$(VENV)/bin/policy_bench smoke --against doc/performance/smoke.json
+
+smoke-figures: $(VENV)/test.stamp
+	$(VENV)/bin/policy_bench smoke --json doc/performance/smoke.json
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check; checked=$$?; $(VENV)/bin/lint-imports || checked=1; $(VENV)/bin/mypy && exit $$checked

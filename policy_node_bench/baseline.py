@@ -3,8 +3,9 @@
 """Today's loop, the baseline of the fleet benchmark: what users write without this package.
 
 One rclpy node in a SingleThreadedExecutor: callbacks keep the newest reading of every robot as NumPy arrays, a timer
-calls `model.predict` for one robot after another. The loop is as fast as this design allows: images are viewed, not
-copied; they are resized at the tick and not at the rate of the camera; PyTorch has one thread, as in the node.
+calls `model.predict` for one robot after another, or once for the stacked rows of all robots. The loop is as fast as
+this design allows: images are viewed, not copied; they are resized at the tick and not at the rate of the camera;
+PyTorch has one thread, as in the node.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -45,15 +47,48 @@ class Reading(NamedTuple):
     array: np.ndarray
 
 
+class Seen(NamedTuple):
+    """What a robot has seen: its older stamp, and its observations by key."""
+
+    robot: int
+    stamp_ns: int
+    observations: Mapping[str, np.ndarray]
+
+
+Actions: TypeAlias = Iterator[tuple[Seen, np.ndarray]]
+
+
+def predict_each(model: PPO, robots: Iterable[Seen]) -> Actions:
+    """Yield the action of each robot as soon as it is computed."""
+    for seen in robots:
+        yield seen, model.predict(dict(seen.observations), deterministic=True)[0]
+
+
+def predict_batch(model: PPO, robots: Iterable[Seen]) -> Actions:
+    """Yield the actions of all robots, which one call computes."""
+    if every := list(robots):
+        rows = {key: np.stack([seen.observations[key] for seen in every]) for key in every[0].observations}
+        yield from zip(every, model.predict(rows, deterministic=True)[0], strict=True)
+
+
 class TodaysLoop(Node):
     """Run callbacks, a timer and `model.predict` of a PPO model with the observations `image` and `touch`.
 
     `slop_s` is that of message_filters' ApproximateTimeSynchronizer; None keeps the newest message of each topic.
     """
 
-    def __init__(self, name: str, robots: int, rate_hz: float, model: PPO, slop_s: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        robots: int,
+        rate_hz: float,
+        model: PPO,
+        slop_s: float | None,
+        predict: Callable[[PPO, Iterable[Seen]], Actions],
+    ) -> None:
         super().__init__(name)
         self._model = model
+        self._predict = predict
         # Stable-Baselines3 saves image spaces with the channels first, but accepts images with the channels last.
         _, self._height, self._width = model.policy.observation_space["image"].shape  # type: ignore[index]
         self._images: list[Reading | None] = [None] * robots
@@ -102,19 +137,23 @@ class TodaysLoop(Node):
         due_ns, self._due_ns = self._due_ns, self._next_due_ns(now_ns)
         missed = round((self._due_ns - due_ns) / self._timer.timer_period_ns) - 1
         ages_s = np.full(len(self._commands), np.nan)
+        for seen, action in self._predict(self._model, self._observe()):
+            command = Twist()
+            command.linear.x, command.angular.z = float(action[0]), float(action[1])
+            self._commands[seen.robot].publish(command)
+            ages_s[seen.robot] = (time.time_ns() - seen.stamp_ns) / 1e9
+        duration_s = time.perf_counter() - started
+        self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
+
+    def _observe(self) -> Iterator[Seen]:
+        """Yield the robots that have readings."""
         for robot, (image, touch) in enumerate(zip(self._images, self._touches, strict=True)):
             if image is None or touch is None:
                 continue
             pixels = image.array
             if pixels.shape[:2] != (self._height, self._width):
                 pixels = cv2.resize(pixels, (self._width, self._height), interpolation=cv2.INTER_AREA)
-            action, _ = self._model.predict({"image": pixels, "touch": touch.array}, deterministic=True)
-            command = Twist()
-            command.linear.x, command.angular.z = float(action[0]), float(action[1])
-            self._commands[robot].publish(command)
-            ages_s[robot] = (time.time_ns() - min(image.stamp_ns, touch.stamp_ns)) / 1e9
-        duration_s = time.perf_counter() - started
-        self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
+            yield Seen(robot, min(image.stamp_ns, touch.stamp_ns), {"image": pixels, "touch": touch.array})
 
     def _report(self) -> None:
         records, ticks, missed = self._statistics.collect()
@@ -130,13 +169,14 @@ def _stamp_ns(message: Image | JointState) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def main(name: str, robots: int, rate_hz: float, model: str, slop_s: float | None) -> None:
-    """Run the loop until SIGINT or SIGTERM."""
+def main(name: str, robots: int, rate_hz: float, model: str, slop_s: float | None, batched: bool) -> None:
+    """Run the loop until SIGINT or SIGTERM; `batched` calls `model.predict` once for all robots."""
     torch.set_num_threads(1)
     policy = PPO.load(model, device="cpu")
     with open_ros(signal_handlers=SignalHandlerOptions.ALL):
         executor = SingleThreadedExecutor()
-        executor.add_node(TodaysLoop(name, robots, rate_hz, policy, slop_s))
+        predict = predict_batch if batched else predict_each
+        executor.add_node(TodaysLoop(name, robots, rate_hz, policy, slop_s, predict))
         with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
             executor.spin()
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import INTERRUPTED
 from policy_node.cli.output import warnings_as_lines
-from policy_node_bench import exported, fleet, images, pipeline, policy, train, zoo
+from policy_node_bench import capacity, exported, fleet, images, pipeline, policy, smoke, train, zoo
 from policy_node_bench.chaos import cli as chaos
 from policy_node_bench.chunks import measure as chunks
 from policy_node_bench.fuzz import cli as fuzz
@@ -25,7 +25,9 @@ COMMANDS = (
     policy.COMMAND,
     exported.COMMAND,
     images.COMMAND,
+    smoke.COMMAND,
     fleet.SCALE,
+    capacity.COMMAND,
     chunks.COMMAND,
     train.COMMAND,
     zoo.COMMAND,

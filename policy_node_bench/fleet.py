@@ -46,6 +46,8 @@ from policy_node_bench.tables import LOOPS, fleet_rows, scale_rows, screen
 
 PUBLISHER_PROCESSES = 4
 NO_PROFILE = "none"
+# Today's loops, and the ratio of their CPU time to that of the node, by their keys in the figures.
+BASELINES = {"baseline": "ratio_cpu", "baseline_batched": "ratio_cpu_batched"}
 
 
 def _profile(text: str) -> str:
@@ -56,20 +58,15 @@ def _profile(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
-    """The options that `policy_bench fleet` and `policy_bench scale` share."""
+    """The options of the synthetic robots and of the node, which all measurements over DDS share."""
 
     image: tuple[int, int] = option("64", "camera image in pixels, such as 640x480", type=image_size, metavar="S|WxH")
     sensor_rate_hz: float = option(
         30.0, "rate of camera and touch", "--sensor-rate", type=number(float, 1), metavar="HZ"
     )
     rate_hz: float = option(20.0, "control rate", "--rate", type=number(float, 1), metavar="HZ")
-    seconds: float = option(10.0, "measured time of each round", type=number(float, 1))
-    rounds: int = option(1, "rounds of each loop, in turn", type=number(int, 1))
     model: str = option(
         "", "policy for 'image' and 'touch' (default: an untrained one for this image size)", metavar="PATH"
-    )
-    baseline: bool = option(
-        False, "also measure today's loop: callbacks, a timer and model.predict", action="store_true"
     )
     settings: Sequence[str] = option(
         (),
@@ -113,7 +110,21 @@ class CommonOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FleetOptions(CommonOptions):
+class RoundOptions(CommonOptions):
+    """The options that `policy_bench fleet` and `policy_bench scale` share."""
+
+    seconds: float = option(10.0, "measured time of each round", type=number(float, 1))
+    rounds: int = option(1, "rounds of each loop, in turn", type=number(int, 1))
+    baseline: bool = option(
+        False,
+        "also measure today's loop (callbacks, a timer and model.predict for each robot), and the same loop with one "
+        "call for the stacked rows of all robots",
+        action="store_true",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetOptions(RoundOptions):
     """The options of `policy_bench fleet`."""
 
     robots: int = option(16, "number of robots", type=number(int, 1))
@@ -127,7 +138,7 @@ class FleetOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleOptions(CommonOptions):
+class ScaleOptions(RoundOptions):
     """The options of `policy_bench scale`."""
 
     robots: Sequence[int] = option("1,4,16,64", "numbers of robots", type=counts, metavar="N,N,…")
@@ -141,6 +152,13 @@ class Loop(NamedTuple):
     arguments: Sequence[str]  # of Python
     environment: Mapping[str, str]
     configuration: Configuration | None = None  # of the node
+
+
+class Cores(NamedTuple):
+    """The cores of the loop under measurement, and those of the synthetic robots."""
+
+    loop: Sequence[int]
+    publishers: Sequence[int]
 
 
 def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
@@ -163,10 +181,24 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
         environment = {name: value for name, value in variant.environment.items() if value}
         loops.append(Loop(label, "policy_bench_node", arguments, environment, configuration))
     if options.baseline:
-        name = "policy_bench_baseline"
-        slop_s = None if _synchroniser() == "newest message" else options.slop_s
-        given = {"name": name, "robots": options.robots, "rate_hz": options.rate_hz, "model": model, "slop_s": slop_s}
-        loops.insert(1, Loop("baseline", name, module_arguments("policy_node_bench.baseline", given), launched))
+        loops[1:1] = baselines_of(options, model, launched)
+    return loops
+
+
+def baselines_of(options: FleetOptions, model: str, environment: Mapping[str, str]) -> list[Loop]:
+    """Return today's loop and the same loop with one call for all robots.
+
+    Raises ToolError if the model is not one that `PPO.load` takes.
+    """
+    if not model.endswith(".zip"):
+        raise ToolError(f"--model: found '{model}'; today's loop needs a .zip file of Stable-Baselines3")
+    slop_s = None if _synchroniser() == "newest message" else options.slop_s
+    given = {"robots": options.robots, "rate_hz": options.rate_hz, "model": model, "slop_s": slop_s}
+    loops = []
+    for label in BASELINES:
+        name = f"policy_bench_{label}"
+        arguments = {"name": name, "batched": label == "baseline_batched", **given}
+        loops.append(Loop(label, name, module_arguments("policy_node_bench.baseline", arguments), environment))
     return loops
 
 
@@ -200,7 +232,13 @@ def _synchroniser() -> str:
 
 
 def published(files: Sequence[Path], options: FleetOptions, rounds: Sequence[Round]) -> dict[str, Any]:
-    """Return how punctual the synthetic robots were during the rounds, from the file of each publisher process."""
+    """Return how punctual the synthetic robots were during the rounds, from the file of each publisher process.
+
+    Raises ToolError if a publisher process did not end in time, so that it wrote no file.
+    """
+    if missing := [file.stem for file in files if not file.exists()]:
+        names = ", ".join(missing)
+        raise ToolError(f"{names}: did not end in time; give them less work: fewer robots, or a smaller --image")
     notes = np.concatenate([np.load(file) for file in files])
     due_s, delays_ms = notes[:, 0], notes[:, 1]
     measured = np.any([(due_s >= part.begin_s) & (due_s < part.end_s) for part in rounds], axis=0)
@@ -225,32 +263,33 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
         }
         model = options.model or untrained_policy(folder, options.image)
-        if options.baseline and not model.endswith(".zip"):
-            raise ToolError(f"--baseline: found model '{model}'; give a .zip file of Stable-Baselines3")
         loops = loops_of(options, model, folder)
         with console.status("measuring the policy's engines"):
             # An earlier result may come from a busy machine.
             os.environ["XDG_CACHE_HOME"] = str(folder)
             measure_engines(loops)
-        notes = [folder / f"publishers_{first}.npy" for first in range(min(PUBLISHER_PROCESSES, options.robots))]
-        measured = _measure_in_turn(options, loops, notes, console)
-        figures["published"] = published(notes, options, [part for rounds in measured.values() for part in rounds])
+        measured, figures["published"] = measure_in_turn(options, loops, folder, console)
     summaries = {label: summary(rounds, options.max_age_s) for label, rounds in measured.items()}
     figures["node"] = node = summaries.pop("node")
-    if options.baseline:
-        figures["baseline"] = baseline = {**summaries.pop("baseline"), "synchroniser": _synchroniser()}
-        figures["ratio_cpu"] = baseline["cpu_us_per_robot_tick"] / node["cpu_us_per_robot_tick"]
+    for label, ratio in BASELINES.items():
+        if options.baseline:
+            figures[label] = baseline = {**summaries.pop(label), "synchroniser": _synchroniser()}
+            figures[ratio] = baseline["cpu_us_per_robot_tick"] / node["cpu_us_per_robot_tick"]
     versus = zip(options.versus, summaries.values(), strict=True)
     return figures | {"versus": [{"settings": text, **result} for text, result in versus]}
 
 
-def _measure_in_turn(
-    options: FleetOptions, loops: Sequence[Loop], notes: Sequence[Path], console: Console
-) -> dict[str, list[Round]]:
-    """Run each loop on the synthetic robots, round after round, and return the rounds by label."""
+def measure_in_turn(
+    options: FleetOptions, loops: Sequence[Loop], folder: Path, console: Console, cores: Cores | None = None
+) -> tuple[dict[str, list[Round]], dict[str, Any]]:
+    """Run each loop on the synthetic robots, round after round; return the rounds by label, and `published`.
+
+    Without `cores` the operating system places the processes. Raises ToolError as `measure` and `published` do.
+    """
     measured: dict[str, list[Round]] = {loop.label: [] for loop in loops}
     width, height = options.image
     fleet = {"robots": options.robots, "width": width, "height": height, "rate_hz": options.sensor_rate_hz}
+    notes = [folder / f"publishers_{first}.npy" for first in range(min(PUBLISHER_PROCESSES, options.robots))]
     with ExitStack() as stack:
         publishers = []
         for first, file in enumerate(notes):
@@ -259,6 +298,8 @@ def _measure_in_turn(
             name, log = f"the publishers of process {first}", file.with_suffix(".log")
             publishers.append(Child(name, arguments, log, options.transport))
             stack.callback(publishers[-1].stop)
+            if cores:
+                os.sched_setaffinity(publishers[-1].pid, cores.publishers)
         bar = stack.enter_context(progress_bar(console))
         task = bar.add_task(f"fleet of {options.robots}", total=options.rounds * len(loops), doing="")
         for turn in range(options.rounds):
@@ -267,15 +308,17 @@ def _measure_in_turn(
                 def progress(doing: str, label: str = f"round {turn + 1} of {options.rounds}, {loop.label}") -> None:
                     bar.update(task, doing=f"{label}: {doing}")
 
-                log = notes[0].with_name(f"loop_{position}_{turn}.log")
+                log = folder / f"loop_{position}_{turn}.log"
                 child = Child(f"the {loop.label}", loop.arguments, log, loop.environment)
                 try:
+                    if cores:
+                        os.sched_setaffinity(child.pid, cores.loop)
                     part = measure(child, publishers, loop.node, options.seconds, progress)
                 finally:
                     child.stop()
                 measured[loop.label].append(part)
                 bar.advance(task)
-    return measured
+    return measured, published(notes, options, [part for rounds in measured.values() for part in rounds])
 
 
 def table(figures: Figures) -> Table:
@@ -292,8 +335,11 @@ def table(figures: Figures) -> Table:
         f"the synthetic robots published at {figures['published']['rate_hz']:.2f} Hz, "
         f"p99 {delay_ms:.1f} ms after the deadline",
     ]
-    if "ratio_cpu" in figures:
-        lines.append(f"policy_node uses {figures['ratio_cpu']:.1f} times less CPU per robot and tick")
+    lines += [
+        f"policy_node uses {figures[ratio]:.1f} times less CPU per robot and tick than {LOOPS[label]}"
+        for label, ratio in BASELINES.items()
+        if ratio in figures
+    ]
     result.caption = "\n".join(lines)
     return result
 
@@ -301,7 +347,7 @@ def table(figures: Figures) -> Table:
 @ros_session()
 def measure_scale(options: ScaleOptions, console: Console) -> dict[str, Any]:
     """Run the fleet benchmark for each number of robots and return the figures."""
-    common = {each.name: getattr(options, each.name) for each in fields(CommonOptions)}
+    common = {each.name: getattr(options, each.name) for each in fields(RoundOptions)}
     fleets = []
     for robots in options.robots:
         fleets.append(run_fleet(FleetOptions(robots=robots, **common), console))

@@ -3,7 +3,7 @@
 """`policy_bench pipeline`: a tick without ROS, compared with the forward pass of the same engine.
 
 `Pipeline.step` takes serialised messages; the forward pass takes tensors that are already on the device. They are
-measured in turn.
+measured in turn, with the same pauses.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from policy_node.config.registry import ENGINES
 from policy_node.config.schema import ConfigurationError
 from policy_node.control.pipeline import Pipeline
 from policy_node.engines import EngineChoice
-from policy_node.policies import Policy, PolicyError, select_device
+from policy_node.policies import PolicyError, select_device
 from policy_node.report.figures import distribution, machine, progress_bar
 from policy_node.sensing.synchroniser import RobotState
 from policy_node_bench.command import Command, Figures, image_size, option, plot_option
+from policy_node_bench.forward_pass import forward_pass, predict_each
 from policy_node_bench.harness.robots import (
     IMAGE_TOPIC,
     TOUCH_TOPIC,
@@ -82,7 +83,18 @@ class PipelineOptions:
     settings: Sequence[str] = option(
         (), "set a parameter", "--set", action="append", type=checked_settings, metavar="NAME:=VALUE"
     )
+    hot: bool = option(False, "without pauses between runs (default: those of the control rate)", action="store_true")
     predict: bool = option(False, "also measure model.predict per robot on the device", action="store_true")
+
+    @property
+    def turn_s(self) -> float:
+        """Shortest turn of a part: with pauses it is one run, so that neighbours are compared."""
+        return TURN_S if self.hot else 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """Period in which runs start; 0 without pauses."""
+        return 0.0 if self.hot else 1.0 / self.rate_hz
 
     @property
     def channels(self) -> int:
@@ -95,7 +107,8 @@ class PipelineOptions:
         width, height = self.image
         return (
             f"{self.robots} robots, {width}×{height} {'grey' if self.grey else 'RGB'} camera, "
-            f"stack {self.stack}{', touch' if self.touch else ''}, on {self.device}"
+            f"stack {self.stack}{', touch' if self.touch else ''}, on {self.device}, "
+            f"{'without pauses' if self.hot else f'at {self.rate_hz:g} Hz'}"
         )
 
 
@@ -126,47 +139,6 @@ class Step:
         for state, reason in zip(result.states, result.reasons, strict=True):
             if state is not RobotState.READY:
                 raise ToolError(f"a synthetic robot is {state.name}: {reason}")
-
-
-def forward_pass(policy: Policy, robots: int) -> Callable[[], None]:
-    """Return a function that runs the policy on observations that are already on its device."""
-    rng = np.random.default_rng(0)
-    observations = {
-        key: _on_device(spec.example(robots, rng), policy.device) for key, spec in policy.spec.observations.items()
-    }
-    state = policy.initial_state(robots)
-
-    def run() -> None:
-        nonlocal state
-        with torch.inference_mode():
-            _, state = policy(observations, state)
-        if policy.device.type == "cuda":
-            torch.cuda.synchronize(policy.device)
-
-    return run
-
-
-def _on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy observations to the device; images are stored as from a camera, channels last."""
-    if array.ndim == 4 and array.shape[1] < array.shape[3]:
-        channels_last = np.ascontiguousarray(np.moveaxis(array, 1, -1))
-        return torch.from_numpy(channels_last).to(device).movedim(-1, 1)
-    return torch.from_numpy(array).to(device)
-
-
-def predict_each(model: str, robots: int, device: str) -> Callable[[], None]:
-    """Return a function that runs `model.predict` of a PPO model for one robot after another, as the baseline does."""
-    from stable_baselines3 import PPO
-
-    loaded = PPO.load(model, device=device)
-    observations = [loaded.observation_space.sample() for _ in range(robots)]
-
-    def run() -> None:
-        # The actions are returned on the host, so no synchronisation is needed.
-        for observation in observations:
-            loaded.predict(observation, deterministic=True)
-
-    return run
 
 
 class Measured(NamedTuple):
@@ -203,7 +175,7 @@ def prepare(options: PipelineOptions, model: str, console: Console) -> dict[str,
             except ConfigurationError as error:
                 raise ToolError(f"--model, --engines, --set: {error}") from error
         step = Step(deployment.pipeline, messages, configuration.period_ns)
-        measured[engine] = Measured(deployment.engine, step, forward_pass(deployment.pipeline.policy, options.robots))
+        measured[engine] = Measured(deployment.engine, step, forward_pass(deployment, options.robots))
     return measured
 
 
@@ -237,7 +209,7 @@ def run_pipeline(options: PipelineOptions, console: Console) -> dict[str, Any]:
         gc.freeze()
         bar = stack.enter_context(progress_bar(console))
         bar.add_task("pipeline", total=None, doing=options.title)
-        times_ms = in_turn(parts, options.seconds, TURN_S, LEAST_TURNS, 1)
+        times_ms = in_turn(parts, options.seconds, options.turn_s, LEAST_TURNS, 1, options.pause_s)
     return {
         "title": options.title,
         "options": asdict(options),
@@ -295,7 +267,8 @@ COMMAND = Command(
     "pipeline",
     "a tick without ROS, compared with the forward pass",
     "Measure Pipeline.step on serialised messages, stage by stage, and the forward pass of the same engine on tensors "
-    "that are already on the device, in turn.",
+    "that are already on the device, in turn, with the pauses of the control rate. The forward pass of onnxruntime on "
+    "a CPU is the bare session of the network.",
     PipelineOptions,
     run_pipeline,
     lambda figures: [table(figures)],

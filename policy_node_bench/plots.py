@@ -50,14 +50,14 @@ def plot_fleet(figures: Figures, file: Path) -> None:
     """Draw a row for each loop of `policy_bench fleet`."""
     loops = {"policy_node": figures["node"]}
     loops |= {versus["settings"]: versus for versus in figures["versus"]}
-    if "baseline" in figures:
-        loops[LOOPS["baseline"]] = figures["baseline"]
+    baselines = {label: figures[loop] for loop, label in LOOPS.items() if loop != "node" and loop in figures}
+    loops |= baselines
     title = f"{figures['title']}\ntimes from p50 to p99"
     with _drawing(1.7 + 0.32 * len(loops), title, figures, file) as figure:
         all_axes = figure.subplots(1, len(_FLEET_PANELS), sharey=True)
         for axes, (key, label) in zip(all_axes, _FLEET_PANELS, strict=True):
             for position, (name, loop) in enumerate(loops.items()):
-                colour = BASELINE if name == LOOPS["baseline"] else NODE
+                colour = BASELINE if name in baselines else NODE
                 if key == "cpu_us_per_robot_tick":
                     axes.barh(position, loop[key], color=colour)
                 else:
@@ -80,7 +80,7 @@ def plot_scale(figures: Figures, file: Path) -> None:
     with _drawing(3.4, figures["title"], figures, file) as figure:
         panels = figure.subplots(1, 3)
         robots = [fleet["options"]["robots"] for fleet in fleets]
-        for (loop, name), colour in zip(LOOPS.items(), (NODE, BASELINE), strict=True):
+        for (loop, name), colour in zip(LOOPS.items(), (NODE, BASELINE, COLOURS[3]), strict=True):
             measured = [fleet[loop] for fleet in fleets if loop in fleet]
             if not measured:
                 continue

@@ -10,13 +10,23 @@ from typing import Any
 from rich.table import Table
 
 # The loops of the fleet benchmark by their keys in the figures.
-LOOPS = {"node": "policy_node", "baseline": "today's loop"}
+LOOPS = {"node": "policy_node", "baseline": "today's loop", "baseline_batched": "today's loop, batched"}
+# The loops of the benchmark of capacity by their keys in its figures, and their keys in those of the fleet benchmark.
+CAPACITY_LOOPS = {"node": "node", "naive": "baseline", "batched": "baseline_batched"}
 # The nodes of the benchmark of plans by their keys in the figures.
 PLANNERS = {
     "fast": "fast policy, in the tick",
     "background": "slow policy, in the background, a plan every 0.5 s",
     "as_soon_as_possible": "the same, planned as soon as possible",
     "tick": "slow policy, in the tick",
+}
+# The counts of `policy_bench smoke` by their keys in its figures.
+SMOKE_COUNTS = {
+    "calls": "calls of Python functions",
+    "c_calls": "calls of C functions",
+    "torch_operations": "operations of PyTorch",
+    "allocations": "allocated blocks",
+    "array_bytes": "bytes of new arrays",
 }
 Rows = list[list[str]]
 
@@ -78,6 +88,19 @@ def scale_rows(fleets: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
+def capacity_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return a row for each loop: how many robots it serves, and why it does not serve the next larger number."""
+    rows = [["", "robots served", "with more"]]
+    for name, loop in CAPACITY_LOOPS.items():
+        refused = [each for each in figures["tries"][name] if not each["served"]]
+        reason = f"no more than {figures['options']['max_robots']} were tried"
+        if refused:
+            nearest = min(refused, key=lambda each: each["robots"])
+            reason = f"{nearest['robots']}: {nearest['why'].splitlines()[0]}"
+        rows.append([LOOPS[loop], f"{figures['capacity'][name]}", reason])
+    return rows
+
+
 def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
     """Return a column for each engine."""
     columns = engines.values()
@@ -90,6 +113,13 @@ def pipeline_rows(engines: Mapping[str, Mapping[str, Any]]) -> Rows:
         ["forward pass alone", *(times(engine["forward_ms"]) for engine in columns)],
         ["**overhead_ratio**", *(f"{engine['overhead_ratio']:.2f}" for engine in columns)],
     ]
+
+
+def smoke_rows(figures: Mapping[str, Any]) -> Rows:
+    """Return a row for each count and a column for each number of robots."""
+    columns = figures["counts"].values()
+    head = ["per tick", *(f"{robots} robot{'s' if robots != '1' else ''}" for robots in figures["counts"])]
+    return [head, *([label, *(f"{each[name]}" for each in columns)] for name, label in SMOKE_COUNTS.items())]
 
 
 def image_rows(figures: Mapping[str, Any]) -> list[list[str]]:

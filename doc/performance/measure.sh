@@ -1,8 +1,8 @@
 #!/bin/sh
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-# Measure the figures of doc/performance.md and of the README, and fill their tables, in about a quarter of an hour on two
-# cores without other load.
+# Measure the figures of doc/performance.md and of the README, and fill their tables, in about half an hour on two
+# cores without other load. `make smoke-figures` writes smoke.json.
 #     doc/performance/measure.sh [SECONDS [FOLDER]]
 # SECONDS: measured time of a round (8). FOLDER: write the figures there and leave the tables unchanged.
 set -u
@@ -13,16 +13,21 @@ PATH="$PWD/.venv/bin:$PATH"
 model=models/rover.zip
 failed=
 step=0
-steps=10
+steps=14
 started=$(date +%s)
 
-# bench NAME COMMAND OPTIONS…: write NAME.json and NAME.png to the folder.
-bench() {
+# figures NAME COMMAND OPTIONS…: write NAME.json to the folder.
+figures() {
     name=$1
     shift
     step=$((step + 1))
     echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench $*"
-    policy_bench "$@" --json "$folder/$name.json" --plot "$folder/$name.png" || failed="$failed $name"
+    policy_bench "$@" --json "$folder/$name.json" || failed="$failed $name"
+}
+
+# bench NAME COMMAND OPTIONS…: write NAME.json and NAME.png to the folder.
+bench() {
+    figures "$@" --plot "$folder/$1.png"
 }
 
 bench scale scale --robots 1,4,16,64 --baseline --model $model --seconds "$seconds"
@@ -33,20 +38,19 @@ bench fleet_480_default fleet --robots 16 --image 640x480 --model $model --secon
     --fastdds-profile none
 bench lateness fleet --robots 16 --image 64 --rate 50 --model $model --seconds "$seconds" --rounds 2 \
     --versus realtime.priority:=50
-bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((2 * seconds))" --predict \
+for robots in 1 16; do
+    bench pipeline_$robots pipeline --robots $robots --image 64 --model $model --seconds "$((2 * seconds))"
+done
+bench pipeline pipeline --robots 64 --image 64 --model $model --seconds "$((4 * seconds))" --predict \
     --engines auto,direct,torchscript,onnxruntime
 bench policy policy --model $model --device cpu --seconds "$((seconds / 2 + 1))"
-step=$((step + 1))
-echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench images"
-policy_bench images --json "$folder/images.json" || failed="$failed images"
+figures images images
 bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" --rounds 2 \
     --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
     --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \
     --versus policy.engine:=direct --versus policy.engine:=torchscript
-step=$((step + 1))
-echo "== $step of $steps, $(($(date +%s) - started)) s: policy_bench chunks"
-policy_bench chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$seconds" \
-    --json "$folder/chunks.json" || failed="$failed chunks"
+figures chunks chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$seconds"
+figures capacity capacity --model $model --seconds "$((seconds / 2 + 1))"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     steps=$((steps + 2))
     for robots in 256 1024; do

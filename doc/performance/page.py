@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from policy_node_bench.tables import (
+    CAPACITY_LOOPS,
     LOOPS,
+    capacity_rows,
     chunk_rows,
     fleet_rows,
     image_rows,
@@ -95,6 +97,22 @@ def goals(load: Load) -> str:
             lambda: _fleet(load("fleet_224"), 5, 0.97),
         ),
         ("16 robots, 640×480", "fresh ≥ 95 %", lambda: _large(load("fleet_480"), load("fleet_480_default"))),
+        (
+            "1 robot, 64×64 camera and touch, 20 Hz",
+            "CPU per tick ≤ 1.5 ms, 3.5 times below that of today's loop",
+            lambda: _cost(load("scale"), 1, 1500, 3.5),
+        ),
+        ("16 robots", "CPU per robot and tick ≤ 285 µs, 10 times below", lambda: _cost(load("scale"), 16, 285, 10)),
+        ("64 robots", "CPU per robot and tick ≤ 210 µs", lambda: _cost(load("scale"), 64, 210, 0)),
+        ("`capacity`, two cores", "≥ 200 robots", lambda: _capacity(load("capacity"))),
+        (
+            "`pipeline`, 1, 16, 64 robots, CPU",
+            "`overhead_ratio` ≤ 1.4, 1.15, 1.1 with pauses",
+            lambda: ", ".join(
+                _ratio(load(name), most)
+                for name, most in (("pipeline_1", 1.4), ("pipeline_16", 1.15), ("pipeline", 1.1))
+            ),
+        ),
         ("`pipeline`, 64 robots, CPU", "`overhead_ratio` ≤ 1.15", lambda: _overhead(load("pipeline"))),
         (
             "lateness p99, 16 robots, 50 Hz",
@@ -136,6 +154,26 @@ def _fleet(figures: Figures, ratio: float, fresh: float) -> str:
         verdict(node["fresh_fraction"] >= fresh, f"fresh {percent(node['fresh_fraction'])}"),
     )
     return ", ".join(parts)
+
+
+def _cost(figures: Figures, robots: int, most_us: float, ratio: float) -> str:
+    fleet = next(each for each in figures["fleets"] if each["options"]["robots"] == robots)
+    cost_us = fleet["node"]["cpu_us_per_robot_tick"]
+    parts = [verdict(cost_us <= most_us, f"{cost_us:.0f} µs")]
+    parts.append(verdict(fleet["ratio_cpu"] >= ratio, f"{fleet['ratio_cpu']:.1f} times below today's loop"))
+    if "ratio_cpu_batched" in fleet:
+        parts.append(f"{fleet['ratio_cpu_batched']:.1f} times below the batched one")
+    return ", ".join(parts)
+
+
+def _capacity(figures: Figures) -> str:
+    found = figures["capacity"]
+    others = f"today's loop {found['naive']}, batched {found['batched']}"
+    return f"{verdict(found['node'] >= 200, str(found['node']))}; {others}"
+
+
+def _ratio(figures: Figures, most: float) -> str:
+    return verdict(figures["overhead_ratio"] <= most, f"{figures['overhead_ratio']:.2f}")
 
 
 def _large(figures: Figures, default: Figures) -> str:
@@ -187,7 +225,50 @@ def machine(load: Load) -> str:
 def beside(load: Load) -> str:
     """Return node and baseline for 64 robots."""
     figures = load("fleet_64")
-    return table(fleet_rows({label: figures[loop] for loop, label in LOOPS.items()}))
+    return table(fleet_rows({label: figures[loop] for loop, label in LOOPS.items() if loop in figures}))
+
+
+def headline(load: Load) -> str:
+    """Return the figures of the README: what a loop serves, and what it costs."""
+    fleets = {fleet["options"]["robots"]: fleet for fleet in load("scale")["fleets"]}
+    try:
+        served = load("capacity")["capacity"]
+    except Missing:
+        served = {}
+
+    def cells(robots: int, cell: Callable[[Figures], str]) -> list[str]:
+        return [cell(fleets[robots][loop]) if loop in fleets[robots] else NOT_MEASURED for loop in LOOPS]
+
+    def cost(loop: Figures) -> str:
+        return f"{loop['cpu_us_per_robot_tick']:.0f} µs"
+
+    rows = [
+        ["", *LOOPS.values()],
+        ["robots served", *(str(served.get(name, NOT_MEASURED)) for name in CAPACITY_LOOPS)],
+        ["CPU per tick, 1 robot", *cells(1, cost)],
+        ["CPU per robot and tick, 16 robots", *cells(16, cost)],
+        [
+            "camera stamp to command, 16 robots, p50 / p99",
+            *cells(16, lambda loop: f"{times(loop['stamp_to_command_ms'])} ms"),
+        ],
+    ]
+    return table(rows)
+
+
+def capacity(load: Load) -> str:
+    """Return how many robots each loop serves, and why no more."""
+    return table(capacity_rows(load("capacity")))
+
+
+def overhead(load: Load) -> str:
+    """Return the step against the forward pass by the number of robots."""
+    rows = [["robots", "step, p50 / p99", "forward pass alone, p50 / p99", "`overhead_ratio`"]]
+    for name in ("pipeline_1", "pipeline_16", "pipeline"):
+        figures = load(name)
+        engine = figures["engines"]["auto"]
+        cells = [f"{times(engine[part])} ms" for part in ("step_ms", "forward_ms")]
+        rows.append([str(figures["options"]["robots"]), *cells, f"{engine['overhead_ratio']:.2f}"])
+    return table(rows)
 
 
 def scale(load: Load) -> str:
@@ -287,7 +368,10 @@ _TABLES: Mapping[str, Callable[[Load], str]] = {
     "goals": goals,
     "machine": machine,
     "beside": beside,
+    "headline": headline,
     "scale": scale,
+    "capacity": capacity,
+    "overhead": overhead,
     "options": options,
     "transport": transport,
     "pipeline": pipeline,

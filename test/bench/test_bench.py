@@ -8,18 +8,23 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from forked import ForkedProcess
 from node_harness import PATIENCE_S
 
 from policy_node.report.figures import distribution
+from policy_node.ros.deployment import deploy
 from policy_node_bench.cli import main, make_parser
 from policy_node_bench.fleet import FleetOptions
+from policy_node_bench.forward_pass import BareSession, forward_pass
 from policy_node_bench.harness.observer import Round, summary
+from policy_node_bench.harness.robots import check_parameters, robot_parameters, untrained_policy
 from policy_node_bench.harness.turns import Part, in_turn, ratio_of_turns
 
 DISTRIBUTIONS = ("tick_ms", "lateness_ms", "stamp_to_command_ms")
@@ -59,7 +64,7 @@ def test_both_loops_are_measured_over_dds(tmp_path):
     assert figures["versus"][0]["settings"] == "realtime.freeze_gc:=false no_malloc"
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
     assert {"take", "infer", "publish"} <= figures["node"]["stages_ms"].keys()
-    for loop in (figures["node"], figures["baseline"], figures["versus"][0]):
+    for loop in (figures["node"], figures["baseline"], figures["baseline_batched"], figures["versus"][0]):
         assert loop["ticks"] > 0
         assert loop["cpu_us_per_robot_tick"] > 0
         assert loop["cpu_us_per_robot_tick_by_round"] == [pytest.approx(loop["cpu_us_per_robot_tick"])]
@@ -70,9 +75,11 @@ def test_both_loops_are_measured_over_dds(tmp_path):
         assert 0 <= loop["fresh_fraction"] <= 1
         assert loop["rss_mb"] > 0
         assert loop["cpu_us_per_robot_tick_by_thread"]
-    assert figures["ratio_cpu"] == pytest.approx(
-        figures["baseline"]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
-    )
+    for ratio, loop in (("ratio_cpu", "baseline"), ("ratio_cpu_batched", "baseline_batched")):
+        assert figures[ratio] == pytest.approx(
+            figures[loop]["cpu_us_per_robot_tick"] / figures["node"]["cpu_us_per_robot_tick"]
+        )
+    assert figures["baseline"]["synchroniser"] == figures["baseline_batched"]["synchroniser"]
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
     assert not any(environment.get("TMPDIR") == str(tmp_path) for environment in environments)
     assert not list(tmp_path.glob("policy_bench_*"))
@@ -156,7 +163,7 @@ def test_step_and_forward_pass_are_measured_for_each_engine(tmp_path):
     run = policy_bench(
         tmp_path,
         *("pipeline", "--robots", "3", "--image", "48x36", "--stack", "2", "--engines", "direct,torchscript"),
-        *("--seconds", "1", "--predict", "--json", str(file), "--plot", str(plot)),
+        *("--seconds", "1", "--rate", "50", "--predict", "--json", str(file), "--plot", str(plot)),
     )
     assert run.returncode == 0, run.stdout + run.stderr
     figures = json.loads(file.read_text())
@@ -182,6 +189,33 @@ def test_parts_run_in_turn_with_their_preparation():
     times_ms = in_turn(parts, seconds=0.0, turn_s=0.0, turns=2, runs=2)
     assert calls == ["before a", "a", "before a", "a", "after a", "b", "b"] * 2
     assert {name: [len(turn) for turn in turns] for name, turns in times_ms.items()} == {"a": [2, 2], "b": [2, 2]}
+
+
+def test_runs_start_at_multiples_of_the_period_after_their_preparation():
+    starts_s, prepared_s = [], []
+    part = Part(lambda: starts_s.append(time.monotonic()), lambda: prepared_s.append(time.monotonic()))
+    begin_s = time.monotonic()
+    times_ms = in_turn({"a": part, "b": part}, seconds=0.0, turn_s=0.0, turns=2, runs=1, period_s=0.02)
+    assert [len(turn) for turns in times_ms.values() for turn in turns] == [1] * 4
+    # However late a run wakes up, there is a multiple of the period between its preparation and its start.
+    periods = [int((moment - begin_s) / 0.02) for moment in starts_s]
+    assert len(set(periods)) == 4 and periods[0] >= 1
+    assert all(prepared < start for prepared, start in zip(prepared_s, starts_s, strict=True))
+
+
+@pytest.mark.both_distributions
+def test_the_bare_session_computes_the_actions_of_the_policy(tmp_path):
+    model = untrained_policy(tmp_path, (48, 36))
+    configuration = check_parameters(robot_parameters(3, 20.0, model) | {"policy.engine": "onnxruntime"})
+    deployment = deploy(configuration)
+    run = forward_pass(deployment, 3)
+    assert isinstance(run, BareSession)
+    run.actions[...] = np.nan
+    run()
+    rng = np.random.default_rng(0)
+    examples = {key: spec.example(3, rng) for key, spec in deployment.policy.spec.observations.items()}
+    wanted, _ = deployment.policy({key: torch.from_numpy(array) for key, array in examples.items()}, None)
+    np.testing.assert_allclose(run.actions, wanted, atol=1e-5)
 
 
 def test_the_ratio_compares_adjacent_turns():
