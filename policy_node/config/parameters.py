@@ -368,6 +368,12 @@ class SourceConfiguration(ReadingChoices):
         limits=(0.0, math.inf),
         may_be_infinite=True,
     )
+    transform_max_age_s: float = parameter(
+        0.0,
+        "For a pose in `base_frame` that is published once (`max_age_s: .inf`): largest age of the transform by which "
+        "it is computed. Otherwise `max_age_s` limits both.",
+        limits=(0.0, 3600.0),
+    )
     stamp: str = parameter(
         "header",
         "Time of a reading: the stamp in its header (without one as `source`), or the time at which it was received "
@@ -393,6 +399,11 @@ class SourceConfiguration(ReadingChoices):
     def is_image(self) -> bool:
         """Whether the readings are images."""
         return is_image(self.type)
+
+    @property
+    def reading_max_age_s(self) -> float:
+        """Largest age of its readings: that of the transform where the message does not age."""
+        return self.transform_max_age_s or self.max_age_s
 
     @property
     def is_synchronised(self) -> bool:
