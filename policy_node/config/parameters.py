@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from policy_node.config.catalogue import IMAGE_ENCODINGS, MESSAGE_TYPES
+from policy_node.config.paths import expand
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
 # Not below a namespace: `/NAME/...` is private to a node of that name.
@@ -236,7 +237,11 @@ class ReadingChoices:
         "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
         "type's usual vector.",
     )
-    fields: tuple[str, ...] = parameter((), "Several such paths instead of `field`, one after the other.")
+    fields: tuple[str, ...] = parameter(
+        (),
+        "Several such paths instead of `field`, one after the other. A path may name elements of arrays, as in "
+        "`motor_state[0].q`, or `motor_state[0:12].q` for 12.",
+    )
     joints: tuple[str, ...] = parameter(
         (), "Joints to read from a JointState, in this order; empty: all, as published."
     )
@@ -323,8 +328,8 @@ class ReadingChoices:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of `fields`, or that of `field`; none when neither is given."""
-        return self.fields or ((self.field,) if self.field else ())
+        """The paths of `fields`, or that of `field`, their ranges written out; none when neither is given."""
+        return expand(self.fields or ((self.field,) if self.field else ()))
 
 
 # The default of each parameter that chooses from a message.
