@@ -23,7 +23,7 @@ from policy_node.messages.fields import MessageTypeError, message_class
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types.numbers import FieldSource
 from policy_node.messages.vectors import VectorReader
-from policy_node_bench.fuzz.cases import byteswapped
+from policy_node_bench.fuzz.case import byteswapped
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 POSES = "geometry_msgs/msg/PoseArray"
