@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from policy_node.config.catalogue import IMAGE_ENCODINGS, MESSAGE_TYPES
+from policy_node.config.paths import expand
 from policy_node.config.registry import ENGINES, POLICY_FORMATS
 
 # Not below a namespace: `/NAME/...` is private to a node of that name.
@@ -232,7 +233,11 @@ class ReadingChoices:
         "Dotted path to the numbers in the message, of a JointState `position`, `velocity` or `effort`; empty: the "
         "type's usual vector.",
     )
-    fields: tuple[str, ...] = parameter((), "Several such paths instead of `field`, one after the other.")
+    fields: tuple[str, ...] = parameter(
+        (),
+        "Several such paths instead of `field`, one after the other. A path may name elements of arrays, as in "
+        "`motor_state[0].q`, or `motor_state[0:12].q` for 12.",
+    )
     joints: tuple[str, ...] = parameter(
         (), "Joints to read from a JointState, in this order; empty: all, as published."
     )
@@ -319,8 +324,8 @@ class ReadingChoices:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of `fields`, or that of `field`; none when neither is given."""
-        return self.fields or ((self.field,) if self.field else ())
+        """The paths of `fields`, or that of `field`, their ranges written out; none when neither is given."""
+        return expand(self.fields or ((self.field,) if self.field else ()))
 
 
 # The default of each parameter that chooses from a message.
@@ -364,6 +369,12 @@ class SourceConfiguration(ReadingChoices):
         limits=(0.0, math.inf),
         may_be_infinite=True,
     )
+    transform_max_age_s: float = parameter(
+        0.0,
+        "For a pose in `base_frame` that is published once (`max_age_s: .inf`): largest age of the transform by which "
+        "it is computed. Otherwise `max_age_s` limits both.",
+        limits=(0.0, 3600.0),
+    )
     stamp: str = parameter(
         "header",
         "Time of a reading: the stamp in its header (without one as `source`), or the time at which it was received "
@@ -389,6 +400,11 @@ class SourceConfiguration(ReadingChoices):
     def is_image(self) -> bool:
         """Whether the readings are images."""
         return is_image(self.type)
+
+    @property
+    def reading_max_age_s(self) -> float:
+        """Largest age of its readings: that of the transform where the message does not age."""
+        return self.transform_max_age_s or self.max_age_s
 
     @property
     def is_synchronised(self) -> bool:

@@ -460,10 +460,18 @@ def _check_time(checked: Values, prefix: str) -> Problems:
     """Check how a topic is received, and how long its readings may be used."""
     if checked[prefix + "durability"] == "transient_local" and checked[prefix + "reliability"] != "reliable":
         yield f"{prefix}durability: found transient_local, which needs reliability: reliable; set that, too"
-    if checked[prefix + "base_frame"] and checked[prefix + "max_age_s"] == math.inf:
+    transform_max_age_s, max_age_s = checked[prefix + "transform_max_age_s"], checked[prefix + "max_age_s"]
+    if checked[prefix + "base_frame"] and max_age_s == math.inf and not transform_max_age_s:
         yield (
             f"{prefix}max_age_s: found .inf beside base_frame, but a pose in the frame of a moving robot ages with tf; "
-            f"give the largest age of a transform, such as 0.5"
+            f"set transform_max_age_s to the largest age of a transform, such as 0.5, too"
+        )
+    if transform_max_age_s and not checked[prefix + "base_frame"]:
+        yield f"{prefix}transform_max_age_s: given without base_frame; give the frame of the robot, such as base_link"
+    elif transform_max_age_s and max_age_s != math.inf:
+        yield (
+            f"{prefix}transform_max_age_s: found {transform_max_age_s} beside max_age_s {max_age_s}, which also limits "
+            "the age of the transform; remove it, or set max_age_s to .inf for what is published once"
         )
     if checked[prefix + "frame"] and not checked[prefix + "base_frame"]:
         yield f"{prefix}frame: given without base_frame; give the frame of the robot, such as base_link"
@@ -514,7 +522,13 @@ def _check_terms(checked: Values, key: str, terms: Sequence[str]) -> Problems:
 
 
 # Parameters of the time of a topic's readings, with their defaults.
-_OF_TIME = {"stamp": "header", "stamp_offset_s": 0.0, "durability": "volatile", "frame": ""}
+_OF_TIME = {
+    "stamp": "header",
+    "stamp_offset_s": 0.0,
+    "durability": "volatile",
+    "frame": "",
+    "transform_max_age_s": 0.0,
+}
 # Kinds of terms that are read from a topic; a phase is, too, with `stop_below`.
 _READS = ("sensor", "projected_gravity", "one_hot")
 # Parameters of terms that belong to one kind, whether that kind needs them, and the rule in words.

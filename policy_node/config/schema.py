@@ -115,7 +115,7 @@ class Configuration:
             alone = source.name if isinstance(source, ObservationConfiguration) else None
             subscription = (alone, source.topic, source.type, source.depth, source.reliability, source.durability)
             time = (source.max_age_s, source.when_silent, source.stamp, source.stamp_offset_s)
-            frames = (source.base_frame, source.frame)
+            frames = (source.base_frame, source.frame, source.transform_max_age_s)
             sensors.setdefault((*subscription, *time, *frames), []).append(source)
         observed = sorted(
             map(tuple, sensors.values()), key=lambda sources: (sources[0].may_be_silent, not sources[0].is_synchronised)

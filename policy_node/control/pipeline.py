@@ -207,6 +207,10 @@ class Pipeline:
         """Set whether a sensor that may be silent has a publisher; without one its silence is not a reading."""
         self._samples.set_present(robot, sensor, present)
 
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        """Name what the readings of a sensor are as old as, for the reason if they are too old."""
+        self._samples.name_oldest(robot, sensor, what)
+
     def check_limits(self, configuration: Configuration) -> None:
         """Check that `change_limits` can use a configuration; may be called from any thread.
 

@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
-from policy_node.config.paths import MOST_ELEMENTS, expand
+from policy_node.config.paths import expand
 from policy_node.messages.commands import COMMAND_TYPES, CommandChoices, CommandEncoder, CommandType, set_time
-from policy_node.messages.fields import NUMBERS, MessageClass, MessageTypeError, elements_of, message_of
-from policy_node.messages.reading import UnusableReading
+from policy_node.messages.fields import (
+    NUMBERS,
+    PART,
+    MessageClass,
+    MessageTypeError,
+    element_kind,
+    elements_of,
+    message_of,
+)
 from policy_node.messages.types.numbers import FieldSource
-from policy_node.messages.vectors import NumberSource
-
-_PART = re.compile(r"(?P<name>\w+)(?:\[(?P<index>\d{1,9})\])?")
 
 
 class Target(NamedTuple):
@@ -48,7 +51,7 @@ def find_target(message: Any, path: str) -> Target:
     """
     parts, owner, target = path.split("."), message, None
     for position, part in enumerate(parts):
-        match = _PART.fullmatch(part)
+        match = PART.fullmatch(part)
         fields = owner.get_fields_and_field_types() if hasattr(owner, "get_fields_and_field_types") else {}
         if match is None or match["name"] not in fields:
             parent = ".".join(parts[:position]) or "the message"
@@ -65,12 +68,7 @@ def find_target(message: Any, path: str) -> Target:
 
 def _element(field: Target, index: int, path: str) -> Target:
     """Return an element of the array in a field."""
-    elements = elements_of(field.kind)
-    if elements is None:
-        raise MessageTypeError(f"field '{path}': {field.key} is {field.kind}, which has no element {index}")
-    kind, size = elements
-    if index >= (MOST_ELEMENTS if size is None else size):
-        raise MessageTypeError(f"field '{path}': {field.key} is {field.kind}, which has no element {index}")
+    kind = element_kind(str(field.key), field.kind, index, path)
     values = getattr(field.owner, str(field.key))
     if len(values) <= index:
         made = message_of(kind)
@@ -224,41 +222,6 @@ def _number_target(message: Any, path: str) -> Target:
     raise MessageTypeError(f"field '{path}' is not a number; name one of its parts, such as '{path}.{first}'")
 
 
-class ElementSource(NumberSource):
-    """The numbers at paths with indices, for recorded commands."""
-
-    def __init__(self, message_type: MessageClass, paths: Sequence[str]) -> None:
-        message = message_type()
-        self._paths = list(paths)
-        self.dtypes = [NUMBERS[_number_target(message, path).kind] for path in paths]
-        self.size = len(paths)
-
-    def numbers(self, message: Any) -> np.ndarray:
-        """Return the numbers `[n]` float64; raises UnusableReading where a sequence is shorter."""
-        return np.array([float(_value(message, path)) for path in self._paths])
-
-    def label(self, message: Any, index: int) -> str:
-        """Return the path of a number."""
-        return self._paths[index]
-
-
-def _value(message: Any, path: str) -> Any:
-    value = message
-    for part in path.split("."):
-        name, _, index = part.partition("[")
-        value = getattr(value, name)
-        if index:
-            position = int(index.rstrip("]"))
-            if position >= len(value):
-                raise UnusableReading(f"'{path}' is missing: {name} has {len(value)} elements")
-            value = value[position]
-    return value
-
-
-def _source(message_type: MessageClass, paths: Sequence[str]) -> NumberSource:
-    return (ElementSource if any("[" in path for path in paths) else FieldSource)(message_type, paths)
-
-
 def by_fields(name: str, prefix: str = "", is_velocity: bool = False) -> CommandType:
     """Return the record of a type whose components `fields` names, without a `prefix` of every path."""
     return CommandType(
@@ -267,7 +230,7 @@ def by_fields(name: str, prefix: str = "", is_velocity: bool = False) -> Command
         is_velocity=is_velocity,
         has_constants=True,
         make=lambda message_type, choices: FieldEncoder(message_type, choices, prefix),
-        source=lambda message_type, choices: _source(message_type, [prefix + path for path in choices.fields]),
+        source=lambda message_type, choices: FieldSource(message_type, [prefix + path for path in choices.fields]),
     )
 
 

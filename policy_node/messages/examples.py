@@ -12,6 +12,7 @@ import numpy as np
 
 from policy_node.config.catalogue import IMAGE_ENCODINGS
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.command_fields import find_target
 from policy_node.messages.fields import NUMBERS, MessageClass, elements_of, message_of
 from policy_node.messages.types.images import wanted_encoding
 
@@ -29,6 +30,7 @@ def example_message(
     joints: Sequence[str] = (),
     encoding: str = "",
     whole: bool = False,
+    paths: Sequence[str] = (),
 ) -> Any:
     """Return a message with random numbers everywhere.
 
@@ -44,12 +46,17 @@ def example_message(
         As the parameters of an observation.
     whole
         Whether all numbers are 0 or 1, as for a category.
+    paths
+        Sequences get the elements that these paths name.
     """
     message = message_type()
     if len(spec.shape) == 3:
         _fill_image(message, spec, encoding, rng)
         return message
     count = len(joints) or int(np.prod(spec.shape))
+    for path in paths:
+        if "[" in path:
+            find_target(message, path)
     _fill(message, count, rng, whole)
     for name in ("name", "joint_names"):
         if isinstance(getattr(message, name, None), list):
@@ -64,14 +71,17 @@ def example_message(
 
 
 def _fill(message: Any, count: int, rng: np.random.Generator, whole: bool) -> None:
-    """Set all numbers of a message, and those of the messages in it; lists of numbers get `count` of them."""
+    """Set all numbers of a message and of the messages in it; lists of numbers get `count` of them, or stay longer."""
     for name, kind in message.get_fields_and_field_types().items():
         elements = elements_of(kind)
         if kind in NUMBERS:
             setattr(message, name, _numbers(NUMBERS[kind], 1, rng, whole)[0])
         elif elements is not None and elements[0] in NUMBERS:
-            dtype, length = NUMBERS[elements[0]], elements[1] or count
+            dtype, length = NUMBERS[elements[0]], elements[1] or max(count, len(getattr(message, name)))
             setattr(message, name, _numbers(dtype, length, rng, whole))
+        elif elements is not None and message_of(elements[0]) is not None:
+            for part in getattr(message, name):
+                _fill(part, count, rng, whole)
         elif kind == QUATERNION:
             x, y, z, w = rng.normal(size=4)
             norm = float(np.sqrt(x * x + y * y + z * z + w * w))

@@ -12,6 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from policy_node.config.paths import MOST_ELEMENTS
+from policy_node.messages.reading import UnusableReading
+
 MessageClass: TypeAlias = Any  # rosidl message classes share no base class
 
 # `octet` is missing: its Python value is a bytes object, not a number.
@@ -22,7 +25,9 @@ NUMBERS = {
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 _ARRAY = re.compile(r"(?P<element>.+)\[(?P<length>\d+)\]")
-_SEQUENCE = re.compile(r"sequence<(?P<element>[^,<>]+)(?:, *\d+)?>")
+_SEQUENCE = re.compile(r"sequence<(?P<element>[^,<>]+)(?:, *(?P<bound>\d+))?>")
+# A part of a path: a field, or an element of an array.
+PART = re.compile(r"(?P<name>\w+)(?:\[(?P<index>\d{1,9})\])?")
 
 
 class MessageTypeError(ValueError):
@@ -65,20 +70,57 @@ def has_header(message_type: MessageClass) -> bool:
 def numeric_fields(message_type: MessageClass, path: str) -> list[NumericField]:
     """Find the numbers at a dotted path, in the order of the definition.
 
-    The path leads to a number, an array of numbers, or a message that consists of such. Raises MessageTypeError if it
-    leads to something else, or a part of it does not exist.
+    The path leads to a number, an array of numbers, or a message that consists of such, also by elements of arrays and
+    sequences, such as ``motor_state[0].q``. Raises MessageTypeError if it leads to something else, or a part of it does
+    not exist.
     """
     owner, kind = message_type, ""
-    for position, part in enumerate(path.split(".")):
+    steps: list[str] = []
+    for part in path.split("."):
+        match = PART.fullmatch(part)
         fields = owner.get_fields_and_field_types() if owner is not None else {}
-        if part not in fields:
+        if match is None or match["name"] not in fields:
             found = "/".join((message_type.__module__.split(".")[0], "msg", message_type.__name__))
-            parent = ".".join(path.split(".")[:position])
+            parent = ".".join(steps) or "the message"
             exists = ", ".join(f"{name} ({kind})" for name, kind in fields.items()) or "nothing below it"
-            raise MessageTypeError(f"{found} has no field '{path}': {parent or 'the message'} has {exists}")
-        kind = fields[part]
+            if elements_of(kind):
+                exists = f"elements ({kind}); name one, as in '{parent}[0]'"
+            raise MessageTypeError(f"{found} has no field '{path}': {parent} has {exists}")
+        kind = fields[match["name"]]
+        if match["index"] is None:
+            steps.append(match["name"])
+        else:
+            steps.append(f"{match['name']}[{int(match['index'])}]")
+            kind = element_kind(match["name"], kind, int(match["index"]), path)
         owner = message_of(kind)
-    return list(_flatten(path, kind))
+    return list(_flatten(".".join(steps), kind))
+
+
+def element_kind(name: str, kind: str, index: int, path: str) -> str:
+    """Return the type of an element of the field `name`, of type `kind`; `path` is for the error.
+
+    Raises MessageTypeError if the field is no array or sequence, or can never have that element.
+    """
+    match = _ARRAY.fullmatch(kind) or _SEQUENCE.fullmatch(kind)
+    groups = match.groupdict() if match else {}
+    most = int(groups.get("length") or groups.get("bound") or MOST_ELEMENTS)
+    if match is None or index >= most:
+        raise MessageTypeError(f"field '{path}': {name} is {kind}, which has no element {index}")
+    return match["element"]
+
+
+def value_at(message: Any, path: str) -> Any:
+    """Return what a message has at a path of `numeric_fields`; raises UnusableReading where a sequence is shorter."""
+    value = message
+    for part in path.split("."):
+        name, _, index = part.partition("[")
+        value = getattr(value, name)
+        if index:
+            position = int(index.rstrip("]"))
+            if position >= len(value):
+                raise UnusableReading(f"'{path}' is missing: {name} has {len(value)} elements")
+            value = value[position]
+    return value
 
 
 def elements_of(kind: str) -> tuple[str, int | None] | None:

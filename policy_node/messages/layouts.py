@@ -45,7 +45,7 @@ class Layout:
     unpack, fixed
         A message of that size has this shape when `unpack(raw) == fixed`. Bytes that only fill gaps play no part.
     places
-        By dotted path, for the numbers and arrays of numbers outside of sequences of messages.
+        By path, for the numbers and arrays of numbers, also in sequences of messages: ``motor_state[0].q``.
     """
 
     size: int
@@ -62,7 +62,7 @@ def number_run(
     `order` are the indices of the numbers to return, in this order. Without an order the function returns all. None if
     a place is unknown, the types differ or there are no numbers.
     """
-    places = [layout.places[path] for path in paths if path in layout.places]
+    places = [place for place in (_place(layout, path) for path in paths) if place is not None]
     if len(places) != len(paths) or len({place.dtype for place in places}) != 1:
         return None
     if not any(place.count for place in places):
@@ -76,6 +76,17 @@ def number_run(
     if np.array_equal(indices, np.arange(count)):
         return lambda raw: np.frombuffer(raw, dtype, count, start)
     return lambda raw: np.frombuffer(raw, dtype, count, start)[indices]
+
+
+def _place(layout: Layout, path: str) -> Place | None:
+    """Return the place of a number or an array of numbers, or of an element of such an array; None if unknown."""
+    if path in layout.places or not path.endswith("]"):
+        return layout.places.get(path)
+    array, _, index = path[:-1].rpartition("[")
+    whole = layout.places.get(array)
+    if whole is None or int(index) >= whole.count:
+        return None
+    return Place(whole.offset + int(index) * whole.dtype.itemsize, 1, whole.dtype)
 
 
 def find_layout(message_type: MessageClass, raw: bytes, compared: Sequence[str] = ()) -> Layout | None:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +15,13 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from rclpy.time import Time
 
-from policy_node.config.schema import Configuration, SourceConfiguration
+from policy_node.config.schema import Configuration, SourceConfiguration, topic_of
 from policy_node.messages.cdr import deserialise, serialise
 from policy_node.messages.reading import UnusableReading
 
 WARNING_PERIOD_S = 5.0
+# Latest time of a header.
+_LATEST_NS = 2**31 * 10**9 - 1
 
 
 class Intake(Protocol):
@@ -28,6 +32,9 @@ class Intake(Protocol):
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         """Note whether a sensor that may be silent has a publisher."""
+
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        """Name what the readings of a sensor are as old as, for the reason if they are too old."""
 
 
 def uses_tf(source: SourceConfiguration) -> bool:
@@ -50,11 +57,23 @@ def check_frames(configuration: Configuration) -> Iterator[str]:
             )
 
 
+@dataclass
+class _Pose:
+    """The newest pose of a sensor in its own frame, and the transform by which it was passed on last."""
+
+    pose: PoseStamped
+    #: None where it does not age: the pose of a frame, or a message that is published once.
+    stamp_ns: int | None
+    #: Time of the transform; 0 of a static one, None before the first.
+    transform_ns: int | None = None
+
+
 class FramePoses:
     """Turns poses in any frame, and frames, into poses in the base frame of each robot at every tick.
 
     A pose stays where it is in its frame while the robot moves, so it is computed again whenever tf has a newer
-    transform. The messages of the pipeline are stamped with the time of the transform.
+    transform. The messages of the pipeline are as old as the older of message and transform: if detection or
+    localisation ends, the robot becomes stale.
     """
 
     def __init__(self, node: Node, configuration: Configuration) -> None:
@@ -69,44 +88,55 @@ class FramePoses:
             for sensor, (source, *_) in enumerate(configuration.sensors)
             if uses_tf(source)
         }
-        # Newest pose by robot and sensor, and the times of the last pose that was passed on.
-        self._poses: dict[tuple[int, int], PoseStamped] = {}
-        self._passed: dict[tuple[int, int], tuple[int, int]] = {}
+        # By robot and sensor.
+        self._poses: dict[tuple[int, int], _Pose] = {}
         for where, (source, name) in self._sources.items():
             if source.frame:
-                self._poses[where] = _identity(source.frame.format(robot=name.strip("/")))
+                self._poses[where] = _Pose(_identity(source.frame.format(robot=name.strip("/"))), None)
 
-    def add(self, where: tuple[int, int], raw: bytes) -> bool:
+    def add(self, where: tuple[int, int], stamp_ns: int, raw: bytes) -> bool:
         """Keep a pose if it is of a sensor that needs tf; return whether it is."""
         if where not in self._sources:
             return False
-        if not self._sources[where][0].frame:
+        source, _ = self._sources[where]
+        if not source.frame:
             try:
-                self._poses[where] = deserialise(raw, PoseStamped)
+                pose = deserialise(raw, PoseStamped)
             except UnusableReading as error:
                 self._warn(where, str(error))
+            else:
+                self._poses[where] = _Pose(pose, None if source.max_age_s == math.inf else stamp_ns)
         return True
 
     def pass_on(self, pipeline: Intake) -> None:
         """Give the pipeline every pose that is new, or whose transform is."""
-        for where, pose in self._poses.items():
+        for where, kept in self._poses.items():
             source, name = self._sources[where]
-            base = source.base_frame.format(robot=name.strip("/"))
+            base, frame = source.base_frame.format(robot=name.strip("/")), kept.pose.header.frame_id
+            transform = f"transform {frame} -> {base}"
             try:
-                found = self._buffer.lookup_transform(base, pose.header.frame_id, Time())
+                found = self._buffer.lookup_transform(base, frame, Time())
             except self._failures as error:
                 self._warn(where, str(error))
+                pipeline.name_oldest(*where, transform)
                 continue
-            stamp_ns = Time.from_msg(found.header.stamp).nanoseconds
-            # A static transform has no time.
-            is_static = stamp_ns == 0
-            if not is_static and self._passed.get(where) == (id(pose), stamp_ns):
+            transform_ns = Time.from_msg(found.header.stamp).nanoseconds
+            # A static transform has no time, and does not age.
+            is_ageless = transform_ns == 0 and kept.stamp_ns is None
+            if transform_ns == kept.transform_ns and not is_ageless:
                 continue
-            self._passed[where] = id(pose), stamp_ns
-            moved = transformed(pose, found.transform)
+            kept.transform_ns = transform_ns
+            stamps_ns = {transform: transform_ns} if transform_ns else {}
+            if kept.stamp_ns is not None:
+                stamps_ns[f"message on {topic_of(name, source.topic)}"] = kept.stamp_ns
+            oldest = min(stamps_ns, key=stamps_ns.__getitem__, default="")
+            stamp_ns = stamps_ns[oldest] if oldest else self._node.get_clock().now().nanoseconds
+            moved = transformed(kept.pose, found.transform)
             moved.header.frame_id = base
-            moved.header.stamp = self._node.get_clock().now().to_msg() if is_static else found.header.stamp
-            pipeline.add(*where, Time.from_msg(moved.header.stamp).nanoseconds, serialise(moved))
+            # A damaged stamp is refused for its age.
+            moved.header.stamp = Time(nanoseconds=min(max(stamp_ns, 0), _LATEST_NS)).to_msg()
+            pipeline.name_oldest(*where, oldest or transform)
+            pipeline.add(*where, stamp_ns, serialise(moved))
 
     def _warn(self, where: tuple[int, int], text: str) -> None:
         source, name = self._sources[where]
@@ -121,11 +151,11 @@ class FrameIntake:
     def __init__(self, poses: FramePoses, pipeline: Intake) -> None:
         self._poses = poses
         self._pipeline = pipeline
-        self.set_present = pipeline.set_present
+        self.set_present, self.name_oldest = pipeline.set_present, pipeline.name_oldest
 
     def add(self, robot: int, sensor: int, stamp_ns: int, message: Any) -> None:
         """Add a message of one sensor of one robot, both by their index."""
-        if not self._poses.add((robot, sensor), message):
+        if not self._poses.add((robot, sensor), stamp_ns, message):
             self._pipeline.add(robot, sensor, stamp_ns, message)
 
 
@@ -140,8 +170,10 @@ def _identity(frame: str) -> PoseStamped:
 def transformed(pose: PoseStamped, transform: Any) -> PoseStamped:
     """Return a pose after a geometry_msgs/Transform."""
     rotation = _array(transform.rotation, "xyzw")
-    position = _array(transform.translation, "xyz") + rotated(rotation, _array(pose.pose.position, "xyz"))
-    orientation = product(rotation, _array(pose.pose.orientation, "xyzw"))
+    # What is not finite is refused when it is read.
+    with np.errstate(over="ignore", invalid="ignore"):
+        position = _array(transform.translation, "xyz") + rotated(rotation, _array(pose.pose.position, "xyz"))
+        orientation = product(rotation, _array(pose.pose.orientation, "xyzw"))
     moved = PoseStamped()
     for name, number in zip("xyz", position.tolist(), strict=True):
         setattr(moved.pose.position, name, number)

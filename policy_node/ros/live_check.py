@@ -133,6 +133,10 @@ class _Listener:
         """Hand on whether a sensor that may be silent has a publisher."""
         self._pipeline.set_present(robot, sensor, present)
 
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        """Hand on what the readings of a sensor are as old as."""
+        self._pipeline.name_oldest(robot, sensor, what)
+
 
 def listen(node: Node, deployment: Deployment, duration_s: float, stopping: threading.Event) -> list[RobotReport]:
     """Run the ticks of a deployment without sending a command, and report on every robot.

@@ -53,7 +53,8 @@ _LIST_TYPES = {
 
 def is_limit(name: str) -> bool:
     """Return whether a parameter is a limit, which may be set while the node is configured."""
-    return name in LIMITS or (name.startswith("observations.") and name.endswith(".max_age_s"))
+    is_age = name.endswith((".max_age_s", ".transform_max_age_s"))
+    return name in LIMITS or (name.startswith("observations.") and is_age)
 
 
 def wrong_type(node: Node, changes: Sequence[RosParameter]) -> str:

@@ -139,7 +139,8 @@ class SimulatedRobots:
         encoding = first.encoding if isinstance(first, ObservationConfiguration) else ""
         whole = any(isinstance(source, TermConfiguration) and source.kind == "one_hot" for source in sources)
         largest = max(specs, key=lambda spec: int(np.prod(spec.shape)))
-        raw = serialise(example_message(message_class(first.type), largest, rng, joints, encoding, whole))
+        paths = [path for source in sources for path in source.paths]
+        raw = serialise(example_message(message_class(first.type), largest, rng, joints, encoding, whole, paths))
         for source, spec in zip(sources, specs, strict=True):
             self._check(source, self._decoders[source.name], spec, raw)
         return raw

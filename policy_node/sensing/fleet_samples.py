@@ -43,7 +43,15 @@ class FleetSamples:
         self._robots = configuration.robots
         self._slop_ns = round(configuration.synchronisation.slop_s * 1e9)
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        kinds = [(max(RING_LENGTH, first.depth), first.name, age_ns(first.max_age_s)) for first, *_ in self.observed]
+        kinds = [
+            (
+                max(RING_LENGTH, first.depth),
+                first.name,
+                age_ns(first.reading_max_age_s),
+                "transform_max_age_s" if first.transform_max_age_s else "max_age_s",
+            )
+            for first, *_ in self.observed
+        ]
         rings_by_robot = [[SampleRing(*kind) for kind in kinds] for _ in self._robots]
         position = configuration.safe_position
         self.positions = [
@@ -72,7 +80,7 @@ class FleetSamples:
     def change_limits(self, configuration: Configuration) -> None:
         """Judge ages by the limits of another configuration, with the same sensors."""
         self._max_age_ns = round(configuration.synchronisation.max_age_s * 1e9)
-        ages_ns = [age_ns(first.max_age_s) for first, *_ in configuration.sensors]
+        ages_ns = [age_ns(first.reading_max_age_s) for first, *_ in configuration.sensors]
         for buffers in self._buffers:
             for buffer, max_age_ns in zip(buffers, ages_ns, strict=True):
                 buffer.max_age_ns = max_age_ns
@@ -81,6 +89,10 @@ class FleetSamples:
         """Add a sample of one sensor of one robot, both by their index."""
         self._heard[robot, sensor] = True
         self._buffers[robot][sensor].append(stamp_ns, message)
+
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        """Name what the readings of a sensor are as old as, for the reason if they are too old."""
+        self._buffers[robot][sensor].name = f"{self.names[sensor]} ({what})"
 
     @property
     def joined(self) -> set[tuple[int, int]]:

@@ -36,6 +36,8 @@ class SampleRing:
         Name of the sensor.
     max_age_ns
         Largest usable age of its samples; 0 without a limit of the sensor itself.
+    limit
+        The parameter with that age, for reasons.
     stamps
         Stamps of the samples in nanoseconds, ascending; only the ring changes them.
     first_seen
@@ -44,12 +46,13 @@ class SampleRing:
         Whether the last sample was refused because its stamp lay too far in the future.
     """
 
-    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "max_age_ns", "name", "stamps")
+    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "limit", "max_age_ns", "name", "stamps")
 
-    def __init__(self, length: int, name: str = "", max_age_ns: int = 0) -> None:
+    def __init__(self, length: int, name: str = "", max_age_ns: int = 0, limit: str = "max_age_s") -> None:
         self._length = length
         self.name = name
         self.max_age_ns = max_age_ns
+        self.limit = limit
         self._messages: list[Any] = []
         self.stamps: list[int] = []
         self.first_seen: dict[int, int] = {}

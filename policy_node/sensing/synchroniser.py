@@ -237,5 +237,5 @@ def _newest(ring: SampleRing, now_ns: int, max_ahead_ns: int) -> Selection:
         return Selection(RobotState.READY, (sample,), age_ns, "", refused)
     if ring.is_ahead:
         return Selection(RobotState.REJECTED, (), None, ahead_reason([ring.name], max_ahead_ns), refused)
-    reason = old_reason(ring.name, sample.stamp_ns, age_ns, "its max_age_s", ring.max_age_ns)
+    reason = old_reason(ring.name, sample.stamp_ns, age_ns, f"its {ring.limit}", ring.max_age_ns)
     return Selection(RobotState.STALE, (sample,), age_ns, reason, refused)

@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 from struct import Struct
 from typing import Any
 
-from policy_node_bench.fuzz.cases import CASES, ProblemError, check
+from policy_node_bench.fuzz.case import ProblemError, check
+from policy_node_bench.fuzz.cases import CASES
 
 MAX_INPUT = 8192
 # Index of the input, index of the case, length of the input.

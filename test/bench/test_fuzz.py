@@ -13,13 +13,21 @@ from pathlib import Path
 
 import pytest
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64MultiArray
 
 from policy_node.messages.codecs import ReadingDecoder
+from policy_node.messages.commands import COMMAND_TYPES
+from policy_node.messages.encodings import IMAGE_ENCODINGS
 from policy_node.messages.types import MESSAGE_TYPES
+from policy_node.messages.types.images import compressed_encodings
 from policy_node_bench.cli import main
 from policy_node_bench.fuzz import worker
-from policy_node_bench.fuzz.cases import CASES, ProblemError, check
+from policy_node_bench.fuzz.case import ProblemError, check
+from policy_node_bench.fuzz.cases import CASES
+from policy_node_bench.fuzz.command_cases import COMMAND_CASES, COMMANDS
+from policy_node_bench.fuzz.image_cases import IMAGE_CASES
+from policy_node_bench.fuzz.reading_cases import OPTIONAL, READING_CASES
 
 ARRAY = next(case for case in CASES if case.name == "float64_array")
 
@@ -37,6 +45,29 @@ def test_every_message_type_is_fuzzed() -> None:
     """All that can be imported: ros_gz_interfaces comes with Gazebo."""
     installed = {name for name in MESSAGE_TYPES if importlib.util.find_spec(name.split("/")[0])}
     assert installed <= {case.type_name for case in CASES}
+    # Those that cannot be imported have a case for where they can.
+    assert set(MESSAGE_TYPES) <= {case.type_name for case in READING_CASES + IMAGE_CASES} | set(OPTIONAL)
+
+
+def test_every_command_type_is_fuzzed() -> None:
+    assert set(COMMAND_TYPES) <= set(COMMANDS)
+    installed = {name for name in COMMAND_TYPES if importlib.util.find_spec(name.split("/")[0])}
+    assert installed <= {case.type_name for case in COMMAND_CASES}
+
+
+def test_every_image_encoding_is_fuzzed() -> None:
+    images = [image for case in IMAGE_CASES for image in case.messages]
+    assert {image.encoding for image in images if isinstance(image, Image)} == set(IMAGE_ENCODINGS)
+    compressed = [image for image in images if isinstance(image, CompressedImage)]
+    assert {image.format.partition(";")[0] for image in compressed} == set(compressed_encodings())
+    assert {image.format.split()[-1] for image in compressed if "compressedDepth" in image.format} == {"png", "rvl"}
+
+
+def test_every_case_has_another_name_and_takes_all_its_messages() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    for case in CASES:
+        decoder = case.decoder()
+        assert all(check(case, decoder, raw) for raw in case.seeds()), case.name
 
 
 @pytest.mark.slow

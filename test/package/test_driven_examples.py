@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Example configurations drive robots with a real node, in one process: commands of the policy, and safe ones."""
 
+import importlib.util
+import math
 import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from geometry_msgs.msg import Quaternion, Twist, Vector3
+from geometry_msgs.msg import PoseStamped, Quaternion, TransformStamped, Twist, Vector3
 from gymnasium import spaces
 from node_harness import PATIENCE_S, Peer
 from onnx import TensorProto, helper, numpy_helper
@@ -152,6 +155,91 @@ def test_a_robot_is_driven_and_safe_while_a_sensor_is_silent(
         rig.run_until_commanded(expected)
     rig.node.trigger_deactivate()
     rig.run_until_commanded(np.array(SAFE[file]))
+
+
+def goal_by_tf(folder: Path) -> dict[str, Any]:
+    """Return the parameters of the lidar robot with the goal that the file shows for tf."""
+    text = share_path("config", "lidar_goal.yaml").read_text()
+    shown, count = re.subn(r"^( {8})#(goal:|  \w+: )", r"\1\2", text, flags=re.MULTILINE)
+    assert count == 7
+    file = folder / "lidar_goal_by_tf.yaml"
+    # Of two entries with one name the last counts.
+    file.write_text(shown)
+    given = read_parameter_file(file)
+    return {name: value for name, value in given.items() if name.startswith("observations.state.goal.")}
+
+
+def test_the_goal_of_the_lidar_robot_can_be_that_of_rviz(tmp_path: Path) -> None:
+    (example,) = [example for example in EXAMPLES if example.file == "lidar_goal.yaml"]
+    configuration = parse_configuration(parameters(example, Path("unused"), **goal_by_tf(tmp_path)))
+    (goal,) = [source for source in configuration.sources if source.name == "state.goal"]
+    assert (goal.topic, goal.base_frame, goal.max_age_s) == ("/goal_pose", "base_link", math.inf)
+    assert goal.reading_max_age_s == 1.0
+
+
+def transform_of(frame: str, child: str, stamp: Any, x: float, y: float, yaw: float) -> TransformStamped:
+    """Return where a frame is in another one."""
+    made = TransformStamped(child_frame_id=child)
+    made.header.stamp, made.header.frame_id = stamp, frame
+    made.transform.translation.x, made.transform.translation.y = x, y
+    made.transform.rotation.z, made.transform.rotation.w = math.sin(yaw / 2), math.cos(yaw / 2)
+    return made
+
+
+@pytest.mark.both_distributions
+@pytest.mark.skipif(
+    importlib.util.find_spec("tf2_ros") is None, reason="tf2_ros comes with a ROS 2 installation, not as a wheel"
+)
+def test_a_lidar_robot_is_driven_to_a_goal_in_the_map_by_tf(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    (example,) = [example for example in EXAMPLES if example.file == "lidar_goal.yaml"]
+    model = untrained_model(spaces.Dict(example.observations), spaces.Box(-1.0, 1.0, (2,), np.float32))
+    with torch.no_grad():
+        model.policy.action_net.weight.mul_(10.0)
+        model.policy.action_net.bias.fill_(0.2)
+    model.save(tmp_path / "policy.zip")
+    changes = {**CALM, **goal_by_tf(tmp_path), "action.max_rate": None}
+    rig = make_rig(parameters(example, tmp_path / "policy.zip", **changes), lambda kind: message(example, kind, 0))
+    node, (topic,) = rig._peer.node, {"/goal_pose"} & rig.sensors.keys()
+    transforms = node.create_publisher(message_class("tf2_msgs/msg/TFMessage"), "/tf", 100)
+    goals = rig._publishers[topic]
+    # Where the robot is on the map; none: nothing localises it.
+    poses: list[tuple[float, float, float]] = []
+
+    def send_transforms() -> None:
+        stamp = node.get_clock().now().to_msg()
+        found = [transform_of("odom", "base_link", stamp, *poses[-1])] if poses else []
+        localised = [transform_of("map", "odom", stamp, 1.0, 1.0, 0.0)] if is_localised else []
+        transforms.publish(message_class("tf2_msgs/msg/TFMessage")(transforms=[*found, *localised]))
+
+    is_localised = True
+    timer = node.create_timer(0.02, send_transforms)
+    try:
+        poses.append((0.0, 0.0, 0.0))
+        rig.run_until_commanded(np.array(SAFE["lidar_goal.yaml"]), silent=[topic])
+        goal = PoseStamped()
+        goal.header.frame_id = "map"
+        goal.header.stamp = node.get_clock().now().to_msg()
+        goal.pose.position.x, goal.pose.position.y = 3.0, 0.0
+        goals.publish(goal)
+        # In the frame of the robot 2 m ahead and 1 m to the right, as in the example.
+        expected = expected_command(example, model, rig.configuration)
+        rig.run_until_commanded(expected, silent=[topic])
+        # The robot drives and turns to the left; the goal stays where it is.
+        poses.append((1.0, 0.5, math.pi / 2))
+        state = [-1.5, -1.0, 0.2, -0.5]
+        moved = expected_command(replace(example, seen={**example.seen, "state": state}), model, rig.configuration)
+        assert not np.allclose(moved, expected, atol=0.01)
+        rig.run_until_commanded(moved, silent=[topic])
+        is_localised = False
+        rig.run_until_commanded(np.array(SAFE["lidar_goal.yaml"]), silent=[topic])
+        reasons = rig.node.loop.latest.reasons
+        found = r"state\.goal \(transform map -> base_link\): is 1\.\d+ s old, its transform_max_age_s allows 1\.000 s"
+        assert re.search(found, str(reasons)), reasons
+        is_localised = True
+        rig.run_until_commanded(moved, silent=[topic])
+    finally:
+        node.destroy_timer(timer)
+        node.destroy_publisher(transforms)
 
 
 class Plans(torch.nn.Module):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, Quaternion, Transform, TransformStamped, Vector3
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from node_harness import Peer
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
@@ -21,9 +23,12 @@ from policy_node.messages.codecs import reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
 from policy_node.ros.frames import FrameIntake, FramePoses, transformed
 from policy_node.ros.subscriptions import check_topics
+from policy_node.sensing.fleet_samples import FleetSamples
+from policy_node.sensing.synchroniser import RobotState, Selection
 
 POSE = "geometry_msgs/msg/PoseStamped"
 NOW = 10**18
+SECOND = 10**9
 
 
 def yaw_of(angle: float) -> Quaternion:
@@ -140,6 +145,21 @@ def test_a_frame_without_a_base_frame_is_refused() -> None:
 def test_a_pose_in_the_frame_of_a_robot_must_age() -> None:
     with pytest.raises(ConfigurationError, match=r"observations\.goal\.max_age_s: found \.inf beside base_frame"):
         configuration_of(max_age_s=math.inf)
+    goal = next(source for source in configuration_of(max_age_s=math.inf, transform_max_age_s=0.5).sources)
+    assert goal.reading_max_age_s == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_age_s": 1.0}, r"found 0\.5 beside max_age_s 1\.0, which also limits the age of the transform"),
+        ({}, r"found 0\.5 beside max_age_s 0\.0"),
+        ({"max_age_s": math.inf, "base_frame": ""}, "given without base_frame"),
+    ],
+)
+def test_the_transform_has_a_limit_only_where_the_message_does_not_age(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"observations\.goal\.transform_max_age_s: {problem}"):
+        configuration_of(transform_max_age_s=0.5, **given)
 
 
 class Taken(list[tuple[int, int, int, Any]]):
@@ -150,6 +170,9 @@ class Taken(list[tuple[int, int, int, Any]]):
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         raise AssertionError
+
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        pass
 
 
 class Graph:
@@ -215,6 +238,40 @@ def test_a_goal_stays_where_it_is_while_the_robot_moves(peer: Peer, monkeypatch:
     assert positions(taken) == [(0, -2.0, 5.0)]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stamp=st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**32 - 1)),
+    transform_s=st.sampled_from([0, 1, 2**31 - 1]),
+    offset_s=st.sampled_from([0, -(10**10), 10**10]),
+    numbers=st.lists(st.floats(), min_size=7, max_size=7),
+)
+def test_no_pose_stops_the_tick_and_none_is_newer_than_its_message(
+    stamp: tuple[int, int],
+    transform_s: int,
+    offset_s: int,
+    numbers: list[float],
+    peer: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, taken = Graph(monkeypatch), Taken()
+    configuration = configuration_of(max_age_s=1.0)
+    goal = [sources[0].name for sources in configuration.sensors].index("goal")
+    poses = FramePoses(peer.node, configuration)
+    pose = pose_of(0.0, 0.0, 0.0, "map")
+    pose.header.stamp.sec, pose.header.stamp.nanosec = stamp
+    for part, names, values in (("position", "xyz", numbers[:3]), ("orientation", "xyzw", numbers[3:])):
+        for name, value in zip(names, values, strict=True):
+            setattr(getattr(pose.pose, part), name, value)
+    stamp_ns = (stamp[0] + offset_s) * SECOND + stamp[1]
+    graph.set("a/base_link", "map", transform_s * SECOND, 1.0, 1.0)
+    FrameIntake(poses, taken).add(0, goal, stamp_ns, serialize_message(pose))
+    poses.pass_on(taken)
+    ((robot, sensor, passed_ns, raw),) = taken
+    assert (robot, sensor) == (0, goal)
+    assert passed_ns == min([stamp_ns, *([transform_s * SECOND] if transform_s else [])])
+    assert deserialize_message(raw, PoseStamped).header.frame_id == "a/base_link"
+
+
 def test_the_pose_of_a_frame_needs_no_topic(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, taken = Graph(monkeypatch), Taken()
     poses = FramePoses(peer.node, configuration_of(frame="{robot}/dock"))
@@ -225,3 +282,109 @@ def test_the_pose_of_a_frame_needs_no_topic(peer: Peer, monkeypatch: pytest.Monk
         poses.pass_on(taken)
         assert all(stamp_ns > 10**18 for _, _, stamp_ns, _ in taken)
         assert positions(taken) == [(0, 1.0, 0.0), (1, 2.0, 0.0)]
+
+
+class Fleet:
+    """Poses on their way to the choice of the readings, with the transforms that a test sets."""
+
+    def __init__(self, peer: Peer, monkeypatch: pytest.MonkeyPatch, **goal: Any) -> None:
+        self.graph = Graph(monkeypatch)
+        configuration = configuration_of(**goal)
+        names = [sources[0].name for sources in configuration.sensors]
+        self._goal, self._touch = names.index("goal"), names.index("touch")
+        self.samples = FleetSamples(configuration)
+        self._poses = FramePoses(peer.node, configuration)
+        self._intake = FrameIntake(self._poses, self.samples)
+
+    def publish(self, stamp_ns: int) -> None:
+        """Publish a goal for the first robot."""
+        self._intake.add(0, self._goal, stamp_ns, serialize_message(pose_of(4.0, 0.0, 0.0, "map")))
+
+    def select(self, now_ns: int) -> Selection:
+        """Return the readings of the first robot for a tick; the other sensor always has one."""
+        self._poses.pass_on(self.samples)
+        self._intake.add(0, self._touch, now_ns, b"touch")
+        return self.samples.select(now_ns, now_ns - 50_000_000)[0]
+
+
+MESSAGE, TRANSFORM = "message on a/goal_pose", "transform map -> a/base_link"
+
+
+def test_a_dead_detector_makes_the_robot_stale_although_tf_goes_on(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(peer, monkeypatch, max_age_s=1.0)
+    fleet.publish(NOW)
+    for age_ns in range(0, 2 * SECOND, SECOND // 4):
+        fleet.graph.set("a/base_link", "map", NOW + age_ns, -1.0, 0.0)
+        selection = fleet.select(NOW + age_ns)
+        if age_ns <= SECOND:
+            assert selection.state is RobotState.READY
+            # What was measured once is as old as that, however often it is computed again.
+            assert selection.samples[1].stamp_ns == NOW
+        else:
+            assert selection.state is RobotState.STALE
+            expected = f"goal ({MESSAGE}): is {age_ns / 1e9:.3f} s old, its max_age_s allows 1.000 s"
+            assert selection.reason == expected
+    fleet.publish(NOW + 2 * SECOND)
+    assert fleet.select(NOW + 2 * SECOND).state is RobotState.READY
+
+
+def test_a_static_transform_makes_a_message_no_newer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(peer, monkeypatch, max_age_s=1.0)
+    fleet.graph.set("a/base_link", "map", 0, -1.0, 0.0)
+    fleet.publish(NOW)
+    assert fleet.select(NOW + SECOND).state is RobotState.READY
+    selection = fleet.select(NOW + SECOND + 1)
+    assert selection.state is RobotState.STALE and selection.reason.startswith(f"goal ({MESSAGE}): is 1.000 s old")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_dead_localisation_makes_the_robot_stale_although_the_detector_goes_on(
+    is_known: bool, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(peer, monkeypatch, max_age_s=1.0)
+    fleet.graph.set("a/base_link", "map", NOW, -1.0, 0.0)
+    fleet.publish(NOW - 1)
+    assert fleet.select(NOW).state is RobotState.READY
+    if not is_known:
+        # What tf has of the other frames of the chain is too new by now.
+        fleet.graph.transforms.clear()
+    fleet.publish(NOW + 2 * SECOND)
+    selection = fleet.select(NOW + 2 * SECOND)
+    assert selection.state is RobotState.STALE
+    assert selection.reason == f"goal ({TRANSFORM}): is 2.000 s old, its max_age_s allows 1.000 s"
+
+
+def test_a_goal_that_is_published_once_is_as_old_as_its_transform(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(peer, monkeypatch, max_age_s=math.inf, transform_max_age_s=0.5)
+    fleet.publish(NOW - 3600 * SECOND)
+    fleet.graph.set("a/base_link", "map", NOW, -1.0, 0.0)
+    assert fleet.select(NOW + SECOND // 2).state is RobotState.READY
+    selection = fleet.select(NOW + SECOND)
+    assert selection.state is RobotState.STALE
+    assert selection.reason == f"goal ({TRANSFORM}): is 1.000 s old, its transform_max_age_s allows 0.500 s"
+    fleet.samples.change_limits(configuration_of(max_age_s=math.inf, transform_max_age_s=1.5))
+    assert fleet.select(NOW + SECOND).state is RobotState.READY
+
+
+def test_a_synchronised_pose_is_judged_by_the_limit_of_all(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(peer, monkeypatch)
+    fleet.graph.set("a/base_link", "map", NOW, -1.0, 0.0)
+    fleet.publish(NOW - SECOND // 5)
+    selection = fleet.select(NOW)
+    assert selection.state is RobotState.STALE
+    assert selection.reason == f"goal ({MESSAGE}): is 0.200 s old, synchronisation.max_age_s allows 0.100 s"
+
+
+def test_of_several_messages_between_two_ticks_the_newest_counts(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, taken = Graph(monkeypatch), Taken()
+    configuration = configuration_of(max_age_s=1.0)
+    goal = [sources[0].name for sources in configuration.sensors].index("goal")
+    poses = FramePoses(peer.node, configuration)
+    intake = FrameIntake(poses, taken)
+    graph.set("a/base_link", "map", NOW, -1.0, 0.0)
+    for x in range(50):
+        # Python may give the newest message the identity of one before.
+        for position in (float(x), x + 0.5):
+            intake.add(0, goal, NOW, serialize_message(pose_of(position, 0.0, 0.0, "map")))
+        poses.pass_on(taken)
+        assert positions(taken) == [(0, x - 0.5, 0.0)]

@@ -76,7 +76,8 @@ class JointSource(NumberSource):
 def check_joint_field(field: str) -> None:
     """Raise MessageTypeError if a JointState has no such field."""
     if field not in JOINT_FIELDS:
-        raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}")
+        remedy = "; name joints in `joints`, as publishers order them differently" if "[" in field else ""
+        raise MessageTypeError(f"field '{field}' is not of a JointState; allowed: {', '.join(JOINT_FIELDS)}{remedy}")
 
 
 def position_of(names: Sequence[str], joint: str) -> int:

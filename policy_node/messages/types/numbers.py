@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from policy_node.config.parameters import ReadingChoices
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import deserialise
-from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields
+from policy_node.messages.fields import MessageClass, MessageTypeError, NumericField, numeric_fields, value_at
 from policy_node.messages.layouts import Layout, number_run
 from policy_node.messages.reading import Reader, UnusableReading
 from policy_node.messages.types import MessageType, vector_type
@@ -27,7 +28,11 @@ class FieldSource(NumberSource):
 
     def __init__(self, message_type: MessageClass, paths: Sequence[str]) -> None:
         self._fields: list[NumericField] = [field for path in paths for field in numeric_fields(message_type, path)]
-        self._get = attrgetter(*(field.path for field in self._fields))
+        paths = [field.path for field in self._fields]
+        self._get: Callable[[Any], Any] = attrgetter(*paths)
+        if any("[" in path for path in paths):
+            values = [partial(value_at, path=path) for path in paths]
+            self._get = values[0] if len(values) == 1 else lambda message: tuple(value(message) for value in values)
         self._only_numbers = not any(field.is_array for field in self._fields)
         self.dtypes = [field.dtype for field in self._fields]
         sizes = [field.size for field in self._fields]
@@ -47,7 +52,7 @@ class FieldSource(NumberSource):
     def label(self, message: Any, index: int) -> str:
         """Return the path of a number, with its index where the path is an array."""
         for field in self._fields:
-            length = len(attrgetter(field.path)(message)) if field.is_array else 1
+            length = len(value_at(message, field.path)) if field.is_array else 1
             if index < length:
                 return f"{field.path}[{index}]" if field.is_array else field.path
             index -= length

@@ -170,9 +170,9 @@ class Replay:
             self._offsets = measure_offsets(bag, self._stamps)
             default_s = configuration.synchronisation.max_age_s
             limits_ns = {
-                topic: age_ns(source.max_age_s or default_s)
+                topic: age_ns(source.reading_max_age_s or default_s)
                 for topic, source in self._sources.items()
-                if source.max_age_s != math.inf
+                if source.reading_max_age_s != math.inf
             }
             limit_ns = max(limits_ns.values(), default=0)
             self.time = choose_time(options.time, simulated, has_clock(bag), self._offsets, limit_ns)
