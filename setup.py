@@ -40,7 +40,7 @@ onnx = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "protobuf"]
 
 # For folders of LeRobot's policies, and to export them; robots run the exported ONNX files with onnxruntime alone.
 lerobot = [
-    'lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"',
+    'lerobot[diffusion,smolvla]>=0.6,<0.7; python_version >= "3.12"',
     'draccus>=0.10; python_version >= "3.12"',
 ]
 
