@@ -37,7 +37,7 @@ contrib = ["sb3-contrib>=2.8"]
 
 # For folders of LeRobot's policies, and to export them; robots run the exported ONNX files with onnxruntime alone.
 lerobot = [
-    'lerobot[diffusion]>=0.6,<0.7; python_version >= "3.12"',
+    'lerobot[diffusion,smolvla]>=0.6,<0.7; python_version >= "3.12"',
     'draccus>=0.10; python_version >= "3.12"',
 ]
 

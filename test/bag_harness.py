@@ -29,6 +29,27 @@ START_NS = 1_700_000_000_000_000_000
 # After its stamp a reading is recorded.
 DELAY_NS = 3_000_000
 
+# Takes the place of LeRobot, which needs another version of Python, and writes what it was given.
+STAND_IN = """
+import json, pathlib
+class LeRobotDataset:
+    @classmethod
+    def create(cls, repo_id, fps, features, root, use_videos, image_writer_threads):
+        self = cls()
+        self.root, self.head, self.episodes, self.frames = pathlib.Path(root), [repo_id, fps, features], [], []
+        self.root.mkdir(parents=True)
+        return self
+    def add_frame(self, frame):
+        shapes = {name: entry["shape"] for name, entry in self.head[2].items()}
+        assert {name: rows.shape for name, rows in frame.items() if name != "task"} == shapes
+        self.frames.append({name: rows if name == "task" else rows.tolist() for name, rows in frame.items()})
+    def save_episode(self):
+        self.episodes.append(self.frames)
+        self.frames = []
+    def finalize(self):
+        (self.root / "all.json").write_text(json.dumps([*self.head, self.episodes]))
+"""
+
 
 @dataclass
 class Readings:
@@ -219,3 +240,11 @@ def write_parameters(path: Path, parameters: Mapping[str, Any]) -> Path:
     """Write a parameter file."""
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
     return path
+
+
+def stand_in_for_lerobot(folder: Path) -> Path:
+    """Write what takes the place of LeRobot's datasets into a folder for `PYTHONPATH`, and return it."""
+    package = folder / "lerobot" / "datasets"
+    package.mkdir(parents=True)
+    (package / "lerobot_dataset.py").write_text(STAND_IN)
+    return folder

@@ -4,6 +4,7 @@
 
 `python test/lerobot_cases.py [NAME ...]` writes `test/data/lerobot_*`, and needs LeRobot: exported files and episodes,
 which the tests compare without LeRobot. LeRobot drives each robot alone, with its queues or its temporal ensemble.
+SmolVLA, which cannot be exported, is only compared.
 """
 
 import json
@@ -14,13 +15,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+
+from policy_node.config.tasks import MAX_TASK_BYTES, decode_tasks, encode_task
 
 DATA = Path(__file__).parent / "data"
 TICKS = 18
@@ -97,6 +100,24 @@ LARGE = (
     ),
 )
 
+# Takes a text; its vision-language model is that of `save_tiny_model`.
+TOLD = Case(
+    "smolvla",
+    "smolvla",
+    (IMAGE, "observation.images.wrist", STATE),
+    {
+        "chunk_size": 6,
+        "n_action_steps": 4,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+        "resize_imgs_with_padding": (32, 32),
+        "num_steps": 4,
+        "num_vlm_layers": 2,
+        "tokenizer_max_length": 24,
+    },
+)
+TEXTS = ("pick up the red cube", "go home", "open the drawer, then put the cup into it", "wipe the table")
+
 
 @contextmanager
 def small_backbone() -> Iterator[None]:
@@ -116,6 +137,40 @@ def small_backbone() -> Iterator[None]:
 
     with patch.object(torchvision.models, "resnet_tiny", resnet_tiny, create=True):
         yield
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Save the configuration and the processors of a small SmolVLM, whose tokeniser knows bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        SmolVLMConfig,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    special = {
+        "pad_token": "<pad>",
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+        "video_token": "<video>",
+    }
+    alphabet = [*special.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokeniser = Tokenizer(models.BPE({token: place for place, token in enumerate(alphabet)}, []))
+    tokeniser.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    named = {name: token for name, token in special.items() if name != "pad_token"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokeniser, pad_token="<pad>", extra_special_tokens=named)
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+    text |= {"model_type": "llama", "num_hidden_layers": 2, "head_dim": 16, "vocab_size": len(fast), "pad_token_id": 0}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    SmolVLMConfig(
+        text_config=text, vision_config=vision, scale_factor=2, image_token_id=1, pad_token_id=0
+    ).save_pretrained(folder)
+    SmolVLMProcessor(SmolVLMImageProcessor(), fast, SmolVLMVideoProcessor(), image_seq_len=4).save_pretrained(folder)
 
 
 def save_policy(case: Case, folder: Path) -> None:
@@ -170,10 +225,19 @@ def draw_observations(case: Case) -> dict[str, np.ndarray]:
     }
 
 
+def draw_texts() -> np.ndarray:
+    """Return texts `[ticks, robots, bytes]`: another one after each reset."""
+    rows = np.zeros((TICKS, len(RESETS), MAX_TASK_BYTES), np.uint8)
+    for robot, resets in enumerate(RESETS):
+        for place, tick in enumerate(resets):
+            rows[tick:, robot] = encode_task(TEXTS[(robot + place) % len(TEXTS)])
+    return rows
+
+
 def lerobot_actions(folder: Path, observations: Mapping[str, np.ndarray], noise: tuple[Any, Any] | None) -> np.ndarray:
     """Return the actions `[ticks, robots, components]` that LeRobot selects.
 
-    `noise` is that of Diffusion: the first `[horizon, components]`, and that of each round.
+    `noise` is that of Diffusion or SmolVLA: the first `[horizon, components]`, and that of each round.
     """
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -192,7 +256,10 @@ def lerobot_actions(folder: Path, observations: Mapping[str, np.ndarray], noise:
             batch = {}
             for name, rows in observations.items():
                 values = torch.from_numpy(rows[tick, robot])
-                batch[name] = values.float() / 255 if values.dtype == torch.uint8 else values
+                if name == "task":
+                    (batch[name],) = decode_tasks(values.numpy()[None])
+                else:
+                    batch[name] = values.float() / 255 if values.dtype == torch.uint8 else values
             given = {} if noise is None else {"noise": noise[0][None]}
             rounds = iter([] if noise is None else noise[1])
             with patch(
@@ -246,16 +313,19 @@ def largest_error(policy: Any, stored: Mapping[str, np.ndarray]) -> float:
     return float((np.abs(drive(policy, stored) - expected) / np.ptp(expected, axis=(0, 1))).max())
 
 
-def write(case: Case, folder: Path, target: Path) -> None:
-    """Save a policy, export it, and write the episodes that LeRobot drives."""
-    from policy_node.cli.export import export_policy
+def driven_by_lerobot(case: Case, folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """Save a policy; return it, and the episodes that LeRobot drives."""
     from policy_node.policies import load_policy
 
     save_policy(case, folder)
     policy = load_policy(folder)
     denoise = getattr(policy, "_denoise", None)
+    noise = None if denoise is None else (denoise.first, denoise.noise)
     observations = draw_observations(case)
-    actions = lerobot_actions(folder, observations, None if denoise is None else (denoise.first, denoise.noise))
+    if case.name == TOLD.name:
+        noise = (policy._noise, ())
+        observations["task"] = draw_texts()
+    actions = lerobot_actions(folder, observations, noise)
     config = json.loads((folder / "config.json").read_text())
     resets = np.zeros((TICKS, len(RESETS)), bool)
     for robot, ticks in enumerate(RESETS):
@@ -269,6 +339,15 @@ def write(case: Case, folder: Path, target: Path) -> None:
         **{f"observations.{name.rpartition('.')[2]}": rows for name, rows in observations.items()},
     }
     print(f"{case.name}: with LeRobot's network {largest_error(policy, stored):.1e} of the range", flush=True)
+    return policy, stored
+
+
+def write(case: Case, folder: Path, target: Path) -> None:
+    """Save a policy, export it, and write the episodes that LeRobot drives."""
+    from policy_node.cli.export import export_policy
+    from policy_node.policies import load_policy
+
+    _, stored = driven_by_lerobot(case, folder)
     output, started = target / f"lerobot_{case.name}.onnx", time.monotonic()
     export_policy(folder, "onnx", output)
     error = largest_error(load_policy(output), stored)
@@ -278,8 +357,12 @@ def write(case: Case, folder: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or [case.name for case in CASES]
+    names = sys.argv[1:] or [case.name for case in (*CASES, TOLD)]
     with small_backbone(), tempfile.TemporaryDirectory() as directory:
         for one in (*CASES, *LARGE):
             if one.name in names:
                 write(one, Path(directory) / one.name, DATA if one in CASES else Path(directory))
+        if TOLD.name in names:
+            save_tiny_model(Path(directory) / "vlm")
+            told = replace(TOLD, config={**TOLD.config, "vlm_model_name": str(Path(directory) / "vlm")})
+            driven_by_lerobot(told, Path(directory) / told.name)

@@ -67,14 +67,23 @@ class MoodyFleet(ScriptedFleet):
         super().__init__(peer, robots, namespace=namespace)
         self.number = 0
 
-    def send(self, robots: Sequence[str] | None = None, moods: Mapping[str, tuple[float, float]] | None = None) -> None:
-        """Publish one reading of each robot: the next number, and each robot's mood with its seconds."""
+    def send(
+        self,
+        robots: Sequence[str] | None = None,
+        moods: Mapping[str, tuple[float, float]] | None = None,
+        stamp_ns: int | None = None,
+    ) -> None:
+        """Publish one reading of each robot: the next number, and each robot's mood with its seconds.
+
+        `stamp_ns` is its stamp; None: now.
+        """
         self.number += 1
+        stamp_ns = self._peer.node.get_clock().now().nanoseconds if stamp_ns is None else stamp_ns
         for robot in self.robots if robots is None else robots:
             touch = np.zeros(CELLS)
             touch[:2] = (moods or {}).get(robot, (CALM, 0.0))
             touch[6:] = self.number
-            self.publish_touch(robot, self._peer.node.get_clock().now().nanoseconds, touch)
+            self.publish_touch(robot, stamp_ns, touch)
 
     def live(self, condition: Callable[[], Any], what: str, robots: Sequence[str] | None = None) -> None:
         """Publish 20 calm readings a second until a condition holds."""

@@ -30,7 +30,7 @@ from policy_node.cli.output import warnings_as_lines
 from policy_node.config.parameters import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from policy_node.config.specs import PolicySpec
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.policies.contract import warnings_to
+from policy_node.policies.contract import TorchPolicy, warnings_to
 from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, SavedPolicy, format_of
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run
@@ -88,6 +88,10 @@ def export_policy(
     report(f"reading {model}")
     saved, file = _read_source(model, vecnormalize, interface)
     policy = saved.build(file)
+    if not isinstance(policy, TorchPolicy):
+        raise PolicyError(
+            f"'{model}' takes a text, whose tokeniser cannot be exported; let policy.path name it, where its library is"
+        )
     warn_of_normalisation(saved, file)
     report("recording golden vectors")
     golden = record_golden(policy)

@@ -33,6 +33,8 @@ LISTEN_S = 5.0
 # Data are too old after so many periods of the slowest sensor.
 MAX_AGE_PERIODS = 3.0
 LEAST_MAX_AGE_S = 0.2
+# What is known of a policy file, as far as a parameter file follows from it.
+_KNOWN = ("observations", "action", "task")
 # Most topics in a remark.
 MOST_HEARD = 12
 
@@ -177,7 +179,7 @@ def _from_policy(
         hint = "; give --trusted if you know where it comes from" if info["needs_trust"] else ""
         raise PolicyError(f"{info.get('not_loaded') or 'its inputs and outputs are not known'}{hint}")
     # What is known without loading the file may lack the rest.
-    known = {"algorithm": "", "memory": [], "mask": 0, "observations": info["observations"], "action": info["action"]}
+    known = {"algorithm": "", "memory": [], "mask": 0, **{name: info[name] for name in _KNOWN if name in info}}
     spec = spec_from_json(known, info["sha256"])
     policy = {"policy.path": DescribedParameter(str(options.policy.resolve()))}
     if info["needs_trust"]:
@@ -190,7 +192,13 @@ def _from_policy(
         policy["policy.vecnormalize"] = DescribedParameter(None, text, is_optional=True)
     if options.memory:
         policy["policy.memory"] = DescribedParameter(tuple(options.memory))
-    return spec.observations, spec.action, policy
+    if spec.task:
+        text = (
+            "GIVE what the robots are to do, one text for all or one for each; or policy.task_topic, see doc/plans.md"
+        )
+        policy["policy.task"] = DescribedParameter(("do the task",), text)
+    observed = {key: array for key, array in spec.observations.items() if key != spec.task}
+    return observed, spec.action, policy
 
 
 def _from_description(description: TrainerDescription, options: argparse.Namespace) -> tuple[str, list[str]]:

@@ -54,7 +54,7 @@ _STATE_COLOURS = {
     "STOPPED": "magenta",
 }
 # Values that are never numbers: hexadecimal digits may look like one.
-_TEXTS = ("policy", "policy_sha256", "process")
+_TEXTS = ("policy", "policy_sha256", "process", "task")
 
 
 @dataclass
@@ -259,6 +259,9 @@ def _robots_table(node: NodeView) -> Table:
         table.add_column(f"{sensor.removesuffix('_hz')} Hz", justify="right")
     for counted in ("rejected", "bounded", "slowed"):
         table.add_column(counted, justify="right")
+    has_tasks = any("task" in part.values for part in node.robots.values())
+    if has_tasks:
+        table.add_column("task", overflow="fold")
     table.add_column("reason", overflow="fold")
     for robot, part in sorted(node.robots.items(), key=lambda item: natural_order(item[0])):
         values = part.values
@@ -274,6 +277,7 @@ def _robots_table(node: NodeView) -> Table:
             _figure(values, "age_at_command_ms"),
             *(_figure(values, sensor) for sensor in sensors),
             *(Text(values.get(counted, NOTHING)) for counted in ("rejected", "bounded", "slowed")),
+            *([Text(values.get("task", NOTHING))] if has_tasks else []),
             Text(values.get("reason", "")),
         )
     return table

@@ -108,6 +108,16 @@ class PolicyConfiguration:
         "period; the tick then goes on with the newest plans.",
         choices=("tick", "background"),
     )
+    task: tuple[str, ...] = parameter(
+        (),
+        "For a policy that takes a text: what the robots are to do, one text for all or one per entry of `robots`.",
+    )
+    task_topic: str = parameter(
+        "",
+        "For such a policy: std_msgs/String topic, below the robot's namespace, of newer texts; each begins a new "
+        "episode of its robot, and a plan of the text before is dropped. Publish with transient local durability, so "
+        "that a node that starts later hears it. Empty: none.",
+    )
     max_batch: int = parameter(
         0,
         "Most robots in one inference, more take several inferences; 0: limited by the memory.",

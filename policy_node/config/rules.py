@@ -13,6 +13,7 @@ from typing import Any
 
 from policy_node.config.catalogue import COMMAND_TYPES, MESSAGE_TYPES, command_kind
 from policy_node.config.parameters import CHOICES, SOURCE_PARAMETERS, Parameter, is_image
+from policy_node.config.tasks import shown_task, task_problem
 
 # An error lists the types that take a parameter only if there are at most this many.
 MOST_NAMED = 3
@@ -212,6 +213,12 @@ def _check_policy(checked: Values) -> Problems:
     sha256 = checked["policy.sha256"]
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         yield f"policy.sha256: found {sha256!r}, but a SHA-256 is 64 hexadecimal digits; give what sha256sum says"
+    tasks, robots = checked["policy.task"], len(checked["robots"])
+    if len(tasks) not in (0, 1, robots):
+        yield f"policy.task: found {len(tasks)} texts for {robots} robots; give one for all, or one for each"
+    for task in tasks:
+        if problem := task_problem(task):
+            yield f"policy.task: found {shown_task(task)}, but {problem}"
 
 
 def _check_prefix(checked: Values) -> Problems:

@@ -309,7 +309,7 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         claims_topic=checked["claims_topic"],
         autostart=checked["autostart"],
         bond_period_s=checked["bond_period_s"],
-        policy=PolicyConfiguration(**_group(checked, "policy.")),
+        policy=_policy(checked),
         chunk=ChunkConfiguration(**_group(checked, "chunk.")),
         observations=tuple(_observation(checked, key, terms.get(key, ())) for key in keys),
         synchronisation=SynchronisationConfiguration(**_group(checked, "synchronisation.")),
@@ -383,6 +383,12 @@ def _observation(checked: Mapping[str, Any], key: str, terms: tuple[str, ...]) -
     )
     # An observation that is made of terms has no topic.
     return ObservationConfiguration(key=key, **{"topic": "", "type": "", **given})
+
+
+def _policy(checked: Mapping[str, Any]) -> PolicyConfiguration:
+    policy = PolicyConfiguration(**_group(checked, "policy."))
+    # Of several texts those of this node's robots.
+    return replace(policy, task=_shard_of(policy.task, checked["shard"])) if len(policy.task) > 1 else policy
 
 
 def _shard_of(robots: tuple[str, ...], shard: str) -> tuple[str, ...]:

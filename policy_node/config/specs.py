@@ -182,3 +182,5 @@ class PolicySpec:
     #: Number of future actions that the policy gives at once, the first for the time of the observation; its actions
     #: then are `[robots, horizon, *shape]`. 0: one action without such an axis.
     horizon: int = 0
+    #: Key of the observation that is a task text, see `config.tasks`; empty if the policy takes none.
+    task: str = ""

@@ -129,6 +129,7 @@ def match_observations(
     ConfigurationError
         When they do not fit; shows both side by side.
     """
+    _check_task(configuration, policy)
     wanted = _wanted(configuration, policy)
     configured = {observation.key: observation for observation in configuration.observations}
     if list(wanted) == ["observation"] and len(configured) > 1:
@@ -174,7 +175,22 @@ def match_observations(
         raise ConfigurationError([*motion_problems, *problems, side_by_side(configuration, policy)])
     if motion_problems:
         raise ConfigurationError(motion_problems)
+    if task := policy.spec.task:
+        layouts[task] = ObservationLayout(task, policy.spec.observations[task], steps=1, channels_first=False)
     return layouts
+
+
+def _check_task(configuration: Configuration, policy: Policy) -> None:
+    """Check that a policy that takes a text is given some, and no other one."""
+    chosen = configuration.policy
+    if policy.spec.task and not (chosen.task or chosen.task_topic):
+        raise ConfigurationError(
+            "policy.task: missing, but the policy takes a text that says what a robot is to do; give one, such as "
+            "['pick up the red cube'], or the topic of such texts with policy.task_topic"
+        )
+    given = [name for name in ("task", "task_topic") if getattr(chosen, name)]
+    if given and not policy.spec.task:
+        raise ConfigurationError(f"policy.{given[0]}: given, but the policy takes no text; remove it")
 
 
 def _memory_hint(key: str, policy: Policy) -> str:
@@ -196,7 +212,8 @@ def _warn_of_channels(observation: ObservationConfiguration, layout: Observation
 def _wanted(configuration: Configuration, policy: Policy) -> Mapping[str, ArraySpec]:
     """Return the policy's observation space by configured key."""
     fed_back, configured = chunk_inputs(configuration), configuration.observations
-    wanted = {key: spec for key, spec in policy.spec.observations.items() if key not in fed_back}
+    without_sensor = (*fed_back, policy.spec.task)
+    wanted = {key: spec for key, spec in policy.spec.observations.items() if key not in without_sensor}
     # A space that is not a Dict has one observation, under any configured name.
     if list(wanted) == ["observation"] and len(configured) == 1:
         return {configured[0].key: wanted["observation"]}

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy_node.config.schema import Configuration, ConfigurationError, limits_of
+from policy_node.config.schema import Configuration, ConfigurationError, limits_of, topic_of
+from policy_node.config.tasks import encode_task, task_of_each
 from policy_node.control.command_mapping import CommandLimiter, CommandMapper
 from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
@@ -124,6 +125,10 @@ class Pipeline:
         self._stop_reasons: dict[int, str] = {}
         self._stopped = self._nobody = nothing = np.zeros(len(self.robots), bool)
         self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nothing, nothing)
+        self._task_topic = configuration.policy.task_topic
+        # By robot the text that says what it is to do; () for a policy that takes none.
+        self._tasks = task_of_each(configuration.policy.task, len(self.robots)) if policy.spec.task else ()
+        self._stage_tasks()
 
     def _make_staging(self, layouts: Mapping[str, ObservationLayout], decoders: Mapping[str, Decode]) -> Staging:
         checked = dict(decoders)
@@ -276,6 +281,18 @@ class Pipeline:
         self._memory.overrule(chosen, self.safe_commands[chosen])
         self._safe.freeze_known(chosen)
 
+    def set_task(self, robot: int, text: str) -> None:
+        """Tell a robot, by its index, what it is to do from the next tick on; another text begins a new episode."""
+        if text != self._tasks[robot]:
+            self._tasks = (*self._tasks[:robot], text, *self._tasks[robot + 1 :])
+            self._stage_tasks()
+            # Drops its plans, also those that are still computed.
+            self._memory.restart([robot])
+
+    def _stage_tasks(self) -> None:
+        for robot, text in enumerate(self._tasks):
+            self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(text)
+
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """Observe some robots again, at the time of the tick, after `reset` restarted their episodes.
 
@@ -303,6 +320,7 @@ class Pipeline:
     def warm_up(self) -> None:
         """Run the policy on example observations, see `Inference.warm_up`."""
         self._inference.warm_up()
+        self._stage_tasks()
 
     def start(self) -> None:
         """Start the thread that runs the policy beside the tick, if there is to be one, and warm it up.
@@ -350,6 +368,7 @@ class Pipeline:
         self._inference, other._inference = new, old
         other._staging.take_over(self._staging)
         self._staging = other._staging
+        self._stage_tasks()
 
     def step(
         self,
@@ -443,6 +462,10 @@ class Pipeline:
         for robot, (state, reason) in without_safe_command.items():
             if states[robot] is RobotState.READY:
                 states[robot], reasons[robot] = state, reason
+        for robot, text in enumerate(self._tasks):
+            if not text and states[robot] is RobotState.READY:
+                topic = topic_of(self.robots[robot], self._task_topic)
+                states[robot], reasons[robot] = RobotState.WAITING, f"it waits for its first text on {topic}"
         for robot, reason in self._stop_reasons.items():
             states[robot], reasons[robot] = RobotState.STOPPED, reason
         return states, reasons
@@ -536,6 +559,7 @@ class Pipeline:
             unheard=self._samples.unheard(),
             limits=self._limits,
             planned=decided.actions.planned,
+            tasks=self._tasks,
         )
 
 

@@ -198,6 +198,8 @@ class PlannedInference:
         """
         robots = len(self._everyone)
         everything, nothing = np.ones(robots, bool), np.full((robots, self.components), np.nan)
+        # Those of an earlier activation.
+        self.store.drop(everything)
         self._step(everything)
         self._commands(self.store.due(0), everything, nothing, nothing, np.ones(robots))
         self._following(0, nothing, everything, nothing, np.ones(robots))

@@ -221,3 +221,5 @@ class FleetTick(NamedTuple):
     limits: str = ""
     #: See `Actions.planned`.
     planned: PlannedTick | None = None
+    #: By robot the text that says what it is to do, empty before the first; () for a policy that takes none.
+    tasks: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ def spec_to_json(spec: PolicySpec) -> dict[str, Any]:
         "mask": spec.mask,
         "action": _action_to_json(spec.action),
         **({"horizon": spec.horizon} if spec.horizon else {}),
+        **({"task": spec.task} if spec.task else {}),
     }
 
 
@@ -38,7 +39,10 @@ def spec_from_json(data: Mapping[str, Any], sha256: str) -> PolicySpec:
     horizon = int(data.get("horizon", 0))
     if horizon < 0:
         raise ValueError(f"the horizon is {horizon}")
-    return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]), horizon)
+    task = str(data.get("task", ""))
+    if task and task not in observations:
+        raise ValueError(f"the task is '{task}', which is no observation")
+    return PolicySpec(observations, action, str(data["algorithm"]), sha256, memory, int(data["mask"]), horizon, task)
 
 
 def array_to_json(array: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 # Copyright 2026 The policy_node authors
 # SPDX-License-Identifier: Apache-2.0
-"""Policies of LeRobot: ACT and Diffusion, from the folders that `save_pretrained` writes.
+"""Policies of LeRobot: ACT, Diffusion and SmolVLA, from the folders that `save_pretrained` writes.
 
 The configuration, the weights and the processors are read as data. The network is LeRobot's; scaling of images,
-normalisation and the denoising loop are here, so that all of it can be exported.
+normalisation and the denoising loop of Diffusion are here, so that all of ACT and Diffusion can be exported.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec, PolicySpec
-from policy_node.policies.contract import PolicyError, Tensors, TorchPolicy
+from policy_node.config.tasks import decode_tasks, task_spec
+from policy_node.policies.contract import Policy, PolicyError, Tensors, TorchPolicy
 from policy_node.policies.description import spec_to_json
 from policy_node.policies.folder import listed, read_listed
 from policy_node.policies.formats import MAX_POLICY_BYTES, PolicyFile
 
 MAX_JSON_BYTES = 2**24
+# Steps of processors that make tokens of a text.
+_NEW_LINE, _TOKENISER = "smolvla_new_line_processor", "tokenizer_processor"
 # Steps of processors that only arrange what this package arranges itself.
 _ARRANGING = ("rename_observations_processor", "to_batch_processor", "device_processor")
 # Statistics by mode of normalisation: those that become 0, or -1 and 1.
@@ -37,6 +40,8 @@ _STATISTICS = {
 }
 _IMAGES, _STATE, _ENVIRONMENT = "observation.images", "observation.state", "observation.environment_state"
 _PIXEL_MAX = 255
+# Key of the text, and LeRobot's names of its tokens.
+_TASK, _TOKENS, _TOKEN_MASK = "task", "observation.language.tokens", "observation.language.attention_mask"
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,15 @@ class SavedLeRobot:
         Features by the key of the observation.
     normalisers
         By name of the feature, ``action`` among them; features without one are taken as they are.
+    tokeniser
+        Configuration of the step that makes tokens of a text; None for a policy that takes none.
     """
 
     config: Mapping[str, Any]
     inputs: Mapping[str, Feature]
     components: int
     normalisers: Mapping[str, Normaliser]
+    tokeniser: Mapping[str, Any] | None
 
     def build(self, file: PolicyFile) -> LeRobotPolicy:
         """Make the policy; raises PolicyError if configuration and weights do not fit each other."""
@@ -81,15 +89,29 @@ class SavedLeRobot:
         except PolicyError:
             raise
         except ModuleNotFoundError as error:
+            alternative = "" if self.tokeniser else ", or run the ONNX file that policy_export makes of it there"
             raise file.error(
-                f"needs LeRobot, of which {error.name} is not installed; pip install 'lerobot[diffusion]' with Python "
-                "3.12 or newer, or run the ONNX file that policy_export makes of it there"
+                f"needs LeRobot, of which {error.name} is not installed; pip install 'lerobot[{_extra(self.config)}]' "
+                f"with Python 3.12 or newer{alternative}"
+            ) from error
+        except OSError as error:
+            # As transformers says that neither the Hub nor its cache has a model.
+            names = {self.config.get("vlm_model_name"), (self.tokeniser or {}).get("tokenizer_name")} - {None}
+            raise file.error(
+                f"needs {' and '.join(sorted(map(str, names)))} of the Hugging Face Hub, whose weights are not needed "
+                f"({str(error).splitlines()[0]}); fetch it once, such as with `hf download NAME`, or name the folder "
+                "of a copy in its config.json and policy_preprocessor.json"
             ) from error
         except Exception as error:
             raise file.error(
                 f"cannot be made a policy by the installed LeRobot ({type(error).__name__}: {error}); "
                 "install the version that saved it"
             ) from error
+
+    @property
+    def task(self) -> str:
+        """Key of the text that the network takes; empty if it takes none."""
+        return _TASK if self.tokeniser is not None else ""
 
     @property
     def steps(self) -> int:
@@ -99,7 +121,8 @@ class SavedLeRobot:
     def observations(self) -> dict[str, ArraySpec]:
         """Return the specs of the observations; those of several steps have them on the first axis."""
         history = (self.steps,) if self.steps > 1 else ()
-        return {
+        text = {_TASK: task_spec(_TASK)} if self.tokeniser is not None else {}
+        return text | {
             key: ArraySpec(key, (*history, *feature.shape), np.uint8, 0, _PIXEL_MAX)
             if feature.kind == "VISUAL"
             else ArraySpec(key, (*history, *feature.shape), np.float32, -np.inf, np.inf)
@@ -174,7 +197,9 @@ def read_lerobot(file: PolicyFile) -> SavedLeRobot:
 
 
 def _describe(file: PolicyFile, config: Mapping[str, Any]) -> SavedLeRobot:
-    before, after = (_steps(file, f"policy_{name}processor.json") for name in ("pre", "post"))
+    of_text = (_NEW_LINE, _TOKENISER) if _KINDS[config["type"]].takes_task else ()
+    before = _steps(file, "policy_preprocessor.json", (*_ARRANGING, "normalizer_processor", *of_text))
+    after = _steps(file, "policy_postprocessor.json", (*_ARRANGING, "unnormalizer_processor"))
     renamed: dict[str, str] = {}
     for step in before:
         renamed |= step["config"].get("rename_map", {})
@@ -182,6 +207,8 @@ def _describe(file: PolicyFile, config: Mapping[str, Any]) -> SavedLeRobot:
     features = [
         Feature(name, sources.get(name, name), str(feature["type"]), tuple(map(int, feature["shape"])))
         for name, feature in config["input_features"].items()
+        # LeRobot's names of cameras that are not there.
+        if not (config.get("empty_cameras") and name.startswith(f"{_IMAGES}.empty_camera_"))
     ]
     for feature in features:
         if feature.kind not in ("VISUAL", "STATE", "ENV"):
@@ -193,7 +220,17 @@ def _describe(file: PolicyFile, config: Mapping[str, Any]) -> SavedLeRobot:
         **_normalisers(file, before, "normalizer_processor", {feature.name: feature.kind for feature in features}),
         **_normalisers(file, after, "unnormalizer_processor", {"action": "ACTION"}),
     }
-    return SavedLeRobot(config, _keyed(file, features), int(outputs["action"]["shape"][0]), normalisers)
+    tokenisers = [step["config"] for step in before if step.get("registry_name") == _TOKENISER]
+    if len(tokenisers) != len(of_text) // 2:
+        raise file.error(f"has {len(tokenisers)} steps '{_TOKENISER}' in 'policy_preprocessor.json', not one")
+    keyed = _keyed(file, features)
+    if tokenisers and _TASK in keyed:
+        raise file.error(
+            f"takes a text, which has the key '{_TASK}', as '{keyed[_TASK].source}' has; name the input of that "
+            "observation under another key",
+            "observations.keys",
+        )
+    return SavedLeRobot(config, keyed, int(outputs["action"]["shape"][0]), normalisers, next(iter(tokenisers), None))
 
 
 def _keyed(file: PolicyFile, features: Sequence[Feature]) -> dict[str, Feature]:
@@ -227,10 +264,9 @@ def _read_json(file: PolicyFile, name: str) -> dict[str, Any]:
     return found
 
 
-def _steps(file: PolicyFile, name: str) -> list[dict[str, Any]]:
+def _steps(file: PolicyFile, name: str, supported: Sequence[str]) -> list[dict[str, Any]]:
     """Return the steps of a processor; raises PolicyError where one is not supported."""
     steps = _read_json(file, name)["steps"]
-    supported = (*_ARRANGING, "normalizer_processor" if "pre" in name else "unnormalizer_processor")
     for step in steps:
         found = step.get("registry_name", step.get("class"))
         if found not in supported:
@@ -270,16 +306,21 @@ def _normalisers(
     return found
 
 
-class LeRobotPolicy(TorchPolicy):
+class LeRobotPolicy(Policy):
     """A policy of LeRobot, which gives the actions of its whole horizon.
 
     Attributes
     ----------
     network
         LeRobot's own.
+    modules
+        It, and everything else that computes.
+    takes_task
+        Whether it takes a text.
     """
 
     interface_fields = ("low", "high")
+    takes_task = False
 
     def __init__(self, saved: SavedLeRobot, file: PolicyFile) -> None:
         low, high = file.interface.low, file.interface.high
@@ -288,7 +329,8 @@ class LeRobotPolicy(TorchPolicy):
         except ValueError as error:
             raise file.error(f"does not fit the bounds of the action: {error}; correct low and high") from error
         algorithm, horizon = saved.config["type"].upper(), self.horizon_of(saved)
-        super().__init__(PolicySpec(saved.observations(), action, algorithm, file.sha256, horizon=horizon), file.device)
+        spec = PolicySpec(saved.observations(), action, algorithm, file.sha256, horizon=horizon, task=saved.task)
+        super().__init__(spec, file.device)
         self.normalisation = "inside" if saved.normalisers else "none"
         self.network = _load_network(saved.config, file)
         self._inputs = saved.inputs
@@ -298,19 +340,24 @@ class LeRobotPolicy(TorchPolicy):
         self._has_bounds = bool(np.isfinite(action.low).any() or np.isfinite(action.high).any())
         self._low, self._high = (torch.tensor(bound, device=file.device) for bound in (action.low, action.high))
         parts = [self.network, self._normalisers, *self._make_parts(saved, file)]
-        self.modules = [part.to(file.device).eval().requires_grad_(False) for part in parts]
+        self.modules: Sequence[nn.Module] = [part.to(file.device).eval().requires_grad_(False) for part in parts]
 
     def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute actions `[robots, horizon, components]` from checked arguments."""
+        batch = self._batch(observations)
+        images = [batch[feature.name] for feature in self._inputs.values() if feature.kind == "VISUAL"]
+        actions = self._normalise("action", self._plan(batch, images))
+        return (actions.clamp(self._low, self._high) if self._has_bounds else actions), memory
+
+    def _batch(self, observations: Tensors) -> dict[str, torch.Tensor]:
+        """Return the inputs of the network by its names."""
         batch = {}
         for key, feature in self._inputs.items():
             values = observations[key]
             if feature.kind == "VISUAL":
                 values = values.to(torch.float32) / _PIXEL_MAX
             batch[feature.name] = self._normalise(feature.name, values)
-        images = [batch[feature.name] for feature in self._inputs.values() if feature.kind == "VISUAL"]
-        actions = self._normalise("action", self._plan(batch, images))
-        return (actions.clamp(self._low, self._high) if self._has_bounds else actions), memory
+        return batch
 
     def _normalise(self, name: str, values: torch.Tensor) -> torch.Tensor:
         name = _module_name(name)
@@ -343,7 +390,8 @@ def _load_network(config: Mapping[str, Any], file: PolicyFile) -> Any:
     from safetensors.torch import load
 
     # The weights come from the folder, and the device is known.
-    replaced = {"pretrained_backbone_weights": None, "device": file.device.type, "compile_model": False}
+    replaced: dict[str, Any] = {"pretrained_backbone_weights": None, "load_vlm_weights": False, "rtc_config": None}
+    replaced |= {"device": file.device.type, "compile_model": False}
     given = {name: value for name, value in config.items() if name != "type"}
     given |= {name: value for name, value in replaced.items() if name in given}
     parsed = draccus.decode(PreTrainedConfig.get_choice_class(config["type"]), given)
@@ -352,7 +400,7 @@ def _load_network(config: Mapping[str, Any], file: PolicyFile) -> Any:
     return policy
 
 
-class ActPolicy(LeRobotPolicy):
+class ActPolicy(LeRobotPolicy, TorchPolicy):
     """ACT: a plan of `chunk_size` actions from the newest observation."""
 
     @staticmethod
@@ -366,7 +414,7 @@ class ActPolicy(LeRobotPolicy):
         return self.network.model(batch)[0]
 
 
-class DiffusionPolicy(LeRobotPolicy):
+class DiffusionPolicy(LeRobotPolicy, TorchPolicy):
     """Diffusion Policy: a plan from the newest observations and fixed noise, so that it is a function of them.
 
     The noise is drawn with the seed of the file, the same for all robots.
@@ -488,7 +536,58 @@ def _factors(is_ddim: bool, kept: torch.Tensor, after: torch.Tensor, is_last: bo
     )
 
 
-_KINDS: Mapping[str, type[LeRobotPolicy]] = {"act": ActPolicy, "diffusion": DiffusionPolicy}
+class SmolVlaPolicy(LeRobotPolicy):
+    """SmolVLA: a plan of `chunk_size` actions from the newest observation, a text, and fixed noise.
+
+    The noise is drawn with the seed of the file, the same for all robots. The tokeniser works outside of PyTorch, so
+    that the policy cannot be exported.
+    """
+
+    takes_task = True
+    _noise: torch.Tensor
+
+    @staticmethod
+    def horizon_of(saved: SavedLeRobot) -> int:
+        """Return the number of actions in a plan."""
+        return int(saved.config["chunk_size"])
+
+    def _make_parts(self, saved: SavedLeRobot, file: PolicyFile) -> Sequence[nn.Module]:
+        from transformers import AutoTokenizer
+
+        assert saved.tokeniser is not None
+        self._options = {
+            name: saved.tokeniser[name] for name in ("max_length", "truncation", "padding", "padding_side")
+        }
+        self._tokeniser = AutoTokenizer.from_pretrained(saved.tokeniser["tokenizer_name"])
+        shape = (int(saved.config["chunk_size"]), int(saved.config["max_action_dim"]))
+        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(file.seed)).to(file.device)
+        return ()
+
+    def _batch(self, observations: Tensors) -> dict[str, torch.Tensor]:
+        texts = decode_tasks(observations[_TASK].cpu().numpy())
+        # The step before that of the tokeniser.
+        ended = [text if text.endswith("\n") else f"{text}\n" for text in texts]
+        tokens = self._tokeniser(ended, return_tensors="pt", **self._options)
+        return super()._batch(observations) | {
+            _TOKENS: tokens["input_ids"].to(self.device),
+            _TOKEN_MASK: tokens["attention_mask"].bool().to(self.device),
+        }
+
+    def _plan(self, batch: dict[str, torch.Tensor], images: list[torch.Tensor]) -> torch.Tensor:
+        noise = self._noise.expand(len(batch[_TOKENS]), *self._noise.shape)
+        return self.network.predict_action_chunk(batch, noise=noise)
+
+
+_KINDS: Mapping[str, type[LeRobotPolicy]] = {
+    "act": ActPolicy,
+    "diffusion": DiffusionPolicy,
+    "smolvla": SmolVlaPolicy,
+}
+
+
+def _extra(config: Mapping[str, Any]) -> str:
+    """Return the extra of LeRobot that a policy needs."""
+    return "smolvla" if config["type"] == "smolvla" else "diffusion"
 
 
 def inspect_lerobot(file: PolicyFile) -> dict[str, Any]:
@@ -496,10 +595,11 @@ def inspect_lerobot(file: PolicyFile) -> dict[str, Any]:
     saved = read_lerobot(file)
     action = ArraySpec("action", (saved.components,), np.float32, file.interface.low, file.interface.high)
     horizon = _KINDS[saved.config["type"]].horizon_of(saved)
-    spec = PolicySpec(saved.observations(), action, saved.config["type"].upper(), file.sha256, horizon=horizon)
+    algorithm = saved.config["type"].upper()
+    spec = PolicySpec(saved.observations(), action, algorithm, file.sha256, horizon=horizon, task=saved.task)
     return {
         **spec_to_json(spec),
         "bytes": sum((Path(file.path) / name).stat().st_size for name in listed(file.content)),
         "normalisation": "inside" if saved.normalisers else "none",
-        "packages": ["diffusers"] if saved.config["type"] == "diffusion" else [],
+        "packages": {"diffusion": ["diffusers"], "smolvla": ["transformers"]}.get(saved.config["type"], []),
     }

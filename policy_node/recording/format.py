@@ -63,6 +63,7 @@ class RobotTick:
     left_to: str = ""  #: Name of the node that commands it instead; empty without one.
     sent: bool = False  #: Whether the command of the tick was sent; it has the time of the tick.
     planned: bool = False  #: Whether its observation was taken for a plan.
+    task: str | None = None  #: Text that says what it is to do; None for a policy that takes none.
     #: Samples by name of the sensor, which the policy got, and that of the safe position.
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
@@ -114,6 +115,8 @@ def tick_message(tick: Tick, node: str, types: Mapping[str, Any]) -> Any:
         }
         if tick.has_plans:
             values["planned"] = _BOOLEANS[robot.planned]
+        if robot.task is not None:
+            values["task"] = robot.task
         for sensor, (stamp_ns, message_index) in robot.readings.items():
             values[f"{_READING_PREFIX}{sensor}"] = f"{stamp_ns} {_SILENT if message_index is None else message_index}"
         statuses.append(status(_LEVELS.get(robot.state, _WARN), name, robot.reason, values))
@@ -193,5 +196,6 @@ def _parse_robot(reason: str, values: Mapping[str, str]) -> RobotTick:
         left_to=values["left_to"],
         sent=values["sent"] == _BOOLEANS[True],
         planned=values.get("planned") == _BOOLEANS[True],
+        task=values.get("task"),
         readings=readings,
     )

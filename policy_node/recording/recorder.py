@@ -354,6 +354,7 @@ class Recording:
                 left_to=tick.owners.get(robot, ""),
                 sent=bool(tick.commanded[robot]),
                 planned=plans is not None and robot in plans.requested,
+                task=tick.tasks[robot] if tick.tasks else None,
                 readings=readings,
             )
         own = (tick.time_ns, queued.number, queued.missed, queued.dropped, tick.stopped, tick.policy_sha256)

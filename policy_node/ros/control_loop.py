@@ -264,6 +264,11 @@ class ControlLoop:
         with self._sending:
             self._requests["reset", None if robots is None else tuple(robots)] = lambda: self._pipeline.reset(robots)
 
+    def set_task(self, robot: int, text: str) -> None:
+        """Tell a robot, by its index, what it is to do from the next tick on, see `Pipeline.set_task`."""
+        with self._sending:
+            self._requests["task", robot] = partial(self._pipeline.set_task, robot, text)
+
     def yield_robots(self, owners: Mapping[int, str]) -> None:
         """Yield robots to other nodes, `owners`: robot index -> name of the node; drive all others.
 

@@ -172,6 +172,7 @@ class Reporter:
     """Reports on a running control loop from the executor's thread, never from the tick thread.
 
     `decoders` returns the decoder of each source, whose notices are logged once.
+    `tasks_rejected` is by robot the number of task texts without effect, which may grow.
     `description` holds the values that change with the policy only, such as its file and device; set it again when the
     policy is replaced. `deployment` returns what is deployed then.
     """
@@ -187,6 +188,7 @@ class Reporter:
         deployment: Callable[[], Deployment | None],
         recording: Recording | None = None,
         decoders: Callable[[], Mapping[str, ReadingDecoder]] = dict,
+        tasks_rejected: Sequence[int] = (),
     ) -> None:
         self._node = node
         self._configuration = configuration
@@ -215,6 +217,7 @@ class Reporter:
         self._overload_log = OverloadLog(configuration.control_rate_hz)
         self._bound_log = BoundLog(configuration.robots)
         self._decoders = decoders
+        self._tasks_rejected = tasks_rejected
         self._noted: set[tuple[str, str]] = set()
         self._found_at_s: dict[tuple[str, str], float] = {}
         self._publisher = publisher
@@ -562,6 +565,8 @@ class Reporter:
             "slowed": int(latest.slowed[robot]),
             **({"commands_unheard": unheard} if unheard else {}),
         }
+        if latest.tasks:
+            values |= {"task": latest.tasks[robot], "tasks_rejected": self._tasks_rejected[robot]}
         if latest.planned is not None:
             values |= {"plans": int(latest.planned.taken[robot]), "plans_ended": int(latest.planned.exhausted[robot])}
             if math.isfinite(age_s := float(latest.planned.ages_s[robot])):

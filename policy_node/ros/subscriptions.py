@@ -89,6 +89,8 @@ def check_topics(node: Names, configuration: Configuration) -> None:
     names = {
         parameter: (topic, topic_of(max(configuration.robots, key=len), topic)) for parameter, topic in topics.items()
     }
+    if task_topic := configuration.policy.task_topic:
+        names["policy.task_topic"] = (task_topic, topic_of(max(configuration.robots, key=len), task_topic))
     names["claims_topic"] = (configuration.claims_topic, configuration.claims_topic)
     for parameter, (topic, name) in names.items():
         try:

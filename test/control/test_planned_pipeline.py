@@ -224,6 +224,23 @@ def test_a_policy_is_told_the_rest_of_its_previous_plan_and_the_delay(
         assert commands[:4] == [SAFE[0], 0.0, 7.0, 0.0]
 
 
+@pytest.mark.parametrize("inference", ["tick", "background"])
+def test_nothing_of_a_plan_is_left_after_another_activation(folder: Path, rigs: list[Rig], inference: str) -> None:
+    rig = Rig(folder / "Plans.pt", policy__inference=inference)
+    rigs.append(rig)
+    for _ in range(2):
+        # As the node does it at activation and deactivation.
+        rig.pipeline.reset()
+        rig.pipeline.start()
+        rig.pipeline.warm_up()
+        states = []
+        for _ in range(3):
+            rig.wait()
+            states.append(rig.tick().states[0])
+        assert states == ([READY] * 3 if inference == "tick" else [WAITING, READY, READY])
+        assert rig.pipeline.end(20.0)
+
+
 TRAJECTORY: dict[str, Any] = {
     "action__type": "trajectory_msgs/msg/JointTrajectory",
     "action__joints": ["shoulder", "elbow"],

@@ -21,7 +21,8 @@ from policy_node.cli.import_description import import_description
 from policy_node.cli.policy_info import policy_info
 from policy_node.config.schema import parse_configuration
 from policy_node.policies import PolicyError, PolicyInterface, load_policy
-from policy_node.policies.described_parameters import fill_in
+from policy_node.policies.described_parameters import described_parameters, fill_in, written_file
+from policy_node.policies.descriptions import find_description
 from policy_node.policies.lerobot import Normaliser
 
 without_lerobot = pytest.mark.skipif(find_spec("lerobot") is not None, reason="LeRobot is installed")
@@ -101,6 +102,50 @@ def test_a_folder_is_described_without_lerobot(folder: Path) -> None:
     shapes = {array["name"]: (array["dtype"], array["shape"]) for array in info["observations"]}
     # The steps of the observations come first.
     assert shapes == {"wrist": ("uint8", [2, 3, 8, 12]), "state": ("float32", [2, 2])}
+
+
+@pytest.fixture
+def told_folder(folder: Path) -> Path:
+    """Return a folder of SmolVLA, with a camera that is not there."""
+    tokeniser = {"tokenizer_name": "org/model", "max_length": 48, "padding": "longest", "padding_side": "right"}
+    edit(
+        folder / "config.json",
+        lambda data: data.update(
+            type="smolvla", chunk_size=50, n_obs_steps=1, empty_cameras=1, vlm_model_name="org/model"
+        ),
+    )
+    empty = {"observation.images.empty_camera_0": {"type": "VISUAL", "shape": [3, 480, 640]}}
+    edit(folder / "config.json", lambda data: data["input_features"].update(empty))
+    steps = [processor("smolvla_new_line_processor"), processor("tokenizer_processor", **tokeniser)]
+    edit(folder / "policy_preprocessor.json", lambda data: data["steps"].extend(steps))
+    return folder
+
+
+def test_a_policy_that_takes_a_text_is_described_without_lerobot(told_folder: Path) -> None:
+    info = policy_info(told_folder)
+    assert (info["algorithm"], info["task"], info["horizon"]) == ("SMOLVLA", "task", 50)
+    assert info["packages"] == ["lerobot", "transformers"]
+    assert [array["name"] for array in info["observations"]] == ["task", "wrist", "state"]
+    description = find_description(told_folder)
+    assert description is not None
+    text = written_file([], described_parameters(description))
+    assert "MISSING: what the robots are to do" in text and "keys: [wrist, state]" in text
+
+
+@without_lerobot
+def test_what_a_policy_that_takes_a_text_needs_is_named(told_folder: Path) -> None:
+    with pytest.raises(PolicyError, match=r"pip install 'lerobot\[smolvla\]' with Python 3.12 or newer$"):
+        load_policy(told_folder)
+    edit(told_folder / "policy_preprocessor.json", lambda data: data["steps"].pop())
+    with pytest.raises(PolicyError, match="has 0 steps 'tokenizer_processor' in 'policy_preprocessor.json', not one"):
+        load_policy(told_folder)
+
+
+def test_a_text_and_an_observation_of_one_name_are_refused(told_folder: Path) -> None:
+    named = {"observation.task": {"type": "STATE", "shape": [2]}}
+    edit(told_folder / "config.json", lambda data: data["input_features"].update(named))
+    with pytest.raises(PolicyError, match="takes a text, which has the key 'task', as 'observation.task' has"):
+        load_policy(told_folder)
 
 
 def test_the_hash_of_a_folder_is_that_of_its_list_of_hashes(folder: Path) -> None:

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bag_harness import DELAY_NS, PERIOD_NS, START_NS, Readings, twist, write_bag, write_parameters
+from bag_harness import (
+    DELAY_NS,
+    PERIOD_NS,
+    START_NS,
+    Readings,
+    stand_in_for_lerobot,
+    twist,
+    write_bag,
+    write_parameters,
+)
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,35 +157,10 @@ def test_a_dataset_has_observations_actions_and_rewards(
         assert episode.truncations.tolist() == [False] * (steps - 1) + [True]
 
 
-# Takes the place of LeRobot, which needs another version of Python, and writes what it was given.
-STAND_IN = """
-import json, pathlib
-class LeRobotDataset:
-    @classmethod
-    def create(cls, repo_id, fps, features, root, use_videos, image_writer_threads):
-        self = cls()
-        self.root, self.head, self.episodes, self.frames = pathlib.Path(root), [repo_id, fps, features], [], []
-        self.root.mkdir(parents=True)
-        return self
-    def add_frame(self, frame):
-        shapes = {name: entry["shape"] for name, entry in self.head[2].items()}
-        assert {name: rows.shape for name, rows in frame.items() if name != "task"} == shapes
-        self.frames.append({name: rows if name == "task" else rows.tolist() for name, rows in frame.items()})
-    def save_episode(self):
-        self.episodes.append(self.frames)
-        self.frames = []
-    def finalize(self):
-        (self.root / "all.json").write_text(json.dumps([*self.head, self.episodes]))
-"""
-
-
 def test_a_dataset_of_lerobot_has_frames_actions_and_the_task(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "site" / "lerobot" / "datasets"
-    package.mkdir(parents=True)
-    (package / "lerobot_dataset.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(stand_in_for_lerobot(tmp_path / "site")))
     model_file, _ = model()
     rng = np.random.default_rng(5)
     commands = {robot: list(rng.uniform(ACTION_SPACE.low, ACTION_SPACE.high, (STEPS - 1, 2))) for robot in ROBOTS}

@@ -29,6 +29,8 @@ def read_folder(content: bytes, path: Path) -> TrainerDescription:
         else:
             missing[f"{prefix}.topic"] = f"the topic of the {feature.shape[0]} numbers of {feature.source}"
             missing[f"{prefix}.type"] = "its type, such as sensor_msgs/msg/JointState with field and joints"
+    if saved.task:
+        missing["policy.task"] = "what the robots are to do, as [one text] or one for each robot; or policy.task_topic"
     sizes = [
         f"'{feature.source}' has images of {feature.shape[2]} × {feature.shape[1]} pixels"
         for feature in saved.inputs.values()

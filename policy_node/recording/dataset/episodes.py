@@ -26,6 +26,8 @@ class Episode(NamedTuple):
         `[steps + 1]`.
     robot
         Index of the robot.
+    task
+        Text that said what it was to do; empty for a policy that takes none.
     """
 
     observations: Mapping[str, np.ndarray]
@@ -33,6 +35,7 @@ class Episode(NamedTuple):
     rewards: np.ndarray
     times_ns: np.ndarray
     robot: int
+    task: str = ""
 
 
 class DatasetDescription(NamedTuple):
@@ -49,7 +52,7 @@ class DatasetDescription(NamedTuple):
     algorithm, text
         What chose the actions, and where they come from.
     task
-        What the robots do, in words.
+        What the robots do, in words, where an episode does not say it.
     """
 
     spec: PolicySpec

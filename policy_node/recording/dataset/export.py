@@ -81,6 +81,7 @@ class _Step(NamedTuple):
     observation: dict[str, np.ndarray]
     command: np.ndarray
     reward: float
+    task: str
 
 
 class DatasetWriter:
@@ -113,7 +114,8 @@ class DatasetWriter:
             if state is not RobotState.READY:
                 continue
             observation = {key: array[robot].copy() for key, array in observations.items()}
-            step = _Step(tick.time_ns, observation, result.commands[robot].copy(), float(rewards[robot]))
+            task = result.tasks[robot] if result.tasks else ""
+            step = _Step(tick.time_ns, observation, result.commands[robot].copy(), float(rewards[robot]), task)
             self._running[robot].append(step)
             if len(self._running[robot]) > MOST_STEPS:
                 self._end(robot)
@@ -159,6 +161,8 @@ class DatasetWriter:
                 np.array([tick.reward for tick in ticks[1:]]),
                 np.array([tick.time_ns for tick in ticks], np.int64),
                 robot,
+                # Another text begins another episode.
+                ticks[0].task,
             )
         )
         self.episodes += 1
@@ -192,7 +196,12 @@ def make_parser() -> argparse.ArgumentParser:
         "(default: all rewards are 0)",
     )
     parser.add_argument("--reward-field", metavar="PATH", default="data", help="path to the number (default data)")
-    parser.add_argument("--task", metavar="TEXT", default="", help="what the robots do, for LeRobot")
+    parser.add_argument(
+        "--task",
+        metavar="TEXT",
+        default="",
+        help="what the robots do, for LeRobot (a policy that takes a text: the text that each robot had)",
+    )
     parser.add_argument(
         "--lerobot-state",
         metavar="KEY",

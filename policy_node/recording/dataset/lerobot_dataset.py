@@ -57,22 +57,19 @@ class LeRobotDataset:
             )
         if state and state not in spec.observations:
             raise BagError(f"--lerobot-state: found '{state}', but the observations are {', '.join(spec.observations)}")
-        self._histories = description.histories
+        self._histories, self._task = description.histories, description.task
+        # LeRobot has the text of each step beside its observations.
+        frames = {key: _frame(spec, key, self._histories) for key in spec.observations if key != spec.task}
         self._names = {
-            key: lerobot_process.feature_name(_STATE if key == state else key, _frame(spec, key, self._histories))
-            for key in spec.observations
+            key: lerobot_process.feature_name(_STATE if key == state else key, frame) for key, frame in frames.items()
         }
-        features = {
-            self._names[key]: lerobot_process.feature_of(_frame(spec, key, self._histories))
-            for key in spec.observations
-        }
+        features = {self._names[key]: lerobot_process.feature_of(frame) for key, frame in frames.items()}
         features["action"] = lerobot_process.feature_of((spec.action.dtype.name, spec.action.shape))
         head = {
             "repo_id": f"local/{self.path.name}",
             "root": str(self.path),
             "fps": round(rate),
             "features": features,
-            "task": description.task,
         }
         self._python = python or sys.executable
         self._process = self._start()
@@ -89,10 +86,11 @@ class LeRobotDataset:
     def write(self, episode: Episode) -> None:
         """Add an episode; its last observation, which no action follows, is left out."""
         steps = len(episode.actions)
-        arrays = {"action": episode.actions}
-        for key, rows in episode.observations.items():
+        arrays = {"action": episode.actions, lerobot_process.TASK: np.array(episode.task or self._task)}
+        for key, name in self._names.items():
+            rows = episode.observations[key]
             frames = rows[:steps, -1] if key in self._histories else rows[:steps]
-            arrays[self._names[key]] = lerobot_process.channels_last(frames)
+            arrays[name] = lerobot_process.channels_last(frames)
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
         self._send(content.getvalue())

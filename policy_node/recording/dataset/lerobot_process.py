@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+# Name of the text of an episode, beside the names of its features.
+TASK = "task"
+
 
 def feature_name(key: str, frame: tuple[str, tuple[int, ...]]) -> str:
     """Return the name of the feature of an observation."""
@@ -65,9 +68,9 @@ def main() -> None:
     )
     for message in messages:
         with np.load(io.BytesIO(message)) as arrays:
-            episode = {name: arrays[name] for name in features}
+            episode, task = {name: arrays[name] for name in features}, str(arrays[TASK])
         for step in range(len(episode["action"])):
-            dataset.add_frame({"task": head["task"], **{name: rows[step] for name, rows in episode.items()}})
+            dataset.add_frame({TASK: task, **{name: rows[step] for name, rows in episode.items()}})
         dataset.save_episode()
     dataset.finalize()
 

@@ -294,6 +294,10 @@ class Replay:
         self.pipeline.forget_samples()
         robots = [recorded.robots.get(name, _ABSENT) for name in self._configuration.robots]
         self._apply_events(recorded.stopped, robots)
+        if self.deployment.policy.spec.task and "policy.task" not in self._overridden:
+            for index, robot in enumerate(robots):
+                if robot.task is not None:
+                    self.pipeline.set_task(index, robot.task)
         selections = []
         for index, robot in enumerate(robots):
             observed = self._sensors[index]
