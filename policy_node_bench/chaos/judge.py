@@ -8,7 +8,7 @@ All times are seconds since the begin of the run, on the monotonic clock.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,6 +68,19 @@ class Limits(NamedTuple):
         return max(self.max_age_s, self.plan_age_s) + 3 * self.period_s
 
 
+class _Intervals:
+    """Intervals of time, closed, which may overlap; there may be a hundred thousand on a busy machine."""
+
+    def __init__(self, intervals: Iterable[tuple[float, float]]) -> None:
+        ordered = np.array(sorted(intervals)).reshape(-1, 2)
+        self._starts, self._latest_ends = ordered[:, 0], np.maximum.accumulate(ordered[:, 1])
+
+    def __contains__(self, time_s: float) -> bool:
+        """Return whether a time is in one of them."""
+        begun = int(np.searchsorted(self._starts, time_s, side="right"))
+        return begun > 0 and bool(time_s <= self._latest_ends[begun - 1])
+
+
 class Judge:
     """Process every command and record violations."""
 
@@ -87,8 +100,8 @@ class Judge:
         # The numbers of the policies that may drive, each from a time on.
         self._policies: list[tuple[float, frozenset[int]]] = [(-np.inf, frozenset([0]))]
         self._pending: list[tuple[str, int | None, float, dict[str, Any]]] = []
-        # Robot, or -1 for the node, begin and end.
-        self._excuses: list[tuple[int, float, float]] = []
+        # By robot, or -1 for the node, begin and end.
+        self._excuses: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
 
     def note(self, kind: str, robot: int | None, time_s: float, **what: Any) -> None:
         """Record a violation; those of `LACK_OF_TIME` may be excused in `finish`."""
@@ -116,17 +129,18 @@ class Judge:
 
     def excuse(self, robot: int, start_s: float, end_s: float) -> None:
         """Record that the machine delayed the publishing of a robot, so that its data became old."""
-        self._excuses.append((robot, start_s, end_s + self.limits.age_s))
+        self._excuses[robot].append((start_s, end_s + self.limits.age_s))
 
     def starve(self, start_s: float, end_s: float) -> None:
         """Record that the node waited for a processor for at least a period in this interval."""
-        self._excuses.append((-1, start_s, end_s + self.limits.period_s))
+        self._excuses[-1].append((start_s, end_s + self.limits.period_s))
 
     def finish(self) -> None:
         """Judge the violations of `LACK_OF_TIME`; delays by the machine are known only afterwards."""
+        delays = {who: _Intervals(intervals) for who, intervals in self._excuses.items()}
         for kind, robot, time_s, what in self._pending:
-            kept = {-1, robot} if kind == "stopped_without_cause" else {-1}
-            if any(who in kept and start_s <= time_s <= end_s for who, start_s, end_s in self._excuses):
+            kept = (-1, robot) if kind == "stopped_without_cause" else (-1,)
+            if any(who in delays and time_s in delays[who] for who in kept):
                 self.excused[kind] += 1
             else:
                 self._note(kind, robot, time_s, what)

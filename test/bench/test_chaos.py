@@ -254,6 +254,26 @@ def test_a_stop_is_excused_if_the_machine_delayed_the_robot() -> None:
     assert [detail["robot"] for detail in judge.details["stopped_without_cause"]] == [1]
 
 
+@given(
+    delays=st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 50), st.integers(0, 20)), max_size=30),
+    stops=st.lists(st.integers(0, 80), min_size=1, max_size=20),
+)
+def test_a_stop_is_excused_within_any_delay_of_the_node_or_its_robot(
+    delays: list[tuple[int, int, int]], stops: list[int]
+) -> None:
+    judge = Judge(2, LIMITS)
+    for who, start, length in delays:
+        judge.starve(start, start + length) if who < 0 else judge.excuse(who, start, start + length)
+    for stop in stops:
+        judge.note("stopped_without_cause", 0, stop)
+    judge.finish()
+    added_s = {-1: LIMITS.period_s, 0: LIMITS.age_s}
+    known = [(start, start + length + added_s[who]) for who, start, length in delays if who in added_s]
+    assert judge.excused["stopped_without_cause"] == sum(
+        any(start <= stop <= end for start, end in known) for stop in stops
+    )
+
+
 def test_old_data_is_excused_if_the_node_waited_for_a_processor() -> None:
     judge = Judge(2, LIMITS)
     judge.starve(0.9, 1.1)
