@@ -58,9 +58,14 @@ def type_rows() -> list[list[str]]:
         "sensor_msgs/msg/Image": "[all](#image-encodings)",
         "sensor_msgs/msg/CompressedImage": ", ".join(f"`{name}`" for name in compressed_encodings()),
     }
-    return [
+    rows = [
         [kind.name, encodings.get(kind.name, ""), f"{kind.gives}: {kind.count}", kind.refuses]
         for kind in MESSAGE_TYPES.values()
+    ]
+    gives = "the numbers at `field` or `fields`, also of elements of arrays: one per number"
+    return [
+        *rows,
+        ["any other type", "", gives, "NaN, infinity and another count; a sequence without an element that is read"],
     ]
 
 

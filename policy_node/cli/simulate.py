@@ -65,9 +65,13 @@ def _run(options: argparse.Namespace) -> int:
     filled, _ = fill_in(with_resolved_paths(values))
     configuration = parse_configuration(filled)
     for source in filter(uses_tf, configuration.sources):
+        unset = {"base_frame": "''", "frame": "''", "transform_max_age_s": "0.0"}
+        given = [
+            f"-p observations.{source.name}.{name}:={value}" for name, value in unset.items() if getattr(source, name)
+        ]
         raise ConfigurationError(
             f"observations.{source.name}.base_frame: found {source.base_frame!r}, but simulated robots publish no tf; "
-            f"give -p observations.{source.name}.base_frame:='' here and to the node"
+            f"give {' '.join(given)} here and to the node"
         )
     policy = load_configured(configuration)
     rate_hz = options.rate_hz or max(DEFAULT_RATE_HZ, configuration.control_rate_hz)

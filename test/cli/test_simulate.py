@@ -3,6 +3,7 @@
 """`policy_node simulate` publishes what a parameter file observes, so that the node runs end to end."""
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def test_problems_end_with_status_one(tmp_path: Path, capsys: pytest.CaptureFixt
         (
             {"observations.touch.type": "geometry_msgs/msg/PoseStamped", "observations.touch.base_frame": "base_link"},
             "observations.touch.base_frame: found 'base_link', but simulated robots publish no tf",
+        ),
+        (
+            {
+                "observations.touch.type": "geometry_msgs/msg/PoseStamped",
+                "observations.touch.base_frame": "base_link",
+                "observations.touch.max_age_s": math.inf,
+                "observations.touch.transform_max_age_s": 0.5,
+            },
+            "give -p observations.touch.base_frame:='' -p observations.touch.transform_max_age_s:=0.0 here and to the",
         ),
     ],
 )
