@@ -23,7 +23,17 @@ from policy_node.control.fleet_memory import NEVER_NS, FleetMemory
 from policy_node.control.guard import Guard
 from policy_node.control.planned_inference import PlannedInference, RecordedPlans, check_plans, has_plans
 from policy_node.control.safe_commands import MeasuredPositions, SafeCommands
-from policy_node.control.tick import Actions, FleetCommands, FleetTick, Observed, Sent
+from policy_node.control.tick import (
+    Actions,
+    FleetCommands,
+    FleetTick,
+    Observed,
+    Problem,
+    Sent,
+    any_of,
+    constant,
+    with_problems,
+)
 from policy_node.engines.failures import is_device_failure
 from policy_node.engines.inference import Inference, Inferred
 from policy_node.engines.wrapped import CapturedPolicy
@@ -31,8 +41,9 @@ from policy_node.messages.reading import Decode
 from policy_node.policies import Policy
 from policy_node.sensing.batch import ObservationBatch, ObservationLayout
 from policy_node.sensing.fleet_samples import FleetSamples
+from policy_node.sensing.samples import Sample
 from policy_node.sensing.staging import OrZeros, Rejections, Staging
-from policy_node.sensing.synchroniser import RobotState, Selection
+from policy_node.sensing.synchroniser import FleetSelection, RobotState, Selection
 from policy_node.sensing.terms import checked_decode
 
 STOPPED_REASON = "stopped by an operator, until resumed"
@@ -97,6 +108,10 @@ class Pipeline:
         self.robots = configuration.robots
         self._everyone = range(len(self.robots))
         self._indices = np.arange(len(self.robots))
+        # What is true of all robots in most ticks, shared by their snapshots.
+        self._everybody = constant(np.ones(len(self.robots), bool))
+        self._all_ready = (RobotState.READY,) * len(self.robots)
+        self._no_reasons = ("",) * len(self.robots)
         self._gap_ns = _longest_gap_ns(configuration)
         self._limits = json.dumps(limits_of(configuration))
         self._samples = FleetSamples(configuration)
@@ -123,11 +138,13 @@ class Pipeline:
         self._owners: dict[int, str] = {}
         # Why robots are STOPPED, by their index.
         self._stop_reasons: dict[int, str] = {}
-        self._stopped = self._nobody = nothing = np.zeros(len(self.robots), bool)
-        self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nothing, nothing)
+        self._stopped = self._nobody = nobody = self._memory.nobody
+        self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nobody, nobody)
         self._task_topic = configuration.policy.task_topic
         # By robot the text that says what it is to do; () for a policy that takes none.
         self._tasks = task_of_each(configuration.policy.task, len(self.robots)) if policy.spec.task else ()
+        # Robots that have none yet.
+        self._without_task: dict[int, Problem] = {}
         self._stage_tasks()
 
     def _make_staging(self, layouts: Mapping[str, ObservationLayout], decoders: Mapping[str, Decode]) -> Staging:
@@ -290,8 +307,12 @@ class Pipeline:
             self._memory.restart([robot])
 
     def _stage_tasks(self) -> None:
+        self._without_task = {}
         for robot, text in enumerate(self._tasks):
             self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(text)
+            if not text:
+                topic = topic_of(self.robots[robot], self._task_topic)
+                self._without_task[robot] = RobotState.WAITING, f"it waits for its first text on {topic}"
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """Observe some robots again, at the time of the tick, after `reset` restarted their episodes.
@@ -363,7 +384,7 @@ class Pipeline:
             raise ConfigurationError(f"policy.path: {found} {old.components}; {remedy}")
         with torch.inference_mode():
             if not new.batch.take_over(old.batch):
-                self._memory.fresh_start[:] = True
+                self._memory.restart_histories()
         # The other pipeline ends the thread of the old one.
         self._inference, other._inference = new, old
         other._staging.take_over(self._staging)
@@ -394,7 +415,7 @@ class Pipeline:
         observed = self.observe(now_ns, selections)
         actions = self.act(observed, plans)
         decided = self.guard(actions, observed, clock)
-        replaced = {robot: why for robot, why in (not_sent or {}).items() if decided.publish[robot]}
+        replaced = {robot: why for robot, why in not_sent.items() if decided.publish[robot]} if not_sent else {}
         return self.commit(decided, Sent.without(decided, replaced))
 
     def observe(
@@ -420,66 +441,75 @@ class Pipeline:
             self._safe.freeze_known(self._everyone)
         without_safe_command = self._safe.update(now_ns)
         if selections is None:
-            selections = self._select(now_ns, previous_ns)
-        states, reasons = self._states(selections, without_safe_command)
+            selected = self._select(now_ns, previous_ns)
+        else:
+            selected = FleetSelection(selections)
+        states, reasons = self._all_ready, self._no_reasons
+        chosen: Iterable[tuple[int, Sequence[Sample]]] = enumerate(selected.samples)
+        all_ready = self._is_usual(selected, without_safe_command)
+        if not all_ready:
+            states, reasons = self._states(selected, without_safe_command)
+            chosen = [each for each, state in zip(chosen, states, strict=True) if state is RobotState.READY]
         selected_s = time.perf_counter()
 
-        chosen = [(robot, selections[robot].samples) for robot, state in enumerate(states) if state is RobotState.READY]
         if unusable := self._staging(chosen):
-            for robot, reason in unusable.items():
-                states[robot], reasons[robot] = RobotState.REJECTED, reason
+            all_ready = False
+            rejected = {robot: (RobotState.REJECTED, reason) for robot, reason in unusable.items()}
+            states, reasons = with_problems(states, reasons, rejected)
             for lacking in self._staging.lacking:
                 self._samples.join_joints(*lacking)
-        ready = np.array([state is RobotState.READY for state in states])
+        ready = self._everybody if all_ready else np.array([state is RobotState.READY for state in states])
         # Detect pauses: while the process was suspended or the clock stepped, no tick could mark the robot as not
         # driven.
         memory = self._memory
         unseen_gap = ~memory.fresh_start if now_ns - previous_ns > self._gap_ns else self._nobody
+        fresh_start = memory.fresh_start
+        if not (all_ready and fresh_start is self._nobody and unseen_gap is self._nobody):
+            fresh_start = ready & (fresh_start | unseen_gap)
         self.observed = Observed(
             now_ns=now_ns,
             previous_ns=previous_ns,
             started_s=started_s,
             states=tuple(states),
             reasons=tuple(reasons),
-            ages_s=np.array([selection.age_ns for selection in selections], np.float64) / 1e9,
+            ages_s=np.array(selected.ages_ns, np.float64) / 1e9,
             ready=ready,
-            fresh_start=ready & (memory.fresh_start | unseen_gap),
+            fresh_start=fresh_start,
             stopped=self._stopped,
             unseen_gap=unseen_gap,
-            samples=tuple([selection.samples for selection in selections]),
+            samples=tuple(selected.samples),
             positions=self._safe.readings,
             before=memory.take_events(),
             stages_s={"select": selected_s - started_s, "stage": time.perf_counter() - selected_s},
+            all_ready=all_ready,
         )
         return self.observed
 
-    def _states(
-        self, selections: Sequence[Selection], without_safe_command: Mapping[int, tuple[RobotState, str]]
-    ) -> tuple[list[RobotState], list[str]]:
-        """Return the state of each robot, and the reason where it is not READY."""
-        states = [selection.state for selection in selections]
-        reasons = [selection.reason for selection in selections]
-        for robot, (state, reason) in without_safe_command.items():
-            if states[robot] is RobotState.READY:
-                states[robot], reasons[robot] = state, reason
-        for robot, text in enumerate(self._tasks):
-            if not text and states[robot] is RobotState.READY:
-                topic = topic_of(self.robots[robot], self._task_topic)
-                states[robot], reasons[robot] = RobotState.WAITING, f"it waits for its first text on {topic}"
-        for robot, reason in self._stop_reasons.items():
-            states[robot], reasons[robot] = RobotState.STOPPED, reason
-        return states, reasons
+    def _is_usual(self, selected: FleetSelection, without_safe_command: Mapping[int, Problem]) -> bool:
+        """Return whether every robot is READY as far as its readings are not decoded."""
+        return not (selected.unusual or without_safe_command or self._without_task or self._stop_reasons)
 
-    def _select(self, now_ns: int, previous_ns: int) -> Sequence[Selection]:
+    def _states(
+        self, selected: FleetSelection, without_safe_command: Mapping[int, Problem]
+    ) -> tuple[tuple[RobotState, ...], tuple[str, ...]]:
+        """Return the state of each robot, and the reason where it is not READY."""
+        problems: dict[int, Problem] = {**self._without_task, **without_safe_command}
+        for robot, selection in selected.unusual.items():
+            if selection.state is not RobotState.READY:
+                problems[robot] = selection.state, selection.reason
+        problems.update({robot: (RobotState.STOPPED, reason) for robot, reason in self._stop_reasons.items()})
+        return with_problems(self._all_ready, self._no_reasons, problems)
+
+    def _select(self, now_ns: int, previous_ns: int) -> FleetSelection:
         """Choose the readings of every robot; the tick before was at `previous_ns`."""
-        selections = self._samples.select(now_ns, previous_ns)
-        for robot, selection in enumerate(selections):
+        selected = self._samples.select(now_ns, previous_ns)
+        for robot, selection in selected.unusual.items():
             if selection.refused:
-                self._rejections.count[robot] += selection.refused
+                self._rejections.add(robot, selection.refused)
         if now_ns < previous_ns:
             reason = f"the clock was set back by {(previous_ns - now_ns) / 1e9:.3f} s"
-            return [Selection(RobotState.STALE, (), None, reason)] * len(self.robots)
-        return selections
+            return FleetSelection([Selection(RobotState.STALE, (), None, reason)] * len(self.robots))
+        return selected
 
     def act(self, observed: Observed, plans: RecordedPlans | None = None) -> Actions:
         """Run the policy once for all robots, if any is ready; or take what is due in its plans.
@@ -492,16 +522,17 @@ class Pipeline:
             When the device of the policy failed, or its memory ran out: no later tick can recover from that.
         """
         started_s = time.perf_counter()
-        # After a pause the robot's own timeout has stopped it: start from the safe command.
         current = self._memory.last_commands.copy()
-        timed_out = observed.unseen_gap[:, None] | np.isnan(current)
-        current[timed_out] = self.safe_commands[timed_out]
+        if not (self._memory.all_driven and observed.unseen_gap is self._nobody):
+            # After a pause the robot's own timeout has stopped it: start from the safe command.
+            timed_out = observed.unseen_gap[:, None] | np.isnan(current)
+            current[timed_out] = self.safe_commands[timed_out]
         inferred, failure = self._no_commands, ""
         if isinstance(self._inference, PlannedInference):
             ramp = self._memory.ramp(observed, current)
             inferred, planned = self._inference(observed, current, *ramp, plans)
             return Actions(inferred, current, "", time.perf_counter() - started_s, planned)
-        if observed.ready.any():
+        if any_of(observed.ready):
             try:
                 inferred = self._inference(observed.fresh_start, current, *self._memory.ramp(observed, current))
             except Exception as error:  # the robots then get their safe command
@@ -512,29 +543,28 @@ class Pipeline:
 
     def guard(self, actions: Actions, observed: Observed, clock: Callable[[], int] | None = None) -> FleetCommands:
         """Decide which command every robot gets, see `Guard`."""
-        return self._guard(actions, observed, self.safe_commands, self._memory, clock)
+        return self._guard(actions, observed, self._safe.commands, self._memory, clock)
 
     def commit(self, decided: FleetCommands, sent: Sent) -> FleetTick:
         """Store the commands that were really sent, and return the snapshot of the tick."""
         observed, memory = decided.observed, self._memory
         memory.commit(decided, sent)
-        got_safe = sent.as_decided & ~decided.ready & ~decided.held
-        driven = decided.ready
-        states, reasons = decided.states, decided.reasons
-        if sent.not_sent:
-            got_safe |= sent.replaced
-            driven = driven & sent.as_decided
-            states, reasons = _with_replaced(decided, sent)
-        self._safe.freeze(got_safe & self._safe.was_sent(sent.commands))
         # The memory keeps a reference to it.
         sent.commands.flags.writeable = False
-        if sent.overruled:
-            self.forget_samples()
-            memory.overrule(self._everyone, sent.commands)
-        used = driven | decided.faulty
-        if decided.pending is not None:
-            used |= decided.pending & ~np.isin(self._indices, list(sent.not_sent))
-        given = used.tolist()
+        driven, states, reasons, samples = decided.ready, decided.states, decided.reasons, observed.samples
+        if memory.all_driven:
+            self._safe.freeze(self._nobody)
+        else:
+            got_safe = sent.as_decided & ~decided.ready & ~decided.held
+            if sent.not_sent:
+                got_safe |= sent.replaced
+                driven = driven & sent.as_decided
+                states, reasons = _with_replaced(decided, sent)
+            self._safe.freeze(got_safe & self._safe.was_sent(sent.commands))
+            if sent.overruled:
+                self.forget_samples()
+                memory.overrule(self._everyone, sent.commands)
+            samples = self._used(decided, sent, driven)
         return FleetTick(
             time_ns=observed.now_ns,
             commands=decided.commands,
@@ -547,20 +577,28 @@ class Pipeline:
             ages_s=observed.ages_s,
             fresh_start=observed.fresh_start,
             stages_s={**observed.stages_s, "infer": decided.actions.infer_s, "guard": decided.guard_s},
-            samples=tuple([each if is_given else () for each, is_given in zip(observed.samples, given, strict=True)]),
+            samples=samples,
             positions=observed.positions,
             before=observed.before,
             stopped=len(self._halted) == len(self.robots),
             owners=self._owners,
-            policy_sha256=self.policy.spec.sha256,
-            rejected=self._rejections.count.copy(),
-            bounded=memory.bounded.copy(),
-            slowed=memory.slowed.copy(),
+            policy_sha256=self._inference.policy.spec.sha256,
+            rejected=self._rejections.count,
+            bounded=memory.bounded,
+            slowed=memory.slowed,
             unheard=self._samples.unheard(),
             limits=self._limits,
             planned=decided.actions.planned,
             tasks=self._tasks,
         )
+
+    def _used(self, decided: FleetCommands, sent: Sent, driven: np.ndarray) -> tuple[tuple[Sample, ...], ...]:
+        """Return the readings behind a command or a fault, see `FleetTick.samples`; `driven` is that of the tick."""
+        used = driven | decided.faulty
+        if decided.pending is not None:
+            used |= decided.pending & ~np.isin(self._indices, list(sent.not_sent))
+        given = zip(decided.observed.samples, used.tolist(), strict=True)
+        return tuple([samples if is_used else () for samples, is_used in given])
 
 
 def _with_replaced(decided: FleetCommands, sent: Sent) -> tuple[tuple[RobotState, ...], tuple[str, ...]]:

@@ -23,7 +23,7 @@ class SafeCommands:
     def __init__(self, robots: int, components: int, fixed: np.ndarray | None) -> None:
         #: By robot the sample that its position was read from at the last update; None where it was not read.
         self.readings: tuple[Sample | None, ...] = (None,) * robots
-        #: `[robots]` bool: robots already sent their safe command: do not update it.
+        #: `[robots]` bool: robots already sent their safe command: do not update it. Never changed in place.
         self.frozen = np.zeros(robots, bool)
         self._rows = np.tile(np.full(components, np.nan) if fixed is None else fixed, (robots, 1))
         self._yielded: list[int] = []
@@ -158,5 +158,7 @@ class MeasuredPositions(SafeCommands):
         for robot in chosen:
             self._rows[robot, self._columns] = np.nan
             self._decoded[robot] = None
-        self.frozen[chosen] = False
+        frozen = self.frozen.copy()
+        frozen[chosen] = False
+        self.frozen = frozen
         self._offer()

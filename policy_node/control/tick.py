@@ -4,14 +4,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from policy_node.engines.inference import Inferred
 from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState
+
+# A state, and its reason.
+Problem: TypeAlias = tuple[RobotState, str]
+
+# Whether any, and whether all numbers are not zero, by default along the first axis. The methods `any` and `all` of an
+# array call Python functions, which take longer.
+any_of: Callable[..., Any] = np.logical_or.reduce
+all_of: Callable[..., Any] = np.logical_and.reduce
+
+
+def constant(array: np.ndarray) -> np.ndarray:
+    """Return an array that cannot be written any more, to be shared by ticks."""
+    array.flags.writeable = False
+    return array
+
+
+def with_problems(
+    states: tuple[RobotState, ...], reasons: tuple[str, ...], problems: Mapping[int, Problem]
+) -> tuple[tuple[RobotState, ...], tuple[str, ...]]:
+    """Return states and reasons by robot, replaced for those with problems."""
+    new_states, new_reasons = list(states), list(reasons)
+    for robot, (state, reason) in problems.items():
+        new_states[robot], new_reasons[robot] = state, reason
+    return tuple(new_states), tuple(new_reasons)
 
 
 class Observed(NamedTuple):
@@ -44,6 +68,8 @@ class Observed(NamedTuple):
     before: tuple[str, ...]
     #: Seconds that each stage took.
     stages_s: dict[str, float]
+    #: Whether every robot is known to be READY; spares what is done by robot.
+    all_ready: bool = False
 
 
 class PlannedTick(NamedTuple):
@@ -115,6 +141,8 @@ class FleetCommands(NamedTuple):
     max_age_s: float
     #: Seconds that the decision took.
     guard_s: float
+    #: Whether every robot is known to get the command of the policy, whose components are all finite.
+    all_ready: bool = False
 
     @property
     def expires_s(self) -> np.ndarray:
@@ -123,8 +151,8 @@ class FleetCommands(NamedTuple):
         Infinity for commands that do not come from the policy. The tick alone judges readings with their own
         `max_age_s`.
         """
-        age_s = self.observed.ages_s
-        return np.where(self.ready, self.observed.started_s + self.max_age_s - age_s, np.inf)
+        expires_s = self.observed.started_s + self.max_age_s - self.observed.ages_s
+        return expires_s if self.all_ready else np.where(self.ready, expires_s, np.inf)
 
     @property
     def following(self) -> np.ndarray | None:
@@ -154,6 +182,8 @@ class Sent(NamedTuple):
         if not_sent:
             as_decided = as_decided.copy()
             as_decided[list(not_sent)] = False
+        elif decided.all_ready:
+            return cls(decided.commands, as_decided, not_sent)
         return cls(np.where(as_decided[:, None], decided.commands, np.nan), as_decided, not_sent)
 
     @property

@@ -20,7 +20,7 @@ from policy_node.config.schema import Configuration
 from policy_node.control.memory_reserve import MemoryReserve
 from policy_node.control.pipeline import STOPPED_REASON, Pipeline, yielded_to
 from policy_node.control.realtime import apply_realtime, name_thread
-from policy_node.control.tick import FleetCommands, FleetTick, Sent
+from policy_node.control.tick import FleetCommands, FleetTick, Sent, any_of
 from policy_node.control.timing import Schedule, SteadyClock, TickRecord, TickStatistics, delay_until_gap
 from policy_node.recording.recorder import Recording
 from policy_node.ros.clock import SimulatedClock
@@ -128,6 +128,8 @@ class ControlLoop:
         self._overruled: tuple[RobotState, str] | None = None
         # Safe commands that were sent since the last tick was committed, NaN if none was.
         self._safe_sent = np.full((len(pipeline.robots), pipeline.components), np.nan)
+        # Whether any may have been sent.
+        self._has_safe_sent = False
         self._owners: Mapping[int, str] = {}
         # Robots that an operator has stopped, and those stopped since the last `_begin_tick`, by their index.
         self._halted: frozenset[int] = frozenset()
@@ -326,6 +328,7 @@ class ControlLoop:
         """Send safe commands once, see `_send_safe`."""
         delivery = self._publishers.send_safe(commands)
         self._safe_sent[delivery.sent] = commands[delivery.sent]
+        self._has_safe_sent = True
         if delivery.error is not None:
             raise delivery.error
 
@@ -425,7 +428,9 @@ class ControlLoop:
         assert self.latest is not None
         stages_s = {"take": taken_s - began_s, **self.latest.stages_s, "publish": ended_s - decided_s}
         # Ages are those of the synchronised readings at the tick; the command is sent a little later.
-        ages_s = np.where(self.latest.driven, self.latest.ages_s + (ended_s - taken_s), np.nan)
+        ages_s = self.latest.ages_s + (ended_s - taken_s)
+        if not decided.all_ready or sent.not_sent:
+            ages_s = np.where(self.latest.driven, ages_s, np.nan)
         planned = self.latest.planned
         self.statistics.add(TickRecord(lateness_ns / 1e9, ended_s - began_s, missed, stages_s, ages_s, planned))
         if self._recording is not None:
@@ -441,15 +446,21 @@ class ControlLoop:
         meanwhile waits for the next tick, but `_send` drops the commands of this one.
         """
         with self._sending:
-            made_safe = np.flatnonzero(np.isfinite(self._safe_sent).any(axis=1)).tolist()
-            if made_safe:
-                self._pipeline.note_overruled(made_safe)
-                self._safe_sent[:] = np.nan
+            if self._has_safe_sent:
+                made_safe = np.flatnonzero(np.isfinite(self._safe_sent).any(axis=1)).tolist()
+                if made_safe:
+                    self._pipeline.note_overruled(made_safe)
+                self._forget_safe_sent()
             self._overruled = None
             requests, self._requests = self._requests, {}
             self._just_halted.clear()
         for request in requests.values():
             request()
+
+    def _forget_safe_sent(self) -> None:
+        if self._has_safe_sent:
+            self._safe_sent[:] = np.nan
+            self._has_safe_sent = False
 
     def _send(self, decided: FleetCommands) -> tuple[Sent, Exception | None]:
         """Send the commands of the tick, unless safe ones replaced them; `_sending` must be held.
@@ -461,19 +472,24 @@ class ControlLoop:
             return sent._replace(commands=self._safe_sent.copy(), overruled=True), None
         not_sent = dict.fromkeys(self._just_halted, STOPPED)
         not_sent |= {robot: (RobotState.STOPPED, yielded_to(owner)) for robot, owner in self._owners.items()}
-        publish = decided.publish.copy()
-        publish[list(not_sent)] = False
+        publish = decided.publish
+        if not_sent:
+            publish = publish.copy()
+            publish[list(not_sent)] = False
         # Simulated time may pause while commands are sent.
         until_s = decided.expires_s if self._simulated is None else None
         # Between the ticks of simulated time nothing is sent: its speed is unknown.
         smooth = decided.ready if self._simulated is None else None
         now_ns, following = decided.observed.now_ns, decided.following
-        # The robot's own timeout has stopped it: the way to its command does not begin at the last one.
-        self._publishers.end_between(np.flatnonzero(decided.observed.unseen_gap).tolist())
+        if any_of(decided.observed.unseen_gap):
+            # The robot's own timeout has stopped it: the way to its command does not begin at the last one.
+            self._publishers.end_between(np.flatnonzero(decided.observed.unseen_gap).tolist())
         delivery = self._publishers.publish(decided.commands, publish, now_ns, until_s, smooth, following)
         error = delivery.error
         why = ENDED if error is None else NOT_SENT
-        not_sent |= dict.fromkeys(np.flatnonzero(publish & ~delivery.sent).tolist(), why)
+        unsent = publish & ~delivery.sent
+        if any_of(unsent):
+            not_sent |= dict.fromkeys(np.flatnonzero(unsent).tolist(), why)
         if delivery.late:
             not_sent |= dict.fromkeys(delivery.late, (RobotState.STALE, LATE.format(decided.max_age_s)))
             try:
@@ -481,13 +497,15 @@ class ControlLoop:
             except Exception as late_error:
                 error = error or late_error
         self._sent_s = time.monotonic()
+        if decided.all_ready and not not_sent:
+            return Sent(decided.commands, delivery.sent, not_sent), error
         commands = np.where(delivery.sent[:, None], decided.commands, self._safe_sent)
         return Sent(commands, delivery.sent, not_sent), error
 
     def _commit(self, decided: FleetCommands, sent: Sent) -> None:
         """Commit the sent commands, and publish the snapshot of the tick; `_sending` must be held."""
         tick = self._pipeline.commit(decided, sent)
-        self._safe_sent[:] = np.nan
+        self._forget_safe_sent()
         if self.latest is None:
             states, reasons = (RobotState.WAITING,) * len(tick.states), ("",) * len(tick.states)
         else:

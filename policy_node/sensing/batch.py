@@ -218,6 +218,10 @@ class _History:
             self._order = None if order is None else torch.from_numpy(order).to(device)
         self._repeats_first = layout.repeats_first and self._stacked is not None
         self._shift = self._make_shift(self._stacked) if self._stacked is not None else None
+        #: The policy's observation where it is the uploaded rows themselves; None: it is made at each step.
+        self.rows_arranged: torch.Tensor | None = None
+        if self._compose is None and self._stacked is None:
+            self.rows_arranged = self._arranged(self._newest)
 
     def _newest_step(self, stacked: torch.Tensor) -> torch.Tensor:
         """Return the part of a stack that is its newest step."""
@@ -280,8 +284,7 @@ class _History:
 
     def upload(self) -> None:
         """Start to copy the staged rows to the device."""
-        if self._newest is not self._host:
-            self._newest.copy_(self._host, non_blocking=True)
+        self._newest.copy_(self._host, non_blocking=True)
 
     def step(self, restart: torch.Tensor | None) -> torch.Tensor:
         """Return the policy's observation `[robots, *space]` with the staged rows as its newest step.
@@ -349,6 +352,11 @@ class ObservationBatch:
         self._episode = Episode([term for layout in layouts.values() for term in layout.terms], robots, device)
         self._histories = {key: _History(layout, robots, device, self._episode) for key, layout in layouts.items()}
         self._device = device
+        self._uploads = [] if device.type == "cpu" else list(self._histories.values())
+        # The observations of every step where no history makes them; empty if one does.
+        arranged = {key: history.rows_arranged for key, history in self._histories.items()}
+        unchanged = {key: rows for key, rows in arranged.items() if rows is not None}
+        self._unchanged = unchanged if len(unchanged) == len(arranged) else {}
         self.latest: dict[str, torch.Tensor] = {}
 
     def _is_like(self, other: ObservationBatch) -> bool:
@@ -384,7 +392,7 @@ class ObservationBatch:
 
     def upload(self) -> None:
         """Start to copy the staged rows to the device; do not change them before the end of the step."""
-        for history in self._histories.values():
+        for history in self._uploads:
             history.upload()
 
     def step(self, restart: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -402,7 +410,7 @@ class ObservationBatch:
         """
         if self._episode.is_used:
             self._episode.advance(restart)
-        self.latest = {key: history.step(restart) for key, history in self._histories.items()}
+        self.latest = self._unchanged or {key: history.step(restart) for key, history in self._histories.items()}
         return self.latest
 
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from policy_node.config.schema import Configuration
 from policy_node.sensing.arrivals import Arrivals
 from policy_node.sensing.joined_joints import JoinedJoints, joints_read
 from policy_node.sensing.samples import AGELESS_NS, SampleRing, age_ns
-from policy_node.sensing.synchroniser import Selection, select, with_newest, with_silent
+from policy_node.sensing.synchroniser import FleetSelection, select, select_usual, with_newest, with_silent
 
 # Samples kept of each sensor, at least the depth of its subscription; they pile up while another sensor is silent.
 RING_LENGTH = 16
@@ -66,16 +66,17 @@ class FleetSamples:
         for robot, position_of_robot in enumerate(self.positions):
             position_of_robot.on_lacking = partial(self.join_joints, robot, len(self.observed))
         self._heard = np.zeros((len(self._robots), len(sensors)), bool)
+        self._all_heard = False
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.
         self._present = [[False] * len(sensors) for _ in self._robots]
         synchronised = sum(sources[0].is_synchronised for sources in self.observed)
         silent = sum(sources[0].may_be_silent for sources in self.observed)
         newest = slice(synchronised, len(self.observed) - silent)
         self._silent = slice(newest.stop, len(self.observed))
-        self._synchronised_rings = [rings[:synchronised] for rings in rings_by_robot]
-        self._newest_rings = [rings[newest] for rings in rings_by_robot]
+        # By robot those of the sensors that are synchronised, and of those whose newest sample counts.
+        self._rings = [(rings[:synchronised], rings[newest]) for rings in rings_by_robot]
         self._silent_rings = [rings[self._silent] for rings in rings_by_robot]
-        self._has_newest, self._has_silent = newest.start < newest.stop, silent > 0
+        self._has_silent = silent > 0
 
     def change_limits(self, configuration: Configuration) -> None:
         """Judge ages by the limits of another configuration, with the same sensors."""
@@ -114,7 +115,9 @@ class FleetSamples:
 
     def unheard(self) -> dict[str, list[str]]:
         """Return the robots with sensors that were never heard and are not merely silent, with those sensors."""
-        if self._heard.all():
+        # What was heard once stays so.
+        self._all_heard = self._all_heard or bool(self._heard.all())
+        if self._all_heard:
             return {}
         heard = self._heard.copy()
         heard[:, self._silent] |= np.array(self._present, bool)[:, self._silent]
@@ -131,18 +134,22 @@ class FleetSamples:
                 if buffer.max_age_ns != AGELESS_NS:
                     buffer.clear()
 
-    def select(self, now_ns: int, previous_ns: int) -> list[Selection]:
+    def select(self, now_ns: int, previous_ns: int) -> FleetSelection:
         """Choose the readings of every robot; the tick before was at `previous_ns`."""
-        limits_ns = (self._slop_ns, self._max_age_ns)
-        selections = [select(rings, now_ns, *limits_ns) for rings in self._synchronised_rings]
-        if self._has_newest:
-            selections = [
-                with_newest(selection, rings, now_ns, self._max_age_ns)
-                for selection, rings in zip(selections, self._newest_rings, strict=True)
-            ]
+        slop_ns, max_age_ns = self._slop_ns, self._max_age_ns
+        selected = FleetSelection()
+        samples, ages_ns = selected.samples, selected.ages_ns
+        for rings, newest_rings in self._rings:
+            usual = select_usual(rings, newest_rings, now_ns, slop_ns, max_age_ns)
+            if usual is None:
+                selection = select(rings, now_ns, slop_ns, max_age_ns)
+                selected.add(with_newest(selection, newest_rings, now_ns, max_age_ns))
+                continue
+            samples.append(usual[0])
+            ages_ns.append(usual[1])
         if self._has_silent:
-            selections = [
-                with_silent(selection, rings, present[self._silent], now_ns, previous_ns, *limits_ns)
-                for selection, rings, present in zip(selections, self._silent_rings, self._present, strict=True)
-            ]
-        return selections
+            selected = FleetSelection(
+                with_silent(selected[robot], rings, present[self._silent], now_ns, previous_ns, slop_ns, max_age_ns)
+                for robot, (rings, present) in enumerate(zip(self._silent_rings, self._present, strict=True))
+            )
+        return selected

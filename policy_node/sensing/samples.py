@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 # Largest age, in nanoseconds, of what does not age.
 AGELESS_NS = 2**62
+# Makes a named tuple of a tuple, without the Python function that a call of its class is.
+_as = tuple.__new__
 
 
 def age_ns(age_s: float) -> int:
@@ -105,8 +107,11 @@ class SampleRing:
             if nearest and stamp_ns - stamps[nearest - 1] < stamps[nearest] - stamp_ns:
                 nearest -= 1
         if nearest:
-            self._drop(slice(nearest))
-        return Sample(stamps[0], self._messages[0])
+            del stamps[:nearest]
+            del self._messages[:nearest]
+            if self.first_seen:
+                self._forget_first_seen()
+        return _as(Sample, (stamps[0], self._messages[0]))
 
     def counts_from(self, stamp_ns: int) -> int:
         """Return the time from which the age of a sample counts: its stamp, or the time when it was first seen."""
@@ -121,4 +126,8 @@ class SampleRing:
         del self.stamps[part]
         del self._messages[part]
         if self.first_seen:
-            self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}
+            self._forget_first_seen()
+
+    def _forget_first_seen(self) -> None:
+        """Forget when samples that were dropped were first seen."""
+        self.first_seen = {stamp: seen for stamp, seen in self.first_seen.items() if stamp in self.stamps}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from dataclasses import dataclass
@@ -23,22 +23,30 @@ FEW_BYTES = 20_000
 
 
 class Rejections:
-    """Counts the messages of each robot that cannot be used (`count`, `[robots]` int64).
+    """Counts the messages of each robot that cannot be used (`count`, `[robots]` int64; a new array at every change).
 
     Each message counts once, also if it is the newest for several ticks.
     """
 
     def __init__(self, robots: int) -> None:
         self.count = np.zeros(robots, np.int64)
+        self.count.flags.writeable = False
         self._last: dict[tuple[int, str], Any] = {}
 
     def note(self, robot: int, name: str, message: Any, error: Exception) -> str:
         """Count a message that a decoder refused, and return the reason for the operator."""
         if self._last.get((robot, name)) is not message:
             self._last[robot, name] = message
-            self.count[robot] += 1
+            self.add(robot, 1)
         kind = "" if isinstance(error, UnusableReading) else f"{type(error).__name__}: "
         return f"{name}: {kind}{error}"
+
+    def add(self, robot: int, messages: int) -> None:
+        """Count messages of a robot."""
+        count = self.count.copy()
+        count[robot] += messages
+        count.flags.writeable = False
+        self.count = count
 
 
 class _Reading(NamedTuple):
@@ -107,7 +115,7 @@ class Staging:
         """Continue with the counts and the threads of the staging that this one replaces."""
         self.rejections, self._helpers = other.rejections, other._helpers
 
-    def __call__(self, chosen: Sequence[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
+    def __call__(self, chosen: Iterable[tuple[int, Sequence[Sample]]]) -> dict[int, str]:
         """Decode the samples of some robots, by their index, one sample per sensor.
 
         Returns

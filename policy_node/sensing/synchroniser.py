@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from policy_node.sensing.samples import AGELESS_NS, Sample, SampleRing
+
+# Readings of a robot, and the age of the oldest synchronised one in nanoseconds.
+_Usual: TypeAlias = tuple[tuple[Sample, ...], int]
 
 # Tell simulated stamps (below 30 days) from Unix time (above one year).
 _LONGEST_SIMULATION_NS = 30 * 86_400 * 10**9
@@ -50,6 +53,78 @@ class Selection(NamedTuple):
     refused: int = 0
 
 
+class FleetSelection:
+    """The readings of all robots for one tick.
+
+    Parameters
+    ----------
+    selections
+        Selections of the first robots.
+
+    Attributes
+    ----------
+    samples, ages_ns
+        By robot, as those of `Selection`.
+    unusual
+        Robot index -> its selection, for robots that are not READY or whose messages were refused.
+    """
+
+    __slots__ = ("ages_ns", "samples", "unusual")
+
+    def __init__(self, selections: Iterable[Selection] = ()) -> None:
+        self.samples: list[tuple[Sample, ...]] = []
+        self.ages_ns: list[int | None] = []
+        self.unusual: dict[int, Selection] = {}
+        for selection in selections:
+            self.add(selection)
+
+    def add(self, selection: Selection) -> None:
+        """Add the selection of the next robot."""
+        if selection.state is not RobotState.READY or selection.refused:
+            self.unusual[len(self.samples)] = selection
+        self.samples.append(selection.samples)
+        self.ages_ns.append(selection.age_ns)
+
+    def __getitem__(self, robot: int) -> Selection:
+        """Return the selection of a robot."""
+        usual = Selection(RobotState.READY, self.samples[robot], self.ages_ns[robot], "")
+        return self.unusual.get(robot, usual)
+
+
+def select_usual(
+    rings: Sequence[SampleRing], newest_rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: int
+) -> _Usual | None:
+    """Choose the readings of a robot in the usual case: all its sensors were heard, and no stamp is wrong or old.
+
+    In any other case it chooses nothing and returns None; `select` and `with_newest` then find what is wrong. In the
+    usual case it chooses what they choose.
+    """
+    reference_ns = now_ns
+    for ring in rings:
+        stamps = ring.stamps
+        if not stamps or stamps[-1] > now_ns or ring.first_seen:
+            return None
+        if stamps[-1] < reference_ns:
+            reference_ns = stamps[-1]
+    samples: list[Sample] = []
+    oldest_ns = last_ns = reference_ns
+    for ring in rings:
+        sample = ring.advance_to(reference_ns)
+        samples.append(sample)
+        if sample.stamp_ns < oldest_ns:
+            oldest_ns = sample.stamp_ns
+        elif sample.stamp_ns > last_ns:
+            last_ns = sample.stamp_ns
+    if now_ns - oldest_ns > max_age_ns or last_ns - oldest_ns > slop_ns:
+        return None
+    for ring in newest_rings:
+        stamps = ring.stamps
+        if not stamps or ring.first_seen or not 0 <= now_ns - stamps[-1] <= ring.max_age_ns:
+            return None
+        samples.append(ring.advance_to(stamps[-1]))
+    return tuple(samples), now_ns - oldest_ns
+
+
 def select(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:
     """Choose the newest set of readings that belong together.
 
@@ -68,20 +143,9 @@ def select(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: i
     slop_ns, max_age_ns
         The two limits; a stamp may lie at most `max_age_ns` in the future.
     """
-    reference_ns = now_ns
-    for ring in rings:
-        stamps = ring.stamps
-        if not stamps or stamps[-1] > now_ns or ring.first_seen:
-            break
-        if stamps[-1] < reference_ns:
-            reference_ns = stamps[-1]
-    else:
-        # The usual case: every sensor was heard, and no stamp lies in the future.
-        samples = tuple([ring.advance_to(reference_ns) for ring in rings])
-        chosen = [stamp_ns for stamp_ns, _ in samples]
-        oldest_ns = min(chosen)
-        if now_ns - oldest_ns <= max_age_ns and max(chosen) - oldest_ns <= slop_ns:
-            return Selection(RobotState.READY, samples, now_ns - oldest_ns, "")
+    usual = select_usual(rings, (), now_ns, slop_ns, max_age_ns)
+    if usual is not None:
+        return Selection(RobotState.READY, *usual, "")
     return _select_carefully(rings, now_ns, slop_ns, max_age_ns)
 
 
