@@ -281,13 +281,13 @@ class Pipeline:
         """Tell a robot, by its index, what it is to do from the next tick on; another text begins a new episode."""
         if text != self._tasks[robot]:
             self._tasks = (*self._tasks[:robot], text, *self._tasks[robot + 1 :])
-            self._stage_tasks()
+            self._stage_tasks([robot])
             # Drops its plans, also those that are still computed.
             self._memory.restart([robot])
 
-    def _stage_tasks(self) -> None:
-        for robot, text in enumerate(self._tasks):
-            self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(text)
+    def _stage_tasks(self, robots: Iterable[int] | None = None) -> None:
+        for robot in range(len(self._tasks)) if robots is None else robots:
+            self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(self._tasks[robot])
 
     def observe_again(self, robots: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """Observe some robots again, at the time of the tick, after `reset` restarted their episodes.
