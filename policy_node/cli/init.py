@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from policy_node.cli.options import number
 from policy_node.cli.policy_info import parse_interface, policy_info
+from policy_node.config.rules import MISSING
 from policy_node.config.schema import named
 from policy_node.config.specs import ActionSpec, ArraySpec
 from policy_node.policies import PolicyError
@@ -193,10 +194,8 @@ def _from_policy(
     if options.memory:
         policy["policy.memory"] = DescribedParameter(tuple(options.memory))
     if spec.task:
-        text = (
-            "GIVE what the robots are to do, one text for all or one for each; or policy.task_topic, see doc/plans.md"
-        )
-        policy["policy.task"] = DescribedParameter(("do the task",), text)
+        text = f"{MISSING}what the robots are to do, as [one text] or one for each robot; or policy.task_topic"
+        policy["policy.task"] = DescribedParameter(None, text)
     observed = {key: array for key, array in spec.observations.items() if key != spec.task}
     return observed, spec.action, policy
 

@@ -302,15 +302,17 @@ class Pipeline:
         """Tell a robot, by its index, what it is to do from the next tick on; another text begins a new episode."""
         if text != self._tasks[robot]:
             self._tasks = (*self._tasks[:robot], text, *self._tasks[robot + 1 :])
-            self._stage_tasks()
+            self._stage_tasks([robot])
             # Drops its plans, also those that are still computed.
             self._memory.restart([robot])
 
-    def _stage_tasks(self) -> None:
-        self._without_task = {}
-        for robot, text in enumerate(self._tasks):
+    def _stage_tasks(self, robots: Iterable[int] | None = None) -> None:
+        for robot in range(len(self._tasks)) if robots is None else robots:
+            text = self._tasks[robot]
             self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(text)
-            if not text:
+            if text:
+                self._without_task.pop(robot, None)
+            else:
                 topic = topic_of(self.robots[robot], self._task_topic)
                 self._without_task[robot] = RobotState.WAITING, f"it waits for its first text on {topic}"
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import endpoint_names, why_silent
 from policy_node.ros.publishers import command_qos
 from policy_node.ros.subscriptions import SensorSubscriptions
+from policy_node.ros.tasks import TaskTopics
 from policy_node.sensing.synchroniser import RobotState
 
 
@@ -156,6 +158,9 @@ def listen(node: Node, deployment: Deployment, duration_s: float, stopping: thre
     simulated = bool(node.get_parameter("use_sim_time").value)
     listener = _Listener(pipeline, len(configuration.robots), len(configuration.sensors))
     sensors = SensorSubscriptions(node, configuration, deployment.decoders, stopping)
+    texts: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    tasks = TaskTopics(node, configuration)
+    tasks.attach(lambda robot, text: texts.put((robot, text)))
     pipeline.reset()
     synchronised = [index for index, (source, *_) in enumerate(configuration.sensors) if source.is_synchronised]
     driven, ticks = [_Driven() for _ in configuration.robots], 0
@@ -165,6 +170,8 @@ def listen(node: Node, deployment: Deployment, duration_s: float, stopping: thre
     while schedule.deadline_ns < started_ns + duration_s * 1e9 and clock.wait_until(schedule.deadline_ns):
         listener.now_ns = node.get_clock().now().nanoseconds
         sensors.take(listener, listener.now_ns if simulated else None)
+        while not texts.empty():
+            pipeline.set_task(*texts.get())
         # Simulated time is zero until its first message.
         if listener.now_ns:
             tick = pipeline.step(node.get_clock().now().nanoseconds)
@@ -179,6 +186,7 @@ def listen(node: Node, deployment: Deployment, duration_s: float, stopping: thre
             for robot, each in enumerate(driven)
         ]
     finally:
+        tasks.destroy()
         sensors.destroy()
 
 

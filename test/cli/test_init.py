@@ -14,6 +14,7 @@ import pytest
 from forked import ForkedProcess
 from geometry_msgs.msg import Twist
 from gymnasium import spaces
+from instructed import save_instructed
 from node_harness import PATIENCE_S, NodeProcess, Peer, end
 from sensor_msgs.msg import CompressedImage, Image, Imu, JointState
 from stable_baselines3 import DQN, PPO
@@ -79,6 +80,21 @@ def test_the_file_configures(
     assert values["robots"] == ["one", "two"]
     engine = "onnxruntime" if values["policy.path"].endswith(".onnx") else "direct"
     assert check_parameters({**values, "policy.engine": engine}).problems == []
+
+
+def test_a_policy_that_takes_a_text_asks_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "my_robot.yaml"
+    assert main([str(save_instructed(tmp_path / "plans.pt", 3)), "--trusted", "--output", str(file)]) == 0
+    values = {**read_parameter_file(file), "policy.engine": "torchscript"}
+    assert values["observations.keys"] == ["touch"]
+    (problem,) = check_parameters(values).problems
+    assert problem.startswith("policy.task: MISSING: what the robots are to do")
+    assert check_parameters({**values, "policy.task": ["go 1"]}).problems == []
+    del values["policy.task"]
+    assert check_parameters(values).problems[0].startswith("policy.task: missing, but the policy takes a text")
+    assert check_parameters({**values, "policy.task_topic": "task"}).problems == []
+    (problem,) = check_parameters({**values, "policy.task_topic": "no topic"}).problems
+    assert problem.startswith("policy.task_topic: found 'no topic'")
 
 
 def test_stacks_and_tables_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,14 +137,14 @@ def test_what_a_policy_that_takes_a_text_needs_is_named(told_folder: Path) -> No
     with pytest.raises(PolicyError, match=r"pip install 'lerobot\[smolvla\]' with Python 3.12 or newer$"):
         load_policy(told_folder)
     edit(told_folder / "policy_preprocessor.json", lambda data: data["steps"].pop())
-    with pytest.raises(PolicyError, match="has 0 steps 'tokenizer_processor' in 'policy_preprocessor.json', not one"):
+    with pytest.raises(PolicyError, match=r"has 0 steps 'tokenizer_processor' in 'policy_preprocessor\.json', not one"):
         load_policy(told_folder)
 
 
 def test_a_text_and_an_observation_of_one_name_are_refused(told_folder: Path) -> None:
     named = {"observation.task": {"type": "STATE", "shape": [2]}}
     edit(told_folder / "config.json", lambda data: data["input_features"].update(named))
-    with pytest.raises(PolicyError, match="takes a text, which has the key 'task', as 'observation.task' has"):
+    with pytest.raises(PolicyError, match=r"takes a text, which has the key 'task', as 'observation\.task' has"):
         load_policy(told_folder)
 
 

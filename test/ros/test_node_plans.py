@@ -105,7 +105,6 @@ def swap(fleet: PlanFleet, peer: Peer, node: str, folder: Path) -> None:
     assert LifecycleClient(peer, node).set(policy__path=str(file)) == ""
 
 
-@pytest.mark.over_dds
 @pytest.mark.parametrize("happens", [reset, stop_and_resume, fall_silent, swap])
 def test_nothing_of_a_plan_from_before_is_sent_after_an_event(
     happens: Callable[[PlanFleet, Peer, str, Path], None],
@@ -132,7 +131,6 @@ def test_nothing_of_a_plan_from_before_is_sent_after_an_event(
         assert all(number < LATER for number in numbers[:first_safe])
 
 
-@pytest.mark.over_dds
 def test_a_clock_that_is_set_back_drops_plans(
     tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
@@ -158,7 +156,6 @@ def test_a_clock_that_is_set_back_drops_plans(
     assert all(number < 0.0 or number >= LATER for numbers in sent for number in numbers)
 
 
-@pytest.mark.over_dds
 def test_a_plan_that_is_not_finite_is_the_fault_of_its_robot_alone(
     tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
@@ -176,7 +173,6 @@ def test_a_plan_that_is_not_finite_is_the_fault_of_its_robot_alone(
     fleet.wait(fleet.is_driven, "the robot to drive again")
 
 
-@pytest.mark.over_dds
 def test_an_inference_that_hangs_is_told_from_a_slow_one(
     tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node with a policy that takes a text for each robot, from outside."""
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ from bag_harness import stand_in_for_lerobot
 from instructed import HORIZON, STEP, save_instructed
 from moody import SAFE, MoodyFleet, moody_parameters
 from node_harness import CELLS, Diagnostics, LifecycleClient, NodeProcess, Peer, command_values
+from rich.console import Console
 from std_msgs.msg import String
 
+from policy_node.cli.monitor import DiagnosticsView, as_table
 from policy_node.cli.replay import main as replay
 from policy_node.config.tasks import MAX_TASK_BYTES
 from policy_node.ros.tasks import TASK_QOS
@@ -37,7 +40,14 @@ def follows(fleet: MoodyFleet, numbers: Mapping[str, float]) -> bool:
     return all(each is not None and number <= each[0] <= number + HORIZON * STEP for each, number in found)
 
 
-@pytest.mark.over_dds
+def shown(view: DiagnosticsView) -> str:
+    """Return what `policy_monitor` shows."""
+    view.take()
+    console = Console(file=io.StringIO(), record=True, width=200)
+    console.print(as_table(view))
+    return console.export_text()
+
+
 @pytest.mark.both_distributions
 def test_texts_reach_their_robots_and_a_recording_of_them_replays(
     tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess], monkeypatch: pytest.MonkeyPatch
@@ -80,6 +90,9 @@ def test_texts_reach_their_robots_and_a_recording_of_them_replays(
     assert diagnostics.values("policy_node: robot_1")["task"] == "go 80"
     assert diagnostics.values("policy_node: robot_0")["tasks_rejected"] == "0"
     node.wait_for(r"robot_1/task: found ' ', but it is empty; say what the robot is to do; the text before goes on")
+
+    view = DiagnosticsView(peer.node, "")
+    fleet.live(lambda: "go 80" in shown(view), "the text in policy_monitor")
 
     # The texts stay through a deactivation.
     lifecycle = LifecycleClient(peer, node.full_name)
