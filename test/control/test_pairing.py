@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from policy_conformance import load_trusted
 
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
-from policy_node.config.specs import ArraySpec
+from policy_node.config.specs import ArraySpec, PolicySpec
 from policy_node.control.pairing import match_observations, side_by_side
 from policy_node.policies import Policy, load_policy
 from policy_node_bench.harness.untrained import untrained_model
@@ -110,7 +110,8 @@ def test_all_that_is_configured_is_shown_beside_what_the_policy_wants() -> None:
     wanted = {"camera": ArraySpec("camera", (8, 9, 6), np.uint8, 0, 255), "x": ArraySpec("x", (2,), np.float32, -1, 1)}
     width = len(str(wanted["camera"]))
     assert width > max(len("policy wants"), len(str(wanted["x"])))
-    shown = side_by_side(several, SimpleNamespace(spec=SimpleNamespace(observations=wanted)))  # type: ignore[arg-type]
+    spec = PolicySpec(wanted, ArraySpec("action", (2,), np.float32, -1, 1), "PPO", "")
+    shown = side_by_side(several, SimpleNamespace(spec=spec))  # type: ignore[arg-type]
     rows = [
         ("key", "policy wants", "configured sensor"),
         ("camera", str(wanted["camera"]), "sensor_msgs/msg/Image on camera, stack 2, newest first"),
