@@ -38,8 +38,8 @@ class FleetMemory:
         self._awaiting = self.nobody
         #: Whether every robot got its command of the policy at the last tick, and none was sent another one since.
         self.all_driven = False
-        #: `[robots]` int64: sent commands that were clipped to a bound, or whose change was limited. New arrays at every
-        #: change.
+        #: `[robots]` int64: sent commands that were clipped to a bound, or whose change was limited. Never changed in
+        #: place.
         self.bounded = self.slowed = constant(np.zeros(count, np.int64))
         # Start command and start time of each robot's ramp.
         self._ramp_start = self.last_commands.copy()
