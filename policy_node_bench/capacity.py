@@ -121,7 +121,7 @@ def run_capacity(options: CapacityOptions, console: Console) -> dict[str, Any]:
             def serves(robots: int, name: str = name, found: list[dict[str, Any]] = found) -> bool:
                 found.append(try_loop(fleet(robots), name, model, cores, folder / f"{name}_{robots}", console))
                 said = "served" if found[-1]["served"] else f"not served: {found[-1]['why'].splitlines()[0]}"
-                console.print(f"{name}, {robots} robots: {said}", markup=False, highlight=False)
+                console.print(f"{name}, {robots} robots: {said}", markup=False, highlight=False, soft_wrap=True)
                 return found[-1]["served"]
 
             capacity[name] = largest_served(serves, FIRST_TRY, options.max_robots, RESOLUTION)

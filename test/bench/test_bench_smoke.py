@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.cli.child_process import ToolError
-from policy_node_bench.smoke import COUNTS, ROBOTS, compare, load_stored
+from policy_node.report.figures import machine
+from policy_node_bench.smoke import COUNTS, ROBOTS, VERSIONS, compare, load_stored
 from policy_node_bench.tables import SMOKE_COUNTS
 
 STORED_FILE = Path(__file__).parents[2] / "doc" / "performance" / "smoke.json"
@@ -143,6 +144,28 @@ def test_the_error_names_the_other_python(tmp_path):
 
 def test_every_count_has_a_label():
     assert set(COUNTS) == set(SMOKE_COUNTS)
+
+
+@pytest.mark.slow
+def test_no_count_is_worse_than_the_stored_one():
+    stored = json.loads(STORED_FILE.read_text())["machine"]
+    others = [
+        f"{name} {version}" for name, version in machine().items() if name in VERSIONS and stored[name] != version
+    ]
+    if others:
+        pytest.skip(f"{STORED_FILE.name} was counted with other versions than {', '.join(others)}")
+    command = [
+        sys.executable,
+        "-m",
+        "policy_node_bench.cli",
+        "smoke",
+        "--seconds",
+        "0.1",
+        "--against",
+        str(STORED_FILE),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, f"run `make smoke`; if this is meant, `make smoke-figures`\n{run.stdout}{run.stderr}"
 
 
 @pytest.mark.slow
