@@ -8,7 +8,7 @@
 # make lint, make test-kilted, make test-jazzy, make test-slow   one of them       make test-kilted PYTEST_FLAGS="-k pipeline"
 # make docs   the documentation, in doc/_build         make pages   measures the generated pages of the documentation
 # make bench  all figures of doc/performance.md and the README, half an hour on a machine that is otherwise idle
-# make smoke  counts calls, allocations and copies of a tick, half a minute, and says what is worse than in
+# make smoke  counts calls, allocations and copies of a tick (22 s of CPU time), and says what is worse than in
 #             doc/performance/smoke.json; make smoke-figures writes that file
 # make mutants   changes the code in small ways that tests must notice, hours      make mutants MODULE=control.guard
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS

@@ -3,6 +3,7 @@
 """`policy_bench capacity` finds the largest fleet that is served, and says why a larger one is not."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from policy_node_bench.capacity import largest_served, shortfall, show, try_loop
-from policy_node_bench.fleet import FleetOptions
+from policy_node_bench.fleet import Cores, FleetOptions
 from policy_node_bench.harness.processes import ros_session
 from policy_node_bench.tables import CAPACITY_LOOPS
 
@@ -73,8 +74,9 @@ def test_a_loop_that_does_not_start_is_not_served(tmp_path: Path) -> None:
     model = tmp_path / "broken.zip"
     model.write_text("not a policy")
     options = FleetOptions(robots=1, seconds=1.0, baseline=True)
+    allowed = sorted(os.sched_getaffinity(0))
     with ros_session():
-        found = try_loop(options, "naive", str(model), None, tmp_path / "try", Console())
+        found = try_loop(options, "naive", str(model), Cores(allowed[:1], allowed[-1:]), tmp_path / "try", Console())
     assert found["robots"] == 1 and not found["served"]
     assert "ended by itself" in found["why"]
 
