@@ -608,6 +608,10 @@ class _Samples:
         """See `Pipeline.set_present`."""
         self._pipeline.set_present(robot, sensor, present)
 
+    def name_oldest(self, robot: int, sensor: int, what: str) -> None:
+        """See `Pipeline.name_oldest`."""
+        self._pipeline.name_oldest(robot, sensor, what)
+
 
 def _configuration_of(config: Configuration | Mapping[str, Any] | str | Path) -> tuple[Configuration, bool]:
     """Return the configuration, and whether its parameters set `use_sim_time`."""

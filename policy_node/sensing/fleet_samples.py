@@ -93,7 +93,10 @@ class FleetSamples:
 
     def name_oldest(self, robot: int, sensor: int, what: str) -> None:
         """Name what the readings of a sensor are as old as, for the reason if they are too old."""
-        self._buffers[robot][sensor].name = f"{self.names[sensor]} ({what})"
+        buffer = self._buffers[robot][sensor]
+        # Those of joint states name the oldest joint themselves.
+        assert not isinstance(buffer, JoinedJoints)
+        buffer.name = f"{self.names[sensor]} ({what})"
 
     @property
     def joined(self) -> set[tuple[int, int]]:

@@ -42,7 +42,7 @@ def _case(name: str, named: dict[str, tuple[str, ...]]) -> Case:
     package, _, short = name.split("/")
     components = 1 if package == "std_msgs" and short in _NUMBERS else 2
     message_type, kind = message_class(name), command_type(name)
-    choices = CommandChoices(components, time_from_start_s=0.5, **named)
+    choices = CommandChoices(components, named.get("fields", ()), named.get("joints", ()), time_from_start_s=0.5)
     command = np.array([1.0, 2.0][:components])
     spec = ArraySpec("command", (components,), np.float64, -np.inf, np.inf)
     source = kind.source(message_type, choices)
