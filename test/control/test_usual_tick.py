@@ -180,8 +180,8 @@ class Fleet:
             self._policy.during = lambda observations: self._observe_again(robot)  # type: ignore[method-assign]
         actions = self.pipeline.act(observed)
         self._policy.during = lambda observations: observations  # type: ignore[method-assign]
-        elapsed_ns = {"slow": 115_000_000, "clock back": -PERIOD_NS}
-        elapsed_ns = sum(ns for thing, ns in elapsed_ns.items() if thing in things)
+        durations_ns = {"slow": 115_000_000, "clock back": -PERIOD_NS}
+        elapsed_ns = sum(ns for thing, ns in durations_ns.items() if thing in things)
         decided = self.pipeline.guard(actions, observed, lambda: self.now_ns + elapsed_ns)
         decided_as = _plain([getattr(decided, name) for name in ("publish", "ready", "held", "faulty", "pending")])
         expires_s = _plain(np.round(decided.expires_s - observed.started_s, 6))
@@ -213,7 +213,7 @@ class Fleet:
             "forget samples": pipeline.forget_samples,
             "stop": pipeline.stop,
             "stop one": lambda: pipeline.stop([robot]),
-            "resume": lambda: (pipeline.stop(()), pipeline.yield_robots({})),  # type: ignore[dict-item, return-value]
+            "resume": self._resume,
             "yield": lambda: pipeline.yield_robots({robot: "/other"}),
             "limits": self._change_limits,
             "overrule": lambda: pipeline.note_overruled([robot]),
@@ -225,6 +225,10 @@ class Fleet:
         }
         if thing in requests:
             requests[thing]()
+
+    def _resume(self) -> None:
+        self.pipeline.stop(())
+        self.pipeline.yield_robots({})
 
     def _move(self, duration_ns: int) -> None:
         self.now_ns += duration_ns
