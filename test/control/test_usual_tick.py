@@ -63,6 +63,7 @@ class Watcher(Policy):
 
 
 STATE = {"topic": "joint_states", "type": "sensor_msgs/msg/JointState", "joints": JOINTS, "stack": 2}
+TOUCH = {"topic": "touch", "type": "sensor_msgs/msg/JointState", "joints": JOINTS}
 GOAL = {"topic": "goal", "type": "sensor_msgs/msg/JointState", "joints": JOINTS, "max_age_s": 0.4}
 CONTACT = {"topic": "contact", "type": "sensor_msgs/msg/JointState", "joints": JOINTS, "when_silent": "zeros"}
 LIMITS = {"low": [-0.9], "high": [0.8], "max_rate": [4.0], "ramp_s": 0.2, "when_stale": "hold", "hold_s": 0.1}
@@ -103,7 +104,7 @@ class Kind:
                 "robots": [f"robot_{robot}" for robot in range(ROBOTS)],
                 "policy": {"path": "unused"},
                 "observations": {"keys": list(observations), **observations},
-                "synchronisation": {"slop_s": 0.03, "max_age_s": 0.12},
+                "synchronisation": {"slop_s": 0.01, "max_age_s": 0.12},
                 **({"actions": self.actions} if self.actions else {"action": {"topic": "command", **self.action}}),
             }
         )
@@ -130,10 +131,11 @@ KINDS = {
     "position": Kind(POSITION),
     "topics": Kind(actions={"keys": ["arm", "gripper"], "arm": ARM, "gripper": GRIPPER}),
     "sensors": Kind({**ARRAY, **LIMITS}, observations={"goal": GOAL, "contact": CONTACT}),
+    "synchronised": Kind(observations={"touch": TOUCH}),
     "plans": Kind({**ARRAY, **LIMITS}, horizon=4),
 }
 # What happens to the readings of one robot, to all robots before a tick, while it runs, and to its commands.
-GAPS = ["late", "missing", "ahead", "far ahead", "damaged", "NaN", "lone joints", "poison", "failure"]
+GAPS = ["late", "apart", "missing", "ahead", "far ahead", "damaged", "NaN", "lone joints", "poison", "failure"]
 BEFORE = ["reset", "reset one", "forget samples", "stop", "stop one", "resume", "yield", "limits", "overrule"]
 BETWEEN = ["adopt", "adopt another", "back", "pause", "slip"]
 DURING = ["learner resets", "slow", "clock back"]
@@ -248,13 +250,13 @@ class Fleet:
                 self.pipeline.set_present(robot, sensor, values[0] > -1.5)
             if (name == "contact" and values[1] > 0.0) or (name == "goal" and values[1] > 1.0):
                 continue
-            self._add(robot, sensor, values, things)
+            self._add(robot, sensor, values, things if name == "touch" else things - {"apart"})
 
     def _add(self, robot: int, sensor: int, values: np.ndarray, things: set[str]) -> None:
         """Add a message of a sensor, if things do not keep it away."""
         if "missing" in things:
             return
-        ages_ns = {"late": 100_000_000, "ahead": -20_000_000, "far ahead": -(10**9)}
+        ages_ns = {"late": 100_000_000, "apart": 30_000_000, "ahead": -20_000_000, "far ahead": -(10**9)}
         stamp_ns = self.now_ns - sum([ns for thing, ns in ages_ns.items() if thing in things] or [LATENCY_NS])
         for thing, value in (("NaN", np.nan), ("poison", POISON), ("failure", FAILURE)):
             if thing in things:
