@@ -179,13 +179,17 @@ def check_same_sensors(current: Configuration, wanted: Configuration) -> None:
         When they do not.
     """
     uses = [
-        [[(source.name, source.is_synchronised) for source in sources] for sources in configuration.sensors]
+        [
+            [(source.name, source.is_synchronised, bool(source.transform_max_age_s)) for source in sources]
+            for sources in configuration.sensors
+        ]
         for configuration in (current, wanted)
     ]
     if uses[0] != uses[1]:
         raise ConfigurationError(
             "observations: the max_age_s of a topic may be changed while the node is configured, but neither from nor "
-            "to 0.0, and terms that share a topic need the same; deactivate and clean up the node first"
+            "to 0.0, beside base_frame neither from nor to .inf, and terms that share a topic need the same; "
+            "deactivate and clean up the node first"
         )
 
 

@@ -20,8 +20,6 @@ from policy_node.messages.cdr import deserialise, serialise
 from policy_node.messages.reading import UnusableReading
 
 WARNING_PERIOD_S = 5.0
-# Latest time of a header.
-_LATEST_NS = 2**31 * 10**9 - 1
 
 
 class Intake(Protocol):
@@ -62,7 +60,8 @@ class _Pose:
     """The newest pose of a sensor in its own frame, and the transform by which it was passed on last."""
 
     pose: PoseStamped
-    #: None where it does not age: the pose of a frame, or a message that is published once.
+    #: None where it does not age: the pose of a frame, or a message that is published once. Never after its arrival: a
+    #: clock that is ahead would keep it young for as long.
     stamp_ns: int | None
     #: Time of the transform; 0 of a static one, None before the first.
     transform_ns: int | None = None
@@ -105,7 +104,8 @@ class FramePoses:
             except UnusableReading as error:
                 self._warn(where, str(error))
             else:
-                self._poses[where] = _Pose(pose, None if source.max_age_s == math.inf else stamp_ns)
+                ages = source.max_age_s != math.inf
+                self._poses[where] = _Pose(pose, min(stamp_ns, self._now_ns()) if ages else None)
         return True
 
     def pass_on(self, pipeline: Intake) -> None:
@@ -126,17 +126,21 @@ class FramePoses:
             if transform_ns == kept.transform_ns and not is_ageless:
                 continue
             kept.transform_ns = transform_ns
-            stamps_ns = {transform: transform_ns} if transform_ns else {}
+            now_ns = self._now_ns()
+            stamps_ns = {transform: min(transform_ns, now_ns)} if transform_ns else {}
             if kept.stamp_ns is not None:
                 stamps_ns[f"message on {topic_of(name, source.topic)}"] = kept.stamp_ns
             oldest = min(stamps_ns, key=stamps_ns.__getitem__, default="")
-            stamp_ns = stamps_ns[oldest] if oldest else self._node.get_clock().now().nanoseconds
+            stamp_ns = stamps_ns.get(oldest, now_ns)
             moved = transformed(kept.pose, found.transform)
             moved.header.frame_id = base
             # A damaged stamp is refused for its age.
-            moved.header.stamp = Time(nanoseconds=min(max(stamp_ns, 0), _LATEST_NS)).to_msg()
+            moved.header.stamp = Time(nanoseconds=max(stamp_ns, 0)).to_msg()
             pipeline.name_oldest(*where, oldest or transform)
             pipeline.add(*where, stamp_ns, serialise(moved))
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
 
     def _warn(self, where: tuple[int, int], text: str) -> None:
         source, name = self._sources[where]

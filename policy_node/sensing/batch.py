@@ -410,7 +410,7 @@ class ObservationBatch:
         """
         if self._episode.is_used:
             self._episode.advance(restart)
-        self.latest = self._unchanged or {key: history.step(restart) for key, history in self._histories.items()}
+        self.latest = self._unchanged.copy() or {key: history.step(restart) for key, history in self._histories.items()}
         return self.latest
 
     def begin_again(self, restart: np.ndarray) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from node_harness import Peer
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 
-from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
+from policy_node.config.schema import Configuration, ConfigurationError, check_same_sensors, parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder, reading_size
 from policy_node.messages.reading import UnusableReading
@@ -264,11 +264,15 @@ def test_no_pose_stops_the_tick_and_none_is_newer_than_its_message(
             setattr(getattr(pose.pose, part), name, value)
     stamp_ns = (stamp[0] + offset_s) * SECOND + stamp[1]
     graph.set("a/base_link", "map", transform_s * SECOND, 1.0, 1.0)
+    clock = peer.node.get_clock()
+    begun_ns = clock.now().nanoseconds
     FrameIntake(poses, taken).add(0, goal, stamp_ns, serialize_message(pose))
     poses.pass_on(taken)
     ((robot, sensor, passed_ns, raw),) = taken
     assert (robot, sensor) == (0, goal)
-    assert passed_ns == min([stamp_ns, *([transform_s * SECOND] if transform_s else [])])
+    older_ns = min([stamp_ns, *([transform_s * SECOND] if transform_s else [])])
+    # A clock that is ahead makes nothing younger.
+    assert passed_ns == older_ns or begun_ns <= passed_ns <= min(older_ns, clock.now().nanoseconds)
     assert deserialize_message(raw, PoseStamped).header.frame_id == "a/base_link"
 
 
@@ -364,6 +368,24 @@ def test_a_goal_that_is_published_once_is_as_old_as_its_transform(peer: Peer, mo
     assert selection.reason == f"goal ({TRANSFORM}): is 1.000 s old, its transform_max_age_s allows 0.500 s"
     fleet.samples.change_limits(configuration_of(max_age_s=math.inf, transform_max_age_s=1.5))
     assert fleet.select(NOW + SECOND).state is RobotState.READY
+
+
+def test_a_detector_whose_clock_is_ahead_is_noticed_when_it_dies(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(peer, monkeypatch, max_age_s=1.0)
+    arrived_ns = peer.node.get_clock().now().nanoseconds
+    fleet.graph.set("a/base_link", "map", arrived_ns, -1.0, 0.0)
+    fleet.publish(arrived_ns + 3600 * SECOND)
+    assert fleet.select(arrived_ns + SECOND).state is RobotState.READY
+    fleet.graph.set("a/base_link", "map", arrived_ns + 3600 * SECOND, -1.0, 0.0)
+    assert fleet.select(arrived_ns + 3 * SECOND).state is RobotState.STALE
+
+
+def test_whether_a_message_ages_is_not_changed_while_the_node_is_configured() -> None:
+    ageless, ages = configuration_of(max_age_s=math.inf, transform_max_age_s=0.5), configuration_of(max_age_s=0.5)
+    for current, wanted in ((ageless, ages), (ages, ageless)):
+        with pytest.raises(ConfigurationError, match=r"beside base_frame neither from nor to \.inf"):
+            check_same_sensors(current, wanted)
+    check_same_sensors(ages, configuration_of(max_age_s=1.5))
 
 
 def test_a_synchronised_pose_is_judged_by_the_limit_of_all(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
