@@ -39,6 +39,7 @@ contrib = ["sb3-contrib>=2.8"]
 lerobot = [
     'lerobot[diffusion,smolvla]>=0.6,<0.7; python_version >= "3.12"',
     'draccus>=0.10; python_version >= "3.12"',
+    'transformers>=4.57; python_version >= "3.12"',
 ]
 
 # Bags and recordings: read, replayed and written without a ROS installation; and datasets made of them.

@@ -113,7 +113,6 @@ def goals(load: Load) -> str:
                 for name, most in (("pipeline_1", 1.4), ("pipeline_16", 1.15), ("pipeline", 1.1))
             ),
         ),
-        ("`pipeline`, 64 robots, CPU", "`overhead_ratio` ≤ 1.15", lambda: _overhead(load("pipeline"))),
         (
             "lateness p99, 16 robots, 50 Hz",
             "≤ 1.5 ms; with real-time priority ≤ 0.5 ms",
@@ -180,11 +179,6 @@ def _large(figures: Figures, default: Figures) -> str:
     fresh = figures["node"]["fresh_fraction"]
     without = percent(default["node"]["fresh_fraction"])
     return verdict(fresh >= 0.95, f"{percent(fresh)} ({without} with default Fast DDS)")
-
-
-def _overhead(figures: Figures) -> str:
-    ratios = (("overhead_ratio", "the chosen engine"), ("overhead_ratio_direct", "PyTorch itself"))
-    return ", ".join(verdict(figures[key] <= 1.15, f"{figures[key]:.2f} with {label}") for key, label in ratios)
 
 
 def _lateness(figures: Figures) -> str:

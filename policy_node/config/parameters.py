@@ -115,8 +115,8 @@ class PolicyConfiguration:
     task_topic: str = parameter(
         "",
         "For such a policy: std_msgs/String topic, below the robot's namespace, of newer texts; each begins a new "
-        "episode of its robot, and a plan of the text before is dropped. Publish with transient local durability, so "
-        "that a node that starts later hears it. Empty: none.",
+        "episode of its robot, and a plan of the text before is dropped. Only publishers with transient local "
+        "durability are heard, so that a node that starts later has the text, too. Empty: none.",
     )
     max_batch: int = parameter(
         0,

@@ -95,6 +95,8 @@ class SavedLeRobot:
                 f"with Python 3.12 or newer{alternative}"
             ) from error
         except OSError as error:
+            if self.tokeniser is None:
+                raise self._unfit(file, error) from error
             # As transformers says that neither the Hub nor its cache has a model.
             names = {self.config.get("vlm_model_name"), (self.tokeniser or {}).get("tokenizer_name")} - {None}
             raise file.error(
@@ -103,10 +105,13 @@ class SavedLeRobot:
                 "of a copy in its config.json and policy_preprocessor.json"
             ) from error
         except Exception as error:
-            raise file.error(
-                f"cannot be made a policy by the installed LeRobot ({type(error).__name__}: {error}); "
-                "install the version that saved it"
-            ) from error
+            raise self._unfit(file, error) from error
+
+    def _unfit(self, file: PolicyFile, error: Exception) -> PolicyError:
+        return file.error(
+            f"cannot be made a policy by the installed LeRobot ({type(error).__name__}: {error}); "
+            "install the version that saved it"
+        )
 
     @property
     def task(self) -> str:
@@ -221,7 +226,7 @@ def _describe(file: PolicyFile, config: Mapping[str, Any]) -> SavedLeRobot:
         **_normalisers(file, after, "unnormalizer_processor", {"action": "ACTION"}),
     }
     tokenisers = [step["config"] for step in before if step.get("registry_name") == _TOKENISER]
-    if len(tokenisers) != len(of_text) // 2:
+    if len(tokenisers) != int(_KINDS[config["type"]].takes_task):
         raise file.error(f"has {len(tokenisers)} steps '{_TOKENISER}' in 'policy_preprocessor.json', not one")
     keyed = _keyed(file, features)
     if tokenisers and _TASK in keyed:

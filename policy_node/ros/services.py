@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -15,9 +13,8 @@ from std_srvs.srv import Trigger
 from policy_node.config.rules import has_type
 from policy_node.config.schema import named
 from policy_node.ros.control_loop import ControlLoop
+from policy_node.ros.throttle import LOG_PERIOD_S, Throttle
 
-# Least period of the log lines about one topic and one name.
-LOG_PERIOD_S = 5.0
 # Most unknown names that a topic logs within it.
 MOST_UNKNOWN = 20
 # Longest part of an unknown name that is logged.
@@ -25,34 +22,6 @@ SHOWN_CHARACTERS = 80
 
 # Success and text.
 Answer = tuple[bool, str]
-
-
-class _Throttle:
-    """Allows one log line per key and `LOG_PERIOD_S`, for at most `most` keys at a time; None: for any number."""
-
-    def __init__(self, most: int | None = None) -> None:
-        self._most = most
-        # Oldest first, because a key enters again only after its time has passed.
-        self._logged_s: OrderedDict[Hashable, float] = OrderedDict()
-
-    def allows(self, key: Hashable) -> bool:
-        """Return whether a line may be logged now, and count it."""
-        now_s = time.monotonic()
-        while self._logged_s and now_s - next(iter(self._logged_s.values())) >= LOG_PERIOD_S:
-            self._logged_s.popitem(last=False)
-        if key in self._logged_s or self.is_full:
-            return False
-        self._logged_s[key] = now_s
-        return True
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no other key is allowed now."""
-        return len(self._logged_s) == self._most
-
-    def forget(self, key: Hashable) -> None:
-        """Allow a line about a key again."""
-        self._logged_s.pop(key, None)
 
 
 class Operation:
@@ -73,8 +42,8 @@ class Operation:
         services = {"stop": self._stop, "resume": self._resume, "reset": self._reset}
         topics = {"stop": self._stop_one, "resume": self._resume_one, "reset": self._reset_one}
         # Many messages must not flood the log; by topic, because a wrong name on one must not hide that on another.
-        self._answers = {name: _Throttle() for name in topics}
-        self._unknown = {name: _Throttle(MOST_UNKNOWN) for name in topics}
+        self._answers = {name: Throttle() for name in topics}
+        self._unknown = {name: Throttle(MOST_UNKNOWN) for name in topics}
         for name, act in services.items():
             node.create_service(Trigger, f"~/{name}", self._served(name, act))
         for name, act_on in topics.items():
@@ -83,7 +52,7 @@ class Operation:
     def attach(self, loop: ControlLoop, robots: tuple[str, ...]) -> None:
         """Serve a loop that is about to start; robots are stopped from the first tick on if a stop holds."""
         self._loop, self._robots = loop, robots
-        self._answers = {name: _Throttle() for name in self._answers}
+        self._answers = {name: Throttle() for name in self._answers}
         stopped = [robot for robot, name in enumerate(robots) if self._is_stopped(name)]
         loop.request_stop(stopped)
         if stopped:

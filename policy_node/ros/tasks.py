@@ -13,9 +13,8 @@ from std_msgs.msg import String
 
 from policy_node.config.schema import Configuration, topic_of
 from policy_node.config.tasks import shown_task, task_problem
+from policy_node.ros.throttle import Throttle
 
-# Least period of the log lines about the texts of one topic.
-LOG_PERIOD_S = 5.0
 # The newest text, also for a node that starts later.
 TASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -37,6 +36,7 @@ class TaskTopics:
         # By robot, for those that have heard one.
         self._texts: dict[int, str] = {}
         self._use: Callable[[int, str], None] | None = None
+        self._lines = Throttle()
         # Robots share an absolute topic.
         robots_of: dict[str, list[int]] = {}
         for robot, name in enumerate(self._robots if self._topic else ()):
@@ -57,18 +57,18 @@ class TaskTopics:
         if problem := task_problem(message.data):
             for robot in robots:
                 self.rejected[robot] += 1
-            self._logger.warning(
-                f"{topic}: found {shown_task(message.data)}, but {problem}; the text before goes on",
-                throttle_duration_sec=LOG_PERIOD_S,
-            )
+            if self._lines.allows((topic, "rejected")):
+                self._logger.warning(
+                    f"{topic}: found {shown_task(message.data)}, but {problem}; the text before goes on"
+                )
             return
         changed = [robot for robot in robots if self._texts.get(robot) != message.data]
         for robot in changed:
             self._texts[robot] = message.data
             if self._use is not None:
                 self._use(robot, message.data)
-        if changed:
-            self._logger.info(f"{topic}: {shown_task(message.data)}", throttle_duration_sec=LOG_PERIOD_S)
+        if changed and self._lines.allows((topic, "changed")):
+            self._logger.info(f"{topic}: {shown_task(message.data)}")
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""

@@ -61,7 +61,7 @@ NOT_ON_A_ROBOT = {"PIL", "matplotlib", "mujoco", "psutil", "rosbags", "sb3_contr
 # Installed with pip, as the manifest says.
 WITHOUT_ROSDEP_KEY = {"onnx", "onnxscript", "safetensors"}
 # Only with an extra of setup.py.
-WITH_AN_EXTRA = {"aiohttp", "draccus", "lerobot", "minari", "pynvml"}
+WITH_AN_EXTRA = {"aiohttp", "draccus", "lerobot", "minari", "pynvml", "transformers"}
 # Part of every ROS installation, but not on PyPI.
 WITHOUT_WHEEL = {"launch", "launch_ros"}
 

@@ -78,7 +78,7 @@ def test_texts_reach_their_robots_and_a_recording_of_them_replays(
     sent = [command_values(command) for command in fleet.commands["robot_1"]]
     assert all(np.array_equal(each, SAFE) or 5.0 <= each[0] < 6.0 or 8.0 <= each[0] < 9.0 for each in sent)
     assert any(np.array_equal(each, SAFE) for each in sent)
-    assert np.all(np.diff([each[0] > 6.0 for each in sent if each[0] > 0.0]) >= 0)
+    assert np.all(np.diff([int(each[0] > 6.0) for each in sent if each[0] > 0.0]) >= 0)
 
     # Without effect.
     for count, text in enumerate((" ", "x" * (MAX_TASK_BYTES + 1)), 1):
