@@ -10,8 +10,9 @@ import pytest
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from policy_node.ros import services
-from policy_node.ros.services import LOG_PERIOD_S, MOST_UNKNOWN, Operation
+from policy_node.ros import throttle
+from policy_node.ros.services import MOST_UNKNOWN, Operation
+from policy_node.ros.throttle import LOG_PERIOD_S
 
 ROBOTS = ("rover_0", "rover_1", "rover_2")
 
@@ -64,7 +65,7 @@ class Rig:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
-        monkeypatch.setattr(services, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         self.node, self.loop = FakeNode(), FakeLoop()
         self.operation = Operation(self.node)  # type: ignore[arg-type]
         self.operation.attach(self.loop, ROBOTS)  # type: ignore[arg-type]
