@@ -17,17 +17,22 @@ SAFE = (-0.125, -0.25)
 CALM, HANG, RAISE, EXHAUST = 0.0, 101.0, 102.0, 103.0
 
 
+def hang(touch: torch.Tensor) -> None:
+    """Compute as long as the readings `[robots, 8]` that ask for it say, in TorchScript."""
+    hanging = touch[:, 0] == 101.0
+    if bool(hanging.any()):
+        end_ns = torch.ops.prim.TimePoint() + int(touch[hanging, 1].max() * 1e9)
+        while torch.ops.prim.TimePoint() < end_ns:
+            pass
+
+
 class Moody(torch.nn.Module):
     """Commands the last two numbers of a reading."""
 
     def forward(self, touch: torch.Tensor) -> torch.Tensor:
         """Return commands `[robots, 2]` for readings `[robots, 8]`; hangs for as many seconds as their second says."""
         mood = touch[:, 0]
-        hanging = mood == 101.0
-        if bool(hanging.any()):
-            end_ns = torch.ops.prim.TimePoint() + int(touch[hanging, 1].max() * 1e9)
-            while torch.ops.prim.TimePoint() < end_ns:
-                pass
+        hang(touch)
         if bool((mood == 102.0).any()):
             raise RuntimeError("a reading asked for it")
         if bool((mood == 103.0).any()):
@@ -35,11 +40,11 @@ class Moody(torch.nn.Module):
         return touch[:, 6:]
 
 
-def save_moody(file: Path) -> Path:
-    """Save the policy as TorchScript."""
+def save_moody(file: Path, module: torch.nn.Module | None = None) -> Path:
+    """Save a policy as TorchScript, None for `Moody`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Moody()).save(str(file))
+        torch.jit.script(module or Moody()).save(str(file))
     return file
 
 

@@ -211,12 +211,16 @@ def positions(taken: Taken) -> list[tuple[int, float, float]]:
     return found
 
 
+def intake_of(peer: Peer, taken: Taken) -> tuple[FramePoses, FrameIntake, int]:
+    """Return the poses of goals that age, what stands before the pipeline, and the index of the goal."""
+    configuration = configuration_of(max_age_s=1.0)
+    poses = FramePoses(peer.node, configuration)
+    return poses, FrameIntake(poses, taken), [sources[0].name for sources in configuration.sensors].index("goal")
+
+
 def test_a_goal_stays_where_it_is_while_the_robot_moves(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, taken = Graph(monkeypatch), Taken()
-    configuration = configuration_of(max_age_s=1.0)
-    goal = [sources[0].name for sources in configuration.sensors].index("goal")
-    poses = FramePoses(peer.node, configuration)
-    intake = FrameIntake(poses, taken)
+    poses, intake, goal = intake_of(peer, taken)
     intake.add(0, goal, NOW, serialize_message(pose_of(4.0, 0.0, 0.0, "map")))
     intake.add(0, 1 - goal, NOW, b"touch")
     assert taken == [(0, 1 - goal, NOW, b"touch")]
@@ -254,9 +258,7 @@ def test_no_pose_stops_the_tick_and_none_is_newer_than_its_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph, taken = Graph(monkeypatch), Taken()
-    configuration = configuration_of(max_age_s=1.0)
-    goal = [sources[0].name for sources in configuration.sensors].index("goal")
-    poses = FramePoses(peer.node, configuration)
+    poses, intake, goal = intake_of(peer, taken)
     pose = pose_of(0.0, 0.0, 0.0, "map")
     pose.header.stamp.sec, pose.header.stamp.nanosec = stamp
     for part, names, values in (("position", "xyz", numbers[:3]), ("orientation", "xyzw", numbers[3:])):
@@ -266,7 +268,7 @@ def test_no_pose_stops_the_tick_and_none_is_newer_than_its_message(
     graph.set("a/base_link", "map", transform_s * SECOND, 1.0, 1.0)
     clock = peer.node.get_clock()
     begun_ns = clock.now().nanoseconds
-    FrameIntake(poses, taken).add(0, goal, stamp_ns, serialize_message(pose))
+    intake.add(0, goal, stamp_ns, serialize_message(pose))
     poses.pass_on(taken)
     ((robot, sensor, passed_ns, raw),) = taken
     assert (robot, sensor) == (0, goal)
@@ -399,10 +401,7 @@ def test_a_synchronised_pose_is_judged_by_the_limit_of_all(peer: Peer, monkeypat
 
 def test_of_several_messages_between_two_ticks_the_newest_counts(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, taken = Graph(monkeypatch), Taken()
-    configuration = configuration_of(max_age_s=1.0)
-    goal = [sources[0].name for sources in configuration.sensors].index("goal")
-    poses = FramePoses(peer.node, configuration)
-    intake = FrameIntake(poses, taken)
+    poses, intake, goal = intake_of(peer, taken)
     graph.set("a/base_link", "map", NOW, -1.0, 0.0)
     for x in range(50):
         # Python may give the newest message the identity of one before.

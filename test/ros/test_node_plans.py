@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node with a policy that plans beside the tick, from outside."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from moody import HANG, SAFE, MoodyFleet, moody_parameters
+from moody import HANG, SAFE, MoodyFleet, hang, moody_parameters, save_moody
 from node_harness import Diagnostics, LifecycleClient, Lockstep, NodeProcess, Peer, command_values
 from std_srvs.srv import Trigger
 
@@ -44,14 +43,9 @@ class MoodyPlans(torch.nn.Module):
 
     def forward(self, touch: torch.Tensor) -> torch.Tensor:
         """Return plans `[robots, 80, 2]` for readings `[robots, 8]`."""
-        mood = touch[:, 0]
-        hanging = mood == 101.0
-        if bool(hanging.any()):
-            end_ns = torch.ops.prim.TimePoint() + int(touch[hanging, 1].max() * 1e9)
-            while torch.ops.prim.TimePoint() < end_ns:
-                pass
+        hang(touch)
         plans = touch[:, None, 6:].repeat(1, 80, 1) + self.offset
-        return torch.where((mood == 104.0)[:, None, None], torch.nan, plans)
+        return torch.where((touch[:, 0] == 104.0)[:, None, None], torch.nan, plans)
 
 
 class PlanFleet(MoodyFleet):
@@ -77,10 +71,7 @@ class PlanFleet(MoodyFleet):
 
 
 def save_plans(file: Path, offset: float = 0.0) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(MoodyPlans(offset)).save(str(file))
-    return file
+    return save_moody(file, MoodyPlans(offset))
 
 
 def reset(fleet: PlanFleet, peer: Peer, node: str, folder: Path) -> None:
@@ -213,10 +204,7 @@ def test_an_inference_that_hangs_is_told_from_a_slow_one(
 def test_a_robot_whose_sensor_dies_in_a_good_plan_gets_the_safe_command(
     tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
 ) -> None:
-    file = tmp_path / "plans.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Plans()).save(str(file))
+    file = save_moody(tmp_path / "plans.pt", Plans())
     changes = {"policy__inference": "background", "synchronisation__max_age_s": MAX_AGE_S}
     start_node(moody_parameters(file, ROBOTS, **changes))
     fleet, diagnostics = MoodyFleet(peer, ROBOTS), Diagnostics(peer)
