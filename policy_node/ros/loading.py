@@ -7,6 +7,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent import futures
+from functools import partial
+from typing import Any
 
 from rclpy.executors import Executor
 from rclpy.task import Future
@@ -41,10 +43,10 @@ class Loading:
         self.ended: Future[None] = Future(executor=executor)
         #: Seconds that loading took.
         self.duration_s = 0.0
-        self._executor = executor
         beside = replaced.policy.engine_name
         self.step = start(lambda: self._load(read, beside), "policy_loading")
-        self.step.add_done_callback(self._end)
+        # A method of this object would keep it, and with it the policy that was replaced, until garbage is collected.
+        self.step.add_done_callback(partial(_end, self.ended, executor))
 
     def _load(self, read: Callable[[], ReadParameters], beside: str) -> tuple[ReadParameters, Deployment]:
         started = time.perf_counter()
@@ -60,10 +62,11 @@ class Loading:
         finally:
             self.duration_s = time.perf_counter() - started
 
-    def _end(self, step: futures.Future[tuple[ReadParameters, Deployment]]) -> None:
-        self.ended.set_result(None)
-        self._executor.wake()
-
     def result(self) -> tuple[ReadParameters, Deployment]:
         """Return the parameters and their deployment, or raise the error that prevented it; only after `ended`."""
         return self.step.result()
+
+
+def _end(ended: Future[None], executor: Executor, step: futures.Future[Any]) -> None:
+    ended.set_result(None)
+    executor.wake()

@@ -331,6 +331,9 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
             self._activated.close()
+            del loop
+            # The loop and its recording refer to each other; the next activation would freeze them.
+            gc.collect()
 
     def _destroy_reporter(self) -> None:
         reporter, self.reporter = self.reporter, None

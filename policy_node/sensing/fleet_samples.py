@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -63,8 +64,10 @@ class FleetSamples:
         ]
         self._joints = [joints_read(sources) for sources in sensors]
         self._joiners: dict[tuple[int, int], JoinedJoints] = {}
+        # A reference to this object would keep both until garbage is collected.
+        samples = weakref.proxy(self)
         for robot, position_of_robot in enumerate(self.positions):
-            position_of_robot.on_lacking = partial(self.join_joints, robot, len(self.observed))
+            position_of_robot.on_lacking = partial(FleetSamples.join_joints, samples, robot, len(self.observed))
         self._heard = np.zeros((len(self._robots), len(sensors)), bool)
         self._all_heard = False
         # Whether there are publishers, `[robots][sensors]`; asked only of sensors that may be silent.

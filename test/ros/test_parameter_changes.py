@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters that are set while the node is configured, in one process; simulated time stands still: no tick runs."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,21 @@ def test_the_log_level_is_set_together_with_other_parameters(node: PolicyNode, p
     assert level() == LoggingSeverity.ERROR
     # The loggers of one name share their level.
     assert set_parameters(node, log_level=None) == "" and level() == LoggingSeverity.INFO
+
+
+def test_a_replaced_policy_and_an_ended_loop_are_freed(node: PolicyNode, peer: Peer, tmp_path: Path) -> None:
+    assert node.deployment is not None
+    replaced = weakref.ref(node.deployment.policy)
+    gc.collect()
+    # Nothing but the node itself may free them: it freezes what exists when it is activated.
+    gc.disable()
+    try:
+        operator = LifecycleClient(peer, node.get_fully_qualified_name())
+        assert operator.set(policy__path=str(save_echo(tmp_path / "another.pt"))) == ""
+        assert replaced() is None
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        ended = weakref.ref(node.loop)
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        assert ended() is None
+    finally:
+        gc.enable()
