@@ -194,6 +194,7 @@ class Reporter:
         self._configuration = configuration
         self._loop = loop
         self._reception = sensors.reception
+        self._renew = sensors.renew_silent
         self.description = description
         self._recording = recording
         self._dropped = 0
@@ -249,7 +250,7 @@ class Reporter:
         now_s = time.monotonic()
         if now_s - self._searched_s >= WAITING_PERIOD_S:
             self._searched_s = now_s
-            for search in (self._log_silent, self._log_several_publishers):
+            for search in (self._renew_silent, self._log_silent, self._log_several_publishers):
                 self._guard(search)
         # Just after a tick, because this holds the GIL.
         self._timer.timer_period_ns = round(self._loop.delay_until_gap(DIAGNOSTICS_PERIOD_S / self._parts) * 1e9)
@@ -281,6 +282,14 @@ class Reporter:
                 self._logger.warning(line.text)
             else:
                 self._logger.info(line.text)
+
+    def _renew_silent(self) -> None:
+        if topics := self._renew(time.monotonic()):
+            self._logger.warning(
+                f"no message came for seconds on {', '.join(topics)}, although there is a publisher; subscribed again, "
+                "in case it does not know of this node",
+                throttle_duration_sec=FINDING_PERIOD_S,
+            )
 
     def _log_silent(self) -> None:
         if self._loop.waits_for_clock:

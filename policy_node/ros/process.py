@@ -239,8 +239,8 @@ class EventThreadMonitor:
         self._last_switches: list[str] = []
         self._unchanged = 0
 
-    def has_stopped(self) -> bool:
-        """Return whether the thread has slept through `STILL_CHECKS` checks, one per second at most."""
+    def has_stopped(self, still_checks: int = STILL_CHECKS) -> bool:
+        """Return whether the thread has slept through some checks, one per second at most."""
         now_s = time.monotonic()
         if self._status is None or now_s - self._last_check_s < 1.0:
             return False
@@ -255,4 +255,4 @@ class EventThreadMonitor:
         is_asleep = any(line.startswith("State:\tS") for line in lines)
         self._unchanged = self._unchanged + 1 if is_asleep and switches == self._last_switches else 0
         self._last_switches = switches
-        return self._unchanged >= STILL_CHECKS
+        return self._unchanged >= still_checks

@@ -9,6 +9,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rclpy.exceptions import NameValidationException
@@ -29,7 +30,7 @@ from policy_node.config.schema import (
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.ros.frames import FrameIntake, FramePoses, Intake, check_frames, uses_tf
 from policy_node.ros.middleware import CYCLONE, middleware
-from policy_node.ros.process import raise_if_interrupted
+from policy_node.ros.process import EventThreadMonitor, end_process_if_destruction_hangs, raise_if_interrupted
 from policy_node.ros.rclpy_internals import Take, poll_topic
 from policy_node.sensing.reception import Reception, SensorKind, Stream
 
@@ -39,6 +40,10 @@ IMAGE_DEPTH = 2
 VECTOR_DEPTH = 10
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
+# A topic that is silent for this time, although it has a publisher, is subscribed again; each next time takes twice as
+# long. At most so many at a time, because each takes time from the tick.
+SILENT_S, LONGEST_SILENT_S = 5.0, 60.0
+MOST_RENEWED = 4
 # Most pairs of a subscription and a publisher in one node. Fast DDS compares each with each, which takes 3 to 4 µs.
 MOST_PAIRS = 2_250_000
 
@@ -144,8 +149,8 @@ class _Topic(NamedTuple):
         The subscription in rclpy.
     take
         Takes the next message.
-    depth
-        Messages that its queue holds.
+    qos
+        Its QoS, with the number of messages that its queue holds.
     decoder
         Gives the message class and finds the stamp.
     readers
@@ -158,11 +163,15 @@ class _Topic(NamedTuple):
 
     subscription: Subscription
     take: Take
-    depth: int
+    qos: QoSProfile
     decoder: ReadingDecoder
     readers: _Readers
     streams: list[Stream]
     restamp: Restamp | None
+
+
+# What the tick needs of a topic.
+_Taking: TypeAlias = tuple[int, Take, Callable[[bytes], "int | None"], _Readers, list[Stream], "Restamp | None"]
 
 
 def restamp_of(source: SourceConfiguration) -> Restamp | None:
@@ -179,6 +188,19 @@ def restamp_of(source: SourceConfiguration) -> Restamp | None:
         return stamp_ns + offset_ns, info[time] + offset_ns
 
     return restamp
+
+
+@dataclass
+class _Silence:
+    """How many messages of a topic had come when it fell silent, since when, and when it is subscribed again."""
+
+    received: int = -1
+    since_s: float = 0.0
+    wait_s: float = SILENT_S
+
+    def begin(self, received: int, now_s: float) -> None:
+        """Begin to wait."""
+        self.received, self.since_s, self.wait_s = received, now_s, SILENT_S
 
 
 class SensorSubscriptions:
@@ -222,7 +244,7 @@ class SensorSubscriptions:
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
         # Attributes of each topic that `take` needs, looked up once.
-        self._takes: list[tuple[int, Take, Callable[[bytes], int | None], _Readers, list[Stream], Restamp | None]] = []
+        self._takes: list[_Taking] = []
         # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
         self._poses = FramePoses(node, configuration) if any(map(uses_tf, sources)) else None
         self._silent: deque[tuple[_Readers, Callable[[], int]]] = deque()
@@ -238,7 +260,7 @@ class SensorSubscriptions:
                     raise_if_interrupted(stopping)
                     name = topic_of(configuration.robots[robot], source.topic)
                     subscription, take = poll_topic(node, decoder.message_type, name, qos, raw=True)
-                    topics[key] = topic = _Topic(subscription, take, qos.depth, decoder, [], [], restamp_of(source))
+                    topics[key] = topic = _Topic(subscription, take, qos, decoder, [], [], restamp_of(source))
                     self._topics.append(topic)
                 topic.readers.append((robot, sensor))
                 stream = self.reception.streams[robot][sensor]
@@ -253,10 +275,53 @@ class SensorSubscriptions:
                 self._silent.append((silent, topic.subscription.get_publisher_count))
         self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
         self._asked = min(len(self._silent), self._asked)
-        self._takes = [
-            (topic.depth, topic.take, topic.decoder.stamp_ns, topic.readers, topic.streams, topic.restamp)
+        self._takes = [self._taking(topic) for topic in self._topics]
+        # Others are silent for long without a fault.
+        self._is_steady = [
+            not any(
+                sources[sensor].may_be_silent or sources[sensor].max_age_s == math.inf for _, sensor in topic.readers
+            )
             for topic in self._topics
         ]
+        self._silences = [_Silence() for _ in self._topics]
+        self._event_thread = EventThreadMonitor()
+
+    @staticmethod
+    def _taking(topic: _Topic) -> _Taking:
+        return topic.qos.depth, topic.take, topic.decoder.stamp_ns, topic.readers, topic.streams, topic.restamp
+
+    def renew_silent(self, now_s: float) -> list[str]:
+        """Subscribe topics again that are silent although they have a publisher, and return their names.
+
+        With Fast DDS a publisher that starts on a busy machine may never know of a subscription, see
+        doc/development.md; it hears of a new one. Call it about every `SILENT_S` from the thread that created the
+        subscriptions; `now_s` is the time on the monotonic clock.
+        """
+        due: list[int] = []
+        # A Fast DDS that stands still would never return.
+        if self._event_thread.has_stopped(1):
+            return []
+        for index, (topic, silence) in enumerate(zip(self._topics, self._silences, strict=True)):
+            received = topic.streams[0].counts().received
+            if received != silence.received:
+                silence.begin(received, now_s)
+            elif now_s - silence.since_s >= silence.wait_s and self._is_steady[index]:
+                if topic.subscription.get_publisher_count():
+                    due.append(index)
+                else:
+                    silence.begin(received, now_s)
+        due = sorted(due, key=lambda index: self._silences[index].wait_s)[:MOST_RENEWED]
+        for index in due:
+            silence, topic = self._silences[index], self._topics[index]
+            silence.since_s, silence.wait_s = now_s, min(2 * silence.wait_s, LONGEST_SILENT_S)
+            old = topic.subscription
+            subscription, take = poll_topic(self._node, topic.decoder.message_type, old.topic_name, topic.qos, raw=True)
+            self._topics[index] = topic = topic._replace(subscription=subscription, take=take)
+            # The tick thread looks each up once per tick.
+            self._takes[index] = self._taking(topic)
+            with end_process_if_destruction_hangs():
+                self._node.destroy_subscription(old)
+        return [self._topics[index].subscription.topic_name for index in due]
 
     def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
         """Take all messages that have arrived and hand them to the pipeline; called by the tick thread alone.

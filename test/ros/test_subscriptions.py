@@ -117,6 +117,33 @@ def test_the_newest_messages_are_taken_in_their_order(peer: Peer, tmp_path: Path
     subscriptions.destroy()
 
 
+def test_a_topic_that_is_silent_although_it_has_a_publisher_is_subscribed_again(peer: Peer, tmp_path: Path) -> None:
+    changes = {"observations.keys": ["touch"], "observations.image.topic": None, "observations.image.type": None}
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ["silent", "absent"], changes))
+    subscriptions, taken = subscriptions_of(peer.node, configuration), Taken()
+    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    publisher = peer.node.create_publisher(JointState, "/silent/touch", best_effort)
+    peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
+
+    def is_taken() -> bool:
+        publisher.publish(JointState(name=["a", "b"], effort=[0.0, 0.0]))
+        subscriptions.take(taken, None)
+        return bool(taken.samples)
+
+    assert subscriptions.renew_silent(100.0) == [] == subscriptions.renew_silent(104.0)
+    assert subscriptions.renew_silent(105.0) == ["/silent/touch"]
+    # The next time takes twice as long.
+    assert subscriptions.renew_silent(114.0) == []
+    assert subscriptions.renew_silent(115.0) == ["/silent/touch"]
+    peer.spin_until(is_taken, "a message of the new subscription")
+    assert {robot for robot, *_ in taken.samples} == {0}
+    assert publisher.get_subscription_count() == 1
+    # Silence is measured from the last message on.
+    assert subscriptions.renew_silent(200.0) == [] == subscriptions.renew_silent(204.0)
+    subscriptions.destroy()
+    peer.spin_until(lambda: publisher.get_subscription_count() == 0, "the end of all subscriptions")
+
+
 def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path: Path) -> None:
     changes = {
         "action.type": "std_msgs/msg/Float64MultiArray",
