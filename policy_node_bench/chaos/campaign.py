@@ -48,7 +48,7 @@ from policy_node_bench.chaos.report import (
 from policy_node_bench.chaos.robot import POSITION_TOPIC, RobotOptions, Slipped, intruder_process, positions_process
 from policy_node_bench.harness.observer import START_TIMEOUT_S
 from policy_node_bench.harness.processes import node_arguments
-from policy_node_bench.harness.robots import robot_parameters
+from policy_node_bench.harness.robots import robot_name, robot_parameters
 
 NODE_NAME = "policy_chaos_node"
 SETTLE_S = 3.0
@@ -296,10 +296,13 @@ class Campaign:
         if not fault.is_healed:
             if now_s <= ended_s + self._options.patience_s:
                 return
-            self.judge.give_up(fault, now_s)
+            self.judge.give_up(fault, now_s, self._reason)
         lane.injection.close()
         lane.resumes_s = now_s + lane.injection.planned.pause_s
         lane.injection = None
+
+    def _reason(self, robot: int) -> str:
+        return self._observer.value(f"{NODE_NAME}: {robot_name(robot)}", "reason")
 
     def _inject(self, lane: _Lane, now_s: float) -> None:
         planned = next(lane.planned)

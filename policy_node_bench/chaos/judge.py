@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -222,11 +222,12 @@ class Judge:
                 position = fault.robots.index(robot)
                 fault.shown_s[position] = min(fault.shown_s[position], time_s)
 
-    def give_up(self, fault: Fault, now_s: float) -> None:
-        """Record that a fault did not heal in time."""
+    def give_up(self, fault: Fault, now_s: float, reason: Callable[[int], str]) -> None:
+        """Record that a fault did not heal in time; `reason` returns why the node does not drive a robot."""
         for position, robot in enumerate(fault.robots):
             if not np.isfinite(fault.healed_s[position]):
-                self.note("not_healed", robot, now_s, fault=fault.kind.name, ended_s=round(fault.ended_s, 4))
+                found = {"fault": fault.kind.name, "ended_s": round(fault.ended_s, 4), "reason": reason(robot)}
+                self.note("not_healed", robot, now_s, **found)
                 self._active.pop(robot, None)
 
     def add(self, other: Judge) -> None:

@@ -23,6 +23,7 @@ from policy_node.cli.child_process import ToolError
 from policy_node.ros.middleware import reports_deadlines
 from policy_node.ros.rclpy_internals import poll_topic
 from policy_node.sensing.synchroniser import RobotState
+from policy_node_bench.chaos.robot import system_time_offset_ns
 from policy_node_bench.harness.robots import COMMAND_TOPIC, robot_name
 
 # Commands of this time are queued if the machine is busy.
@@ -58,7 +59,7 @@ class Observer:
 
         The middleware stamps it in the node's process when it is sent, on the system clock.
         """
-        offset_ns = time.monotonic_ns() - time.time_ns() - self._begin_ns
+        offset_ns = -system_time_offset_ns() - self._begin_ns
         for robot, take in enumerate(self._commands):
             for message, info in iter(take, None):
                 yield robot, (info["source_timestamp"] + offset_ns) / 1e9, np.array(message.data)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ BLOCKING_READINGS = 3
 SLIP_S = 0.05
 # Longest delay of a change of behaviour.
 _POLL_NS = 20_000_000
+# Readings of two clocks within this time are of one moment.
+_ADJACENT_NS = 100_000
 POSITION_TOPIC = "joint_states"
 # Readings with the fault `delayed` grow older by a step from one to the next, then begin again.
 DELAY_STEPS = 30
@@ -59,6 +62,14 @@ _REQUESTS = {"policy_nan": Request.NAN, "policy_blocks": Request.BLOCK, "policy_
 _LIGHT: dict[str, Any] = {"enable_rosout": False, "start_parameter_services": False}
 
 
+def system_time_offset_ns() -> int:
+    """Return the system clock minus the monotonic clock, from readings between which this process was not paused."""
+    while True:
+        before_ns, system_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after_ns - before_ns < _ADJACENT_NS:
+            return system_ns - before_ns
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """How a robot publishes."""
@@ -67,9 +78,19 @@ class Behaviour:
     stamp_offset_s: float = 0.0
     zero_stamps: bool = False
     delay_s: float = 0.0  # for `delayed`: least age of the readings when they are published
-    # For `policy_blocks`: time for which the policy blocks, and number of readings that request it.
+    # For `policy_blocks`: time for which the policy blocks, and end of the readings that request it.
     block_s: float = 0.0
-    times: int = BLOCKING_READINGS
+    until_ns: float = math.inf
+
+    def at(self, now_ns: int) -> Behaviour:
+        """Return the behaviour at a time; without a fault after its end."""
+        return self if now_ns < self.until_ns else Behaviour()
+
+    def stamp_ns(self, now_ns: int, age_s: float) -> int:
+        """Return the stamp of a reading of this age at a time of the monotonic clock."""
+        # Stamp and content are of one moment, also if this process is paused here.
+        offset_ns = system_time_offset_ns() + round((self.stamp_offset_s - age_s) * 1e9)
+        return 0 if self.zero_stamps else now_ns + offset_ns
 
     def age_s(self, number: int) -> float:
         """Return the age of the reading with a number when it is published."""
@@ -188,6 +209,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
             continue
         clock.wait_until(deadline_ns)
         now_ns = clock.now_ns()
+        behaviour = behaviour.at(now_ns)
         # This includes delays within the last publishing.
         if now_ns - published_ns > period_ns + SLIP_S * 1e9 and not is_new:
             connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
@@ -195,7 +217,7 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
         count += 1
         age_s = behaviour.age_s(count)
         reading = Reading(options.robot, (now_ns - options.begin_ns - round(age_s * 1e9)) // 1000)
-        stamp_ns = 0 if behaviour.zero_stamps else time.time_ns() + round((behaviour.stamp_offset_s - age_s) * 1e9)
+        stamp_ns = behaviour.stamp_ns(now_ns, age_s)
         image_raw, touch_raw = messages(reading, stamp_ns, behaviour)
         touch.publish(touch_raw)
         if behaviour.fault == "alternating":
@@ -205,8 +227,9 @@ def robot_process(connection: Connection, options: RobotOptions) -> None:
         if is_new:
             connection.send(Published(behaviour, reading.time_us))
             is_new = False
-        if behaviour.fault == "policy_blocks":
-            behaviour = replace(behaviour, times=behaviour.times - 1) if behaviour.times > 1 else Behaviour()
+            if behaviour.fault == "policy_blocks":
+                # Later readings would make the policy block again, where it kept this process from publishing.
+                behaviour = replace(behaviour, until_ns=now_ns + (BLOCKING_READINGS - 0.5) * period_ns)
 
 
 def positions_process(connection: Connection, options: RobotOptions) -> None:
@@ -237,7 +260,8 @@ def positions_process(connection: Connection, options: RobotOptions) -> None:
                 (mixed.add if is_active else mixed.discard)(robot)
         except EOFError:
             return
-        now_ns, stamp_ns = clock.now_ns(), time.time_ns()
+        now_ns = clock.now_ns()
+        stamp_ns = now_ns + system_time_offset_ns()
         if now_ns - published_ns > period_ns + SLIP_S * 1e9:
             connection.send(Slipped(*((time_ns - options.begin_ns) / 1e9 for time_ns in (published_ns, now_ns))))
         published_ns = now_ns

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,19 @@ def test_readings_are_delayed_up_to_the_age_allowed() -> None:
     assert Behaviour().age_s(7) == 0.0
 
 
+def test_the_stamp_of_a_reading_is_the_system_time_of_its_content() -> None:
+    before_ns, now_ns, after_ns = time.time_ns(), time.monotonic_ns(), time.time_ns()
+    assert before_ns - 200_000 <= Behaviour().stamp_ns(now_ns, 0.0) <= after_ns + 200_000
+    earlier_ns = Behaviour().stamp_ns(now_ns - 10**9, 0.5)
+    assert before_ns - 200_000 <= earlier_ns + 1_500_000_000 <= after_ns + 200_000
+    assert Behaviour(zero_stamps=True).stamp_ns(now_ns, 0.0) == 0
+
+
+def test_a_policy_is_not_asked_to_block_again_after_the_time_for_it() -> None:
+    asked = Behaviour("policy_blocks", block_s=2.0, until_ns=100)
+    assert asked.at(99) is asked and asked.at(100) == Behaviour() and Behaviour("nan").at(10**18) == Behaviour("nan")
+
+
 @pytest.mark.parametrize("robots", [2, 4, 16, 17])
 def test_faults_have_a_seeded_order_and_one_robot_of_each_group(robots: int) -> None:
     groups, fleet = plans(robots, seed=7)
@@ -213,7 +227,7 @@ def test_a_fault_without_detection_or_healing_is_a_violation() -> None:
     waiting = fault()
     judge = judge_of((0, 1.25, SAFE), (0, 2.05, command_from(0, 1.9)), fault=waiting)
     assert not waiting.is_healed
-    judge.give_up(waiting, 9.0)
+    judge.give_up(waiting, 9.0, lambda robot: f"why {robot}")
     assert judge.violations == {"not_healed": 1}
     # The fault does not excuse another robot.
     assert judge_of((1, 1.25, position_numbers(Reading(1, 1))), fault=fault()).violations == {
