@@ -23,24 +23,26 @@ class Instructed(TorchPolicy):
     """Commands the sum of the digits in its text, `STEP` more in each step of a plan, and the last number of a reading.
 
     Its observations are ``touch`` `[robots, numbers]` and the text ``task``; `horizon` 0 gives one action, no plan.
+    Without `takes_task` it takes no text, and commands 0.5 in place of the sum.
     """
 
     normalisation = "none"
 
-    def __init__(self, numbers: int, horizon: int = HORIZON) -> None:
-        observations = {
-            "touch": ArraySpec("touch", (numbers,), np.float32, -np.inf, np.inf),
-            "task": task_spec("task"),
-        }
+    def __init__(self, numbers: int, horizon: int = HORIZON, takes_task: bool = True) -> None:
+        observations = {"touch": ArraySpec("touch", (numbers,), np.float32, -np.inf, np.inf)}
+        observations |= {"task": task_spec("task")} if takes_task else {}
         action = ArraySpec("action", (2,), np.float32, -np.inf, np.inf)
-        spec = PolicySpec(observations, action, "INSTRUCTED", "0" * 64, horizon=horizon, task="task")
+        task = "task" if takes_task else ""
+        spec = PolicySpec(observations, action, "INSTRUCTED", "0" * 64, horizon=horizon, task=task)
         super().__init__(spec, torch.device("cpu"))
         self.modules: list[nn.Module] = []
 
     def act(self, observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
         """Compute the actions from checked arguments."""
-        characters = observations["task"].to(torch.float32) - ord("0")
-        told = torch.where((characters >= 0) & (characters <= 9), characters, 0.0).sum(dim=1)
+        told = torch.full_like(observations["touch"][:, -1], 0.5)
+        if self.spec.task:
+            characters = observations["task"].to(torch.float32) - ord("0")
+            told = torch.where((characters >= 0) & (characters <= 9), characters, 0.0).sum(dim=1)
         action = torch.stack([told, observations["touch"][:, -1]], dim=1)
         if not self.spec.horizon:
             return action, memory
@@ -48,9 +50,9 @@ class Instructed(TorchPolicy):
         return action[:, None] + STEP * steps, memory
 
 
-def save_instructed(file: Path, numbers: int, horizon: int = HORIZON) -> Path:
+def save_instructed(file: Path, numbers: int, horizon: int = HORIZON, takes_task: bool = True) -> Path:
     """Write the policy as TorchScript that describes itself."""
-    policy = Instructed(numbers, horizon)
+    policy = Instructed(numbers, horizon, takes_task)
     write = FORMATS["torchscript"].write
     assert write is not None
     with warnings.catch_warnings():

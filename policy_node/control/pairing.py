@@ -129,7 +129,7 @@ def match_observations(
     ConfigurationError
         When they do not fit; shows both side by side.
     """
-    _check_task(configuration, policy)
+    _check_task_is_given(configuration, policy)
     wanted = _wanted(configuration, policy)
     configured = {observation.key: observation for observation in configuration.observations}
     if list(wanted) == ["observation"] and len(configured) > 1:
@@ -180,17 +180,20 @@ def match_observations(
     return layouts
 
 
-def _check_task(configuration: Configuration, policy: Policy) -> None:
-    """Check that a policy that takes a text is given some, and no other one."""
+def _check_task_is_given(configuration: Configuration, policy: Policy) -> None:
+    """Check that a policy that takes a text is given some."""
     chosen = configuration.policy
     if policy.spec.task and not (chosen.task or chosen.task_topic):
         raise ConfigurationError(
             "policy.task: missing, but the policy takes a text that says what a robot is to do; give one, such as "
             "['pick up the red cube'], or the topic of such texts with policy.task_topic"
         )
-    given = [name for name in ("task", "task_topic") if getattr(chosen, name)]
-    if given and not policy.spec.task:
-        raise ConfigurationError(f"policy.{given[0]}: given, but the policy takes no text; remove it")
+
+
+def unused_task(configuration: Configuration, policy: Policy) -> str:
+    """Return the problem where texts are given to a policy that takes none; empty without one."""
+    given = [name for name in ("task", "task_topic") if getattr(configuration.policy, name)]
+    return f"policy.{given[0]}: given, but the policy takes no text" if given and not policy.spec.task else ""
 
 
 def _memory_hint(key: str, policy: Policy) -> str:

@@ -141,8 +141,8 @@ class Pipeline:
         self._stopped = self._nobody = nobody = self._memory.nobody
         self._no_commands = Inferred(np.full((len(self.robots), self.components), np.nan), nobody, nobody)
         self._task_topic = configuration.policy.task_topic
-        # By robot the text that says what it is to do; () for a policy that takes none.
-        self._tasks = task_of_each(configuration.policy.task, len(self.robots)) if policy.spec.task else ()
+        # By robot the text that says what it is to do, also while the policy takes none; at first the configured ones.
+        self._tasks = self._configured_tasks = task_of_each(configuration.policy.task, len(self.robots))
         # Robots that have none yet.
         self._without_task: dict[int, Problem] = {}
         self._stage_tasks()
@@ -299,17 +299,25 @@ class Pipeline:
         self._safe.freeze_known(chosen)
 
     def set_task(self, robot: int, text: str) -> None:
-        """Tell a robot, by its index, what it is to do from the next tick on; another text begins a new episode."""
+        """Tell a robot, by its index, what it is to do from the next tick on; another text begins a new episode.
+
+        A policy that takes no text goes on; the text is for the next one that takes one.
+        """
         if text != self._tasks[robot]:
             self._tasks = (*self._tasks[:robot], text, *self._tasks[robot + 1 :])
-            self._stage_tasks([robot])
-            # Drops its plans, also those that are still computed.
-            self._memory.restart([robot])
+            if self.policy.spec.task:
+                self._stage_tasks([robot])
+                # Drops its plans, also those that are still computed.
+                self._memory.restart([robot])
 
     def _stage_tasks(self, robots: Iterable[int] | None = None) -> None:
-        for robot in range(len(self._tasks)) if robots is None else robots:
+        key = self.policy.spec.task
+        if not key:
+            self._without_task = {}
+            return
+        for robot in self._everyone if robots is None else robots:
             text = self._tasks[robot]
-            self._inference.batch.row(self.policy.spec.task, robot)[:] = encode_task(text)
+            self._inference.batch.row(key, robot)[:] = encode_task(text)
             if text:
                 self._without_task.pop(robot, None)
             else:
@@ -367,7 +375,8 @@ class Pipeline:
         """Continue with the policy of another pipeline of the same deployment; to be called between two ticks.
 
         Samples, states and last commands stay. The histories stay if the new policy takes the same, else they restart.
-        The new policy's memory restarts, and all plans are dropped.
+        The new policy's memory restarts, and all plans are dropped. The texts of robots stay, unless the other pipeline
+        was configured with others.
 
         Parameters
         ----------
@@ -391,6 +400,12 @@ class Pipeline:
         self._inference, other._inference = new, old
         other._staging.take_over(self._staging)
         self._staging = other._staging
+        if other._configured_tasks != self._configured_tasks:
+            self._configured_tasks = other._configured_tasks
+            for robot, text in enumerate(self._configured_tasks):
+                # Without one a robot keeps what a topic has told it.
+                if text:
+                    self.set_task(robot, text)
         self._stage_tasks()
 
     def step(
@@ -591,7 +606,7 @@ class Pipeline:
             unheard=self._samples.unheard(),
             limits=self._limits,
             planned=decided.actions.planned,
-            tasks=self._tasks,
+            tasks=self._tasks if self.policy.spec.task else (),
         )
 
     def _used(self, decided: FleetCommands, sent: Sent, driven: np.ndarray) -> tuple[tuple[Sample, ...], ...]:

@@ -23,6 +23,7 @@ from policy_node.recording.recorder import plan_recording
 from policy_node.ros.bond import check_bond
 from policy_node.ros.deployment import (
     Deployment,
+    check_task_is_taken,
     configured_encoders,
     deploy_paired,
     load_configured,
@@ -171,6 +172,7 @@ def _check_policy(configuration: Configuration, found: Checked) -> None:
     policy = found.collect(lambda: load_configured(configuration), "policy.path: ")
     if policy is None:
         return
+    found.collect(lambda: check_task_is_taken(configuration, policy))
     paired = found.collect(lambda: pair(configuration, policy), "observations: ")
     mapper = found.collect(lambda: CommandMapper(policy.spec.action, configuration.action, policy.device), "action: ")
     if mapper is not None:

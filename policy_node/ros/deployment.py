@@ -16,7 +16,7 @@ from policy_node.config.schema import (
     TermConfiguration,
 )
 from policy_node.config.specs import ArraySpec
-from policy_node.control.pairing import match_observations, policy_interface, side_by_side
+from policy_node.control.pairing import match_observations, policy_interface, side_by_side, unused_task
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.planned_inference import has_plans, rows_of
 from policy_node.engines import (
@@ -39,6 +39,7 @@ from policy_node.messages.codecs import (
 )
 from policy_node.messages.reading import Decode
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
+from policy_node.policies.contract import warn
 from policy_node.sensing.batch import ObservationLayout
 
 
@@ -72,6 +73,10 @@ def deploy(configuration: Configuration, beside: str | None = None) -> Deploymen
     """
     torch.set_num_threads(configuration.policy.threads)
     policy = load_configured(configuration)
+    if beside is None:
+        check_task_is_taken(configuration, policy)
+    elif unused := unused_task(configuration, policy):
+        warn(f"{unused}; the texts are kept for the next policy that takes some")
     return deploy_paired(configuration, policy, *pair(configuration, policy), beside)
 
 
@@ -125,6 +130,18 @@ def _slow_plans(deployment: Deployment) -> str:
         f"{lasts_s:.3g} s: robots may stop in between; set chunk.on_exhausted to hold or raise chunk.max_age_s if "
         f"that is safe, or choose a faster policy, policy.engine or policy.device"
     )
+
+
+def check_task_is_taken(configuration: Configuration, policy: Policy) -> None:
+    """Check that texts are given only to a policy that takes some; a swap keeps them for the next one.
+
+    Raises
+    ------
+    ConfigurationError
+        When the policy takes none.
+    """
+    if unused := unused_task(configuration, policy):
+        raise ConfigurationError(f"{unused}; remove it")
 
 
 def pair(

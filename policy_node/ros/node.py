@@ -72,7 +72,7 @@ class PolicyNode(LifecycleNode):
         self._commands: CommandPublishers | None = None
         self.loop: ControlLoop | None = None
         self._claims: Claims | None = None
-        self._tasks: TaskTopics | None = None
+        self.tasks: TaskTopics | None = None
         self.reporter: Reporter | None = None
         self._plan: RecordingPlan | None = None
         # Frees what configure and activate made, in the reverse order.
@@ -212,8 +212,8 @@ class PolicyNode(LifecycleNode):
         self._configured.callback(self._commands.destroy)
         self.sensors = SensorSubscriptions(self, configuration, deployment.decoders, self._stopping)
         self._configured.callback(self.sensors.destroy)
-        self._tasks = TaskTopics(self, configuration)
-        self._configured.callback(self._tasks.destroy)
+        self.tasks = TaskTopics(self, configuration)
+        self._configured.callback(self.tasks.destroy)
         if configuration.realtime.freeze_gc:
             # Collect now, because it takes seconds on a loaded machine: activation freezes the remaining objects.
             gc.collect()
@@ -242,7 +242,7 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _activate(self) -> None:
-        assert self.deployment and self.sensors and self._commands and self._claims and self._tasks
+        assert self.deployment and self.sensors and self._commands and self._claims and self.tasks
         configuration, pipeline, claims = self.deployment.configuration, self.deployment.pipeline, self._claims
         # The loop may have ended before it used the newest limits.
         pipeline.change_limits(configuration)
@@ -278,12 +278,12 @@ class PolicyNode(LifecycleNode):
             lambda: self.deployment,
             recording,
             lambda: self.deployment.decoders if self.deployment is not None else {},
-            self._tasks.rejected,
+            self.tasks.rejected,
         )
         self._activated.callback(self.reporter.report_end)
         self._operation.attach(self.loop, configuration.robots)
-        self._tasks.attach(self.loop.set_task)
-        self._activated.callback(self._tasks.attach, None)
+        self.tasks.attach(self.loop.set_task)
+        self._activated.callback(self.tasks.attach, None)
         self._activated.callback(claims.end)
         claims.begin(self._on_claims)
         self._activated.enter_context(switch_interval(configuration.realtime.switch_interval_s))
@@ -346,7 +346,7 @@ class PolicyNode(LifecycleNode):
         return self._transition("cleanup", self._cleanup)
 
     def _cleanup(self) -> None:
-        self.sensors = self._commands = self._claims = self._tasks = self.deployment = self._plan = None
+        self.sensors = self._commands = self._claims = self.tasks = self.deployment = self._plan = None
         with end_process_if_destruction_hangs():
             self._configured.close()
         # The exception of a failed loop and the caches of PyTorch may keep much memory.

@@ -195,6 +195,9 @@ class ParameterChanges:
             node.loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
+        if configuration.policy.task != node.deployment.configuration.policy.task:
+            assert node.tasks is not None
+            node.tasks.forget()
         self._read = read
         # The pipeline stays: it has the samples and the last commands.
         node.deployment = replace(deployment, pipeline=loading.replaced)

@@ -32,7 +32,7 @@ from policy_node.config.schema import (
 from policy_node.policies.described_parameters import FilledIn, fill_in
 
 # Parameters that may be set while the node is configured.
-SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize")
+SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize", "policy.task")
 # Parameters that may be set at any time.
 ANYTIME_PARAMETERS = ("exit_on_failure", "log_level")
 PACKAGE_SCHEME = "package://"

@@ -53,6 +53,10 @@ class TaskTopics:
             for robot, text in self._texts.items():
                 use(robot, text)
 
+    def forget(self) -> None:
+        """Forget the texts so far, in place of which others were configured."""
+        self._texts.clear()
+
     def _hear(self, topic: str, robots: list[int], message: String) -> None:
         if problem := task_problem(message.data):
             for robot in robots:

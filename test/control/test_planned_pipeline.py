@@ -63,9 +63,9 @@ def save(module: torch.nn.Module, file: Path) -> Path:
 
 
 class Rig:
-    """A pipeline of robots whose readings `[robots, 2]` the test sets."""
+    """A pipeline of robots whose readings `[robots, 2]` the test sets; `beside` as in `deploy`."""
 
-    def __init__(self, policy: Path, robots: int = 3, **changes: Any) -> None:
+    def __init__(self, policy: Path, robots: int = 3, beside: str | None = None, **changes: Any) -> None:
         parameters = {
             "control_rate_hz": 20.0,
             "robots": [f"robot_{index}" for index in range(robots)],
@@ -83,7 +83,7 @@ class Rig:
             **{name.replace("__", "."): value for name, value in changes.items()},
         }
         self.configuration = parse_configuration(parameters)
-        self.pipeline: Pipeline = deploy(self.configuration).pipeline
+        self.pipeline: Pipeline = deploy(self.configuration, beside).pipeline
         self.now_ns = 1_000_000_000_000
         self.readings: dict[int, tuple[float, float]] = {robot: (10.0 * robot, 0.5) for robot in range(robots)}
 

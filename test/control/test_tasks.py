@@ -15,6 +15,7 @@ from test_planned_pipeline import READY, SAFE, WAITING, Echo, Plans, Rig, save
 
 from policy_node.config.schema import ConfigurationError
 from policy_node.config.tasks import MAX_TASK_BYTES, decode_tasks, encode_task, task_problem
+from policy_node.control.tick import FleetTick
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,58 @@ def test_a_swap_keeps_the_texts(plans: Path, action: Path, make_rig: Callable[..
     rig.pipeline.adopt(make_rig(action, policy__task=["go 1"]).pipeline)
     tick = rig.tick()
     np.testing.assert_array_equal(tick.commands[:, 0], [7, 1, 1])
+
+
+def test_a_swap_with_other_configured_texts_tells_the_robots_anew(plans: Path, make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(plans, policy__task=["go 1"])
+    rig.pipeline.set_task(0, "go 7")
+    rig.tick()
+    assert not rig.tick().fresh_start.any()
+    rig.pipeline.adopt(make_rig(plans, policy__task=["go 3", "go 1", "go 1"]).pipeline)
+    tick = rig.tick()
+    np.testing.assert_allclose(tick.commands[:, 0], [3, 1, 1], atol=STEP)
+    # Only the episode of the robot whose text has changed restarts.
+    assert tick.fresh_start.tolist() == [True, False, False]
+    # Without configured texts those of the robots stay.
+    rig.pipeline.adopt(make_rig(plans, policy__task_topic="task").pipeline)
+    assert rig.tick().tasks == ("go 3", "go 1", "go 1")
+
+
+@pytest.mark.parametrize("inference", ["tick", "background"])
+def test_a_policy_without_a_text_takes_over_and_the_texts_wait_for_the_next_one_with_one(
+    plans: Path, tmp_path: Path, make_rig: Callable[..., Rig], inference: str
+) -> None:
+    changes = {"policy__inference": inference, "policy__task_topic": "task", "chunk__replan_every": 1}
+    rig = make_rig(plans, **changes)
+
+    def settled() -> FleetTick:
+        for _ in range(4):
+            tick = rig.tick()
+            rig.wait()
+        return tick
+
+    rig.pipeline.set_task(0, "go 7")
+    rig.pipeline.set_task(1, "go 8")
+    assert settled().states == (READY, READY, WAITING)
+
+    file = save_instructed(tmp_path / "untold.pt", 2, takes_task=False)
+    with pytest.warns(match=r"policy\.task_topic: given, but the policy takes no text; the texts are kept for"):
+        untold = make_rig(file, beside="torchscript", **changes)
+    rig.pipeline.adopt(untold.pipeline)
+    tick = settled()
+    # Also the robot that has no text.
+    assert tick.states == (READY,) * 3 and tick.tasks == ()
+    np.testing.assert_allclose(tick.commands[:, 0], 0.5, atol=5 * STEP)
+    rig.pipeline.set_task(1, "go 9")
+    assert not rig.tick().fresh_start.any()
+    rig.wait()
+
+    rig.pipeline.adopt(make_rig(plans, **changes).pipeline)
+    tick = settled()
+    assert tick.states == (READY, READY, WAITING) and tick.tasks == ("go 7", "go 9", "")
+    assert tick.reasons[2] == "it waits for its first text on robot_2/task"
+    np.testing.assert_allclose(tick.commands[:2, 0], [7, 9], atol=5 * STEP)
+    np.testing.assert_array_equal(tick.commands[2], SAFE)
 
 
 def test_texts_that_do_not_fit_are_refused_with_the_remedy(plans: Path, tmp_path: Path) -> None:

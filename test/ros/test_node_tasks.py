@@ -137,3 +137,56 @@ def test_a_policy_that_takes_a_text_needs_one(
     assert lifecycle.change("configure") and lifecycle.change("activate")
     fleet = MoodyFleet(peer, ROBOTS)
     fleet.live(lambda: follows(fleet, {"robot_0": 3.0, "robot_1": 3.0}), "commands that follow the text")
+
+
+@pytest.mark.both_distributions
+def test_a_policy_that_takes_no_text_takes_over_while_driving_and_gives_back(
+    tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    told = save_instructed(tmp_path / "plans.pt", CELLS)
+    untold = save_instructed(tmp_path / "untold.pt", CELLS, takes_task=False)
+    parameters = moody_parameters(told, ROBOTS, policy__task_topic="task", observations__touch__shape=None)
+    node = start_node(parameters)
+    teller, fleet, diagnostics = Teller(peer), MoodyFleet(peer, ROBOTS), Diagnostics(peer)
+    teller.tell("robot_0", "go 5")
+    fleet.live(lambda: follows(fleet, {"robot_0": 5.0}) and fleet.is_safe("robot_1"), "commands that follow the text")
+
+    lifecycle = LifecycleClient(peer, node.full_name)
+    assert lifecycle.set(policy__path=str(untold)) == ""
+    node.wait_for(r"policy\.task_topic: given, but the policy takes no text; the texts are kept for the next policy")
+    fleet.live(fleet.is_driven, "commands of the policy without a text")
+    diagnostics.newest.clear()
+    fleet.live(lambda: bool(diagnostics.values("policy_node: robot_0")), "diagnostics")
+    assert "task" not in diagnostics.values("policy_node: robot_0")
+    # Heard while the policy takes none.
+    teller.tell("robot_0", "go 7")
+    assert lifecycle.set(policy__path=str(told)) == ""
+    fleet.live(lambda: follows(fleet, {"robot_0": 7.0}) and fleet.is_safe("robot_1"), "commands that follow the text")
+    fleet.live(
+        lambda: diagnostics.values("policy_node: robot_1").get("reason", "").endswith("text on robot_1/task"), "WAITING"
+    )
+    # The parameter and the topic: the newer one holds, also if the topic repeats what it has told before.
+    assert lifecycle.set(policy__task=["go 3"]) == ""
+    fleet.live(lambda: follows(fleet, {"robot_0": 3.0, "robot_1": 3.0}), "commands that follow the parameter")
+    assert lifecycle.change("deactivate") and lifecycle.change("activate")
+    fleet.clear()
+    fleet.live(lambda: follows(fleet, {"robot_0": 3.0, "robot_1": 3.0}), "commands after activation")
+    teller.tell("robot_0", "go 7")
+    fleet.live(lambda: follows(fleet, {"robot_0": 7.0, "robot_1": 3.0}), "commands that follow the topic")
+
+
+@pytest.mark.both_distributions
+def test_a_policy_that_takes_a_text_takes_over_together_with_it(
+    tmp_path: Path, peer: Peer, start_node: Callable[..., NodeProcess]
+) -> None:
+    told = save_instructed(tmp_path / "plans.pt", CELLS)
+    untold = save_instructed(tmp_path / "untold.pt", CELLS, takes_task=False)
+    node = start_node(moody_parameters(untold, ROBOTS, observations__touch__shape=None))
+    fleet, lifecycle = MoodyFleet(peer, ROBOTS), LifecycleClient(peer, node.full_name)
+    fleet.live(fleet.is_driven, "commands of the policy without a text")
+    assert "policy.task: missing, but the policy takes a text" in lifecycle.set(policy__path=str(told))
+    assert lifecycle.set_atomically(policy__path=str(told), policy__task=["go 5"]) == ""
+    fleet.live(lambda: follows(fleet, {"robot_0": 5.0, "robot_1": 5.0}), "commands that follow the text")
+    assert lifecycle.set(policy__task=["go 6", "go 8"]) == ""
+    fleet.live(lambda: follows(fleet, {"robot_0": 6.0, "robot_1": 8.0}), "commands that follow the new texts")
+    assert "found 3 texts for 2 robots" in lifecycle.set(policy__task=["1", "2", "3"])
