@@ -84,6 +84,24 @@ def test_robots_that_get_nothing_keep_no_way() -> None:
     assert first[:, 0].tolist() == [1.5, 20.0]
 
 
+def test_the_command_of_the_tick_is_reached_without_rounding() -> None:
+    between = BetweenTicks(1, 1, 4, is_linear=True)
+    one = np.ones(1, bool)
+    for command in (-4.9, 0.1):
+        assert -4.9 + (0.1 - -4.9) != 0.1
+        between.begin(np.array([[command]]), one, one, None)
+        found = rest(between)
+    assert found[-1].tolist() == [[0.1]]
+
+
+def test_when_commands_become_too_old_is_that_of_the_newest_tick() -> None:
+    between = BetweenTicks(2, 1, 2, is_linear=True)
+    assert between.until_s is None
+    for until_s in (np.array([1.0, np.inf]), None):
+        between.begin(np.zeros((2, 1)), BOTH, BOTH, until_s)
+        assert between.until_s is until_s
+
+
 BOUNDED = st.floats(-5.0, 5.0, width=32)
 
 
