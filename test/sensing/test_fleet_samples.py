@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sensors of every kind, of several robots: each sample reaches its robot, by the rule of its kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,32 +20,32 @@ BEFORE = NOW - 50 * MS
 LEFT, RIGHT, GOAL, BUMPER, POSITION = range(5)
 
 
+JOINTS: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
+PARAMETERS = {
+    "control_rate_hz": 20.0,
+    "robots": ["a", "b", "c"],
+    "policy": {"path": "unused"},
+    "observations": {
+        "keys": ["bumper", "goal", "left", "right"],
+        "bumper": {**JOINTS, "topic": "bumper", "when_silent": "zeros"},
+        "goal": {**JOINTS, "topic": "goal", "max_age_s": 5.0},
+        "left": {**JOINTS, "topic": "left"},
+        "right": {**JOINTS, "topic": "right", "depth": 2 * RING_LENGTH},
+    },
+    "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
+    "action": {
+        "topic": "command",
+        "type": "trajectory_msgs/msg/JointTrajectory",
+        "joints": ["arm"],
+        "safe_position_topic": "joint_states",
+    },
+}
+
+
 @pytest.fixture
 def fleet() -> FleetSamples:
     """Return the samples of three robots with five sensors."""
-    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
-    configuration = parse_configuration(
-        {
-            "control_rate_hz": 20.0,
-            "robots": ["a", "b", "c"],
-            "policy": {"path": "unused"},
-            "observations": {
-                "keys": ["bumper", "goal", "left", "right"],
-                "bumper": {**joints, "topic": "bumper", "when_silent": "zeros"},
-                "goal": {**joints, "topic": "goal", "max_age_s": 5.0},
-                "left": {**joints, "topic": "left"},
-                "right": {**joints, "topic": "right", "depth": 2 * RING_LENGTH},
-            },
-            "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
-            "action": {
-                "topic": "command",
-                "type": "trajectory_msgs/msg/JointTrajectory",
-                "joints": ["arm"],
-                "safe_position_topic": "joint_states",
-            },
-        }
-    )
-    return FleetSamples(configuration)
+    return FleetSamples(parse_configuration(PARAMETERS))
 
 
 def add_all(fleet: FleetSamples, robot: int) -> None:
@@ -156,8 +157,43 @@ def test_samples_are_kept_as_deep_as_the_queue_of_their_sensor(
     assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY, STALE, READY]
 
 
+def test_the_reason_names_what_the_readings_of_one_sensor_of_a_robot_are_as_old_as(fleet: FleetSamples) -> None:
+    fleet.name_oldest(1, GOAL, "map to base")
+    for robot in range(3):
+        add_all(fleet, robot)
+    later = NOW + 1001 * MS
+    for robot in range(3):
+        for sensor in (LEFT, RIGHT, BUMPER):
+            fleet.add(robot, sensor, later, None)
+    reasons = [selection.reason for selection in fleet.select(later, later - 50 * MS)]
+    old = "is 5.001 s old, its max_age_s allows 5.000 s"
+    assert reasons == [f"goal: {old}", f"goal (map to base): {old}", f"goal: {old}"]
+
+
+def test_other_limits_count_for_every_sensor_of_every_robot(fleet: FleetSamples) -> None:
+    configuration = parse_configuration(PARAMETERS)
+    shorter = replace(
+        configuration,
+        synchronisation=replace(configuration.synchronisation, max_age_s=0.015),
+        observations=tuple(
+            replace(each, max_age_s=3.0) if each.key == "goal" else each for each in configuration.observations
+        ),
+    )
+    for robot in range(3):
+        add_all(fleet, robot)
+        fleet.add(robot, POSITION, NOW - 15 * MS, robot)
+    fleet.add(1, RIGHT, NOW, None)
+    fleet.add(1, LEFT, NOW, None)
+    fleet.change_limits(shorter)
+    reasons = [selection.reason for selection in fleet.select(NOW, BEFORE)]
+    assert reasons[0] == "right: is 0.020 s old, synchronisation.max_age_s allows 0.015 s"
+    assert reasons[1] == "goal: is 4.000 s old, its max_age_s allows 3.000 s"
+    assert [position.max_age_ns for position in fleet.positions] == [15 * MS] * 3
+    fleet.change_limits(configuration)
+    assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY] * 3
+
+
 def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
-    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
     configuration = parse_configuration(
         {
             "control_rate_hz": 20.0,
@@ -165,8 +201,8 @@ def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
             "policy": {"path": "unused"},
             "observations": {
                 "keys": ["goal", "touch"],
-                "goal": {**joints, "topic": "goal", "max_age_s": float("inf")},
-                "touch": {**joints, "topic": "touch"},
+                "goal": {**JOINTS, "topic": "goal", "max_age_s": float("inf")},
+                "touch": {**JOINTS, "topic": "touch"},
             },
             "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
             "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x"]},
