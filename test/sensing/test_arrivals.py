@@ -59,10 +59,11 @@ def test_an_older_position_counts_when_the_newer_one_has_grown_old_or_the_clock_
 
 
 def test_of_equal_stamps_the_last_arrival_counts() -> None:
-    arrivals = arm()
-    for message in "ab":
-        arrivals.append(NOW, message)
-    assert newest(arrivals) == (NOW, "b")
+    for order in ("ab", "ba"):
+        arrivals = arm()
+        for message in order:
+            arrivals.append(NOW, message)
+        assert newest(arrivals) == (NOW, order[-1])
 
 
 def test_the_age_of_the_arm_is_told_and_not_the_joints_of_the_gripper() -> None:
