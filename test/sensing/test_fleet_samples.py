@@ -193,6 +193,22 @@ def test_other_limits_count_for_every_sensor_of_every_robot(fleet: FleetSamples)
     assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY] * 3
 
 
+def test_as_many_messages_of_the_safe_position_are_kept_as_samples_of_a_sensor(fleet: FleetSamples) -> None:
+    tried = []
+
+    def decode(message: int) -> None:
+        tried.append(message)
+        raise ValueError
+
+    position = fleet.positions[1]
+    assert position.newest_usable(NOW, decode, lambda *_: "") == (WAITING, f"no message on {fleet.names[POSITION]}")
+    for number in range(RING_LENGTH + 1):
+        for robot in range(3):
+            fleet.add(robot, POSITION, NOW, (robot, number))
+    position.newest_usable(NOW, decode, lambda *_: "")
+    assert tried == [(1, number) for number in range(RING_LENGTH, 0, -1)]
+
+
 def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
     configuration = parse_configuration(
         {
