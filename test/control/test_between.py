@@ -76,6 +76,13 @@ def test_the_way_of_a_robot_that_is_made_safe_ends_at_once() -> None:
     assert first[0, 0] == 0.0
 
 
+def test_a_robot_that_is_made_safe_before_the_first_tick_begins_its_way_there() -> None:
+    between = BetweenTicks(2, 1, 4, is_linear=True)
+    between.end(np.array([True, False]), np.array([[-1.0], [np.nan]]))
+    assert between.is_done
+    assert between.begin(np.array([[3.0], [2.0]]), BOTH, BOTH, None).tolist() == [[0.0], [2.0]]
+
+
 def test_robots_that_get_nothing_keep_no_way() -> None:
     between = BetweenTicks(2, 1, 2, is_linear=True)
     between.begin(np.array([[1.0], [10.0]]), np.array([True, False]), BOTH, None)

@@ -88,6 +88,16 @@ def test_what_cannot_be_used_is_named_and_counted_once(parallel):
     assert rows.ravel().tolist() == [0, len(LARGE), 0, len(LARGE)]
 
 
+def test_counts_that_a_tick_has_do_not_change():
+    rejections = Rejections(2)
+    counts = [rejections.count]
+    for messages in (1, 2):
+        rejections.add(1, messages)
+        counts.append(rejections.count)
+    assert [count.tolist() for count in counts] == [[0, 0], [0, 1], [0, 3]]
+    assert not any(count.flags.writeable for count in counts)
+
+
 class CountingDecoder:
     """Writes the length of a message and counts the calls."""
 
