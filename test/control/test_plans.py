@@ -198,6 +198,14 @@ def test_a_plan_that_has_ended_when_the_next_one_comes_is_not_blended_with_it(ma
         assert store.due(now_ns).actions.item() == expected
 
 
+def test_a_plan_of_the_largest_age_still_counts_for_the_average() -> None:
+    store = PlanStore(1, 10, 1, PERIOD_NS, ChunkConfiguration(aggregate="ensemble", ensemble_decay=0.0, max_age_s=0.04))
+    for tick in range(2):
+        store.take(np.array([0]), tick * PERIOD_NS, tick * PERIOD_NS, np.full((1, 10, 1), float(tick)))
+    assert store.due(2 * PERIOD_NS).actions.item() == 0.5
+    assert store.due(2 * PERIOD_NS + 1).actions.item() == 1.0
+
+
 def test_a_blend_never_jumps_where_plans_follow_each_other_within_its_time() -> None:
     rng = np.random.default_rng(0)
     store = PlanStore(1, 20, 1, PERIOD_NS, ChunkConfiguration(aggregate="blend", blend_s=0.1))
