@@ -272,3 +272,7 @@ def test_a_new_fleet_has_sent_nothing_and_starts_its_episodes() -> None:
     assert np.isnan(memory.last_commands).all() and memory.last_commands.shape == (ROBOTS, 2)
     assert memory.fresh_start.all() and memory.last_driven_ns.tolist() == [NEVER_NS] * ROBOTS
     assert not memory.bounded.any() and not memory.slowed.any() and memory.take_events() == ("",) * ROBOTS
+    # Snapshots of ticks share them.
+    for shared in (memory.nobody, memory.bounded, memory.slowed):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[0] = 1
