@@ -353,6 +353,22 @@ def test_stamps_that_cannot_be_are_not_taken_for_silence():
     assert choose_with_silent(ring, 1050, 1000).state is RobotState.READY
 
 
+@pytest.mark.parametrize(
+    ("own_age_s", "limit"), [(0.0, "synchronisation.max_age_s allows 0.100 s"), (0.05, "its max_age_s allows 0.050 s")]
+)
+def test_a_silent_sensor_whose_messages_come_too_late_is_told_its_limit(own_age_s: float, limit: str) -> None:
+    ms = 10**6
+    (ring,) = rings_of([])
+    ring.name, ring.max_age_ns = "contacts", round(own_age_s * 1e9)
+    others = Selection(RobotState.READY, (Sample(990 * ms, "image"),), 10 * ms, "")
+    for late_ms in (300, 310):
+        ring.append((1000 - late_ms) * ms, "late")
+        selection = with_silent(others, [ring], [True], 1000 * ms, 950 * ms, 30 * ms, 100 * ms)
+        assert selection.state is RobotState.STALE
+        assert selection.reason == f"contacts: is 0.{late_ms} s old, {limit}"
+        assert selection.samples == others.samples and selection.age_ns == 10 * ms
+
+
 def test_a_contact_from_the_tolerated_future_lasts_no_longer_than_one_of_the_present():
     (ring,) = rings_of([1000 + MAX_AGE_NS])
     read = [
