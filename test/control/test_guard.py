@@ -156,6 +156,8 @@ def test_a_clock_that_was_set_back_is_replaced_by_the_time_that_passed() -> None
     for started_s, state in ((time.perf_counter() - 0.2, STALE), (time.perf_counter(), READY)):
         decided = decide(configuration(), clock=lambda: NOW_NS - SECOND_NS, started_s=started_s)
         assert decided.states[0] is state
+    # A clock that stands still was not set back.
+    assert decide(configuration(), clock=lambda: NOW_NS, started_s=time.perf_counter() - 0.2).states[0] is READY
     assert (
         "the tick took 0.2"
         in decide(configuration(), clock=lambda: NOW_NS - SECOND_NS, started_s=time.perf_counter() - 0.2).reasons[0]

@@ -206,6 +206,15 @@ def test_a_plan_of_the_largest_age_still_counts_for_the_average() -> None:
     assert store.due(2 * PERIOD_NS + 1).actions.item() == 1.0
 
 
+def test_the_last_action_of_the_newest_plan_is_held_where_no_plan_covers_the_present() -> None:
+    chunk = ChunkConfiguration(aggregate="ensemble", on_exhausted="hold", hold_s=1.0)
+    store = PlanStore(1, 2, 1, PERIOD_NS, chunk)
+    for tick in range(2):
+        store.take(np.array([0]), tick * PERIOD_NS, tick * PERIOD_NS, np.full((1, 2, 1), 1.0 + tick))
+    assert store.due(2 * PERIOD_NS).actions.item() == store.due(4 * PERIOD_NS).actions.item() == 2.0
+    assert not store.due(4 * PERIOD_NS).missing.any()
+
+
 def test_a_blend_never_jumps_where_plans_follow_each_other_within_its_time() -> None:
     rng = np.random.default_rng(0)
     store = PlanStore(1, 20, 1, PERIOD_NS, ChunkConfiguration(aggregate="blend", blend_s=0.1))
