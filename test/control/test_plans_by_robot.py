@@ -125,6 +125,7 @@ def test_what_a_tick_says_of_its_plans(folder: Path, rigs: list[Rig]) -> None:
         assert planned is not None and planned.taken.tolist() == [1 + step // HORIZON] * 3
         assert planned.taken.dtype == planned.exhausted.dtype == np.int64
         assert (planned.inference_s is None, planned.latency_s) == ((False, 0.0) if planned.requested else (True, None))
+        assert planned.delay == 0
     assert rig.pipeline.session == "" and rig.pipeline.inference_s > 0.0
     beside = Rig(folder / "Plans.pt", policy__inference="background")
     rigs.append(beside)
@@ -242,17 +243,30 @@ def test_components_that_are_not_interpolated_are_named_or_numbered(
     rig = Rig(folder / "Plans.pt", chunk__step_s=0.2, chunk__replan_every=4, chunk__nearest=[nearest], **changes)
     sent = [rig.tick().sent[0].tolist() for _ in range(4)]
     np.testing.assert_allclose([sent[1], sent[3]], expected)
-    with pytest.raises(ConfigurationError, match=r"chunk\.nearest: found '2', but the components are"):
+    allowed = "shoulder, elbow" if changes else "the numbers 0 to 1"
+    with pytest.raises(ConfigurationError, match=rf"chunk\.nearest: found '2', but the components are {allowed}$"):
         Rig(folder / "Plans.pt", chunk__nearest=["2"], **changes)
 
 
-def test_a_trajectory_of_one_joint_is_limited(folder: Path) -> None:
+def test_a_trajectory_of_one_joint_is_limited_by_the_time_from_point_to_point(folder: Path) -> None:
     one = {"action__joints": ["elbow"], "action__components": [1], "action__safe_command": [0.5]}
-    rig = Rig(folder / "Plans.pt", 2, chunk__replan_every=4, **{**TRAJECTORY, **one}, action__max_rate=[10.0])
-    tick = rig.tick()
-    assert tick.planned is not None and tick.planned.following is not None
-    assert tick.sent.tolist() == [[0.5]] * 2
-    assert tick.planned.following.tolist() == [[[1.0], [1.5], [2.0]]] * 2
+    for time_s, expected in ((0.0, [1.0, 1.5, 2.0]), (0.1, [1.5, 2.25, 2.25])):
+        limits = {"action__max_rate": [10.0], "action__high": [2.25], "action__time_from_start_s": time_s}
+        rig = Rig(folder / "Plans.pt", 2, chunk__replan_every=4, **{**TRAJECTORY, **one, **limits})
+        rig.readings[1] = (0.0, 3.0)
+        tick = rig.tick()
+        assert tick.planned is not None and tick.planned.following is not None
+        assert tick.planned.following[0].tolist() == [[number] for number in expected]
+        # The second robot is beyond its bound, and far from its safe command.
+        assert tick.bounded.tolist() == tick.slowed.tolist() == [0, 1]
+        assert tick.sent.tolist() == [[0.5], [1.0]]
+
+
+def test_of_robots_that_have_waited_equally_long_the_first_are_planned(folder: Path) -> None:
+    rig = Rig(folder / "Plans.pt", robots=40, chunk__stagger=2)
+    first, second = (rig.tick().planned for _ in range(2))
+    assert first is not None and second is not None
+    assert first.requested == tuple(range(20)) and second.requested == tuple(range(20, 40))
 
 
 POINTS = {"action.type": TRAJECTORY["action__type"], "action.joints": TRAJECTORY["action__joints"], "action.points": 2}
@@ -314,6 +328,7 @@ OUTPUTS = {
         ({"chunk.aggregate": "ensemble"}, planned_spec(2), ""),
         ({"chunk.aggregate": "ensemble"}, planned_spec(1), "chunk.aggregate: found ensemble, but the policy gives one"),
         ({"chunk.replan_every": 4}, planned_spec(4), ""),
+        ({"chunk.replan_every": 4, "policy.inference": "background"}, planned_spec(0), ""),
         ({"chunk.replan_every": 5}, planned_spec(4), "chunk.replan_every: found 5, but a plan of this policy has 4"),
         (POINTS, planned_spec(2), ""),
         (POINTS, planned_spec(1), "action.points: found 2, but the policy gives one action, not a plan"),
