@@ -12,11 +12,10 @@ from mutmut.utils.format_utils import get_mutant_name
 
 size, seed, module = sys.argv[1:]
 for path in sorted(walk_mutatable_files()):
-    names = [get_mutant_name(path, name) for name in mutate_file_contents(str(path), path.read_text()).mutant_names]
-    # A larger sample with the same seed contains the smaller one.
-    random.Random(f"{seed} {path}").shuffle(names)
-    results = SourceFileMutationData(path=path)
-    results.load()
-    for name in names[: int(size)]:
-        if name.startswith(f"policy_node.{module}") and results.exit_code_by_key.get(name) is None:
-            print(name)
+    if get_mutant_name(path, "").startswith(f"policy_node.{module}"):
+        names = [get_mutant_name(path, name) for name in mutate_file_contents(str(path), path.read_text()).mutant_names]
+        # A larger sample with the same seed contains the smaller one.
+        random.Random(f"{seed} {path}").shuffle(names)
+        results = SourceFileMutationData(path=path)
+        results.load()
+        print(*[name for name in names[: int(size)] if results.exit_code_by_key.get(name) is None], sep="\n")
