@@ -58,6 +58,17 @@ def test_an_older_position_counts_when_the_newer_one_has_grown_old_or_the_clock_
     assert newest(arrivals, NOW - 10**12) == (NOW - 10**12, "after the clock was set back")
 
 
+def test_older_positions_do_not_wait_for_a_later_tick() -> None:
+    arrivals = arm()
+    arrivals.append(NOW, "newest")
+    newest(arrivals)
+    for age_ms in (50, 60):
+        arrivals.append(NOW - age_ms * MS, "older")
+    assert newest(arrivals) == (NOW, "newest")
+    state, reason = newest(arrivals, NOW + 2 * MAX_AGE)
+    assert state is RobotState.STALE and str(reason).startswith("joints: is 0.200 s old")
+
+
 def test_of_equal_stamps_the_last_arrival_counts() -> None:
     for order in ("ab", "ba"):
         arrivals = arm()

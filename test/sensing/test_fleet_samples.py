@@ -170,6 +170,16 @@ def test_the_reason_names_what_the_readings_of_one_sensor_of_a_robot_are_as_old_
     assert reasons == [f"goal: {old}", f"goal (map to base): {old}", f"goal: {old}"]
 
 
+def test_the_largest_age_of_a_transform_is_told_by_its_name() -> None:
+    configuration = parse_configuration(PARAMETERS)
+    goal = {"max_age_s": float("inf"), "transform_max_age_s": 0.5}
+    observations = [replace(each, **goal) if each.key == "goal" else each for each in configuration.observations]
+    fleet = FleetSamples(replace(configuration, observations=tuple(observations)))
+    add_all(fleet, 0)
+    reason = fleet.select(NOW, BEFORE)[0].reason
+    assert reason == "goal: is 4.000 s old, its transform_max_age_s allows 0.500 s"
+
+
 def test_other_limits_count_for_every_sensor_of_every_robot(fleet: FleetSamples) -> None:
     configuration = parse_configuration(PARAMETERS)
     shorter = replace(
@@ -235,4 +245,6 @@ def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
     fleet.add(0, 0, 5 * MS, "touch")
     assert fleet.select(5 * MS, 0)[0].samples == (Sample(5 * MS, "touch"), Sample(NOW, "goal"))
     fleet.change_limits(configuration)
-    assert fleet.select(6 * MS, 5 * MS)[0].state is READY
+    selected = fleet.select(6 * MS, 5 * MS)
+    # It is not refused for its time.
+    assert selected[0].state is READY and not selected.unusual
