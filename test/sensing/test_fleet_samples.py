@@ -91,7 +91,9 @@ def test_limits_of_the_synchronised_and_of_a_sensor_itself(fleet: FleetSamples) 
     good, old, apart = fleet.select(NOW, BEFORE)
     assert good.state is READY
     assert old.state is STALE and old.reason == "goal: is 5.001 s old, its max_age_s allows 5.000 s"
-    assert apart.state is STALE and "right and left: stamps are 0.021 s apart" in apart.reason
+    assert apart.state is STALE and apart.reason == (
+        "right and left: stamps are 0.021 s apart, synchronisation.slop_s allows 0.020 s"
+    )
     for robot, age_ms in enumerate((100, 101, 100)):
         fleet.forget([robot])
         for sensor in (LEFT, RIGHT, GOAL, BUMPER):
