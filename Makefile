@@ -11,6 +11,7 @@
 # make smoke  counts calls, allocations and copies of a tick (22 s of CPU time), and says what is worse than in
 #             doc/performance/smoke.json; make smoke-figures writes that file
 # make mutants   changes the code in small ways that tests must notice, hours      make mutants MODULE=control.guard
+# make mutants SAMPLE=20 SEED=0   the same for 20 random changes of each module
 # All make .venv from the wheels in constraints.txt, or .venv-jazzy from those in constraints-jazzy.txt; no ROS
 # installation is needed or used.
 
@@ -21,6 +22,8 @@ POLICY ?=
 DURATION_S ?= $(if $(WEB),600,30)
 # For `make mutants`: a subpackage or module below policy_node that pyproject.toml lists.
 MODULE ?=
+SAMPLE ?=
+SEED ?= 0
 PYTEST_FLAGS ?=
 # Two processes more than cores, as tests over DDS wait for each other; each takes a gigabyte.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 7 ? cores + 2 : 8)))
@@ -88,7 +91,8 @@ pages: $(VENV)/test.stamp $(VENV)/browser.stamp
 
 # Continues where the last run ended; `rm -r mutants` starts again. Prints the mutants that no test noticed.
 mutants: $(VENV)/mutants.stamp
-	nice -n 19 $(VENV)/bin/mutmut run $(if $(MODULE),"policy_node.$(MODULE)*")
+	$(if $(SAMPLE),names=$$($(VENV)/bin/python test/sample_mutants.py $(SAMPLE) $(SEED) "$(MODULE)"); [ -z "$$names" ] ||) \
+	  nice -n 19 $(VENV)/bin/mutmut run $(if $(SAMPLE),$$names,$(if $(MODULE),"policy_node.$(MODULE)*"))
 	$(VENV)/bin/mutmut results | grep "$(MODULE)" || true
 
 $(VENV)/demo.stamp: setup.py constraints.txt constraints-common.txt

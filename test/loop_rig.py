@@ -64,6 +64,9 @@ class ScriptedTime:
 
     perf_counter = monotonic
 
+    def monotonic_ns(self) -> int:
+        return round(self.now_s * 1e9)
+
     def now(self) -> Time:
         return Time(nanoseconds=round(self.now_s * 1e9))
 

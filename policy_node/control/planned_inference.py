@@ -181,6 +181,8 @@ class PlannedInference:
         self._episodes = np.zeros(robots, np.int64)
         # Robots whose memory in the policy restarts with their next plan.
         self._restart = np.ones(robots, bool)
+        # Number of the last request for each robot.
+        self._last_request = np.zeros(robots, np.int64)
         # Why the last plan of a robot could not be used, by its index.
         self._faults: dict[int, str] = {}
         # Plans that a recording took later than they are computed, by the time of their observations.
@@ -309,9 +311,9 @@ class PlannedInference:
         else:
             robots = np.flatnonzero(usable & self.store.wanted(observed.now_ns))
             if len(robots) > self.planner.rows:
-                # Those whose plans are the oldest, in the order of the robots.
-                oldest = np.argsort(self.store.starts_ns()[robots], kind="stable")[: self.planner.rows]
-                robots = np.sort(robots[oldest])
+                # Each in turn, also one whose plans cannot be used.
+                waiting = np.argsort(self._last_request[robots], kind="stable")[: self.planner.rows]
+                robots = np.sort(robots[waiting])
         if not len(robots):
             return ()
         observations = self.batch.latest
@@ -320,6 +322,7 @@ class PlannedInference:
             observations = {**observations, **self._previous_plans(observed.now_ns)}
         request = self.planner.snapshot(robots, observed.now_ns, self._episodes, observations, self._restart)
         self._restart[robots] = False
+        self._last_request[robots] = self._last_request.max() + 1
         if recorded is None:
             self.planner.request(request)
         else:

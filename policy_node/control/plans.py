@@ -172,10 +172,6 @@ class PlanStore:
         wanted: np.ndarray = now_ns - self._newest_start_ns >= self._replan_ns
         return wanted
 
-    def starts_ns(self) -> np.ndarray:
-        """Return `[robots]` int64: time of the observation of the newest plan; `NEVER_NS` without one."""
-        return self._newest_start_ns
-
     def due(self, now_ns: int) -> DueActions:
         """Return the actions of all robots at a time."""
         start_ns = self._newest_start_ns

@@ -76,12 +76,37 @@ def test_the_way_of_a_robot_that_is_made_safe_ends_at_once() -> None:
     assert first[0, 0] == 0.0
 
 
+def test_a_robot_that_is_made_safe_before_the_first_tick_begins_its_way_there() -> None:
+    between = BetweenTicks(2, 1, 4, is_linear=True)
+    between.end(np.array([True, False]), np.array([[-1.0], [np.nan]]))
+    assert between.is_done
+    assert between.begin(np.array([[3.0], [2.0]]), BOTH, BOTH, None).tolist() == [[0.0], [2.0]]
+
+
 def test_robots_that_get_nothing_keep_no_way() -> None:
     between = BetweenTicks(2, 1, 2, is_linear=True)
     between.begin(np.array([[1.0], [10.0]]), np.array([True, False]), BOTH, None)
     between.next()
     first = between.begin(np.array([[2.0], [20.0]]), BOTH, BOTH, None)
     assert first[:, 0].tolist() == [1.5, 20.0]
+
+
+def test_the_command_of_the_tick_is_reached_without_rounding() -> None:
+    between = BetweenTicks(1, 1, 4, is_linear=True)
+    one = np.ones(1, bool)
+    for command in (-4.9, 0.1):
+        assert -4.9 + (0.1 - -4.9) != 0.1
+        between.begin(np.array([[command]]), one, one, None)
+        found = rest(between)
+    assert found[-1].tolist() == [[0.1]]
+
+
+def test_when_commands_become_too_old_is_that_of_the_newest_tick() -> None:
+    between = BetweenTicks(2, 1, 2, is_linear=True)
+    assert between.until_s is None
+    for until_s in (np.array([1.0, np.inf]), None):
+        between.begin(np.zeros((2, 1)), BOTH, BOTH, until_s)
+        assert between.until_s is until_s
 
 
 BOUNDED = st.floats(-5.0, 5.0, width=32)

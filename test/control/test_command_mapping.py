@@ -120,6 +120,12 @@ def test_an_action_is_scaled_then_offset_then_bounded():
     np.testing.assert_allclose(commands, [[0.35, -1.25, 1.05], [0.5, -2.0, -1.45]], atol=1e-12)
 
 
+def test_components_are_picked_in_their_order_before_they_are_scaled():
+    mapper = CommandMapper(box(3), action_configuration(ARRAY, components=(2, 0), scale=(1.0, 10.0)), CPU)
+    assert mapper.components == 2
+    assert mapper(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])).tolist() == [[3.0, 10.0], [6.0, 40.0]]
+
+
 def test_multi_discrete_actions_can_be_scaled():
     changes = {"scale": (0.5, 1.0), "offset": (-0.5, 0.0), "high": (0.25, 2.0)}
     configuration = action_configuration(**changes)
@@ -146,6 +152,16 @@ def test_a_bound_does_not_make_a_nan_action_usable():
             DiscreteSpec("action", 3),
             action_configuration(table=(0.0,) * 6, offset=(1.0,)),
             "action.offset: given, but the policy's action is action: one of 3 choices",
+        ),
+        (
+            DiscreteSpec("action", 3),
+            action_configuration(table=(0.0,) * 6, components=(0, 1)),
+            "action.components: given, but the policy's action is action: one of 3 choices",
+        ),
+        (
+            box(2),
+            action_configuration(ARRAY, components=(1, 2)),
+            "components of the command: found 2, but the policy's action has 2 components",
         ),
         (box(3), action_configuration(), "action.fields: found 2 (linear.x, angular.z), but the policy's action has 3"),
         (box(1, 3), action_configuration(JOINTS), "action.joints: found 2 (left, right), but"),

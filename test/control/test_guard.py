@@ -156,6 +156,8 @@ def test_a_clock_that_was_set_back_is_replaced_by_the_time_that_passed() -> None
     for started_s, state in ((time.perf_counter() - 0.2, STALE), (time.perf_counter(), READY)):
         decided = decide(configuration(), clock=lambda: NOW_NS - SECOND_NS, started_s=started_s)
         assert decided.states[0] is state
+    # A clock that stands still was not set back.
+    assert decide(configuration(), clock=lambda: NOW_NS, started_s=time.perf_counter() - 0.2).states[0] is READY
     assert (
         "the tick took 0.2"
         in decide(configuration(), clock=lambda: NOW_NS - SECOND_NS, started_s=time.perf_counter() - 0.2).reasons[0]
@@ -272,3 +274,7 @@ def test_a_new_fleet_has_sent_nothing_and_starts_its_episodes() -> None:
     assert np.isnan(memory.last_commands).all() and memory.last_commands.shape == (ROBOTS, 2)
     assert memory.fresh_start.all() and memory.last_driven_ns.tolist() == [NEVER_NS] * ROBOTS
     assert not memory.bounded.any() and not memory.slowed.any() and memory.take_events() == ("",) * ROBOTS
+    # Snapshots of ticks share them.
+    for shared in (memory.nobody, memory.bounded, memory.slowed):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[0] = 1

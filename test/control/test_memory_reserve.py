@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,17 @@ print(checks, given_back > memory_reserve.RESERVE_BYTES / 2)
 def test_the_reserve_gives_memory_back_and_its_lack_is_noticed() -> None:
     ended = subprocess.run([sys.executable, "-c", EXHAUSTED], capture_output=True, text=True)
     assert ended.stdout == "[False, True, True] True\n", ended.stderr
+
+
+def test_the_reserve_takes_memory_not_only_addresses() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident()
+    reserve = memory_reserve.MemoryReserve()
+    assert resident() - before > 0.9 * RESERVE_BYTES
+    reserve.release()
+    assert resident() - before < 0.5 * RESERVE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,22 @@ def test_after_a_pause_of_the_process_a_ramp_starts_at_the_safe_command(tmp_path
     np.testing.assert_allclose(limited.ticks(1), [SAFE], atol=1e-5)
 
 
+def test_a_robot_that_begins_a_ramp_leaves_those_of_others(tmp_path):
+    rig = Rig(tmp_path, FRAMES["vector"], robots=3, action={"ramp_s": RAMP_S})
+    readings = rig.draw(np.random.default_rng(4))
+    wanted = rig.expected(0, readings)
+    sent = []
+    for number in range(14):
+        for robot in range(3):
+            # The others are on their ramp when it is lost, and at its end when it returns.
+            rig.send(robot, readings, "silent" if robot == 1 and number in (1, 2, 3, 4, 5, 6) else "")
+        sent.append(rig.step().commands)
+    ramp = np.asarray(SAFE) + (wanted - SAFE) * np.linspace(0.0, 1.0, 5)[:, None]
+    for robot in (0, 2):
+        np.testing.assert_allclose([commands[robot] for commands in sent], [*ramp, *[wanted] * 9], atol=1e-5)
+    np.testing.assert_allclose([commands[1] for commands in sent[6:]], [SAFE, *ramp, wanted, wanted], atol=1e-5)
+
+
 def test_ramp_and_rate_act_together(tmp_path):
     limited = Limited(tmp_path, max_rate=[1e9], ramp_s=RAMP_S)
     np.testing.assert_allclose(limited.ticks(5), limited.ramp(SAFE), atol=1e-5)
@@ -133,6 +149,7 @@ def test_limits_are_counted_by_robot_where_they_act(tmp_path):
         result = rig.step()
     assert result.bounded.tolist() == [4, 4, 2]
     assert result.slowed.tolist() == [0, 0, 0]
+    assert result.bounded.dtype == result.slowed.dtype == np.int64
 
 
 def test_limits_are_changed_between_two_ticks(tmp_path: Any) -> None:

@@ -153,6 +153,7 @@ def test_choices_and_chosen_components_are_not_interpolated() -> None:
     store = PlanStore(1, 2, 2, PERIOD_NS, ChunkConfiguration(), nearest=[1])
     store.take(np.array([0]), 0, 0, actions)
     assert store.due(PERIOD_NS * 4 // 10).actions.tolist() == [[0.4, 0.0]]
+    assert store.due(PERIOD_NS // 2).actions.tolist() == [[0.5, 1.0]]
     assert store.due(PERIOD_NS * 6 // 10).actions.tolist() == [[0.6, 1.0]]
     choices = PlanStore(1, 2, 2, PERIOD_NS, ChunkConfiguration(aggregate="ensemble"), choices=True)
     for start_ns in (0, PERIOD_NS):
@@ -160,9 +161,11 @@ def test_choices_and_chosen_components_are_not_interpolated() -> None:
     assert choices.due(PERIOD_NS).actions.tolist() == [[PERIOD_NS, PERIOD_NS]]
 
 
-def test_a_policy_without_a_horizon_keeps_its_action_for_a_second_or_as_long_as_configured() -> None:
+@pytest.mark.parametrize("horizon", [0, 1])
+def test_a_policy_without_a_horizon_keeps_its_action_for_a_second_or_as_long_as_configured(horizon: int) -> None:
     for chunk, last_s in ((ChunkConfiguration(), 1.0), (ChunkConfiguration(max_age_s=0.3), 0.3)):
-        store = PlanStore(1, 0, 1, PERIOD_NS, chunk)
+        store = PlanStore(1, horizon, 1, PERIOD_NS, chunk)
+        assert store.lasts_s == last_s
         assert store.due(0).waiting.all()
         store.take(np.array([0]), 0, 0, np.ones((1, 1, 1)))
         last_ns = round(last_s * 1e9)
@@ -178,6 +181,38 @@ def test_a_robot_is_planned_again_after_its_steps_with_ticks_a_little_early() ->
     assert store.wanted(5 * PERIOD_NS - 1_000_000).all()
     store.drop(np.array([False, True]))
     assert store.wanted(PERIOD_NS).all()
+
+
+def test_a_tick_that_is_up_to_half_a_period_early_requests_the_next_plan() -> None:
+    store = PlanStore(1, 10, 1, PERIOD_NS, ChunkConfiguration(replan_every=5))
+    store.take(np.array([0]), 0, 0, np.zeros((1, 10, 1)))
+    assert not store.wanted(9 * PERIOD_NS // 2 - 1).any() and store.wanted(9 * PERIOD_NS // 2).all()
+
+
+@pytest.mark.parametrize(("max_age_s", "ended_ns"), [(0.0, 2 * PERIOD_NS), (0.03, 30_000_001)])
+def test_a_plan_that_has_ended_when_the_next_one_comes_is_not_blended_with_it(max_age_s: float, ended_ns: int) -> None:
+    for now_ns, expected in ((ended_ns - 1, 0.0), (ended_ns, 1.0)):
+        store = PlanStore(1, 2, 1, PERIOD_NS, ChunkConfiguration(aggregate="blend", max_age_s=max_age_s))
+        store.take(np.array([0]), 0, 0, np.zeros((1, 2, 1)))
+        store.take(np.array([0]), now_ns, now_ns, np.ones((1, 2, 1)))
+        assert store.due(now_ns).actions.item() == expected
+
+
+def test_a_plan_of_the_largest_age_still_counts_for_the_average() -> None:
+    store = PlanStore(1, 10, 1, PERIOD_NS, ChunkConfiguration(aggregate="ensemble", ensemble_decay=0.0, max_age_s=0.04))
+    for tick in range(2):
+        store.take(np.array([0]), tick * PERIOD_NS, tick * PERIOD_NS, np.full((1, 10, 1), float(tick)))
+    assert store.due(2 * PERIOD_NS).actions.item() == 0.5
+    assert store.due(2 * PERIOD_NS + 1).actions.item() == 1.0
+
+
+def test_the_last_action_of_the_newest_plan_is_held_where_no_plan_covers_the_present() -> None:
+    chunk = ChunkConfiguration(aggregate="ensemble", on_exhausted="hold", hold_s=1.0)
+    store = PlanStore(1, 2, 1, PERIOD_NS, chunk)
+    for tick in range(2):
+        store.take(np.array([0]), tick * PERIOD_NS, tick * PERIOD_NS, np.full((1, 2, 1), 1.0 + tick))
+    assert store.due(2 * PERIOD_NS).actions.item() == store.due(4 * PERIOD_NS).actions.item() == 2.0
+    assert not store.due(4 * PERIOD_NS).missing.any()
 
 
 def test_a_blend_never_jumps_where_plans_follow_each_other_within_its_time() -> None:
@@ -199,3 +234,4 @@ def test_the_rest_of_a_plan_is_given_from_now_on_with_its_last_action_repeated()
     store.take(np.array([0]), 0, 0, np.array([[[1.0], [2.0], [3.0]]]))
     upcoming = store.upcoming(np.array([1, 0]), PERIOD_NS)
     assert upcoming[:, :, 0].tolist() == [[0.0, 0.0, 0.0], [2.0, 3.0, 3.0]]
+    assert store.upcoming(np.array([0]), PERIOD_NS // 4)[0, :, 0].tolist() == [1.25, 2.25, 3.0]

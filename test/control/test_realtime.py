@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +21,14 @@ from moody import MoodyFleet, moody_parameters, save_moody
 from node_harness import LifecycleClient, NodeProcess, Peer
 
 from policy_node.config.schema import ConfigurationError, RealtimeConfiguration
+from policy_node.control import realtime as module
 from policy_node.control.realtime import (
     _SCHED_ATTRIBUTES,
     SLICE_NS,
     apply_realtime,
     check_realtime,
     frozen_garbage,
+    name_thread,
     shorten_slice,
     switch_interval,
 )
@@ -142,6 +145,27 @@ def test_checking_does_not_change_the_calling_thread() -> None:
     if is_granted():
         check_realtime(realtime(PRIORITY, (min(before[1]),)))
     assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
+
+
+def test_the_cpus_of_this_process_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {1, 3}}.__getitem__)
+    applied: list[RealtimeConfiguration] = []
+    monkeypatch.setattr(module, "apply_realtime", applied.append)
+    check_realtime(realtime(cpus=(3,)))
+    with pytest.raises(ConfigurationError, match=r"may run on \[1, 3\] only; remove 0, 4, or"):
+        check_realtime(realtime(cpus=(4, 3, 0)))
+    assert applied == [realtime(cpus=(3,))]
+
+
+def test_a_thread_is_named_where_the_system_knows_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named() -> str:
+        name_thread("decoding")
+        return Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(named).result() == "decoding\n"
+    monkeypatch.setattr(module, "Path", lambda path: Path("/nowhere"))
+    name_thread("decoding")
 
 
 def test_no_setting_changes_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,8 @@ def test_what_waits_for_a_gap_begins_just_after_a_tick(lateness_s, duration_s, t
 
 def test_the_delay_of_a_slow_loop_stays():
     assert timing.delay_until_gap(1.0, 0.3, record(), 0.5) == 1.0
+    # Two and a half periods are enough: the second tick from the next one on.
+    assert timing.delay_until_gap(1.0, 0.3, record(), 0.4) == pytest.approx(0.3 + 0.001 + timing.GAP_S + 0.8)
 
 
 def test_statistics_know_the_last_tick():

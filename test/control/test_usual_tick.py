@@ -376,6 +376,26 @@ def test_ticks_without_an_event_are_usual(name: str) -> None:
     assert all(tick.states == (READY,) * ROBOTS for tick in fleet.ticks[-2:])
 
 
+@pytest.mark.parametrize("name", ["plain", "plans"])
+def test_a_tick_says_how_long_each_stage_took(name: str) -> None:
+    fleet = Fleet(KINDS[name])
+    fleet.run([USUAL_TICK] * 2)
+    stages_s = fleet.ticks[-1].stages_s
+    assert list(stages_s) == ["select", "stage", "infer", "guard"]
+    assert all(0.0 <= duration_s < 60.0 for duration_s in stages_s.values())
+
+
+def test_robots_go_on_after_the_longest_time_that_is_no_pause() -> None:
+    # The period and the largest age of a reading.
+    longest_ns = PERIOD_NS + 120_000_000
+    for pause_ns, restarts in ((longest_ns, False), (longest_ns + 1, True)):
+        fleet = Fleet(KINDS["plain"])
+        fleet.run([USUAL_TICK] * 2)
+        fleet.now_ns += pause_ns - PERIOD_NS
+        fleet.run([USUAL_TICK])
+        assert fleet.ticks[-1].fresh_start.tolist() == [restarts] * ROBOTS
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_each_event_among_usual_ticks(name: str) -> None:
     """Each is seen by the robots that it happens to, and once."""

@@ -16,6 +16,7 @@ from loop_rig import MAX_AGE_S, PERIOD_S, TIMEOUT_S, LoopRig, wanted
 from moody import SAFE
 
 from policy_node.control.tick import FleetTick
+from policy_node.control.timing import GAP_S
 from policy_node.ros import control_loop
 from policy_node.ros.deployment import deploy
 from policy_node.sensing.synchroniser import RobotState
@@ -23,6 +24,19 @@ from policy_node.sensing.synchroniser import RobotState
 READY, STALE, STOPPED, WAITING = RobotState.READY, RobotState.STALE, RobotState.STOPPED, RobotState.WAITING
 
 MakeRig = Callable[..., LoopRig]
+
+
+def test_what_may_wait_begins_after_a_tick(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    assert rig.loop.delay_until_gap(1.0) == 1.0
+    rig.tick()
+    # The 16th tick from now on is at 1.0 s, and then the 15th at 0.96875 s.
+    assert rig.loop.delay_until_gap(1.0) == pytest.approx(1.0 + GAP_S)
+    rig.time.now_s += PERIOD_S / 2
+    assert rig.loop.delay_until_gap(1.0) == pytest.approx(0.96875 + GAP_S)
+    simulated = make_rig(simulated=True)
+    simulated.tick()
+    assert simulated.loop.delay_until_gap(1.0) == 1.0
 
 
 # Simulated time.

@@ -58,11 +58,23 @@ def test_an_older_position_counts_when_the_newer_one_has_grown_old_or_the_clock_
     assert newest(arrivals, NOW - 10**12) == (NOW - 10**12, "after the clock was set back")
 
 
-def test_of_equal_stamps_the_last_arrival_counts() -> None:
+def test_older_positions_do_not_wait_for_a_later_tick() -> None:
     arrivals = arm()
-    for message in "ab":
-        arrivals.append(NOW, message)
-    assert newest(arrivals) == (NOW, "b")
+    arrivals.append(NOW, "newest")
+    newest(arrivals)
+    for age_ms in (50, 60):
+        arrivals.append(NOW - age_ms * MS, "older")
+    assert newest(arrivals) == (NOW, "newest")
+    state, reason = newest(arrivals, NOW + 2 * MAX_AGE)
+    assert state is RobotState.STALE and str(reason).startswith("joints: is 0.200 s old")
+
+
+def test_of_equal_stamps_the_last_arrival_counts() -> None:
+    for order in ("ab", "ba"):
+        arrivals = arm()
+        for message in order:
+            arrivals.append(NOW, message)
+        assert newest(arrivals) == (NOW, order[-1])
 
 
 def test_the_age_of_the_arm_is_told_and_not_the_joints_of_the_gripper() -> None:
@@ -76,6 +88,61 @@ def test_the_age_of_the_arm_is_told_and_not_the_joints_of_the_gripper() -> None:
     assert str(reason).startswith("joints: is 0.200 s old")
     arrivals.append(later, BROKEN)
     assert newest(arrivals, later) == (RobotState.REJECTED, BROKEN)
+
+
+def test_limits_of_ages_are_inclusive() -> None:
+    refused: list[str] = []
+    for age_ns, usable in ((MAX_AGE, True), (MAX_AGE + 1, False), (-MAX_AGE, True), (-MAX_AGE - 1, False)):
+        arrivals = arm()
+        arrivals.append(NOW - age_ns, "arm")
+        found = arrivals.newest_usable(NOW, decode, lambda message, error: refused.append(message) or "")
+        assert isinstance(found, Sample) is usable
+        assert usable or found[0] is (RobotState.STALE if age_ns > 0 else RobotState.REJECTED)
+    # A stamp in the future is a fault of the message, its age is none.
+    assert refused == ["arm"]
+
+
+def test_a_position_from_the_future_ages_from_its_arrival_also_if_it_is_sent_again() -> None:
+    arrivals = arm()
+    arrivals.append(NOW + MAX_AGE // 2, "arm")
+    assert newest(arrivals) == (NOW + MAX_AGE // 2, "arm")
+    arrivals.append(NOW + MAX_AGE // 2, "sent again")
+    assert newest(arrivals, NOW + MAX_AGE) == (NOW + MAX_AGE // 2, "sent again")
+    assert newest(arrivals, NOW + MAX_AGE + 1)[0] is RobotState.STALE
+
+
+def test_a_position_of_before_the_clock_was_set_back_gives_way_to_any_later_arrival() -> None:
+    arrivals = arm()
+    arrivals.append(NOW, "before")
+    newest(arrivals)
+    arrivals.append(NOW - 1, "late")
+    assert newest(arrivals) == (NOW, "before")
+    arrivals.append(NOW - 1, "after")
+    assert newest(arrivals, NOW - 1) == (NOW - 1, "after")
+
+
+def test_only_a_message_without_the_joints_before_any_usable_one_asks_for_the_others() -> None:
+    arrivals, lacking = arm(), []
+    arrivals.on_lacking = lacking.append
+    arrivals.append(NOW, BROKEN)
+    assert newest(arrivals)[0] is RobotState.REJECTED and not lacking
+    arrivals.append(NOW, GRIPPER)
+    assert newest(arrivals) == (RobotState.WAITING, "joints: joint arm is missing") and lacking == [GRIPPER]
+    arrivals.append(NOW, "arm")
+    newest(arrivals)
+    arrivals.append(NOW, GRIPPER)
+    assert newest(arrivals) == (NOW, "arm") and lacking == [GRIPPER]
+
+
+def test_no_more_messages_are_kept_between_two_ticks_than_the_length() -> None:
+    arrivals = Arrivals(2, "joints", MAX_AGE)
+    for message in ("oldest", BROKEN, GRIPPER):
+        arrivals.append(NOW, message)
+    assert newest(arrivals)[0] is RobotState.WAITING
+    # It is as long after a tick that sorted.
+    for message in ("oldest", BROKEN, GRIPPER):
+        arrivals.append(NOW, message)
+    assert newest(arrivals)[0] is RobotState.WAITING
 
 
 def test_a_position_is_decoded_once() -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sensors of every kind, of several robots: each sample reaches its robot, by the rule of its kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,32 +20,32 @@ BEFORE = NOW - 50 * MS
 LEFT, RIGHT, GOAL, BUMPER, POSITION = range(5)
 
 
+JOINTS: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
+PARAMETERS = {
+    "control_rate_hz": 20.0,
+    "robots": ["a", "b", "c"],
+    "policy": {"path": "unused"},
+    "observations": {
+        "keys": ["bumper", "goal", "left", "right"],
+        "bumper": {**JOINTS, "topic": "bumper", "when_silent": "zeros"},
+        "goal": {**JOINTS, "topic": "goal", "max_age_s": 5.0},
+        "left": {**JOINTS, "topic": "left"},
+        "right": {**JOINTS, "topic": "right", "depth": 2 * RING_LENGTH},
+    },
+    "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
+    "action": {
+        "topic": "command",
+        "type": "trajectory_msgs/msg/JointTrajectory",
+        "joints": ["arm"],
+        "safe_position_topic": "joint_states",
+    },
+}
+
+
 @pytest.fixture
 def fleet() -> FleetSamples:
     """Return the samples of three robots with five sensors."""
-    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
-    configuration = parse_configuration(
-        {
-            "control_rate_hz": 20.0,
-            "robots": ["a", "b", "c"],
-            "policy": {"path": "unused"},
-            "observations": {
-                "keys": ["bumper", "goal", "left", "right"],
-                "bumper": {**joints, "topic": "bumper", "when_silent": "zeros"},
-                "goal": {**joints, "topic": "goal", "max_age_s": 5.0},
-                "left": {**joints, "topic": "left"},
-                "right": {**joints, "topic": "right", "depth": 2 * RING_LENGTH},
-            },
-            "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
-            "action": {
-                "topic": "command",
-                "type": "trajectory_msgs/msg/JointTrajectory",
-                "joints": ["arm"],
-                "safe_position_topic": "joint_states",
-            },
-        }
-    )
-    return FleetSamples(configuration)
+    return FleetSamples(parse_configuration(PARAMETERS))
 
 
 def add_all(fleet: FleetSamples, robot: int) -> None:
@@ -90,7 +91,9 @@ def test_limits_of_the_synchronised_and_of_a_sensor_itself(fleet: FleetSamples) 
     good, old, apart = fleet.select(NOW, BEFORE)
     assert good.state is READY
     assert old.state is STALE and old.reason == "goal: is 5.001 s old, its max_age_s allows 5.000 s"
-    assert apart.state is STALE and "right and left: stamps are 0.021 s apart" in apart.reason
+    assert apart.state is STALE and apart.reason == (
+        "right and left: stamps are 0.021 s apart, synchronisation.slop_s allows 0.020 s"
+    )
     for robot, age_ms in enumerate((100, 101, 100)):
         fleet.forget([robot])
         for sensor in (LEFT, RIGHT, GOAL, BUMPER):
@@ -156,8 +159,69 @@ def test_samples_are_kept_as_deep_as_the_queue_of_their_sensor(
     assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY, STALE, READY]
 
 
+def test_the_reason_names_what_the_readings_of_one_sensor_of_a_robot_are_as_old_as(fleet: FleetSamples) -> None:
+    fleet.name_oldest(1, GOAL, "map to base")
+    for robot in range(3):
+        add_all(fleet, robot)
+    later = NOW + 1001 * MS
+    for robot in range(3):
+        for sensor in (LEFT, RIGHT, BUMPER):
+            fleet.add(robot, sensor, later, None)
+    reasons = [selection.reason for selection in fleet.select(later, later - 50 * MS)]
+    old = "is 5.001 s old, its max_age_s allows 5.000 s"
+    assert reasons == [f"goal: {old}", f"goal (map to base): {old}", f"goal: {old}"]
+
+
+def test_the_largest_age_of_a_transform_is_told_by_its_name() -> None:
+    configuration = parse_configuration(PARAMETERS)
+    goal = {"max_age_s": float("inf"), "transform_max_age_s": 0.5}
+    observations = [replace(each, **goal) if each.key == "goal" else each for each in configuration.observations]
+    fleet = FleetSamples(replace(configuration, observations=tuple(observations)))
+    add_all(fleet, 0)
+    reason = fleet.select(NOW, BEFORE)[0].reason
+    assert reason == "goal: is 4.000 s old, its transform_max_age_s allows 0.500 s"
+
+
+def test_other_limits_count_for_every_sensor_of_every_robot(fleet: FleetSamples) -> None:
+    configuration = parse_configuration(PARAMETERS)
+    shorter = replace(
+        configuration,
+        synchronisation=replace(configuration.synchronisation, max_age_s=0.015),
+        observations=tuple(
+            replace(each, max_age_s=3.0) if each.key == "goal" else each for each in configuration.observations
+        ),
+    )
+    for robot in range(3):
+        add_all(fleet, robot)
+        fleet.add(robot, POSITION, NOW - 15 * MS, robot)
+    fleet.add(1, RIGHT, NOW, None)
+    fleet.add(1, LEFT, NOW, None)
+    fleet.change_limits(shorter)
+    reasons = [selection.reason for selection in fleet.select(NOW, BEFORE)]
+    assert reasons[0] == "right: is 0.020 s old, synchronisation.max_age_s allows 0.015 s"
+    assert reasons[1] == "goal: is 4.000 s old, its max_age_s allows 3.000 s"
+    assert [position.max_age_ns for position in fleet.positions] == [15 * MS] * 3
+    fleet.change_limits(configuration)
+    assert [selection.state for selection in fleet.select(NOW, BEFORE)] == [READY] * 3
+
+
+def test_as_many_messages_of_the_safe_position_are_kept_as_samples_of_a_sensor(fleet: FleetSamples) -> None:
+    tried = []
+
+    def decode(message: int) -> None:
+        tried.append(message)
+        raise ValueError
+
+    position = fleet.positions[1]
+    assert position.newest_usable(NOW, decode, lambda *_: "") == (WAITING, f"no message on {fleet.names[POSITION]}")
+    for number in range(RING_LENGTH + 1):
+        for robot in range(3):
+            fleet.add(robot, POSITION, NOW, (robot, number))
+    position.newest_usable(NOW, decode, lambda *_: "")
+    assert tried == [(1, number) for number in range(RING_LENGTH, 0, -1)]
+
+
 def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
-    joints: dict[str, Any] = {"type": "sensor_msgs/msg/JointState", "field": "effort"}
     configuration = parse_configuration(
         {
             "control_rate_hz": 20.0,
@@ -165,8 +229,8 @@ def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
             "policy": {"path": "unused"},
             "observations": {
                 "keys": ["goal", "touch"],
-                "goal": {**joints, "topic": "goal", "max_age_s": float("inf")},
-                "touch": {**joints, "topic": "touch"},
+                "goal": {**JOINTS, "topic": "goal", "max_age_s": float("inf")},
+                "touch": {**JOINTS, "topic": "touch"},
             },
             "synchronisation": {"slop_s": 0.02, "max_age_s": 0.1},
             "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/Twist", "fields": ["linear.x"]},
@@ -183,4 +247,6 @@ def test_what_does_not_age_is_used_forever_and_survives_a_reset() -> None:
     fleet.add(0, 0, 5 * MS, "touch")
     assert fleet.select(5 * MS, 0)[0].samples == (Sample(5 * MS, "touch"), Sample(NOW, "goal"))
     fleet.change_limits(configuration)
-    assert fleet.select(6 * MS, 5 * MS)[0].state is READY
+    selected = fleet.select(6 * MS, 5 * MS)
+    # It is not refused for its time.
+    assert selected[0].state is READY and not selected.unusual

@@ -38,6 +38,7 @@ def test_columns_of_a_csv_are_read(tmp_path: Path, text: str | bytes, arrays: li
         ("1,2\n", ["x1"], "has no column 'x1', but 2 columns without names"),
         ("1,2 # a # b\n3\n", [], "line 2 has 1 numbers, but the lines before it have 2; correct it"),
         ("a,b\n1;2,3\n", [], "line 2 has '1;2' instead of a number; separate numbers with commas"),
+        ("a,b\n1,x\n", [], "line 2 has 'x' instead of a number; correct it"),
         ("1,nan\ninf,2\n", [], "has nan as number 1 of row 0; correct the file"),
         ("\n", [], "is empty"),
     ],

@@ -88,6 +88,29 @@ def test_what_cannot_be_used_is_named_and_counted_once(parallel):
     assert rows.ravel().tolist() == [0, len(LARGE), 0, len(LARGE)]
 
 
+def test_counts_that_a_tick_has_do_not_change():
+    rejections = Rejections(2)
+    counts = [rejections.count]
+    for messages in (1, 2):
+        rejections.add(1, messages)
+        counts.append(rejections.count)
+    assert [count.tolist() for count in counts] == [[0, 0], [0, 1], [0, 3]]
+    assert not any(count.flags.writeable for count in counts)
+    assert all(count.dtype == np.int64 for count in counts)
+
+
+def test_a_decoder_that_says_nothing_runs_in_the_calling_thread():
+    threads = set()
+
+    def decode(message: bytes, out: np.ndarray) -> None:
+        threads.add(threading.get_ident())
+
+    rows = [{"camera": np.zeros(1)} for _ in range(4)]
+    staging = Staging([["camera"]], rows, {"camera": decode}, Rejections(4))
+    assert staging([(robot, [Sample(0, LARGE + bytes(robot))]) for robot in range(4)]) == {}
+    assert threads == {threading.get_ident()}
+
+
 class CountingDecoder:
     """Writes the length of a message and counts the calls."""
 

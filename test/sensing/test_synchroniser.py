@@ -206,6 +206,7 @@ def test_a_single_stamp_from_the_future_stops_nobody():
     rings = rings_of([50, 10_000])
     selection = choose(rings, 60)
     assert (selection.state, selection.refused) == (RobotState.READY, 1)
+    assert choose(rings, 150).state is RobotState.READY
     # Once the good reading is too old, the reason is why no other came.
     selection = choose(rings, 151)
     assert (selection.state, selection.refused) == (RobotState.REJECTED, 0)
@@ -353,12 +354,29 @@ def test_stamps_that_cannot_be_are_not_taken_for_silence():
     assert choose_with_silent(ring, 1050, 1000).state is RobotState.READY
 
 
+@pytest.mark.parametrize(
+    ("own_age_s", "limit"), [(0.0, "synchronisation.max_age_s allows 0.100 s"), (0.05, "its max_age_s allows 0.050 s")]
+)
+def test_a_silent_sensor_whose_messages_come_too_late_is_told_its_limit(own_age_s: float, limit: str) -> None:
+    ms = 10**6
+    (ring,) = rings_of([])
+    ring.name, ring.max_age_ns = "contacts", round(own_age_s * 1e9)
+    others = Selection(RobotState.READY, (Sample(990 * ms, "image"),), 10 * ms, "")
+    for late_ms in (300, 310):
+        ring.append((1000 - late_ms) * ms, "late")
+        selection = with_silent(others, [ring], [True], 1000 * ms, 950 * ms, 30 * ms, 100 * ms)
+        assert selection.state is RobotState.STALE
+        assert selection.reason == f"contacts: is 0.{late_ms} s old, {limit}"
+        assert selection.samples == others.samples and selection.age_ns == 10 * ms
+
+
 def test_a_contact_from_the_tolerated_future_lasts_no_longer_than_one_of_the_present():
     (ring,) = rings_of([1000 + MAX_AGE_NS])
     read = [
-        choose_with_silent(ring, now_ns, now_ns - 20).samples[1].message is not None for now_ns in (1000, 1020, 1060)
+        choose_with_silent(ring, now_ns, now_ns - 20).samples[1].message is not None
+        for now_ns in (1000, 1020, 1040, 1041)
     ]
-    assert read == [True, True, False]
+    assert read == [True, True, True, False]
 
 
 def test_a_limit_of_its_own_says_how_long_the_newest_reading_of_a_silent_sensor_lasts():

@@ -190,6 +190,7 @@ def test_terms_that_do_not_fit_the_policy_are_named(terms, wanted, sizes, proble
         (270, 5, [3, 42], "but the terms give 225 numbers: a 3 × 5, b 42 × 5; "),
         (270, 5, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 5"),
         (270, 7, [3, 42], "; 270 = 6 × 45: set `stack: 6`; found 7"),
+        (90, 5, [3, 42], "; 90 = 2 × 45: set `stack: 2`; found 5"),
         (48, 4, [3, 45], "; 48 = 1 × 48: remove `stack`; found 4"),
         (48, 4, [3, 44], "but the terms give 188 numbers: a 3 × 4, b 44 × 4"),
         (48, 4, [50, None], "name their joints, or give their default or scale a number for each; or correct `stack`"),
