@@ -3,7 +3,7 @@
 """Robots over DDS with the messages of real drivers.
 
 One has YUV, compressed depth, lidar, points, a split arm and one goal, another one other cameras, maps, lists and
-arrays, and the clock of a third one's camera is behind.
+arrays, elements of messages and readings without stamps, and the clock of a third one's camera is behind.
 """
 
 import re
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped
 from nav_msgs.msg import OccupancyGrid
 from node_harness import Diagnostics, NodeProcess, Peer
 from rclpy.duration import Duration
@@ -273,9 +273,10 @@ class Means(torch.nn.Module):
         mask: torch.Tensor,
         scan: torch.Tensor,
         sonar: torch.Tensor,
+        claws: torch.Tensor,
     ) -> torch.Tensor:
-        """Return commands `[robots, 12]`."""
-        seen = [bayer, grey, depth, png, grid, boxes, table, above, around, mask, scan, sonar]
+        """Return commands `[robots, 13]`."""
+        seen = [bayer, grey, depth, png, grid, boxes, table, above, around, mask, scan, sonar, claws]
         return torch.stack([each.float().flatten(1).mean(dim=1) for each in seen], dim=1)
 
 
@@ -320,9 +321,24 @@ MEANS: dict[str, dict[str, Any]] = {
         "rays": 4,
         "angles": [0.05, 0.65],
         "reduce": "mean",
+        "stamp": "source",
     },
-    "sonar": {"topic": "sonar", "type": "sensor_msgs/msg/Range", "shape": [1], "out_of_range": [2.0]},
+    "sonar": {
+        "topic": "sonar",
+        "type": "sensor_msgs/msg/Range",
+        "shape": [1],
+        "out_of_range": [2.0],
+        "stamp": "receive",
+    },
+    "claws": {
+        "topic": "claws",
+        "type": "geometry_msgs/msg/PoseArray",
+        "shape": [2],
+        "fields": ["poses[1].position.x", "poses[0].orientation.w"],
+    },
 }
+# Their drivers leave the stamp empty.
+UNSTAMPED = ("scan", "sonar")
 BAYER = RNG.integers(0, 65536, (12, 16), np.uint16)
 YUYV = RNG.integers(0, 256, (12, 16, 2), np.uint8)
 TENTHS = np.where(RNG.random((6, 8)) < 0.3, 0, RNG.integers(3000, 40000, (6, 8))).astype(np.uint16)
@@ -362,13 +378,14 @@ class OtherDrivers:
             "points": PointCloud2(height=1, width=9, fields=fields, point_step=12, row_step=108, data=POINTS.tobytes()),
             "scan": LaserScan(angle_increment=0.1, range_min=0.5, range_max=8.0, ranges=RANGES.tolist()),
             "sonar": Range(min_range=0.2, max_range=4.0, range=np.inf),
+            "claws": PoseArray(poses=[Pose(), Pose(position=Point(x=-4.0))]),
         }
         self._count += 1
         stamp = self._node.get_clock().now().to_msg()
         for name, message in messages.items():
             if name == "yuyv" and self._count % 3:
                 continue
-            if hasattr(message, "header"):
+            if hasattr(message, "header") and name not in UNSTAMPED:
                 message.header.stamp = stamp
             if name not in self._publishers:
                 topic = f"/{ROBOT}/{name}"
@@ -406,6 +423,7 @@ def expected_means() -> np.ndarray:
             # Of two rays each; NaN and 0 do not count, +inf is the largest distance.
             np.mean([1.0, (2.0 + 8.0) / 2, 3.0, (4.0 + 5.0) / 2]),
             2.0,
+            (-4.0 + 1.0) / 2,
         ]
     )
 
