@@ -612,7 +612,8 @@ class CommandConfiguration:
     safe_position_topic: str = parameter(
         "",
         "For position commands: JointState topic, below the robot's namespace, of the current position, which is "
-        "then the safe command; it stays constant while the robot is stopped.",
+        "then the safe command; it stays constant while the robot is stopped. An observation of that topic says how it "
+        "is subscribed and stamped.",
     )
     safe_position_joints: tuple[str, ...] = parameter(
         (), "Joint of each component in that topic; empty: `action.joints`."

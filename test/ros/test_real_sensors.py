@@ -144,6 +144,14 @@ class Mean(torch.nn.Module):
         return grey.float().flatten(1).mean(dim=1, keepdim=True)
 
 
+class Echo(torch.nn.Module):
+    """Commands the joints as they are."""
+
+    def forward(self, joints: torch.Tensor) -> torch.Tensor:
+        """Return commands `[robots, 3]`."""
+        return joints
+
+
 class Drivers:
     """Publish what the drivers of the robot do; arm and gripper in turns."""
 
@@ -463,3 +471,28 @@ def test_a_camera_whose_clock_is_behind_is_named_with_its_offset(
     found = r"grey: stamps on yuyv are 10\.0\d s behind the clock of this computer, constant \(worker\); synchronise"
     publish_until(peer, publish, lambda: re.match(found, values().get("grey_offset", "")), lambda: f"found {values()}")
     process.wait_for(rf"{found} the clocks, or set stamp_offset_s: 10\.0\d of this sensor")
+
+
+@pytest.mark.both_distributions
+def test_a_gripper_is_heard_beside_an_arm_that_publishes_much_faster(
+    peer: Peer, start_node: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    joints = {
+        "topic": "joint_states",
+        "type": "sensor_msgs/msg/JointState",
+        "shape": [3],
+        "joints": ["shoulder", "elbow", "finger"],
+        # Of the 10 that are kept otherwise, none would be the gripper's.
+        "depth": 50,
+    }
+    process = start_node(parameters_with(save(Echo(), tmp_path / "echo.pt"), {"joints": joints}, 3))
+    gripper, arm = (peer.node.create_publisher(JointState, f"/{ROBOT}/joint_states", BEST_EFFORT) for _ in range(2))
+
+    def publish() -> None:
+        for publisher, count, position in ((gripper, 1, {"finger": 0.3}), (arm, 25, {"elbow": 0.2, "shoulder": 0.1})):
+            for _ in range(count):
+                message = JointState(name=list(position), position=list(position.values()))
+                message.header.stamp = peer.node.get_clock().now().to_msg()
+                publisher.publish(message)
+
+    drive(peer, process, publish, np.array([0.1, 0.2, 0.3]))
