@@ -208,7 +208,7 @@ def test_depth_is_known_by_the_format_of_its_transport(text: str) -> None:
 
 def test_a_lidar_whose_number_of_rays_changes_is_read_by_angle() -> None:
     """A spinning lidar with a motor of its own measures some rays more or less in each turn, and has gaps of +inf."""
-    decoder = decoder_of(LaserScan, (12,), rays=12, angles=[-math.pi, math.pi * 10 / 12])
+    decoder = decoder_of(LaserScan, (12,), rays=12, angle_min=-math.pi, angle_max=math.pi * 10 / 12)
     for count in (719, 720, 721, 360, 719):
         increment = 2.0 * math.pi / count
         angles = -math.pi + increment * np.arange(count)
