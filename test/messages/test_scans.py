@@ -119,6 +119,12 @@ def test_a_scan_without_directions_is_unusable(first: float, increment: float) -
         decode(message, 2, rays=2)
 
 
+def test_a_scan_of_too_many_rays_is_refused_with_the_remedy() -> None:
+    remedy = "5 numbers found, the policy takes 3; set `rays` to observe it in that many directions"
+    with pytest.raises(UnusableReading, match=remedy):
+        decode(scan_of([1.0] * 5), 3)
+
+
 def test_the_number_of_directions_is_the_size_of_a_term() -> None:
     assert reading_size(SCAN, rays=36) == 36 and reading_size(SCAN) is None
     for choices, text in (

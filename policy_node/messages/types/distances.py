@@ -57,6 +57,10 @@ class RangeSource(FieldSource):
 
         return read
 
+    def remedy(self, message: Any) -> str:
+        """Return that a scan can be observed in fewer directions."""
+        return "; set `rays` to observe it in that many directions" if hasattr(message, "angle_increment") else ""
+
     def _clip(self, distances: np.ndarray, lowest: float, highest: float) -> np.ndarray:
         if not -np.inf < lowest < highest < np.inf:
             names = " and ".join(self._limit_paths)
