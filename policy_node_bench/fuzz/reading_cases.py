@@ -31,13 +31,13 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Int32, Mult
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.adapters.hazards import BUMPER, HAZARDS
 from policy_node.messages.cdr import serialise
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.messages.fields import message_class
 from policy_node.messages.joint_joining import JointJoiner
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types.contacts import CONTACTS
-from policy_node.messages.types.hazards import BUMPER, HAZARDS
 from policy_node.messages.types.joint_states import JointSource
 from policy_node.messages.vectors import VectorReader
 from policy_node_bench.fuzz.case import HEADER, Case, again
