@@ -126,5 +126,6 @@ setup(
             "policy_monitor = policy_node.cli.executables:policy_monitor",
             "policy_replay = policy_node.cli.executables:policy_replay",
         ],
+        "policy_node.message_types": ["irobot_create = policy_node.messages.adapters.hazards:MESSAGE_TYPES"],
     },
 )

@@ -262,8 +262,14 @@ class ReadingChoices:
         "Number of directions in which the distances of a LaserScan are observed; 0: its rays, as published.",
         limits=(0, 100_000),
     )
-    angles: tuple[float, ...] = parameter(
-        (), "First and last of these directions in radians; empty: those of each message's first and last ray."
+    angle_min: float = parameter(
+        0.0,
+        "First of these directions in radians; 0.0 for both `angle_min` and `angle_max`: those of each message's first "
+        "and last ray.",
+        limits=(-10.0, 10.0),
+    )
+    angle_max: float = parameter(
+        0.0, "Last of these directions in radians, less than a turn after the first.", limits=(-10.0, 10.0)
     )
     reduce: str = parameter(
         "min", "What is observed of the rays around a direction.", choices=("min", "mean", "nearest")
@@ -612,7 +618,8 @@ class CommandConfiguration:
     safe_position_topic: str = parameter(
         "",
         "For position commands: JointState topic, below the robot's namespace, of the current position, which is "
-        "then the safe command; it stays constant while the robot is stopped.",
+        "then the safe command; it stays constant while the robot is stopped. An observation of that topic says how it "
+        "is subscribed and stamped.",
     )
     safe_position_joints: tuple[str, ...] = parameter(
         (), "Joint of each component in that topic; empty: `action.joints`."

@@ -22,7 +22,7 @@ class Registry(Generic[Record]):
     """Records by name, imported at their first use.
 
     A record is the `variable` of a module of `package`, such as ``policy_node.policies.formats``, under the module's
-    name, or the object of an entry point of another distribution in `group`, under the entry point's name.
+    name, or the object of an entry point of any distribution in `group`, under the entry point's name.
     """
 
     def __init__(self, package: str, variable: str, group: str) -> None:

@@ -124,10 +124,14 @@ class Configuration:
 
     @cached_property
     def safe_position(self) -> SourceConfiguration | None:
-        """Where each robot's current position is read, if that is its safe command; no observation has it."""
+        """Where each robot's current position is read, if that is its safe command; no observation has it.
+
+        An observation of the same topic says how it is subscribed and stamped: one robot's clock and queue are the same
+        for both.
+        """
         if not self.action.safe_position_topic:
             return None
-        return SourceConfiguration(
+        position = SourceConfiguration(
             key=SAFE_POSITION,
             topic=self.action.safe_position_topic,
             type=JOINT_STATE,
@@ -135,6 +139,9 @@ class Configuration:
             joints=self.action.safe_position_joints,
             max_age_s=self.synchronisation.max_age_s,
         )
+        observed = [source for source in self.sources if (source.topic, source.type) == (position.topic, JOINT_STATE)]
+        names = ("depth", "reliability", "durability", "stamp", "stamp_offset_s")
+        return replace(position, **{name: getattr(source, name) for source in observed[:1] for name in names})
 
     @cached_property
     def columns(self) -> tuple[slice, ...]:

@@ -31,13 +31,13 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64MultiArray, Int32, Mult
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policy_node.config.specs import ArraySpec
+from policy_node.messages.adapters.hazards import BUMPER, HAZARDS
 from policy_node.messages.cdr import serialise
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.messages.fields import message_class
 from policy_node.messages.joint_joining import JointJoiner
 from policy_node.messages.reading import UnusableReading
 from policy_node.messages.types.contacts import CONTACTS
-from policy_node.messages.types.hazards import BUMPER, HAZARDS
 from policy_node.messages.types.joint_states import JointSource
 from policy_node.messages.vectors import VectorReader
 from policy_node_bench.fuzz.case import HEADER, Case, again
@@ -255,8 +255,8 @@ READING_CASES = (
     again("array_layout", [_ARRAY], (2, 3)),
     again("list_padded", [Float32MultiArray(data=[1.5, -2.5])], (4,), padding="zeros_and_count"),
     again("list_zeros", [Float64MultiArray(data=[1.5, -2.5])], (1,), "float64", padding="zeros"),
-    again("scan_mean", [_SCAN_TURN], (2,), rays=2, angles=[-0.4, 0.4], reduce="mean", out_of_range=[9.0]),
-    again("scan_nearest", [_SCAN_TURN], (3,), rays=3, angles=[-0.4, 0.4], reduce="nearest"),
+    again("scan_mean", [_SCAN_TURN], (2,), rays=2, angle_min=-0.4, angle_max=0.4, reduce="mean", out_of_range=[9.0]),
+    again("scan_nearest", [_SCAN_TURN], (3,), rays=3, angle_min=-0.4, angle_max=0.4, reduce="nearest"),
     again("range_replaced", [_RANGE], (1,), out_of_range=[9.0]),
     again("pose", [_POSE_STAMPED], (7,)),
     again("cloud_mixed", [_MIXED_CLOUD], (4, 5), fields=["x", "y", "z", "intensity", "mask"]),

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terminal view of running nodes, `policy_monitor`."""
 
+import io
 import json
 import platform
 import subprocess
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from node_harness import PATIENCE_S, NodeProcess, Peer, ScriptedFleet, parameters_of
+from rich.console import Console
 
-from policy_node.cli.monitor import SILENT_S, DiagnosticsView, parse_options
+from policy_node.cli.monitor import SILENT_S, DiagnosticsView, as_table, parse_options
 
 ROBOTS = ("robot_0", "robot_1", "robot_10")
 
@@ -94,6 +96,28 @@ def test_two_nodes_of_one_name_are_told_apart(peer: Peer) -> None:
         node.heard_s -= 2 * SILENT_S
     report("there:1", "right")
     peer.spin_until(lambda: shown() == {"fleet": ["right"]}, "the second node alone")
+
+
+def test_problems_of_sensors_and_commands_are_shown(peer: Peer) -> None:
+    view = DiagnosticsView(peer.node, "")
+    publisher = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    peer.spin_until(publisher.get_subscription_count, "the monitor's subscription")
+    problems = {
+        "commands_unheard": "/left/cmd_vel is subscribed as geometry_msgs/msg/TwistStamped by /base",
+        "image_offset": "image: stamps on camera are 10.02 s behind the clock of this computer, constant (left)",
+        "image_repeated": "image: at 50% of the ticks within 5.0 s no new image came on camera (left)",
+    }
+    values = {"lifecycle_state": "active", **problems}
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    publisher.publish(DiagnosticArray(status=[DiagnosticStatus(name="fleet: control", values=pairs)]))
+
+    def shown() -> str:
+        view.take()
+        console = Console(file=io.StringIO(), width=200)
+        console.print(as_table(view))
+        return console.file.getvalue()
+
+    peer.spin_until(lambda: all(problem in shown() for problem in problems.values()), "the problems")
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

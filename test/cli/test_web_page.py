@@ -143,6 +143,16 @@ def test_it_shows_every_robot_as_its_state_changes(watched: Watched) -> None:
     assert colours >= 3
 
 
+def test_it_shows_that_nobody_gets_the_commands_of_a_robot(
+    model: Callable[..., tuple[Path, Any]], peer: Peer, start_node: StartNode, start_page: StartPage, page: Any
+) -> None:
+    start_node(parameters_of(model()[0], ("robot_0", "alone"), {"synchronisation.max_age_s": 2.0}))
+    page.goto(start_page()[1])
+    watched, problems = Watched(page, peer, ("robot_0",)), page.locator(".problems")
+    expected = "nobody subscribes to /alone/cmd_vel"
+    watched.drive(lambda: problems.count() and expected in problems.first.inner_text(), "the problem")
+
+
 def test_its_buttons_stop_at_once_and_ask_before_they_resume(watched: Watched) -> None:
     page, answer = watched.page, watched.page.locator("#answer")
     watched.click("Stop all robots")

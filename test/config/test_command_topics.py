@@ -111,6 +111,25 @@ def test_topics_that_cannot_work_are_refused(changes: dict[str, Any], problem: s
     assert any(problem in found for found in problems_of(several(changes)))
 
 
+def test_a_safe_position_is_read_as_the_observation_of_its_topic_is() -> None:
+    """An arm's clock that is behind, and its queue, are the same for both."""
+    changes = {
+        "observations.keys": ["image", "touch", "joints"],
+        "observations.joints.topic": "joint_states",
+        "observations.joints.type": "sensor_msgs/msg/JointState",
+        "observations.joints.depth": 50,
+        "observations.joints.reliability": "reliable",
+        "observations.joints.stamp_offset_s": 10.0,
+    }
+    position = parse_configuration(several(changes)).safe_position
+    assert position is not None
+    assert (position.depth, position.reliability, position.stamp_offset_s) == (50, "reliable", 10.0)
+    assert position.joints == ("shoulder", "elbow") and not position.is_synchronised
+    other = parse_configuration(several({**changes, "observations.joints.topic": "other_states"})).safe_position
+    assert other is not None
+    assert (other.depth, other.reliability, other.stamp_offset_s) == (0, "best_effort", 0.0)
+
+
 def test_defaults_that_were_declared_for_one_topic_do_not_matter() -> None:
     empty = {name: [] for name in COMMAND_PARAMETERS if name in ("action.joints", "action.fields")}
     assert parse_configuration(several(empty)) == parse_configuration(several())

@@ -59,10 +59,12 @@ def test_what_contradicts_itself_is_refused(kind: str, given: dict[str, Any], pr
 
 
 def test_what_is_given_reaches_the_source() -> None:
-    source = configuration_of(SCAN, rays=36, angles=[-1.0, 1.0], max_age_s=math.inf, stamp="receive").sources[0]
-    assert (source.rays, source.angles, source.stamp) == (36, (-1.0, 1.0), "receive")
+    source = configuration_of(
+        SCAN, rays=36, angle_min=-1.0, angle_max=1.0, max_age_s=math.inf, stamp="receive"
+    ).sources[0]
+    assert (source.rays, source.angle_min, source.angle_max, source.stamp) == (36, -1.0, 1.0, "receive")
     assert source.max_age_s == math.inf and not source.is_synchronised
-    assert source.choices == {**CHOICES, "rays": 36, "angles": (-1.0, 1.0)}
+    assert source.choices == {**CHOICES, "rays": 36, "angle_min": -1.0, "angle_max": 1.0}
 
 
 def test_topics_that_are_stamped_differently_are_not_shared() -> None:

@@ -826,6 +826,18 @@ def test_commands_of_one_number_and_of_single_precision() -> None:
 
 
 @pytest.mark.both_distributions
+def test_commands_of_cars() -> None:
+    pytest.importorskip("ackermann_msgs", reason="it comes with a ROS 2 installation, not as a wheel")
+    fields = ["speed", "steering_angle"]
+    choices: dict[str, Any] = {"fields": fields, "constants": ["drive.acceleration=0.5"], "frame_id": "base"}
+    got = encode("ackermann_msgs/msg/AckermannDriveStamped", [1.5, -0.25], 12 * 10**9 + 345, **choices)
+    assert (got.drive.speed, got.drive.steering_angle, got.drive.acceleration) == (1.5, -0.25, 0.5)
+    assert got.header == HEADER
+    got = encode("ackermann_msgs/msg/AckermannDrive", [1.5, -0.25], fields=fields)
+    assert (got.speed, got.steering_angle, got.jerk) == (1.5, -0.25, 0.0)
+
+
+@pytest.mark.both_distributions
 def test_a_type_without_a_record_is_written_by_paths_with_constants() -> None:
     covariance = [float(index) for index in range(36)]
     constants = ["twist.covariance[0:36]=7.0", "header.frame_id=base", f"twist.covariance={covariance}"]

@@ -59,7 +59,7 @@ def test_rays_without_a_distance_become_the_limits_or_a_chosen_value() -> None:
 def test_a_scan_of_more_rays_is_reduced_by_angle(reduce: str, expected: list[float]) -> None:
     # Directions 0.0, 0.25 and 0.5: a ray belongs to the nearest of them.
     message = scan_of([1.0, 2.0, 2.0, 5.0, 5.0, 6.0])
-    choices = {"rays": 3, "angles": [0.0, 0.5], "reduce": reduce}
+    choices = {"rays": 3, "angle_max": 0.5, "reduce": reduce}
     message.ranges[3] = 4.0 if reduce == "nearest" else 5.0
     if reduce == "nearest":
         message.ranges[2] = 4.0
@@ -74,7 +74,7 @@ def test_unmeasured_rays_do_not_count_beside_measured_ones() -> None:
     message = scan_of([math.nan, 2.0, 0.0, 0.0, math.inf, math.nan, math.nan, math.nan], increment=0.1)
     for reduce in ("min", "mean"):
         # Two rays per direction: the second of the first, none of the second, +inf of the third, none of the last.
-        choices = {"rays": 4, "angles": [0.05, 0.65], "reduce": reduce}
+        choices = {"rays": 4, "angle_min": 0.05, "angle_max": 0.65, "reduce": reduce}
         assert decode(message, 4, **choices) == [2.0, 8.0, 8.0, 8.0]
         assert decode(message, 4, out_of_range=[-1.0], **choices) == [2.0, -1.0, -1.0, -1.0]
 
@@ -84,14 +84,14 @@ def test_directions_wrap_around_a_full_turn() -> None:
     rays = 36
     step = 2 * math.pi / rays
     message = scan_of(np.linspace(1.0, 4.5, rays), first=0.0, increment=step)
-    angles = [-math.pi, math.pi - step]
+    angles = {"angle_min": -math.pi, "angle_max": math.pi - step}
     expected = np.roll(np.linspace(1.0, 4.5, rays), rays // 2)
-    assert decode(message, rays, rays=rays, angles=angles) == pytest.approx(expected.tolist())
+    assert decode(message, rays, rays=rays, **angles) == pytest.approx(expected.tolist())
 
 
 def test_a_scanner_that_turns_clockwise_is_read_by_angle() -> None:
     message = scan_of([1.0, 2.0, 3.0], first=0.2, increment=-0.1)
-    assert decode(message, 3, rays=3, angles=[0.0, 0.2]) == [3.0, 2.0, 1.0]
+    assert decode(message, 3, rays=3, angle_max=0.2) == [3.0, 2.0, 1.0]
     assert decode(message, 3, rays=3) == [3.0, 2.0, 1.0]
 
 
@@ -105,7 +105,7 @@ def test_every_direction_within_a_scan_lies_between_its_distances(count: int, ra
 
 
 def test_a_direction_that_no_ray_covers_is_refused_or_gets_the_chosen_value() -> None:
-    choices = {"rays": 3, "angles": [0.0, 1.0]}
+    choices = {"rays": 3, "angle_max": 1.0}
     with pytest.raises(UnusableReading, match=r"no ray near 1.000 rad, as the scan covers 0.000 to 0.400 rad"):
         decode(scan_of([1.0] * 5), 3, **choices)
     assert decode(scan_of([1.0] * 5), 3, out_of_range=[-1.0], **choices) == [1.0, 1.0, -1.0]
@@ -119,11 +119,18 @@ def test_a_scan_without_directions_is_unusable(first: float, increment: float) -
         decode(message, 2, rays=2)
 
 
+def test_a_scan_of_too_many_rays_is_refused_with_the_remedy() -> None:
+    remedy = "5 numbers found, the policy takes 3; set `rays` to observe it in that many directions"
+    with pytest.raises(UnusableReading, match=remedy):
+        decode(scan_of([1.0] * 5), 3)
+
+
 def test_the_number_of_directions_is_the_size_of_a_term() -> None:
     assert reading_size(SCAN, rays=36) == 36 and reading_size(SCAN) is None
     for choices, text in (
-        ({"rays": 3, "angles": [0.0]}, "angles: found"),
-        ({"rays": 3, "angles": [1.0, 0.0]}, "ascending"),
+        ({"rays": 3, "angle_max": -1.0}, "angle_min, angle_max: found 0 and -1"),
+        ({"rays": 3, "angle_min": 1.0}, "ascending"),
+        ({"rays": 3, "angle_min": -4.0, "angle_max": 4.0}, "less than a turn"),
         ({"out_of_range": [1.0, 2.0]}, "out_of_range: found"),
     ):
         with pytest.raises(MessageTypeError, match=text):

@@ -49,6 +49,8 @@ def numbers_of(command: Any) -> np.ndarray:
         return np.array(command.points[0].positions)
     if hasattr(command, "poses"):
         return np.array([pose.position.x for pose in command.poses])
+    if hasattr(command, "motor_cmd"):
+        return np.array([motor.q for motor in command.motor_cmd[:12]])
     return np.array(command.data)
 
 
@@ -280,7 +282,9 @@ def test_an_arm_gets_trajectories_of_its_plan(make_rig: Callable[..., Rig], tmp_
     assert [list(point.positions) for point in rig.commands[0][-1].points] == [ARM_POSITION.tolist()] * 6
 
 
-# The robot's message type needs a package that does not come as a wheel. These messages have arrays of messages, too.
+# The robot's message type needs a package that does not come as a wheel.
+HAS_MOTORS = importlib.util.find_spec("ros2_unitree_legged_msgs") is not None
+# Other messages that have arrays of messages, too.
 STAND_IN = {
     "motor_cmd": "poses",
     ".q": ".position.x",
@@ -313,17 +317,11 @@ class Quadruped:
         graph = helper.make_graph([node], "policy", ports[:1], ports[1:], [weights])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
         given = read_parameter_file(share_path("config", "quadruped_gains.yaml"))
-        fields, constants = (
-            [_stand_in(text) for text in given[f"action.{name}"] if text.startswith("motor_cmd")]
-            for name in ("fields", "constants")
-        )
-        own = {
-            "policy.path": str(file),
-            "policy.device": "cpu",
-            "action.type": "geometry_msgs/msg/PoseArray",
-            "action.fields": fields,
-            "action.constants": constants,
-        }
+        own: dict[str, Any] = {"policy.path": str(file), "policy.device": "cpu"}
+        if not HAS_MOTORS:
+            own["action.type"] = "geometry_msgs/msg/PoseArray"
+            for name in ("action.fields", "action.constants"):
+                own[name] = [_stand_in(text) for text in given[name] if text.startswith("motor_cmd")]
         self.parameters = {**given, **own, **CALM}
         self.joints = given["observations.policy.joint_position.joints"]
         self.default = np.array(given["observations.policy.joint_position.default"])
@@ -352,6 +350,15 @@ class Quadruped:
         return self.action(np.zeros(12)) / (1.0 - MEMORY)
 
 
+def constants_of(command: Any) -> list[tuple[float, ...]]:
+    """Return kp, kd and mode of each motor."""
+    if HAS_MOTORS:
+        assert (command.head.tolist(), command.level_flag) == ([254, 239], 255)
+        assert not any(motor.q or motor.kp for motor in command.motor_cmd[12:])
+        return [(motor.kp, motor.kd, motor.mode) for motor in command.motor_cmd[:12]]
+    return [(pose.orientation.x, pose.orientation.y, pose.orientation.z) for pose in command.poses]
+
+
 def _stand_in(text: str) -> str:
     return re.sub(r"motor_cmd|\.(?:q|kp|kd|mode)\b", lambda match: STAND_IN[match[0]], text)
 
@@ -365,7 +372,8 @@ def test_a_quadruped_gets_gains_and_500_commands_a_second(make_rig: Callable[...
     def command(action: np.ndarray) -> np.ndarray:
         return np.clip(action * settings.scale + settings.offset, settings.low, settings.high)
 
-    safe, (commands,) = np.array(settings.safe_command), rig.commands
+    # The motors take single precision.
+    safe, (commands,) = np.array(settings.safe_command, np.float32 if HAS_MOTORS else np.float64), rig.commands
     rig.run_until_commanded(command(robot.settled()))
     # Safe at once, without any command in between.
     for topic in rig.sensors:
@@ -404,5 +412,4 @@ def test_a_quadruped_gets_gains_and_500_commands_a_second(make_rig: Callable[...
         assert time.monotonic() < deadline_s, f"only these tenths of the way were commanded: {sorted(tenths)}"
         ask_for_another_velocity()
     for found in commands:
-        constants = [(pose.orientation.x, pose.orientation.y, pose.orientation.z) for pose in found.poses]
-        assert constants == [(25.0, 0.5, 10.0)] * 12
+        assert constants_of(found) == [(25.0, 0.5, 10.0)] * 12

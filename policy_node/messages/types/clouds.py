@@ -39,8 +39,8 @@ _DEFAULTS = {"points": XYZ, "map": ("z",), "range_image": (RANGE,)}
 class CloudReader:
     """Reads sensor_msgs/msg/PointCloud2 into an array of a fixed shape.
 
-    Points with NaN or infinity in what is read do not count, nor do those outside of `bounds`. A cloud in which nothing
-    was measured is unusable, unless it is empty.
+    Points with NaN or infinity in what is read do not count, nor do those outside of `bounds`, nor those at (0, 0, 0),
+    as some drivers publish rays without a return. A cloud without a measured point is unusable, unless it is empty.
 
     Raises
     ------
@@ -107,7 +107,7 @@ class CloudReader:
     def _within(self, points: np.ndarray) -> np.ndarray:
         """Return the points `[n, fields]` that count."""
         count = len(points)
-        points = points[np.isfinite(points).all(axis=1)]
+        points = points[np.isfinite(points).all(axis=1) & points[:, : len(XYZ)].any(axis=1)]
         if count and not len(points):
             raise UnusableReading(f"none of the {count} points of the cloud was measured")
         if self._projection != "range_image":
@@ -229,5 +229,6 @@ MESSAGE_TYPES = MessageType(
     "as many as the policy takes",
     make=CloudReader,
     takes=frozenset({"field", "fields", "projection", "subsample", "bounds", "out_of_range"}),
-    refuses="a cloud of NaN only, fields that are missing or arrays, sizes that contradict each other",
+    refuses="a cloud in which nothing was measured (NaN or zeros only), fields that are missing or arrays, sizes that "
+    "contradict each other",
 )

@@ -19,7 +19,7 @@ from policy_node.messages.types.numbers import FieldSource
 from policy_node.messages.vectors import ReadNumbers
 
 _ROUNDING_RAD = 1e-6
-_SCAN = frozenset({"rays", "angles", "reduce"})
+_SCAN = frozenset({"rays", "angle_min", "angle_max", "reduce"})
 _TURN = 2.0 * math.pi
 
 
@@ -57,6 +57,10 @@ class RangeSource(FieldSource):
 
         return read
 
+    def remedy(self, message: Any) -> str:
+        """Return that a scan can be observed in fewer directions."""
+        return "; set `rays` to observe it in that many directions" if hasattr(message, "angle_increment") else ""
+
     def _clip(self, distances: np.ndarray, lowest: float, highest: float) -> np.ndarray:
         if not -np.inf < lowest < highest < np.inf:
             names = " and ".join(self._limit_paths)
@@ -76,17 +80,19 @@ class RangeSource(FieldSource):
 class ScanSource(RangeSource):
     """The distances of a LaserScan in other directions than those of its rays.
 
-    Direction `i` of `rays` is `angles[0] + i * (angles[1] - angles[0]) / (rays - 1)`. Without `angles` the first and
-    the last ray of the message are the ends. A direction gets the rays that are nearer to it than to the next one, or
+    Direction `i` of `rays` is `angle_min + i * (angle_max - angle_min) / (rays - 1)`. If both are 0, the first and the
+    last ray of the message are the ends. A direction gets the rays that are nearer to it than to the next one, or
     the nearest ray if there is none. A single direction gets all rays between the ends.
     """
 
     def __init__(self, message_type: MessageClass, choices: ReadingChoices) -> None:
         super().__init__(message_type, "ranges", "range_min", "range_max", choices.out_of_range)
-        self._angles = choices.angles
-        if len(self._angles) not in (0, 2) or (self._angles and not 0 < self._angles[1] - self._angles[0] < _TURN):
-            problem = f"angles: found {list(self._angles)}; give the first and the last direction in radians, ascending"
-            raise MessageTypeError(f"{problem} by less than a turn, or none")
+        self._angles = (choices.angle_min, choices.angle_max) if choices.angle_min or choices.angle_max else None
+        if self._angles is not None and not 0 < self._angles[1] - self._angles[0] < _TURN:
+            raise MessageTypeError(
+                f"angle_min, angle_max: found {choices.angle_min:g} and {choices.angle_max:g}; give the first and the "
+                "last direction in radians, ascending by less than a turn, or neither"
+            )
         self.size = choices.rays
         self._reduce = choices.reduce
         self._geometry = ("angle_min", "angle_increment", "range_min", "range_max")
@@ -155,7 +161,7 @@ class ScanSource(RangeSource):
                 if not is_near and self._value is None:
                     raise UnusableReading(
                         f"no ray near {first + direction * step:.3f} rad, as the scan covers {angle_min:.3f} to "
-                        f"{angle_min + offsets[-1]:.3f} rad; change `angles`, or set out_of_range"
+                        f"{angle_min + offsets[-1]:.3f} rad; change angle_min and angle_max, or set out_of_range"
                     )
                 groups[direction] = np.array([nearest] if is_near else [], np.intp)
         table = np.full((len(groups), max(1, *map(len, groups))), -1, np.intp)
@@ -179,7 +185,7 @@ def distances_at(
     gives = f"`{path}`, NaN and out of range as `out_of_range` says"
     refuses = "NaN only; limits that are not ascending"
     if more:
-        refuses += "; directions of `angles` without a ray"
+        refuses += "; directions without a ray"
     return vector_type(name, gives, count, source, PATHS | {"out_of_range"} | more, refuses)
 
 

@@ -282,7 +282,8 @@ function drawNode(node, lost) {
     `policy ${values.policy}, SHA-256 ${String(values.policy_sha256).slice(0, 12)}…`,
   ].join(" · "));
   setText(node.find(".problems"), Object.entries(values)
-    .filter(([key]) => /_(lost|late|mixed|also_commanded_by|error|slow)$/.test(key)).map(([, text]) => text).join("\n"));
+    .filter(([key]) => /_(lost|late|mixed|offset|repeated|also_commanded_by|unheard|error|slow)$/.test(key))
+    .map(([, text]) => text).join("\n"));
   drawStages(node);
 }
 
