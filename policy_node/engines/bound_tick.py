@@ -182,6 +182,7 @@ class BoundTick:
             self._written = list(self._run_network())
 
     def _run(self) -> None:
+        """Run the network, if it runs before the rest, and the session."""
         if self._run_network is not None:
             self._run_network()
         self._session.run()

@@ -156,6 +156,8 @@ def untrained_legged_policy(folder: Path) -> str:
     import torch
     from torch import nn
 
+    from policy_node.engines.tracing import tracing
+
     torch.manual_seed(1)
     layers: list[nn.Module] = []
     sizes = (LEGGED_NUMBERS, *LEGGED_LAYERS)
@@ -166,5 +168,6 @@ def untrained_legged_policy(folder: Path) -> str:
     axes = {"obs": {0: "robots"}, "actions": {0: "robots"}}
     names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["actions"], "dynamic_axes": axes}
     export: Any = torch.onnx.export  # its stubs know no path as text
-    export(network, (torch.zeros(1, LEGGED_NUMBERS),), str(path), dynamo=False, **names)
+    with tracing():
+        export(network, (torch.zeros(1, LEGGED_NUMBERS),), str(path), dynamo=False, **names)
     return str(path)

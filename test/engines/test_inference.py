@@ -336,7 +336,9 @@ def legged(folder: Path, choices: int = 0) -> Policy:
     ).eval()
     names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["action"], "dynamic_axes": {"obs": {0: "robots"}}}
     export: Any = torch.onnx.export  # its stubs know no path as text
-    export(network, (torch.zeros(1, 4 * STACK),), str(file), dynamo=False, **names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(network, (torch.zeros(1, 4 * STACK),), str(file), dynamo=False, **names)
     return load_policy(file, interface=PolicyInterface(inputs={"touch": "obs"}, discrete=choices))
 
 
