@@ -97,7 +97,7 @@ class _Numbers:
             elif robots:
                 rows[robots] = numbers[robots]
             return []
-        usable = ((numbers >= self._low) & (numbers <= self._high)).all(axis=1)
+        usable: np.ndarray = ((numbers >= self._low) & (numbers <= self._high)).all(axis=1)
         written = [robot for robot in robots if usable[robot]]
         rows[written] = numbers[written]
         # Else they would be found at each call.

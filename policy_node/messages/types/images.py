@@ -137,7 +137,7 @@ class RawImageReader:
 
         It compares the fields of each image with those of the last one, without the stamp.
         """
-        target = memoryview(out.reshape(-1).view(np.uint8))
+        target = out.reshape(-1).view(np.uint8).data
         known = _Fields()
 
         def copy(raw: bytes) -> bool:
