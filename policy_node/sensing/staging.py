@@ -24,6 +24,7 @@ FEW_BYTES = 20_000
 # They call no Python function, unlike the methods of an array.
 _least: Callable[..., Any] = np.minimum.reduce
 _greatest: Callable[..., Any] = np.maximum.reduce
+_all: Callable[..., Any] = np.logical_and.reduce
 
 
 class Rejections:
@@ -97,7 +98,7 @@ class _Numbers:
             elif robots:
                 rows[robots] = numbers[robots]
             return []
-        usable: np.ndarray = ((numbers >= self._low) & (numbers <= self._high)).all(axis=1)
+        usable: np.ndarray = _all((numbers >= self._low) & (numbers <= self._high), axis=1)
         written = [robot for robot in robots if usable[robot]]
         rows[written] = numbers[written]
         # Else they would be found at each call.
