@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist
+from onnxruntime import InferenceSession, SessionOptions
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -71,7 +72,53 @@ def predict_batch(model: PPO, robots: Iterable[Seen]) -> Actions:
         yield from zip(every, model.predict(rows, deterministic=True)[0], strict=True)
 
 
-class TodaysLoop(Node):
+class TimedLoop(Node):
+    """A loop that a timer runs, and that reports its ticks as the node does.
+
+    Implement `drive`.
+    """
+
+    def __init__(self, name: str, robots: int, rate_hz: float) -> None:
+        super().__init__(name)
+        self._robots = robots
+        self._statistics = TickStatistics()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timing = self.create_publisher(Float64MultiArray, "~/timing", 10)
+        self._timer = self.create_timer(1.0 / rate_hz, self._tick)
+        self._due_ns = self._next_due_ns(time.monotonic_ns())
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
+
+    def drive(self) -> Iterator[tuple[int, int]]:
+        """Send the commands of robots with readings; yield after each the robot and the stamp of its reading."""
+        raise NotImplementedError
+
+    def _next_due_ns(self, now_ns: int) -> int:
+        """Return the next deadline of the timer on the clock of `now_ns`."""
+        return now_ns + (self._timer.time_until_next_call() or 0)
+
+    def _tick(self) -> None:
+        started = time.perf_counter()
+        # The executor has already advanced the timer to the next deadline in the future.
+        now_ns = time.monotonic_ns()
+        due_ns, self._due_ns = self._due_ns, self._next_due_ns(now_ns)
+        missed = round((self._due_ns - due_ns) / self._timer.timer_period_ns) - 1
+        ages_s = np.full(self._robots, np.nan)
+        for robot, stamp_ns in self.drive():
+            ages_s[robot] = (time.time_ns() - stamp_ns) / 1e9
+        duration_s = time.perf_counter() - started
+        self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
+
+    def _report(self) -> None:
+        records, ticks, missed = self._statistics.collect()
+        values = {"ticks": ticks, "missed_ticks": missed}
+        pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        status = DiagnosticStatus(name=f"{self.get_name()}: control", hardware_id="control", values=pairs)
+        self._diagnostics.publish(DiagnosticArray(status=[status]))
+        if records:
+            self._timing.publish(timing_message(records))
+
+
+class TodaysLoop(TimedLoop):
     """Run callbacks, a timer and `model.predict` of a PPO model with the observations `image` and `touch`.
 
     `slop_s` is that of message_filters' ApproximateTimeSynchronizer; None keeps the newest message of each topic.
@@ -86,7 +133,7 @@ class TodaysLoop(Node):
         slop_s: float | None,
         predict: Callable[[PPO, Iterable[Seen]], Actions],
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, robots, rate_hz)
         self._model = model
         self._predict = predict
         # Stable-Baselines3 saves image spaces with the channels first, but accepts images with the channels last.
@@ -108,12 +155,6 @@ class TodaysLoop(Node):
                 synchroniser = filters.ApproximateTimeSynchronizer(inputs, SYNCHRONISER_QUEUE, slop_s)
                 synchroniser.registerCallback(partial(self._on_both, robot))
                 self._synchronisers.append(synchroniser)
-        self._statistics = TickStatistics()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timing = self.create_publisher(Float64MultiArray, "~/timing", 10)
-        self._timer = self.create_timer(1.0 / rate_hz, self._tick)
-        self._due_ns = self._next_due_ns(time.monotonic_ns())
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
 
     def _on_image(self, robot: int, message: Image) -> None:
         image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
@@ -126,24 +167,13 @@ class TodaysLoop(Node):
         self._on_image(robot, image)
         self._on_touch(robot, touch)
 
-    def _next_due_ns(self, now_ns: int) -> int:
-        """Return the next deadline of the timer on the clock of `now_ns`."""
-        return now_ns + (self._timer.time_until_next_call() or 0)
-
-    def _tick(self) -> None:
-        started = time.perf_counter()
-        # The executor has already advanced the timer to the next deadline in the future.
-        now_ns = time.monotonic_ns()
-        due_ns, self._due_ns = self._due_ns, self._next_due_ns(now_ns)
-        missed = round((self._due_ns - due_ns) / self._timer.timer_period_ns) - 1
-        ages_s = np.full(len(self._commands), np.nan)
+    def drive(self) -> Iterator[tuple[int, int]]:
+        """See `TimedLoop`."""
         for seen, action in self._predict(self._model, self._observe()):
             command = Twist()
             command.linear.x, command.angular.z = float(action[0]), float(action[1])
             self._commands[seen.robot].publish(command)
-            ages_s[seen.robot] = (time.time_ns() - seen.stamp_ns) / 1e9
-        duration_s = time.perf_counter() - started
-        self._statistics.add(TickRecord(max(0.0, (now_ns - due_ns) / 1e9), duration_s, max(0, missed), {}, ages_s))
+            yield seen.robot, seen.stamp_ns
 
     def _observe(self) -> Iterator[Seen]:
         """Yield the robots that have readings."""
@@ -155,30 +185,67 @@ class TodaysLoop(Node):
                 pixels = cv2.resize(pixels, (self._width, self._height), interpolation=cv2.INTER_AREA)
             yield Seen(robot, min(image.stamp_ns, touch.stamp_ns), {"image": pixels, "touch": touch.array})
 
-    def _report(self) -> None:
-        records, ticks, missed = self._statistics.collect()
-        values = {"ticks": ticks, "missed_ticks": missed}
-        pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        status = DiagnosticStatus(name=f"{self.get_name()}: control", hardware_id="control", values=pairs)
-        self._diagnostics.publish(DiagnosticArray(status=[status]))
-        if records:
-            self._timing.publish(timing_message(records))
+
+class LeggedLoop(TimedLoop):
+    """Run callbacks, a timer and onnxruntime on the vector of each robot, or once on those of all of them."""
+
+    def __init__(self, name: str, robots: int, rate_hz: float, session: InferenceSession, batched: bool) -> None:
+        super().__init__(name, robots, rate_hz)
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._batched = batched
+        self._states: list[Reading | None] = [None] * robots
+        names = [robot_name(robot) for robot in range(robots)]
+        self._commands = [self.create_publisher(Float64MultiArray, f"{name}/{COMMAND_TOPIC}", 1) for name in names]
+        for robot, namespace in enumerate(names):
+            topic = f"{namespace}/{TOUCH_TOPIC}"
+            self.create_subscription(JointState, topic, partial(self._on_state, robot), qos_profile_sensor_data)
+
+    def _on_state(self, robot: int, message: JointState) -> None:
+        self._states[robot] = Reading(_stamp_ns(message), np.array(message.effort, np.float32))
+
+    def drive(self) -> Iterator[tuple[int, int]]:
+        """See `TimedLoop`."""
+        known = [(robot, state) for robot, state in enumerate(self._states) if state is not None]
+        for part in [known] if self._batched and known else [[each] for each in known]:
+            rows = np.stack([state.array for _, state in part])
+            (actions,) = self._session.run(None, {self._input: rows})
+            for (robot, state), action in zip(part, actions, strict=True):
+                self._commands[robot].publish(Float64MultiArray(data=action.tolist()))
+                yield robot, state.stamp_ns
 
 
 def _stamp_ns(message: Image | JointState) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def main(name: str, robots: int, rate_hz: float, model: str, slop_s: float | None, batched: bool) -> None:
-    """Run the loop until SIGINT or SIGTERM; `batched` calls `model.predict` once for all robots."""
+def main(
+    name: str, robots: int, rate_hz: float, model: str, batched: bool, slop_s: float | None = None, legged: bool = False
+) -> None:
+    """Run the loop until SIGINT or SIGTERM; `batched` runs the model once for all robots."""
     torch.set_num_threads(1)
-    policy = PPO.load(model, device="cpu")
     with open_ros(signal_handlers=SignalHandlerOptions.ALL):
         executor = SingleThreadedExecutor()
-        predict = predict_batch if batched else predict_each
-        executor.add_node(TodaysLoop(name, robots, rate_hz, policy, slop_s, predict))
+        executor.add_node(
+            LeggedLoop(name, robots, rate_hz, _session(model), batched)
+            if legged
+            else TodaysLoop(
+                name,
+                robots,
+                rate_hz,
+                PPO.load(model, device="cpu"),
+                slop_s,
+                predict_batch if batched else predict_each,
+            )
+        )
         with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
             executor.spin()
+
+
+def _session(model: str) -> InferenceSession:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    return InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":

@@ -33,13 +33,17 @@ from policy_node_bench.command import Command, Figures, counts, image_size, opti
 from policy_node_bench.harness.observer import Round, measure, summary
 from policy_node_bench.harness.processes import module_arguments, node_arguments, ros_session
 from policy_node_bench.harness.robots import (
+    LEGGED_JOINTS,
+    LEGGED_NUMBERS,
     NO_MALLOC,
     TOUCH_CELLS,
     Settings,
     check_parameters,
     checked_settings,
+    legged_parameters,
     parse_settings,
     robot_parameters,
+    untrained_legged_policy,
     untrained_policy,
 )
 from policy_node_bench.tables import LOOPS, fleet_rows, scale_rows, screen
@@ -67,6 +71,12 @@ class CommonOptions:
     rate_hz: float = option(20.0, "control rate", "--rate", type=number(float, 1), metavar="HZ")
     model: str = option(
         "", "policy for 'image' and 'touch' (default: an untrained one for this image size)", metavar="PATH"
+    )
+    legged: bool = option(
+        False,
+        f"legged robots: {LEGGED_NUMBERS} numbers in place of camera and touch, {LEGGED_JOINTS} commands, and an "
+        "untrained policy exported to ONNX; the loops beside the node run it with onnxruntime",
+        action="store_true",
     )
     settings: Sequence[str] = option(
         (),
@@ -105,6 +115,9 @@ class CommonOptions:
     @property
     def title(self) -> str:
         """Images and rates, for titles."""
+        if self.legged:
+            sizes = f"{LEGGED_NUMBERS} numbers at {self.sensor_rate_hz:g} Hz, {LEGGED_JOINTS} commands"
+            return f"legged, {sizes} at {self.rate_hz:g} Hz"
         width, height = self.image
         return f"{width}×{height} camera and touch at {self.sensor_rate_hz:g} Hz, control at {self.rate_hz:g} Hz"
 
@@ -171,7 +184,8 @@ def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
     settings = Settings({}, launched).and_also(parse_settings(" ".join(options.settings)))
     variants = {"node": settings}
     variants |= {f"node with {text}": settings.and_also(parse_settings(text)) for text in options.versus}
-    common = robot_parameters(options.robots, options.rate_hz, model)
+    parameters_of = legged_parameters if options.legged else robot_parameters
+    common = parameters_of(options.robots, options.rate_hz, model)
     common |= {"synchronisation.slop_s": options.slop_s, "synchronisation.max_age_s": options.max_age_s}
     loops = []
     for position, (label, variant) in enumerate(variants.items()):
@@ -190,16 +204,20 @@ def baselines_of(options: FleetOptions, model: str, environment: Mapping[str, st
 
     Raises ToolError if the model is not one that `PPO.load` takes.
     """
+    if options.legged:
+        given = {"robots": options.robots, "rate_hz": options.rate_hz, "model": model, "legged": True}
+        return [_baseline_of(label, given, environment) for label in BASELINES]
     if not model.endswith(".zip"):
         raise ToolError(f"--model: found '{model}'; today's loop needs a .zip file of Stable-Baselines3")
     slop_s = None if _synchroniser() == "newest message" else options.slop_s
     given = {"robots": options.robots, "rate_hz": options.rate_hz, "model": model, "slop_s": slop_s}
-    loops = []
-    for label in BASELINES:
-        name = f"policy_bench_{label}"
-        arguments = {"name": name, "batched": label == "baseline_batched", **given}
-        loops.append(Loop(label, name, module_arguments("policy_node_bench.baseline", arguments), environment))
-    return loops
+    return [_baseline_of(label, given, environment) for label in BASELINES]
+
+
+def _baseline_of(label: str, given: Mapping[str, Any], environment: Mapping[str, str]) -> Loop:
+    name = f"policy_bench_{label}"
+    arguments = {"name": name, "batched": label == "baseline_batched", **given}
+    return Loop(label, name, module_arguments("policy_node_bench.baseline", arguments), environment)
 
 
 def measure_engines(loops: Sequence[Loop]) -> None:
@@ -217,6 +235,8 @@ def measure_engines(loops: Sequence[Loop]) -> None:
             observations = deploy(configuration).pipeline.policy.spec.observations
         except ConfigurationError as error:
             raise ToolError(f"--model, --set, --versus: {error}") from error
+        if "image" not in observations:  # of legged robots
+            continue
         image, touch = observations["image"], observations["touch"]
         if min(image.shape) != 3 or touch.shape != (TOUCH_CELLS,):
             raise ToolError(
@@ -262,7 +282,10 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             "options": asdict(options) | {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
         }
-        model = options.model or untrained_policy(folder, options.image)
+        if options.legged:
+            model = options.model or untrained_legged_policy(folder)
+        else:
+            model = options.model or untrained_policy(folder, options.image)
         loops = loops_of(options, model, folder)
         with console.status("measuring the policy's engines"):
             # An earlier result may come from a busy machine.
@@ -287,8 +310,9 @@ def measure_in_turn(
     Without `cores` the operating system places the processes. Raises ToolError as `measure` and `published` do.
     """
     measured: dict[str, list[Round]] = {loop.label: [] for loop in loops}
-    width, height = options.image
+    width, height = (0, 0) if options.legged else options.image
     fleet = {"robots": options.robots, "width": width, "height": height, "rate_hz": options.sensor_rate_hz}
+    fleet |= {"numbers": LEGGED_NUMBERS} if options.legged else {}
     notes = [folder / f"publishers_{first}.npy" for first in range(min(PUBLISHER_PROCESSES, options.robots))]
     with ExitStack() as stack:
         publishers = []

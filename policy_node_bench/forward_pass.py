@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
 from policy_node.engines.backends import EngineRequest, EngineSettings
-from policy_node.engines.bound_tick import OPSET
-from policy_node.engines.tracing import network_of, tracing
+from policy_node.engines.lean import export_lean
+from policy_node.engines.tracing import network_of
 from policy_node.policies.contract import TorchPolicy
 from policy_node.ros.deployment import Deployment
 
@@ -57,11 +55,7 @@ class BareSession:
         from policy_node.policies.onnxruntime_network import make_session
 
         network, inputs = network_of(request)
-        content = io.BytesIO()
-        with tracing():
-            export: Any = torch.onnx.export  # its stubs know no file in memory
-            export(network, inputs, content, dynamo=False, opset_version=OPSET)
-        self._session = make_session(content.getvalue(), torch.device("cpu"), [])
+        self._session = make_session(export_lean(network, inputs), torch.device("cpu"), [])
         ports = self._session.get_inputs()
         # The binding knows addresses only: the arrays must live as long as this object.
         self._inputs = {port.name: tensor.numpy() for port, tensor in zip(ports, inputs, strict=True)}

@@ -13,7 +13,7 @@ PATH="$PWD/.venv/bin:$PATH"
 model=models/rover.zip
 failed=
 step=0
-steps=14
+steps=16
 started=$(date +%s)
 
 # figures NAME COMMAND OPTIONS…: write NAME.json to the folder.
@@ -49,6 +49,10 @@ bench options fleet --robots 16 --image 224 --model $model --seconds "$seconds" 
     --versus realtime.priority:=50 --versus "realtime.cpus:=[1]" --versus realtime.freeze_gc:=false \
     --versus realtime.switch_interval_s:=0.005 --versus no_malloc --versus policy.threads:=2 \
     --versus policy.engine:=direct --versus policy.engine:=torchscript
+for robots in 1 64; do
+    figures legged_$robots fleet --legged --robots $robots --rate 50 --sensor-rate 50 --baseline \
+        --seconds "$seconds" --rounds 2
+done
 figures chunks chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$seconds"
 figures capacity capacity --model $model --seconds "$((seconds / 2 + 1))"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then

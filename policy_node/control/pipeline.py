@@ -158,8 +158,7 @@ class Pipeline:
         silent = [source.name for sources in sensors for source in sources if source.may_be_silent]
         checked |= {name: OrZeros(checked[name]) for name in silent}
         names = [[source.name for source in sources] for sources in sensors]
-        rows = [self._inference.batch.readings(robot) for robot in self._everyone]
-        return Staging(names, rows, checked, self._rejections)
+        return Staging(names, self._inference.batch.arrays, checked, self._rejections)
 
     def _make_safe_commands(self, configuration: Configuration, decoders: Mapping[str, Decode]) -> SafeCommands:
         position = configuration.safe_position

@@ -7,10 +7,10 @@ Mapping and limits as operations of PyTorch, and new bindings at each tick, take
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import nn
 
 from policy_node.config.specs import PolicySpec
 from policy_node.engines.backends import EngineError, EngineRequest
-from policy_node.engines.tracing import network_of, tracing
-from policy_node.policies.contract import State, Tensors, torch_dtype
+from policy_node.engines.lean import export_lean
+from policy_node.engines.tracing import network_of
+from policy_node.policies.contract import BoundNetwork, State, Tensors, torch_dtype
+from policy_node.policies.traced import mark_nan
 
-OPSET = 18
 # Largest difference between the session and PyTorch, absolute and relative.
 TOLERANCE = 1e-5
 TRIALS = 4
@@ -62,7 +63,10 @@ class TraceableLimits(Protocol):
 
 
 class _TickNetwork(nn.Module):
-    """Commands, actions and the next memory as a function of observations, memory, controls and limits."""
+    """Commands, actions and the next memory as a function of observations, memory, controls and limits.
+
+    `network` gives actions and the next memory of the first tensors.
+    """
 
     def __init__(self, network: nn.Module, command_map: TraceableMap, limits: TraceableLimits) -> None:
         super().__init__()
@@ -79,6 +83,23 @@ class _TickNetwork(nn.Module):
         return commands.clone(), actions.clone(), *(part.clone() for part in memory)
 
 
+class _Finish(nn.Module):
+    """Actions and the next memory as a function of observations, memory, and what a network wrote."""
+
+    def __init__(self, network: BoundNetwork, spec: PolicySpec) -> None:
+        super().__init__()
+        self._finish = network.finish
+        self._given = len(spec.observations) + len(spec.memory)
+        self._memory = tuple(spec.memory)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given, written = tensors[: self._given], tensors[self._given :]
+        memory = given[len(given) - len(self._memory) :]
+        actions, after = self._finish(dict(zip(self._memory, memory, strict=True)), written)
+        actions, after = mark_nan(given, actions, after)
+        return actions, *(after[name] for name in self._memory)
+
+
 class BoundTick:
     """Computes the commands of all robots from their observations, in arrays that it was bound to.
 
@@ -88,6 +109,8 @@ class BoundTick:
         The policy, for all robots of the tick.
     command_map, limits
         Parts of the tick. `limits` may change its numbers, but not its kinds.
+    network
+        The network of the policy, which runs before the rest; None: the policy is traced with the rest.
 
     Raises
     ------
@@ -100,61 +123,69 @@ class BoundTick:
         Kinds of the limits that it computes.
     """
 
-    def __init__(self, request: EngineRequest, command_map: TraceableMap, limits: TraceableLimits) -> None:
+    def __init__(
+        self,
+        request: EngineRequest,
+        command_map: TraceableMap,
+        limits: TraceableLimits,
+        network: BoundNetwork | None = None,
+    ) -> None:
         self.kinds = limits.kinds
         spec, robots = request.policy.spec, request.robots
         zeros = {
             key: torch.zeros((robots, *array.shape), dtype=torch_dtype(array.dtype))
             for key, array in spec.observations.items()
         }
-        network, inputs = network_of(replace(request, observations=zeros), marks_nan=True)
-        self._tick = _TickNetwork(network, command_map, limits).eval()
-        self._observations = [(key, key in request.channels_last) for key in spec.observations]
+        self._observations = [(key, network is None and key in request.channels_last) for key in spec.observations]
         self._memory = tuple(spec.memory)
+        self._network = network
+        self._run_network: Callable[[], Sequence[torch.Tensor]] | None = None
+        self._written: list[torch.Tensor] = []
+        if network is None:
+            part, inputs = network_of(replace(request, observations=zeros), marks_nan=True)
+        else:
+            state = request.policy.initial_state(robots) or {}
+            part, inputs = _Finish(network, spec), (*zeros.values(), *(state[name] for name in self._memory))
         self._inputs = [tensor.clone() for tensor in inputs]
-        # Addresses of the observations that are bound themselves; 0 for a copy.
+        self._tick = _TickNetwork(part, command_map, limits).eval()
+        # The observations of the last call, and the addresses of those that are bound themselves; 0 for a copy.
+        self._seen: list[torch.Tensor | None] = [None] * len(self._observations)
         self._places = [0] * len(self._observations)
         self._limits = limits.numbers
         unknown = torch.full((robots, len(self._limits[0])), torch.nan, dtype=torch.float64)
         self._controls = [unknown, unknown.clone(), torch.ones(robots, dtype=torch.float64)]
         self._control_rows = [control.numpy() for control in self._controls]
+        self._bind_network()
         with torch.inference_mode():
             self._outputs = [output.contiguous() for output in self._tick(*self._given)]
         self._rows = self._outputs[0].numpy()
         if self._rows.shape[:1] != (robots,):
             raise EngineError(f"its commands have the shape {list(self._rows.shape)} for {robots} robots")
         self._names = [f"input_{index}" for index in range(len(self._given))]
-        self._bind()
+        outputs = {f"output_{index}": output for index, output in enumerate(self._outputs)}
+        content = export_lean(self._tick, self._given, self._names, list(outputs))
+        self._session = _Session(content, dict(zip(self._names, self._given, strict=True)), outputs)
+        # Without limits of a kind, its controls are no inputs.
+        controls = self._names[-NUMBERS : -NUMBERS + len(self._controls)]
+        self._used_controls = [index for index, name in enumerate(controls) if name in self._session.used]
         self._compare(np.random.default_rng(0), spec)
         del self._tick
 
     @property
     def _given(self) -> list[torch.Tensor]:
-        return [*self._inputs, *self._controls, *self._limits]
+        return [*self._inputs, *self._written, *self._controls, *self._limits]
 
-    def _bind(self) -> None:
-        """Make the session, and bind its inputs and outputs."""
-        from policy_node.policies.onnxruntime_network import make_session
+    def _bind_network(self) -> None:
+        """Bind the network that runs before the rest to the inputs, if there is one."""
+        if self._network is not None:
+            self._run_network = self._network.bind(self._inputs)
+            self._written = list(self._run_network())
 
-        content = io.BytesIO()
-        outputs = [f"output_{index}" for index in range(len(self._outputs))]
-        names: dict[str, Any] = {"input_names": self._names, "output_names": outputs}
-        with tracing():
-            export: Any = torch.onnx.export  # its stubs know no file in memory
-            export(self._tick, tuple(self._given), content, dynamo=False, opset_version=OPSET, **names)
-        self._session = make_session(content.getvalue(), torch.device("cpu"), [])
-        self._binding = self._session.io_binding()
-        # Without limits their numbers are no inputs.
-        self._used = {found.name for found in self._session.get_inputs()}
-        for name, tensor in zip(self._names, self._given, strict=True):
-            self._bind_input(name, tensor)
-        for name, tensor in zip(outputs, self._outputs, strict=True):
-            place = tuple(tensor.shape), tensor.data_ptr()
-            self._binding.bind_output(name, "cpu", 0, tensor.numpy().dtype, *place)
-
-    def _bind_input(self, name: str, tensor: torch.Tensor) -> None:
-        if name in self._used:
-            self._binding.bind_input(name, "cpu", 0, tensor.numpy().dtype, tuple(tensor.shape), tensor.data_ptr())
+    def _run(self) -> None:
+        """Run the network, if it runs before the rest, and the session."""
+        if self._run_network is not None:
+            self._run_network()
+        self._session.run()
 
     def _compare(self, rng: np.random.Generator, spec: PolicySpec) -> None:
         """Compare the session with PyTorch on drawn numbers, with and without NaN; raises EngineError."""
@@ -170,9 +201,9 @@ class BoundTick:
                 spoiled = [tensor for tensor in self._inputs if tensor.is_floating_point()]
                 for tensor in [*spoiled, *self._controls[:2]]:
                     tensor[rng.integers(len(tensor))] = torch.nan
+            self._run()
             with torch.inference_mode():
                 wanted = self._tick(*self._given)[0].numpy()
-            self._session.run_with_iobinding(self._binding)
             if not np.allclose(self._rows, wanted, TOLERANCE, TOLERANCE, equal_nan=True):
                 raise EngineError("its commands differ from those of PyTorch")
 
@@ -183,20 +214,68 @@ class BoundTick:
 
         The controls are those of `CommandLimits`.
         """
-        inputs = self._inputs
         for index, (key, moved) in enumerate(self._observations):
-            place = observations[key].data_ptr()
+            given = observations[key]
             # Staged rows stay at their place.
-            if place != self._places[index]:
-                given = observations[key].movedim(-3, -1) if moved else observations[key]
-                inputs[index] = given.contiguous()
-                self._bind_input(self._names[index], inputs[index])
-                self._places[index] = place if inputs[index].data_ptr() == place else 0
+            if given is not self._seen[index] or not self._places[index]:
+                self._take(index, given.movedim(-3, -1) if moved else given)
+                self._seen[index] = given
         if memory is not None:
-            for bound, name in zip(inputs[len(self._observations) :], self._memory, strict=True):
+            for bound, name in zip(self._inputs[len(self._observations) :], self._memory, strict=True):
                 bound.copy_(memory[name])
-        for rows, control in zip(self._control_rows, (previous, start, ramp), strict=True):
-            rows[...] = control
-        self._session.run_with_iobinding(self._binding)
+        controls = previous, start, ramp
+        for index in self._used_controls:
+            self._control_rows[index][...] = controls[index]
+        self._run()
         _, actions, *after = self._outputs
         return self._rows.copy(), actions, dict(zip(self._memory, after, strict=True)) or None
+
+    def _take(self, index: int, given: torch.Tensor) -> None:
+        """Bind an observation where it lies; one that is not contiguous is copied."""
+        if given.is_contiguous():
+            if given.data_ptr() != self._places[index]:
+                self._move(index, given)
+                self._places[index] = given.data_ptr()
+            return
+        if self._places[index]:
+            self._move(index, torch.empty(given.shape, dtype=given.dtype))
+            self._places[index] = 0
+        self._inputs[index].copy_(given)
+
+    def _move(self, index: int, tensor: torch.Tensor) -> None:
+        self._inputs[index] = tensor
+        self._session.bind_input(self._names[index], tensor)
+        if self._network is not None:
+            self._bind_network()
+            for name, written in zip(self._names[len(self._inputs) :], self._written, strict=False):
+                self._session.bind_input(name, written)
+
+
+class _Session:
+    """A session of onnxruntime on a CPU whose inputs and outputs are bound to tensors, which the caller keeps.
+
+    Attributes
+    ----------
+    run
+        Runs it.
+    used
+        Names of the inputs that the results depend on; others cannot be bound.
+    """
+
+    def __init__(self, content: bytes, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        from policy_node.policies.onnxruntime_network import make_session
+
+        session = make_session(content, torch.device("cpu"), [])
+        self._binding = session.io_binding()
+        self.used = {found.name for found in session.get_inputs()}
+        for name, tensor in inputs.items():
+            self.bind_input(name, tensor)
+        for name, tensor in outputs.items():
+            place = tuple(tensor.shape), tensor.data_ptr()
+            self._binding.bind_output(name, "cpu", 0, tensor.numpy().dtype, *place)
+        self.run = partial(session.run_with_iobinding, self._binding)
+
+    def bind_input(self, name: str, tensor: torch.Tensor) -> None:
+        """Bind an input to another tensor, of the same shape."""
+        if name in self.used:
+            self._binding.bind_input(name, "cpu", 0, tensor.numpy().dtype, tuple(tensor.shape), tensor.data_ptr())

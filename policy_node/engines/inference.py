@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from policy_node.config.schema import ActionConfiguration
+from policy_node.engines.backends import EngineRequest, EngineSettings
 from policy_node.engines.bound_tick import BoundTick
 from policy_node.engines.choice import reason_of
 from policy_node.engines.tracing import EnginePolicy
@@ -115,6 +117,8 @@ class Inference:
         self, policy: Policy, batch: ObservationBatch, command_map: CommandMap, limits: CommandLimits, robots: int
     ) -> None:
         self._robots = robots
+        self._nobody = np.zeros(robots, bool)
+        self._nobody.flags.writeable = False
         self.duration_s = 0.0
         self.policy = policy
         self.batch = batch
@@ -153,16 +157,15 @@ class Inference:
         `fresh_start` `[robots]` bool marks the robots whose histories and memories start again; the other arguments are
         those of `CommandLimits`.
         """
-        with torch.inference_mode():
-            self.batch.upload()
-            if self._program.has_transfers:
+        if self._program.has_transfers:
+            with torch.inference_mode():
+                self.batch.upload()
                 numbers = self._program.transfer(fresh_start, previous, start, ramp)
-            else:
-                restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
-                numbers = self._program.run(restart, previous, start, ramp)
+        else:
+            # On a CPU the staged rows are where the policy takes them.
+            numbers = self._program.run(fresh_start, previous, start, ramp)
         if not self.limits.is_needed:
-            nothing = np.zeros(self._robots, bool)
-            return Inferred(numbers, nothing, nothing)
+            return Inferred(numbers, self._nobody, self._nobody)
         return Inferred(numbers[:, :-2], numbers[:, -2] != 0.0, numbers[:, -1] != 0.0)
 
 
@@ -233,25 +236,39 @@ class DeviceProgram:
 
         That is ``tick``, or ``network`` and the reason; empty if the engine has no session.
         """
-        policy = self._policy
-        if not isinstance(policy, EnginePolicy) or policy.bind_tick is None or policy.robots != self._robots:
+        policy, robots = self._policy, self._robots
+        make: Callable[[CommandMap, CommandLimits], BoundTick] | None = None
+        if isinstance(policy, EnginePolicy):
+            make = policy.bind_tick if policy.robots == robots else None
+        elif not self.has_transfers and (network := policy.bound_network(robots)) is not None:
+            request = EngineRequest(policy, robots, {}, frozenset(), EngineSettings())
+            make = partial(BoundTick, request, network=network)
+        if make is None:
             return ""
         try:
-            self._tick = policy.bind_tick(self._command_map, self._limits)
+            self._tick = make(self._command_map, self._limits)
         except Exception as error:  # the parts run one after the other then
             return f"network; {reason_of(error)}"
         return "tick"
 
-    def run(
-        self, restart: torch.Tensor | None, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray
-    ) -> np.ndarray:
-        """Run the tick on a CPU, as one session if there is one for the present kinds of limits; see `__call__`."""
-        tick = self._tick
-        if tick is None or tick.kinds != self._limits.kinds:
-            return self(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
-        observations, memory = self._step(restart)
-        commands, actions, self._memory = tick(observations, memory, previous, start, ramp)
-        self._batch.remember(actions, self._memory or {})
+    def run(self, fresh_start: np.ndarray, previous: np.ndarray, start: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+        """Run the tick on a CPU, as one session if there is one for the present kinds of limits; see `__call__`.
+
+        `fresh_start` `[robots]` bool marks the robots whose histories and memories start again.
+        """
+        tick, batch = self._tick, self._batch
+        if tick is not None and tick.kinds != self._limits.kinds:
+            tick = None
+        if tick is not None and self._memory is None and batch.is_memoryless:
+            # Nothing starts again, and PyTorch computes nothing.
+            return tick(batch.step(None), None, previous, start, ramp)[0]
+        with torch.inference_mode():
+            restart = torch.from_numpy(fresh_start) if fresh_start.any() else None
+            if tick is None:
+                return self(restart, *map(torch.from_numpy, (previous, start, ramp))).numpy()
+            observations, memory = self._step(restart)
+            commands, actions, self._memory = tick(observations, memory, previous, start, ramp)
+            batch.remember(actions, self._memory or {})
         return commands
 
     def _step(self, restart: torch.Tensor | None) -> tuple[Mapping[str, torch.Tensor], State]:

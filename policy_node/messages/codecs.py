@@ -15,7 +15,7 @@ from policy_node.messages.cdr import header_stamp_ns
 from policy_node.messages.command_fields import command_type
 from policy_node.messages.commands import CommandChoices, CommandEncoder
 from policy_node.messages.fields import MessageClass, MessageTypeError, has_header, message_class
-from policy_node.messages.reading import Reader, UnusableReading
+from policy_node.messages.reading import Copies, Reader, UnusableReading
 from policy_node.messages.types import MESSAGE_TYPES, MessageType
 from policy_node.messages.types.numbers import numbers_at
 
@@ -37,6 +37,8 @@ class ReadingDecoder:
         self.parallel = read.parallel
         #: What an operator should know about the messages so far, each once.
         self.notices: Sequence[str] = getattr(read, "notices", ())
+        #: How usual messages are copied; None: each is decoded.
+        self.copies: Copies | None = getattr(read, "copies", None)
 
     def stamp_ns(self, raw: bytes) -> int | None:
         """Return the header stamp of a serialised message in nanoseconds.

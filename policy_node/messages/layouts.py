@@ -54,10 +54,30 @@ class Layout:
     places: dict[str, Place]
 
 
-def number_run(
-    layout: Layout, paths: Sequence[str], order: np.ndarray | None = None
-) -> Callable[[bytes], np.ndarray] | None:
-    """Return a function that reads the numbers `[n]` at some paths from messages of a layout.
+class NumberRun:
+    """Reads numbers `[n]` as they are stored in the messages of a layout, in the byte order of these messages.
+
+    Attributes
+    ----------
+    dtype, count, start
+        Of the stored numbers, and where they start.
+    indices
+        Which of them are read, in this order; None: all.
+    """
+
+    __slots__ = ("count", "dtype", "indices", "start")
+
+    def __init__(self, dtype: np.dtype, count: int, start: int, indices: np.ndarray | None) -> None:
+        self.dtype, self.count, self.start, self.indices = dtype, count, start, indices
+
+    def __call__(self, raw: bytes) -> np.ndarray:
+        """Return the numbers of a message."""
+        numbers = np.frombuffer(raw, self.dtype, self.count, self.start)
+        return numbers if self.indices is None else numbers[self.indices]
+
+
+def number_run(layout: Layout, paths: Sequence[str], order: np.ndarray | None = None) -> NumberRun | None:
+    """Return what reads the numbers `[n]` at some paths from messages of a layout.
 
     `order` are the indices of the numbers to return, in this order. Without an order the function returns all. None if
     a place is unknown, the types differ or there are no numbers.
@@ -73,9 +93,8 @@ def number_run(
     if order is not None:
         indices = indices[order]
     count = int(indices.max()) + 1
-    if np.array_equal(indices, np.arange(count)):
-        return lambda raw: np.frombuffer(raw, dtype, count, start)
-    return lambda raw: np.frombuffer(raw, dtype, count, start)[indices]
+    is_whole = np.array_equal(indices, np.arange(count))
+    return NumberRun(dtype, count, start, None if is_whole else indices)
 
 
 def _place(layout: Layout, path: str) -> Place | None:

@@ -88,6 +88,13 @@ class Converter:
         is_copied = is_copied and scale == 1.0
         return _Conversion(code, scale, found.is_mosaic, is_copied, found.has_chroma_rows)
 
+    def copies(self, pixels: np.ndarray, encoding: str) -> bool:
+        """Return whether such pixels are only copied, byte by byte."""
+        conversion = self._conversions.get(encoding)
+        if conversion is None or not conversion.is_copied or pixels.shape[:2] != self._size:
+            return False
+        return pixels.dtype.isnative
+
     def __call__(self, pixels: np.ndarray, encoding: str, out: np.ndarray) -> None:
         """Convert `pixels` `[height, width, channels]` of any strides and byte order into `out`, or leave it alone."""
         conversion = self._conversions.get(encoding)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,32 @@ def stack_hint(wanted: int, found: int) -> str:
 
 # Writes a message into a row of the batch, finite numbers only; raises UnusableReading.
 Decode: TypeAlias = Callable[[Any, np.ndarray], None]
+
+
+# Copies the numbers of a usual message to the array that it was made for; False: the message was not copied.
+Copy: TypeAlias = Callable[[Any], bool]
+
+
+class Copies(NamedTuple):
+    """How usual messages are copied: those whose shape is known, and whose numbers are used as they are stored.
+
+    A decoder of such messages has it as `copies`; all other messages are left to `decode`.
+
+    Attributes
+    ----------
+    to
+        Returns the function that copies messages to an array of the spec's shape and of `dtype`.
+    dtype
+        Of the numbers in the messages.
+    low, high
+        Only numbers from `low` to `high` may be used, which is checked for the arrays of many messages at once. None:
+        all may be used, so that messages are copied into the rows of the batch themselves.
+    """
+
+    to: Callable[[np.ndarray], Copy]
+    dtype: np.dtype
+    low: float | None = None
+    high: float | None = None
 
 
 class Reader(Protocol):

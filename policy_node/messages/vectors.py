@@ -13,8 +13,8 @@ import numpy as np
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.cdr import deserialise
 from policy_node.messages.fields import MessageClass, MessageTypeError
-from policy_node.messages.layouts import Layout, find_layout
-from policy_node.messages.reading import UnusableReading, stack_hint
+from policy_node.messages.layouts import Layout, NumberRun, find_layout
+from policy_node.messages.reading import Copies, Copy, UnusableReading, stack_hint
 
 # Most shapes of messages that are remembered, of one size and in all; the frames of robots differ in length.
 MAX_LAYOUTS_OF_SIZE = 8
@@ -139,6 +139,12 @@ class VectorReader:
         self._may_learn = MAX_LAYOUTS if _may_be_located(source.dtypes, self._low, self._high) else 0
         # Only finite numbers, far within the limits, have so small a sum of squares; integers need no look.
         self._usual = np.float64(min(float(self._high), 1e150) ** 2 / 4)
+        #: See `Copies`; None where numbers of several types are read, or integers.
+        self.copies: Copies | None = None
+        if self._may_learn and len({*source.dtypes}) == 1 and source.dtypes[0].kind == "f":
+            # Those of the messages themselves, where the observation has a wider dtype.
+            high = min(float(self._high), float(np.finfo(source.dtypes[0]).max))
+            self.copies = Copies(self._copy_to, source.dtypes[0], -high, high)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out` `[n]`, or leave it alone and raise `UnusableReading`."""
@@ -152,6 +158,23 @@ class VectorReader:
                 out[...] = numbers
                 return
         out[...] = self._deserialised(raw, learn=read is None)
+
+    def _copy_to(self, out: np.ndarray) -> Copy:
+        """Return a function that copies the numbers of messages of a known layout to `out` `[n]`, usable or not."""
+        layouts, frombuffer = self._layouts, np.frombuffer
+
+        def copy(raw: bytes) -> bool:
+            for layout, read in layouts.get(len(raw), ()):
+                if layout.unpack(raw) == layout.fixed:
+                    # Others compute with their numbers, of which NumPy may warn.
+                    if type(read) is not NumberRun:
+                        return False
+                    numbers = frombuffer(raw, read.dtype, read.count, read.start)
+                    out[...] = numbers if read.indices is None else numbers[read.indices]
+                    return True
+            return False
+
+        return copy
 
     def _located(self, raw: bytes) -> ReadNumbers | None:
         for layout, read in self._layouts.get(len(raw), ()):

@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -43,6 +43,23 @@ class PolicyError(ValueError):
         super().__init__(text)
         self.parameter = parameter
         self.is_missing = is_missing
+
+
+class BoundNetwork(NamedTuple):
+    """The network of a policy on a CPU, so that a tick runs it on arrays that stay where they are.
+
+    Attributes
+    ----------
+    bind
+        Returns a function that runs the network on tensors that stay at their places: the observations and the memory,
+        contiguous and in the order of the spec. It returns what the network writes, always in the same tensors.
+    finish
+        Returns actions and next memory from the memory before and what the network wrote, as `act` does, but without
+        marks for NaN in the observations or the memory.
+    """
+
+    bind: Callable[[list[torch.Tensor]], Callable[[], Sequence[torch.Tensor]]]
+    finish: Callable[[Tensors, Sequence[torch.Tensor]], tuple[torch.Tensor, Tensors]]
 
 
 class Policy(ABC):
@@ -100,6 +117,13 @@ class Policy(ABC):
             return None
         # Chosen, not multiplied by zero: NaN must not survive.
         return {name: where_rows(rows, fresh[name], part) for name, part in state.items()}
+
+    def bound_network(self, robots: int) -> BoundNetwork | None:
+        """Return the network for a number of robots; None if `act` does more than to run one and to finish its results.
+
+        Without masks.
+        """
+        return None
 
     def __call__(
         self, observations: Observations, state: State = None, masks: torch.Tensor | None = None

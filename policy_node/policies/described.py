@@ -13,14 +13,21 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from policy_node.config.specs import PolicySpec
-from policy_node.policies.contract import Policy, PolicyError, Tensors, mark_rows, rows_without_nan
+from policy_node.policies.contract import (
+    BoundNetwork,
+    Policy,
+    PolicyError,
+    Tensors,
+    mark_rows,
+    rows_without_nan,
+)
 from policy_node.policies.description import spec_from_json, spec_to_json
 from policy_node.policies.formats import PolicyFile
 from policy_node.policies.golden import GoldenVectors, check_golden, golden_from_bytes, golden_to_bytes
@@ -195,6 +202,17 @@ class DescribedPolicy(Policy):
             robots = len(inputs[0])
             everything = torch.ones((robots, self.spec.mask), dtype=torch.bool, device=self.device)
             inputs.append(everything if masks is None else masks)
-        action, *after = self._network([tensor.contiguous() for tensor in inputs])
-        following: Tensors = {name: part for (name, _), part in zip(description.memory, after, strict=True)}
+        action, following = self._finish(memory, self._network([tensor.contiguous() for tensor in inputs]))
         return (action, following) if usable is None else mark_rows(usable, action, following)
+
+    def _finish(self, memory: Tensors, outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Tensors]:
+        """Return actions and next memory from what the network wrote; see `BoundNetwork`."""
+        action, *after = outputs
+        return action, {name: part for (name, _), part in zip(self._description.memory, after, strict=True)}
+
+    def bound_network(self, robots: int) -> BoundNetwork | None:
+        """See `Policy`."""
+        description, bind = self._description, getattr(self._network, "bound", None)
+        names = [*description.inputs, *(name for name, _ in description.memory)]
+        in_order = names == [*self.spec.observations, *self.spec.memory] and not description.action_mask
+        return BoundNetwork(bind, self._finish) if bind is not None and in_order else None

@@ -12,6 +12,7 @@ import torch
 
 from policy_node.config.specs import OUTPUT, ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
 from policy_node.policies.contract import (
+    BoundNetwork,
     Policy,
     PolicyError,
     State,
@@ -97,14 +98,32 @@ class ForeignPolicy(Policy):
             following[STEPS] = (memory[STEPS] + 1).clamp_max(self._steps)
             inputs |= self._history_inputs(inputs, following[STEPS])
         usable = rows_without_nan(inputs.values())
-        robots = len(next(iter(inputs.values())))
-        if usable is None:
-            usable = torch.ones(robots, dtype=torch.bool, device=self.device)
-        outputs = self._run_in_parts(inputs, robots)
-        kept = {part.input: outputs[part.output] for part in self._pairing.memories}
-        kept |= {OUTPUT + name: outputs[name] for name in self._interface.outputs}
-        following |= mark_memory(usable, kept)
+        outputs = self._run_in_parts(inputs, len(next(iter(inputs.values()))))
+        kept = self._kept(outputs)
+        following |= kept if usable is None else mark_memory(usable, kept)
         return self._finish(outputs[self._pairing.action], usable), following
+
+    def _kept(self, outputs: Tensors) -> dict[str, torch.Tensor]:
+        """Return what the network wrote for the next call, and its further outputs, by their names in the memory."""
+        kept = {part.input: outputs[part.output] for part in self._pairing.memories}
+        return kept | {OUTPUT + name: outputs[name] for name in self._interface.outputs}
+
+    def bound_network(self, robots: int) -> BoundNetwork | None:
+        """See `Policy`; None also where the network takes fewer robots at once, or another order of axes."""
+        pairing, bind = self._pairing, getattr(self._network, "bound", None)
+        takes_all = self.batch in (None, robots) and robots >= self._least
+        if bind is None or not takes_all or self._steps or any(self._axes.values()):
+            return None
+        places = {name: list(self.spec.observations).index(key) for name, key in pairing.keys.items()}
+        first = len(self.spec.observations)
+        places |= {part.input: first + list(self.spec.memory).index(part.input) for part in pairing.memories}
+        order = [places[port.name] for port in self._network.inputs]
+
+        def finish(memory: Tensors, outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Tensors]:
+            named = dict(zip(self._network.outputs, outputs, strict=True))
+            return self._finish(named[pairing.action], None), {**memory, **self._kept(named)}
+
+        return BoundNetwork(lambda tensors: bind([tensors[place] for place in order]), finish)
 
     def _history_inputs(self, inputs: Tensors, steps: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the histories among the inputs, padded as the network wants them, with their lengths and mask."""
@@ -346,19 +365,26 @@ def _action_spec(output: torch.Tensor, name: str, file: PolicyFile) -> ActionSpe
 
 def _make_finish(
     action: ActionSpec, horizon: int, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the function from the network's output and the usable rows to final actions."""
+) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """Return the function from the network's output and the usable rows (None: all) to final actions."""
     if isinstance(action, ArraySpec):
         low, high = (torch.tensor(bound, device=device) for bound in (action.low, action.high))
-        return lambda output, usable: where_rows(usable, torch.clamp(output.to(low.dtype), low, high), torch.nan)
+
+        def clip(output: torch.Tensor, usable: torch.Tensor | None) -> torch.Tensor:
+            clipped = torch.clamp(output.to(low.dtype), low, high)
+            return clipped if usable is None else where_rows(usable, clipped, torch.nan)
+
+        return clip
     assert isinstance(action, DiscreteSpec)
     choices = action.n
 
-    def choose(output: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    def choose(output: torch.Tensor, usable: torch.Tensor | None) -> torch.Tensor:
         if output.is_floating_point():
-            return where_rows(usable, torch.where(output.isnan().any(dim=-1), -1, output.argmax(dim=-1)), -1)
-        # One index may have an axis.
-        chosen = (output if horizon else output.reshape(-1)).long()
-        return where_rows(usable, torch.where((chosen >= 0) & (chosen < choices), chosen, -1), -1)
+            chosen = torch.where(output.isnan().any(dim=-1), -1, output.argmax(dim=-1))
+        else:
+            # One index may have an axis.
+            chosen = (output if horizon else output.reshape(-1)).long()
+            chosen = torch.where((chosen >= 0) & (chosen < choices), chosen, -1)
+        return chosen if usable is None else where_rows(usable, chosen, -1)
 
     return choose

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import ArraySpec
-from policy_node.policies.contract import TorchPolicy, mark_rows, rows_without_nan, torch_dtype
+from policy_node.policies.contract import Tensors, TorchPolicy, torch_dtype
 from policy_node.policies.described import FileDescription
 from policy_node.policies.formats import ExportSource
 
@@ -30,7 +30,7 @@ class PolicyNetwork(nn.Module):
     channels_last
         Keys of the images that come as `[robots, ..., height, width, channels]`, in which order they lie in memory.
     marks_nan
-        Whether robots with NaN in an input are marked in the outputs, see `mark_rows`.
+        Whether robots with NaN in an input are marked in the outputs, see `mark_nan`.
     """
 
     def __init__(
@@ -52,10 +52,36 @@ class PolicyNetwork(nn.Module):
         memory = {name: next(remaining) for name in spec.memory}
         masks = next(remaining) if self._masked else None
         actions, after = self._policy.act(observations, memory, masks)
-        usable = rows_without_nan(tensors) if self._marks_nan else None
-        if usable is not None:
-            actions, after = mark_rows(usable, actions, after)
+        if self._marks_nan:
+            actions, after = mark_nan(tensors, actions, after)
         return actions, *(after[name] for name in spec.memory)
+
+
+def mark_nan(
+    tensors: Sequence[torch.Tensor], actions: torch.Tensor, memory: Tensors
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mark the actions and the memory of robots with NaN or infinity in a tensor, as `mark_rows` does.
+
+    In a graph one product with zeros takes less than a test, a reduction and a choice.
+    """
+    nan = None
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            # A tensor with one number for each robot has no further axis.
+            rows = tensor if tensor.ndim == 2 else tensor[:, None].flatten(1)
+            found = (rows @ torch.zeros((rows.shape[1], 1), dtype=rows.dtype, device=rows.device)).float()
+            nan = found if nan is None else nan + found
+    if nan is None:
+        return actions, dict(memory)
+    return _with_nan(nan, actions, -1), {name: _with_nan(nan, part) for name, part in memory.items()}
+
+
+def _with_nan(nan: torch.Tensor, tensor: torch.Tensor, integer: int | None = None) -> torch.Tensor:
+    """Return a tensor with NaN where `nan` `[robots, 1]` is; if it holds integers, with `integer` if there is one."""
+    rows = nan.view(-1, *[1] * (tensor.ndim - 1))
+    if tensor.is_floating_point():
+        return tensor + rows.to(tensor.dtype)
+    return tensor if integer is None else torch.where(rows.isnan(), integer, tensor)
 
 
 def _channels_first(images: torch.Tensor) -> torch.Tensor:

@@ -265,14 +265,14 @@ class _History:
 
         return shift_on_host
 
-    def readings(self, robot: int) -> dict[str, np.ndarray]:
-        """Return the array of each reading of a robot by the name of its source."""
+    def readings(self) -> dict[str, np.ndarray]:
+        """Return the array `[robots, ...]` of each reading by the name of its source."""
         if not self.layout.terms:
             frame = self.layout.frame
-            return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))[robot]}
+            return {frame.name: self.rows.reshape(-1, *(frame.shape or (1,)))}
         ends = np.cumsum([term.reading for term in self.layout.terms])
         return {
-            term.configuration.name: self.rows[robot, end - term.reading : end]
+            term.configuration.name: self.rows[:, end - term.reading : end]
             for term, end in zip(self.layout.terms, ends.tolist(), strict=True)
             if term.reading
         }
@@ -357,6 +357,8 @@ class ObservationBatch:
         arranged = {key: history.rows_arranged for key, history in self._histories.items()}
         unchanged = {key: rows for key, rows in arranged.items() if rows is not None}
         self._unchanged = unchanged if len(unchanged) == len(arranged) else {}
+        #: Whether a step depends on the staged rows alone, so that no robot's episode matters.
+        self.is_memoryless = bool(self._unchanged) and not self._episode.is_used
         self.latest: dict[str, torch.Tensor] = {}
 
     def _is_like(self, other: ObservationBatch) -> bool:
@@ -368,9 +370,14 @@ class ObservationBatch:
         """Return the staging row of a robot: its newest frame, or the readings of its terms."""
         return self._histories[key].rows[robot, ...]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The array `[robots, ...]` of each reading by the name of its source."""
+        return {name: rows for history in self._histories.values() for name, rows in history.readings().items()}
+
     def readings(self, robot: int) -> dict[str, np.ndarray]:
         """Return the array of each reading of a robot by the name of its source."""
-        return {name: row for history in self._histories.values() for name, row in history.readings(robot).items()}
+        return {name: rows[robot] for name, rows in self.arrays.items()}
 
     def set_first_outputs(self, memory: Mapping[str, torch.Tensor]) -> None:
         """Take what further outputs of the policy are at the first step of an episode, from its memory then."""

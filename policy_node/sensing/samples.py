@@ -40,23 +40,23 @@ class SampleRing:
         Largest usable age of its samples; 0 without a limit of the sensor itself.
     limit
         The parameter with that age, for reasons.
-    stamps
-        Stamps of the samples in nanoseconds, ascending; only the ring changes them.
+    stamps, messages
+        Stamps of the samples in nanoseconds, ascending, and their messages; the ring and `select_usual` change them.
     first_seen
         Stamp -> time at which the sample was first seen, for samples whose stamp once lay in the future.
     is_ahead
         Whether the last sample was refused because its stamp lay too far in the future.
     """
 
-    __slots__ = ("_length", "_messages", "first_seen", "is_ahead", "limit", "max_age_ns", "name", "stamps")
+    __slots__ = ("_length", "first_seen", "is_ahead", "limit", "max_age_ns", "messages", "name", "stamps")
 
     def __init__(self, length: int, name: str = "", max_age_ns: int = 0, limit: str = "max_age_s") -> None:
         self._length = length
         self.name = name
         self.max_age_ns = max_age_ns
         self.limit = limit
-        self._messages: list[Any] = []
         self.stamps: list[int] = []
+        self.messages: list[Any] = []
         self.first_seen: dict[int, int] = {}
         self.is_ahead = False
 
@@ -70,7 +70,7 @@ class SampleRing:
             if first_seen_ns is not None:
                 self.first_seen[stamp_ns] = first_seen_ns
         stamps.append(stamp_ns)
-        self._messages.append(message)
+        self.messages.append(message)
         self.is_ahead = False
         if len(stamps) > self._length:
             self._drop(slice(1))
@@ -108,10 +108,10 @@ class SampleRing:
                 nearest -= 1
         if nearest:
             del stamps[:nearest]
-            del self._messages[:nearest]
+            del self.messages[:nearest]
             if self.first_seen:
                 self._forget_first_seen()
-        return _as(Sample, (stamps[0], self._messages[0]))
+        return _as(Sample, (stamps[0], self.messages[0]))
 
     def counts_from(self, stamp_ns: int) -> int:
         """Return the time from which the age of a sample counts: its stamp, or the time when it was first seen."""
@@ -124,7 +124,7 @@ class SampleRing:
 
     def _drop(self, part: slice) -> None:
         del self.stamps[part]
-        del self._messages[part]
+        del self.messages[part]
         if self.first_seen:
             self._forget_first_seen()
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from dataclasses import dataclass
@@ -13,13 +13,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from policy_node.messages.reading import Decode, MissingJointsError, UnusableReading
+from policy_node.messages.reading import Copies, Copy, Decode, MissingJointsError, UnusableReading
 from policy_node.sensing.samples import Sample
 
 # More threads than this wait for the memory, not for the processor.
 MOST_THREADS = 8
 # Compressed images of fewer bytes together are decoded within about a millisecond: too short to be shared.
 FEW_BYTES = 20_000
+
+# They call no Python function, unlike the methods of an array.
+_least: Callable[..., Any] = np.minimum.reduce
+_greatest: Callable[..., Any] = np.maximum.reduce
+_all: Callable[..., Any] = np.logical_and.reduce
 
 
 class Rejections:
@@ -69,8 +74,43 @@ class _Reading(NamedTuple):
     outcomes: dict[int, np.ndarray | Exception]
 
 
+class _Numbers:
+    """The numbers of one source of all robots as their messages store them, until they become rows of the batch.
+
+    Attributes
+    ----------
+    array
+        `[robots, n]`, of the dtype of the messages.
+    """
+
+    def __init__(self, copies: Copies, rows: np.ndarray) -> None:
+        self.array = np.zeros(rows.shape, copies.dtype)
+        self._low, self._high = copies.low, copies.high
+        self._rows = rows
+
+    def write(self, robots: Sequence[int]) -> list[int]:
+        """Write the rows of some robots, by their index, but of those with unusable numbers, and return these."""
+        numbers, rows = self.array, self._rows
+        # NaN compares as False. The least and the greatest of NaN give no warning, unlike sums.
+        if _least(numbers, None) >= self._low and _greatest(numbers, None) <= self._high:
+            if len(robots) == len(rows):
+                rows[...] = numbers
+            elif robots:
+                rows[robots] = numbers[robots]
+            return []
+        usable: np.ndarray = _all((numbers >= self._low) & (numbers <= self._high), axis=1)
+        written = [robot for robot in robots if usable[robot]]
+        rows[written] = numbers[written]
+        # Else they would be found at each call.
+        numbers[~usable] = 0
+        return [robot for robot in robots if not usable[robot]]
+
+
 class Staging:
     """Decode the samples chosen for each robot into its rows of the batch.
+
+    Usual messages are copied, see `Copies`; the numbers of all robots are checked at once. A robot with another
+    message, or with unusable numbers, has all of its messages decoded instead, which says what is wrong.
 
     A message that several robots or observations share is decoded once and then copied. Decoders that release the
     interpreter lock run in several threads. These threads have the scheduling of the thread that calls: its priority
@@ -81,7 +121,7 @@ class Staging:
     sensors
         Names of the sources by sensor.
     rows
-        For each robot: name of the source -> array that the decoder writes.
+        By the name of each source: array `[robots, ...]` in which the decoder writes the row of each robot.
     decoders
         By the name of each source. Sources with equal decoders are decoded together. A decoder may run in several
         threads if it, or the object whose method it is, has a true attribute `parallel`.
@@ -90,26 +130,38 @@ class Staging:
     def __init__(
         self,
         sensors: Sequence[Sequence[str]],
-        rows: Sequence[Mapping[str, np.ndarray]],
+        rows: Mapping[str, np.ndarray],
         decoders: Mapping[str, Decode],
         rejections: Rejections,
     ) -> None:
         self.rejections = rejections
         #: Robot, sensor and message, for messages without some of the joints, at the last call that had problems.
         self.lacking: list[tuple[int, int, Any]] = []
+        robots = len(rejections.count)
         outcomes: dict[Hashable, dict[int, np.ndarray | Exception]] = {}
-
-        def reading_of(sensor: int, name: str, row: np.ndarray) -> _Reading:
-            decode = decoders[name]
-            shared = outcomes.setdefault((decode, row.shape, row.dtype), {})
-            return _Reading(sensor, name, decode, _is_parallel(decode), row, shared)
-
-        self._readings = [
-            [reading_of(sensor, name, of[name]) for sensor, names in enumerate(sensors) for name in names]
-            for of in rows
-        ]
+        # By robot: its sources, those of them whose messages are never copied, and for the others what copies them.
+        self._readings: list[list[_Reading]] = [[] for _ in range(robots)]
+        self._decoded: list[list[_Reading]] = [[] for _ in range(robots)]
+        self._copied: list[list[tuple[int, Copy]]] = [[] for _ in range(robots)]
+        self._numbers: list[_Numbers] = []
+        for sensor, names in enumerate(sensors):
+            for name in names:
+                array, decode = rows[name], decoders[name]
+                shared = outcomes.setdefault((decode, array.shape[1:], array.dtype), {})
+                copies, targets = copies_of(decode), array
+                if copies is not None and copies.low is not None:
+                    self._numbers.append(_Numbers(copies, array))
+                    targets = self._numbers[-1].array
+                for robot in range(robots):
+                    reading = _Reading(sensor, name, decode, _is_parallel(decode), array[robot], shared)
+                    self._readings[robot].append(reading)
+                    if copies is None:
+                        self._decoded[robot].append(reading)
+                    else:
+                        self._copied[robot].append((sensor, copies.to(targets[robot])))
         self._outcomes = list(outcomes.values())
-        self._helpers = _Helpers(min(MOST_THREADS, len(rows)) - 1)
+        self._decodes = any(self._decoded)
+        self._helpers = _Helpers(min(MOST_THREADS, robots) - 1)
 
     def take_over(self, other: Staging) -> None:
         """Continue with the counts and the threads of the staging that this one replaces."""
@@ -128,29 +180,48 @@ class Staging:
         PermissionError
             When the system refuses the priority of the calling thread to the decoding threads.
         """
+        chosen, copied, copied_of_robot = list(chosen), [], self._copied
+        for robot, samples in chosen:
+            for sensor, copy in copied_of_robot[robot]:
+                if not copy(samples[sensor].message):
+                    break
+            else:
+                copied.append(robot)
+        unusable = [robot for numbers in self._numbers for robot in numbers.write(copied)]
+        if len(copied) == len(chosen) and not (unusable or self._decodes):
+            return {}
+        usual = {*copied}.difference(unusable)
+        return self._decode(
+            [
+                (robot, reading, samples[reading.sensor].message)
+                for robot, samples in chosen
+                for reading in (self._decoded if robot in usual else self._readings)[robot]
+            ]
+        )
+
+    def _decode(self, given: Iterable[_Job]) -> dict[int, str]:
+        """Decode messages into their rows, and return by robot why a message cannot be used."""
         for outcomes in self._outcomes:
             outcomes.clear()
         jobs: list[_Job] = []
         # Readings of messages that another robot or source reads, too, and those that failed.
         later: list[_Job] = []
-        for robot, samples in chosen:
-            for reading in self._readings[robot]:
-                sensor, _, decode, is_parallel, row, outcomes = reading
-                message = samples[sensor].message
-                key = id(message)
-                if key in outcomes:
-                    later.append((robot, reading, message))
-                    continue
-                outcomes[key] = row
-                if is_parallel:
-                    jobs.append((robot, reading, message))
-                    later.append((robot, reading, message))
-                    continue
-                try:
-                    decode(message, row)
-                except Exception as error:  # a message that breaks its decoder must not stop the other robots
-                    outcomes[key] = error
-                    later.append((robot, reading, message))
+        for job in given:
+            _, reading, message = job
+            key, outcomes = id(message), reading.outcomes
+            if key in outcomes:
+                later.append(job)
+                continue
+            outcomes[key] = reading.row
+            if reading.is_parallel:
+                jobs.append(job)
+                later.append(job)
+                continue
+            try:
+                reading.decode(message, reading.row)
+            except Exception as error:  # a message that breaks its decoder must not stop the other robots
+                outcomes[key] = error
+                later.append(job)
         if jobs:
             self._helpers.run(jobs)
         return self._finish(later) if later else {}
@@ -192,14 +263,14 @@ class _Helpers:
                 self._pool = ThreadPoolExecutor(MOST_THREADS, "decoding", self._begin, scheduling)
             parts = [jobs[first :: self._most + 1] for first in range(self._most + 1)]
             try:
-                others = [self._pool.submit(_decode, part) for part in parts[1:] if part]
-                _decode(parts[0])
+                others = [self._pool.submit(_decode_all, part) for part in parts[1:] if part]
+                _decode_all(parts[0])
                 for other in others:
                     other.result()
             except BrokenThreadPool as error:
                 raise self._refusal or error from error
         else:
-            _decode(jobs)
+            _decode_all(jobs)
 
     def _begin(self, scheduler: int, parameters: os.sched_param) -> None:
         """Give the calling thread a priority, which it does not inherit from a thread with SCHED_RESET_ON_FORK."""
@@ -217,12 +288,17 @@ class _Helpers:
             raise
 
 
-def _decode(jobs: Sequence[_Job]) -> None:
+def _decode_all(jobs: Sequence[_Job]) -> None:
     for _, reading, message in jobs:
         try:
             reading.decode(message, reading.row)
         except Exception as error:  # a message that breaks its decoder must not stop the other robots
             reading.outcomes[id(message)] = error
+
+
+def copies_of(decode: Decode) -> Copies | None:
+    """Return how a decoder, or the object whose method it is, copies messages; None: it decodes each."""
+    return getattr(getattr(decode, "__self__", decode), "copies", None)
 
 
 def _is_parallel(decode: Decode) -> bool:

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from policy_node.sensing.samples import AGELESS_NS, Sample, SampleRing
 
+# Makes a named tuple of a tuple, without the Python function that a call of its class is.
+_as = tuple.__new__
 # Readings of a robot, and the age of the oldest synchronised one in nanoseconds.
 _Usual: TypeAlias = tuple[tuple[Sample, ...], int]
 
@@ -109,20 +111,34 @@ def select_usual(
     samples: list[Sample] = []
     oldest_ns = last_ns = reference_ns
     for ring in rings:
-        sample = ring.advance_to(reference_ns)
+        stamps = ring.stamps
+        if stamps[-1] != reference_ns:
+            sample = ring.advance_to(reference_ns)
+        else:
+            # As `advance_to` does it, without calls.
+            del stamps[:-1], ring.messages[:-1]
+            sample = _as(Sample, (reference_ns, ring.messages[0]))
         samples.append(sample)
-        if sample.stamp_ns < oldest_ns:
-            oldest_ns = sample.stamp_ns
-        elif sample.stamp_ns > last_ns:
-            last_ns = sample.stamp_ns
+        stamp_ns = stamps[0]
+        if stamp_ns < oldest_ns:
+            oldest_ns = stamp_ns
+        elif stamp_ns > last_ns:
+            last_ns = stamp_ns
     if now_ns - oldest_ns > max_age_ns or last_ns - oldest_ns > slop_ns:
         return None
-    for ring in newest_rings:
+    if newest_rings and not _add_newest(newest_rings, now_ns, samples):
+        return None
+    return tuple(samples), now_ns - oldest_ns
+
+
+def _add_newest(rings: Sequence[SampleRing], now_ns: int, samples: list[Sample]) -> bool:
+    """Add the newest sample of each ring; return False if one is missing, too old or of the future."""
+    for ring in rings:
         stamps = ring.stamps
         if not stamps or ring.first_seen or not 0 <= now_ns - stamps[-1] <= ring.max_age_ns:
-            return None
+            return False
         samples.append(ring.advance_to(stamps[-1]))
-    return tuple(samples), now_ns - oldest_ns
+    return True
 
 
 def select(rings: Sequence[SampleRing], now_ns: int, slop_ns: int, max_age_ns: int) -> Selection:

@@ -51,23 +51,29 @@ class StampedMessage:
         return b"".join((self._head, stamp, self._middle, payload, self._tail))
 
 
-def readings(robot: int, width: int, height: int, channels: int = 3) -> dict[str, Image | JointState]:
-    """Return a robot's messages by topic: touch, and an image of random pixels."""
+def readings(
+    robot: int, width: int, height: int, channels: int = 3, numbers: int = TOUCH_CELLS
+) -> dict[str, Image | JointState]:
+    """Return a robot's messages by topic: `numbers` of touch, and an image of random pixels unless its width is 0."""
     rng = np.random.default_rng(robot)
+    touch = JointState(name=[f"touch_{cell}" for cell in range(numbers)], effort=rng.random(numbers).tolist())
+    if not width:
+        return {TOUCH_TOPIC: touch}
     image = Image(height=height, width=width, encoding="rgb8" if channels == 3 else "mono8", step=channels * width)
     image.data.frombytes(rng.bytes(height * image.step))
-    touch = JointState(name=[f"touch_{cell}" for cell in range(TOUCH_CELLS)], effort=rng.random(TOUCH_CELLS).tolist())
     return {TOUCH_TOPIC: touch, IMAGE_TOPIC: image}
 
 
-def make_publishers(node: Node, robot: int, width: int, height: int) -> list[tuple[Publisher, StampedMessage]]:
-    """Return publisher and message of a robot's touch and camera."""
+def make_publishers(
+    node: Node, robot: int, width: int, height: int, numbers: int
+) -> list[tuple[Publisher, StampedMessage]]:
+    """Return publisher and message of a robot's touch and camera, see `readings`."""
     return [
         (
             node.create_publisher(type(message), f"{robot_name(robot)}/{topic}", qos_profile_sensor_data),
             StampedMessage(message),
         )
-        for topic, message in readings(robot, width, height).items()
+        for topic, message in readings(robot, width, height, numbers=numbers).items()
     ]
 
 
@@ -101,7 +107,16 @@ def publish_until_stopped(
     return np.column_stack([np.array(deadlines_ns) / 1e9, np.array(delays_ms)])
 
 
-def main(robots: int, first: int, step: int, width: int, height: int, rate_hz: float, file: str) -> None:
+def main(
+    robots: int,
+    first: int,
+    step: int,
+    width: int,
+    height: int,
+    rate_hz: float,
+    file: str,
+    numbers: int = TOUCH_CELLS,
+) -> None:
     """Publish the readings of robot `first` and every `step`-th one after it until SIGINT or SIGTERM.
 
     Deadlines and delays are then written to `file`, see `publish_until_stopped`.
@@ -110,7 +125,7 @@ def main(robots: int, first: int, step: int, width: int, height: int, rate_hz: f
         node = Node(f"policy_bench_publishers_{first}")
         period_ns = round(1e9 / rate_hz)
         publishers = [
-            (robot * period_ns // robots, make_publishers(node, robot, width, height))
+            (robot * period_ns // robots, make_publishers(node, robot, width, height, numbers))
             for robot in range(first, robots, step)
         ]
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,11 @@ IMAGE_TOPIC = "camera/image_raw"
 TOUCH_TOPIC = "touch"
 COMMAND_TOPIC = "cmd_vel"
 TOUCH_CELLS = 8
+# Numbers that a legged robot publishes in place of camera and touch, and joints that its policy commands.
+LEGGED_NUMBERS = 48
+LEGGED_JOINTS = 12
+# Units of its layers, as of many policies of Isaac Lab.
+LEGGED_LAYERS = (512, 256, 128)
 NO_MALLOC = "no_malloc"
 
 
@@ -96,6 +102,27 @@ def robot_parameters(
     )
 
 
+def legged_parameters(robots: int, rate_hz: float, model: str) -> dict[str, Any]:
+    """Return the node's parameters by dotted name: one vector of every robot, and commands for its joints."""
+    return flatten(
+        {
+            "control_rate_hz": rate_hz,
+            "robots": [robot_name(robot) for robot in range(robots)],
+            "policy": {"path": model},
+            "observations": {
+                "keys": ["state"],
+                "state": {"topic": TOUCH_TOPIC, "type": "sensor_msgs/msg/JointState", "field": "effort"},
+            },
+            "action": {
+                "topic": COMMAND_TOPIC,
+                "type": "std_msgs/msg/Float64MultiArray",
+                "safe_command": [0.0] * LEGGED_JOINTS,
+                "when_stale": "stop",
+            },
+        }
+    )
+
+
 def check_parameters(parameters: Mapping[str, Any]) -> Configuration:
     """Return the configuration of these parameters.
 
@@ -121,4 +148,26 @@ def untrained_policy(
         observations["touch"] = spaces.Box(0.0, np.inf, (TOUCH_CELLS,), np.float32)
     path = folder / "untrained.zip"
     untrained_model(spaces.Dict(observations), spaces.Box(-1.0, 1.0, (2,), np.float32)).save(path)
+    return str(path)
+
+
+def untrained_legged_policy(folder: Path) -> str:
+    """Export an untrained policy of legged robots, as their trainers do, to ONNX; return the path of its file."""
+    import torch
+    from torch import nn
+
+    from policy_node.engines.tracing import tracing
+
+    torch.manual_seed(1)
+    layers: list[nn.Module] = []
+    sizes = (LEGGED_NUMBERS, *LEGGED_LAYERS)
+    for size, following in pairwise(sizes):
+        layers += [nn.Linear(size, following), nn.ELU()]
+    network = nn.Sequential(*layers, nn.Linear(sizes[-1], LEGGED_JOINTS)).eval()
+    path = folder / "legged.onnx"
+    axes = {"obs": {0: "robots"}, "actions": {0: "robots"}}
+    names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["actions"], "dynamic_axes": axes}
+    export: Any = torch.onnx.export  # its stubs know no path as text
+    with tracing():
+        export(network, (torch.zeros(1, LEGGED_NUMBERS),), str(path), dynamo=False, **names)
     return str(path)

@@ -29,7 +29,7 @@ from policy_node.policies import Policy
 from policy_node.policies.contract import Tensors
 from policy_node.recording.recorder import Recording
 from policy_node.ros.deployment import pair
-from policy_node.sensing import fleet_samples, synchroniser
+from policy_node.sensing import fleet_samples, staging, synchroniser
 from policy_node.sensing.synchroniser import RobotState
 
 READY, STALE, FAULT = RobotState.READY, RobotState.STALE, RobotState.FAULT
@@ -340,6 +340,7 @@ def nothing_skipped() -> Iterator[None]:
         patch.setattr(Pipeline, "_is_usual", lambda *given: False)
         for module in (fleet_samples, synchroniser):
             patch.setattr(module, "select_usual", lambda *given: None)
+        patch.setattr(staging, "copies_of", lambda decode: None)
         yield
 
 

@@ -17,6 +17,7 @@ from policy_conformance import load_trusted
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
+from policy_node.cli.export import export_policy
 from policy_node.config.schema import Configuration, parse_configuration
 from policy_node.config.specs import PolicySpec
 from policy_node.control.pairing import match_observations
@@ -25,7 +26,7 @@ from policy_node.engines import EngineError, EngineSettings, choose_engine, in_c
 from policy_node.engines.bound_tick import BoundTick
 from policy_node.engines.inference import Inference
 from policy_node.engines.wrapped import CapturedPolicy
-from policy_node.policies import Policy
+from policy_node.policies import Policy, PolicyInterface, load_policy
 from policy_node.sensing.batch import ObservationLayout
 from policy_node_bench.harness.untrained import SpacesOnly
 
@@ -313,3 +314,79 @@ def test_what_one_session_cannot_hold_runs_as_before(folder: Path, monkeypatch: 
     inference = inference_of(configuration, run, policy)
     assert inference.session == "network; its commands differ from those of PyTorch"
     assert np.isfinite(tick(inference, np.random.default_rng(0), new_state())).all()
+
+
+def exported(folder: Path, kind: str, recurrent: bool) -> Policy:
+    """Return a policy from the ONNX file that it was exported to."""
+    file = folder / f"{kind}_{recurrent}.onnx"
+    if not file.exists():
+        policy_of(folder, kind, recurrent)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            export_policy(folder / f"{kind}_{recurrent}_1.zip", "onnx", file)
+    return load_policy(file)
+
+
+def legged(folder: Path, choices: int = 0) -> Policy:
+    """Return a policy from the ONNX file of another trainer; with `choices` it gives logits."""
+    file = folder / f"legged_{choices}.onnx"
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(4 * STACK, 8), torch.nn.ELU(), torch.nn.Linear(8, choices or 2)
+    ).eval()
+    names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["action"], "dynamic_axes": {"obs": {0: "robots"}}}
+    export: Any = torch.onnx.export  # its stubs know no path as text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(network, (torch.zeros(1, 4 * STACK),), str(file), dynamo=False, **names)
+    return load_policy(file, interface=PolicyInterface(inputs={"touch": "obs"}, discrete=choices))
+
+
+def of_file(folder: Path, kind: str) -> Policy:
+    if kind == "legged":
+        return legged(folder)
+    if kind == "choices":
+        return legged(folder, 3)
+    name, _, memory = kind.partition(", ")
+    return exported(folder, name, bool(memory))
+
+
+FILES = ["vector", "vector, LSTM", "images and touch", "terms", "clocks, LSTM", "legged", "choices"]
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limits", "no limits"])
+@pytest.mark.parametrize("kind", FILES)
+def test_the_session_of_a_file_is_bound_and_gives_the_commands_of_the_plain_program(
+    folder: Path, kind: str, limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = kind.partition(", ")[0]
+    name = name if name in SPACES else "vector"
+    action: dict[str, Any] = {"scale": [0.5], "offset": [0.1, -0.2]}
+    if kind == "choices":
+        action = {"table": [0.1, 0.2, -0.3, 0.4, 0.5, -0.6]}
+    configuration = configuration_of(name, {**action, **(LIMITS if limited and kind != "choices" else {})})
+    policy = of_file(folder, kind)
+    bound = inference_of(configuration, policy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "bound_network", lambda self, robots: None)
+        patch.setattr(type(policy), "bound_network", lambda self, robots: None)
+        plain = inference_of(configuration, policy)
+    assert (plain.session, bound.session) == ("", "tick")
+    draws, states = [np.random.default_rng(4) for _ in range(2)], [new_state() for _ in range(2)]
+    for _ in range(TICKS):
+        expected, found = (
+            tick(one, draw, state) for one, draw, state in zip((plain, bound), draws, states, strict=True)
+        )
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vector", "legged", "choices"])
+def test_a_reading_of_nan_spoils_one_command_of_a_file(folder: Path, kind: str) -> None:
+    table = {"table": [0.1, 0.2, -0.3, 0.4, 0.5, -0.6]} if kind == "choices" else LIMITS
+    inference = inference_of(configuration_of("vector", table), of_file(folder, kind))
+    nothing, everyone = np.full((ROBOTS, 2), np.nan), np.ones(ROBOTS, bool)
+    for robot in range(ROBOTS):
+        inference.batch.row("touch", robot)[...] = np.nan if robot == 3 else 0.5
+    inferred = inference(everyone, nothing, nothing, np.ones(ROBOTS))
+    assert inference.session == "tick"
+    assert np.array_equal(np.isnan(inferred.commands).any(axis=1), np.arange(ROBOTS) == 3)

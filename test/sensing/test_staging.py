@@ -39,8 +39,7 @@ class Decoder:
 
 def staging_of(decoder: Decoder, robots: int) -> tuple[Staging, np.ndarray]:
     rows = np.zeros((robots, 1))
-    by_robot = [{"camera": row} for row in rows]
-    return Staging([["camera"]], by_robot, {"camera": decoder.decode}, Rejections(robots)), rows
+    return Staging([["camera"]], {"camera": rows}, {"camera": decoder.decode}, Rejections(robots)), rows
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +161,8 @@ def test_observations_with_equal_decoders_share_a_decoded_message():
     names = ["left", "right", "small", "other"]
     rows = {name: np.zeros(1 if name == "small" else 2) for name in names}
     decoders = {name: OrZeros(decoder.decode) for name in ("left", "right", "small")}
-    staging = Staging([[name] for name in names], [rows], {**decoders, "other": other.decode}, Rejections(1))
+    arrays = {name: row[None] for name, row in rows.items()}
+    staging = Staging([[name] for name in names], arrays, {**decoders, "other": other.decode}, Rejections(1))
     message = b"four"
     assert staging([(0, [Sample(0, message)] * 4)]) == {}
     # Once for each shape of rows.
@@ -206,8 +206,7 @@ class Decoder:
         scheduler, priority = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.sched_getparam(0).sched_priority
         os.write(1, f"{name} {scheduler} {priority} {cpus}\\n".encode())
 
-rows = [{"camera": np.zeros(1)} for _ in range(2)]
-staging = Staging([["camera"]], rows, {"camera": Decoder().decode}, Rejections(2))
+staging = Staging([["camera"]], {"camera": np.zeros((2, 1))}, {"camera": Decoder().decode}, Rejections(2))
 
 def tick():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-2:])

@@ -6,18 +6,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from policy_node.config.parameters import OF_IMAGES, ReadingChoices
 from policy_node.config.specs import ArraySpec
-from policy_node.messages.cdr import FRAME_START, ONE_UINT32, THREE_UINT32, TWO_UINT32, body_end, skip_string
+from policy_node.messages.cdr import (
+    BODY_START,
+    FRAME_START,
+    ONE_UINT32,
+    THREE_UINT32,
+    TWO_UINT32,
+    body_end,
+    skip_string,
+)
 from policy_node.messages.compressed_depth import HEADER, decode_rvl, metres, rvl_size
 from policy_node.messages.encodings import IMAGE_ENCODINGS
 from policy_node.messages.fields import MessageTypeError
 from policy_node.messages.pixels import Converter
-from policy_node.messages.reading import UnusableReading, stack_hint
+from policy_node.messages.reading import Copies, Copy, UnusableReading, stack_hint
 from policy_node.messages.types import MessageType
 
 # Encodings that IMREAD_UNCHANGED decodes a JPEG or PNG to, by dtype and channels.
@@ -86,6 +95,26 @@ def compressed_encodings() -> list[str]:
     return [*_DECODED.values(), "mono16", "32FC1"]
 
 
+class _Fields(NamedTuple):
+    """What images have in common whose stamps and pixels alone differ.
+
+    Attributes
+    ----------
+    size
+        Bytes of the message; -1 for none.
+    encapsulation, fields
+        The bytes before the stamp, and those from there to the pixels.
+    start, end
+        Where the pixels lie; `end` is 0 where they are not only copied.
+    """
+
+    size: int = -1
+    encapsulation: bytes = b""
+    fields: bytes = b""
+    start: int = 0
+    end: int = 0
+
+
 class RawImageReader:
     """Reads sensor_msgs/msg/Image into `[height, width, channels]`; its errors are those of `wanted_encoding`."""
 
@@ -95,9 +124,47 @@ class RawImageReader:
         self._converter = Converter(wanted_encoding(spec, choices.encoding, tuple(IMAGE_ENCODINGS)), spec, choices)
         self.notices = self._converter.notices
         self._encodings = dict(IMAGE_ENCODINGS)
+        #: See `Copies`.
+        self.copies = Copies(self._copy_to, spec.dtype)
 
     def __call__(self, raw: bytes, out: np.ndarray) -> None:
         """Read `raw` into `out`; raises `UnusableReading`."""
+        pixels, name, _ = self._view(raw)
+        self._converter(pixels, name, out)
+
+    def _copy_to(self, out: np.ndarray) -> Copy:
+        """Return a function that copies the pixels of images to `out` that are to be copied only.
+
+        It compares the fields of each image with those of the last one, without the stamp.
+        """
+        target = out.reshape(-1).view(np.uint8).data
+        known = _Fields()
+
+        def copy(raw: bytes) -> bool:
+            nonlocal known
+            size, encapsulation, fields, start, end = known
+            if not (len(raw) == size and raw.startswith(encapsulation) and raw.startswith(fields, FRAME_START)):
+                known = self._fields(raw)
+                start, end = known.start, known.end
+            if not end:
+                return False
+            target[:] = memoryview(raw)[start:end]
+            return True
+
+        return copy
+
+    def _fields(self, raw: bytes) -> _Fields:
+        """Return what a message has in common with others of the same size and encoding."""
+        try:
+            pixels, name, start = self._view(raw)
+        except UnusableReading:
+            return _Fields()
+        is_copied = pixels.flags.c_contiguous and self._converter.copies(pixels, name)
+        end = start + pixels.nbytes if is_copied else 0
+        return _Fields(len(raw), bytes(raw[:BODY_START]), bytes(raw[FRAME_START:start]), start, end)
+
+    def _view(self, raw: bytes) -> tuple[np.ndarray, str, int]:
+        """Return the stored pixels of a message `[rows, width, channels]`, their encoding, and where they start."""
         end = body_end(raw)
         order = raw[1]
         try:
@@ -127,7 +194,7 @@ class RawImageReader:
             raise UnusableReading(f"the message is cut: {count} bytes of data announced, {end - start} found")
         strides = (step, channels * dtype.itemsize, dtype.itemsize)
         stored = dtype.newbyteorder(">" if raw[name_end] else "<")
-        self._converter(np.ndarray((rows, width, channels), stored, raw, start, strides), name, out)
+        return np.ndarray((rows, width, channels), stored, raw, start, strides), name, start
 
 
 class CompressedImageReader:

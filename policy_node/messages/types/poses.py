@@ -55,7 +55,7 @@ class PoseSource(FieldSource):
     def located(self, layout: Layout) -> ReadNumbers | None:
         """See `NumberSource`."""
         read = super().located(layout)
-        return None if read is None else lambda raw: self._with_yaw(read(raw))
+        return read if read is None or not self._has_yaw else lambda raw: self._with_yaw(read(raw))
 
     def label(self, message: Any, index: int) -> str:
         """Return the name of a number."""
