@@ -111,6 +111,8 @@ class Converter:
                     pixels = self._colours(pixels, conversion, out)
             except cv2.error as error:
                 raise UnusableReading(f"the image of {width} × {height} cannot be converted: {error.err}") from error
+        elif self._is_depth:
+            self._check_measured(pixels == 0)
         # OpenCV may have written there already.
         if pixels is not out:
             np.copyto(out, pixels.reshape(out.shape))
@@ -170,17 +172,19 @@ class Converter:
         """Return depth in the wanted unit, and where it has no distance; None where that changes nothing."""
         is_marked = is_averaged or self._hole is not None
         depth = pixels if scale == 1.0 else pixels * np.float32(scale)
+        zero = pixels == 0
         if pixels.dtype.kind == "u":
-            holes = pixels == 0 if is_marked else None
-            return depth, holes if holes is not None and holes.any() else None
+            self._check_measured(zero)
+            return depth, zero if is_marked and zero.any() else None
         unmeasured = ~np.isfinite(pixels)
         if unmeasured.any():
+            nan = np.isnan(pixels)
+            self._check_nan(nan)
             if self._hole is None:
-                depth = self._with_bounds(depth)
-                unmeasured = np.isnan(depth)
-            self._check_nan(unmeasured)
+                depth, unmeasured = self._with_bounds(depth), nan
+        self._check_measured(unmeasured | zero)
         if is_marked:
-            unmeasured |= pixels == 0
+            unmeasured |= zero
         return depth, unmeasured if unmeasured.any() else None
 
     def _with_bounds(self, depth: np.ndarray) -> np.ndarray:
@@ -197,11 +201,19 @@ class Converter:
                 depth[beyond] = bound
         return depth
 
-    def _check_nan(self, unmeasured: np.ndarray) -> None:
-        """Raise UnusableReading if nothing was measured, or nothing can stand for what was not."""
-        if unmeasured.all():
+    def _check_measured(self, holes: np.ndarray) -> None:
+        """Raise UnusableReading if no pixel has a distance, as of a camera that is covered or not ready."""
+        if self._hole is None and holes.all():
+            raise UnusableReading(
+                "the image has no distance, only 0: no pixel was measured; look at the camera, or set hole_value, such "
+                "as [0.0], if the policy was trained with such images"
+            )
+
+    def _check_nan(self, nan: np.ndarray) -> None:
+        """Raise UnusableReading if all is NaN, or nothing can stand for it."""
+        if nan.all():
             raise UnusableReading("the image holds NaN only: no pixel was measured")
-        if self._hole is None and unmeasured.any() and not self._low <= 0.0 <= self._high:
+        if self._hole is None and nan.any() and not self._low <= 0.0 <= self._high:
             raise UnusableReading(
                 f"the image holds NaN, which becomes 0, but the observation is {self._low:g} to {self._high:g}; "
                 "train the policy with an observation space that holds 0, set hole_value, or fill the gaps before"

@@ -263,6 +263,27 @@ def test_every_kind_of_hole_gets_the_chosen_value(dtype: str, shape: tuple[int, 
     assert np.all(decode(image(np.zeros_like(depth), encoding), shape, dtype, hole_value=[5.0]) == 5)
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 1), (2, 2, 1)])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("holes", [[0], [0.0], [0.0, np.nan]], ids=["16UC1", "32FC1", "32FC1 with NaN"])
+def test_depth_in_which_nothing_was_measured_is_refused(holes: list[float], dtype: str, shape: tuple[int, ...]) -> None:
+    encoding = "16UC1" if isinstance(holes[0], int) else "32FC1"
+    depth = np.resize(np.array(holes, np.uint16 if encoding == "16UC1" else np.float32), (8, 8, 1))
+    with pytest.raises(UnusableReading, match=r"no pixel was measured; look at the camera, or set hole_value"):
+        decode(image(depth, encoding), shape, dtype)
+    assert np.all(decode(image(depth, encoding), shape, dtype, hole_value=[0.0]) == 0)
+    # One distance is enough.
+    depth[3, 3] = 2
+    assert np.count_nonzero(decode(image(depth, encoding), shape, dtype)) == 1
+
+
+@pytest.mark.parametrize(("infinity", "bound"), [(-np.inf, 0.0), (np.inf, 10.0)])
+def test_depth_that_is_too_near_or_too_far_everywhere_was_measured(infinity: float, bound: float) -> None:
+    depth = np.full((4, 4, 1), infinity, np.float32)
+    assert np.all(decode(image(depth, "32FC1"), depth.shape, "float32") == bound)
+    assert np.all(decode(image(depth, "32FC1"), depth.shape, "float32", hole_value=[5.0]) == 5.0)
+
+
 def test_padding_of_depth_has_the_value_of_holes() -> None:
     out = decode(
         image(np.full((4, 8, 1), 2.0, np.float32), "32FC1"), (4, 4, 1), "float32", resize="pad", hole_value=[9.0]
@@ -340,7 +361,8 @@ def test_compressed_depth_in_metres_is_quantised_inversely(method: str) -> None:
 def test_rvl_is_lossless(pixels: list[int]) -> None:
     depth = np.array(pixels[: len(pixels) // 2 * 2], np.uint16).reshape(2, -1)
     message = compressed_depth(rvl(depth), "16UC1; compressedDepth rvl")
-    assert np.array_equal(decode(message, (*depth.shape, 1), "uint16")[..., 0], depth)
+    # Without it an image of zeros alone would be refused.
+    assert np.array_equal(decode(message, (*depth.shape, 1), "uint16", hole_value=[0.0])[..., 0], depth)
 
 
 @pytest.mark.parametrize(
