@@ -284,12 +284,12 @@ class Reporter:
                 self._logger.info(line.text)
 
     def _renew_silent(self) -> None:
-        if topics := self._renew(time.monotonic()):
-            self._logger.warning(
-                f"no message came for seconds on {', '.join(topics)}, although there is a publisher; subscribed again, "
-                "in case it does not know of this node",
-                throttle_duration_sec=FINDING_PERIOD_S,
+        for topic in self._renew(self._searched_s):
+            text = (
+                f"no message came for seconds on {topic}, although it has a publisher; subscribed again, in case the "
+                "publisher does not know of this node"
             )
+            self._warn_once_in_a_period(("renewed", topic), text)
 
     def _log_silent(self) -> None:
         if self._loop.waits_for_clock:

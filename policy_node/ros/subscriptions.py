@@ -40,8 +40,8 @@ IMAGE_DEPTH = 2
 VECTOR_DEPTH = 10
 # Within this time every sensor that may be silent is asked once whether its publisher is there.
 PRESENCE_PERIOD_S = 0.5
-# A topic that is silent for this time, although it has a publisher, is subscribed again; each next time takes twice as
-# long. At most so many at a time, because each takes time from the tick.
+# A topic that is silent for this time or its max_age_s, although it has a publisher, is subscribed again; the next time
+# after twice as long. At most so many at a time, because each takes time from the tick.
 SILENT_S, LONGEST_SILENT_S = 5.0, 60.0
 MOST_RENEWED = 4
 # Most pairs of a subscription and a publisher in one node. Fast DDS compares each with each, which takes 3 to 4 µs.
@@ -145,6 +145,8 @@ class _Topic(NamedTuple):
 
     Attributes
     ----------
+    name
+        Its name before namespaces and remapping.
     subscription
         The subscription in rclpy.
     take
@@ -161,6 +163,7 @@ class _Topic(NamedTuple):
         Changes the stamps; None where they stay.
     """
 
+    name: str
     subscription: Subscription
     take: Take
     qos: QoSProfile
@@ -192,15 +195,12 @@ def restamp_of(source: SourceConfiguration) -> Restamp | None:
 
 @dataclass
 class _Silence:
-    """How many messages of a topic had come when it fell silent, since when, and when it is subscribed again."""
+    """Since when no message of a topic came, at how many ticks and messages, and after what time it is renewed."""
 
+    ticks: int = -1
     received: int = -1
     since_s: float = 0.0
-    wait_s: float = SILENT_S
-
-    def begin(self, received: int, now_s: float) -> None:
-        """Begin to wait."""
-        self.received, self.since_s, self.wait_s = received, now_s, SILENT_S
+    wait_s: float = 0.0
 
 
 class SensorSubscriptions:
@@ -243,6 +243,8 @@ class SensorSubscriptions:
         self.reception = Reception(configuration.robots, _kinds(configuration), names, waits_s)
         topics: dict[tuple[Hashable, ...], _Topic] = {}
         self._topics: list[_Topic] = []
+        # Replaced subscriptions, with what counts the ticks, and how many must have been: one may still take from them.
+        self._replaced: list[tuple[Subscription, Stream, int]] = []
         # Attributes of each topic that `take` needs, looked up once.
         self._takes: list[_Taking] = []
         # Topics of sensors that may be silent, with a function that counts their publishers. Each tick asks a few.
@@ -260,7 +262,7 @@ class SensorSubscriptions:
                     raise_if_interrupted(stopping)
                     name = topic_of(configuration.robots[robot], source.topic)
                     subscription, take = poll_topic(node, decoder.message_type, name, qos, raw=True)
-                    topics[key] = topic = _Topic(subscription, take, qos, decoder, [], [], restamp_of(source))
+                    topics[key] = topic = _Topic(name, subscription, take, qos, decoder, [], [], restamp_of(source))
                     self._topics.append(topic)
                 topic.readers.append((robot, sensor))
                 stream = self.reception.streams[robot][sensor]
@@ -276,19 +278,25 @@ class SensorSubscriptions:
         self._asked = math.ceil(len(self._silent) * configuration.period_ns / 1e9 / PRESENCE_PERIOD_S)
         self._asked = min(len(self._silent), self._asked)
         self._takes = [self._taking(topic) for topic in self._topics]
-        # Others are silent for long without a fault.
-        self._is_steady = [
-            not any(
-                sources[sensor].may_be_silent or sources[sensor].max_age_s == math.inf for _, sensor in topic.readers
-            )
-            for topic in self._topics
-        ]
         self._silences = [_Silence() for _ in self._topics]
+        self._waits_s = self._longest_silences_s(configuration)
         self._event_thread = EventThreadMonitor()
 
     @staticmethod
     def _taking(topic: _Topic) -> _Taking:
         return topic.qos.depth, topic.take, topic.decoder.stamp_ns, topic.readers, topic.streams, topic.restamp
+
+    def _longest_silences_s(self, configuration: Configuration) -> list[float]:
+        """Return by topic the time without a message after which it is renewed; infinite where silence is usual."""
+        sources = [sources[0] for sources in configuration.sensors]
+
+        def wait_s(source: SourceConfiguration) -> float:
+            # An old message that comes again could count as a new one.
+            if source.may_be_silent or source.durability == "transient_local":
+                return math.inf
+            return max(SILENT_S, source.max_age_s or configuration.synchronisation.max_age_s)
+
+        return [max(wait_s(sources[sensor]) for _, sensor in topic.readers) for topic in self._topics]
 
     def renew_silent(self, now_s: float) -> list[str]:
         """Subscribe topics again that are silent although they have a publisher, and return their names.
@@ -297,31 +305,47 @@ class SensorSubscriptions:
         doc/development.md; it hears of a new one. Call it about every `SILENT_S` from the thread that created the
         subscriptions; `now_s` is the time on the monotonic clock.
         """
-        due: list[int] = []
         # A Fast DDS that stands still would never return.
         if self._event_thread.has_stopped(1):
             return []
-        for index, (topic, silence) in enumerate(zip(self._topics, self._silences, strict=True)):
-            received = topic.streams[0].counts().received
-            if received != silence.received:
-                silence.begin(received, now_s)
-            elif now_s - silence.since_s >= silence.wait_s and self._is_steady[index]:
-                if topic.subscription.get_publisher_count():
-                    due.append(index)
-                else:
-                    silence.begin(received, now_s)
+        self._destroy_replaced()
+        due = [index for index in range(len(self._topics)) if self._is_due(index, now_s)]
         due = sorted(due, key=lambda index: self._silences[index].wait_s)[:MOST_RENEWED]
         for index in due:
-            silence, topic = self._silences[index], self._topics[index]
-            silence.since_s, silence.wait_s = now_s, min(2 * silence.wait_s, LONGEST_SILENT_S)
-            old = topic.subscription
-            subscription, take = poll_topic(self._node, topic.decoder.message_type, old.topic_name, topic.qos, raw=True)
+            topic, silence = self._topics[index], self._silences[index]
+            silence.since_s, silence.wait_s = now_s, max(silence.wait_s, min(2 * silence.wait_s, LONGEST_SILENT_S))
+            replaced, stream = topic.subscription, topic.streams[0]
+            subscription, take = poll_topic(self._node, topic.decoder.message_type, topic.name, topic.qos, raw=True)
             self._topics[index] = topic = topic._replace(subscription=subscription, take=take)
-            # The tick thread looks each up once per tick.
             self._takes[index] = self._taking(topic)
-            with end_process_if_destruction_hangs():
-                self._node.destroy_subscription(old)
+            self._replaced.append((replaced, stream, stream.counts().ticks + 2))
         return [self._topics[index].subscription.topic_name for index in due]
+
+    def _is_due(self, index: int, now_s: float) -> bool:
+        topic, silence, wait_s = self._topics[index], self._silences[index], self._waits_s[index]
+        counts = topic.streams[0].counts()
+        # Without ticks nothing is taken, as while simulated time stands still.
+        if counts.received != silence.received or counts.ticks == silence.ticks:
+            self._silences[index] = _Silence(counts.ticks, counts.received, now_s, wait_s)
+            return False
+        silence.ticks = counts.ticks
+        if now_s - silence.since_s < silence.wait_s or wait_s == math.inf:
+            return False
+        if not topic.subscription.get_publisher_count():
+            silence.since_s = now_s
+            return False
+        return True
+
+    def _destroy_replaced(self, all_of_them: bool = False) -> None:
+        """Destroy replaced subscriptions that no tick uses any more."""
+        kept = []
+        for subscription, stream, ticks in self._replaced:
+            if all_of_them or stream.counts().ticks >= ticks:
+                with end_process_if_destruction_hangs():
+                    self._node.destroy_subscription(subscription)
+            else:
+                kept.append((subscription, stream, ticks))
+        self._replaced = kept
 
     def take(self, pipeline: Intake, simulated_ns: int | None) -> None:
         """Take all messages that have arrived and hand them to the pipeline; called by the tick thread alone.
@@ -384,9 +408,11 @@ class SensorSubscriptions:
     def change_limits(self, configuration: Configuration) -> None:
         """Judge late messages by the largest ages of another configuration, with the same sensors."""
         self.reception.change_limits(_kinds(configuration))
+        self._waits_s = self._longest_silences_s(configuration)
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
+        self._destroy_replaced(all_of_them=True)
         for topic in self._topics:
             self._node.destroy_subscription(topic.subscription)
         self._topics.clear()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages taken at the tick over real DDS, and reports of lost messages."""
 
+import math
 import os
 import signal
 import subprocess
@@ -16,13 +17,14 @@ import pytest
 import rclpy
 from node_harness import PATIENCE_S, Peer, parameters_of
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 
 from policy_node.config.schema import Configuration, SourceConfiguration, parse_configuration
 from policy_node.config.specs import ArraySpec
 from policy_node.messages.codecs import reading_decoder
 from policy_node.ros.middleware import CYCLONE, middleware
+from policy_node.ros.process import EventThreadMonitor
 from policy_node.ros.subscriptions import SensorSubscriptions, restamp_of
 
 pytestmark = pytest.mark.both_distributions
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.both_distributions
 # Cameras that publish with the default settings of Fast DDS until SIGINT.
 PUBLISHER = textwrap.dedent("""
     import rclpy
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
     from policy_node.ros.process import destroy_last_node, ros_process
     with ros_process() as stopping:
@@ -59,6 +61,29 @@ class Taken:
 
     def set_present(self, robot: int, sensor: int, present: bool) -> None:
         self.present[robot, sensor] = present
+
+
+class SilentTopic:
+    """A topic of robot 0 whose publisher sends when a test wants it."""
+
+    def __init__(self, subscriptions: SensorSubscriptions, peer: Peer) -> None:
+        self.subscriptions = subscriptions
+        self.taken = Taken()
+        qos = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.publisher = peer.node.create_publisher(JointState, "/silent/touch", qos)
+        peer.spin_until(lambda: self.publisher.get_subscription_count() == 1, "the subscription")
+
+    def renew(self, now_s: float) -> list[str]:
+        """Take messages at two ticks, then renew what is silent at a time."""
+        for _ in range(2):
+            self.subscriptions.take(self.taken, None)
+        return self.subscriptions.renew_silent(now_s)
+
+    def is_taken(self) -> bool:
+        """Publish a message, and return whether any has been taken."""
+        self.publisher.publish(JointState(name=["a", "b"], effort=[0.0, 0.0]))
+        self.subscriptions.take(self.taken, None)
+        return bool(self.taken.samples)
 
 
 def subscriptions_of(node: Node, configuration: Configuration) -> SensorSubscriptions:
@@ -117,31 +142,77 @@ def test_the_newest_messages_are_taken_in_their_order(peer: Peer, tmp_path: Path
     subscriptions.destroy()
 
 
-def test_a_topic_that_is_silent_although_it_has_a_publisher_is_subscribed_again(peer: Peer, tmp_path: Path) -> None:
+@pytest.fixture
+def silent(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentTopic]:
+    """Return a topic with a publisher, and one without, that a node subscribes."""
+    # The machine may keep the thread from running; a test of its own looks at that.
+    monkeypatch.setattr(EventThreadMonitor, "has_stopped", lambda *checks: False)
     changes = {"observations.keys": ["touch"], "observations.image.topic": None, "observations.image.type": None}
     configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ["silent", "absent"], changes))
-    subscriptions, taken = subscriptions_of(peer.node, configuration), Taken()
-    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-    publisher = peer.node.create_publisher(JointState, "/silent/touch", best_effort)
-    peer.spin_until(lambda: publisher.get_subscription_count() == 1, "the subscription")
+    topic = SilentTopic(subscriptions_of(peer.node, configuration), peer)
+    yield topic
+    topic.subscriptions.destroy()
+    peer.spin_until(lambda: topic.publisher.get_subscription_count() == 0, "the end of all subscriptions")
 
-    def is_taken() -> bool:
-        publisher.publish(JointState(name=["a", "b"], effort=[0.0, 0.0]))
-        subscriptions.take(taken, None)
-        return bool(taken.samples)
 
-    assert subscriptions.renew_silent(100.0) == [] == subscriptions.renew_silent(104.0)
-    assert subscriptions.renew_silent(105.0) == ["/silent/touch"]
+def test_a_topic_that_is_silent_although_it_has_a_publisher_is_subscribed_again(
+    silent: SilentTopic, peer: Peer
+) -> None:
+    assert silent.renew(100.0) == [] == silent.renew(104.0)
+    assert silent.renew(105.0) == ["/silent/touch"]
     # The next time takes twice as long.
-    assert subscriptions.renew_silent(114.0) == []
-    assert subscriptions.renew_silent(115.0) == ["/silent/touch"]
-    peer.spin_until(is_taken, "a message of the new subscription")
-    assert {robot for robot, *_ in taken.samples} == {0}
-    assert publisher.get_subscription_count() == 1
+    assert silent.renew(114.0) == []
+    assert silent.renew(115.0) == ["/silent/touch"]
+    peer.spin_until(silent.is_taken, "a message of the new subscription")
+    assert {robot for robot, *_ in silent.taken.samples} == {0}
     # Silence is measured from the last message on.
-    assert subscriptions.renew_silent(200.0) == [] == subscriptions.renew_silent(204.0)
-    subscriptions.destroy()
-    peer.spin_until(lambda: publisher.get_subscription_count() == 0, "the end of all subscriptions")
+    assert silent.renew(200.0) == [] == silent.renew(204.0)
+    assert silent.publisher.get_subscription_count() == 1
+
+
+def test_a_tick_takes_on_from_a_subscription_that_is_replaced_meanwhile(silent: SilentTopic, peer: Peer) -> None:
+    subscriptions = silent.subscriptions
+    assert silent.renew(100.0) == [] == silent.renew(104.0)
+    subscriptions.take(silent.taken, None)
+    depth, take, *others = subscriptions._takes[0]
+    found = []
+
+    def take_while_renewed() -> Any:
+        found.append(subscriptions.renew_silent(105.0 + len(found)))
+        return take()
+
+    subscriptions._takes[0] = (depth, take_while_renewed, *others)
+    subscriptions.take(silent.taken, None)
+    assert found == [["/silent/touch"]]
+    assert silent.renew(106.0) == [] == silent.renew(107.0)
+    peer.spin_until(silent.is_taken, "a message of the new subscription")
+
+
+def test_silence_without_ticks_is_no_fault_of_the_publisher(silent: SilentTopic) -> None:
+    assert silent.renew(100.0) == []
+    assert [silent.subscriptions.renew_silent(time_s) for time_s in (106.0, 150.0, 300.0)] == [[], [], []]
+
+
+def test_nothing_is_renewed_while_the_middleware_stands_still(
+    silent: SilentTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert silent.renew(100.0) == [] == silent.renew(104.0)
+    monkeypatch.setattr(EventThreadMonitor, "has_stopped", lambda *checks: True)
+    assert silent.renew(200.0) == []
+
+
+@pytest.mark.parametrize(
+    "usual", [{"durability": "transient_local", "reliability": "reliable"}, {"max_age_s": math.inf}, {"max_age_s": 9.0}]
+)
+def test_topics_that_are_silent_for_long_as_a_rule_are_left_alone(
+    usual: dict[str, Any], peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventThreadMonitor, "has_stopped", lambda *checks: False)
+    changes = {f"observations.touch.{name}": value for name, value in usual.items()}
+    configuration = parse_configuration(parameters_of(tmp_path / "policy.zip", ["silent"], changes))
+    topic = SilentTopic(subscriptions_of(peer.node, configuration), peer)
+    assert topic.renew(100.0) == [] == topic.renew(108.0)
+    topic.subscriptions.destroy()
 
 
 def test_the_safe_position_is_subscribed_as_the_last_sensor(peer: Peer, tmp_path: Path) -> None:
