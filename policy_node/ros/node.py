@@ -244,6 +244,9 @@ class PolicyNode(LifecycleNode):
     def _activate(self) -> None:
         assert self.deployment and self.sensors and self._commands and self._claims and self.tasks
         configuration, pipeline, claims = self.deployment.configuration, self.deployment.pipeline, self._claims
+        if configuration.realtime.freeze_gc:
+            # The control loop before, and its recording, would be frozen with all else.
+            gc.collect()
         # The loop may have ended before it used the newest limits.
         pipeline.change_limits(configuration)
         pipeline.reset()
@@ -331,9 +334,6 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"inactive: {self._safety()}")
         finally:
             self._activated.close()
-            del loop
-            # The loop and its recording refer to each other; the next activation would freeze them.
-            gc.collect()
 
     def _destroy_reporter(self) -> None:
         reporter, self.reporter = self.reporter, None
