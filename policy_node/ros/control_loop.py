@@ -203,6 +203,12 @@ class ControlLoop:
             if not self._ticking.acquire(timeout=self._configuration.watchdog_timeout_s):
                 raise TimeoutError("the current tick hangs; set the new policy when the robots are driven again")
             try:
+                # Texts of before: those of the new policy's parameter are newer.
+                with self._sending:
+                    told = [key for key in self._requests if isinstance(key, tuple) and key[0] == "task"]
+                    tasks = [self._requests.pop(key) for key in told]
+                for use_task in tasks:
+                    use_task()
                 self._pipeline.adopt(pipeline)
             finally:
                 self._ticking.release()

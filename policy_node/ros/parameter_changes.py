@@ -20,6 +20,7 @@ from policy_node.config.schema import (
     check_same_sensors,
     check_same_wiring,
 )
+from policy_node.config.tasks import task_of_each
 from policy_node.ros.deployment import slowness
 from policy_node.ros.loading import Loading
 from policy_node.ros.parameter_services import ParameterServices
@@ -195,7 +196,9 @@ class ParameterChanges:
             node.loop.replace_policy(deployment.pipeline)
         else:
             loading.replaced.adopt(deployment.pipeline)
-        if configuration.policy.task != node.deployment.configuration.policy.task:
+        robots = len(configuration.robots)
+        before = node.deployment.configuration.policy.task
+        if task_of_each(configuration.policy.task, robots) != task_of_each(before, robots):
             assert node.tasks is not None
             node.tasks.forget()
         self._read = read
