@@ -91,7 +91,8 @@ class Converter:
     def copies(self, pixels: np.ndarray, encoding: str) -> bool:
         """Return whether such pixels are only copied, byte by byte."""
         conversion = self._conversions.get(encoding)
-        if conversion is None or not conversion.is_copied or pixels.shape[:2] != self._size:
+        # A distance must have been measured somewhere.
+        if conversion is None or not conversion.is_copied or self._is_depth or pixels.shape[:2] != self._size:
             return False
         return pixels.dtype.isnative
 

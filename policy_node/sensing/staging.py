@@ -201,8 +201,14 @@ class Staging:
 
     def _decode(self, given: Iterable[_Job]) -> dict[int, str]:
         """Decode messages into their rows, and return by robot why a message cannot be used."""
-        for outcomes in self._outcomes:
-            outcomes.clear()
+        try:
+            return self._decode_once(given)
+        finally:
+            # An exception keeps the messages of this tick.
+            for outcomes in self._outcomes:
+                outcomes.clear()
+
+    def _decode_once(self, given: Iterable[_Job]) -> dict[int, str]:
         jobs: list[_Job] = []
         # Readings of messages that another robot or source reads, too, and those that failed.
         later: list[_Job] = []

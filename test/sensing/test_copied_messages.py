@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 
+from policy_node.config.specs import ArraySpec
+from policy_node.messages.codecs import reading_decoder
 from policy_node.messages.layouts import find_layout
 from policy_node.sensing import staging
 from policy_node.sensing.samples import Sample
@@ -118,3 +122,16 @@ def test_the_second_message_of_a_kind_is_not_decoded(name: str, monkeypatch: pyt
     for raw in raws:
         fleet.tick([(0, [raw])])
     assert len(decoded) < len(raws)
+
+
+def test_a_depth_image_without_any_distance_is_refused_at_each_tick() -> None:
+    spec = ArraySpec("depth", (4, 5, 1), "uint16", 0, 65535)
+    decoder = reading_decoder("sensor_msgs/msg/Image", spec, topic="depth", encoding="16UC1")
+    rows = {"depth": np.zeros((1, *spec.shape), np.uint16)}
+    stage = Staging([["depth"]], rows, {"depth": decoder.decode}, Rejections(1))
+    reasons = []
+    for distance in (7, 7, 0, 0, 7):
+        pixels = np.full((4, 5), distance, "<u2").tobytes()
+        raw = serialize_message(Image(height=4, width=5, encoding="16UC1", step=10, data=pixels))
+        reasons.append(stage([(0, [Sample(0, raw)])]))
+    assert [bool(reason) for reason in reasons] == [False, False, True, True, False]

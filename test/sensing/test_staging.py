@@ -104,8 +104,7 @@ def test_a_decoder_that_says_nothing_runs_in_the_calling_thread():
     def decode(message: bytes, out: np.ndarray) -> None:
         threads.add(threading.get_ident())
 
-    rows = [{"camera": np.zeros(1)} for _ in range(4)]
-    staging = Staging([["camera"]], rows, {"camera": decode}, Rejections(4))
+    staging = Staging([["camera"]], {"camera": np.zeros((4, 1))}, {"camera": decode}, Rejections(4))
     assert staging([(robot, [Sample(0, LARGE + bytes(robot))]) for robot in range(4)]) == {}
     assert threads == {threading.get_ident()}
 
