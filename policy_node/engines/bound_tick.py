@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_node.config.specs import PolicySpec
+from policy_node.config.specs import OUTPUT, PolicySpec
 from policy_node.engines.backends import EngineError, EngineRequest
 from policy_node.engines.lean import export_lean
 from policy_node.engines.tracing import network_of
@@ -26,6 +26,8 @@ from policy_node.policies.traced import mark_nan
 # Largest difference between the session and PyTorch, absolute and relative.
 TOLERANCE = 1e-5
 TRIALS = 4
+# In place of an address: the observation is copied at each call.
+COPIED = -1
 # Previous commands, starts and shares of ramps; low and high bounds, largest changes.
 NUMBERS = 6
 
@@ -94,9 +96,11 @@ class _Finish(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given, written = tensors[: self._given], tensors[self._given :]
-        memory = given[len(given) - len(self._memory) :]
-        actions, after = self._finish(dict(zip(self._memory, memory, strict=True)), written)
-        actions, after = mark_nan(given, actions, after)
+        memory = dict(zip(self._memory, given[len(given) - len(self._memory) :], strict=True))
+        actions, after = self._finish(memory, written)
+        # What is only kept of the outputs before is not read by the network.
+        read = [tensor for name, tensor in memory.items() if not name.startswith(OUTPUT)]
+        actions, after = mark_nan((*given[: len(given) - len(memory)], *read), actions, after)
         return actions, *(after[name] for name in self._memory)
 
 
@@ -145,10 +149,12 @@ class BoundTick:
             part, inputs = network_of(replace(request, observations=zeros), marks_nan=True)
         else:
             state = request.policy.initial_state(robots) or {}
+            if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+                raise EngineError("its memory begins with numbers that are not finite, which mark a fault here")
             part, inputs = _Finish(network, spec), (*zeros.values(), *(state[name] for name in self._memory))
         self._inputs = [tensor.clone() for tensor in inputs]
         self._tick = _TickNetwork(part, command_map, limits).eval()
-        # The observations of the last call, and the addresses of those that are bound themselves; 0 for a copy.
+        # The observations of the last call, and the addresses of those that are bound themselves; 0: not yet.
         self._seen: list[torch.Tensor | None] = [None] * len(self._observations)
         self._places = [0] * len(self._observations)
         self._limits = limits.numbers
@@ -217,7 +223,7 @@ class BoundTick:
         for index, (key, moved) in enumerate(self._observations):
             given = observations[key]
             # Staged rows stay at their place.
-            if given is not self._seen[index] or not self._places[index]:
+            if given is not self._seen[index] or self._places[index] <= 0:
                 self._take(index, given.movedim(-3, -1) if moved else given)
                 self._seen[index] = given
         if memory is not None:
@@ -231,15 +237,20 @@ class BoundTick:
         return self._rows.copy(), actions, dict(zip(self._memory, after, strict=True)) or None
 
     def _take(self, index: int, given: torch.Tensor) -> None:
-        """Bind an observation where it lies; one that is not contiguous is copied."""
-        if given.is_contiguous():
-            if given.data_ptr() != self._places[index]:
+        """Bind an observation where it lies; one that is not contiguous is copied.
+
+        So is one that a network reads at another place, from then on: to bind it again the network must run.
+        """
+        bound, place = self._places[index], given.data_ptr()
+        may_move = self._network is None or bound in (0, place)
+        if bound != COPIED and given.is_contiguous() and may_move:
+            if place != bound:
                 self._move(index, given)
-                self._places[index] = given.data_ptr()
+                self._places[index] = place
             return
-        if self._places[index]:
-            self._move(index, torch.empty(given.shape, dtype=given.dtype))
-            self._places[index] = 0
+        if bound > 0:
+            self._move(index, torch.zeros(given.shape, dtype=given.dtype))
+        self._places[index] = COPIED
         self._inputs[index].copy_(given)
 
     def _move(self, index: int, tensor: torch.Tensor) -> None:

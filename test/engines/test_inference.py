@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from gymnasium import spaces
@@ -390,3 +391,37 @@ def test_a_reading_of_nan_spoils_one_command_of_a_file(folder: Path, kind: str) 
     inferred = inference(everyone, nothing, nothing, np.ones(ROBOTS))
     assert inference.session == "tick"
     assert np.array_equal(np.isnan(inferred.commands).any(axis=1), np.arange(ROBOTS) == 3)
+
+
+@pytest.mark.parametrize("kind", ["vector", "terms"])
+def test_the_network_of_a_file_runs_once_in_a_tick(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the observation is at another place in each."""
+    runs = []
+    run = onnxruntime.InferenceSession.run_with_iobinding
+
+    def counted(self: Any, *arguments: Any) -> None:
+        runs.append(self)
+        run(self, *arguments)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", counted)
+    inference = inference_of(configuration_of(kind, LIMITS), of_file(folder, kind))
+    assert inference.session == "tick"
+    draw, state = np.random.default_rng(4), new_state()
+    for number in range(4):
+        runs.clear()
+        tick(inference, draw, state)
+        # The network, then mapping and limits.
+        assert number < 2 or len(runs) == len({*runs}) == 2
+
+
+def test_a_file_whose_memory_begins_with_infinity_runs_as_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = exported(folder, "vector", True)
+    first = policy.initial_state
+
+    def infinite(robots: int) -> Any:
+        return {name: torch.full_like(tensor, -torch.inf) for name, tensor in (first(robots) or {}).items()}
+
+    monkeypatch.setattr(policy, "initial_state", infinite)
+    assert inference_of(configuration_of("vector", LIMITS), policy).session.startswith(
+        "network; its memory begins with"
+    )
