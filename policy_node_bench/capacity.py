@@ -20,10 +20,17 @@ from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
 from policy_node.report.figures import machine
 from policy_node_bench.command import Command, Figures, option
-from policy_node_bench.fleet import CommonOptions, Cores, FleetOptions, loops_of, measure_engines, measure_in_turn
+from policy_node_bench.fleet import (
+    CommonOptions,
+    Cores,
+    FleetOptions,
+    loops_of,
+    measure_engines,
+    measure_in_turn,
+    model_of,
+)
 from policy_node_bench.harness.observer import summary
 from policy_node_bench.harness.processes import ros_session
-from policy_node_bench.harness.robots import untrained_policy
 from policy_node_bench.tables import CAPACITY_LOOPS, capacity_rows, percent, screen
 
 MOST_MISSED, LEAST_FRESH = 0.01, 0.95
@@ -108,7 +115,7 @@ def run_capacity(options: CapacityOptions, console: Console) -> dict[str, Any]:
         folder = Path(temporary)
         # An earlier result may come from a busy machine.
         os.environ["XDG_CACHE_HOME"] = temporary
-        model = options.model or untrained_policy(folder, options.image)
+        model = model_of(options, folder)
 
         def fleet(robots: int) -> FleetOptions:
             return FleetOptions(robots=robots, seconds=options.seconds, baseline=True, **common)

@@ -70,7 +70,7 @@ class CommonOptions:
     )
     rate_hz: float = option(20.0, "control rate", "--rate", type=number(float, 1), metavar="HZ")
     model: str = option(
-        "", "policy for 'image' and 'touch' (default: an untrained one for this image size)", metavar="PATH"
+        "", "policy for 'image' and 'touch', or of --legged (default: an untrained one of that size)", metavar="PATH"
     )
     legged: bool = option(
         False,
@@ -172,6 +172,13 @@ class Cores(NamedTuple):
 
     loop: Sequence[int]
     publishers: Sequence[int]
+
+
+def model_of(options: CommonOptions, folder: Path) -> str:
+    """Return the policy file of the options, or of an untrained policy, made in a folder."""
+    if options.model:
+        return options.model
+    return untrained_legged_policy(folder) if options.legged else untrained_policy(folder, options.image)
 
 
 def loops_of(options: FleetOptions, model: str, folder: Path) -> list[Loop]:
@@ -282,11 +289,7 @@ def run_fleet(options: FleetOptions, console: Console) -> dict[str, Any]:
             "options": asdict(options) | {"slop_s": options.slop_s, "max_age_s": options.max_age_s},
             "machine": {**machine(), "rmw": rclpy.get_rmw_implementation_identifier()},
         }
-        if options.legged:
-            model = options.model or untrained_legged_policy(folder)
-        else:
-            model = options.model or untrained_policy(folder, options.image)
-        loops = loops_of(options, model, folder)
+        loops = loops_of(options, model_of(options, folder), folder)
         with console.status("measuring the policy's engines"):
             # An earlier result may come from a busy machine.
             os.environ["XDG_CACHE_HOME"] = str(folder)
