@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXECUTABLES = dict(re.findall(r'"(\w+) = ([\w.]+:\w+)"', (ROOT / "setup.py").read_text()))
+EXECUTABLES = dict(re.findall(r'"(\w+) = ([\w.]+\.executables:\w+)"', (ROOT / "setup.py").read_text()))
 COMMANDS = [
     *(name for name in EXECUTABLES),
     *("policy_node init", "policy_node check", "policy_node simulate", "policy_bench fleet", "policy_train train"),

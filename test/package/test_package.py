@@ -161,7 +161,7 @@ def test_the_core_and_the_training_import_no_ros():
     assert run.returncode == 0, run.stderr
 
 
-EXECUTABLES = re.findall(r'"(\w+) = ([\w.]+):(\w+)"', SETUP)
+EXECUTABLES = re.findall(r'"(\w+) = ([\w.]+\.executables):(\w+)"', SETUP)
 
 
 @pytest.mark.slow
