@@ -336,11 +336,11 @@ class SensorSubscriptions:
             return False
         return True
 
-    def _destroy_replaced(self, all_of_them: bool = False) -> None:
+    def _destroy_replaced(self) -> None:
         """Destroy replaced subscriptions that no tick uses any more."""
         kept = []
         for subscription, stream, ticks in self._replaced:
-            if all_of_them or stream.counts().ticks >= ticks:
+            if stream.counts().ticks >= ticks:
                 with end_process_if_destruction_hangs():
                     self._node.destroy_subscription(subscription)
             else:
@@ -412,9 +412,12 @@ class SensorSubscriptions:
 
     def destroy(self) -> None:
         """Remove the subscriptions from the node."""
-        self._destroy_replaced(all_of_them=True)
+        # The caller guards against a destruction that hangs; a guard in here would end that one.
+        for subscription, *_ in self._replaced:
+            self._node.destroy_subscription(subscription)
         for topic in self._topics:
             self._node.destroy_subscription(topic.subscription)
+        self._replaced.clear()
         self._topics.clear()
         self._takes.clear()
         self._silent.clear()
