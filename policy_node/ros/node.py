@@ -214,9 +214,6 @@ class PolicyNode(LifecycleNode):
         self._configured.callback(self.sensors.destroy)
         self.tasks = TaskTopics(self, configuration)
         self._configured.callback(self.tasks.destroy)
-        if configuration.realtime.freeze_gc:
-            # Collect now, because it takes seconds on a loaded machine: activation freezes the remaining objects.
-            gc.collect()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the tick."""
@@ -245,7 +242,7 @@ class PolicyNode(LifecycleNode):
         assert self.deployment and self.sensors and self._commands and self._claims and self.tasks
         configuration, pipeline, claims = self.deployment.configuration, self.deployment.pipeline, self._claims
         if configuration.realtime.freeze_gc:
-            # The control loop before, and its recording, would be frozen with all else.
+            # Garbage of configure, and the control loop and the recording before, would be frozen with all else.
             gc.collect()
         # The loop may have ended before it used the newest limits.
         pipeline.change_limits(configuration)
