@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 # Largest age, in nanoseconds, of what does not age.
 AGELESS_NS = 2**62
 # Makes a named tuple of a tuple, without the Python function that a call of its class is.
-_as = tuple.__new__
+as_tuple = tuple.__new__
 
 
 def age_ns(age_s: float) -> int:
@@ -111,7 +111,7 @@ class SampleRing:
             del self.messages[:nearest]
             if self.first_seen:
                 self._forget_first_seen()
-        return _as(Sample, (stamps[0], self.messages[0]))
+        return as_tuple(Sample, (stamps[0], self.messages[0]))
 
     def counts_from(self, stamp_ns: int) -> int:
         """Return the time from which the age of a sample counts: its stamp, or the time when it was first seen."""

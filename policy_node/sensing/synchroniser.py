@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from policy_node.sensing.samples import AGELESS_NS, Sample, SampleRing
+from policy_node.sensing.samples import AGELESS_NS, Sample, SampleRing, as_tuple
 
-# Makes a named tuple of a tuple, without the Python function that a call of its class is.
-_as = tuple.__new__
 # Readings of a robot, and the age of the oldest synchronised one in nanoseconds.
 _Usual: TypeAlias = tuple[tuple[Sample, ...], int]
 
@@ -117,7 +115,7 @@ def select_usual(
         else:
             # As `advance_to` does it, without calls.
             del stamps[:-1], ring.messages[:-1]
-            sample = _as(Sample, (reference_ns, ring.messages[0]))
+            sample = as_tuple(Sample, (reference_ns, ring.messages[0]))
         samples.append(sample)
         stamp_ns = stamps[0]
         if stamp_ns < oldest_ns:
