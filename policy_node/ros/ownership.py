@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -36,6 +36,8 @@ LISTEN_S = 0.5
 FOREIGN_PERIOD_S = 5.0
 # Listening time after claiming, in case two nodes claim simultaneously.
 CROSSING_S = 0.1
+# Longest further wait for the claims of nodes that are known but were not heard yet, as on a busy machine.
+UNHEARD_S = 3.0
 # Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
 # After an acknowledgement, until the topic is closed: Fast DDS may deadlock in a node that still sends it
@@ -137,6 +139,8 @@ class Claims:
         self._holds_from_s = self._created_s
         # Identity -> newest claim of each other node with robots of this one, and when it was heard.
         self._heard: dict[str, tuple[Claim, float]] = {}
+        # Name and identity of each node that was heard, also of those without robots of this one.
+        self._claimants = {(self._own.owner, self._own.identity)}
         # The robots of the last report, by the name of the other node and whether that comes first.
         self._conflicts: dict[tuple[str, bool], list[int]] = {}
         self._foreign: set[tuple[str, str]] = set()
@@ -144,6 +148,7 @@ class Claims:
         self._logged_s = deque([-math.inf] * MOST_LINES, maxlen=MOST_LINES)
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
         self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1), event_callbacks=NO_EVENTS)
+        self._claims_topic = node.resolve_topic_name(claims_topic)
         self._subscription = node.create_subscription(DiagnosticArray, claims_topic, self._on_message, _qos(MOST_NODES))
         self._take = direct_take(self._subscription, self._logger)
         # Real time: simulated time may stand still.
@@ -167,6 +172,7 @@ class Claims:
             When `stopping` is set meanwhile.
         """
         self._listen(self._created_s + DISCOVERY_S - _now_s())
+        self._await_claims()
         self._on_change = on_change
         self._claim(time.time_ns())
         self._listen(CROSSING_S)
@@ -176,6 +182,28 @@ class Claims:
         """Wait while the middleware receives claims; raises Interrupted."""
         self._stopping.wait(max(0.0, duration_s))
         raise_if_interrupted(self._stopping)
+
+    def _await_claims(self) -> None:
+        """Wait until every node that publishes claims was heard, for UNHEARD_S at most."""
+        if self._take is None:
+            # The executor hears claims only after this.
+            return
+        end_s = _now_s() + UNHEARD_S
+        while unheard := self._unheard_nodes():
+            if _now_s() >= end_s:
+                self._logger.warning(
+                    f"{', '.join(unheard)}: not heard on {self._claims_topic} within {UNHEARD_S:g} s; should it "
+                    "command robots of this node, both do until its claim arrives; if it is a policy_node, give it "
+                    "more CPU time"
+                )
+                return
+            self._listen(CROSSING_S)
+
+    def _unheard_nodes(self) -> list[str]:
+        """Return the full names of nodes that publish claims of which none has arrived."""
+        self._take_claims()
+        publishers = Counter(map(endpoint_name, self._node.get_publishers_info_by_topic(self._claims_topic)))
+        return sorted(publishers - Counter(owner for owner, _ in self._claimants))
 
     def end(self) -> None:
         """End the claim."""
@@ -252,6 +280,8 @@ class Claims:
         claim = Claim.parse(message)
         if claim is None or claim.identity == self._own.identity:
             return
+        if len(self._claimants) < MOST_NODES:
+            self._claimants.add((claim.owner, claim.identity))
         if claim.owner == self._own.owner:
             claim = replace(claim, owner=f"{claim.owner} ({claim.process})")
             self._warn_of_namesake(claim)
@@ -267,6 +297,12 @@ class Claims:
                 return
         self._heard[claim.identity] = (replace(claim, topics=shared), now_s)
 
+    def _take_claims(self) -> None:
+        """Note the claims that the executor has not handled yet."""
+        if self._take is not None:
+            for message, _ in islice(iter(self._take, None), MOST_NODES):
+                self._note(message)
+
     def _warn_of_namesake(self, claim: Claim) -> None:
         """Warn once of another node with the name of this one: services and parameters reach either of them."""
         if claim.identity not in self._namesakes and len(self._namesakes) < MOST_NODES and self._may_log():
@@ -281,9 +317,7 @@ class Claims:
         if self._on_change is None:
             return
         # The executor may have been blocked, such as by an activation: claims that arrived meanwhile have not expired.
-        if self._take is not None:
-            for message, _ in islice(iter(self._take, None), MOST_NODES):
-                self._note(message)
+        self._take_claims()
         oldest_s = _now_s() - EXPIRY_S
         rivals = [claim for claim, heard_s in self._heard.values() if claim.activated_ns and heard_s > oldest_s]
         conflicts: dict[tuple[str, bool], list[int]] = {}

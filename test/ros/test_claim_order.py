@@ -7,6 +7,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,7 @@ from policy_node.ros.ownership import (
     MOST_LINES,
     MOST_NODES,
     SETTLE_S,
+    UNHEARD_S,
     Claim,
     Claims,
 )
@@ -91,6 +93,7 @@ class Member:
         self.changes: list[dict[int, str]] = []
         self._world = world
         self._name = name
+        self.claims_name = name.lstrip("/")
         self._can_take = can_take
         world.members.append(self)
         topics = {robot: [f"/{robot}/cmd_vel"] for robot in robots or ("robot",)}
@@ -141,9 +144,16 @@ class Member:
     def count_publishers(self, topic: str) -> int:
         return len(self.publishers.get(topic, ()))
 
+    def resolve_topic_name(self, topic: str) -> str:
+        return f"/{topic}"
+
     def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
-        assert self.count_publishers(topic) > 1, "slow, and mostly in vain"
-        return [SimpleNamespace(node_namespace=space, node_name=name) for space, name in self.publishers[topic]]
+        names = self.publishers.get(topic, [])
+        if topic == "/claims":
+            names = [*names, *(("/", member.claims_name) for member in self._world.members)]
+        else:
+            assert self.count_publishers(topic) > 1, "slow, and mostly in vain"
+        return [SimpleNamespace(node_namespace=space, node_name=name) for space, name in names]
 
     def destroy_timer(self, timer: Any) -> None:
         self.destroyed.append(timer)
@@ -238,6 +248,36 @@ def test_a_node_listens_before_it_claims_and_once_more_before_it_commands(world:
     world.now_s += DISCOVERY_S + 0.5
     member.begin()
     assert world.waits_s == [0.0, CROSSING_S]
+
+
+def test_a_node_that_is_known_but_was_not_heard_is_waited_for(world: World) -> None:
+    member = Member(world, "/node")
+    member.publishers["/claims"] = [("/fleet", "early"), ("/", "early"), ("/", "node")]
+    claim = Claim("/fleet/early", "early", 1, frozenset({"/robot/cmd_vel"}))
+    # Nodes of other robots, also of the same name, are heard as well.
+    member.queue.append(Claim("/node", "another", 1, frozenset({"/other/cmd_vel"})).message())
+    member.queue.append(replace(claim, owner="/early", topics=frozenset()).message())
+    waits_s = [DISCOVERY_S, CROSSING_S, CROSSING_S, CROSSING_S]
+
+    def hear_at_last() -> None:
+        if len(world.waits_s) == len(waits_s) - 1:
+            member.queue.append(claim.message())
+        else:
+            world.meanwhile = hear_at_last
+
+    world.meanwhile = hear_at_last
+    member.begin()
+    assert world.waits_s == waits_s and member.changes == [{0: "/fleet/early"}]
+    assert member.texts()[1:] == ["error: /fleet/early commands robot, too: this node leaves them alone"]
+
+
+def test_a_node_that_is_never_heard_delays_the_claim_and_is_named(world: World) -> None:
+    member = Member(world, "/node")
+    member.publishers["/claims"] = [("/fleet", "silent"), ("/", "node")]
+    member.begin()
+    assert sum(world.waits_s) == pytest.approx(DISCOVERY_S + UNHEARD_S + CROSSING_S, abs=CROSSING_S)
+    assert member.texts() == ["warning: /fleet/silent, /node: not heard on /claims within 3 s"]
+    assert member.published[-1].activated_ns and not member.changes
 
 
 def test_nodes_of_one_name_are_different_ones(world: World) -> None:

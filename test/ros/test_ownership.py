@@ -22,6 +22,7 @@ from policy_node.ros.ownership import (
     LISTEN_S,
     MOST_LINES,
     MOST_NODES,
+    UNHEARD_S,
     Claim,
     Claims,
 )
@@ -131,6 +132,25 @@ def test_loading_that_took_long_is_time_enough_to_listen(rig: Rig) -> None:
     rig.now_s += 2 * DISCOVERY_S
     rig.begin()
     assert rig.slept_s == [0.0, CROSSING_S]
+
+
+def test_a_node_that_was_found_but_not_heard_is_waited_for(rig: Rig, peer: Peer) -> None:
+    other = Peer("silent")
+    publisher = other.node.create_publisher(DiagnosticArray, CLAIMS_TOPIC, ownership._qos(1))
+    found = peer.node.get_publishers_info_by_topic
+    peer.spin_until(lambda: "silent" in [each.node_name for each in found(CLAIMS_TOPIC)], "the publisher")
+    rig.begin()
+    assert sum(rig.slept_s) == pytest.approx(DISCOVERY_S + UNHEARD_S + CROSSING_S, abs=CROSSING_S)
+    ((_, line),) = rig.log
+    assert line.startswith(f"/silent: not heard on {CLAIMS_TOPIC} within 3 s; ")
+    # Once it was heard, nobody is waited for.
+    rig.claims.end()
+    rig.slept_s.clear()
+    publisher.publish(Claim("/silent", "silent", 0, frozenset()).message())
+    peer.spin_until(lambda: "/silent" in [owner for owner, _ in rig.claims._claimants], "the claim")
+    rig.begin()
+    assert rig.slept_s == [0.0, CROSSING_S]
+    other.destroy()
 
 
 def test_the_earlier_node_drives_a_robot(active: Rig) -> None:
