@@ -81,9 +81,6 @@ CASES = (
     Case("diffusion_ddpm", "diffusion", (STATE, ENVIRONMENT), {**DIFFUSION, "num_train_timesteps": 12}),
 )
 
-
-# Those whose files the repository has.
-STORED = [case.name for case in CASES if case.name != "diffusion_ddpm"]
 # Of the sizes that LeRobot has by default. Nothing of them is kept.
 LARGE = (
     Case(

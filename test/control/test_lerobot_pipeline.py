@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lerobot_cases import DATA, STORED
+from lerobot_cases import CASES, DATA
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 
@@ -55,7 +55,7 @@ def message(reading: np.ndarray) -> bytes:
     return serialize_message(Image(height=height, width=width, encoding="rgb8", step=width * channels, data=data))
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_robots_get_the_commands_of_lerobot_through_resets(name: str) -> None:
     with np.load(DATA / f"lerobot_{name}.npz") as file:
         stored = dict(file)
