@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies that give plans, and policies beside the tick, in the whole tick without ROS."""
 
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sensor_msgs.msg import JointState
 from policy_node.config.schema import ConfigurationError, parse_configuration
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.tick import FleetTick
+from policy_node.policies.contract import Tensors
 from policy_node.ros.deployment import deploy
 from policy_node.sensing.synchroniser import RobotState
 
@@ -144,6 +146,24 @@ def test_a_policy_in_the_background_skips_the_steps_of_its_inference(folder: Pat
     assert tick.states == (READY,) * 3
     assert tick.planned is not None and tick.planned.arrived_ns == rig.now_ns - 2 * PERIOD_NS
     np.testing.assert_array_equal(tick.commands[:, 0], [2.0, 12.0, 22.0])
+
+
+def test_a_policy_in_the_background_runs_once_before_its_first_plan(folder: Path, rigs: list[Rig]) -> None:
+    """First runs take longer, and each thread has its own."""
+    rig = Rig(folder / "Plans.pt", policy__inference="background")
+    rigs.append(rig)
+    policy = rig.pipeline.policy
+    act, runs = policy.act, []
+
+    def noted(observations: Tensors, memory: Tensors, masks: torch.Tensor | None) -> tuple[torch.Tensor, Tensors]:
+        actions, after = act(observations, memory, masks)
+        runs.append((threading.current_thread().name, actions.shape))
+        return actions, after
+
+    policy.act = noted  # type: ignore[method-assign]
+    rig.pipeline.start()
+    assert rig.pipeline.end(20.0)
+    assert runs == [("planner", (3, HORIZON, 2))]
 
 
 @pytest.mark.parametrize("inference", ["tick", "background"])

@@ -155,6 +155,24 @@ def test_another_network_is_refused(change: dict[str, float]) -> None:
         check_golden(changed, golden, "policy.bundle")
 
 
+def test_an_error_as_large_as_the_tolerance_is_accepted() -> None:
+    # A tenth of a thousandth of the range is one, which float32 holds exactly.
+    assert 1.0 / 10_000.0 == TOLERANCE
+    policy = Summing(ArraySpec("action", (2,), np.float32, -5_000.0, 5_000.0), gain=1e6)
+    golden = record_golden(policy)
+    assert golden.actions[0, 0, 0] == -5_000.0
+
+    def changed(difference: float) -> GoldenVectors:
+        actions = golden.actions.copy()
+        actions[0, 0, 0] += difference
+        return replace(golden, actions=actions)
+
+    assert golden_error(policy, changed(1.0)) == TOLERANCE
+    check_golden(policy, changed(1.0), "policy.bundle")
+    with pytest.raises(PolicyError, match="does not act as it did"):
+        check_golden(policy, changed(2.0), "policy.bundle")
+
+
 def test_memory_alone_that_differs_is_refused() -> None:
     """A policy whose actions are saturated shows a fault of its memory later than its golden vectors."""
     policy = Summing(gain=1e6)
@@ -325,6 +343,10 @@ def test_an_unbounded_component_is_measured_by_its_largest_action() -> None:
     largest = float(np.finfo(np.float32).max)
     assert error_of(replace_bounds(-largest, largest), [[0.5, 0.0]], [[0.0, 0.0]]) == 0.5
     assert error_of(replace_bounds(-largest, 1.0), [[0.5, 0.0]], [[0.0, 0.0]]) == 0.5
+    # No float64 holds the range between the ends of float64; a warning would fail the test.
+    largest = float(np.finfo(np.float64).max)
+    spec = ArraySpec("action", (2,), np.float64, -largest, largest)
+    assert error_of(spec, [[0.5, 0.0]], [[0.0, 0.0]], np.float64) == 0.5
 
 
 def replace_bounds(low: float, high: float) -> ArraySpec:

@@ -77,6 +77,14 @@ def test_others_are_decoded_in_the_calling_thread(parallel, message):
     assert rows.ravel().tolist() == [len(message), 0, len(message)]
 
 
+def test_several_small_messages_are_decoded_in_the_calling_thread():
+    decoder = Decoder(parallel=True)
+    staging, rows = staging_of(decoder, robots=3)
+    assert staging([(robot, [Sample(0, bytes(1 + robot))]) for robot in range(3)]) == {}
+    assert decoder.calls == [(threading.get_ident(), 1 + robot) for robot in range(3)]
+    assert rows.ravel().tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_what_cannot_be_used_is_named_and_counted_once(parallel):
     staging, rows = staging_of(Decoder(parallel), robots=4)
