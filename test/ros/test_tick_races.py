@@ -524,6 +524,21 @@ def test_a_publisher_that_fails_keeps_no_other_robot_from_its_commands(rig: Loop
     assert [str(error) for error in rig.failures] == ["nobody foresaw this"] and rig.loop.failure is rig.failures[0]
 
 
+def test_a_failed_command_hides_no_robot_that_was_yielded_during_the_tick(rig: LoopRig) -> None:
+    def refuse_once() -> None:
+        rig.senders[0].before = lambda: None
+        raise RuntimeError("nobody foresaw this")
+
+    rig.begin_tick()
+    rig.loop.yield_robots({1: "/other"})
+    rig.senders[0].before = refuse_once
+    rig._go_on.set()
+    rig.loop._thread.join()
+    tick = rig.loop.latest
+    assert tick is not None and tick.states == (FAULT, STOPPED, READY) and tick.reasons[1] == "/other commands it"
+    np.testing.assert_array_equal(tick.driven, [False, False, True])
+
+
 def test_a_failed_safe_command_is_reported_after_all_others_were_sent(rig: LoopRig) -> None:
     def refuse() -> None:
         raise RuntimeError("nobody foresaw this")
