@@ -840,6 +840,7 @@ def test_the_only_observation_has_any_name(path):
     found = interface_of({"path": path}, touch={**VECTOR_TOPIC, "history": 3})
     assert found is not None
     assert found.history == {"observation": 3}
+    assert (found.low, found.high) == (-np.inf, np.inf)
 
 
 def test_an_invalid_memory_is_reported():
