@@ -80,6 +80,8 @@ class TickClock:
         Deadlines that were waited for.
     jumps
         Set to end a wait as when simulated time jumps back.
+    jumps_at_beginning
+        Whether simulated time jumps back once while the loop waits for its beginning.
     is_closed
         Whether the loop has closed it, as it does with simulated time.
     """
@@ -91,6 +93,7 @@ class TickClock:
         self.waits = threading.Event()
         self.deadlines_ns: list[int] = []
         self.jumps = threading.Event()
+        self.jumps_at_beginning = False
         self.is_closed = False
 
     def close(self) -> None:
@@ -102,7 +105,8 @@ class TickClock:
     def wait_until(self, deadline_ns: int) -> bool:
         if deadline_ns == 1:
             # Simulated time may not have begun; this one has.
-            return True
+            has_jumped, self.jumps_at_beginning = self.jumps_at_beginning, False
+            return not has_jumped
         self.deadlines_ns.append(deadline_ns)
         self.waits.set()
         while not self.released.acquire(timeout=0.005):

@@ -75,6 +75,16 @@ def test_ticks_restart_when_simulated_time_jumps_back(make_rig: MakeRig) -> None
     assert [(record.lateness_s, record.missed) for record in records] == [(0.0, 0)] * 2
 
 
+def test_simulated_time_may_jump_back_while_the_loop_waits_for_its_beginning(make_rig: MakeRig) -> None:
+    rig = make_rig(simulated=True)
+    rig.tick()
+    rig.clock.jumps_at_beginning = True
+    rig.jump_back(500.0)
+    tick = rig.tick()
+    assert not rig.clock.jumps_at_beginning
+    assert tick.states == (READY,) * 3 and tick.before == ("reset",) * 3 and tick.fresh_start.all()
+
+
 def test_commands_are_not_late_while_simulated_time_stands_still(make_rig: MakeRig) -> None:
     rig = make_rig(simulated=True)
 
