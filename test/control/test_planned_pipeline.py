@@ -195,6 +195,37 @@ def test_a_policy_without_a_horizon_keeps_its_last_action_in_the_background(fold
     assert states == [READY] * 4 + [STALE] * 2
 
 
+def test_a_ramp_begins_with_the_first_plan_and_for_the_robot_that_waited_alone(folder: Path, rigs: list[Rig]) -> None:
+    ramp_s = 4 * PERIOD_NS / 1e9
+    rig = Rig(folder / "Plans.pt", policy__inference="background", chunk__replan_every=1, action__ramp_s=ramp_s)
+    rigs.append(rig)
+    rig.pipeline.start()
+
+    def tick() -> FleetTick:
+        """Run a tick whose plans have all arrived at the next one."""
+        tick = rig.tick()
+        rig.wait()
+        return tick
+
+    wanted = np.array([[10.0 * robot + 1.0, 1.5] for robot in range(3)])
+    while not np.array_equal(tick().commands, wanted):
+        pass
+    del rig.readings[1]
+    while tick().states[1] is READY:
+        pass
+    rig.readings[1] = (10.0, 0.5)
+    expected = wanted.copy()
+    expected[1] = SAFE
+    found = tick()
+    assert found.states == (READY, WAITING, READY)
+    np.testing.assert_array_equal(found.commands, expected)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        found = tick()
+        assert found.states == (READY,) * 3
+        expected[1] = SAFE + share * (wanted[1] - SAFE)
+        np.testing.assert_allclose(found.commands, expected, rtol=1e-12)
+
+
 def test_memory_counts_plans_and_restarts_with_the_episode(folder: Path) -> None:
     rig = Rig(folder / "Counting.pt", policy__memory=["count=next:-1,2"], chunk__replan_every=2)
     counts = [rig.tick().commands[0, 0] for _ in range(4)]
