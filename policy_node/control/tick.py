@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from policy_node.engines.inference import Inferred
 from policy_node.sensing.samples import Sample
 from policy_node.sensing.synchroniser import RobotState
+
+if TYPE_CHECKING:
+    from policy_node.engines.inference import Inferred
 
 # A state, and its reason.
 Problem: TypeAlias = tuple[RobotState, str]

@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
 from policy_node.config.specs import PolicySpec
+from policy_node.config.warning import warn as warn
+from policy_node.config.warning import warnings_to as warnings_to
 from policy_node.policies.precision import full_precision
 
 if TYPE_CHECKING:
@@ -266,41 +265,6 @@ def mark_memory(usable: torch.Tensor, memory: Tensors) -> dict[str, torch.Tensor
 def torch_dtype(dtype: np.dtype) -> torch.dtype:
     """Return the dtype of tensors for a dtype of NumPy."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
-# Takes the warnings of the process, see `warnings_to`.
-_report: Callable[[str], object] | None = None
-
-
-def warn(text: str) -> None:
-    """Issue a warning that points to the caller outside of this package, or pass it on as `warnings_to` demands."""
-    if _report is not None:
-        _report(text)
-        return
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("policy_node."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
-
-
-@contextmanager
-def warnings_to(report: Callable[[str], object]) -> Iterator[None]:
-    """Pass the texts of all warnings of this process to a function within the context.
-
-    Those of `warn` come each time, those of other packages as often as Python's filters let them through. Python itself
-    would print each with a line of source.
-    """
-    global _report
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        report(str(message))
-
-    before, _report = _report, report
-    shown, warnings.showwarning = warnings.showwarning, show
-    try:
-        yield
-    finally:
-        _report, warnings.showwarning = before, shown
 
 
 def _describe(tensor: torch.Tensor) -> str:

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from policy_node.config.filled_in import FilledIn
 from policy_node.config.rules import MISSING
 from policy_node.config.schema import ConfigurationError, ObservationConfiguration, observations_of, parameters_for
 from policy_node.policies.contract import PolicyError
@@ -71,39 +71,6 @@ class DescribedParameter:
     value: Any
     comment: str = ""
     is_optional: bool = False
-
-
-@dataclass(frozen=True)
-class FilledIn:
-    """What a description filled in: nothing without a description.
-
-    Attributes
-    ----------
-    path
-        File of the description; None without one.
-    names
-        Names of the parameters.
-    report
-        What was filled in, for the log.
-    """
-
-    path: Path | None = None
-    names: tuple[str, ...] = ()
-    report: str = ""
-
-    @contextmanager
-    def named_in_errors(self) -> Iterator[None]:
-        """Add the file of the description to problems of values that the configuration does not give."""
-        try:
-            yield
-        except ConfigurationError as error:
-            raise ConfigurationError([self._with_source(problem) for problem in error.problems]) from error
-
-    def _with_source(self, problem: str) -> str:
-        found = problem.partition(":")[0]
-        if not any(name == found or name.startswith(f"{found}.") for name in self.names):
-            return problem
-        return f"{problem} (filled in from the description '{self.path}'; check that it belongs to this policy)"
 
 
 def described_parameters(description: TrainerDescription) -> dict[str, DescribedParameter]:

@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -26,8 +26,6 @@ from policy_node.control.timing import TickRecord, column_percentiles, percentil
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.recording.recorder import Recording
 from policy_node.ros.command_subscribers import CommandSubscribers
-from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment
 from policy_node.ros.graph import several_publishers, why_silent, zero_publisher
 from policy_node.ros.preview import Preview
 from policy_node.ros.process import this_host, this_process
@@ -37,6 +35,10 @@ from policy_node.ros.state_log import FINDING_PERIOD_S, BoundLog, Line, Overload
 from policy_node.ros.subscriptions import SensorSubscriptions
 from policy_node.sensing.reception import Finding
 from policy_node.sensing.synchroniser import RobotState
+
+if TYPE_CHECKING:
+    from policy_node.ros.control_loop import ControlLoop
+    from policy_node.ros.deployment import Deployment
 
 DIAGNOSTICS_PERIOD_S = 1.0
 # Reports compete with the tick for the interpreter: those of a large fleet go out in parts, spread over the period.
@@ -205,6 +207,8 @@ class Reporter:
         self._reported_at_ns = node.get_clock().now().nanoseconds
         self._received = self._messages_received()
         self._process = ProcessLoad()
+        import torch
+
         self._device = DeviceLoad(torch.device(description["device"]))
         self._parts = math.ceil(robots / ROBOTS_PER_PART)
         self._next_part = 0

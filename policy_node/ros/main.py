@@ -20,9 +20,9 @@ from rclpy.utilities import remove_ros_args
 from policy_node.config.files import check_file
 from policy_node.config.package_files import share_path
 from policy_node.config.parameter_file import MAX_BYTES
+from policy_node.config.warning import warnings_to
 from policy_node.control.memory_reserve import MemoryMonitor
 from policy_node.control.realtime import shorten_slice
-from policy_node.policies.contract import warnings_to
 from policy_node.ros.node import PolicyNode
 from policy_node.ros.process import EventThreadMonitor, destroy_last_node, exit_at_once, exit_without, ros_process
 

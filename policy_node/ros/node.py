@@ -5,24 +5,22 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
 
 from policy_node.config.schema import ConfigurationError, named, parse_configuration, topic_of
 from policy_node.control.realtime import check_realtime, frozen_garbage, switch_interval
-from policy_node.engines.failures import is_device_failure
 from policy_node.recording.recorder import Recording, RecordingPlan, plan_recording
 from policy_node.ros.bond import bond, check_bond
-from policy_node.ros.control_loop import ControlLoop
-from policy_node.ros.deployment import Deployment, configured_encoders, deploy, slowness
 from policy_node.ros.diagnostics import LifecycleDiagnostics, Reporter
 from policy_node.ros.middleware import lacking, middleware
 from policy_node.ros.ownership import Claims
@@ -39,6 +37,10 @@ from policy_node.ros.rclpy_internals import check_executor, waited_on
 from policy_node.ros.services import Operation
 from policy_node.ros.subscriptions import SensorSubscriptions, check_topics
 from policy_node.ros.tasks import TaskTopics
+
+if TYPE_CHECKING:
+    from policy_node.ros.control_loop import ControlLoop
+    from policy_node.ros.deployment import Deployment
 
 REMEDY = (
     "correct the file and start the node again, or set the parameters (ros2 param set, ros2 param load) and configure "
@@ -75,6 +77,7 @@ class PolicyNode(LifecycleNode):
         self.tasks: TaskTopics | None = None
         self.reporter: Reporter | None = None
         self._plan: RecordingPlan | None = None
+        self._has_pytorch = False
         # Frees what configure and activate made, in the reverse order.
         self._configured = ExitStack()
         self._activated = ExitStack()
@@ -141,7 +144,7 @@ class PolicyNode(LifecycleNode):
             self._fail(f"configure failed:\n{error}")
         except Exception as error:  # the process stays alive: the node can be configured again
             # The process cannot use a device again that failed, but one whose memory ran out.
-            lost = "; if this happens again, start the node again" if is_device_failure(error) else ""
+            lost = "; if this happens again, start the node again" if _is_device_failure(error) else ""
             self._fail(f"configure failed: {type(error).__name__}: {error}{lost}")
         else:
             assert self.deployment is not None
@@ -197,15 +200,19 @@ class PolicyNode(LifecycleNode):
             self._stopping,
         )
         self._configured.callback(self._claims.destroy)
-        deployment = run_interruptibly(lambda: deploy(configuration), self._stopping)
-        encoders = configured_encoders(configuration, deployment.pipeline.components)
+        # PyTorch takes seconds to import, in which claims arrive.
+        run_interruptibly(lambda: importlib.import_module("policy_node.ros.control_loop"), self._stopping)
+        deployments = run_interruptibly(lambda: importlib.import_module("policy_node.ros.deployment"), self._stopping)
+        self._has_pytorch = True
+        deployment = run_interruptibly(lambda: deployments.deploy(configuration), self._stopping)
+        encoders = deployments.configured_encoders(configuration, deployment.pipeline.components)
         if deployment.policy.spec.mask:
             self.get_logger().warning(
                 "policy.path: this policy was trained with masks of allowed choices, which no topic gives here; it may "
                 "take choices that were forbidden in training"
             )
         self.get_logger().info(f"{deployment.engine}")
-        if text := slowness(deployment):
+        if text := deployments.slowness(deployment):
             self.get_logger().warning(text)
         self.deployment = deployment
         self._commands = CommandPublishers(self, configuration, encoders, self._stopping)
@@ -256,6 +263,8 @@ class PolicyNode(LifecycleNode):
             self._activated.callback(setattr, self._commands, "on_sent", None)
             self._commands.on_sent = recording.note_commands
             recording.start(self._stopping.is_set)
+        from policy_node.ros.control_loop import ControlLoop
+
         self.loop = ControlLoop(
             configuration,
             pipeline,
@@ -348,7 +357,8 @@ class PolicyNode(LifecycleNode):
             self._configured.close()
         # The exception of a failed loop and the caches of PyTorch may keep much memory.
         gc.collect()
-        if torch.cuda.is_initialized():
+        # A thread that a signal abandoned may still import PyTorch, which is incomplete then.
+        if self._has_pytorch and (torch := sys.modules["torch"]).cuda.is_initialized():
             torch.cuda.empty_cache()
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -379,6 +389,15 @@ class PolicyNode(LifecycleNode):
         unsafe = [robot for robot in without if robot not in yielded]
         safe = f"no safe command is known for {', '.join(unsafe)}; every other robot got one" if unsafe else SAFE
         return safe + (f", but for {', '.join(yielded)}, left to another node" if yielded else "")
+
+
+def _is_device_failure(error: Exception) -> bool:
+    """Whether the device failed; without PyTorch none was in use."""
+    if "policy_node.ros.deployment" not in sys.modules:
+        return False
+    from policy_node.engines.failures import is_device_failure
+
+    return is_device_failure(error)
 
 
 # State of the lifecycle after each transition.

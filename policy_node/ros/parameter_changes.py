@@ -21,8 +21,6 @@ from policy_node.config.schema import (
     check_same_wiring,
 )
 from policy_node.config.tasks import task_of_each
-from policy_node.ros.deployment import slowness
-from policy_node.ros.loading import Loading
 from policy_node.ros.parameter_services import ParameterServices
 from policy_node.ros.parameters import (
     ANYTIME_PARAMETERS,
@@ -36,6 +34,7 @@ from policy_node.ros.parameters import (
 )
 
 if TYPE_CHECKING:
+    from policy_node.ros.loading import Loading
     from policy_node.ros.node import PolicyNode
 
 
@@ -79,6 +78,8 @@ class ParameterChanges:
         loop = node.loop
         missed = loop.statistics.missed if loop is not None else 0
         assert node.executor is not None  # a service is being answered
+        from policy_node.ros.loading import Loading
+
         try:
             loading = Loading(lambda: read_parameters(node, parameters), node.deployment.pipeline, node.executor)
         except RuntimeError as error:  # no memory for a thread
@@ -205,6 +206,8 @@ class ParameterChanges:
         # The pipeline stays: it has the samples and the last commands.
         node.deployment = replace(deployment, pipeline=loading.replaced)
         self._use_limits(configuration)
+        from policy_node.ros.deployment import slowness
+
         if text := slowness(deployment):
             node.get_logger().warning(text)
         if node.reporter is not None:

@@ -15,6 +15,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+from policy_node.config.filled_in import FilledIn
 from policy_node.config.package_files import share_path
 from policy_node.config.rules import check_value, has_type
 from policy_node.config.schema import (
@@ -29,7 +30,6 @@ from policy_node.config.schema import (
     parameters_for,
     parse_configuration,
 )
-from policy_node.policies.described_parameters import FilledIn, fill_in
 
 # Parameters that may be set while the node is configured.
 SWAP_PARAMETERS = ("policy.path", "policy.format", "policy.sha256", "policy.vecnormalize", "policy.task")
@@ -166,7 +166,12 @@ def read_parameters(node: Node, changes: Sequence[RosParameter] = ()) -> ReadPar
         found = f"found {simulated!r} ({type(simulated).__name__}), but it must be a boolean"
         # ROS fixes its type at the start and ignores a wrong one.
         raise ConfigurationError(f"use_sim_time: {found}; start the node again with true or false")
-    filled, described = fill_in(with_resolved_paths(values, (*POLICY_PATHS, "record.path")))
+    filled, described = with_resolved_paths(values, (*POLICY_PATHS, "record.path")), FilledIn()
+    if filled.get("policy.description"):
+        # Only a description needs PyTorch this early.
+        from policy_node.policies.described_parameters import fill_in
+
+        filled, described = fill_in(filled)
     if described.report:
         node.get_logger().info(described.report)
     return ReadParameters(filled, described)

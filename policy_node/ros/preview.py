@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,8 +23,10 @@ from policy_node.control.realtime import name_thread
 from policy_node.control.tick import FleetTick
 from policy_node.messages.codecs import ReadingDecoder
 from policy_node.messages.reading import UnusableReading
-from policy_node.ros.deployment import Deployment, pair
 from policy_node.sensing.synchroniser import RobotState
+
+if TYPE_CHECKING:
+    from policy_node.ros.deployment import Deployment
 
 PERIOD_S = 0.1
 # Period of the look for a subscriber while there is none.
@@ -188,6 +190,8 @@ def _cameras(deployment: Deployment) -> tuple[_Camera, ...]:
     images = {observation.key: observation for observation in configuration.observations if observation.is_image}
     if not images:
         return ()
+    from policy_node.ros.deployment import pair
+
     layouts, decoders = pair(configuration, deployment.policy)
     cameras = []
     for sensor, (source, *_) in enumerate(configuration.sensors):

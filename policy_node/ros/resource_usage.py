@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _STATM = Path("/proc/self/statm")
 
@@ -49,6 +50,7 @@ class DeviceLoad:
     def _open(self, device: torch.device) -> None:
         try:
             import pynvml
+            import torch
 
             pynvml.nvmlInit()
             # NVML counts all GPUs, PyTorch those that are visible to the process.
@@ -62,6 +64,8 @@ class DeviceLoad:
         """Return `device_memory_mb` of this process and of all, and `device_utilisation_percent`; empty on a CPU."""
         if self._device is None:
             return {}
+        import torch
+
         free, total = torch.cuda.mem_get_info(self._device)
         values = {
             "device_memory_mb": torch.cuda.memory_reserved(self._device) / 1e6,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -12,8 +13,10 @@ from std_srvs.srv import Trigger
 
 from policy_node.config.rules import has_type
 from policy_node.config.schema import named
-from policy_node.ros.control_loop import ControlLoop
 from policy_node.ros.throttle import LOG_PERIOD_S, Throttle
+
+if TYPE_CHECKING:
+    from policy_node.ros.control_loop import ControlLoop
 
 # Most unknown names that a topic logs within it.
 MOST_UNKNOWN = 20
