@@ -53,7 +53,8 @@ for robots in 1 64; do
     figures legged_$robots fleet --legged --robots $robots --rate 50 --sensor-rate 50 --baseline \
         --seconds "$seconds" --rounds 2
 done
-figures chunks chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$seconds"
+# Enough ticks for a p99.
+figures chunks chunks --robots 16 --inference-ms 300 --horizon 50 --rate 50 --seconds "$((4 * seconds))"
 figures capacity capacity --model $model --seconds "$((seconds / 2 + 1))"
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     steps=$((steps + 2))
