@@ -141,7 +141,9 @@ def markdown(figures: Figures) -> str:
     """Return the figures as a section of a document."""
     options, machine, lateness = figures["options"], figures["machine"], figures["lateness_ms"]
     resources, node, commands = figures["resources"], figures["node"], figures["commands"]
-    missed, ticks, busy = figures["missed"], figures["ticks"], " --busy" if figures["options"]["busy"] else ""
+    missed, ticks = figures["missed"], figures["ticks"]
+    also = f" --inference {options['inference']}" if options["inference"] != "tick" else ""
+    also += " --busy" if options["busy"] else ""
     injected = sum(row["injected"] for row in figures["faults"].values())
     growth = "" if resources["is_judged"] else " (too short a run to judge growth)"
     lines = [
@@ -158,7 +160,7 @@ def markdown(figures: Figures) -> str:
         "readings taken after it. A dash: the robot must still be driven, or no diagnostics came in time.",
         "",
         f"`policy_bench chaos --robots {options['robots']} --seconds {options['seconds']:g} "
-        f"--seed {options['seed']}{busy}`,",
+        f"--seed {options['seed']}{also}`,",
         f"control and sensors at {options['rate_hz']:g} Hz, `max_age_s` {options['max_age_s']:g}, `realtime.priority` "
         f"{options['priority']}, over {options['transport'].upper()}, {machine['cores']} cores of {machine['cpu']}:",
         "",
