@@ -20,6 +20,7 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 
 from policy_node.ros.graph import endpoint_name
 from policy_node.ros.process import raise_if_interrupted, this_process
@@ -37,7 +38,11 @@ FOREIGN_PERIOD_S = 5.0
 # Listening time after claiming, in case two nodes claim simultaneously.
 CROSSING_S = 0.1
 # Longest further wait for the claims of nodes that are known but were not heard yet, as on a busy machine.
-UNHEARD_S = 3.0
+UNHEARD_S = 10.0
+# Period of the subscriptions meanwhile: Fast DDS may never tell a publisher of one (doc/development.md).
+RENEWAL_S = 2.0
+# Most of them until the end: a publisher may be silent for another reason.
+MOST_RENEWALS = 20
 # Longest wait at the end for the others to hear that this node's claim has ended.
 ACKNOWLEDGE_S = 0.2
 # After an acknowledgement, until the topic is closed: Fast DDS may deadlock in a node that still sends it
@@ -149,8 +154,8 @@ class Claims:
         self._on_change: Callable[[Mapping[int, str]], None] | None = None
         self._publisher = node.create_publisher(DiagnosticArray, claims_topic, _qos(1), event_callbacks=NO_EVENTS)
         self._claims_topic = node.resolve_topic_name(claims_topic)
-        self._subscription = node.create_subscription(DiagnosticArray, claims_topic, self._on_message, _qos(MOST_NODES))
-        self._take = direct_take(self._subscription, self._logger)
+        self._subscriptions: list[Subscription] = []
+        self._subscribe()
         # Real time: simulated time may stand still.
         self._timer = node.create_timer(HEARTBEAT_S, self._beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._searched_s = self._created_s
@@ -188,8 +193,11 @@ class Claims:
         if self._take is None:
             # The executor hears claims only after this.
             return
-        end_s = _now_s() + UNHEARD_S
+        end_s, renewal_s = _now_s() + UNHEARD_S, _now_s() + RENEWAL_S
         while unheard := self._unheard_nodes():
+            if _now_s() >= renewal_s:
+                renewal_s += RENEWAL_S
+                self._subscribe()
             if _now_s() >= end_s:
                 self._logger.warning(
                     f"{', '.join(unheard)}: not heard on {self._claims_topic} within {UNHEARD_S:g} s; should it "
@@ -198,6 +206,16 @@ class Claims:
                 )
                 return
             self._listen(CROSSING_S)
+
+    def _subscribe(self) -> None:
+        """Subscribe the claims, once more after the first time; earlier subscriptions stay until the end."""
+        if len(self._subscriptions) > MOST_RENEWALS:
+            return
+        subscription = self._node.create_subscription(
+            DiagnosticArray, self._claims_topic, self._on_message, _qos(MOST_NODES)
+        )
+        self._subscriptions.append(subscription)
+        self._take = direct_take(subscription, self._logger)
 
     def _unheard_nodes(self) -> list[str]:
         """Return the full names of nodes that publish claims of which none has arrived."""
@@ -227,7 +245,8 @@ class Claims:
         time.sleep(SETTLE_S)
         self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
-        self._node.destroy_subscription(self._subscription)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
 
     @property
     def conflicts(self) -> dict[str, str]:
@@ -255,6 +274,8 @@ class Claims:
         if now_s - self._searched_s >= FOREIGN_PERIOD_S:
             self._searched_s = now_s
             self._name_foreign_publishers()
+            if self._take is not None and self._unheard_nodes():
+                self._subscribe()
         if self._on_change is not None:
             silent_s = now_s - self._claimed_s
             if silent_s >= EXPIRY_S:

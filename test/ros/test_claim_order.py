@@ -30,6 +30,8 @@ from policy_node.ros.ownership import (
     LONGEST_NAME,
     MOST_LINES,
     MOST_NODES,
+    MOST_RENEWALS,
+    RENEWAL_S,
     SETTLE_S,
     UNHEARD_S,
     Claim,
@@ -91,6 +93,7 @@ class Member:
         self.destroyed: list[Any] = []
         self.publishers: dict[str, list[tuple[str, str]]] = {}
         self.changes: list[dict[int, str]] = []
+        self.subscribed = 0
         self._world = world
         self._name = name
         self.claims_name = name.lstrip("/")
@@ -126,8 +129,9 @@ class Member:
         return self.publisher
 
     def create_subscription(self, message_type: type, topic: str, callback: Callable[..., None], qos: Any) -> Any:
-        assert (message_type, topic) == (DiagnosticArray, "claims")
+        assert (message_type, topic) == (DiagnosticArray, "/claims")
         self._callback = callback
+        self.subscribed += 1
         stamps = {"source_timestamp": 0, "received_timestamp": 0}
 
         def take(message_type: type, raw: bool) -> tuple[DiagnosticArray, dict[str, int]] | None:
@@ -276,8 +280,19 @@ def test_a_node_that_is_never_heard_delays_the_claim_and_is_named(world: World) 
     member.publishers["/claims"] = [("/fleet", "silent"), ("/", "node")]
     member.begin()
     assert sum(world.waits_s) == pytest.approx(DISCOVERY_S + UNHEARD_S + CROSSING_S, abs=CROSSING_S)
-    assert member.texts() == ["warning: /fleet/silent, /node: not heard on /claims within 3 s"]
+    assert member.texts() == ["warning: /fleet/silent, /node: not heard on /claims within 10 s"]
     assert member.published[-1].activated_ns and not member.changes
+    # A publisher may not know of the subscription.
+    before = member.subscribed
+    assert before >= UNHEARD_S / RENEWAL_S
+    member.look_for_others()
+    assert member.subscribed == before + 1
+    for _ in range(2 * MOST_RENEWALS):
+        member.look_for_others()
+    assert member.subscribed == 1 + MOST_RENEWALS
+    member.claims.destroy()
+    assert member.destroyed.count(member.subscription) == 1
+    assert len(member.destroyed) == 2 + member.subscribed
 
 
 def test_nodes_of_one_name_are_different_ones(world: World) -> None:
