@@ -18,8 +18,8 @@ from rich.console import Console
 
 from policy_node.cli.child_process import ToolError
 from policy_node.cli.options import number
+from policy_node.config.warning import warnings_to
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
-from policy_node.policies.contract import warnings_to
 from policy_node.policies.foreign import ForeignPolicy
 from policy_node.report.figures import machine, progress_bar
 from policy_node_bench.command import Command, Figures, option

@@ -25,8 +25,8 @@ import yaml
 from rich.console import Console, RenderableType
 
 from policy_node.cli.child_process import ToolError
+from policy_node.config.warning import warnings_to
 from policy_node.policies import Policy, PolicyError, load_policy
-from policy_node.policies.contract import warnings_to
 from policy_node.policies.golden import action_error, extreme_examples
 from policy_node.policies.vecnormalize import read_vecnormalize
 from policy_node.report.figures import machine, progress_bar

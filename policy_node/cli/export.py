@@ -29,8 +29,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from policy_node.cli.output import warnings_as_lines
 from policy_node.config.parameters import ACTIVATIONS, OUTPUT_ACTIVATIONS
 from policy_node.config.specs import PolicySpec
+from policy_node.config.warning import warnings_to
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.policies.contract import TorchPolicy, warnings_to
+from policy_node.policies.contract import TorchPolicy
 from policy_node.policies.formats import FORMATS, ExportSource, PolicyFile, PolicyFormat, SavedPolicy, format_of
 from policy_node.policies.golden import TOLERANCE as GOLDEN_TOLERANCE
 from policy_node.policies.golden import GoldenVectors, golden_error, record_golden, record_run

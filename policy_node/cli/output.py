@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from policy_node.config.warning import warnings_to
+
 # In a cell without a value.
 NOTHING = "–"
 # A file or a pipe has no width.
@@ -24,8 +26,6 @@ def make_console() -> Console:
 
 def warnings_as_lines(program: str, console: Console) -> AbstractContextManager[None]:
     """Print each warning within the context as a line ``program: warning: text``."""
-    from policy_node.policies.contract import warnings_to  # imports PyTorch, which not every command needs
-
     return warnings_to(
         lambda text: console.print(f"{program}: warning: {text}", markup=False, highlight=False, soft_wrap=True)
     )

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from policy_node.cli.export import add_checkpoint_options, interface_of
+from policy_node.config.warning import warnings_to
 from policy_node.policies import Policy, PolicyError, PolicyInterface, load_policy
-from policy_node.policies.contract import warnings_to
 from policy_node.policies.description import spec_to_json
 from policy_node.policies.formats import PolicyFile, PolicyFormat, format_of
 from policy_node.policies.interface import parse_memory

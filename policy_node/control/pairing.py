@@ -18,8 +18,8 @@ from policy_node.config.schema import (
     SourceConfiguration,
 )
 from policy_node.config.specs import OUTPUT, ArraySpec
+from policy_node.config.warning import warn
 from policy_node.policies import Policy, PolicyError, PolicyInterface
-from policy_node.policies.contract import warn
 from policy_node.policies.formats import format_of
 from policy_node.policies.interface import parse_memory
 from policy_node.sensing.batch import ObservationLayout, observation_layout

@@ -13,8 +13,6 @@ import torch
 from torch import nn
 
 from policy_node.config.specs import PolicySpec
-from policy_node.config.warning import warn as warn
-from policy_node.config.warning import warnings_to as warnings_to
 from policy_node.policies.precision import full_precision
 
 if TYPE_CHECKING:

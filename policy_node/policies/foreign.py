@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from policy_node.config.specs import OUTPUT, ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.config.warning import warn
 from policy_node.policies.contract import (
     BoundNetwork,
     Policy,
@@ -19,7 +20,6 @@ from policy_node.policies.contract import (
     Tensors,
     mark_memory,
     rows_without_nan,
-    warn,
     where_rows,
 )
 from policy_node.policies.formats import PolicyFile

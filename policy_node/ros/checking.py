@@ -14,10 +14,10 @@ from rclpy.expand_topic_name import expand_topic_name
 
 from policy_node.config.catalogue import command_kind
 from policy_node.config.schema import Configuration, ConfigurationError, parse_configuration
+from policy_node.config.warning import warnings_to
 from policy_node.control.command_mapping import CommandMapper
 from policy_node.control.realtime import check_realtime
 from policy_node.policies import PolicyError, load_policy
-from policy_node.policies.contract import warnings_to
 from policy_node.policies.described_parameters import fill_in
 from policy_node.recording.recorder import plan_recording
 from policy_node.ros.bond import check_bond

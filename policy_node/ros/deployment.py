@@ -16,6 +16,7 @@ from policy_node.config.schema import (
     TermConfiguration,
 )
 from policy_node.config.specs import ArraySpec
+from policy_node.config.warning import warn
 from policy_node.control.pairing import match_observations, policy_interface, side_by_side, unused_task
 from policy_node.control.pipeline import Pipeline
 from policy_node.control.planned_inference import has_plans, rows_of
@@ -39,7 +40,6 @@ from policy_node.messages.codecs import (
 )
 from policy_node.messages.reading import Decode
 from policy_node.policies import Policy, PolicyError, load_policy, select_device
-from policy_node.policies.contract import warn
 from policy_node.sensing.batch import ObservationLayout
 
 

@@ -19,6 +19,7 @@ from policy_conformance import assert_same_actions, example_observations, load_t
 from torch import nn
 
 from policy_node.cli.export import export_policy
+from policy_node.config.warning import warn, warnings_to
 from policy_node.engines import EngineSettings, choose_engine
 from policy_node.policies import Policy, WrappedPolicy, contract, traced
 from policy_node.policies.precision import full_precision
@@ -186,14 +187,14 @@ def test_warnings_can_be_taken_as_texts() -> None:
     before = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        with contract.warnings_to(taken.append):
-            contract.warn("of this package")
-            contract.warn("of this package")
+        with warnings_to(taken.append):
+            warn("of this package")
+            warn("of this package")
             warnings.warn("of another package", stacklevel=1)
-            with contract.warnings_to(lambda text: taken.append(f"inside: {text}")):
-                contract.warn("of this package")
+            with warnings_to(lambda text: taken.append(f"inside: {text}")):
+                warn("of this package")
     assert taken == ["of this package", "of this package", "of another package", "inside: of this package"]
     assert warnings.showwarning is before
     with pytest.warns(UserWarning, match="for callers of the library") as caught:
-        contract.warn("for callers of the library")
+        warn("for callers of the library")
     assert Path(caught[0].filename) == Path(__file__)

@@ -26,8 +26,9 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.policies import BasePolicy
 
 from policy_node.config.specs import ActionSpec, ArraySpec, DiscreteSpec, PolicySpec
+from policy_node.config.warning import warn
 from policy_node.policies.archive import read_members
-from policy_node.policies.contract import PolicyError, warn
+from policy_node.policies.contract import PolicyError
 from policy_node.policies.formats import PolicyFile, SavedPolicy
 from policy_node.policies.sb3 import actions
 from policy_node.policies.sb3.observations import keyed_spaces, make_normalisers, observation_spec
